@@ -1,0 +1,83 @@
+"""Writing files so that nothing finished is ever lost and no half file is seen under a final name.
+
+Every output of the toolkit is written to a temporary name in its own folder, flushed to the disk, and renamed. A
+temporary name is short and hashed: a 255-byte name plus a suffix would be refused by the file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that becomes `path`, complete and on the disk, when the block ends without an error.
+
+    On an error, or when the process dies, whatever stood at `path` before is untouched.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{hashlib.sha256(path.name.encode()).hexdigest()[:12]}-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, atomically."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by `value` as readable JSON, atomically."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=True) + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable (a rename is only on the disk when its folder is)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Add one record to a JSON-lines file, in a single write, flushed to the disk."""
+    with path.open("ab") as file:
+        file.write((json.dumps(record, ensure_ascii=True) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file. A last line that was cut by a crash is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_bytes().split(b"\n"):
+            with suppress(ValueError):
+                record = json.loads(line) if line.strip() else None
+                if isinstance(record, dict):
+                    records.append(record)
+    return records

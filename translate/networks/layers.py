@@ -1,0 +1,258 @@
+"""The parts every network is built from: a layer *(norm → act → pad → conv)*, chains of them, residual blocks.
+
+Networks are written in this pre-activation form because it puts the cuts where memory wants them: between two layers
+stands a raw convolution output, and everything else a layer makes can be computed again from it. A `Chain` or `Block`
+says by its `keep` what it holds for the backward pass:
+
+    everything   what autograd holds by itself
+    convolutions only the convolution outputs; norm, activation and padding are computed again (they cost little)
+    input        only its own input; all of it is computed again
+
+`translate.networks.memory` sets `keep` from a recipe's memory plan. Gradients are equal under all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+Norm = Literal["instance", "batch", "none"]
+Upsample = Literal["transposed", "resize"]
+Keep = Literal["everything", "convolutions", "input"]
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module | None:
+    """The norm of the published networks: InstanceNorm without, BatchNorm with a learnt scale and shift."""
+    if norm == "instance":
+        return nn.InstanceNorm2d(channels)
+    return nn.BatchNorm2d(channels) if norm == "batch" else None
+
+
+class Layer(nn.Module):
+    """norm → act → pad → conv: one convolution and what prepares its input.
+
+    Maps (N, C, H, W) to (N, C', H', W'). `slope` is the activation: None for none, 0 for ReLU, else LeakyReLU.
+    `reflect` rows and columns are mirrored at each border before the convolution; zero padding is the convolution's
+    own. `enlarge` repeats every pixel so many times in each direction before padding (a resize-convolution, which has
+    no checkerboard: Odena et al. 2016). `last` is applied to the convolution's output (a generator's tanh).
+    """
+
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: nn.Module | None = None,
+                 slope: float | None = None, reflect: int = 0, enlarge: int = 1, last: nn.Module | None = None):
+        super().__init__()
+        self.norm, self.slope, self.reflect, self.enlarge = norm, slope, reflect, enlarge
+        self.conv, self.last = conv, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.after_norm(x)
+
+    def after_norm(self, x: Tensor) -> Tensor:
+        """All of the layer but its norm: the part whose every output row needs only a few input rows."""
+        x = self.activate(x)
+        if self.enlarge > 1:
+            x = F.interpolate(x, scale_factor=self.enlarge, mode="nearest")
+        if self.reflect:
+            x = F.pad(x, (self.reflect,) * 4, mode="reflect")
+        x = self.conv(x)
+        return x if self.last is None else self.last(x)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """ReLU or LeakyReLU; in place where a norm has just made the tensor, so that nobody else holds it."""
+        if self.slope is None:
+            return x
+        return F.leaky_relu(x, self.slope, inplace=self.norm is not None) if self.slope else F.relu(
+            x, inplace=self.norm is not None)
+
+
+class Chain(nn.Sequential):
+    """Layers one after the other."""
+
+    keep: Keep = "everything"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.keep == "input":
+            return checkpointed(self, super().forward, x)
+        for layer in self:
+            x = checkpointed(layer, layer, x) if self.keep == "convolutions" else layer(x)
+        return x
+
+
+class Block(nn.Module):
+    """A residual block, x + norm(chain(x)): the trunk of the ResNet generator (Johnson et al. 2016)."""
+
+    keep: Keep = "everything"
+
+    def __init__(self, chain: Chain, norm: nn.Module | None):
+        super().__init__()
+        self.chain, self.norm = chain, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpointed(self, self._run, x) if self.keep == "input" else self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        y = self.chain(x)
+        return x + (y if self.norm is None else self.norm(y))
+
+
+class Level(nn.Module):
+    """What a U-Net does at one scale on the way down or up: activate, convolve, normalise, drop out."""
+
+    keep: Keep = "everything"
+
+    def __init__(self, layer: Layer, norm: nn.Module | None = None, dropout: nn.Module | None = None):
+        super().__init__()
+        self.layer, self.norm, self.dropout = layer, norm, dropout
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Several inputs are concatenated along channels (the skip connection) inside what may be recomputed."""
+        return self._run(*inputs) if self.keep == "everything" else checkpointed(self, self._run, *inputs)
+
+    def _run(self, *inputs: Tensor) -> Tensor:
+        x = self.layer(inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1))
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.dropout is None else self.dropout(x)
+
+
+class Generator(nn.Module):
+    """An image-to-image network that takes any size and gives the same size back.
+
+    A subclass states `multiple` (its sides must divide by it) and `smallest` (its smallest side) and translates
+    images that fit; `forward` pads at the bottom and the right (mirrored, or replicated where the image is too small
+    to mirror) and crops back, alike in training and in inference. Images are (N, C, H, W) in [-1, 1].
+    """
+
+    multiple: int
+    smallest: int
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        out = self.translate(pad_to_fit(image, self.multiple, self.smallest))
+        return out if out.shape[-2:] == (height, width) else out[..., :height, :width]
+
+    def translate(self, image: Tensor) -> Tensor:
+        """The network itself, for an image whose sides divide by `multiple` and reach `smallest`."""
+        raise TypeError(f"{type(self).__name__} does not define translate(image)")
+
+
+def pad_to_fit(image: Tensor, multiple: int, smallest: int) -> Tensor:
+    """Pad the bottom and the right until both sides divide by `multiple` and reach `smallest`."""
+    height, width = image.shape[-2:]
+    below = _missing(height, multiple, smallest)
+    right = _missing(width, multiple, smallest)
+    if right:
+        image = F.pad(image, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    if below:
+        image = F.pad(image, (0, 0, 0, below), mode="reflect" if below < height else "replicate")
+    return image
+
+
+def _missing(side: int, multiple: int, smallest: int) -> int:
+    return max(math.ceil(side / multiple) * multiple, smallest) - side
+
+
+class PositionalDropout(nn.Module):
+    """Dropout whose mask is a hash of (sample, layer, channel, row, column) instead of a draw.
+
+    The same sample meets the same mask however often, in whatever strips and on whatever device it is computed, so
+    recomputation and tiled execution agree with the plain pass. `seed_dropout` names the samples of a batch; nothing
+    has to be saved for a resume. Keeps the scale: kept values are divided by 1 − p.
+    """
+
+    def __init__(self, p: float, layer: int):
+        super().__init__()
+        self.p, self.layer = p, layer
+        self.keys: tuple[int, ...] = (0,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        mask = positional_mask(x.shape, self.keys, self.layer, self.p, x.device)
+        return x * mask.to(x.dtype) / (1 - self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, layer={self.layer}"
+
+
+def positional_mask(shape: torch.Size, keys: tuple[int, ...], layer: int, p: float, device: torch.device,
+                    first_row: int = 0) -> Tensor:
+    """A (N, C, H, W) boolean mask, True with probability 1 − p, for rows from `first_row` on.
+
+    `keys` holds one integer for each sample; a single one serves them all. The mixing function is Chris Wellons'
+    `lowbias32` (public domain): two rounds of xor-shift and multiply over 32 bits.
+    """
+    samples, channels, rows, columns = shape
+    named = keys if len(keys) == samples else keys[:1] * samples
+    sample = _mix(torch.tensor([key & 0xFFFFFFFF for key in named], device=device) + layer * 0x9E3779B1)
+    channel = _mix(sample[:, None] + torch.arange(channels, device=device))
+    row = _mix(channel[:, :, None] + torch.arange(first_row, first_row + rows, device=device))
+    column = _mix(row[..., None] + torch.arange(columns, device=device))
+    return column >= int(p * 2**32)
+
+
+def _mix(value: Tensor) -> Tensor:
+    value = value & 0xFFFFFFFF
+    value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    value = ((value ^ (value >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return value ^ (value >> 16)
+
+
+def seed_dropout(networks: Iterable[nn.Module], keys: tuple[int, ...]) -> None:
+    """Name the samples of the batch that is about to be computed, one integer each."""
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, PositionalDropout):
+                module.keys = keys
+
+
+def checkpointed(module: nn.Module, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Run `function` (a part of `module`) keeping only its inputs; the backward pass runs it again.
+
+    Where the last operation is a convolution, that one is not run again: autograd stops as soon as it has back what
+    it needs. Dropout is positional, so no random state has to be kept.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False,
+                      context_fn=lambda: (nullcontext(), recomputing(module)))
+
+
+@contextmanager
+def recomputing(network: nn.Module) -> Iterator[None]:
+    """While a forward pass is repeated for its gradient: batch statistics are used, running ones left alone."""
+    tracking = [module for module in network.modules()
+                if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
+
+
+def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:
+    """The published initialisation: N(0, gain) for convolutions, N(1, gain) for BatchNorm, zero biases.
+
+    Radford et al. 2016, section 3; used by pix2pix and CycleGAN alike.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0.0, gain)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, gain)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    return network

@@ -1,0 +1,133 @@
+"""The strict base of every config class, and validation errors a person can act on.
+
+A config is frozen, refuses unknown fields, and stands beside the component it builds. Numbers written as text
+are accepted (PyYAML reads `2e-4` as a string), anything else is checked. `validate` reports **all** mistakes of a
+document at once, each as
+
+    recipes/x.yaml: translator.weights.cycel: unknown field; did you mean cycle?
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import pydantic
+
+from translate.errors import RecipeError
+
+
+class Config(pydantic.BaseModel):
+    """A part of a recipe or a card: immutable, complete, and nothing else in it."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+Model = TypeVar("Model", bound=pydantic.BaseModel)
+
+
+def validate(model: type[Model], document: Any, source: str) -> Model:
+    """Build `model` from a plain document (what a YAML file holds); raise `RecipeError` naming every mistake.
+
+    `source` opens each line: the file a person has to edit.
+    """
+    if not isinstance(document, Mapping):
+        raise RecipeError([f"{source}: holds {_shown(document)}; expected a mapping of fields"])
+    try:
+        return model.model_validate(document)
+    except pydantic.ValidationError as error:
+        raise RecipeError([f"{source}: {line}" for line in explain(error, model)]) from None
+
+
+def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[str]:
+    """One line for each mistake: where it is, what arrived, what to do."""
+    return [_line(detail, model) for detail in error.errors(include_url=False)]
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean …?` and the words that are known, for an error message."""
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return (f"; did you mean {close[0]}?" if close else "") + f" ({', '.join(known)})"
+
+
+def _line(detail: Any, model: type[pydantic.BaseModel]) -> str:
+    where, owner = _locate(detail["loc"], model)
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    name = str(detail["loc"][-1]) if detail["loc"] else ""
+    if kind == "extra_forbidden":
+        fields = list(owner.model_fields) if owner else []
+        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
+        advice = f"did you mean {close[0]}?" if close else f"known fields: {', '.join(fields)}"
+        return f"{where}: unknown field; {advice}"
+    if kind == "missing":
+        return f"{where}: missing; this field is needed"
+    if kind == "literal_error":
+        allowed = [word.strip(" '") for word in context["expected"].replace(" or ", ", ").split(",")]
+        return f"{where}: {_shown(value)} is not a {name.replace('_', ' ')}{nearest(value, allowed)}"
+    if kind == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+        return f"{where}.kind: {_shown(context['tag'])} is not a kind of {name}{nearest(context['tag'], tags)}"
+    if kind == "union_tag_not_found":
+        return f"{where}.kind: missing; say which {name} this is"
+    if kind in ("value_error", "assertion_error"):
+        reason = str(context.get("error", detail["msg"]))
+        return f"{where}: {reason}" if where else reason
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{where}: {_shown(value)}: {message}"
+
+
+def _locate(location: tuple[int | str, ...], model: type[pydantic.BaseModel]) -> tuple[str, Any]:
+    """Turn pydantic's location into the path a person wrote, and find the model the last step belongs to.
+
+    pydantic puts the chosen member of a union into its location (`translator.cyclegan.weights`); a recipe has no
+    such level, so those steps are left out.
+    """
+    written: list[str] = []
+    owner: Any = model
+    options: list[Any] = [model]
+    for step in location:
+        models = [option for option in options if _is_model(option)]
+        chosen = [option for option in models if _tag(option) == step or option.__name__ == step]
+        if isinstance(step, int):
+            written.append(str(step))
+            options = [inner for option in options for inner in _members(option, into_items=True)]
+            continue
+        if chosen and not any(step in option.model_fields for option in models):
+            options = chosen
+            continue
+        if not models and not any(typing.get_origin(option) is dict for option in options):
+            continue  # a branch of a plain union, such as `memory: auto | {...}`: not a level of the document
+        written.append(step)
+        owner = models[0] if models else None
+        options = [inner for option in models if step in option.model_fields
+                   for inner in _members(option.model_fields[step].annotation)]
+    return ".".join(written), owner
+
+
+def _members(annotation: Any, into_items: bool = False) -> list[Any]:
+    """The plain types behind an annotation: unions opened, `Annotated` stripped, containers entered on request."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _members(arguments[0], into_items)
+    if origin in (typing.Union, types.UnionType):
+        return [member for argument in arguments for member in _members(argument, into_items)]
+    if into_items and origin in (list, tuple, set, frozenset):
+        return [member for argument in arguments if argument is not ... for member in _members(argument)]
+    return [annotation]
+
+
+def _is_model(option: Any) -> bool:
+    return isinstance(option, type) and issubclass(option, pydantic.BaseModel)
+
+
+def _tag(option: type[pydantic.BaseModel]) -> Any:
+    kind = option.model_fields.get("kind")
+    return typing.get_args(kind.annotation)[0] if kind and typing.get_args(kind.annotation) else None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -5,6 +5,8 @@ are accepted (PyYAML reads `2e-4` as a string), anything else is checked. `valid
 document at once, each as
 
     recipes/x.yaml: translator.weights.cycel: unknown field; did you mean cycle?
+
+The YAML reader refuses what YAML allows and a person never means: duplicate keys, aliases, anchors, tags.
 """
 
 from __future__ import annotations
@@ -13,11 +15,15 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
+import yaml
 
 from translate.errors import RecipeError
+
+LARGEST_DOCUMENT = 256 * 1024  # bytes; a recipe or a card is a page of text
 
 
 class Config(pydantic.BaseModel):
@@ -44,7 +50,7 @@ def validate(model: type[Model], document: Any, source: str) -> Model:
 
 def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[str]:
     """One line for each mistake: where it is, what arrived, what to do."""
-    return [_line(detail, model) for detail in error.errors(include_url=False)]
+    return [line for detail in error.errors(include_url=False) for line in _line(detail, model).split("\n")]
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -74,7 +80,7 @@ def _line(detail: Any, model: type[pydantic.BaseModel]) -> str:
         return f"{where}.kind: missing; say which {name} this is"
     if kind in ("value_error", "assertion_error"):
         reason = str(context.get("error", detail["msg"]))
-        return f"{where}: {reason}" if where else reason
+        return f"{where}: {reason}" if where else reason  # a model's own check may hold several lines
     message = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{where}: {_shown(value)}: {message}"
 
@@ -131,3 +137,49 @@ def _tag(option: type[pydantic.BaseModel]) -> Any:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+def read_document(path: Path, advice: str) -> dict[str, Any]:
+    """The mapping a YAML file holds. `advice` tells what to do when there is no such file."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise RecipeError([f"{path}: {error.strerror}; {advice}"]) from None
+    if len(text) > LARGEST_DOCUMENT:
+        raise RecipeError([f"{path}: {len(text):,} bytes; at most {LARGEST_DOCUMENT:,} are read"])
+    document = read_yaml(text.decode(errors="replace"), str(path))
+    if not isinstance(document, dict):
+        raise RecipeError([f"{path}: holds {_shown(document)}; expected a mapping of fields"])
+    return document
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without duplicate keys, aliases and tags."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.constructor.ConstructorError(None, None, "anchors and aliases are not allowed", event.start_mark)
+        if getattr(event, "tag", None):
+            raise yaml.constructor.ConstructorError(None, None, f"tag {event.tag} is not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen or name == "<<":
+                problem = "merge keys are not allowed" if name == "<<" else f"the key {name} stands here twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """Plain values out of a YAML text; raises `RecipeError` naming the line."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader that allows less
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RecipeError([f"{source}{line}: {error.problem}"]) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError([f"{source}: not YAML: {str(error).splitlines()[0]}"]) from None

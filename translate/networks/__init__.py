@@ -1,0 +1,16 @@
+"""Generators and discriminators. The two unions are the registry: a new network is a file and one name here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from translate.networks.discriminators import PatchGANConfig, PixelConfig
+from translate.networks.resnet import ResNetConfig
+from translate.networks.unet import UNetConfig
+
+GeneratorConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]
+DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig, Field(discriminator="kind")]
+
+__all__ = ["DiscriminatorConfig", "GeneratorConfig", "PatchGANConfig", "PixelConfig", "ResNetConfig", "UNetConfig"]

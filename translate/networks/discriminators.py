@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from translate.networks.layers import Chain, Layer, Norm, initialise, make_norm
 from translate.schema import Config
@@ -19,6 +19,11 @@ class PatchGANConfig(Config):
     layers: int = Field(3, ge=1)  # strided layers; the patch is 16, 34, 70, 142, 286 px for 1 … 5
     norm: Norm = "instance"
 
+    @property
+    def smallest(self) -> int:
+        """The smallest side it can judge: what leaves the two unstrided layers at its end one logit."""
+        return 3 * 2**self.layers
+
     def build(self, in_channels: int) -> PatchGAN:
         network = PatchGAN(in_channels, self.width, self.layers, self.norm)
         initialise(network)
@@ -31,6 +36,8 @@ class PixelConfig(Config):
     kind: Literal["pixel"] = "pixel"
     width: int = Field(64, ge=1)
     norm: Norm = "instance"
+
+    smallest: ClassVar[int] = 1
 
     def build(self, in_channels: int) -> Pixel:
         network = Pixel(in_channels, self.width, self.norm)
@@ -52,17 +59,10 @@ class PatchGAN(Chain):
                                norm=make_norm(norm, before) if layer > 1 else None))
         chain.append(Layer(nn.Conv2d(widths[-1], 1, 4, 1, 1), slope=0.2, norm=make_norm(norm, widths[-1])))
         super().__init__(*chain)
-        self.smallest = 3 * 2**layers  # leaves the two unstrided layers at the end one logit
-
-    def forward(self, image: Tensor) -> Tensor:
-        assert min(image.shape[-2:]) >= self.smallest, f"PatchGAN needs {self.smallest} px, got {tuple(image.shape)}"
-        return super().forward(image)
 
 
 class Pixel(Chain):
     """Maps images (N, C, H, W) to logits (N, 1, H, W), one a pixel."""
-
-    smallest = 1
 
     def __init__(self, in_channels: int, width: int = 64, norm: Norm = "instance"):
         bias = norm != "batch"

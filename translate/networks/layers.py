@@ -7,6 +7,7 @@ says by its `keep` what it holds for the backward pass:
     everything   what autograd holds by itself
     convolutions only the convolution outputs; norm, activation and padding are computed again (they cost little)
     input        only its own input; all of it is computed again
+    strips       (a Chain) only its input too, and all of it is computed strip by strip: `translate.networks.strips`
 
 `translate.networks.memory` sets `keep` from a recipe's memory plan. Gradients are equal under all of them.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,16 +25,29 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from translate.networks.strips import run_in_strips
+
 Norm = Literal["instance", "batch", "none"]
 Upsample = Literal["transposed", "resize"]
-Keep = Literal["everything", "convolutions", "input"]
+Keep = Literal["everything", "convolutions", "input", "strips"]
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module | None:
     """The norm of the published networks: InstanceNorm without, BatchNorm with a learnt scale and shift."""
     if norm == "instance":
-        return nn.InstanceNorm2d(channels)
+        return InstanceNorm(channels)
     return nn.BatchNorm2d(channels) if norm == "batch" else None
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Instance norm without learnt parameters. One sample's is its batch norm, computed without a change of layout.
+
+    torch's `instance_norm` copies a channels_last image of one sample to another layout, and on a CPU gets its gradient
+    wrong when that arrives in channels_last.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, training=True, eps=self.eps) if len(x) == 1 else super().forward(x)
 
 
 class Layer(nn.Module):
@@ -78,8 +92,11 @@ class Chain(nn.Sequential):
     """Layers one after the other."""
 
     keep: Keep = "everything"
+    num_strips: int = 8  # with keep = "strips"
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.keep == "strips":
+            return run_in_strips(cast(Iterator[Layer], iter(self)), x, self.num_strips)
         if self.keep == "input":
             return checkpointed(self, super().forward, x)
         for layer in self:
@@ -229,16 +246,16 @@ def checkpointed(module: nn.Module, function: Callable[..., Tensor], *inputs: Te
 
 @contextmanager
 def recomputing(network: nn.Module) -> Iterator[None]:
-    """While a forward pass is repeated for its gradient: batch statistics are used, running ones left alone."""
-    tracking = [module for module in network.modules()
-                if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
+    """While a forward pass is repeated for its gradient: running statistics advance on copies that are thrown away."""
+    held = [(module, dict(module._buffers)) for module in network.modules()
+            if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
+    for module, buffers in held:
+        module._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
     try:
         yield
     finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for module, buffers in held:
+            module._buffers.update(buffers)
 
 
 def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:

@@ -1,0 +1,15 @@
+"""Translators: generators + discriminators + a step. The union is the registry."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from translate.translators.cyclegan import CycleGANConfig
+from translate.translators.pix2pix import Pix2PixConfig
+from translate.translators.translator import Direction, Translator
+
+TranslatorConfig = Annotated[CycleGANConfig | Pix2PixConfig, Field(discriminator="kind")]
+
+__all__ = ["CycleGANConfig", "Direction", "Pix2PixConfig", "Translator", "TranslatorConfig"]

@@ -1,0 +1,40 @@
+# Every target sets itself up: a virtual environment, and the package in it. `make VENV=/some/where test` shares one.
+VENV ?= .venv
+PYTHON ?= python3.11
+BIN := $(VENV)/bin
+DATA ?= data
+RUN ?= runs/earth
+OUT ?= out/earth
+export DIPTYCH_DATA := $(DATA)
+
+.PHONY: install demo test slow lint bench clean
+
+install: $(VENV)/installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
+
+$(VENV)/installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,track]'
+	rm -f $(VENV)/installed-*
+	touch $@
+
+demo: install  ## train relief → satellite on real data, convert the held-out band, show and score it
+	$(BIN)/translate data prepare earth
+	$(BIN)/translate train recipes/earth.yaml --run $(RUN) $(if $(wildcard $(RUN)/recipe.yaml),--resume)
+	$(BIN)/translate convert $(DATA)/earth/testA $(OUT) --model $(RUN)
+	$(BIN)/python tools/show_demo.py --data $(DATA)/earth --converted $(OUT) --picture $(OUT)/demo.png
+
+test: install  ## the quick tests; under ten minutes on two cores
+	$(BIN)/python -m pytest
+
+slow: install  ## the proofs that take long: hundreds of kills, trainings, very large images
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install  ## measure on this machine and write docs/benchmarks.md
+	$(BIN)/python tools/bench.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

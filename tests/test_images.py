@@ -1,0 +1,565 @@
+"""Reading and writing image files: what is in them survives, or they are refused by name."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import random
+import stat
+import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, ImageCms, ImageOps
+
+from translate import files
+from translate.data.decoding import Picture, decode, inspect
+from translate.data.images import (
+    HALF_RANGE,
+    ImageConfig,
+    change_bits,
+    find_images,
+    fit,
+    list_folder,
+    read_image,
+    suffix_for,
+    to_array,
+    to_tensor,
+    write_image,
+)
+from translate.errors import DiskError, ImageError
+
+RGB8, RGB16, RGB_FLOAT = ImageConfig(), ImageConfig(bits=16), ImageConfig(bits="float")
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def noise(height: int, width: int, channels: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
+    values = np.random.default_rng(seed).random((height, width, channels))
+    if dtype == np.float32:
+        return (values * 2 - 1).astype(np.float32)
+    return np.rint(values * np.iinfo(dtype).max).astype(dtype)
+
+
+def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """An image that survives JPEG."""
+    rows, columns = np.mgrid[:height, :width]
+    planes = [rows * (200 / height) + 20, columns * (200 / width) + 20, (rows + columns) * 80 / (height + width) + 60]
+    return np.rint(np.stack(planes[:channels], axis=-1)).astype(np.uint8)
+
+
+def read(path: Path) -> Picture:
+    return decode(path.read_bytes(), path)
+
+
+def png16(colour_type: int, samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A 16-bit PNG written by the format's specification, independently of every library used here."""
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = samples.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in (
+        (b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+
+
+# ---- round trips
+
+
+@pytest.mark.parametrize("bits", [8, 16, "float"])
+def test_every_value_of_a_depth_survives_the_way_through_the_network_s_range(bits):
+    if bits == "float":
+        array = np.linspace(-1, 1, 999, dtype=np.float32).reshape(-1, 1, 1)
+    else:
+        array = np.arange(2**bits).astype(np.uint8 if bits == 8 else np.uint16).reshape(-1, 1, 1)
+    config = ImageConfig(channels=1, bits=bits)
+    tensor = to_tensor(array, config)
+    assert tensor.dtype == torch.float32 and tensor.shape == (1, len(array), 1)
+    assert tensor.min() == -1 and tensor.max() == 1
+    if bits != "float":
+        exact = array[:, 0, 0].astype(np.float64) / HALF_RANGE[bits] - 1
+        assert np.abs(tensor[0, :, 0].numpy() - exact).max() < 1e-7
+    back = to_array(tensor, config)
+    assert back.dtype == array.dtype and (back == array).all()
+
+
+def test_values_beyond_the_range_are_clamped_and_not_wrapped_around():
+    config = ImageConfig(channels=1)
+    assert to_array(torch.tensor([[[-7.0, 1.004, 9.0]]]), config).ravel().tolist() == [0, 255, 255]
+
+
+@pytest.mark.parametrize(("suffix", "dtype", "channels", "alpha"), [
+    *((suffix, np.uint8, channels, alpha) for suffix in (".png", ".tif", ".TIFF") for channels in (1, 3)
+      for alpha in (False, True)),
+    (".webp", np.uint8, 3, False), (".webp", np.uint8, 3, True), (".bmp", np.uint8, 1, False),
+    (".bmp", np.uint8, 3, False), (".ppm", np.uint8, 3, False),
+    (".png", np.uint16, 1, False), (".png", np.uint16, 1, True), (".png", np.uint16, 3, False),
+    (".png", np.uint16, 3, True), (".PNG", np.uint16, 3, False),
+    (".tif", np.uint16, 1, False), (".tif", np.uint16, 3, False), (".tif", np.uint16, 3, True),
+    (".tif", np.uint16, 1, True), (".tif", np.float32, 1, False), (".tif", np.float32, 3, False),
+    (".tif", np.uint8, 12, False), (".tif", np.uint16, 12, False), (".tif", np.float32, 5, False),
+])
+def test_lossless_formats_give_back_what_was_written(tmp_path, suffix, dtype, channels, alpha):
+    pixels = noise(7, 5, channels, dtype)
+    plane = noise(7, 5, 1, dtype, seed=1)[..., 0] if alpha else None
+    path = tmp_path / f"x{suffix}"
+    write_image(path, pixels, alpha=plane)
+    picture = read(path)
+    if (suffix, dtype, channels, alpha) == (".png", np.uint16, 1, True):  # OpenCV writes grey with alpha as RGBA
+        pixels = np.repeat(pixels, 3, axis=2)
+    assert picture.pixels.dtype == dtype
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    if alpha:
+        np.testing.assert_array_equal(picture.alpha, plane)
+    else:
+        assert picture.alpha is None
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_recipe_may_declare_alpha_as_one_of_its_channels(tmp_path, suffix, channels):
+    pixels = noise(4, 6, channels)
+    write_image(tmp_path / f"x{suffix}", pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / f"x{suffix}", ImageConfig(channels=channels)), pixels)
+
+
+def test_jpeg_is_written_at_high_quality_with_full_resolution_colour(tmp_path):
+    pixels = smooth(64, 48)
+    write_image(tmp_path / "x.jpg", pixels)
+    assert np.abs(read(tmp_path / "x.jpg").pixels.astype(int) - pixels).max() <= 4
+    with Image.open(tmp_path / "x.jpg") as image:
+        assert [component[1:3] for component in image.layer] == [(1, 1)] * 3
+
+
+def test_profile_exif_and_resolution_are_kept(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"  # Make
+    for suffix in (".jpg", ".png", ".webp", ".tif"):
+        path = tmp_path / f"x{suffix}"
+        write_image(path, smooth(8, 8), icc=SRGB, exif=exif.tobytes(), dpi=(300.0, 300.0))
+        picture = read(path)
+        assert picture.icc == SRGB, suffix
+        with Image.open(path) as image:
+            assert image.getexif()[0x010F] == "A camera", suffix
+        if suffix != ".webp":  # WebP has no field for it
+            assert picture.dpi == pytest.approx((300, 300), abs=0.1), suffix
+    write_image(tmp_path / "deep.png", noise(8, 8, 3, np.uint16), icc=SRGB, exif=exif.tobytes())
+    assert read(tmp_path / "deep.png").icc == SRGB
+    with Image.open(tmp_path / "deep.png") as image:
+        assert image.getexif()[0x010F] == "A camera"
+
+
+def test_a_profile_is_left_out_where_it_describes_other_channels(tmp_path):
+    """An RGB profile on a grey image makes viewers refuse or misread it."""
+    write_image(tmp_path / "x.png", smooth(8, 8, 1), icc=SRGB)
+    assert read(tmp_path / "x.png").icc is None
+
+
+# ---- reading every kind
+
+
+def test_16_bits_are_not_cut_to_8(tmp_path):
+    """Pillow opens 16-bit colour as 8-bit RGB without a word. The files here come from no library under test."""
+    for colour_type, channels, has_alpha in ((0, 1, False), (2, 3, False), (4, 1, True), (6, 3, True)):
+        samples = noise(6, 5, channels + has_alpha, np.uint16)
+        picture = decode(png16(colour_type, samples), tmp_path / "x.png")
+        np.testing.assert_array_equal(picture.pixels, samples[..., :channels])
+        if has_alpha:
+            np.testing.assert_array_equal(picture.alpha, samples[..., -1])
+        assert len(np.unique(picture.pixels % 257)) > 1  # more than 8 bits of it
+        path = tmp_path / "x.png"
+        path.write_bytes(png16(colour_type, samples))
+        info = inspect(path)
+        assert (info.bits, info.channels, info.width, info.height) == (16, channels, 5, 6)
+
+
+def test_a_transparent_colour_of_a_16_bit_png_becomes_alpha(tmp_path):
+    for colour_type, channels in ((0, 1), (2, 3)):
+        samples = noise(4, 5, channels, np.uint16)
+        key = struct.pack(f">{channels}H", *samples[1, 2])
+        picture = decode(png16(colour_type, samples, (b"tRNS", key)), tmp_path / "x.png")
+        np.testing.assert_array_equal(picture.pixels, samples)
+        expected = np.full((4, 5), 65535)
+        expected[1, 2] = 0
+        np.testing.assert_array_equal(picture.alpha, expected)
+
+
+def test_16_bit_grey_is_read_from_png_tiff_and_pgm(tmp_path):
+    samples = noise(5, 4, 1, np.uint16)
+    (tmp_path / "x.pgm").write_bytes(b"P5 4 5 65535\n" + samples.astype(">u2").tobytes())
+    Image.fromarray(samples[..., 0]).save(tmp_path / "x.tif", compression="tiff_lzw")
+    Image.fromarray(samples[..., 0]).save(tmp_path / "x.png")
+    for suffix in (".pgm", ".tif", ".png"):
+        np.testing.assert_array_equal(read(tmp_path / f"x{suffix}").pixels, samples)
+        assert inspect(tmp_path / f"x{suffix}").bits == 16
+
+
+def test_a_depth_that_a_recipe_did_not_declare_is_refused_with_advice(tmp_path):
+    write_image(tmp_path / "deep.png", noise(4, 4, 3, np.uint16))
+    with pytest.raises(ImageError, match=r"deep\.png: read: holds 16-bit samples, the recipe declares bits: 8; "):
+        read_image(tmp_path / "deep.png", RGB8)
+    write_image(tmp_path / "float.tif", noise(4, 4, 3, np.float32))
+    with pytest.raises(ImageError, match="holds floats, the recipe declares bits: 16"):
+        read_image(tmp_path / "float.tif", RGB16)
+    tifffile.imwrite(tmp_path / "wide.tif", noise(4, 4, 3, np.float32) * 3, photometric="rgb")
+    with pytest.raises(ImageError, match=r"floats from -2.* lie in \[-1, 1\]"):
+        read_image(tmp_path / "wide.tif", RGB_FLOAT)
+    tifffile.imwrite(tmp_path / "int32.tif", np.zeros((4, 4), np.int32))
+    with pytest.raises(ImageError, match="int32"):
+        read(tmp_path / "int32.tif")
+    (tmp_path / "deep.ppm").write_bytes(b"P6 1 1 65535\n" + bytes(6))
+    with pytest.raises(ImageError, match="PPM of 16 bits and 3 channels is not read; save it as"):
+        read(tmp_path / "deep.ppm")
+
+
+def test_fewer_bits_than_declared_are_widened_without_loss(tmp_path):
+    pixels = noise(4, 4, 3)
+    write_image(tmp_path / "x.png", pixels)
+    wide = read_image(tmp_path / "x.png", RGB16)
+    assert wide.dtype == np.uint16
+    np.testing.assert_array_equal(change_bits(wide, 8), pixels)
+    # The same image in the network's range, whatever the recipe declares.
+    for config in (RGB16, RGB_FLOAT):
+        tensor = to_tensor(read_image(tmp_path / "x.png", config), config)
+        assert torch.allclose(tensor, to_tensor(pixels, RGB8), atol=1e-6)
+
+
+def test_grey_and_colour_become_each_other_as_declared(tmp_path):
+    write_image(tmp_path / "colour.png", pixels := noise(6, 6, 3))
+    write_image(tmp_path / "grey.png", grey := noise(6, 6, 1))
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png", RGB8), np.repeat(grey, 3, axis=2))
+    luma = np.array(Image.fromarray(pixels).convert("L")).astype(int)
+    assert np.abs(read_image(tmp_path / "colour.png", ImageConfig(channels=1))[..., 0] - luma).max() <= 1
+    with pytest.raises(ImageError, match="has 3 channels, the recipe declares 5"):
+        read_image(tmp_path / "colour.png", ImageConfig(channels=5))
+
+
+def test_palette_bilevel_alpha_and_cmyk_are_read_as_a_viewer_shows_them(tmp_path):
+    colour = Image.fromarray(smooth(16, 16))
+    palette = colour.quantize(16)
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read(tmp_path / "palette.png").pixels, np.array(palette.convert("RGB")))
+    palette.save(tmp_path / "transparent.png", transparency=3)
+    picture = read(tmp_path / "transparent.png")
+    np.testing.assert_array_equal(picture.alpha, np.where(np.array(palette) == 3, 0, 255))
+    np.testing.assert_array_equal(picture.pixels, np.array(palette.convert("RGB")))
+    palette.save(tmp_path / "palette.gif")
+    np.testing.assert_array_equal(read(tmp_path / "palette.gif").pixels, np.array(palette.convert("RGB")))
+
+    bilevel = colour.convert("1")
+    for name in ("bilevel.png", "bilevel.tif", "bilevel.pbm", "bilevel.bmp"):
+        bilevel.save(tmp_path / name)
+        expected = np.array(bilevel) * np.uint8(255)
+        np.testing.assert_array_equal(read_image(tmp_path / name, RGB8), np.dstack([expected] * 3))
+
+    samples = noise(9, 9, 2)
+    Image.fromarray(samples).save(tmp_path / "la.png")
+    picture = read(tmp_path / "la.png")
+    np.testing.assert_array_equal(picture.pixels[..., 0], samples[..., 0])
+    np.testing.assert_array_equal(picture.alpha, samples[..., 1])
+
+    cmyk = colour.convert("CMYK")
+    for name in ("cmyk.jpg", "cmyk.tif"):
+        cmyk.save(tmp_path / name, **({"quality": 95} if name.endswith("jpg") else {}))
+        assert np.abs(read(tmp_path / name).pixels.astype(int) - np.array(colour)).max() <= 12, name
+        assert (inspect(tmp_path / name).channels, inspect(tmp_path / name).bits) == (3, 8)
+
+
+def test_a_tiff_of_many_channels_is_read_whole_from_both_layouts(tmp_path):
+    pixels = noise(6, 5, 12, np.uint16)
+    tifffile.imwrite(tmp_path / "contig.tif", pixels, photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(tmp_path / "separate.tif", pixels.transpose(2, 0, 1), photometric="minisblack",
+                     planarconfig="separate")
+    for name in ("contig.tif", "separate.tif"):
+        np.testing.assert_array_equal(read_image(tmp_path / name, ImageConfig(channels=12, bits=16)), pixels)
+    bytes_ = noise(6, 5, 12)
+    tifffile.imwrite(tmp_path / "bytes.tif", bytes_, photometric="minisblack", planarconfig="contig")
+    np.testing.assert_array_equal(read_image(tmp_path / "bytes.tif", ImageConfig(channels=12)), bytes_)
+
+
+def test_several_frames_are_refused_rather_than_lost(tmp_path):
+    frames = [Image.fromarray(noise(8, 8, 3, seed=seed)) for seed in range(3)]
+    for name in ("x.gif", "x.webp", "x.png", "x.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(ImageError, match="holds 3 frames or pages; save the one you want"):
+            read(tmp_path / name)
+        assert inspect(tmp_path / name).frames == 3
+
+
+# ---- orientation
+
+
+def seen(stored: np.ndarray, orientation: int) -> np.ndarray:
+    """EXIF 2.3, table 4.6.4: where the 0th row and the 0th column of the file lie in the scene, pixel by pixel."""
+    rows, columns = stored.shape[:2]
+    row_is, column_is = {1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"),
+                         5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"),
+                         8: ("left", "bottom")}[orientation]
+    shape = (columns, rows) if row_is in ("left", "right") else (rows, columns)
+    scene = np.zeros((*shape, stored.shape[2]), stored.dtype)
+    for row in range(rows):
+        for column in range(columns):
+            at = {"top": row, "bottom": rows - 1 - row, "left": row, "right": rows - 1 - row}[row_is]
+            along = {"left": column, "right": columns - 1 - column, "top": column,
+                     "bottom": columns - 1 - column}[column_is]
+            y, x = (at, along) if row_is in ("top", "bottom") else (along, at)
+            scene[y, x] = stored[row, column]
+    return scene
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once_at_every_depth(tmp_path, orientation):
+    stored = noise(3, 5, 4)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "A camera"
+    for name in ("x.png", "x.webp", "x.tif"):
+        Image.fromarray(stored).save(tmp_path / name, exif=exif, **({"lossless": True, "exact": True}
+                                                                    if name == "x.webp" else {}))
+        picture = read(tmp_path / name)
+        np.testing.assert_array_equal(np.dstack([picture.pixels, picture.alpha]), seen(stored, orientation), name)
+        info = inspect(tmp_path / name)
+        assert (info.height, info.width) == picture.pixels.shape[:2], name
+        if picture.exif:
+            again = Image.Exif()
+            again.load(picture.exif)
+            assert 0x0112 not in again and again[0x010F] == "A camera"
+    Image.fromarray(smooth(24, 40)).save(tmp_path / "x.jpg", exif=exif, quality=95)
+    with Image.open(tmp_path / "x.jpg") as image:
+        np.testing.assert_array_equal(read(tmp_path / "x.jpg").pixels, np.array(ImageOps.exif_transpose(image)))
+    deep = noise(3, 5, 3, np.uint16)
+    (tmp_path / "deep.png").write_bytes(png16(2, deep, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))))
+    np.testing.assert_array_equal(read(tmp_path / "deep.png").pixels, seen(deep, orientation))
+    tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+    np.testing.assert_array_equal(read(tmp_path / "deep.tif").pixels, seen(deep, orientation))
+
+
+# ---- hostile files
+
+
+def test_an_image_above_the_pixel_limit_is_refused_before_it_is_decoded(tmp_path):
+    """A PNG of 20 kB may claim a gigapixel. Decoding this one would need a gigabyte."""
+    path = tmp_path / "bomb.png"
+    huge = zlib.compressobj(9)
+    rows = b"".join(huge.compress(bytes(40_001)) for _ in range(100)) + huge.flush()
+    header = struct.pack(">IIBBBBB", 40_000, 26_000, 8, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    path.write_bytes(content)
+    assert inspect(path).size == "40000×26000"  # Pillow's own limit is out of the way: the caller's counts
+    with pytest.raises(ImageError, match=r"is 40000×26000, above the limit of 200,000,000 pixels; raise max_pixels"):
+        read_image(path, RGB8)
+    write_image(tmp_path / "small.png", smooth(10, 10))
+    with pytest.raises(ImageError, match="above the limit of 99 pixels"):
+        read_image(tmp_path / "small.png", RGB8, max_pixels=99)
+    assert read_image(tmp_path / "small.png", RGB8, max_pixels=100).shape == (10, 10, 3)
+
+
+@pytest.mark.parametrize("name", ["EPS", "ICO", "PDF", "TGA", "SGI", "PCX", "text"])
+def test_a_format_that_is_not_on_the_list_is_refused_whatever_its_name_says(tmp_path, name):
+    path = tmp_path / "liar.png"
+    if name == "text":
+        path.write_text("<svg/>")
+    else:
+        file = io.BytesIO()
+        Image.fromarray(smooth(16, 16)).save(file, name)
+        path.write_bytes(file.getvalue())
+    for function in (lambda: read_image(path, RGB8), lambda: inspect(path)):
+        with pytest.raises(ImageError, match=r"liar\.png: read: holds no image of a format we read \(PNG, JPEG"):
+            function()
+
+
+def test_content_decides_and_not_the_suffix(tmp_path):
+    Image.fromarray(smooth(16, 16)).save(tmp_path / "photo.png", "JPEG")
+    assert inspect(tmp_path / "photo.png").format == "JPEG"
+    assert read_image(tmp_path / "photo.png", RGB8).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tif", "x.bmp", "x.ppm", "deep.png", "deep.tif"])
+def test_a_truncated_file_is_an_error_at_every_length(tmp_path, name):
+    """OpenCV returns the upper half of such a JPEG without an error."""
+    path = tmp_path / name
+    write_image(path, noise(40, 40, 3, np.uint16 if name.startswith("deep") else np.uint8))
+    whole = path.read_bytes()
+    for length in sorted({0, 1, 3, 8, 20, *random.Random(0).sample(range(len(whole) * 9 // 10), 25)}):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ImageError):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tif", "x.gif", "deep.png", "deep.tif", "many.tif"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_flipped_bytes_raise_nothing_but_an_image_error(tmp_path, name):
+    path = tmp_path / name
+    if name == "x.gif":
+        Image.fromarray(noise(16, 16, 3)).save(path)
+    else:
+        write_image(path, noise(16, 16, 7 if name == "many.tif" else 3,
+                                np.uint16 if name.startswith("deep") else np.uint8), icc=SRGB)
+    whole = path.read_bytes()
+    draw = random.Random(1)
+    outcomes = set()
+    for _ in range(60):
+        broken = bytearray(whole)
+        for _ in range(draw.choice((1, 4, 30))):
+            broken[draw.randrange(min(len(broken), draw.choice((64, 512, 10**9))))] = draw.randrange(256)
+        try:
+            decode(bytes(broken), path, max_pixels=1_000_000)
+            outcomes.add("read")
+        except ImageError:
+            outcomes.add("refused")
+    assert "refused" in outcomes
+
+
+def test_missing_empty_and_unreadable_files_say_so(tmp_path):
+    with pytest.raises(ImageError, match="No such file"):
+        read_image(tmp_path / "none.png", RGB8)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match="the file is empty"):
+        read_image(tmp_path / "empty.png", RGB8)
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ImageError, match="Is a directory"):
+        read_image(tmp_path / "folder.png", RGB8)
+
+
+# ---- finding
+
+
+def test_images_are_found_nested_in_any_case_sorted_and_through_loops_of_links(tmp_path):
+    for name in ("b.JPG", "a/z.png", "a/deep/é.Tif", "notes.txt", ".hidden.png", ".cache/x.png", "a/.tmp-0-1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/loop").symlink_to(tmp_path)
+    (tmp_path / "aa").symlink_to(tmp_path / "a")  # sorts before nothing, and must not take a's files away from a
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "self.png").symlink_to("self.png")
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    outside.mkdir()
+    (outside / "o.webp").touch()
+    (tmp_path / "linked").symlink_to(outside)
+    listing = list_folder(tmp_path)
+    found = [str(path.relative_to(tmp_path)) for path in listing.images]
+    assert found == ["a/deep/é.Tif", "a/z.png", "b.JPG", "gone.png", "linked/o.webp", "self.png"]
+    others = [str(path.relative_to(tmp_path)) for path in listing.others]
+    assert others == [".cache", ".hidden.png", "notes.txt", "pipe.png"]
+    assert find_images(tmp_path) == listing.images
+    assert [str(path.relative_to(tmp_path)) for path in list_folder(tmp_path, skip=tmp_path / "a").images] == [
+        "b.JPG", "gone.png", "linked/o.webp", "self.png"]
+
+
+# ---- writing
+
+
+def test_the_suffix_is_kept_where_the_format_can_hold_the_image():
+    grey, deep, floats, many = (ImageConfig(channels=1), RGB16, RGB_FLOAT, ImageConfig(channels=12))
+    kept = {".JPG": RGB8, ".webp": RGB8, ".bmp": grey, ".png": deep, ".tiff": floats, ".TIF": many}
+    assert all(suffix_for(suffix, config) == suffix for suffix, config in kept.items())
+    assert [suffix_for(".gif", RGB8), suffix_for(".pgm", RGB8), suffix_for(".jpg", deep)] == [".png"] * 3
+    assert [suffix_for(".jpg", floats), suffix_for(".png", many)] == [".tif"] * 2
+
+
+def test_an_image_that_a_format_cannot_hold_is_refused_with_the_suffix_that_can(tmp_path):
+    with pytest.raises(ImageError, match=r"\.jpg cannot hold 3 channels of 16-bit samples; write \.png"):
+        write_image(tmp_path / "x.jpg", noise(2, 2, 3, np.uint16))
+    with pytest.raises(ImageError, match=r"\.png cannot hold 12 channels of 8-bit samples; write \.tif"):
+        write_image(tmp_path / "x.png", noise(2, 2, 12))
+    with pytest.raises(ImageError, match="a name without suffix cannot hold"):
+        write_image(tmp_path / "x", noise(2, 2, 3))
+    with pytest.raises(ImageError, match="write: "):  # what the encoder itself says
+        write_image(tmp_path / "x.webp", np.zeros((1, 20_000, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 64 kB where one can be mounted, else none (the fault is injected instead)."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True)
+    try:
+        yield place
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_keeps_what_was_there(small_disk, monkeypatch):
+    path = small_disk / "x.png"
+    write_image(path, smooth(20, 20))
+    before = path.read_bytes()
+    if not os.path.ismount(small_disk):
+        monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    large = noise(300, 300, 3)
+    with pytest.raises(DiskError, match=r"x\.png: No space left on device \([\d,]+ bytes needed, [\d,]+ bytes free"):
+        write_image(path, large)
+    assert path.read_bytes() == before and [each.name for each in small_disk.iterdir()] == ["x.png"]
+
+
+def failing(number: int):
+    def fail(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+def test_any_call_of_the_writer_may_fail_and_the_previous_file_stays(tmp_path, monkeypatch, call, number):
+    path = tmp_path / "x.png"
+    write_image(path, smooth(20, 20))
+    before = path.read_bytes()
+
+    class HalfWritten(io.FileIO):
+        def write(self, content):
+            super().write(bytes(content)[: len(content) // 2])
+            raise OSError(number, os.strerror(number))
+
+    def opened(self: Path, mode: str):
+        return HalfWritten(self, mode)
+
+    match call:
+        case "open":
+            monkeypatch.setattr(Path, "open", failing(number))
+        case "write":
+            monkeypatch.setattr(Path, "open", opened)
+        case "fsync":
+            monkeypatch.setattr(os, "fsync", failing(number))
+        case "replace":
+            monkeypatch.setattr(Path, "replace", failing(number))
+    with pytest.raises(DiskError, match=r"x\.png"):
+        write_image(path, noise(20, 20, 3))
+    monkeypatch.undo()
+    assert path.read_bytes() == before and [each.name for each in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    write_image(tmp_path / "x.png", smooth(4, 4))
+    files.write_bytes(tmp_path / "y", b"")
+    assert stat.S_IMODE((tmp_path / "x.png").stat().st_mode) == stat.S_IMODE((tmp_path / "y").stat().st_mode) != 0o600
+
+
+def test_colours_are_not_swapped_on_the_way_through_opencv(tmp_path):
+    """OpenCV keeps blue first. Another reader must see red in the first channel."""
+    red = np.zeros((2, 2, 3), np.uint16)
+    red[..., 0] = 65535
+    write_image(tmp_path / "x.png", red)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert cv2.imdecode(np.frombuffer((tmp_path / "x.png").read_bytes(), np.uint8), -1)[0, 0].tolist() == [0, 0, 65535]
+
+
+def test_fit_takes_alpha_apart_or_along_as_declared():
+    picture = Picture(Path("x.png"), noise(3, 3, 3), alpha=noise(3, 3, 1)[..., 0])
+    assert fit(picture, RGB8).alpha is not None
+    joined = fit(picture, ImageConfig(channels=4, bits=16))
+    assert joined.alpha is None and joined.pixels.shape == (3, 3, 4) and joined.pixels.dtype == np.uint16

@@ -1,0 +1,245 @@
+"""The state of a run on the disk: written whole or not at all, verified when read, and nothing in it runs code.
+
+A checkpoint is a folder: tensors in safetensors files, everything else in `state.json`, and a `MANIFEST.json` with the
+size and SHA-256 of every file, written last. The folder is built under a temporary name, flushed and renamed; only then
+are older ones removed. A folder whose manifest does not verify is never loaded, and is named.
+
+Each process writes its own `rank<k>.safetensors` (image pools, random states) into the same folder, so all processes
+must see the same file system.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from translate import files
+from translate.errors import CheckpointError, DiskError
+from translate.translators import Translator
+
+MANIFEST = "MANIFEST.json"
+STATE = "state.json"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `images` counts all images, `stage_images` those of the current stage."""
+
+    images: int = 0
+    stage: int = 0
+    stage_images: int = 0
+
+
+@dataclass
+class RunState:
+    """The parts of a run that change while it trains, and that a checkpoint therefore holds."""
+
+    progress: Progress
+    translator: Translator
+    optimizers: dict[str, torch.optim.Optimizer]
+    accelerator: Accelerator
+
+
+def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
+    """Write the run's state to `folder`/<images>; keep the newest `keep` checkpoints. Every process calls this.
+
+    Raises `DiskError` when the disk is full; all earlier checkpoints are then intact.
+    """
+    final = folder / f"{run.progress.images:012d}"
+    building = folder / f"{files.TEMPORARY}{final.name}"
+    accelerator = run.accelerator
+    try:
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob(f"{files.TEMPORARY}*"):  # of a process that was killed while it wrote
+                shutil.rmtree(stale, ignore_errors=True)
+            building.mkdir()
+        accelerator.wait_for_everyone()
+        pool_images, pool_random = _pool_state(run.translator)
+        _write_tensors(building / f"rank{accelerator.process_index}.safetensors", pool_images | _random_state())
+        files.write_json(building / f"rank{accelerator.process_index}.json", pool_random)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _write_shared_state(building, run)
+            seal(building)
+            _publish(building, final)
+            _rotate(folder, keep)
+    except OSError as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise DiskError.of(error, final, _bytes_needed(run)) from error
+    accelerator.wait_for_everyone()
+    return final
+
+
+def restore_checkpoint(path: Path, run: RunState) -> list[str]:
+    """Load a verified checkpoint into the run, in place. Returns what differs between then and now, for a warning."""
+    state = json.loads((path / STATE).read_text())
+    processes = run.accelerator.num_processes
+    if state["num_processes"] != processes:
+        raise CheckpointError(f"{path}: was written by {state['num_processes']} processes and there are {processes}; "
+                              "resume with as many (each has its own image pools)")
+    for name, module in run.translator.modules.items():
+        try:
+            module.load_state_dict(read_tensors(path / f"{name}.safetensors"))
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}/{name}.safetensors: not the network of this recipe: {error}") from None
+    for phase, optimizer in run.optimizers.items():
+        _load_optimizer(optimizer, read_tensors(path / f"optimizer_{phase}.safetensors"), state["groups"][phase])
+    if run.accelerator.scaler is not None and state["scaler"]:
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    rank = run.accelerator.process_index
+    own = read_tensors(path / f"rank{rank}.safetensors")
+    pool_random = json.loads((path / f"rank{rank}.json").read_text())
+    for name, pool in run.translator.pools.items():
+        slots = sorted((key for key in own if key.startswith(f"{name}.")), key=lambda key: int(key.split(".")[1]))
+        pool.load([own[key] for key in slots], pool_random[name])
+    torch.set_rng_state(own["random_cpu"])
+    if "random_cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["random_cuda"])
+    run.progress.__dict__.update(state["progress"])
+    return [f"{what}: {state['machine'][what]} then, {now} now" for what, now in machine().items()
+            if state["machine"].get(what) != now]
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and why each newer one was refused."""
+    refused = []
+    for path in sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True):
+        fault = verify(path)
+        if fault is None:
+            return path, refused
+        refused.append(f"{path}: {fault}")
+    return None, refused
+
+
+def verify(path: Path) -> str | None:
+    """What is wrong with a checkpoint or release folder; None when its manifest matches every file."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+        for name, entry in manifest.items():
+            file = path / name
+            if Path(name).name != name:
+                return f"{name!r} in the manifest is not the name of a file in this folder"
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["size"]:
+                return f"{name} has {file.stat().st_size:,} bytes, not {entry['size']:,}"
+            if files.sha256(file) != entry["sha256"]:
+                return f"{name} does not have the checksum it was written with"
+    except FileNotFoundError:
+        return f"there is no {MANIFEST}: it was not finished"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read: {error}"
+    return None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises `CheckpointError` naming the file."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def write_network(folder: Path, name: str, network: torch.nn.Module) -> None:
+    """A network's weights and buffers as `<name>.safetensors`."""
+    _write_tensors(folder / f"{name}.safetensors", dict(network.state_dict()))
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of everything in `folder`; from then on `verify` accepts it."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    files.write_json(folder / MANIFEST, {name: {"size": (folder / name).stat().st_size,
+                                                "sha256": files.sha256(folder / name)} for name in names})
+
+
+def machine() -> dict[str, str | int]:
+    """What decides whether a CPU run repeats bit for bit."""
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none"}
+
+
+def _write_shared_state(folder: Path, run: RunState) -> None:
+    groups = {}
+    for name, module in run.translator.modules.items():
+        write_network(folder, name, module)
+    for phase, optimizer in run.optimizers.items():
+        tensors, groups[phase] = _optimizer_state(optimizer)
+        _write_tensors(folder / f"optimizer_{phase}.safetensors", tensors)
+    scaler = run.accelerator.scaler
+    files.write_json(folder / STATE, {
+        "progress": asdict(run.progress), "groups": groups, "machine": machine(),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+        "num_processes": run.accelerator.num_processes})
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    state = optimizer.state_dict()
+    tensors = {f"{index}.{key}": torch.as_tensor(value) for index, values in state["state"].items()
+               for key, value in values.items() if value is not None}
+    return tensors, state["param_groups"]
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for parameter, values in optimizer.state.items():  # as they were: in the memory layout of their parameter
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
+
+
+def _pool_state(translator: Translator) -> tuple[dict[str, Tensor], dict[str, list[object]]]:
+    images, states = {}, {}
+    for name, pool in translator.pools.items():
+        held, states[name] = pool.state()
+        images |= {f"{name}.{slot}": image for slot, image in enumerate(held)}
+    return images, states
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {"random_cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["random_cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files.write_bytes(path, safetensors.torch.save(plain))
+
+
+def _publish(building: Path, final: Path) -> None:
+    """Rename into place. One that stands there already was refused by the resume that led here: it makes room."""
+    if final.exists():
+        shutil.rmtree(final)
+    building.rename(final)
+    files.sync_folder(final.parent)
+
+
+def _rotate(folder: Path, keep: int) -> None:
+    for path in sorted(folder.glob("[0-9]*"))[:-keep]:
+        (path / MANIFEST).unlink(missing_ok=True)  # first of all, so that a half-removed one is not taken for a whole
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _bytes_needed(run: RunState) -> int:
+    weights = sum(tensor.nbytes for module in run.translator.modules.values()
+                  for tensor in module.state_dict().values())
+    moments = sum(value.nbytes for optimizer in run.optimizers.values() for values in optimizer.state.values()
+                  for value in values.values() if isinstance(value, Tensor))
+    pools = sum(image.nbytes for pool in run.translator.pools.values() for image in pool.images)
+    return weights + moments + pools

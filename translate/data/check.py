@@ -1,0 +1,229 @@
+"""Looking at every file of a data set before a training does, and saying what is wrong with each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from translate.data.decoding import inspect
+from translate.data.folders import (
+    FOLDERS_OF,
+    ComputedConfig,
+    LabelsConfig,
+    LayoutConfig,
+    PairedConfig,
+    SidesConfig,
+    UnpairedConfig,
+)
+from translate.data.images import ImageConfig, read_image
+from translate.data.labels import read_labels, unknown_labels
+from translate.data.pairing import list_images, match, named
+from translate.errors import DataError, ImageError
+
+Severity = Literal["note", "warning", "error"]  # error: training would stop at it, or learn something wrong
+SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
+NUM_LOOKED_AT = 20  # files that a layout is recognised by
+
+
+class Finding(NamedTuple):
+    """What is wrong with a file or a folder, and what to do about it."""
+
+    path: Path
+    severity: Severity
+    what: str
+    advice: str = ""
+
+
+def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] | None = None,
+          progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+    """Read every image of a data set, and return what was found, in the order of the folders.
+
+    `data` is a recipe's data, or a bare folder; then the first finding is a note that says which layout it is read
+    as. `root` is where prepared cards lie. `crop` (height, width) also finds images that are smaller. `progress` is
+    told how many files of how many have been read.
+    """
+    if isinstance(data, LayoutConfig):
+        return list(_check_config(data, root, crop, progress))
+    config = recognise(data)
+    if config is None:
+        return [Finding(data, "error", "not a layout that we know, or no images in it",
+                        "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
+    note = Finding(data, "note", f"read as kind: {config.kind}, {_described(config)}",  # type: ignore[attr-defined]
+                   "if it is meant otherwise, check the recipe's data instead")
+    return [note, *_check_config(config, root, crop, progress)]
+
+
+def recognise(folder: Path) -> LayoutConfig | None:
+    """The layout a folder seems to have; None when there are no images in a place we look at."""
+    if not folder.is_dir():
+        return None
+    if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
+        a, b = (named(side, list_images(side)) for side in (folder / "trainA", folder / "trainB"))
+        _, only_a, only_b = match(list(a), list(b))
+        return UnpairedConfig(folder=folder) if only_a or only_b else PairedConfig(folder=folder)
+    if (folder / "train_label").is_dir() and (folder / "train_img").is_dir():
+        return LabelsConfig(folder=folder, classes=_guessed_classes(folder / "train_label"))
+    if (folder / "train").is_dir():
+        aligned = all(width == 2 * height for width, height in _sizes(list_images(folder / "train")))
+        return PairedConfig(folder=folder) if aligned else ComputedConfig(folder=folder)
+    return ComputedConfig(folder=folder) if list_images(folder) else None
+
+
+def _described(config: LayoutConfig) -> str:
+    if isinstance(config, UnpairedConfig):
+        return "trainA and trainB, whose names do not pair"
+    if isinstance(config, LabelsConfig):
+        return f"label maps and images, with {config.classes} classes"
+    if isinstance(config, PairedConfig) and config.folder and (config.folder / "trainA").is_dir():
+        return "trainA and trainB, paired by name"
+    return "files with A beside B" if isinstance(config, PairedConfig) else "photographs"
+
+
+def _guessed_classes(folder: Path) -> int:
+    """One more than the largest number of some label maps, 255 (ignored) aside."""
+    largest = 1
+    for path in list_images(folder)[:NUM_LOOKED_AT]:
+        try:
+            numbers = read_labels(path)
+        except ImageError:
+            continue  # found again, and told, by the check
+        largest = max(largest, int(numbers[numbers != 255].max(initial=1)))
+    return largest + 1
+
+
+def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
+    for path in files[:NUM_LOOKED_AT]:
+        try:
+            info = inspect(path)
+        except ImageError:
+            continue
+        yield info.width, info.height
+
+
+def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
+                  progress: Callable[[int, int], None] | None) -> Iterator[Finding]:
+    """First how the files belong together, then each of them, then the two of a pair against each other."""
+    parts, findings = _parts(config, root)
+    yield from findings
+    num_files, done = sum(len(pair) for part in parts for pair in part), 0
+    for pair in chain.from_iterable(parts):
+        sizes = []
+        for path, side in pair:
+            size, findings = _look(path, side, config, crop)
+            yield from findings
+            sizes.append(size)
+            done += 1
+            if progress:
+                progress(done, num_files)
+        known = [size for size in sizes if size is not None]
+        if config.paired and len(set(known)) > 1:
+            sizes_differ = f"is {_shown(known[0])}, and its partner {pair[1][0]} {_shown(known[1])}"
+            yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
+
+
+Side = Literal["a", "b", "both"]
+Pair = tuple[tuple[Path, Side], ...]
+
+
+def _parts(config: LayoutConfig, root: Path) -> tuple[list[list[Pair]], list[Finding]]:
+    """For each split, the files that are read together, and what is wrong with how they belong together."""
+    parts: list[list[Pair]] = []
+    findings: list[Finding] = []
+    for name in SPLITS:
+        try:
+            folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
+            if folders is not None:
+                pairs, wrong = _sides(config, folders)
+                parts.append(pairs)
+                findings += wrong
+            elif (samples := config.find(name, root)) is not None:
+                parts.append(_alone(list(samples.files_b), "both" if isinstance(config, PairedConfig) else "b"))
+            elif name == "train":
+                findings.append(Finding(config.place(root), "error", "holds no train images",
+                                        f"expected {config.expected('train')}"))
+        except DataError as error:
+            findings.append(Finding(config.place(root) if _exists(config, root) else root, "error", str(error)))
+    return parts, findings
+
+
+def _exists(config: LayoutConfig, root: Path) -> bool:
+    try:
+        return config.place(root).is_dir()
+    except DataError:
+        return False
+
+
+def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
+    """The files of two folders: those that pair, together; all others alone."""
+    pattern = config.labels if isinstance(config, LabelsConfig) else "*"
+    files_a, files_b = config.images(folders[0], pattern), config.images(folders[1])
+    if not config.paired:
+        return _alone(files_a, "a") + _alone(files_b, "b"), []
+    names_a, names_b = named(folders[0], files_a), named(folders[1], files_b)
+    findings = [Finding(clash[1], "error", f"has the name of {clash[0].name}, and pairs are found by name",
+                        "remove or rename one of them")
+                for names in (names_a, names_b) for clash in names.values() if len(clash) > 1]
+    pairs, only_a, only_b = match(list(names_a), list(names_b))
+    for only, names, other in ((only_a, names_a, folders[1]), (only_b, names_b, folders[0])):
+        findings += [Finding(names[name][0], "error", f"has no partner in {other}", "add it there, or remove this one")
+                     for name in only]
+    together: list[Pair] = [((names_a[a][0], "a"), (names_b[b][0], "b")) for a, b in pairs]
+    alone_a, alone_b = [names_a[name][0] for name in only_a], [names_b[name][0] for name in only_b]
+    return together + _alone(alone_a, "a") + _alone(alone_b, "b"), findings
+
+
+def _alone(files: list[Path], side: Side) -> list[Pair]:
+    return [((path, side),) for path in files]
+
+
+def _look(path: Path, side: Side, config: LayoutConfig,
+          crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Read one file as training would. Returns the (height, width) of an image in it, and findings."""
+    image_a, image_b = config.loading.image_a, config.loading.image_b
+    try:
+        if side == "a" and isinstance(config, LabelsConfig):
+            return _look_at_labels(path, config)
+        wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
+        array = read_image(path, wanted[0])
+        for other in wanted[1:]:
+            if other != wanted[0]:
+                read_image(path, other)
+    except ImageError as error:
+        return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
+    findings = [finding for each in wanted for finding in _differs(path, each)][:1]
+    height, width = array.shape[:2]
+    if side == "both" and width % 2:
+        findings.append(Finding(path, "error", f"is {width} pixels wide: two halves of one size it cannot have",
+                                "expected A beside B"))
+    width = width // 2 if side == "both" else width
+    if crop and (height < crop[0] or width < crop[1]):
+        findings.append(Finding(path, "warning", f"is {_shown((height, width))}, smaller than the crop of "
+                                f"{_shown(crop)}, so it is enlarged", "use larger images or a smaller resolution"))
+    return (height, width), findings
+
+
+def _look_at_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
+    labels = read_labels(path)
+    unknown = unknown_labels(labels, config.classes, config.ignore)
+    findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
+                        f"{config.classes - 1}, ignored {config.ignore}", "raise data.classes, or set data.ignore")]
+    return labels.shape[:2], findings if unknown else []
+
+
+def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
+    """What reading it as the recipe says has silently changed."""
+    info = inspect(path)
+    advice = f"if all files are like this, declare it: channels: {info.channels}, bits: {info.bits}"
+    if info.mode == "CMYK":
+        yield Finding(path, "warning", "is CMYK, converted to RGB", "convert it with its colour profile yourself")
+    elif info.channels != wanted.channels:
+        yield Finding(path, "warning", f"has {info.channels} channels ({info.mode}); the recipe declares "
+                      f"{wanted.channels}", advice)
+    elif info.bits != wanted.bits:
+        yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[1]}×{size[0]}"

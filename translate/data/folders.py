@@ -1,0 +1,305 @@
+"""What a recipe may say about its data, and where each layout keeps its images.
+
+    unpaired   folder/trainA, trainB, testA, testB (valA, valB)         or two folders a, b
+    paired     folder/train, test, val of files with A beside B         or two folders a, b, paired by name
+               folder/trainA, trainB, … paired by name
+    labels     folder/train_label, train_img, test_label, test_img      or two folders a (labels), b (images)
+    computed   a folder of photographs, or its train, test, val; A is computed from each
+
+A card's data lie in a folder of its name and are read like any other folder. Folders may be nested, suffixes are read
+in any case, and the order is that of the sorted paths.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import pydantic
+from pydantic import Field
+
+from translate.data.images import ImageConfig
+from translate.data.pairing import list_images, pair_files
+from translate.data.samples import (
+    AlignedSamples,
+    ComputedInput,
+    ComputedSamples,
+    LabelSamples,
+    Loading,
+    Samples,
+    UnpairedSamples,
+)
+from translate.data.transforms import Augmentation
+from translate.errors import DataError, ImageError
+from translate.schema import Config
+
+Split = Literal["train", "test"]
+CARD_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
+
+
+class LayoutConfig(Config):
+    """What all layouts share. `card` or `folder` says where the images are."""
+
+    card: str | None = Field(default=None, pattern=CARD_NAME)  # a data set of `translate data list`
+    folder: Path | None = None
+    image_b: ImageConfig = ImageConfig(channels=3)
+    resize: int | None = Field(default=286, ge=1)  # short side that images are loaded at, px; null keeps the size
+    augment: tuple[Augmentation, ...] = ("flip",)
+
+    paired: ClassVar[bool] = True
+
+    @property
+    def loading(self) -> Loading:
+        """What its samples need to know of it."""
+        raise NotImplementedError
+
+    @property
+    def channels_a(self) -> int:
+        return self.loading.image_a.channels
+
+    @property
+    def channels_b(self) -> int:
+        return self.image_b.channels
+
+    def build(self, split: Split, root: Path) -> Samples:
+        """The images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
+        samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
+        if samples is None:
+            raise DataError(f"{self.place(root)}: holds no {split} images; expected {self.expected(split)}"
+                            f"{self.hint()}")
+        return samples
+
+    def find(self, name: str, root: Path) -> Samples | None:
+        """The images of the split that the disk calls `name` (train, test, val); None when it has no such split."""
+        raise NotImplementedError
+
+    def expected(self, split: Split) -> str:
+        """The folders that `build` looks for, in words."""
+        raise NotImplementedError
+
+    def place(self, root: Path) -> Path:
+        """The folder that holds all of the data. Raises `DataError` when it is not there."""
+        assert self.card is not None or self.folder is not None
+        place = root / self.card if self.card is not None else (self.folder or root).expanduser()
+        if not place.is_dir():
+            raise DataError(f"{place}: no such folder; expected {self.expected('train')} in it{self.hint()}")
+        return place
+
+    def images(self, folder: Path, pattern: str = "*") -> list[Path]:
+        """The images in `folder`, at least one. Raises `DataError`."""
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; images were expected there{self.hint()}")
+        try:
+            files = list_images(folder, pattern)
+        except ImageError as error:
+            raise DataError(str(error)) from None
+        if not files:
+            named = "" if pattern == "*" else f" named {pattern}"
+            raise DataError(f"{folder}: holds no images{named} that we read{self.hint()}")
+        return files
+
+    def hint(self) -> str:
+        """What to do when something is missing."""
+        return f"; run: translate data prepare {self.card}" if self.card is not None else ""
+
+    @pydantic.field_validator("augment")
+    @classmethod
+    def _each_once(cls, value: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{', '.join(value)}: each augmentation once")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _one_place(self) -> LayoutConfig:
+        given = [field for field in ("card", "folder", "a") if getattr(self, field, None) is not None]
+        two = "a" in type(self).model_fields
+        if getattr(self, "b", None) is not None and "a" not in given:
+            raise ValueError("b: names the images of one side; a, those of the other, is missing")
+        if len(given) != 1:
+            ways = "card: NAME, folder: PATH" + (", or a: PATH and b: PATH" if two else "")
+            raise ValueError(f"{' and '.join(given)}: say once where the images are ({ways})" if given else
+                             f"says nowhere where the images are; give {ways}")
+        return self
+
+
+class SidesConfig(LayoutConfig):
+    """A layout whose sides may also be two folders of any names."""
+
+    a: Path | None = None
+    b: Path | None = None
+    test_a: Path | None = None
+    test_b: Path | None = None
+
+    @property
+    def suffixes(self) -> tuple[str, str]:
+        """What follows train, test or val in the names of the two folders of a data set."""
+        return "A", "B"
+
+    def sides(self, name: str, root: Path) -> tuple[Path, Path] | None:
+        """The folders of A and B for a split. Raises `DataError` when there is only one of them."""
+        if self.a is not None and self.b is not None:
+            own = {"train": (self.a, self.b), "test": (self.test_a, self.test_b)}.get(name, (None, None))
+            return None if own[0] is None or own[1] is None else (own[0].expanduser(), own[1].expanduser())
+        place = self.place(root)
+        folder_a, folder_b = (place / f"{name}{suffix}" for suffix in self.suffixes)
+        if not folder_a.is_dir() and not folder_b.is_dir():
+            return None
+        for folder, other in ((folder_a, folder_b), (folder_b, folder_a)):
+            if not folder.is_dir():
+                raise DataError(f"{folder}: no such folder, and {other.name} is there; both are needed{self.hint()}")
+        return folder_a, folder_b
+
+    def place(self, root: Path) -> Path:
+        return self.a.expanduser() if self.a is not None else super().place(root)
+
+    @pydantic.model_validator(mode="after")
+    def _both_sides(self) -> SidesConfig:
+        if self.a is not None and self.b is None:
+            raise ValueError("a: names the images of one side; b, those of the other, is missing")
+        if (self.test_a is None) != (self.test_b is None):
+            raise ValueError("test_a and test_b: give both or neither")
+        if self.test_a is not None and self.a is None:
+            raise ValueError("test_a: goes with a and b; a folder or a card has its own test images")
+        return self
+
+
+class UnpairedConfig(SidesConfig):
+    """Two sets of images, as CycleGAN takes them."""
+
+    kind: Literal["unpaired"] = "unpaired"
+    image_a: ImageConfig = ImageConfig(channels=3)
+
+    paired: ClassVar[bool] = False
+
+    @property
+    def loading(self) -> Loading:
+        return Loading(self.image_a, self.image_b, self.resize, self.augment)
+
+    def find(self, name: str, root: Path) -> Samples | None:
+        folders = self.sides(name, root)
+        if folders is None:
+            return None
+        return UnpairedSamples(self.loading, name, *(self.images(folder) for folder in folders))
+
+    def expected(self, split: Split) -> str:
+        if self.a is not None:
+            return "images in a and b" if split == "train" else "test_a and test_b in the recipe"
+        return " or ".join(f"{name}A and {name}B" for name in FOLDERS_OF[split])
+
+
+class PairedConfig(SidesConfig):
+    """Pairs of images, as pix2pix takes them."""
+
+    kind: Literal["paired"] = "paired"
+    image_a: ImageConfig = ImageConfig(channels=3)
+    direction: Literal["ab", "ba"] = "ab"  # of a folder: A is the left half, or trainA; ba: the other
+
+    @property
+    def loading(self) -> Loading:
+        return Loading(self.image_a, self.image_b, self.resize, self.augment)
+
+    @property
+    def suffixes(self) -> tuple[str, str]:
+        return ("A", "B") if self.direction == "ab" else ("B", "A")
+
+    def find(self, name: str, root: Path) -> Samples | None:
+        folders = self.sides(name, root)
+        if folders is not None:
+            files = pair_files(folders[0], self.images(folders[0]), folders[1], self.images(folders[1]))
+            return Samples(self.loading, name, *files)
+        if self.a is not None or not (self.place(root) / name).is_dir():
+            return None
+        aligned = self.images(self.place(root) / name)
+        return AlignedSamples(self.loading, name, aligned, swapped=self.direction == "ba")
+
+    def expected(self, split: Split) -> str:
+        if self.a is not None:
+            return "images in a and b" if split == "train" else "test_a and test_b in the recipe"
+        return " or ".join(f"{name} (A beside B), {name}A and {name}B" for name in FOLDERS_OF[split])
+
+    @pydantic.model_validator(mode="after")
+    def _direction_of_a_folder(self) -> PairedConfig:
+        if self.direction == "ba" and self.a is not None:
+            raise ValueError("direction: ba is for a folder or a card; with a and b, exchange their paths")
+        return self
+
+
+class LabelsConfig(SidesConfig):
+    """Label maps and images, as pix2pixHD takes them. Side A is one-hot: 1 where a pixel is of the class, else 0."""
+
+    kind: Literal["labels"] = "labels"
+    classes: int = Field(ge=2)
+    ignore: int | None = Field(default=255, ge=0)  # pixels of this number belong to no class: 0 in every channel
+    labels: str = "*"  # file names of label maps, where others lie beside them: "*_labelTrainIds.png"
+
+    @property
+    def image_a(self) -> ImageConfig:
+        """The one-hot image a generator is shown; its file holds one channel of class numbers."""
+        return ImageConfig(channels=self.classes)
+
+    @property
+    def loading(self) -> Loading:
+        return Loading(self.image_a, self.image_b, self.resize, self.augment)
+
+    @property
+    def suffixes(self) -> tuple[str, str]:
+        return "_label", "_img"
+
+    def find(self, name: str, root: Path) -> Samples | None:
+        folders = self.sides(name, root)
+        if folders is None:
+            return None
+        files = pair_files(folders[0], self.images(folders[0], self.labels), folders[1], self.images(folders[1]))
+        return LabelSamples(self.loading, name, *files, ignore=self.ignore)
+
+    def expected(self, split: Split) -> str:
+        if self.a is not None:
+            return "label maps in a and images in b" if split == "train" else "test_a and test_b in the recipe"
+        return " or ".join(f"{name}_label and {name}_img" for name in FOLDERS_OF[split])
+
+
+class ComputedConfig(LayoutConfig):
+    """Photographs (B), and as A what is computed from them: their luma, or their edges."""
+
+    kind: Literal["computed"] = "computed"
+    input: ComputedInput = "grey"
+    test_folder: Path | None = None  # photographs held out, where `folder` has no test or val in it
+
+    @property
+    def image_a(self) -> ImageConfig:
+        """A grey image of the photographs' depth."""
+        return ImageConfig(channels=1, bits=self.image_b.bits)
+
+    @property
+    def loading(self) -> Loading:
+        return Loading(self.image_a, self.image_b, self.resize, self.augment)
+
+    def find(self, name: str, root: Path) -> Samples | None:
+        place = self.place(root)
+        if name == "test" and self.test_folder is not None:
+            folder = self.test_folder.expanduser()
+        elif (place / name).is_dir():
+            folder = place / name
+        elif name == "train" and not any((place / other).is_dir() for other in FOLDERS_OF["test"]):
+            folder = place  # all of it, as nothing in it is set apart
+        else:
+            return None
+        return ComputedSamples(self.loading, name, self.images(folder), self.input)
+
+    def expected(self, split: Split) -> str:
+        return "photographs" if split == "train" else "test or val, or test_folder in the recipe"
+
+    @pydantic.model_validator(mode="after")
+    def _can_be_computed(self) -> ComputedConfig:
+        if self.image_b.channels != 3 and not (self.input == "edges" and self.image_b.channels == 1):
+            raise ValueError(f"image_b.channels: {self.input} is computed from 3 channels, not {self.image_b.channels}")
+        if self.test_folder is not None and self.folder is None:
+            raise ValueError("test_folder: goes with folder; a card has its own test images")
+        if self.test_folder is not None and self.folder is not None and self.test_folder.is_relative_to(self.folder):
+            raise ValueError("test_folder: lies in folder, and its images would be trained on; call it test, and put "
+                             "the others into train beside it")
+        return self
+
+
+DataConfig = Annotated[UnpairedConfig | PairedConfig | LabelsConfig | ComputedConfig, Field(discriminator="kind")]

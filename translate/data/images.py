@@ -1,0 +1,252 @@
+"""Images as arrays and tensors, and written to files: nothing lost silently, nothing half written.
+
+A recipe declares channels and bits for each side of its data. Whatever a file holds beyond that (more bits, other
+channels, several frames) is refused by name; see `translate.data.decoding` for what is read, and by which library.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from translate.data.decoding import DTYPES, MAX_PIXELS, Bits, Picture, bits_of, decode, faults_of, read_content
+from translate.errors import DiskError, ImageError, is_disk_fault
+from translate.files import TEMPORARY, replacing
+from translate.schema import Config
+
+# What an image file may be called, in lower case. What it is, its content tells.
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm",
+                      ".pgm", ".pbm", ".pnm"})
+HALF_RANGE: dict[Bits, float] = {8: 127.5, 16: 32767.5}
+
+
+class ImageConfig(Config):
+    """What one side of a recipe's data looks like. Samples are mapped to [-1, 1]; floats are taken as they are."""
+
+    channels: int = Field(3, ge=1)  # 1 grey, 3 RGB, 4 RGB and alpha, more from TIFF
+    bits: Bits = 8  # a file of more bits is refused, one of fewer is widened without loss
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder, each part sorted: images by their suffix, everything else, folders that cannot be read."""
+
+    images: list[Path]
+    others: list[Path]
+    faults: list[ImageError]
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The images below `folder`, nested, by suffix in any case, sorted. Raises ImageError for an unreadable folder."""
+    listing = list_folder(folder)
+    if listing.faults:
+        raise listing.faults[0]
+    return listing.images
+
+
+def list_folder(folder: Path, skip: Path | None = None) -> Listing:
+    """Everything below `folder`, except below `skip`.
+
+    Linked folders are entered, once each and after all real ones, so that a loop of links ends and a link never
+    changes the names of what lies inside `folder` anyway. A link that leads nowhere counts as a file: whoever opens it
+    will say so. Hidden files and folders, pipes and devices are never images.
+    """
+    files: list[Path] = []
+    others: list[Path] = []
+    faults: list[ImageError] = []
+    seen = {_identity(skip)} if skip is not None and skip.is_dir() else set()
+    folders: list[Path] = [folder]
+    links: list[Path] = []
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        try:
+            if _identity(here) in seen:
+                continue
+            seen.add(_identity(here))
+            for entry in sorted(here.iterdir()):
+                if entry.name.startswith("."):
+                    if not entry.name.startswith(TEMPORARY):  # left behind by a killed process of ours
+                        others.append(entry)
+                elif entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(entry)
+                elif entry.suffix.lower() in SUFFIXES and (entry.is_file() or not entry.exists()):
+                    files.append(entry)
+                else:
+                    others.append(entry)
+        except OSError as error:
+            faults.append(ImageError(here, "find", error.strerror or str(error)))
+    return Listing(sorted(files), sorted(others), faults)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def read_image(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An upright image as (H, W, config.channels) uint8, uint16 or float32, as `config` declares. Raises ImageError."""
+    return fit(decode(read_content(path), path, max_pixels), config).pixels
+
+
+def fit(picture: Picture, config: ImageConfig) -> Picture:
+    """Give a picture the channels and bits a recipe declares. Raises ImageError where that would lose something.
+
+    8 bits are widened to 16 (× 257, exact); integers become floats in [-1, 1]. Grey is repeated to RGB, RGB becomes
+    grey by ITU-R BT.601; alpha becomes a channel where the recipe declares one more than the colours.
+    """
+    pixels, alpha = picture.pixels, picture.alpha
+    if config.bits != picture.bits and picture.bits != 8 and config.bits != "float":
+        raise ImageError(picture.path, "read", f"holds {depth(picture.bits)}, the recipe declares bits: "
+                         f"{config.bits}; declare bits: {picture.bits} or convert the file")
+    pixels = change_bits(pixels, config.bits)
+    channels = pixels.shape[2]
+    if alpha is not None and config.channels == channels + 1:
+        pixels, alpha = np.dstack([pixels, change_bits(alpha, config.bits)]), None
+    elif (channels, config.channels) == (1, 3):
+        pixels = np.repeat(pixels, 3, axis=2)
+    elif (channels, config.channels) == (3, 1):
+        grey = pixels @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+        pixels = (grey if config.bits == "float" else np.rint(grey)).astype(pixels.dtype)[..., None]
+    elif channels != config.channels:
+        raise ImageError(picture.path, "read", f"has {channels} channels, the recipe declares {config.channels}")
+    return replace(picture, pixels=pixels, alpha=alpha)
+
+
+def change_bits(array: np.ndarray, bits: Bits) -> np.ndarray:
+    """Map the full range of one depth onto that of another (255 ↔ 65535 ↔ 1.0, 0 ↔ 0 ↔ -1.0), rounding to nearest."""
+    have = bits_of(array)
+    if have == bits:
+        return array
+    if (have, bits) == (8, 16):
+        return array.astype(np.uint16) * 257
+    unit = array if have == "float" else array.astype(np.float32) / HALF_RANGE[have] - 1
+    return unit if bits == "float" else np.rint((np.clip(unit, -1, 1) + 1) * HALF_RANGE[bits]).astype(DTYPES[bits])
+
+
+def to_tensor(array: np.ndarray, config: ImageConfig) -> Tensor:
+    """(H, W, C) as `read_image` gives it → (C, H, W) float32 in [-1, 1]."""
+    assert array.dtype == DTYPES[config.bits], f"{array.dtype} is not of {config.bits} bits"
+    tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32))
+    return tensor if config.bits == "float" else tensor / HALF_RANGE[config.bits] - 1
+
+
+def to_array(tensor: Tensor, config: ImageConfig) -> np.ndarray:
+    """(C, H, W) in [-1, 1] → (H, W, C) of the declared depth, clamped and rounded to nearest."""
+    tensor = tensor.detach().to("cpu", torch.float32).clamp(-1, 1).permute(1, 2, 0)
+    if config.bits != "float":
+        tensor = ((tensor + 1) * HALF_RANGE[config.bits]).round()
+    return np.ascontiguousarray(tensor.numpy().astype(DTYPES[config.bits]))
+
+
+_PILLOW_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WEBP",
+                   ".bmp": "BMP", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF"}
+_CHANNELS = {"PNG": (1, 2, 3, 4), "JPEG": (1, 3), "WEBP": (1, 2, 3, 4), "BMP": (1, 3), "PPM": (3,)}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True, "exact": True},  # exact: the colour under transparent pixels is kept as well
+    "TIFF": {"compression": "tiff_adobe_deflate"},
+}
+
+
+def holds(suffix: str, channels: int, bits: Bits, alpha: bool = False) -> bool:
+    """Whether a file of this suffix can hold such an image."""
+    name = _PILLOW_FORMATS.get(suffix.lower())
+    if alpha and (channels not in (1, 3) or bits == "float"):
+        return False  # the file would not say which of its channels is alpha, or what its unit is
+    if name == "TIFF":
+        return True
+    return name is not None and channels + alpha in _CHANNELS[name] and (bits == 8 or (bits == 16 and name == "PNG"))
+
+
+def suffix_for(suffix: str, config: ImageConfig) -> str:
+    """The suffix to write under: the given one where it can hold such images, else .png, else .tif."""
+    return next(each for each in (suffix, ".png", ".tif") if holds(each, config.channels, config.bits))
+
+
+def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = None, icc: bytes | None = None,
+                exif: bytes | None = None, dpi: tuple[float, float] | None = None) -> None:
+    """Write (H, W) or (H, W, C) uint8, uint16 or float32 under the format of `path`'s suffix.
+
+    Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
+    and on the disk. Alpha is dropped where the format has none; an ICC profile is kept where it describes the
+    channels written. JPEG is written at quality 95 without chroma subsampling, all else without loss. Raises
+    ImageError for an image the format cannot hold, DiskError for a disk that is full or cannot be written.
+    """
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    channels, bits = pixels.shape[2], bits_of(pixels)
+    if not holds(path.suffix, channels, bits):
+        raise ImageError(path, "write", f"{path.suffix or 'a name without suffix'} cannot hold {channels} channels of "
+                         f"{depth(bits)}; write {suffix_for('', ImageConfig(channels=channels, bits=bits))}")
+    if alpha is not None and not holds(path.suffix, channels, bits, alpha=True):
+        alpha = None
+    if icc is not None and icc[16:20] != {1: b"GRAY", 3: b"RGB "}.get(channels):
+        icc = None
+    with faults_of(path, "write"):
+        content = _encode(_PILLOW_FORMATS[path.suffix.lower()], pixels, alpha, icc, exif, dpi)
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        if is_disk_fault(error):
+            raise DiskError.of(error, path, len(content)) from error
+        raise ImageError(path, "write", error.strerror or str(error)) from error
+
+
+def _encode(name: str, pixels: np.ndarray, alpha: np.ndarray | None, icc: bytes | None, exif: bytes | None,
+            dpi: tuple[float, float] | None) -> bytes:
+    everything = pixels if alpha is None else np.dstack([pixels, alpha])
+    if name == "PNG" and pixels.dtype == np.uint16:
+        return _encode_deep_png(everything, icc, exif)
+    if name == "TIFF" and (pixels.dtype != np.uint8 or pixels.shape[2] > 3):
+        return _encode_tiff(everything, alpha is not None, icc, dpi)
+    options = dict(_OPTIONS.get(name, {}))
+    options |= {key: value for key, value in (("icc_profile", icc), ("exif", exif), ("dpi", dpi)) if value is not None}
+    file = io.BytesIO()
+    Image.fromarray(everything[..., 0] if everything.shape[2] == 1 else everything).save(file, name, **options)
+    return file.getvalue()
+
+
+def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
+    import cv2
+
+    if pixels.shape[2] == 2:  # OpenCV has no grey with alpha
+        pixels = pixels[..., [0, 0, 0, 1]]
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
+    # What EXIF opens with in a JPEG is not part of it in a PNG.
+    held = [(cv2.IMAGE_METADATA_ICCP, icc), (cv2.IMAGE_METADATA_EXIF, exif and exif.removeprefix(b"Exif\0\0"))]
+    kinds = [kind for kind, value in held if value]
+    values = [np.frombuffer(value, np.uint8) for _, value in held if value]
+    done, content = cv2.imencodeWithMetadata(".png", np.ascontiguousarray(pixels[..., order]), kinds, values)
+    if not done:
+        raise ValueError("OpenCV cannot encode this 16-bit PNG")
+    return content.tobytes()
+
+
+def _encode_tiff(pixels: np.ndarray, has_alpha: bool, icc: bytes | None, dpi: tuple[float, float] | None) -> bytes:
+    channels = pixels.shape[2]
+    colours = channels - has_alpha
+    options: dict[str, Any] = {"photometric": "minisblack"}
+    if channels > 1:
+        options["photometric"] = "rgb" if colours in (3, 4) else "minisblack"
+        options["planarconfig"] = "contig"
+        named = 3 if options["photometric"] == "rgb" else 1
+        options["extrasamples"] = ["unspecified"] * (colours - named) + ["unassalpha"] * has_alpha
+    if dpi is not None:
+        options |= {"resolution": dpi, "resolutionunit": "INCH"}
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels if channels > 1 else pixels[..., 0], compression="zlib", iccprofile=icc,
+                     metadata=None, **options)
+    return file.getvalue()
+
+
+def depth(bits: Bits) -> str:
+    return "floats" if bits == "float" else f"{bits}-bit samples"

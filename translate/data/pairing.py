@@ -1,0 +1,76 @@
+"""Finding images in folders, and which image of one folder belongs to which of another."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from translate.data.images import find_images
+from translate.errors import DataError
+
+
+def list_images(folder: Path, pattern: str = "*") -> list[Path]:
+    """The image files below `folder`, nested ones too, sorted; hidden ones left out (macOS keeps notes under `._name`).
+
+    `pattern` is matched against the file name. Raises `ImageError` for a folder that cannot be read.
+    """
+    return [path for path in find_images(folder) if fnmatchcase(path.name, pattern)
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
+def named(folder: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
+    """Files by what pairs them: their path below `folder` without the suffix. More than one in a list is a clash."""
+    names: dict[str, list[Path]] = {}
+    for path in files:
+        names.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    return names
+
+
+def match(names_a: Sequence[str], names_b: Sequence[str]) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+    """Which name of A belongs to which of B: (pairs in the order of A, names only in A, names only in B).
+
+    Equal names belong together. Where the two folders name their files differently (`0001_label`, `0001_photo`), what
+    all names of a folder begin and end with is set aside first, if that leaves fewer without a partner.
+    """
+    plain = _matched({name: name for name in names_a}, {name: name for name in names_b})
+    if not plain[1] and not plain[2]:
+        return plain
+    cores = _matched(_cores(names_a), _cores(names_b))
+    return cores if len(cores[0]) > len(plain[0]) else plain
+
+
+def pair_files(folder_a: Path, files_a: Sequence[Path], folder_b: Path,
+               files_b: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Two lists of equal length, in the order of A. Raises `DataError` unless every image has one partner."""
+    names_a, names_b = named(folder_a, files_a), named(folder_b, files_b)
+    for names in (names_a, names_b):
+        for clashing in names.values():
+            if len(clashing) > 1:
+                raise DataError(f"{clashing[0]} and {clashing[1].name}: two images of one name, and pairs are found "
+                                "by name; remove or rename one")
+    pairs, only_a, only_b = match(list(names_a), list(names_b))
+    if only_a or only_b:
+        lonely = names_a[only_a[0]][0] if only_a else names_b[only_b[0]][0]
+        raise DataError(f"{folder_a} and {folder_b}: {len(only_a)} of {len(files_a)} and {len(only_b)} of "
+                        f"{len(files_b)} images have no partner of the same name, the first {lonely}; "
+                        "`translate data check` lists them all")
+    return [names_a[a][0] for a, _ in pairs], [names_b[b][0] for _, b in pairs]
+
+
+def _matched(keys_a: dict[str, str], keys_b: dict[str, str]) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+    """`keys` give for each name what it is compared by; no two names of a folder have the same."""
+    partners = {key: name for name, key in keys_b.items()}
+    pairs = [(name, partners[key]) for name, key in keys_a.items() if key in partners]
+    taken_a, taken_b = {a for a, _ in pairs}, {b for _, b in pairs}
+    return pairs, [name for name in keys_a if name not in taken_a], [name for name in keys_b if name not in taken_b]
+
+
+def _cores(names: Sequence[str]) -> dict[str, str]:
+    """Each name without what all of them begin and end with. Digits stay: they number the images."""
+    start = len(os.path.commonprefix(list(names)).rstrip(string.digits))  # noqa: RUF071 (characters are meant)
+    rest = [name[start:] for name in names]
+    end = len(os.path.commonprefix([name[::-1] for name in rest]).rstrip(string.digits))  # noqa: RUF071
+    return {name: short[:len(short) - end] for name, short in zip(names, rest, strict=True)}

@@ -1,0 +1,114 @@
+"""Cutting aligned rasters of the world into pairs of tiles, with a band of longitude held out for testing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+from pydantic import Field
+
+from translate.data.archives import unpack
+from translate.data.images import ImageConfig, read_image, write_image
+from translate.data.transforms import resized
+from translate.errors import DataError
+from translate.schema import Config
+
+
+class RastersConfig(Config):
+    """Two rasters of the whole world, equirectangular, 90° N at the top and 180° W at the left, and how to cut them."""
+
+    kind: Literal["rasters"] = "rasters"
+    input: str  # member of the archive that becomes A
+    target: str  # member that becomes B; the larger of the two is averaged down to the smaller
+    tile: int = Field(default=384, ge=8)  # px, of a side
+    band: tuple[float, float]  # longitudes held out, [west, east] in degrees
+    latitudes: tuple[float, float] = (-90.0, 90.0)  # [south, north] that are used
+    min_land: float = Field(default=0.0, ge=0.0, le=1.0)  # tiles with a smaller fraction of land are left out
+
+    @pydantic.model_validator(mode="after")
+    def _within_the_world(self) -> RastersConfig:
+        (west, east), (south, north) = self.band, self.latitudes
+        if not -180 <= west < east <= 180 or east - west >= 360:
+            raise ValueError(f"band: {west} to {east}; expected [west, east] within -180 … 180, and not all of it")
+        if not -90 <= south < north <= 90:
+            raise ValueError(f"latitudes: {south} to {north}; expected [south, north] within -90 … 90")
+        return self
+
+    def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int,
+              say: Callable[[str], None]) -> dict[str, Any]:
+        """Write trainA, trainB, testA, testB (tiles) and largeA, largeB (the held-out band, a half a hemisphere)."""
+        unpack(archives[0], scratch, limit, only={self.input, self.target})
+        say("reading the rasters")
+        raster_a, raster_b = (read_image(scratch / name, ImageConfig(channels=3)) for name in (self.input, self.target))
+        return self.cut(raster_a, raster_b, folder, say)
+
+    def cut(self, raster_a: np.ndarray, raster_b: np.ndarray, folder: Path,
+            say: Callable[[str], None]) -> dict[str, Any]:
+        """Cut (H, W, 3) rasters of the world; returns how many tiles were written and left out.
+
+        Train and test share no pixel: the world is parted into the band and the rest, which is one piece around the
+        back of the globe, before either is cut. Tiles of a piece overlap a little, so that they cover all of it.
+        """
+        raster_a, raster_b = same_size(raster_a, raster_b)
+        height, width = raster_a.shape[:2]
+        rows = slice(round((90 - self.latitudes[1]) / 180 * height), round((90 - self.latitudes[0]) / 180 * height))
+        west, east = (round((degrees + 180) / 360 * width) for degrees in self.band)
+        pieces = {"test": [raster[rows, west:east] for raster in (raster_a, raster_b)],
+                  "train": [np.concatenate([raster[rows, east:], raster[rows, :west]], axis=1)
+                            for raster in (raster_a, raster_b)]}
+        counts: dict[str, Any] = {}
+        for split, (a, b) in pieces.items():
+            counts[split], counts[f"{split}_left_out"] = self._write_tiles(split, a, b, folder)
+            say(f"{split}: {counts[split]} tiles of {self.tile} px, and {counts[f'{split}_left_out']} left out with "
+                f"less than {self.min_land:.0%} land")
+        equator = round(height / 2) - rows.start
+        for letter, band in zip("AB", pieces["test"], strict=True):
+            for name, half in (("north", band[:max(equator, 0)]), ("south", band[max(equator, 0):])):
+                if half.size:
+                    _write(folder / f"large{letter}" / f"{name}.png", half)
+        return counts
+
+    def _write_tiles(self, split: str, a: np.ndarray, b: np.ndarray, folder: Path) -> tuple[int, int]:
+        if min(a.shape[:2]) < self.tile:
+            raise DataError(f"{split}: {a.shape[1]}×{a.shape[0]} px of the world, and a tile is {self.tile}; make tile "
+                            "smaller, or the band or the latitudes larger")
+        written = left_out = 0
+        for row, top in enumerate(starts(a.shape[0], self.tile)):
+            for column, left in enumerate(starts(a.shape[1], self.tile)):
+                window = np.s_[top:top + self.tile, left:left + self.tile]
+                if land(b[window]) < self.min_land:
+                    left_out += 1
+                    continue
+                written += 1
+                for letter, raster in (("A", a), ("B", b)):
+                    _write(folder / f"{split}{letter}" / f"{row:02}_{column:02}.png", raster[window])
+        return written, left_out
+
+
+def same_size(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two rasters of one area at the resolution of the coarser."""
+    if a.shape[0] * b.shape[1] != a.shape[1] * b.shape[0]:
+        raise DataError(f"rasters of {a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]} px do not show one area")
+    shape = min(a.shape[:2], b.shape[:2])
+    return resized(a, shape), resized(b, shape)
+
+
+def starts(length: int, tile: int) -> list[int]:
+    """Where tiles begin, as few as cover `length`, evenly spread."""
+    num = math.ceil(length / tile)
+    return [round(i * (length - tile) / max(1, num - 1)) for i in range(num)]
+
+
+def land(image: np.ndarray) -> float:
+    """The fraction of a satellite image that is not water: water is where blue stands out from red and green."""
+    red, green, blue = np.moveaxis(image.astype(np.int16), -1, 0)
+    return float(np.mean(blue - np.maximum(red, green) <= 4))
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, image)

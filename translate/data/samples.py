@@ -1,0 +1,166 @@
+"""The images of one split, read and turned into tensors: one class for each way the two sides are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import kornia
+import numpy as np
+import torch
+from torch import Tensor
+
+from translate.data.images import ImageConfig, read_image, to_tensor
+from translate.data.labels import one_hot, read_labels, unknown_labels
+from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
+from translate.errors import DataError, ImageError
+
+ComputedInput = Literal["grey", "edges"]
+
+
+class Sample(NamedTuple):
+    """One image of each domain, (C, H, W) in [-1, 1], and the number that names the sample (positional dropout)."""
+
+    a: Tensor
+    b: Tensor
+    key: int
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What the two sides look like, and how they are loaded for training."""
+
+    image_a: ImageConfig
+    image_b: ImageConfig
+    resize: int | None  # short side, px
+    augment: tuple[Augmentation, ...]
+
+
+class Samples:
+    """The images of one split, in a fixed order. `paired` when image i of A shows what image i of B shows.
+
+    `split` says where they were found: train, test or val. `len` is the number of samples in an epoch: of unpaired
+    sides, the larger.
+    """
+
+    paired: ClassVar[bool] = True
+    labels: ClassVar[tuple[bool, ...]] = (False, False)  # which of the images `read` gives are label maps
+
+    def __init__(self, loading: Loading, split: str, files_a: Sequence[Path], files_b: Sequence[Path]):
+        self.loading, self.split = loading, split
+        self.image_a, self.image_b = loading.image_a, loading.image_b
+        self.files_a, self.files_b = tuple(files_a), tuple(files_b)
+
+    def __len__(self) -> int:
+        return max(len(self.files_a), len(self.files_b))
+
+    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
+        """The stored images of one sample, each (H, W, C): what the same crop is taken of. Raises `ImageError`."""
+        return [read_image(self.files_a[index_a], self.image_a), read_image(self.files_b[index_b], self.image_b)]
+
+    def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """What `read` gave, after its transforms, as (a, b)."""
+        a, b = images
+        return to_tensor(a, self.image_a), to_tensor(b, self.image_b)
+
+    def fitted(self, index_a: int, index_b: int, resize: int | None,
+               crop: tuple[int, int] = (1, 1)) -> list[np.ndarray]:
+        """`read`, resized to a short side of `resize`, or to more where `crop` would not fit."""
+        images = self.read(index_a, index_b)
+        if self.paired and len({image.shape[:2] for image in images}) > 1:
+            (height_a, width_a), (height_b, width_b) = (image.shape[:2] for image in images)
+            raise DataError(f"{self.files_a[index_a]} is {width_a}×{height_a} and {self.files_b[index_b]} "
+                            f"{width_b}×{height_b} pixels; the images of a pair need one size. `translate data check` "
+                            "lists all such pairs")
+        return [resized(image, target_shape(image.shape[:2], resize, crop), labels=labels)
+                for image, labels in zip(images, self.labels, strict=False)]
+
+    def whole(self, index: int, resize: int | None = None) -> Sample:
+        """Sample `index` without crop and augmentation, at its full size or at a short side of `resize`.
+
+        Of unpaired sides, the shorter begins again. Raises `ImageError`.
+        """
+        a, b = self.tensors(self.fitted(index % len(self.files_a), index % len(self.files_b), resize))
+        return Sample(a, b, stable_hash("whole", index))
+
+
+class UnpairedSamples(Samples):
+    """Two sets of images that have nothing to do with each other."""
+
+    paired = False
+
+
+class AlignedSamples(Samples):
+    """Files that hold both images of a pair side by side; `swapped` when the right half is A."""
+
+    def __init__(self, loading: Loading, split: str, files: Sequence[Path], swapped: bool):
+        super().__init__(loading, split, files, files)
+        self.swapped = swapped
+
+    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
+        path = self.files_a[index_a]
+        whole_a = read_image(path, self.image_a)
+        whole_b = whole_a if self.image_a == self.image_b else read_image(path, self.image_b)
+        width = whole_a.shape[1]
+        if width % 2:
+            raise ImageError(path, "read", f"{width} pixels wide, which two halves of one size cannot be; expected "
+                                           "an aligned pair, A beside B")
+        halves = [slice(None, width // 2), slice(width // 2, None)]
+        of_a, of_b = reversed(halves) if self.swapped else halves
+        return [whole_a[:, of_a], whole_b[:, of_b]]
+
+
+class LabelSamples(Samples):
+    """Label maps (A, one-hot) and images (B)."""
+
+    labels = (True, False)
+
+    def __init__(self, loading: Loading, split: str, files_a: Sequence[Path], files_b: Sequence[Path],
+                 ignore: int | None):
+        super().__init__(loading, split, files_a, files_b)
+        self.classes, self.ignore = loading.image_a.channels, ignore
+
+    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
+        path = self.files_a[index_a]
+        labels = read_labels(path)
+        unknown = unknown_labels(labels, self.classes, self.ignore)
+        if unknown:
+            raise ImageError(path, "read", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
+                                           f"{self.classes - 1} (data.classes), ignored {self.ignore} (data.ignore)")
+        return [labels, read_image(self.files_b[index_b], self.image_b)]
+
+    def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        labels, b = images
+        return one_hot(labels, self.classes, self.ignore), to_tensor(b, self.image_b)
+
+
+class ComputedSamples(Samples):
+    """Photographs (B); A is computed from each after its transforms, so it always belongs to it."""
+
+    def __init__(self, loading: Loading, split: str, files: Sequence[Path], kind: ComputedInput):
+        super().__init__(loading, split, files, files)
+        self.kind = kind
+
+    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
+        return [read_image(self.files_b[index_b], self.image_b)]
+
+    def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        b = to_tensor(images[0], self.image_b)
+        return COMPUTE[self.kind](b), b
+
+
+def grey(photograph: Tensor) -> Tensor:
+    """(3, H, W) in [-1, 1] → its luma (ITU-R BT.601), (1, H, W) in [-1, 1]."""
+    return kornia.color.rgb_to_grayscale(photograph[None])[0]  # weights that sum to 1 keep the range
+
+
+@torch.no_grad()
+def drawn_edges(photograph: Tensor) -> Tensor:
+    """(1 or 3, H, W) in [-1, 1] → its edges (Canny 1986), (1, H, W): lines of −1 on a ground of 1, as on paper."""
+    _, edges = kornia.filters.canny((photograph[None] + 1) / 2)
+    return 1 - 2 * edges[0]
+
+
+COMPUTE: dict[ComputedInput, Callable[[Tensor], Tensor]] = {"grey": grey, "edges": drawn_edges}

@@ -1,0 +1,94 @@
+"""Load, crop, flip: the classic augmentation, with the same draw for all images of a pair.
+
+The only module that touches albumentations. Two of its habits (2.0.8) shape the code: the workers of a loader all draw
+alike, and `Compose.set_random_seed` gives every transform the *same* seed, so that a flip decides on the number that
+also placed the crop. Here each transform of each sample gets a seed of its own, hashed from the sample's key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from translate.errors import DataError
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer version
+
+import albumentations
+from albumentations.augmentations.geometric import functional as geometric
+
+Augmentation = Literal["flip", "flip_vertical", "rotate90"]
+
+AUGMENTATIONS = {
+    "flip": lambda: albumentations.HorizontalFlip(p=0.5),  # left ↔ right
+    "flip_vertical": lambda: albumentations.VerticalFlip(p=0.5),  # for images without an up: satellites, tissue
+    "rotate90": lambda: albumentations.RandomRotate90(p=1.0),  # 0, 90, 180 or 270°; square crops only
+}
+
+
+def stable_hash(*parts: int | str) -> int:
+    """63 bits that depend on `parts` alone, in every process and every version of Python (unlike `hash`)."""
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def target_shape(shape: tuple[int, int], resize: int | None, crop: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    """The (height, width) an image of `shape` is loaded at: its short side becomes `resize` (None keeps the size).
+
+    Where a `crop` would not fit, the image becomes just large enough for it. Proportions are kept.
+    """
+    height, width = shape
+    scale = 1.0 if resize is None else resize / min(height, width)
+    scale = max(scale, crop[0] / height, crop[1] / width)
+    return max(round(height * scale), crop[0]), max(round(width * scale), crop[1])
+
+
+def resized(image: np.ndarray, shape: tuple[int, int], *, labels: bool = False) -> np.ndarray:
+    """(H, W, C) → (*shape, C), same type. Shrinking averages the area of each pixel, so nothing aliases; enlarging is
+    bicubic, as in the published loaders. Labels take the nearest pixel: the mean of two classes is no class."""
+    if image.shape[:2] == shape:
+        return image
+    shrinks = shape[0] < image.shape[0] or shape[1] < image.shape[1]
+    method = cv2.INTER_NEAREST_EXACT if labels else cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    result = geometric.resize(image, shape, method)
+    if result.dtype == np.float32:  # bicubic overshoots at edges; integer types are clamped by their range
+        np.clip(result, image.min(), image.max(), out=result)
+    return result
+
+
+def centre_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle (height, width) of an image at least that large."""
+    top, left = ((have - want) // 2 for have, want in zip(image.shape[:2], size, strict=True))
+    return image[top:top + size[0], left:left + size[1]]
+
+
+class RandomTransform:
+    """A random crop of `size` (height, width), then the augmentations.
+
+    Called with images of one (H, W), each at least as large as the crop, and a key: the same key gives the same draw,
+    whatever was drawn before and in whichever process.
+    """
+
+    def __init__(self, size: tuple[int, int], augment: Sequence[Augmentation]):
+        if "rotate90" in augment and size[0] != size[1]:
+            raise DataError(f"data.augment: rotate90 needs square crops, and this stage's are {size[0]}×{size[1]}; "
+                            "leave rotate90 away, or make the stage's resolution one number")
+        self.transforms = [albumentations.RandomCrop(*size), *(AUGMENTATIONS[name]() for name in augment)]
+        self.compose = albumentations.Compose(self.transforms, additional_targets={"partner": "image"})
+
+    def __call__(self, images: Sequence[np.ndarray], key: int) -> list[np.ndarray]:
+        for number, transform in enumerate(self.transforms):
+            transform.set_random_seed(stable_hash(key, number))
+        targets = dict(zip(("image", "partner"), images, strict=False))
+        drawn = self.compose(**targets)
+        return [drawn[name] for name in targets]
+
+
+def use_one_thread() -> None:
+    """For a worker process: it is one of several, and OpenCV would start a thread for each core in every one."""
+    cv2.setNumThreads(0)

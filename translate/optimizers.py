@@ -1,0 +1,71 @@
+"""Optimizers and learning-rate schedules of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from translate.schema import Config
+
+
+class Adam(Config):
+    """Adam (Kingma & Ba 2015); lr 2e-4 and betas (0.5, 0.999) are DCGAN's, pix2pix's and CycleGAN's."""
+
+    kind: Literal["adam"] = "adam"
+    lr: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        held = list(parameters)
+        return torch.optim.Adam(held, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay,
+                                fused=True if held[0].is_cuda else None)
+
+
+class SGD(Config):
+    """Stochastic gradient descent; without momentum its step is the gradient itself, which comparisons want."""
+
+    kind: Literal["sgd"] = "sgd"
+    lr: float = Field(1e-2, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+
+
+OptimizerConfig = Annotated[Adam | SGD, Field(discriminator="kind")]
+
+
+class Optimizers(Config):
+    """One optimizer for each phase of a step."""
+
+    generator: OptimizerConfig = Adam()
+    discriminator: OptimizerConfig = Adam()
+
+
+class Constant(Config):
+    """The optimizer's learning rate, all through the stage, times `factor`."""
+
+    kind: Literal["constant"] = "constant"
+    factor: float = Field(1.0, ge=0)
+
+    def at(self, progress: float) -> float:
+        return self.factor
+
+
+class Linear(Config):
+    """From the optimizer's learning rate times `start` to that times `to`, linearly over the stage's images."""
+
+    kind: Literal["linear"] = "linear"
+    start: float = Field(1.0, ge=0)
+    to: float = Field(0.0, ge=0)
+
+    def at(self, progress: float) -> float:
+        return self.start + (self.to - self.start) * progress
+
+
+Schedule = Annotated[Constant | Linear, Field(discriminator="kind")]

@@ -1,0 +1,198 @@
+"""Recipes: one YAML file says everything about a training, and every mistake in it is named at once.
+
+The reader refuses what YAML allows and a person never means: duplicate keys, aliases, tags. Fields are overridden from
+the command line as `stages.0.images=2000`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from translate.data import DataConfig
+from translate.errors import RecipeError
+from translate.networks.memory import MemoryConfig
+from translate.optimizers import Constant, Optimizers, Schedule
+from translate.schema import Config, nearest, read_document, read_yaml, validate
+from translate.translators import TranslatorConfig
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Stage(Config):
+    """A stretch of the training at one resolution. One image is one (a, b) sample."""
+
+    resolution: int | tuple[int, int] = Field(256)  # px: a square, or [height, width]
+    images: int = Field(ge=1)
+    batch_size: int = Field(1, ge=1)  # global: over all processes and micro-batches
+    micro_batch: int | None = Field(None, ge=1)  # samples a process holds at once; null: all of its share
+    resize: int | None = Field(None, ge=1)  # short side to load at in this stage; null: as `data.resize` says
+    lr: Schedule = Constant()
+    memory: MemoryConfig | None = None  # null: the recipe's
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the crops."""
+        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
+
+    @pydantic.field_validator("resolution")
+    @classmethod
+    def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise ValueError(f"{value} is not a size in pixels")
+        return value
+
+
+class Cadence(Config):
+    """How often, in images."""
+
+    log: int = Field(100, ge=1)
+    sample: int = Field(2_000, ge=1)
+    checkpoint: int = Field(10_000, ge=1)
+    evaluate: int | None = Field(None, ge=1)  # held-out scores, where the truth is known; null: never
+
+
+class Recipe(Config):
+    """Everything about a training."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    seed: int = Field(0, ge=0, lt=2**31)
+    precision: Precision = "auto"
+    data: DataConfig
+    translator: TranslatorConfig
+    optimizer: Optimizers = Optimizers()
+    memory: Literal["auto"] | MemoryConfig = "auto"
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    every: Cadence = Cadence()
+    keep_checkpoints: int = Field(2, ge=2)
+    workers: int = Field(2, ge=0)  # processes that load images; the data stream does not depend on it
+    trackers: tuple[Literal["tensorboard"], ...] = ()
+
+    may_change: ClassVar[tuple[str, ...]] = ("every", "keep_checkpoints", "workers", "trackers", "memory")
+
+    @pydantic.model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        problems = [*self._translator_problems(), *self._stage_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _translator_problems(self) -> Iterator[str]:
+        a, b = self.data.channels_a, self.data.channels_b
+        if self.translator.needs_pairs and not self.data.paired:
+            yield (f"translator.kind: {self.translator.kind} needs pairs, and data.kind {self.data.kind} has none; use "
+                   "data.kind: paired, labels or computed, or translator.kind: cyclegan")
+        if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
+            yield f"translator.weights.identity: needs as many channels in A as in B, not {a} and {b}; set it to 0"
+
+    def _stage_problems(self) -> Iterator[str]:
+        smallest = self.translator.discriminator.smallest
+        for number, stage in enumerate(self.stages):
+            resize = stage.resize or self.data.resize
+            if resize is not None and resize < min(stage.size):
+                yield (f"stages.{number}.resolution: a crop of {min(stage.size)} px is larger than the {resize} px "
+                       f"that images are resized to; raise stages.{number}.resize")
+            if min(stage.size) < smallest:
+                yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {smallest} px that the "
+                       "discriminator can judge; use more px, or fewer translator.discriminator.layers")
+            if stage.images % stage.batch_size:
+                rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
+                yield (f"stages.{number}.images: {stage.images} is no multiple of batch_size {stage.batch_size}; "
+                       f"use {rounded}")
+            if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
+                yield (f"stages.{number}.micro_batch: {stage.micro_batch} does not divide batch_size "
+                       f"{stage.batch_size}")
+
+    @property
+    def num_images(self) -> int:
+        """How many images the whole training sees."""
+        return sum(stage.images for stage in self.stages)
+
+    def dump(self) -> dict[str, Any]:
+        """The plain document this recipe would be read from, with every default spelled out."""
+        return self.model_dump(mode="json")
+
+    def dump_yaml(self) -> str:
+        """The same as a YAML file."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply `a.b=c` overrides, validate. Raises `RecipeError` with all mistakes."""
+    document = read_document(path, "`translate recipes` lists what is shipped")
+    for override in overrides:
+        apply_override(document, override)
+    return validate(Recipe, document, str(path))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given as a path or by the name of a shipped one."""
+    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for path in shipped_recipes()}
+    if name not in shipped:
+        raise RecipeError([f"{name}: neither a file nor a shipped recipe{nearest(name, sorted(shipped))}"])
+    return shipped[name]
+
+
+def shipped_recipes() -> list[Path]:
+    """The recipes of the checkout, or those inside the installed package."""
+    here = Path(__file__).parent
+    folder = here.parent / "recipes" if (here.parent / "recipes").is_dir() else here / "shipped" / "recipes"
+    return sorted(folder.glob("*.yaml"))
+
+
+def describe(path: Path) -> str:
+    """What a recipe is for: its first comment line."""
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return first.lstrip("# ").rstrip(".")
+
+
+def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """`path: old → new` for every field in which two recipe documents differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from differences(before, after, f"{where}.{number}")
+    elif old != new:
+        yield f"{where}: {old!r} → {new!r}"
+
+
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set `a.b.0.c=value` in a plain document; the value is read as YAML."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError([f"--set {override}: expected field.path=value, such as stages.0.images=2000"])
+    value = read_yaml(text, f"--set {path}")
+    place: Any = document
+    *parents, last = path.split(".")
+    for depth, step in enumerate([*parents, last]):
+        where = ".".join([*parents, last][: depth + 1])
+        if isinstance(place, list):
+            if not step.isdigit() or int(step) >= len(place):
+                raise RecipeError([f"--set {override}: {where}: there are {len(place)} entries, numbered from 0"])
+            index: Any = int(step)
+        elif isinstance(place, dict):
+            index = step
+        else:
+            raise RecipeError([f"--set {override}: {where}: {place!r} has no fields"])
+        if depth == len(parents):
+            place[index] = value
+            return
+        if isinstance(place, dict) and not isinstance(place.get(index), dict | list):
+            place[index] = {}
+        place = place[index]
+
+
+def default_run(recipe: Recipe) -> Path:
+    """Where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
+    return Path(os.environ.get("DIPTYCH_RUNS", "runs")) / recipe.name

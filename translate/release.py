@@ -1,0 +1,112 @@
+"""The folder of weights one gives away, and reading a generator back from it or from a run.
+
+A release holds `recipe.yaml`, one safetensors file for each generator (the averaged one where an average was kept),
+`release.json`, a model card, and a manifest. A run folder serves as well: its newest verified checkpoint is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from translate import __version__, files
+from translate.checkpoint import newest_checkpoint, read_tensors, seal, verify, write_network
+from translate.data.images import ImageConfig
+from translate.errors import CheckpointError, DiskError, UsageError
+from translate.recipe import Recipe, load_recipe
+from translate.translators import Direction, Translator
+
+RELEASE = "release.json"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A generator ready for use, in eval mode and fp32 on the CPU, and what goes in and comes out of it."""
+
+    generator: nn.Module
+    image_in: ImageConfig
+    image_out: ImageConfig
+    direction: Direction
+    name: str
+    fingerprint: str  # identifies weights, architecture and direction: two equal ones translate alike
+
+
+def load_release(path: Path, direction: Direction = "ab") -> Release:
+    """Read the generator of a run folder or a release folder.
+
+    Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
+    """
+    if not path.is_dir():
+        raise UsageError(f"{path}: no such folder; --model takes a run (runs/<name>) or a release folder")
+    if (path / RELEASE).is_file():
+        weights, fault = path, verify(path)
+        if fault is not None:
+            raise CheckpointError(f"{path}: this release is damaged: {fault}")
+    elif (path / "recipe.yaml").is_file():
+        newest, refused = newest_checkpoint(path / "checkpoints")
+        if newest is None:
+            raise CheckpointError("\n".join([f"{path}: this run has no checkpoint that verifies yet", *refused]))
+        weights = newest
+    else:
+        raise UsageError(f"{path}: neither a run nor a release: it holds no recipe.yaml")
+    return _read(load_recipe(path / "recipe.yaml"), weights, direction)
+
+
+def write_release(folder: Path, recipe: Recipe, translator: Translator, num_images: int) -> None:
+    """Replace `folder` by a release of the translator's generators. Raises `DiskError`."""
+    building = folder.with_name(f"{files.TEMPORARY}{folder.name}")
+    try:
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        for direction in translator.directions:
+            write_network(building, f"generator_{direction}", translator.generator(direction))
+        files.write_bytes(building / "recipe.yaml", recipe.dump_yaml().encode())
+        files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
+                                              "images": num_images, "diptych": __version__})
+        files.write_bytes(building / "README.md", _model_card(recipe, translator, num_images).encode())
+        seal(building)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+        files.sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(building, ignore_errors=True)
+        raise DiskError.of(error, folder) from error
+
+
+def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
+    a, b = recipe.data.image_a, recipe.data.image_b
+    channels = recipe.data.channels_a, recipe.data.channels_b
+    config = recipe.translator
+    if not (weights / f"generator_{direction}.safetensors").is_file():
+        raise UsageError(f"{recipe.name}: this {config.kind} model does not translate {direction[0]} to {direction[1]}")
+    averaged = weights / f"ema_generator_{direction}.safetensors"
+    file = averaged if averaged.is_file() else weights / f"generator_{direction}.safetensors"
+    with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
+        generator = config.generator.build(*(channels if direction == "ab" else reversed(channels)))
+    try:
+        generator.load_state_dict(read_tensors(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"{file}: not the network of its recipe: {error}") from None
+    image_in, image_out = (a, b) if direction == "ab" else (b, a)
+    identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels, files.sha256(file),
+                           image_in.model_dump(mode="json"), image_out.model_dump(mode="json")])
+    return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
+                   hashlib.sha256(identity.encode()).hexdigest())
+
+
+def _model_card(recipe: Recipe, translator: Translator, num_images: int) -> str:
+    directions = ", ".join(f"{direction[0].upper()} → {direction[1].upper()}" for direction in translator.directions)
+    data = recipe.data.card or "the folders its recipe names"
+    return "\n".join([
+        "---", "library_name: diptych", "tags: [image-to-image, " + recipe.translator.kind + "]", "---", "",
+        f"# {recipe.name}", "",
+        f"A {recipe.translator.kind} translator ({directions}), trained by Diptych {__version__} on {data}, "
+        f"{num_images:,} images.", "",
+        "```", "translate convert photos/ out/ --model <this folder>", "```", "",
+        "`recipe.yaml` says everything about its training.", ""])

@@ -1,0 +1,326 @@
+"""Training: a recipe goes in, a run folder comes out.
+
+    runs/<name>/
+      recipe.yaml      the resolved recipe          metrics.jsonl   losses and scores, one line a record
+      status.json      running, stopped, finished   samples/        grids of the same held-out images over time
+      checkpoints/     the newest few, verified     release/        the generators to give away, written at the end
+
+A run is bit-identical on a CPU whether or not it was interrupted: the data are a function of (seed, image number), and
+everything else that changes is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from translate import files
+from translate.checkpoint import Progress, RunState, newest_checkpoint, restore_checkpoint, save_checkpoint
+from translate.data import Batch, batches, data_root, held_out
+from translate.errors import CheckpointError, RunError, Stopped, UsageError
+from translate.evaluate import score_held_out
+from translate.networks import memory
+from translate.precision import autocast, choose_precision
+from translate.recipe import Recipe, Stage, differences, load_recipe
+from translate.release import write_release
+from translate.tracking import Tracker, sample_grid
+from translate.update import Update
+
+NUM_SAMPLES = 4  # held-out images in a grid
+
+
+class Reporter(Protocol):
+    """Who is told what happens. The command line shows it; a program may pass its own."""
+
+    def say(self, line: str) -> None:
+        """One thing worth knowing."""
+
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+        """Called after every step; `losses` are the latest recorded means."""
+
+
+def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False) -> None:
+    """Train `recipe` in the run folder `folder`, from its newest checkpoint when `resume` is set.
+
+    Raises `RunError` when the folder holds a run and `resume` is not set, or the other way round, `Stopped` after a
+    SIGTERM or SIGINT (everything is saved), `DiskError` when a checkpoint cannot be written.
+    """
+    accelerator = make_accelerator(recipe, folder)
+    if accelerator.is_main_process:
+        open_folder(recipe, folder, resume)
+    accelerator.wait_for_everyone()
+    run = Run(recipe, folder, accelerator, report)
+    if resume:
+        run.restore()
+    with run.recording_status(), run.minding_signals():
+        for number in range(run.progress.stage, len(recipe.stages)):
+            stage = recipe.stages[number]
+            run.enter(number)
+            for batch in run.batches(stage):
+                update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision, stage.micro_batch)
+                run.translator.step(batch, update)
+                run.advance(len(batch) * accelerator.num_processes, update.losses)
+        run.finish()
+
+
+class Run:
+    """One training: its folder, its state, and all that happens between two steps."""
+
+    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator, report: Reporter):
+        self.recipe, self.folder, self.accelerator, self.report = recipe, folder, accelerator, report
+        torch.manual_seed(recipe.seed)
+        self.translator = recipe.translator.build(recipe.data.channels_a, recipe.data.channels_b, recipe.seed)
+        prepare_for_processes(self.translator.modules, accelerator)
+        self.translator.to(accelerator.device)
+        self.precision = choose_precision(recipe.precision, accelerator.device)
+        self.optimizers = {phase: getattr(recipe.optimizer, phase).build(
+            parameter for network in networks.values() for parameter in network.parameters())
+            for phase, networks in self.translator.phases.items()}
+        self.progress = Progress()
+        self.state = RunState(self.progress, self.translator, self.optimizers, accelerator)
+        self.samples = recipe.data.build("train", data_root())
+        self.tracker = Tracker(folder, recipe, accelerator)
+        self.plan = memory.PLANS["split"]
+        self._held_out: Batch | None = None
+        self._losses: dict[str, Tensor] = {}
+        self._steps, self._since = 0, (time.monotonic(), 0)
+        self._shown: dict[str, float] = {}
+        self._stop: int | None = None
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint that verifies; say which were refused, and what else is different."""
+        newest, refused = newest_checkpoint(self.folder / "checkpoints")
+        for reason in refused:
+            self.report.say(f"refused {reason}")
+        if newest is None:
+            if refused:
+                raise CheckpointError(f"{self.folder}: none of its {len(refused)} checkpoints verifies")
+            self.report.say(f"{self.folder}: stopped before its first checkpoint; starting again")
+            self.tracker.resume_at(0)
+            return
+        for difference in restore_checkpoint(newest, self.state):
+            self.report.say(f"warning: the run may not repeat bit for bit: {difference}")
+        self.tracker.resume_at(self.progress.images)
+        self.report.say(f"resumed at {self.progress.images:,} images from {newest}")
+
+    def enter(self, number: int) -> None:
+        """Begin, or go on with, stage `number`."""
+        stage = self.recipe.stages[number]
+        if self.progress.stage != number:
+            self.progress.stage, self.progress.stage_images = number, 0
+        self.plan = choose_plan(self.recipe, stage)
+        for network in self.translator.networks.values():
+            memory.apply(self.plan, network)
+        self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
+        height, width = stage.size
+        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
+                        f"batch {stage.batch_size}, memory plan {self.plan.name}, {self.precision} on "
+                        f"{self.accelerator.device} × {self.accelerator.num_processes}")
+
+    def batches(self, stage: Stage) -> Iterator[Batch]:
+        """This process's share of every global batch that is left in the stage; sets the learning rate before each."""
+        first = self.progress.images - self.progress.stage_images
+        stream = batches(self.samples, seed=self.recipe.seed, start=self.progress.images, stop=first + stage.images,
+                         batch_size=stage.batch_size, rank=self.accelerator.process_index,
+                         world=self.accelerator.num_processes, workers=self.recipe.workers, size=stage.size,
+                         resize=stage.resize)
+        for batch in stream:
+            self._schedule(stage)
+            yield batch.to(self.accelerator.device)
+
+    def advance(self, num_images: int, losses: dict[str, Tensor]) -> None:
+        """After a step: count, average, record, picture, score, save, and stop if a signal asked for it."""
+        self.translator.average(num_images)
+        before = self.progress.images
+        self.progress.images += num_images
+        self.progress.stage_images += num_images
+        for name, loss in losses.items():
+            self._losses[name] = self._losses[name] + loss if name in self._losses else loss
+        self._steps += 1
+        every, stopping = self.recipe.every, self._must_stop()
+
+        def due(cadence: int | None) -> bool:
+            return cadence is not None and self.progress.images // cadence > before // cadence
+
+        if due(every.log) or self._ended() or stopping:
+            self._record_losses()
+        if due(every.sample) or self._ended():
+            self._picture()
+        if due(every.evaluate) or (every.evaluate and self._ended()):
+            self._evaluate()
+        if due(every.checkpoint) or self._ended() or stopping:
+            self.save()
+        stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
+        self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
+        if stopping:
+            raise Stopped(f"stopped by {signal.Signals(self._stop or signal.SIGTERM).name} at {self.progress.images:,} "
+                          f"images; everything is saved. Continue with: translate train --resume --run {self.folder}")
+
+    def save(self) -> None:
+        """Write a checkpoint, and the status."""
+        save_checkpoint(self.folder / "checkpoints", self.state, self.recipe.keep_checkpoints)
+        self._write_status("running")
+
+    def finish(self) -> None:
+        """Write the release."""
+        if self.accelerator.is_main_process:
+            write_release(self.folder / "release", self.recipe, self.translator, self.progress.images)
+        self.tracker.close()
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def recording_status(self) -> Iterator[None]:
+        """Keep `status.json` true: it says how the run ended even where a launcher changes the exit code."""
+        self._write_status("running")
+        try:
+            yield
+        except Stopped as stop:
+            self._write_status("stopped", str(stop), stop.exit_code)
+            raise
+        except BaseException as error:
+            self._write_status("failed", f"{type(error).__name__}: {error}", getattr(error, "exit_code", 1))
+            raise
+        self._write_status("finished", exit_code=0)
+
+    @contextmanager
+    def minding_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT ask for a stop at the next step's end; a second one stops at once."""
+        def ask(number: int, frame: types.FrameType | None) -> None:
+            self._stop = number
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+        previous: dict[int, Any] = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            for each in previous:
+                signal.signal(each, ask)
+        except ValueError:  # not the main thread: its owner minds the signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+    def _ended(self) -> bool:
+        return self.progress.images >= self.recipe.num_images
+
+    def _must_stop(self) -> bool:
+        """All processes agree: a signal may have reached only one of them, or them between different steps."""
+        if self.accelerator.num_processes == 1:
+            return self._stop is not None
+        asked = torch.tensor([float(self._stop is not None)], device=self.accelerator.device)
+        torch.distributed.all_reduce(asked)
+        return bool(asked.item())
+
+    def _schedule(self, stage: Stage) -> None:
+        factor = stage.lr.at(self.progress.stage_images / stage.images)
+        for phase, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = getattr(self.recipe.optimizer, phase).lr * factor
+
+    def _record_losses(self) -> None:
+        means = torch.stack([loss.float() for loss in self._losses.values()]) / self._steps
+        means = self.accelerator.reduce(means, "mean")
+        self._shown = dict(zip(self._losses, means.tolist(), strict=True))
+        (then, images), now = self._since, time.monotonic()
+        speed = (self.progress.images - images) / (now - then) if images else 0.0
+        self._since = (now, self.progress.images)
+        self.tracker.record(self.progress.images, self._shown | {
+            "lr": self.optimizers["generator"].param_groups[0]["lr"], "images_per_second": speed},
+            kind="train", stage=self.progress.stage)
+        self._losses, self._steps = {}, 0
+
+    def _picture(self) -> None:
+        if self._held_out is None or not self.accelerator.is_main_process:
+            return
+        device = self.accelerator.device
+        with autocast(device, self.precision):
+            grid = sample_grid(self.translator, self._held_out.a.to(device), self._held_out.b.to(device))
+        self.tracker.picture(self.progress.images, grid)
+
+    def _evaluate(self) -> None:
+        """Held-out scores, where the truth is known. Every process waits for the main one."""
+        if self.accelerator.is_main_process:
+            scores = score_held_out(self.recipe, self.translator, self.accelerator.device, self.precision)
+            self.tracker.record(self.progress.images, scores, kind="evaluation", stage=self.progress.stage)
+            self.report.say(f"{self.progress.images:,} images, held out: "
+                            + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        self.accelerator.wait_for_everyone()
+
+    def _write_status(self, state: str, message: str = "", exit_code: int | None = None) -> None:
+        if self.accelerator.is_main_process:
+            files.write_json(self.folder / "status.json", {
+                "state": state, "message": message, "exit_code": exit_code, "images": self.progress.images,
+                "of": self.recipe.num_images, "stage": self.progress.stage})
+
+
+def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
+    precision = choose_precision(recipe.precision, PartialState().device)
+    return Accelerator(mixed_precision="fp16" if precision == "fp16" else "no",
+                       log_with=list(recipe.trackers) or None, project_dir=str(folder))
+
+
+def open_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    """Make the run folder, or check that the one there belongs to this recipe; save the resolved recipe."""
+    saved = folder / "recipe.yaml"
+    if resume:
+        if not saved.is_file():
+            raise RunError(f"{folder}: there is no run here to resume; leave --resume away to start one")
+        refuse_changes(load_recipe(saved), recipe, folder)
+    elif folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: holds files already and is not overwritten; continue it with --resume, or choose "
+                       "another folder with --run")
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(saved, recipe.dump_yaml().encode())
+
+
+def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path) -> None:
+    """Raise `RunError` listing what differs, unless the new recipe only adds to the stages or is about cadence."""
+    old, new = saved.dump(), recipe.dump()
+    for field in Recipe.may_change:
+        old.pop(field), new.pop(field)
+    known = len(old["stages"])
+    if len(new["stages"]) >= known:
+        new["stages"] = new["stages"][:known]
+        last_old, last_new = old["stages"][-1], new["stages"][-1]
+        if last_new["images"] > last_old["images"] and last_new["lr"]["kind"] == "constant":
+            last_new["images"] = last_old["images"]
+    changed = list(differences(old, new))
+    if changed:
+        raise RunError("\n".join([f"{folder}: belongs to another recipe, and resuming would mix the two:", *changed,
+                                  "start a new run with --run, or take the changes back"]))
+
+
+def choose_plan(recipe: Recipe, stage: Stage) -> memory.Plan:
+    """The memory plan of a stage: its own, else the recipe's; `auto` is split backward."""
+    chosen = stage.memory or recipe.memory
+    return memory.PLANS["split" if chosen == "auto" else chosen.plan]
+
+
+def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Accelerator) -> None:
+    """With several processes: the same weights everywhere, and batch norm over the whole batch. Raises `UsageError`."""
+    if accelerator.num_processes == 1:
+        return
+    for name, module in modules.items():
+        if any(isinstance(part, _BatchNorm) for part in module.modules()):
+            if accelerator.device.type != "cuda":
+                raise UsageError(f"{name}: batch norm over several processes needs CUDA (SyncBatchNorm); on a CPU use "
+                                 "norm: instance or none, or one process")
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        module.to(accelerator.device)
+        for tensor in [*module.parameters(), *module.buffers()]:
+            torch.distributed.broadcast(tensor.data, src=0)
+

@@ -1,0 +1,80 @@
+"""The image pool: past fakes a discriminator is shown again, so that it does not forget (Shrivastava et al. 2017).
+
+CycleGAN keeps 50. Pools live in ordinary memory as 8-bit images: at 2000×2000 two pools of 50 would take 4.8 GB of
+float32 on the card and in every checkpoint, and take 1.2 GB so. What is replayed is what was stored.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+
+class ImagePool:
+    """`capacity` past fakes. Changes are staged until `commit`, so that a phase which failed can be undone."""
+
+    def __init__(self, capacity: int, seed: int):
+        self.capacity = capacity
+        self.images: list[Tensor] = []  # each (C, H, W) uint8 on the CPU
+        self.random = random.Random(seed)
+        self._staged: dict[int, Tensor] = {}
+        self._before = self.random.getstate()
+
+    def exchange(self, fakes: Tensor) -> Tensor:
+        """Show `fakes` (N, C, H, W) to the pool; get back as many, each with even chance itself or a past one.
+
+        While the pool is not full every fake is kept and returned unchanged.
+        """
+        if self.capacity == 0:
+            return fakes
+        return torch.stack([self._exchange_one(fake) for fake in fakes])
+
+    def commit(self) -> None:
+        """Make the staged exchanges final."""
+        for slot in sorted(self._staged):
+            self.images[slot:slot + 1] = [self._staged[slot]]
+        self._staged = {}
+        self._before = self.random.getstate()
+
+    def undo(self) -> None:
+        """Forget the exchanges since the last commit, and the chances they drew."""
+        self._staged = {}
+        self.random.setstate(self._before)
+
+    def _exchange_one(self, fake: Tensor) -> Tensor:
+        filled = max(len(self.images), max(self._staged, default=-1) + 1)
+        if filled < self.capacity:
+            self._staged[filled] = to_bytes(fake)
+            return fake
+        if self.random.random() < 0.5:
+            return fake
+        slot = self.random.randrange(self.capacity)
+        past = self._staged[slot] if slot in self._staged else self.images[slot]
+        if past.shape != fake.shape:  # stored at an earlier stage's resolution: it has nothing to teach any more
+            self._staged[slot] = to_bytes(fake)
+            return fake
+        self._staged[slot] = to_bytes(fake)
+        return from_bytes(past, fake)
+
+    def state(self) -> tuple[list[Tensor], list[object]]:
+        """The stored images and the random state, for a checkpoint."""
+        version, internal, gauss = self.random.getstate()
+        return self.images, [version, list(internal), gauss]
+
+    def load(self, images: list[Tensor], random_state: list) -> None:
+        """Continue from what `state` returned."""
+        version, internal, gauss = random_state
+        self.random.setstate((version, tuple(internal), gauss))
+        self.images, self._staged, self._before = list(images), {}, self.random.getstate()
+
+
+def to_bytes(image: Tensor) -> Tensor:
+    """[-1, 1] to 0 … 255 on the CPU."""
+    return image.detach().float().add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+
+
+def from_bytes(stored: Tensor, like: Tensor) -> Tensor:
+    """0 … 255 to [-1, 1], with the device and dtype of `like`."""
+    return stored.to(like.device, non_blocking=True).to(like.dtype).div(127.5).sub(1)

@@ -1,0 +1,97 @@
+"""What every translator is: named networks, the phases that train them, pools, and a step."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from translate.translators.pool import ImagePool
+
+Direction = Literal["ab", "ba"]
+
+
+class Update(Protocol):
+    """All that a step may ask of the machinery. `translate.update` does it; the planner does it without a device."""
+
+    def phase(self, name: str, body: Any, *arguments: Any) -> Any:
+        """Run `body(*arguments, update)` with only this phase's networks trainable, then step its optimizer."""
+
+    def micro_batches(self, batch: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batch's (a, b) in pieces that fit into memory at once."""
+
+    def fake(self, there: nn.Module, real: Tensor) -> Any:
+        """A context: a fake image that gathers its gradient, which goes on through `there` at the end."""
+
+    def backward(self, name: str, loss: Tensor) -> None:
+        """Backpropagate a loss and record it under this name."""
+
+    def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
+        """Exchange fakes with a pool; the exchange counts when the phase has ended."""
+
+
+class Translator(ABC):
+    """Generators, discriminators and the step that trains them.
+
+    `phases` names every network: a phase trains its own and freezes all others. Optimizers, exponential moving
+    averages, checkpoints and releases follow these names. `generator_ab` maps domain A to domain B and
+    `discriminator_b` judges images of B. Images are (N, C, H, W) in [-1, 1].
+    """
+
+    directions: ClassVar[tuple[Direction, ...]]
+
+    def __init__(self, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
+                 pools: dict[str, ImagePool], ema: float | None):
+        self.phases = {"generator": generators, "discriminator": discriminators}
+        self.pools = pools
+        self.ema = ema
+        self.averages = {name: frozen_copy(network) for name, network in generators.items()} if ema else {}
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network that is trained, by name."""
+        return {name: network for networks in self.phases.values() for name, network in networks.items()}
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every network there is: the trained ones, and their averages as `ema_<name>`."""
+        return self.networks | {f"ema_{name}": network for name, network in self.averages.items()}
+
+    @abstractmethod
+    def step(self, batch: Any, update: Update) -> None:
+        """One update of every network on one batch."""
+
+    def generator(self, direction: Direction) -> nn.Module:
+        """The generator one uses: the averaged one where an average is kept."""
+        name = f"generator_{direction}"
+        return self.averages.get(name, self.phases["generator"][name])
+
+    def average(self, num_images: int) -> None:
+        """Let the averages follow the generators after a step of `num_images`.
+
+        The average keeps `ema` of itself per image, so that a change of batch size does not change its memory.
+        """
+        if self.ema is None:
+            return
+        follow = get_ema_multi_avg_fn(self.ema**num_images)
+        for name, average in self.averages.items():
+            network = self.phases["generator"][name]
+            follow(list(average.parameters()), list(network.parameters()), 0)
+            with torch.no_grad():
+                for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+                    kept.copy_(new)
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Move every network, in place."""
+        for network in self.modules.values():
+            network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+
+
+def frozen_copy(network: nn.Module) -> nn.Module:
+    """A copy that is never trained by itself."""
+    return copy.deepcopy(network).requires_grad_(False).eval()

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig
+from translate.networks import (
+    DiscriminatorConfig,
+    GeneratorConfig,
+    PatchGANConfig,
+    PixelConfig,
+    ResNetConfig,
+    UNetConfig,
+)
 from translate.networks.layers import PositionalDropout, make_norm, positional_mask, seed_dropout
 
 SMALL: dict[type, dict[str, object]] = {

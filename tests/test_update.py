@@ -78,10 +78,9 @@ def worst_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
     A bias in front of a norm has an exact gradient of zero, and what is found is rounding: hence the floor.
     """
-    scale = {name.split(".")[0]: 0.0 for name in expected}
-    for name, value in expected.items():
-        scale[name.split(".")[0]] = max(scale[name.split(".")[0]], value.abs().max().item())
-    return max((found[name] - value).abs().max().item() / max(value.abs().max().item(), 1e-3 * scale[name.split(".")[0]])
+    size = {name: value.abs().max().item() for name, value in expected.items()}
+    network = {name: max(size[other] for other in size if other.split(".")[0] == name.split(".")[0]) for name in size}
+    return max((found[name] - value).abs().max().item() / max(size[name], 1e-3 * network[name])
                for name, value in expected.items())
 
 

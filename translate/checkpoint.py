@@ -112,7 +112,7 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and why each newer one was refused."""
-    refused = []
+    refused: list[str] = []
     for path in sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True):
         fault = verify(path)
         if fault is None:
@@ -203,7 +203,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 
 
 def _pool_state(translator: Translator) -> tuple[dict[str, Tensor], dict[str, list[object]]]:
-    images, states = {}, {}
+    images: dict[str, Tensor] = {}
+    states: dict[str, list[object]] = {}
     for name, pool in translator.pools.items():
         held, states[name] = pool.state()
         images |= {f"{name}.{slot}": image for slot, image in enumerate(held)}

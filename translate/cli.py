@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from translate.errors import TranslateError, UsageError
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="High-resolution image translation that fits your GPU.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
 app.add_typer(data_app, name="data")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+is_main_process = os.environ.get("RANK", "0") == "0"  # of the processes a launcher starts, only one speaks
+out = Console(highlight=False, quiet=not is_main_process)
+err = Console(highlight=False, stderr=True)
 
 
 def main() -> None:
@@ -28,42 +30,79 @@ def main() -> None:
     try:
         app()
     except TranslateError as error:
-        err.print(f"error: {error}", markup=False, soft_wrap=True)
+        say(f"error: {error}", err)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        err.print("stopped")
+        say("stopped", err)
         sys.exit(75)
+
+
+def say(line: str, console: Console = out) -> None:
+    """Print a line as it is: no markup, no wrapping, and names that are no text made printable."""
+    printable = line.encode("utf-8", "backslashreplace").decode()
+    console.print(printable, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
 def train(
-    recipe: Annotated[Optional[str], typer.Argument(help="A recipe file, or the name of a shipped one.")] = None,
-    run: Annotated[Optional[Path], typer.Option(help="The run folder; runs/<name> by default.")] = None,
-    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="a.b=c, as often as needed.")] = None,
-    precision: Annotated[Optional[str], typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
-    resume: Annotated[bool, typer.Option(help="Continue the run that is there.")] = False,
+    recipe: Annotated[str | None, typer.Argument(help="A recipe file, or the name of a shipped one.")] = None,
+    run: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/<name>]")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
 ) -> None:
-    """Train a recipe; leave a run folder."""
-    from translate.recipe import default_run, find_recipe, load_recipe
-
-    words = [*(overrides or []), *([f"precision={precision}"] if precision else [])]
-    if recipe is not None:
-        file = find_recipe(recipe)
-    elif resume and run is not None:
-        file = run / "recipe.yaml"
-    else:
-        raise UsageError("which recipe? Name one (`translate recipes` lists them), or give --resume and --run")
-    chosen = load_recipe(file, words)
-    folder = run or default_run(chosen)
-
+    """Train a recipe; leaves a run folder."""
     from translate.progress import Display
-    from translate.train import train as run_training
+    from translate.recipe import default_run, find_recipe, load_recipe
+    from translate.train import train as train_run
 
-    main_process = int(os.environ.get("RANK", "0")) == 0
-    with Display(out if main_process else Console(quiet=True), chosen.name) as display:
+    if recipe is None and not (resume and run is not None):
+        raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
+    file = find_recipe(recipe) if recipe is not None else (run or Path()) / "recipe.yaml"
+    chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
+    folder = run or default_run(chosen)
+    with Display(out, chosen.name) as display:
         display.say(chosen.dump_yaml())
-        run_training(chosen, folder, display, resume=resume)
-        display.say(f"finished: {folder}\nconvert with: translate convert IN OUT --model {folder}")
+        train_run(chosen, folder, display, resume=resume)
+    say(f"finished: {folder}; samples are in {folder / 'samples'}")
+    say(f"convert with: translate convert IN OUT --model {folder}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of any depth.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to (or a file, for a file).")],
+    model: Annotated[Path, typer.Option(help="A run folder or a release folder.")],
+    direction: Annotated[str, typer.Option(help="ab or ba.")] = "ab",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also convert what is there already.")] = False,
+    max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.")] = None,
+) -> None:
+    """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
+    from translate.convert import convert as convert_folder
+    from translate.data.decoding import MAX_PIXELS
+    from translate.progress import Display
+    from translate.release import load_release
+
+    one_of("--direction", direction, ("ab", "ba"))
+    one_of("--precision", precision, ("auto", "fp32", "bf16", "fp16"))
+    release = load_release(model, direction)  # type: ignore[arg-type]
+    with Display(out, f"convert with {release.name}") as display:
+        def show(row: Any, number: int, total: int) -> None:
+            if row.status == "failed":
+                display.say(str(row))
+            display.progress(number, total, "", {})
+
+        summary = convert_folder(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
+                                 overwrite=overwrite, max_pixels=max_pixels or MAX_PIXELS, on_progress=show)
+    for name in summary.skipped:
+        say(f"skipped (no image by its name): {name}")
+    say(f"{summary.converted} converted, {summary.already} done before, {len(summary.failed)} failed, "
+        f"{len(summary.skipped)} skipped, of {summary.total} images → {target}")
+    if summary.stopped:
+        say("stopped by a signal; the same command goes on", err)
+    raise typer.Exit(summary.exit_code)
 
 
 @app.command()
@@ -74,4 +113,57 @@ def recipes() -> None:
     files = shipped_recipes()
     width = max(len(file.stem) for file in files)
     for file in files:
-        out.print(f"{file.stem:<{width}}  {describe(file)}", markup=False, soft_wrap=True)
+        say(f"{file.stem:<{width}}  {describe(file)}")
+
+
+@data_app.command("list")
+def list_data() -> None:
+    """List the data set cards, and which are prepared."""
+    from translate.data.cards import data_root, list_cards
+
+    cards = list_cards()
+    width = max(len(card.name) for card in cards)
+    for card in cards:
+        ready = "ready" if (data_root() / card.name).is_dir() else "     "
+        say(f"{card.name:<{width}}  {ready}  {card.title} ({card.size}; {card.licence})")
+
+
+@data_app.command("prepare")
+def prepare_data(
+    card: Annotated[str, typer.Argument(help="The name of a card, or a card file.")],
+    file: Annotated[Path | None, typer.Option(help="Use this file instead of downloading.")] = None,
+) -> None:
+    """Download a data set, verify and unpack it, and say whom to thank."""
+    from translate.data.cards import data_root, find_card, prepare
+
+    found = find_card(card)
+    folder = prepare(found, data_root(), say, file)
+    say(f"{found.title}: {folder}\nlicence: {found.licence}\nattribution: {found.attribution}")
+
+
+@data_app.command("check")
+def check_data(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER_OR_RECIPE", help="A folder, or a recipe to read it for.")],
+) -> None:
+    """Find unpaired names, unreadable files, odd sizes and modes before a training does."""
+    from translate.data.cards import data_root
+    from translate.data.check import check
+    from translate.progress import Display
+    from translate.recipe import load_recipe
+
+    is_recipe = folder.suffix in (".yaml", ".yml")
+    recipe = load_recipe(folder) if is_recipe else None
+    with Display(out, "check") as display:
+        findings = check(recipe.data if recipe else folder, data_root(), recipe.stages[-1].size if recipe else None,
+                         lambda done, total: display.progress(done, total, "", {}))
+    for finding in findings:
+        say(f"{finding.severity}: {finding.path}: {finding.what}" + (f"; {finding.advice}" if finding.advice else ""))
+    errors = sum(finding.severity == "error" for finding in findings)
+    say(f"{errors} errors, {len(findings) - errors} warnings and notes")
+    raise typer.Exit(5 if errors else 0)
+
+
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise `UsageError` unless `value` is one of the words that an option takes."""
+    if value not in allowed:
+        raise UsageError(f"{option} {value}: expected one of {', '.join(allowed)}")

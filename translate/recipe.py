@@ -143,10 +143,10 @@ def find_recipe(name: str) -> Path:
 
 
 def shipped_recipes() -> list[Path]:
-    """The recipes of the checkout, or those inside the installed package."""
-    here = Path(__file__).parent
-    folder = here.parent / "recipes" if (here.parent / "recipes").is_dir() else here / "shipped" / "recipes"
-    return sorted(folder.glob("*.yaml"))
+    """The recipes inside the installed package, or those of the checkout."""
+    package = Path(__file__).parent
+    shipped = package / "shipped" / "recipes"
+    return sorted((shipped if shipped.is_dir() else package.parent / "recipes").glob("*.yaml"))
 
 
 def describe(path: Path) -> str:

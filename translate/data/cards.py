@@ -138,7 +138,7 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
         pin(card.name, hashes, root)
         made.rename(folder)
         sync_folder(root)
-        shutil.rmtree(root / ".downloads", ignore_errors=True)
+        shutil.rmtree(_downloads(card, root), ignore_errors=True)
     except DataError:  # what was downloaded is not what was meant: the next try fetches it again
         shutil.rmtree(_downloads(card, root), ignore_errors=True)
         raise
@@ -164,12 +164,15 @@ def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]
     try:
         return source.fetch(folder, say)
     except DataError as error:
-        explained = str(error).replace("CARD", card.name).replace("FOLDER", str(root / card.name))
-        raise DataError(f"{card.name}: {explained}") from None
+        raise DataError(f"{card.name}: {_for_this_machine(str(error), card, root)}") from None
+
+
+def _for_this_machine(text: str, card: Card, root: Path) -> str:
+    return text.rstrip().replace("CARD", card.name).replace("FOLDER", str(root / card.name))
 
 
 def _downloads(card: Card, root: Path) -> Path:
-    return root / ".downloads" / card.name
+    return root / f".download-{card.name}"
 
 
 def _finish(card: Card, made: Path, root: Path, about: dict[str, Any]) -> None:
@@ -192,7 +195,10 @@ def _accept_existing(card: Card, folder: Path, root: Path) -> None:
         if not isinstance(card.source, ManualSource):
             raise DataError(f"{folder}: is there, and `translate data prepare` did not make it; move it away, or let "
                             f"the recipe say folder: {folder} in the place of card: {card.name}")
-        _finish(card, folder, root, {"made": {}, "files": {}})
+        try:
+            _finish(card, folder, root, {"made": {}, "files": {}})
+        except DataError as error:
+            raise DataError(f"{error}\n{_for_this_machine(card.source.instructions, card, root)}") from None
         return
     noted = read_record(folder)
     if any(noted.get(key) != value for key, value in _origin(card).items()):

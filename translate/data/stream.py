@@ -192,7 +192,7 @@ def _loaded(stream: Stream, shares: Shares, workers: int, pin_memory: bool, time
             except RuntimeError as error:
                 lost = str(error)
             if lost is not None:
-                raise TranslateError(f"loading images: {lost.splitlines()[0]} If the machine or its shared memory "
+                raise TranslateError(f"loading images: {lost.splitlines()[0].rstrip('.')}. If the machine or its shared memory "
                                      "(/dev/shm) is full, set workers to less; if a disk is slow or gone, see to it")
             if isinstance(batch, Failure):
                 raise DataError(batch.reason)

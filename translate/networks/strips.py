@@ -215,7 +215,9 @@ class _InStrips(torch.autograd.Function):
             for strip in chain.strips(len(layers)):
                 y = chain.run(z, strip, len(layers))
                 if out is None:
-                    out = y.new_empty(*y.shape[:2], chain.heights[-1], y.shape[3])
+                    layout = torch.channels_last if y.is_contiguous(memory_format=torch.channels_last) else None
+                    size = (*y.shape[:2], chain.heights[-1], y.shape[3])
+                    out = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=layout)
                 strip.rows[-1].of(out).copy_(y)
                 del y  # before the next strip is made
         assert out is not None
@@ -369,6 +371,6 @@ def _check(layer: ChainLayer) -> None:
     if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or conv.padding_mode != "zeros":
         raise UsageError(f"{conv} cannot run in strips: Conv2d and ConvTranspose2d with padding_mode='zeros' can")
     tracking = isinstance(norm, nn.InstanceNorm2d) and norm.training and norm.track_running_stats
-    if norm is not None and (type(norm) not in (nn.BatchNorm2d, nn.InstanceNorm2d) or tracking):
+    if norm is not None and (not isinstance(norm, nn.BatchNorm2d | nn.InstanceNorm2d) or tracking):
         raise UsageError(f"{norm} cannot run in strips: BatchNorm2d and InstanceNorm2d (without running statistics) "
                          "can; choose another memory plan, or norm: instance")

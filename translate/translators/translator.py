@@ -89,7 +89,7 @@ class Translator(ABC):
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Move every network, in place."""
         for network in self.modules.values():
-            network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+            network.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:

@@ -1,0 +1,48 @@
+"""What every test shares: one compute thread each, and small data sets with something to learn in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the proofs are about the CPU, whatever the machine has
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+
+def waves(number: int, size: tuple[int, int]) -> np.ndarray:
+    """A colourful (H, W, 3) uint8 picture, different for every number."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    planes = [np.sin(columns / (4 + number) + number), np.cos(rows / (3 + number)), rows / size[0] * 2 - 1]
+    return (127.5 + 120 * np.stack(planes, axis=-1)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def toy_pairs(tmp_path: Path) -> Path:
+    """trainA/B and testA/B of six pictures each, 72×80 px; B is the negative of A."""
+    return write_pairs(tmp_path / "pairs")
+
+
+@pytest.fixture(scope="session")
+def shared_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, once for all tests that only read it."""
+    return write_pairs(tmp_path_factory.mktemp("shared") / "pairs")
+
+
+def write_pairs(folder: Path, change: Callable[[np.ndarray], np.ndarray] = lambda image: 255 - image) -> Path:
+    for split in ("train", "test"):
+        for number in range(6):
+            image = waves(number + 10 * (split == "test"), (72, 80))
+            for side, pixels in (("A", image), ("B", change(image))):
+                path = folder / f"{split}{side}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return folder

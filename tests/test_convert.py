@@ -356,7 +356,7 @@ def test_files_that_were_there_before_are_kept_unless_overwrite_is_asked_for(tmp
     fill(tmp_path / "in", 3)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/000.png").write_text("precious")
-    (tmp_path / "out/.tmp-notes-1").write_text("precious too")
+    (tmp_path / "out/.tmp-notes-999999999").write_text("precious too")
     for _ in range(2):
         summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity()))
         assert summary.exit_code == 3 and [row.path for row in summary.failed] == ["000.png"]
@@ -364,7 +364,7 @@ def test_files_that_were_there_before_are_kept_unless_overwrite_is_asked_for(tmp
         assert (tmp_path / "out/000.png").read_text() == "precious"
     assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity()), overwrite=True).converted == 3
     assert (tmp_path / "out/000.png").read_bytes() != b"precious"
-    assert (tmp_path / "out/.tmp-notes-1").read_text() == "precious too"
+    assert (tmp_path / "out/.tmp-notes-999999999").read_text() == "precious too"
 
 
 def test_words_that_do_not_fit_together_are_refused(tmp_path):
@@ -442,6 +442,7 @@ def test_a_ledger_cut_by_a_crash_is_read_and_continued(tmp_path):
     ledger.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # the last `done` never reached the disk
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity()))
     assert (summary.converted, summary.already, summary.exit_code) == (1, 3, 0)
+    assert len(files.read_lines(ledger)) == len(lines) - 1 + 2  # the cut line has swallowed none of the new ones
     assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).already == 4
     ledger.write_bytes(b"\xff\x00garbage\n[1]\n{}\n" + ledger.read_bytes())
     assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).already == 4

@@ -167,7 +167,7 @@ def test_micro_batches_are_the_batch_in_order(toy: Path) -> None:
 def test_both_images_of_a_pair_are_cut_and_turned_alike(augment: tuple[str, ...], toy: Path) -> None:
     for batch in stream(paired(toy, augment=augment), stop=20):
         for a, b in zip(batch.a, batch.b, strict=True):
-            assert (pixels(a) + [0, 0, 100] == pixels(b)).all()
+            assert (pixels(a) + np.array([0, 0, 100]) == pixels(b)).all()
 
 
 def test_the_sides_of_unpaired_data_are_drawn_independently(toy: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_worker_that_is_killed_ends_the_training_with_a_reason(toy: Path) -> N
 
 def test_a_worker_that_hangs_is_given_up_and_killed(toy: Path) -> None:
     began = time.monotonic()
-    with pytest.raises(TranslateError, match=r"(?s)loading images: .*timed out.*if a disk is slow"):
+    with pytest.raises(TranslateError, match=r"(?s)loading images: .*timed out.*if a disk is gone"):
         exhaust(stream(Faulty.of(paired(toy), hanging), workers=1, timeout=1.0))
     assert time.monotonic() - began < 30
     deadline = time.monotonic() + 5

@@ -110,6 +110,8 @@ def test_values_beyond_the_range_are_clamped_and_not_wrapped_around():
 def test_lossless_formats_give_back_what_was_written(tmp_path, suffix, dtype, channels, alpha):
     pixels = noise(7, 5, channels, dtype)
     plane = noise(7, 5, 1, dtype, seed=1)[..., 0] if alpha else None
+    if alpha:
+        plane[:3] = 0  # the colour under transparent pixels is kept too
     path = tmp_path / f"x{suffix}"
     write_image(path, pixels, alpha=plane)
     picture = read(path)
@@ -272,6 +274,37 @@ def test_palette_bilevel_alpha_and_cmyk_are_read_as_a_viewer_shows_them(tmp_path
         cmyk.save(tmp_path / name, **({"quality": 95} if name.endswith("jpg") else {}))
         assert np.abs(read(tmp_path / name).pixels.astype(int) - np.array(colour)).max() <= 12, name
         assert (inspect(tmp_path / name).channels, inspect(tmp_path / name).bits) == (3, 8)
+
+
+def cmyk_profile() -> bytes:
+    """An ICC profile (version 2, CMYK to Lab by a table) by which all inks are grey ones of equal weight."""
+    identity = bytes(range(256))
+    nodes = bytes(value for node in range(16) for value in (255 - 255 * node.bit_count() // 4, 128, 128))
+    matrix = struct.pack(">9i", *(65536 if index % 4 == 0 else 0 for index in range(9)))
+    table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + matrix + identity * 4 + nodes + identity * 3
+    size = 128 + 4 + 12 + len(table)
+    header = struct.pack(">I4sI4s4s4s12x4s28xiii", size, b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp",
+                         63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+
+
+def test_cmyk_is_read_through_its_own_profile_which_is_not_given_on(tmp_path):
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    cyan.save(tmp_path / "plain.tif")
+    cyan.save(tmp_path / "broken.tif", icc_profile=b"no profile")
+    cyan.save(tmp_path / "own.tif", icc_profile=cmyk_profile())
+    assert read(tmp_path / "plain.tif").pixels[0, 0].tolist() == [0, 255, 255]
+    assert read(tmp_path / "broken.tif").pixels[0, 0].tolist() == [0, 255, 255]
+    picture = read(tmp_path / "own.tif")
+    red, green, blue = picture.pixels[0, 0].astype(int)
+    assert max(red, green, blue) - min(red, green, blue) <= 3 and 150 < green < 220  # L* = 75
+    assert picture.icc is None  # a CMYK profile on RGB pixels
+
+
+def test_a_deep_tiff_that_counts_from_white_is_turned_over(tmp_path):
+    pixels = noise(5, 4, 1, np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", 65535 - pixels[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(read(tmp_path / "x.tif").pixels, pixels)
 
 
 def test_a_tiff_of_many_channels_is_read_whole_from_both_layouts(tmp_path):

@@ -94,16 +94,16 @@ def tail(width: int = 8, norm: Any = "instance") -> Chain:
 
 
 def test_random_chains_in_strips_have_the_plain_chains_output_gradients_and_running_statistics() -> None:
-    """Chains whose images stay larger than a few pixels: statistics of two or three values are ill-conditioned."""
+    """Of every kind of layer, norm, freezing and number of strips that there is."""
     compared, worst = 0, 0.0
-    for seed in range(250):
+    for seed in range(200):
         draw = random.Random(seed)
         torch.manual_seed(seed)
         widths = [draw.choice([1, 2, 3]) for _ in range(draw.randint(2, 5))]
         chain = randomise(Chain(*(random_layer(draw, before, after) for before, after in pairwise(widths))))
         x = torch.randn(draw.choice([1, 2]), widths[0], draw.randint(12, 40), draw.randint(12, 30), dtype=torch.float64,
                         requires_grad=draw.random() < 0.8)
-        if smallest_side(chain, x) < 8:
+        if not well_conditioned(chain, x):
             continue
         for parameter in chain.parameters():
             parameter.requires_grad_(draw.random() < 0.85)
@@ -111,22 +111,21 @@ def test_random_chains_in_strips_have_the_plain_chains_output_gradients_and_runn
         truth = step(chain, chain, x)
         found = step(stripped, stripped, x)
         worst, compared = max(worst, error(found, truth)), compared + 1
-    print(compared, worst)
     assert compared > 100
     assert worst < 1e-11
 
 
-def smallest_side(chain: Chain, x: Tensor) -> int:
-    """Of the images between the layers; 0 if one of them cannot be computed."""
-    chain, x = copy.deepcopy(chain).to("meta"), x.detach().to("meta")
-    sides = [*x.shape[2:]]
+def well_conditioned(chain: Chain, x: Tensor) -> bool:
+    """No norm meets a constant channel or very few pixels: there, plain chains differ among themselves."""
+    chain, x = copy.deepcopy(chain), x.detach()
     for layer in chain:
+        if min(x.shape[2:]) < 6 or (layer.norm is not None and x.std((2, 3)).min() < 0.05 * x.abs().max()):
+            return False
         try:
             x = layer(x)
-        except (RuntimeError, ValueError):
-            return 0
-        sides += x.shape[2:]
-    return min(sides)
+        except RuntimeError:  # torch refuses it: a kernel larger than the image
+            return False
+    return True
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
@@ -139,7 +138,7 @@ def test_a_resnet_with_its_ends_in_strips_has_equal_gradients(
     x = torch.randn(size, dtype=torch.float64, requires_grad=True)
     stripped = in_strips(plain, num_strips)
     truth = step(plain, plain, x)
-    assert error(step(stripped, stripped, x), truth) < 1e-11
+    assert error(step(stripped, stripped, x), truth) < 1e-12
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
@@ -150,7 +149,7 @@ def test_a_channels_last_resnet_in_strips_has_equal_gradients_in_the_same_layout
     x = torch.randn(samples, 3, 40, 32, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
     stripped = in_strips(plain, 3)
     truth = step(*[copy.deepcopy(plain).to(memory_format=torch.contiguous_format)] * 2, x.contiguous())
-    assert error(step(stripped, stripped, x), truth) < 1e-11
+    assert error(step(stripped, stripped, x), truth) < 1e-12
     assert stripped.head(x).is_contiguous(memory_format=torch.channels_last)
 
 
@@ -160,7 +159,7 @@ def test_a_frozen_discriminator_in_strips_passes_on_the_gradient_of_its_image(no
     plain = randomise(PatchGAN(3, 4, 3, norm)).requires_grad_(False)
     x = torch.randn(2, 3, 61, 40, dtype=torch.float64, requires_grad=True)
     stripped = in_strips(plain, 4)
-    assert error(step(stripped, stripped, x), step(plain, plain, x)) < 1e-11
+    assert error(step(stripped, stripped, x), step(plain, plain, x)) < 1e-12
 
 
 def test_weights_that_a_parametrisation_makes_get_their_gradient_and_are_made_once() -> None:
@@ -170,7 +169,7 @@ def test_weights_that_a_parametrisation_makes_get_their_gradient_and_are_made_on
         parametrizations.spectral_norm(layer.conv)
     stripped = in_strips(plain, 3)
     x = torch.randn(1, 8, 6, 6, dtype=torch.float64, requires_grad=True)
-    assert error(step(stripped, stripped, x), step(plain, plain, x)) < 1e-11
+    assert error(step(stripped, stripped, x), step(plain, plain, x)) < 1e-12
 
 
 def test_running_statistics_advance_once_however_often_a_pass_is_computed() -> None:
@@ -185,7 +184,7 @@ def test_running_statistics_advance_once_however_often_a_pass_is_computed() -> N
                 norm.reset_running_stats()
     truth = step(plain, plain, x)
     again = step(lambda x: checkpointed(stripped, stripped, x), stripped, x)
-    assert error(again, truth) < 1e-11
+    assert error(again, truth) < 1e-12
     assert [int(value) for name, value in again.items() if name.endswith("num_batches_tracked")] == [1, 1]
 
 
@@ -195,7 +194,7 @@ def test_strips_work_without_gradients_and_inside_a_checkpoint() -> None:
     x = torch.randn(2, 8, 9, 8, dtype=torch.float64, requires_grad=True)
     truth = step(plain, plain, x)
     inside = step(lambda x: checkpoint(stripped, x, use_reentrant=False), stripped, x)
-    assert error(inside, truth) < 1e-11
+    assert error(inside, truth) < 1e-12
     with torch.no_grad():
         torch.testing.assert_close(stripped(x), truth["output"], rtol=1e-11, atol=1e-11)
 

@@ -46,7 +46,8 @@ def say(line: str, console: Console = out) -> None:
 @app.command()
 def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe file, or the name of a shipped one.")] = None,
-    run: Annotated[Path | None, typer.Option(help="The run folder.  [default: runs/<name>]")] = None,
+    run: Annotated[Path | None, typer.Option("--run", "--run-dir", help="The run folder; torchrun takes --run for its "
+                                             "own, so there --run-dir.  [default: runs/<name>]")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,

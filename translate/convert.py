@@ -173,10 +173,9 @@ class Converter:
         except ImageError as error:
             row = Row.failure(job, error.stage, "ImageError", error.reason)
         except Exception as error:  # the next file may well be fine, and the row says what this one did
-            stage = "convert"
             if is_out_of_memory(error):
                 error = DoesNotFit("the image needs more memory than there is; use another device or a smaller image")
-            row = Row.failure(job, stage, type(error).__name__, str(error))
+            row = Row.failure(job, "convert", type(error).__name__, str(error))
         if row.status != "already":
             self.ledger.append(row)
         return row
@@ -218,7 +217,7 @@ class Ledger:
         try:
             rows = files.read_lines(path) if path is not None else []
         except OSError as error:
-            raise DiskError.of(error, self._named()) from error
+            raise DiskError.of(error, path or Path()) from error
         self._last = {row["path"]: row for row in rows if isinstance(row.get("path"), str)}
         self._outputs = {row.get("output") for row in rows if row.get("status") in ("started", "done")}
         self._opened = False
@@ -258,9 +257,6 @@ class Ledger:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     file.write(b"\n")
-
-    def _named(self) -> Path:
-        return self.path or Path()
 
 
 def plan_jobs(source: Path, out: Path, config: ImageConfig) -> tuple[list[Job], list[str]]:

@@ -175,8 +175,8 @@ class Run:
         """Write the release."""
         if self.accelerator.is_main_process:
             write_release(self.folder / "release", self.recipe, self.translator, self.progress.images)
-        self.tracker.close()
         self.accelerator.wait_for_everyone()
+        self.tracker.close()
 
     @contextmanager
     def recording_status(self) -> Iterator[None]:
@@ -268,8 +268,10 @@ class Run:
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
-    precision = choose_precision(recipe.precision, PartialState().device)
-    return Accelerator(mixed_precision="fp16" if precision == "fp16" else "no",
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    state = PartialState(cpu=cpu)  # told so, it joins the processes of torchrun on a CPU; else each would train alone
+    precision = choose_precision(recipe.precision, state.device)
+    return Accelerator(cpu=cpu, mixed_precision="fp16" if precision == "fp16" else "no",
                        log_with=list(recipe.trackers) or None, project_dir=str(folder))
 
 

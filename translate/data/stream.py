@@ -192,8 +192,8 @@ def _loaded(stream: Stream, shares: Shares, workers: int, pin_memory: bool, time
             except RuntimeError as error:
                 lost = str(error)
             if lost is not None:
-                raise TranslateError(f"loading images: {lost.splitlines()[0].rstrip('.')}. If the machine or its shared memory "
-                                     "(/dev/shm) is full, set workers to less; if a disk is slow or gone, see to it")
+                raise TranslateError(f"loading images: {lost.splitlines()[0].rstrip('.')}. If memory or shared memory "
+                                     "(/dev/shm) ran out, set workers to less; if a disk is gone, see to it")
             if isinstance(batch, Failure):
                 raise DataError(batch.reason)
             yield batch

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils.checkpoint import checkpoint
 
 from translate.networks.strips import run_in_strips
@@ -194,11 +195,21 @@ class PositionalDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        mask = positional_mask(x.shape, self.keys, self.layer, self.p, x.device)
-        return x * mask.to(x.dtype) / (1 - self.p)
+        return positional_dropout(x, self.keys, self.layer, self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, layer={self.layer}"
+
+
+def positional_dropout(x: Tensor, keys: tuple[int, ...], layer: int, p: float, first_row: int = 0) -> Tensor:
+    """Drop values of `x` (N, C, H, W), whose first row is `first_row` of the image; keep the scale of what remains.
+
+    `translate.tiling` gives it another meaning for images that are not computed yet, as torch's functions allow.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(positional_dropout, (x,), x, keys, layer, p, first_row)
+    mask = positional_mask(x.shape, keys, layer, p, x.device, first_row)
+    return x * mask.to(x.dtype) / (1 - p)
 
 
 def positional_mask(shape: torch.Size, keys: tuple[int, ...], layer: int, p: float, device: torch.device,

@@ -54,6 +54,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from translate.errors import UsageError
 from translate.networks import rows
@@ -84,6 +85,8 @@ def run_in_strips(layers: Iterable[ChainLayer], x: Tensor, num_strips: int) -> T
     there are never more strips than rows. A second derivative is refused.
     """
     layers = tuple(layers)
+    if has_torch_function_unary(x):  # an image that is not computed yet (`translate.tiling`), and in strips anyway
+        return handle_torch_function(run_in_strips, (x,), layers, x, num_strips)
     for layer in layers:
         _check(layer)
     return _InStrips.apply(layers, num_strips, x, *(weight for layer in layers for weight in Weights.of(layer)))

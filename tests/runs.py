@@ -1,0 +1,87 @@
+"""What the tests of training share: a small recipe, a silent reporter, and runs in processes that can be killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from translate.recipe import Recipe
+from translate.schema import validate
+from translate.train import train
+
+
+def cyclegan_recipe(data: Path, **changes: Any) -> Recipe:
+    """A CycleGAN with everything that a checkpoint must hold: pools that are full soon, an average, two stages."""
+    return validate(Recipe, {
+        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40},
+        "translator": {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
+                       "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}, "pool": 3, "ema": 0.9},
+        "stages": [{"resolution": 16, "images": 24, "batch_size": 2},
+                   {"resolution": 24, "images": 16, "batch_size": 2, "lr": {"kind": "linear"}}],
+        "every": {"log": 4, "sample": 20, "checkpoint": 4}, "workers": 0, **changes}, "toy")
+
+
+def pix2pix_recipe(data: Path, **changes: Any) -> Recipe:
+    """A pix2pix with batch norm and dropout."""
+    return validate(Recipe, {
+        "name": "toy", "data": {"kind": "paired", "folder": str(data), "resize": 70},
+        "translator": {"kind": "pix2pix", "generator": {"kind": "unet", "width": 2, "downs": 6},
+                       "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "norm": "batch"}},
+        "stages": [{"resolution": 64, "images": 12, "batch_size": 2}],
+        "every": {"log": 4, "sample": 8, "checkpoint": 4}, "workers": 0, **changes}, "toy")
+
+
+class Silent:
+    """A reporter that remembers, and calls back after every step."""
+
+    def __init__(self, after_step: Callable[[int], None] = lambda images: None):
+        self.lines: list[str] = []
+        self.after_step = after_step
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+        self.after_step(images)
+
+
+class Interrupted(Exception):
+    """What a test stops a run with."""
+
+
+def train_until(recipe: Recipe, folder: Path, images: int, resume: bool = False) -> None:
+    """Train, and break off without any goodbye once `images` have been seen."""
+    def stop(seen: int) -> None:
+        if seen >= images:
+            raise Interrupted
+
+    try:
+        train(recipe, folder, Silent(stop), resume=resume)
+    except Interrupted:
+        return
+    raise AssertionError(f"the run ended before {images} images")
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    """The checksums of everything in the newest checkpoint: equal for two runs that agree bit for bit."""
+    newest = sorted((folder / "checkpoints").glob("[0-9]*"))[-1]
+    return {"images": newest.name, **json.loads((newest / "MANIFEST.json").read_text())}
+
+
+def in_a_process(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
+    """Start or go on with a run in a forked process. Returns it, and the number of images it has seen."""
+    context = multiprocessing.get_context("fork")  # it has torch already: a spawned one would import for seconds
+    seen = context.Value("i", 0)
+
+    def work() -> None:
+        os.setpgid(0, 0)
+        train(recipe, folder, Silent(lambda images: setattr(seen, "value", images)),
+              resume=(folder / "recipe.yaml").exists())
+
+    process = context.Process(target=work)
+    process.start()
+    return process, seen

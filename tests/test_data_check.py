@@ -1,0 +1,162 @@
+"""`check` finds before a training what would stop it, or teach it something wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+import pytest
+from PIL import Image
+
+from translate.data.check import Finding, check, recognise
+from translate.data.folders import DataConfig, LayoutConfig
+from translate.errors import TranslateError
+
+RGB = np.zeros((20, 30, 3), np.uint8)
+
+
+def save(path: Path, array: np.ndarray = RGB, mode: str | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path)
+    return path
+
+
+def config_of(**fields: Any) -> LayoutConfig:
+    return pydantic.TypeAdapter(DataConfig).validate_python(fields)
+
+
+def said(findings: list[Finding]) -> dict[str, tuple[str, str]]:
+    """Findings by the name of their file; each file has at most one in these tests."""
+    assert len({finding.path for finding in findings}) == len(findings), findings
+    return {finding.path.name: (finding.severity, finding.what) for finding in findings}
+
+
+@pytest.mark.parametrize(("files", "kind"), [
+    (["trainA/0.png", "trainA/1.png", "trainB/5.png"], "unpaired"),
+    (["trainA/0.png", "trainB/0.png", "trainA/1.png", "trainB/1.png"], "paired"),
+    (["train_label/0.png", "train_img/0.png"], "labels"),
+    (["train/0.png", "val/1.png"], "computed"),
+    (["x/0.png"], "computed"),
+])
+def test_a_bare_folder_is_recognised_and_said_first(files: list[str], kind: str, tmp_path: Path) -> None:
+    for name in files:
+        save(tmp_path / name, RGB[..., 0] if "label" in name else RGB)
+    first, *others = check(tmp_path)
+    assert first.severity == "note" and f"kind: {kind}" in first.what and others == []
+    assert recognise(tmp_path) is not None
+
+
+def test_files_twice_as_wide_as_high_are_taken_for_pairs(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "0.png", np.zeros((20, 40, 3), np.uint8))
+    assert "files with A beside B" in check(tmp_path)[0].what
+
+
+def test_a_folder_without_images_is_an_error_that_says_what_is_known(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        (finding,) = check(folder)
+        assert finding.severity == "error" and "trainA and trainB" in finding.advice
+
+
+def test_the_number_of_classes_is_guessed_from_the_label_maps(tmp_path: Path) -> None:
+    save(tmp_path / "train_label" / "0.png", np.array([[0, 7, 255]], np.uint8))
+    save(tmp_path / "train_img" / "0.png", np.zeros((1, 3, 3), np.uint8))
+    note, *others = check(tmp_path)
+    assert "with 8 classes" in note.what and others == []
+
+
+def test_every_unusable_file_is_found_and_no_other(tmp_path: Path) -> None:
+    for side in "AB":
+        save(tmp_path / f"train{side}" / "good.png")
+    a = tmp_path / "trainA"
+    cut = save(a / "cut.png", np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
+    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size // 2])
+    (a / "empty.jpg").touch()
+    (a / "text.png").write_text("not an image")
+    save(a / "deep.png", np.full((20, 30), 40_000, np.uint16))
+    save(a / "grey.png", RGB[..., 0])
+    save(a / "cmyk.jpg", RGB, "CMYK")
+    save(a / "palette.png", RGB, "P")  # colours in full, as few as they are
+    save(a / "tiny.png", np.zeros((20, 12, 3), np.uint8))
+    found = said(check(config_of(kind="unpaired", folder=tmp_path), crop=(16, 16)))
+    assert {name: severity for name, (severity, _) in found.items()} == {
+        "cut.png": "error", "empty.jpg": "error", "text.png": "error", "deep.png": "error", "grey.png": "warning",
+        "cmyk.jpg": "warning", "tiny.png": "warning"}
+    assert "the file is empty" in found["empty.jpg"][1] and "holds no image" in found["text.png"][1]
+    assert "16-bit" in found["deep.png"][1] and "has 1 channels" in found["grey.png"][1]
+    assert "is 12×20, smaller than the crop of 16×16" in found["tiny.png"][1]
+
+
+def test_fewer_bits_than_declared_are_a_warning(tmp_path: Path) -> None:
+    for side in "AB":
+        save(tmp_path / f"train{side}" / f"{side}.png")
+    found = check(config_of(kind="unpaired", folder=tmp_path, image_b={"bits": 16}))
+    assert said(found) == {"B.png": ("warning", "has 8 bits a sample; the recipe declares 16")}
+
+
+def test_all_unpaired_names_clashes_and_sizes_are_listed(tmp_path: Path) -> None:
+    for name in ("a/0.png", "b/0.png", "a/1.png", "a/2.png", "b/3.png", "a/4.png", "a/4.bmp", "b/4.png"):
+        save(tmp_path / name)
+    save(tmp_path / "a" / "5.png")
+    save(tmp_path / "b" / "5.png", np.zeros((20, 31, 3), np.uint8))
+    findings = check(config_of(kind="paired", a=tmp_path / "a", b=tmp_path / "b"))
+    found = {(finding.path.parent.name, finding.path.name): finding.what for finding in findings}
+    assert set(found) == {("a", "1.png"), ("a", "2.png"), ("b", "3.png"), ("a", "4.png"), ("a", "5.png")}
+    assert "has no partner" in found["a", "1.png"] and "has the name of 4.bmp" in found["a", "4.png"]
+    assert "is 30×20, and its partner" in found["a", "5.png"] and "31×20" in found["a", "5.png"]
+    assert all(finding.severity == "error" for finding in findings)
+
+
+def test_labels_are_held_against_the_classes_and_the_test_split_is_checked_too(tmp_path: Path) -> None:
+    for split, numbers in (("train", [0, 1, 255]), ("test", [0, 9, 1])):
+        save(tmp_path / f"{split}_label" / f"{split}.png", np.array([numbers], np.uint8))
+        save(tmp_path / f"{split}_img" / f"{split}.png", np.zeros((1, 3, 3), np.uint8))
+    found = said(check(config_of(kind="labels", folder=tmp_path, classes=3)))
+    assert found == {"test.png": ("error", "class numbers 9; the recipe's are 0 … 2, ignored 255")}
+
+
+def test_aligned_files_are_measured_by_their_halves(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "odd.png", np.zeros((20, 41, 3), np.uint8))
+    save(tmp_path / "train" / "small.png", np.zeros((20, 30, 3), np.uint8))
+    save(tmp_path / "train" / "good.png", np.zeros((20, 40, 3), np.uint8))
+    found = said(check(config_of(kind="paired", folder=tmp_path), crop=(20, 20)))
+    assert {name: severity for name, (severity, _) in found.items()} == {"odd.png": "error", "small.png": "warning"}
+
+
+def test_missing_folders_and_cards_are_findings_not_crashes(tmp_path: Path) -> None:
+    (finding,) = check(config_of(kind="unpaired", card="monet2photo"), tmp_path)
+    assert finding.severity == "error" and "translate data prepare monet2photo" in finding.what
+    save(tmp_path / "trainA" / "0.png")
+    (finding,) = check(config_of(kind="unpaired", folder=tmp_path))
+    assert "trainB: no such folder" in finding.what
+
+
+def test_progress_counts_every_file(tmp_path: Path) -> None:
+    for name in ("trainA/0.png", "trainB/0.png", "testA/0.png", "testB/0.png"):
+        save(tmp_path / name)
+    told: list[tuple[int, int]] = []
+    assert check(config_of(kind="paired", folder=tmp_path), progress=lambda *counts: told.append(counts)) == []
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("fields", [{"kind": "unpaired"}, {"kind": "paired"}, {"kind": "labels", "classes": 3},
+                                    {"kind": "computed"}])
+def test_what_check_accepts_trains_and_what_it_calls_an_error_does_not(fields: dict[str, Any], tmp_path: Path) -> None:
+    """The check and the loader must agree, or one of them is useless."""
+    names = {"unpaired": ("trainA", "trainB"), "paired": ("trainA", "trainB"), "labels": ("train_label", "train_img"),
+             "computed": ("train", "train")}[fields["kind"]]
+    save(tmp_path / names[0] / "0.png", RGB[..., 0] if fields["kind"] == "labels" else RGB)
+    save(tmp_path / names[1] / "0.png")
+    config = config_of(**fields, folder=tmp_path)
+    assert check(config) == []
+    config.build("train", tmp_path).whole(0)
+    for name in names:
+        file = tmp_path / name / "0.png"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:len(whole) // 2])
+        assert [finding.severity for finding in check(config)] == ["error"]
+        with pytest.raises(TranslateError):
+            config.build("train", tmp_path).whole(0)
+        file.write_bytes(whole)

@@ -1,0 +1,303 @@
+"""A run does what its recipe says, and repeats bit for bit however often it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.runs import Interrupted, Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
+from translate.checkpoint import newest_checkpoint
+from translate.errors import CheckpointError, RunError
+from translate.files import read_lines
+from translate.release import load_release
+from translate.train import train
+from translate.translators.pool import ImagePool
+
+ROOT = Path(__file__).parent.parent
+
+
+def finished(recipe: Any, folder: Path) -> Path:
+    train(recipe, folder, Silent())
+    return folder
+
+
+def run_cli(*words: str | Path, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "translate", *map(str, words)], cwd=ROOT, timeout=timeout,
+                          capture_output=True, text=True, **options)
+
+
+def test_a_run_leaves_what_it_promises(shared_pairs: Path, tmp_path: Path) -> None:
+    run = finished(cyclegan_recipe(shared_pairs, every={"log": 4, "sample": 20, "checkpoint": 4, "evaluate": 20}),
+                   tmp_path / "run")
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["000000000036", "000000000040"]
+    records = read_lines(run / "metrics.jsonl")
+    assert [record["images"] for record in records if record["kind"] == "train"] == list(range(4, 41, 4))
+    assert {"adversarial_ab", "cycle_ba", "identity_ab", "discriminator_a", "lr"} <= records[0].keys()
+    scores = [record for record in records if record["kind"] == "evaluation"]
+    assert [record["images"] for record in scores] == [20, 40] and all("psnr" in record for record in scores)
+    with Image.open(run / "samples" / "000000000040.png") as grid:
+        assert grid.size == (4 * (24 + 2) + 2, 4 * (24 + 2) + 2)  # a, a → b, b, b → a of four held-out images
+    for direction in ("ab", "ba"):
+        from_run, given_away = load_release(run, direction), load_release(run / "release", direction)
+        assert from_run.fingerprint == given_away.fingerprint
+        torch.testing.assert_close(from_run.generator.state_dict(), given_away.generator.state_dict())
+
+
+def test_the_learning_rate_follows_its_schedule(shared_pairs: Path, tmp_path: Path) -> None:
+    """Constant in the first stage, then linear to zero over the images of the second."""
+    run = finished(cyclegan_recipe(shared_pairs, every={"log": 2, "sample": 40, "checkpoint": 40}), tmp_path / "run")
+    rates = {record["images"]: record["lr"] for record in read_lines(run / "metrics.jsonl")}
+    assert rates[24] == 2e-4
+    assert rates[26] == 2e-4  # the first step of the second stage begins at its start
+    assert rates[34] == pytest.approx(2e-4 * (1 - 8 / 16))
+    assert rates[40] == pytest.approx(2e-4 * (1 - 14 / 16))
+
+
+@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe])
+def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path, tmp_path: Path) -> None:
+    recipe = make(shared_pairs)
+    assert final_state(finished(recipe, tmp_path / "one")) == final_state(finished(recipe, tmp_path / "two"))
+    other = finished(make(shared_pairs, seed=1), tmp_path / "three")
+    assert final_state(other) != final_state(tmp_path / "one")
+
+
+@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe])
+@pytest.mark.parametrize("at", [6, 10])
+def test_an_interrupted_run_resumes_bit_identically(make: Any, at: int, shared_pairs: Path, tmp_path: Path) -> None:
+    recipe = make(shared_pairs)
+    train_until(recipe, tmp_path / "broken", at)
+    train(recipe, tmp_path / "broken", Silent(), resume=True)
+    assert final_state(tmp_path / "broken") == final_state(finished(recipe, tmp_path / "whole"))
+    lines = [(record["images"], record["kind"]) for record in read_lines(tmp_path / "broken" / "metrics.jsonl")]
+    assert len(lines) == len(set(lines)), "what was repeated is recorded once"
+
+
+MUTANTS = {
+    "pool randomness": (ImagePool, "load", lambda load: lambda self, images, state: load(self, images, self.state()[1])),
+    "pool images": (ImagePool, "load", lambda load: lambda self, images, state: load(self, [], state)),
+    "averages": (torch.nn.Module, "load_state_dict", lambda load: lambda self, state: (
+        None if not next(self.parameters()).requires_grad else load(self, state))),
+    "optimizer": (torch.optim.Adam, "load_state_dict", lambda load: lambda self, state: None),
+    "torch randomness": (torch, "set_rng_state", lambda load: lambda state: None),
+}
+
+
+@pytest.mark.parametrize("forgotten", MUTANTS)
+def test_a_restore_that_forgets_something_is_caught(forgotten: str, shared_pairs: Path, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof that the comparison above can fail: each mutant of the restore ends in another state."""
+    recipe = cyclegan_recipe(shared_pairs)
+    whole = final_state(finished(recipe, tmp_path / "whole"))
+    train_until(recipe, tmp_path / "run", 22)
+    owner, name, mutate = MUTANTS[forgotten]
+    torch.manual_seed(12345)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, mutate(getattr(owner, name)))
+        if forgotten == "torch randomness":  # the run seeds it too, before it restores
+            patch.setattr(torch, "manual_seed", lambda seed: None)
+        train(recipe, tmp_path / "run", Silent(), resume=True)
+    assert final_state(tmp_path / "run") != whole
+
+
+def killed_runs(recipe: Any, folder: Path, num_kills: int, seed: int) -> int:
+    """Kill a run at random instants, each after it has got on, until it ends or `num_kills` is reached.
+
+    Returns the number of kills. After each, the newest checkpoint that the run had reported must be there.
+    """
+    draw = random.Random(seed)
+    reached = 0
+    for kill in range(num_kills):
+        process, seen = in_a_process(recipe, folder)
+        while process.is_alive() and seen.value <= reached:
+            time.sleep(0.001)
+        if not process.is_alive():
+            process.join()
+            assert process.exitcode == 0
+            return kill
+        assert seen.value > reached, "a kill before any progress would prove nothing"
+        time.sleep(draw.random() * 0.15)
+        process.kill()
+        process.join()
+        status = json.loads((folder / "status.json").read_text())
+        newest, refused = newest_checkpoint(folder / "checkpoints")
+        held = int(newest.name) if newest else 0
+        assert held >= status["images"] and not refused, f"checkpoint of {status['images']} images lost: {refused}"
+        reached = held
+    train(recipe, folder, Silent(), resume=True)
+    return num_kills
+
+
+def test_a_run_killed_at_random_instants_loses_nothing(shared_pairs: Path, tmp_path: Path) -> None:
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 240, "batch_size": 2}])
+    assert killed_runs(recipe, tmp_path / "killed", 6, seed=0) >= 5
+    assert final_state(tmp_path / "killed") == final_state(finished(recipe, tmp_path / "whole"))
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_lose_nothing(shared_pairs: Path, tmp_path: Path) -> None:
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 600, "batch_size": 2}])
+    whole = final_state(finished(recipe, tmp_path / "whole"))
+    kills = number = 0
+    while kills < 200:
+        kills += killed_runs(recipe, tmp_path / f"killed{number}", 200 - kills, seed=number)
+        assert final_state(tmp_path / f"killed{number}") == whole
+        number += 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
+def test_a_signal_saves_and_exits_75(number: signal.Signals, to_group: bool, shared_pairs: Path, tmp_path: Path) -> None:
+    """Also when the whole group gets it, as from a terminal or a batch system: the loaders must outlive the save."""
+    recipe = cyclegan_recipe(shared_pairs, workers=2 if to_group else 0,
+                             stages=[{"resolution": 16, "images": 100_000, "batch_size": 2}],
+                             every={"log": 2, "sample": 100_000, "checkpoint": 100_000})
+    (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
+    run = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-m", "translate", "train", str(tmp_path / "toy.yaml"), "--run", str(run)],
+                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert f"translate train --resume --run {run}" in err
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("stopped", 75) and status["images"] > 0
+    newest, _ = newest_checkpoint(run / "checkpoints")
+    assert newest is not None and int(newest.name) == status["images"]
+
+
+def test_a_run_is_never_overwritten(shared_pairs: Path, tmp_path: Path) -> None:
+    recipe = pix2pix_recipe(shared_pairs)
+    run = finished(recipe, tmp_path / "run")
+    before = final_state(run)
+    with pytest.raises(RunError, match="--resume"):
+        train(recipe, run, Silent())
+    with pytest.raises(RunError, match="no run here"):
+        train(recipe, tmp_path / "nothing", Silent(), resume=True)
+    assert final_state(run) == before and not (tmp_path / "nothing").exists()
+
+
+def test_resuming_with_a_changed_recipe_lists_the_changes(shared_pairs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_until(pix2pix_recipe(shared_pairs), run, 6)
+    changed = pix2pix_recipe(shared_pairs, seed=5)
+    with pytest.raises(RunError, match="seed: 0 → 5"):
+        train(changed, run, Silent(), resume=True)
+
+
+def test_a_run_can_be_extended_by_a_stage_and_by_cadence(shared_pairs: Path, tmp_path: Path) -> None:
+    recipe = pix2pix_recipe(shared_pairs)
+    run = finished(recipe, tmp_path / "run")
+    stages = [*recipe.dump()["stages"], {"resolution": 64, "images": 4, "batch_size": 2}]
+    train(pix2pix_recipe(shared_pairs, stages=stages, every={"log": 2}), run, Silent(), resume=True)
+    assert final_state(run)["images"] == "000000000016"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(shared_pairs: Path, tmp_path: Path) -> None:
+    recipe = cyclegan_recipe(shared_pairs)
+    run = tmp_path / "run"
+    train_until(recipe, run, 14)
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    file = newest / "generator_ab.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    report = Silent()
+    train(recipe, run, report, resume=True)
+    assert any(newest.name in line and "generator_ab.safetensors" in line for line in report.lines if "refused" in line)
+    assert final_state(run) == final_state(finished(recipe, tmp_path / "whole"))
+
+
+def test_when_no_checkpoint_verifies_the_run_says_so_and_starts_nothing(shared_pairs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_until(pix2pix_recipe(shared_pairs), run, 6)
+    for manifest in (run / "checkpoints").glob("*/MANIFEST.json"):
+        manifest.write_text("{")
+    with pytest.raises(CheckpointError, match="none of its"):
+        train(pix2pix_recipe(shared_pairs), run, Silent(), resume=True)
+
+
+def test_an_average_keeps_its_memory_when_the_batch_size_changes(shared_pairs: Path, tmp_path: Path) -> None:
+    """`ema` is the share kept per image: two images in one step weigh as two steps of one."""
+    from translate.translators import CycleGANConfig
+
+    translators = [CycleGANConfig(generator={"kind": "resnet", "width": 2, "blocks": 0}, ema=0.9).build(3, 3)
+                   for _ in range(2)]
+    translators[1].averages["generator_ab"].load_state_dict(translators[0].averages["generator_ab"].state_dict())
+    translators[1].generator_ab.load_state_dict(translators[0].generator_ab.state_dict())
+    for translator in translators:
+        with torch.no_grad():
+            for parameter in translator.generator_ab.parameters():
+                parameter.add_(1.0)
+    translators[0].average(1), translators[0].average(1), translators[1].average(2)
+    for one, two in zip(*(translator.averages["generator_ab"].parameters() for translator in translators), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+class TestProcesses:
+    """Several processes under torchrun, over gloo."""
+
+    def launch(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                               *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=180)
+
+    @pytest.mark.parametrize("kind", ["cyclegan", "pix2pix"])
+    def test_two_processes_train_as_one(self, kind: str, shared_pairs: Path, tmp_path: Path) -> None:
+        """The same parameters after three steps with the same global batch, in float64 with SGD."""
+        script = ROOT / "tests" / "three_steps.py"
+        subprocess.run([sys.executable, script, kind, shared_pairs, tmp_path / "one"], cwd=ROOT, check=True, timeout=120)
+        launched = self.launch(script, kind, shared_pairs, tmp_path / "two")
+        assert launched.returncode == 0, launched.stderr
+        one, two = torch.load(tmp_path / "one" / "0.pt"), torch.load(tmp_path / "two" / "0.pt")
+        other = torch.load(tmp_path / "two" / "1.pt")
+        for name, value in one["after"].items():
+            assert not torch.equal(value, one["before"][name]), f"{name} was not trained at all"
+            torch.testing.assert_close(two["after"][name], value, rtol=1e-10, atol=1e-10)
+            assert torch.equal(two["after"][name], other["after"][name]), "processes have drifted apart"
+
+    def test_a_recipe_trains_and_resumes_under_torchrun(self, shared_pairs: Path, tmp_path: Path) -> None:
+        recipe = cyclegan_recipe(shared_pairs)
+        (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
+        launched = self.launch("-m", "translate", "train", tmp_path / "toy.yaml", "--run-dir", tmp_path / "run")
+        assert launched.returncode == 0, launched.stderr
+        assert final_state(tmp_path / "run")["images"] == "000000000040"
+        assert {"rank0.safetensors", "rank1.safetensors"} <= final_state(tmp_path / "run").keys()
+        with pytest.raises(CheckpointError, match="2 processes and there are 1"):
+            train(recipe, tmp_path / "run", Silent(), resume=True)
+
+    def test_batch_norm_over_processes_on_a_cpu_is_a_named_error(self, shared_pairs: Path, tmp_path: Path) -> None:
+        (tmp_path / "toy.yaml").write_text(pix2pix_recipe(shared_pairs).dump_yaml())
+        launched = self.launch("-m", "translate", "train", tmp_path / "toy.yaml", "--run-dir", tmp_path / "run")
+        assert launched.returncode != 0
+        assert "generator_ab: batch norm over several processes needs CUDA" in launched.stderr
+
+
+def test_fp16_on_a_cpu_is_refused_with_a_reason(shared_pairs: Path, tmp_path: Path) -> None:
+    """Autocast would quietly compute in fp32."""
+    (tmp_path / "toy.yaml").write_text(pix2pix_recipe(shared_pairs).dump_yaml())
+    ran = run_cli("train", tmp_path / "toy.yaml", "--run-dir", tmp_path / "run", "--precision", "fp16")
+    assert ran.returncode == 2 and "fp16 does nothing on a CPU" in ran.stderr
+
+
+def test_interrupted_is_not_swallowed(shared_pairs: Path, tmp_path: Path) -> None:
+    """A fault of the caller's own reporter ends the run as failed, and says so in its status."""
+    def fail(images: int) -> None:
+        raise Interrupted("by the test")
+
+    with pytest.raises(Interrupted):
+        train(pix2pix_recipe(shared_pairs), tmp_path / "run", Silent(fail))
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "failed" and "by the test" in status["message"]

@@ -1,0 +1,53 @@
+"""Three float64 steps with SGD: `three_steps.py cyclegan|pix2pix DATA OUT`, by one process or under torchrun."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import tests.conftest  # noqa: F401, I001  (one thread, no GPU; before torch)
+import torch
+
+from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
+from translate.data import Batch
+from translate.train import Run, make_accelerator
+from translate.update import Update
+
+SGD = {"kind": "sgd", "lr": 0.05}
+
+
+def main(kind: str, data: Path, out: Path) -> None:
+    changes = {"optimizer": {"generator": SGD, "discriminator": SGD},
+               "stages": [{"resolution": 32, "images": 12, "batch_size": 4, "micro_batch": 1}]}
+    if kind == "cyclegan":
+        translator = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 4, "blocks": 1},
+                      "discriminator": {"kind": "patchgan", "width": 4, "layers": 1}, "pool": 50}
+        recipe = cyclegan_recipe(data, translator=translator, **changes)
+    else:
+        translator = {"kind": "pix2pix", "generator": {"kind": "unet", "width": 4, "downs": 6, "norm": "instance"},
+                      "discriminator": {"kind": "patchgan", "width": 4, "layers": 1, "norm": "none"}}
+        recipe = pix2pix_recipe(data, translator=translator, **changes)
+    out.mkdir(exist_ok=True)
+    accelerator = make_accelerator(recipe, out)
+    run = Run(recipe, out, accelerator, Silent())
+    run.translator.to(accelerator.device, torch.float64)
+    before = state(run)
+    run.enter(0)
+    for batch in run.batches(recipe.stages[0]):
+        update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision,
+                        recipe.stages[0].micro_batch)
+        run.translator.step(Batch(batch.a.double(), batch.b.double(), batch.keys), update)
+        run.progress.stage_images += 4
+    torch.save({"before": before, "after": state(run)}, out / f"{accelerator.process_index}.pt")
+
+
+def state(run: Run) -> dict[str, torch.Tensor]:
+    """All parameters that a loss can move: a bias in front of a norm has no gradient."""
+    return {f"{name}.{parameter}": value.detach().clone() for name, network in run.translator.networks.items()
+            for parameter, value in network.named_parameters() if parameter.endswith("weight")}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

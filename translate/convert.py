@@ -16,19 +16,17 @@ import hashlib
 import json
 import os
 import re
-import signal
-import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from translate import files
-from translate.data.decoding import MAX_PIXELS, decode, read_content
+from translate.data.decoding import MAX_PIXELS, Picture, decode, read_content
 from translate.data.images import (
     SUFFIXES,
     ImageConfig,
@@ -40,9 +38,11 @@ from translate.data.images import (
     to_tensor,
     write_image,
 )
+from translate.data.labels import one_hot, read_classes
 from translate.errors import DataError, DiskError, DoesNotFit, ImageError, UsageError, is_disk_fault
 from translate.precision import Format, autocast, choose_precision
 from translate.release import Release
+from translate.signals import minding_signals
 
 LEDGER = ".translate-ledger.jsonl"
 OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
@@ -192,9 +192,9 @@ class Converter:
                 raise ImageError(job.output, "write", f"{job.output} exists and is not from a conversion into this "
                                  "folder; remove it, or use --overwrite")
         self.ledger.append(Row(job.name, "started", job.output_name, key))
-        image_in, image_out = self.release.image_in, self.release.image_out
-        picture = fit(decode(content, job.source, self.max_pixels), image_in)
-        fake = translate_image(self.release.generator, to_tensor(picture.pixels, image_in), self.device, self.precision)
+        image_out = self.release.image_out
+        picture, image = self.read(content, job.source)
+        fake = translate_image(self.release.generator, image, self.device, self.precision)
         if not torch.isfinite(fake).all():
             raise ImageError(job.source, "convert", "the generator's output is not finite; try precision fp32")
         make_folder(job.output.parent)
@@ -202,6 +202,15 @@ class Converter:
                     alpha=None if picture.alpha is None else change_bits(picture.alpha, image_out.bits),
                     icc=picture.icc, exif=picture.exif, dpi=picture.dpi)
         return Row(job.name, "done", job.output_name, key)
+
+    def read(self, content: bytes, path: Path) -> tuple[Picture, Tensor]:
+        """The picture in a file, and what the generator is shown of it: (C, H, W) in [-1, 1]. Raises `ImageError`."""
+        labels = self.release.labels
+        if labels is not None:
+            numbers = read_classes(path, labels.classes, labels.ignore, self.max_pixels)
+            return Picture(path, numbers), one_hot(numbers, labels.classes, labels.ignore)
+        picture = fit(decode(content, path, self.max_pixels), self.release.image_in)
+        return picture, to_tensor(picture.pixels, self.release.image_in)
 
     def key(self, content: bytes) -> str:
         """What an output is made from: content, model, options."""
@@ -371,32 +380,6 @@ def _is_running(number: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-@contextmanager
-def minding_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are noted in the list; a second one does what it would have done without us."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: types.FrameType | None) -> None:
-        asked.append(number)
-        restore()
-
-    def restore() -> None:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
-
-    previous: dict[int, Any] = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for each in previous:
-            signal.signal(each, ask)
-    except ValueError:  # not the main thread: whoever owns it minds the signals
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        restore()
 
 
 def printable(text: str) -> str:

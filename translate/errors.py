@@ -70,7 +70,8 @@ class ImageError(TranslateError):
         self.path, self.stage, self.reason = Path(path), stage, reason
         super().__init__(f"{path}: {stage}: {reason}")
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str, str]]:  # a loader's worker sends it to the parent: rebuild it from its three parts
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str, str]]:
+        """Rebuilt from its three parts when a loader's worker sends it to the parent."""
         return type(self), (self.path, self.stage, self.reason)
 
 

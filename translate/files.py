@@ -23,7 +23,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     On an error, or when the process dies, whatever stood at `path` before is untouched.
     """
-    temporary = path.with_name(f"{TEMPORARY}{hashlib.sha256(path.name.encode()).hexdigest()[:12]}-{os.getpid()}")
+    temporary = path.with_name(f"{TEMPORARY}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             yield file

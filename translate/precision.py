@@ -15,18 +15,18 @@ Format = Literal["fp32", "bf16", "fp16"]
 def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Format:
     """The number format a device trains and translates in.
 
-    `auto` is bf16 on CUDA cards from Ampere on, fp16 on older ones, bf16 on a CPU with AMX, else fp32. Raises
-    `UsageError` for fp16 on a CPU: autocast would quietly compute in fp32.
+    `auto` is bf16 on CUDA cards from Ampere on, fp16 on older ones, bf16 on a CPU that computes in it (AMX or
+    AVX512-BF16), else fp32. Raises `UsageError` for fp16 on a CPU: autocast would quietly compute in fp32.
     """
     if asked == "fp16" and device.type == "cpu":
-        raise UsageError("precision: fp16 does nothing on a CPU; use bf16 (fast with AMX), fp32 or auto")
+        raise UsageError("precision: fp16 does nothing on a CPU; use bf16, fp32 or auto")
     if asked == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
         raise UsageError(f"precision: {torch.cuda.get_device_name(device)} has no bf16; use fp16, fp32 or auto")
     if asked != "auto":
         return asked
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    return "bf16" if device.type == "cpu" and _has_amx() else "fp32"
+    return "bf16" if device.type == "cpu" and _computes_in_bf16() else "fp32"
 
 
 def autocast(device: torch.device, precision: Format) -> AbstractContextManager[object]:
@@ -36,6 +36,6 @@ def autocast(device: torch.device, precision: Format) -> AbstractContextManager[
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
-def _has_amx() -> bool:
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, and the only name there is for it
-    return bool(supported and supported())
+def _computes_in_bf16() -> bool:
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, and the only names there are
+    return any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)

@@ -17,7 +17,7 @@ from torch import nn
 
 from translate import __version__, files
 from translate.checkpoint import newest_checkpoint, read_tensors, seal, verify, write_network
-from translate.data.images import ImageConfig
+from translate.data import ImageConfig, LabelsConfig
 from translate.errors import CheckpointError, DiskError, UsageError
 from translate.recipe import Recipe, load_recipe
 from translate.translators import Direction, Translator
@@ -35,6 +35,7 @@ class Release:
     direction: Direction
     name: str
     fingerprint: str  # identifies weights, architecture and direction: two equal ones translate alike
+    labels: LabelsConfig | None = None  # what goes in are label maps, which become one-hot images
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
@@ -97,7 +98,8 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels, files.sha256(file),
                            image_in.model_dump(mode="json"), image_out.model_dump(mode="json")])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
-                   hashlib.sha256(identity.encode()).hexdigest())
+                   hashlib.sha256(identity.encode()).hexdigest(),
+                   recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None)
 
 
 def _model_card(recipe: Recipe, translator: Translator, num_images: int) -> str:

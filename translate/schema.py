@@ -50,7 +50,17 @@ def validate(model: type[Model], document: Any, source: str) -> Model:
 
 def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[str]:
     """One line for each mistake: where it is, what arrived, what to do."""
-    return [line for detail in error.errors(include_url=False) for line in _line(detail, model).split("\n")]
+    found: dict[str, list[str]] = {}
+    for detail in error.errors(include_url=False):
+        where, owner = _locate(detail, model)
+        found.setdefault(where, []).append(_line(detail, where, owner))
+    lines = []
+    for where, reasons in found.items():
+        # Of the branches of a plain union (`auto | {plan: …}`) and of the containers around a mistake, only the
+        # innermost says what a person got wrong.
+        if not any(other.startswith(f"{where}.") for other in found if where):
+            lines += reasons[0].split("\n")
+    return lines
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -59,10 +69,9 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return (f"; did you mean {close[0]}?" if close else "") + f" ({', '.join(known)})"
 
 
-def _line(detail: Any, model: type[pydantic.BaseModel]) -> str:
-    where, owner = _locate(detail["loc"], model)
+def _line(detail: Any, where: str, owner: Any) -> str:
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    name = str(detail["loc"][-1]) if detail["loc"] else ""
+    name = where.split(".")[-1]
     if kind == "extra_forbidden":
         fields = list(owner.model_fields) if owner else []
         close = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
@@ -72,7 +81,8 @@ def _line(detail: Any, model: type[pydantic.BaseModel]) -> str:
         return f"{where}: missing; this field is needed"
     if kind == "literal_error":
         allowed = [word.strip(" '") for word in context["expected"].replace(" or ", ", ").split(",")]
-        return f"{where}: {_shown(value)} is not a {name.replace('_', ' ')}{nearest(value, allowed)}"
+        what = "one of these" if name.isdigit() else f"a {name.replace('_', ' ')}"
+        return f"{where}: {_shown(value)} is not {what}{nearest(value, allowed)}"
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"{where}.kind: {_shown(context['tag'])} is not a kind of {name}{nearest(context['tag'], tags)}"
@@ -85,31 +95,29 @@ def _line(detail: Any, model: type[pydantic.BaseModel]) -> str:
     return f"{where}: {_shown(value)}: {message}"
 
 
-def _locate(location: tuple[int | str, ...], model: type[pydantic.BaseModel]) -> tuple[str, Any]:
-    """Turn pydantic's location into the path a person wrote, and find the model the last step belongs to.
+def _locate(detail: Any, model: type[pydantic.BaseModel]) -> tuple[str, Any]:
+    """Turn pydantic's location into the path a person wrote, and find the model that its last step belongs to.
 
-    pydantic puts the chosen member of a union into its location (`translator.cyclegan.weights`); a recipe has no
+    pydantic puts the member it tried of a union into its location (`translator.cyclegan.weights`); a recipe has no
     such level, so those steps are left out.
     """
     written: list[str] = []
     owner: Any = model
     options: list[Any] = [model]
-    for step in location:
+    location = detail["loc"]
+    for number, step in enumerate(location):
         models = [option for option in options if _is_model(option)]
-        chosen = [option for option in models if _tag(option) == step or option.__name__ == step]
+        unknown = detail["type"] == "extra_forbidden" and number == len(location) - 1
         if isinstance(step, int):
             written.append(str(step))
             options = [inner for option in options for inner in _members(option, into_items=True)]
-            continue
-        if chosen and not any(step in option.model_fields for option in models):
-            options = chosen
-            continue
-        if not models and not any(typing.get_origin(option) is dict for option in options):
-            continue  # a branch of a plain union, such as `memory: auto | {...}`: not a level of the document
-        written.append(step)
-        owner = models[0] if models else None
-        options = [inner for option in models if step in option.model_fields
-                   for inner in _members(option.model_fields[step].annotation)]
+        elif unknown or any(step in option.model_fields for option in models):
+            written.append(step)
+            owner = models[0]
+            options = [inner for option in models if step in option.model_fields
+                       for inner in _members(option.model_fields[step].annotation)]
+        else:  # a member of a union
+            options = [option for option in models if step in (_tag(option), option.__name__)] or options
     return ".".join(written), owner
 
 

@@ -35,6 +35,16 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return array.astype(np.uint16 if array.dtype.itemsize > 1 else np.uint8)[..., None]
 
 
+def read_classes(path: Path, classes: int, ignore: int | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """`read_labels`, with every number a class or `ignore`. Raises `ImageError` naming those that are neither."""
+    labels = read_labels(path, max_pixels)
+    unknown = unknown_labels(labels, classes, ignore)
+    if unknown:
+        raise ImageError(path, "read", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
+                                       f"{classes - 1} (data.classes), ignored {ignore} (data.ignore)")
+    return labels
+
+
 def unknown_labels(labels: np.ndarray, classes: int, ignore: int | None) -> list[int]:
     """The numbers in a label map that are neither a class nor `ignore`."""
     return [int(number) for number in np.unique(labels) if number >= classes and number != ignore]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from translate.data.images import ImageConfig, read_image, to_tensor
-from translate.data.labels import one_hot, read_labels, unknown_labels
+from translate.data.labels import one_hot, read_classes
 from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
 from translate.errors import DataError, ImageError
 
@@ -123,12 +123,7 @@ class LabelSamples(Samples):
         self.classes, self.ignore = loading.image_a.channels, ignore
 
     def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
-        path = self.files_a[index_a]
-        labels = read_labels(path)
-        unknown = unknown_labels(labels, self.classes, self.ignore)
-        if unknown:
-            raise ImageError(path, "read", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                                           f"{self.classes - 1} (data.classes), ignored {self.ignore} (data.ignore)")
+        labels = read_classes(self.files_a[index_a], self.classes, self.ignore)
         return [labels, read_image(self.files_b[index_b], self.image_b)]
 
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,159 @@
+"""A checkpoint is whole or not there, and never costs the one before it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.runs import Silent, cyclegan_recipe, final_state, train_until
+from translate import files
+from translate.checkpoint import newest_checkpoint, save_checkpoint, verify
+from translate.errors import DiskError
+from translate.train import Run, make_accelerator, train
+
+
+@pytest.fixture
+def run(shared_pairs: Path, tmp_path: Path) -> Run:
+    """A run of six images, with a checkpoint of four."""
+    recipe = cyclegan_recipe(shared_pairs)
+    train_until(recipe, tmp_path / "run", 4)
+    held = Run(recipe, tmp_path / "run", make_accelerator(recipe, tmp_path / "run"), Silent())
+    held.restore()
+    held.progress.images += 2
+    return held
+
+
+def save(run: Run) -> Path:
+    return save_checkpoint(run.folder / "checkpoints", run.state, 2)
+
+
+def failing_at(call: int, function: Callable[..., Any]) -> tuple[Callable[..., Any], list[int]]:
+    """`function`, with its call number `call` failing as on a full disk."""
+    calls: list[int] = []
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) - 1 == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return function(*arguments, **named)
+
+    return wrapped, calls
+
+
+@pytest.mark.parametrize(("owner", "name"), [(os, "fsync"), (Path, "replace"), (Path, "rename"), (Path, "mkdir"),
+                                             (Path, "open")], ids=lambda value: getattr(value, "__name__", value))
+def test_a_fault_at_any_call_of_the_writer_costs_no_checkpoint(owner: Any, name: str, run: Run,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every open, fsync, replace, rename and mkdir of a save fails in turn."""
+    before, _ = newest_checkpoint(run.folder / "checkpoints")
+    assert before is not None and verify(before) is None
+    call = 0
+    while True:
+        wrapped, calls = failing_at(call, getattr(owner, name))
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, wrapped)
+            try:
+                save(run)
+            except DiskError as error:
+                assert "bytes needed" in str(error) and "bytes free" in str(error)
+        if len(calls) <= call:
+            break  # the fault came after the last call: this save went through
+        newest, refused = newest_checkpoint(run.folder / "checkpoints")
+        assert newest is not None and not refused
+        assert verify(before) is None, f"call {call} of {name} cost the checkpoint before"
+        call += 1
+    assert call >= 1, f"{name} is not called at all: the test would prove nothing"
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["000000000004", "000000000006"]
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_file_costs_no_checkpoint(run: Run) -> None:
+    """For real: the process may write only so many bytes a file, so that each file is cut somewhere in its middle."""
+    def limited(limit: int, answers: Any) -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            save(run)
+        except DiskError as error:
+            answers.put(str(error))
+        else:
+            answers.put("saved")
+
+    sizes = sorted(entry["size"] for entry in final_state(run.folder).values() if isinstance(entry, dict))
+    context = multiprocessing.get_context("fork")
+    for limit in (sizes[0] // 2, sizes[len(sizes) // 2] // 2, sizes[-1] - 1):
+        answers = context.Queue()
+        process = context.Process(target=limited, args=(limit, answers))
+        process.start()
+        assert "File too large" in answers.get(timeout=60)
+        process.join()
+        newest, refused = newest_checkpoint(run.folder / "checkpoints")
+        assert newest is not None and newest.name == "000000000004" and not refused
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "no manifest", "traversal"])
+def test_a_damaged_checkpoint_does_not_verify_and_says_what_is_wrong(damage: str, run: Run) -> None:
+    path = save(run)
+    file, manifest = path / "optimizer_generator.safetensors", path / "MANIFEST.json"
+    content = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(content[:-10])
+    elif damage == "flipped":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "no manifest":
+        manifest.unlink()
+    else:
+        manifest.write_text(json.dumps({"../../recipe.yaml": {"size": 1, "sha256": ""}}))
+    fault = verify(path)
+    assert fault is not None and ("MANIFEST" in fault or "optimizer_generator" in fault or "recipe.yaml" in fault)
+    newest, refused = newest_checkpoint(run.folder / "checkpoints")
+    assert newest is not None and newest.name == "000000000004"
+    assert len(refused) == 1 and str(path) in refused[0]
+
+
+def test_a_checkpoint_holds_no_pickle(run: Run) -> None:
+    """Nothing in it can run code: tensors in safetensors, everything else JSON."""
+    path = save(run)
+    for file in path.iterdir():
+        if file.suffix == ".json":
+            json.loads(file.read_text())
+            continue
+        assert file.suffix == ".safetensors"
+        header = int.from_bytes(file.read_bytes()[:8], "little")
+        json.loads(file.read_bytes()[8:8 + header])
+
+
+def test_checkpoints_are_kept_as_many_as_the_recipe_says(shared_pairs: Path, tmp_path: Path) -> None:
+    train(cyclegan_recipe(shared_pairs, keep_checkpoints=3), tmp_path / "run", Silent())
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
+        "000000000032", "000000000036", "000000000040"]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)  # the longest name there is: a temporary name must not be longer
+    files.write_bytes(path, b"before")
+    try:
+        with files.replacing(path) as file:
+            file.write(b"half of what")
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert path.read_bytes() == b"before" and list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_that_a_crash_cut_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    files.append_line(path, {"images": 1})
+    with path.open("ab") as file:
+        file.write(b'{"images": 2')
+    assert files.read_lines(path) == [{"images": 1}]

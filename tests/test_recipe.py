@@ -1,0 +1,277 @@
+"""Recipes are read strictly, every mistake is named at once, and every option does something."""
+
+from __future__ import annotations
+
+import time
+import typing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+import pytest
+from PIL import Image
+
+from tests.conftest import waves, write_pairs
+from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe
+from translate.data import ComputedConfig, LabelsConfig, PairedConfig, UnpairedConfig
+from translate.errors import RecipeError
+from translate.files import read_lines
+from translate.recipe import Recipe, find_recipe, load_recipe, shipped_recipes
+from translate.schema import validate
+from translate.train import train
+
+GOOD = """
+name: good
+data: {kind: unpaired, folder: data}
+translator: {kind: cyclegan, weights: {cycle: 10.0}}
+stages:
+  - {resolution: 256, images: 100, batch_size: 1}
+  - {resolution: 256, images: 100, lr: {kind: linear, to: 0.0}, memory: {plan: blocks}}
+"""
+
+
+def mistakes(tmp_path: Path, text: str, *overrides: str) -> list[str]:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return [line.removeprefix(f"{path}: ") for line in caught.value.lines]
+
+
+def test_a_good_recipe_is_read_with_every_default_spelled_out(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(GOOD)
+    recipe = load_recipe(tmp_path / "x.yaml")
+    assert recipe.optimizer.generator.lr == 2e-4 and recipe.translator.generator.blocks == 9
+    (tmp_path / "resolved.yaml").write_text(recipe.dump_yaml())
+    assert load_recipe(tmp_path / "resolved.yaml") == recipe
+
+
+def test_all_mistakes_are_named_at_once_with_the_nearest_word(tmp_path: Path) -> None:
+    text = """
+name: bad
+presicion: fp32
+data: {kind: unpaired, folder: data, augment: [flop]}
+translator: {kind: cyclegan, weights: {cycel: 10.0}, generator: {kind: resnit}}
+stages:
+  - {resolution: 256, images: zero}
+  - {resolution: 256, images: 100, memory: {plan: strip}}
+  - {images: 10, lr: {kind: linear, two: 0}}
+"""
+    found = mistakes(tmp_path, text)
+    for expected in ("presicion: unknown field; did you mean precision?",
+                     "translator.weights.cycel: unknown field; did you mean cycle?",
+                     "translator.generator.kind: 'resnit' is not a kind of generator; did you mean resnet?",
+                     "stages.2.lr.two: unknown field", "stages.0.images: 'zero'",
+                     "stages.1.memory.plan: 'strip' is not a plan", "data.augment.0: 'flop' is not"):
+        assert any(expected in line for line in found), f"{expected} not in:\n" + "\n".join(found)
+    assert len(found) == 7
+
+
+def test_parts_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
+    text = GOOD.replace("kind: cyclegan, weights: {cycle: 10.0}", "kind: pix2pix").replace(
+        "resolution: 256, images: 100, batch_size: 1", "resolution: 512, images: 101, batch_size: 4, micro_batch: 3")
+    found = "\n".join(mistakes(tmp_path, text))
+    assert "translator.kind: pix2pix needs pairs" in found
+    assert "stages.0.resolution: a crop of 512 px is larger than the 286 px" in found
+    assert "stages.0.images: 101 is no multiple of batch_size 4; use 104" in found
+    assert "stages.0.micro_batch: 3 does not divide batch_size 4" in found
+    small = "\n".join(mistakes(tmp_path, GOOD, "stages.0.resolution=16"))
+    assert "stages.0.resolution: 16 px is less than the 24 px that the discriminator can judge" in small
+    grey = "\n".join(mistakes(tmp_path, GOOD, "data.image_a.channels=1"))
+    assert "translator.weights.identity: needs as many channels in A as in B, not 1 and 3" in grey
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("name: a\nname: b\n", "the key name stands here twice"),
+    ("a: &x [1]\nb: *x\n", "anchors and aliases are not allowed"),
+    ("a: !!python/object/apply:os.system [touch canary]\n", "tag"),
+    ("<<: {a: 1}\n", "merge keys are not allowed"),
+    ("a: [", "expected"), ("- 1\n", "expected a mapping"), ("\x00", "not YAML"), ("a: " + "[" * 5000, "not YAML"),
+])
+def test_yaml_that_no_person_means_is_refused(text: str, reason: str, tmp_path: Path) -> None:
+    assert reason in "\n".join(mistakes(tmp_path, text))
+
+
+def test_a_yaml_bomb_is_refused_in_a_moment(tmp_path: Path) -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9))
+    start = time.monotonic()
+    mistakes(tmp_path, bomb)
+    mistakes(tmp_path, "a: " + "x" * 300_000)
+    assert time.monotonic() - start < 1
+
+
+def test_overrides_change_fields_and_name_their_mistakes(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(GOOD)
+    recipe = load_recipe(tmp_path / "x.yaml", ["stages.0.images=7", "translator.pool=3", "data.resize=null",
+                                               "optimizer.generator.kind=adam", "optimizer.generator.lr=1e-3"])
+    assert (recipe.stages[0].images, recipe.translator.pool, recipe.data.resize) == (7, 3, None)
+    assert recipe.optimizer.generator.lr == 1e-3
+    for override, reason in [("stages.5.images=1", "there are 2 entries"), ("noequals", "expected field.path=value"),
+                             ("translator.pool=many", "translator.pool: 'many'")]:
+        with pytest.raises(RecipeError, match=reason):
+            load_recipe(tmp_path / "x.yaml", [override])
+
+
+def test_a_recipe_is_found_by_path_or_by_the_name_of_a_shipped_one() -> None:
+    assert find_recipe("monet2photo").name == "monet2photo.yaml"
+    assert find_recipe("my.yaml") == Path("my.yaml")
+    with pytest.raises(RecipeError, match="did you mean monet2photo"):
+        find_recipe("monet2foto")
+
+
+# -- shipped recipes ---------------------------------------------------------------------------------------------------
+
+
+def write_layout(recipe: Recipe, root: Path) -> None:
+    """Toy images where the recipe's card would have put its data, in the layout the recipe reads."""
+    data, folder = recipe.data, root / str(recipe.data.card)
+    if isinstance(data, UnpairedConfig):
+        write_pairs(folder)
+        return
+    for split in ("train", "test"):
+        for number in range(4):
+            image = waves(number, (72, 80))
+            files: dict[str, np.ndarray] = {}
+            if isinstance(data, ComputedConfig):
+                files[f"{split}/{number}.png"] = image
+            elif isinstance(data, LabelsConfig):
+                files[f"{split}_label/{number}.png"] = (image[..., 0] // 32).astype(np.uint8) % data.classes
+                files[f"{split}_img/{number}.png"] = image
+            elif data.card == "earth":
+                files |= {f"{split}A/{number}.png": image, f"{split}B/{number}.png": 255 - image}
+            else:
+                assert isinstance(data, PairedConfig)
+                files[f"{split}/{number}.png"] = np.concatenate([image, 255 - image], axis=1)
+            for name, pixels in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(folder / name)
+
+
+@pytest.mark.parametrize("path", shipped_recipes(), ids=lambda path: path.stem)
+def test_every_shipped_recipe_validates_and_trains_two_steps(path: Path, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """On toy images in its own layout, with its own networks made narrow."""
+    recipe = load_recipe(path)
+    first = path.read_text().splitlines()
+    assert first[0].startswith("# ") and any(line.startswith("# Train:") for line in first[:6]), "opens with its use"
+    assert recipe.name == path.stem
+    write_layout(recipe, tmp_path)
+    monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
+    document = recipe.dump()
+    document["translator"]["generator"] |= {"width": 2} | ({"downs": 6} if "downs" in document["translator"]["generator"]
+                                                           else {"blocks": 1})
+    document["translator"]["discriminator"] |= {"width": 2}
+    document["data"]["resize"] = 72 if recipe.data.resize else None
+    size = recipe.stages[0].batch_size
+    document["stages"] = [stage | {"resolution": 64, "resize": None, "images": size} for stage in document["stages"][:2]]
+    document |= {"workers": 0, "every": {"log": 1, "sample": 1, "checkpoint": 1}}
+    train(validate(Recipe, document, str(path)), tmp_path / "run", Silent())
+    trained = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert len(trained) == len(document["stages"])
+    losses = {name: value for name, value in trained[-1].items() if isinstance(value, float)}
+    assert all(np.isfinite(value) for value in losses.values())
+
+
+# -- every option changes something ------------------------------------------------------------------------------------
+
+
+def weights(run: Path) -> Any:
+    """The checksums of the trained networks."""
+    return {name: entry for name, entry in final_state(run).items() if "rator" in name or "images" in name}
+
+
+def lines(run: Path) -> Any:
+    return [(record["images"], record["kind"]) for record in read_lines(run / "metrics.jsonl")]
+
+
+def listing(folder: str) -> Any:
+    return lambda run: sorted(path.name for path in (run / folder).iterdir())
+
+
+SGD = {"kind": "sgd", "lr": 0.01, "momentum": 0.5}
+SMALL_STAGE = {"resolution": 16, "images": 8, "batch_size": 2}
+CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the change must be seen
+    "name": ("other", lambda run: (run / "recipe.yaml").read_text()),
+    "seed": (1, weights), "precision": ("bf16", weights),
+    "optimizer.generator.kind": (SGD, weights), "optimizer.generator.lr": (1e-3, weights),
+    "optimizer.generator.betas": ([0.9, 0.99], weights), "optimizer.generator.weight_decay": (0.1, weights),
+    "optimizer.generator.momentum": (0.9, weights),
+    "optimizer.discriminator.kind": (SGD, weights), "optimizer.discriminator.lr": (1e-3, weights),
+    "optimizer.discriminator.betas": ([0.9, 0.99], weights), "optimizer.discriminator.weight_decay": (0.1, weights),
+    "optimizer.discriminator.momentum": (0.9, weights),
+    "stages.0.resolution": (20, weights), "stages.0.images": (6, weights), "stages.0.batch_size": (4, weights),
+    "stages.0.resize": (30, weights), "stages.0.lr.kind": ({"kind": "linear", "to": 0.0}, weights),
+    "stages.0.lr.factor": (0.5, weights), "stages.0.lr.start": (0.3, weights), "stages.0.lr.to": (0.9, weights),
+    "every.log": (2, lines), "every.sample": (4, listing("samples")), "every.checkpoint": (2, listing("checkpoints")),
+    "every.evaluate": (4, lines), "keep_checkpoints": (3, listing("checkpoints")),
+    "trackers": (["tensorboard"], lambda run: sorted(path.name for path in run.iterdir())),
+    "translator.kind": (None, None),  # two translators: every other test
+    "translator.weights.adversarial": (2.0, weights), "translator.weights.cycle": (1.0, weights),
+    "translator.weights.identity": (0.0, weights), "translator.weights.l1": (1.0, weights),
+    "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "vanilla"}, weights),
+    "translator.ema": (0.5, lambda run: sorted(final_state(run))),
+}
+ELSEWHERE = {  # proven by tests of their own, because they must not change a result
+    "workers": "test_data_stream: the stream is equal for every number of workers",
+    "stages.0.micro_batch": "test_update: gradients are equal, in pieces", "memory": "test_update: equal gradients",
+    "stages.0.memory": "test_update", "data": "test_data_folders, test_data_stream",
+    "translator.generator": "test_networks: every option changes the output",
+    "translator.discriminator": "test_networks",
+}
+
+
+def options(model: type[pydantic.BaseModel], prefix: str = "") -> set[str]:
+    """The path of every option that a recipe can have."""
+    found = set()
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        if path in ELSEWHERE:
+            found.add(path)
+            continue
+        inner = [part for part in parts(field.annotation) if isinstance(part, type) and issubclass(part, pydantic.BaseModel)]
+        for member in inner:
+            found |= options(member, f"{path}.{'0.' if name == 'stages' else ''}")
+        if not inner:
+            found.add(path)
+    return found
+
+
+def parts(annotation: Any) -> list[Any]:
+    arguments = typing.get_args(annotation)
+    return [part for argument in arguments for part in parts(argument)] if arguments else [annotation]
+
+
+def test_every_option_has_a_test() -> None:
+    """A new option without an entry here could be a dead one."""
+    assert options(Recipe) == (CHANGES.keys() | ELSEWHERE.keys())
+
+
+@pytest.mark.parametrize("option", [option for option in CHANGES if CHANGES[option][1]])
+def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path, tmp_path: Path) -> None:
+    value, observed = CHANGES[option]
+    make = pix2pix_recipe if option == "translator.weights.l1" else cyclegan_recipe
+    document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4}}
+    if make is cyclegan_recipe:
+        document["stages"] = [SMALL_STAGE]
+        document["translator"] |= {"pool": 1, "ema": None}
+    if "momentum" in option:
+        document["optimizer"][option.split(".")[1]] = SGD
+    if option.startswith("stages.0.lr.") and option[-4:] != "kind":
+        document["stages"] = [SMALL_STAGE | {"lr": {"kind": "constant" if option.endswith("factor") else "linear"}}]
+    changed = validate(Recipe, document, "toy").dump()
+    if option == "keep_checkpoints":
+        document["every"]["checkpoint"] = changed["every"]["checkpoint"] = 2
+    place = changed
+    *path, last = option.split(".")
+    for step in path:
+        place = place[int(step)] if isinstance(place, list) else place[step]
+    if last == "kind":
+        place.clear()
+        place.update(value)
+    else:
+        place[last] = value
+    for name, recipe in (("before", document), ("after", changed)):
+        train(validate(Recipe, recipe, name), tmp_path / name, Silent())
+    assert observed(tmp_path / "before") != observed(tmp_path / "after")

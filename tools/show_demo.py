@@ -1,0 +1,99 @@
+"""What the demo shows: input | output | truth of the held-out band, and its scores beside trivial baselines.
+
+    python tools/show_demo.py --data data/earth --converted out/earth --picture out/earth/demo.png
+
+The baselines know no images' content: `identity` is the input itself, `mean colour` the mean of the training targets,
+`lookup table` the mean target colour of every input colour (32³ bins; empty ones take the nearest filled bin's), learnt
+from the training pairs. Prints a table with machine, versions and date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.spatial import cKDTree
+
+from translate import __version__
+from translate.data.images import ImageConfig, find_images, read_image
+from translate.metrics.reference import score
+
+RGB = ImageConfig()
+BINS = 32
+MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "l1": "L1", "gradient_error": "gradient error"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="a folder with trainA, trainB, testA, testB")
+    parser.add_argument("--converted", type=Path, required=True, help="testA, translated")
+    parser.add_argument("--picture", type=Path, required=True, help="where the picture goes (.png)")
+    words = parser.parse_args()
+    inputs, truths = read_all(words.data / "testA"), read_all(words.data / "testB")
+    outputs = read_all(words.converted)
+    if len(outputs) != len(inputs):
+        parser.error(f"{words.converted} holds {len(outputs)} images and {words.data / 'testA'} {len(inputs)}")
+    train_a, train_b = read_all(words.data / "trainA"), read_all(words.data / "trainB")
+    colour = np.concatenate([image.reshape(-1, 3) for image in train_b]).mean(0)
+    table = lookup_table(train_a, train_b)
+    candidates: dict[str, Callable[[int], np.ndarray]] = {
+        "identity": lambda i: inputs[i],
+        "mean colour": lambda i: np.broadcast_to(colour.round().astype(np.uint8), truths[i].shape),
+        "lookup table": lambda i: table(inputs[i]),
+        "translated": lambda i: outputs[i]}
+    print(f"held-out band, {len(inputs)} images, Diptych {__version__}, torch {torch.__version__}, "
+          f"{os.cpu_count()} cores ({platform.machine()}), {datetime.date.today()}")
+    print(f"{'':14}" + "".join(f"{title:>16}" for title in MEASURES.values()))
+    for name, candidate in candidates.items():
+        scores = [score(tensor(candidate(i)), tensor(truths[i])) for i in range(len(inputs))]
+        print(f"{name:14}" + "".join(f"{np.mean([each[measure] for each in scores]):16.3f}" for measure in MEASURES))
+    draw(words.picture, inputs, outputs, truths)
+    print(f"input | output | truth: {words.picture}")
+
+
+def read_all(folder: Path) -> list[np.ndarray]:
+    return [read_image(path, RGB) for path in find_images(folder) if path.name != "demo.png"]
+
+
+def lookup_table(inputs: list[np.ndarray], targets: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """The mean target colour of every input colour."""
+    seen = np.concatenate([bins(image) for image in inputs])
+    colours = np.concatenate([image.reshape(-1, 3) for image in targets]).astype(np.float64)
+    count = np.bincount(seen, minlength=BINS**3)
+    means = np.stack([np.bincount(seen, colours[:, c], BINS**3) for c in range(3)], 1) / np.maximum(count, 1)[:, None]
+    places = np.stack(np.unravel_index(np.arange(BINS**3), (BINS,) * 3), 1)
+    filled = count > 0
+    _, nearest = cKDTree(places[filled]).query(places)
+    table = means[filled][nearest].round().astype(np.uint8)
+    return lambda image: table[bins(image)].reshape(image.shape)
+
+
+def bins(image: np.ndarray) -> np.ndarray:
+    red, green, blue = (image.reshape(-1, 3) // (256 // BINS)).astype(np.int64).T
+    return (red * BINS + green) * BINS + blue
+
+
+def tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def draw(path: Path, *columns: list[np.ndarray]) -> None:
+    """The images of each column below each other, columns side by side."""
+    gap = 8
+    rows = []
+    for images in zip(*columns, strict=True):
+        padded = [np.pad(image, ((0, gap), (0, gap), (0, 0)), constant_values=255) for image in images]
+        rows.append(np.concatenate(padded, axis=1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(path)
+
+
+if __name__ == "__main__":
+    main()

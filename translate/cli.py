@@ -37,10 +37,10 @@ def main() -> None:
         sys.exit(75)
 
 
-def say(line: str, console: Console = out) -> None:
+def say(line: str, console: Console | None = None) -> None:
     """Print a line as it is: no markup, no wrapping, and names that are no text made printable."""
     printable = line.encode("utf-8", "backslashreplace").decode()
-    console.print(printable, markup=False, highlight=False, soft_wrap=True)
+    (console or out).print(printable, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

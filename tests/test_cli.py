@@ -1,0 +1,160 @@
+"""What a person types, and what comes back: words, exit codes, and files."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from tests.conftest import waves
+from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
+from translate import cli
+from translate.progress import Display
+from translate.recipe import Recipe
+from translate.release import load_release
+from translate.schema import validate
+from translate.train import train
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """Everything that is printed, to either stream."""
+    text = io.StringIO()
+    for name in ("out", "err"):
+        monkeypatch.setattr(cli, name, Console(file=text, width=300))
+    yield text
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Run a command in this process; its exit code."""
+    monkeypatch.setattr("sys.argv", ["translate", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def run(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    train(cyclegan_recipe(shared_pairs), folder, Silent())
+    return folder
+
+
+def test_train_prints_the_resolved_recipe_and_how_to_go_on(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy.yaml").write_text(pix2pix_recipe(shared_pairs).dump_yaml())
+    words = ("train", tmp_path / "toy.yaml", "--run", tmp_path / "run", "--set", "seed=7")
+    assert call(monkeypatch, *words) == 0
+    printed = said.getvalue()
+    assert "seed: 7" in printed and "betas:" in printed and f"--model {tmp_path / 'run'}" in printed
+    assert "images/s" in printed
+    assert call(monkeypatch, *words) == 2
+    assert "is not overwritten" in said.getvalue()
+    assert call(monkeypatch, "train", "--resume", "--run", tmp_path / "run") == 0
+
+
+def test_convert_keeps_tree_names_and_sizes_and_counts_what_failed(run: Path, shared_pairs: Path, tmp_path: Path,
+                                                                   said: io.StringIO,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    (source / "deep").mkdir(parents=True)
+    Image.fromarray(waves(1, (33, 47))).save(source / "deep" / "x.png")
+    (source / "broken.png").write_bytes(b"no image")
+    (source / "notes.txt").write_text("hello")
+    assert call(monkeypatch, "convert", source, out, "--model", run) == 3
+    with Image.open(out / "deep" / "x.png") as image:
+        assert image.size == (47, 33)
+    printed = said.getvalue()
+    assert "broken.png: read:" in printed and "notes.txt" in printed
+    assert "1 converted, 0 done before, 1 failed, 1 skipped, of 2 images" in printed
+    assert call(monkeypatch, "convert", source, out, "--model", run) == 3
+    assert "0 converted, 1 done before, 1 failed" in said.getvalue()
+    (source / "broken.png").unlink()
+    assert call(monkeypatch, "convert", source, out, "--model", run / "release", "--direction", "ba", "--overwrite") == 0
+
+
+@pytest.mark.parametrize(("words", "code", "message"), [
+    (("train",), 2, "name a recipe"), (("train", "monet2foto"), 2, "did you mean monet2photo?"),
+    (("train", "gone.yaml"), 2, "gone.yaml: No such file"),
+    (("convert", "nowhere", "out", "--model", "nowhere"), 2, "--model takes a run"),
+    (("data", "prepare", "eart"), 2, "did you mean earth?"),
+    (("data", "check", "nowhere"), 5, "not a layout that we know"),
+])
+def test_mistakes_end_with_their_code_and_say_what_to_do(words: tuple[str, ...], code: int, message: str,
+                                                         said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(monkeypatch, *words) == code
+    assert message in said.getvalue()
+
+
+def test_a_direction_a_model_does_not_have_is_named(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    train(pix2pix_recipe(shared_pairs), tmp_path / "run", Silent())
+    words = ("convert", shared_pairs / "testA", tmp_path / "out", "--model", tmp_path / "run", "--direction")
+    assert call(monkeypatch, *words, "ba") == 2
+    assert "does not translate b to a" in said.getvalue()
+    assert call(monkeypatch, *words, "ac") == 2
+    assert "--direction ac: expected one of ab, ba" in said.getvalue()
+
+
+def test_a_damaged_release_is_refused(run: Path, tmp_path: Path, said: io.StringIO,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    release = shutil.copytree(run / "release", tmp_path / "release")
+    file = release / "generator_ab.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x07")
+    assert call(monkeypatch, "convert", tmp_path, tmp_path / "out", "--model", release) == 4
+    assert "generator_ab.safetensors does not have the checksum" in said.getvalue()
+
+
+def test_a_model_of_label_maps_converts_label_maps(tmp_path: Path, said: io.StringIO,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """Class numbers go in as they lie on the disk, and become one-hot as in training."""
+    for split in ("train", "test"):
+        for number in range(3):
+            for side, pixels in (("label", waves(number, (64, 64))[..., 0] // 64), ("img", waves(number, (64, 64)))):
+                path = tmp_path / "data" / f"{split}_{side}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    data = {"kind": "labels", "folder": str(tmp_path / "data"), "classes": 4, "resize": None}
+    train(validate(Recipe, pix2pix_recipe(tmp_path).dump() | {"data": data}, "toy"), tmp_path / "run", Silent())
+    labels = tmp_path / "data" / "test_label"
+    assert call(monkeypatch, "convert", labels, tmp_path / "out", "--model", tmp_path / "run") == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    Image.fromarray(np.full((64, 64), 9, np.uint8)).save(labels / "odd.png")
+    assert call(monkeypatch, "convert", labels, tmp_path / "out", "--model", tmp_path / "run") == 3
+    assert "class numbers 9; the recipe's are 0 … 3" in said.getvalue()
+
+
+def test_the_release_says_what_it_is(run: Path) -> None:
+    about = json.loads((run / "release" / "release.json").read_text())
+    assert about["directions"] == ["ab", "ba"] and about["images"] == 40
+    assert "cyclegan" in (run / "release" / "README.md").read_text()
+    assert load_release(run / "release").name == "toy"
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal_and_a_bar_where_there_is() -> None:
+    for terminal in (False, True):
+        text = io.StringIO()
+        with Display(Console(file=text, force_terminal=terminal, width=160), "toy") as display:
+            for images in range(1, 11):
+                display.progress(images, 10, "stage 1/2", {"cycle": 0.25})
+        assert "10" in text.getvalue() and "images/s" in text.getvalue() and "cycle 0.250" in text.getvalue()
+        assert ("\x1b[" in text.getvalue()) == terminal
+
+
+def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(monkeypatch, "recipes") == 0 and call(monkeypatch, "data", "list") == 0
+    for name in ("monet2photo", "earth_unpaired", "gta2cityscapes", "facades"):
+        assert name in said.getvalue()
+
+
+def test_a_recipe_document_is_what_was_read(shared_pairs: Path) -> None:
+    recipe = cyclegan_recipe(shared_pairs)
+    assert validate(type(recipe), recipe.dump(), "dump") == recipe

@@ -18,6 +18,7 @@ from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from translate import files
 from translate.checkpoint import newest_checkpoint, save_checkpoint, verify
 from translate.errors import DiskError
+from translate.runs import RunFolder
 from translate.train import Run, make_accelerator, train
 
 
@@ -26,7 +27,7 @@ def run(shared_pairs: Path, tmp_path: Path) -> Run:
     """A run of six images, with a checkpoint of four."""
     recipe = cyclegan_recipe(shared_pairs)
     train_until(recipe, tmp_path / "run", 4)
-    held = Run(recipe, tmp_path / "run", make_accelerator(recipe, tmp_path / "run"), Silent())
+    held = Run(recipe, RunFolder(tmp_path / "run"), make_accelerator(recipe, tmp_path / "run"), Silent())
     held.restore()
     held.progress.images += 2
     return held
@@ -137,6 +138,21 @@ def test_checkpoints_are_kept_as_many_as_the_recipe_says(shared_pairs: Path, tmp
     train(cyclegan_recipe(shared_pairs, keep_checkpoints=3), tmp_path / "run", Silent())
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
         "000000000032", "000000000036", "000000000040"]
+
+
+def test_what_a_resume_refused_never_crowds_out_what_it_saves(shared_pairs: Path, tmp_path: Path) -> None:
+    """Checkpoints of 8 and 12 images are damaged and the run goes on from 4: the new ones have lower numbers."""
+    train_until(cyclegan_recipe(shared_pairs, keep_checkpoints=3), tmp_path / "run", 12)
+    for name in ("000000000008", "000000000012"):
+        (tmp_path / "run" / "checkpoints" / name / "MANIFEST.json").write_text("{}x")
+    recipe = cyclegan_recipe(shared_pairs, every={"log": 4, "sample": 20, "checkpoint": 2})
+    held = Run(recipe, RunFolder(tmp_path / "run"), make_accelerator(recipe, tmp_path / "run"), Silent())
+    held.restore()
+    assert held.progress.images == 4
+    held.progress.images = 6
+    save(held)
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+        "000000000004", "000000000006"]
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

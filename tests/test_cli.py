@@ -76,7 +76,8 @@ def test_convert_keeps_tree_names_and_sizes_and_counts_what_failed(run: Path, sh
     assert call(monkeypatch, "convert", source, out, "--model", run) == 3
     assert "0 converted, 1 done before, 1 failed" in said.getvalue()
     (source / "broken.png").unlink()
-    assert call(monkeypatch, "convert", source, out, "--model", run / "release", "--direction", "ba", "--overwrite") == 0
+    words = ("--model", run / "release", "--direction", "ba", "--overwrite")
+    assert call(monkeypatch, "convert", source, out, *words) == 0
 
 
 @pytest.mark.parametrize(("words", "code", "message"), [

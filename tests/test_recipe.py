@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import typing
 from pathlib import Path
@@ -160,12 +161,13 @@ def test_every_shipped_recipe_validates_and_trains_two_steps(path: Path, tmp_pat
     write_layout(recipe, tmp_path)
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
     document = recipe.dump()
-    document["translator"]["generator"] |= {"width": 2} | ({"downs": 6} if "downs" in document["translator"]["generator"]
-                                                           else {"blocks": 1})
+    generator = document["translator"]["generator"]
+    generator |= {"width": 2} | ({"downs": 6} if "downs" in generator else {"blocks": 1})
     document["translator"]["discriminator"] |= {"width": 2}
     document["data"]["resize"] = 72 if recipe.data.resize else None
     size = recipe.stages[0].batch_size
-    document["stages"] = [stage | {"resolution": 64, "resize": None, "images": size} for stage in document["stages"][:2]]
+    document["stages"] = [stage | {"resolution": 64, "resize": None, "images": size}
+                          for stage in document["stages"][:2]]
     document |= {"workers": 0, "every": {"log": 1, "sample": 1, "checkpoint": 1}}
     train(validate(Recipe, document, str(path)), tmp_path / "run", Silent())
     trained = read_lines(tmp_path / "run" / "metrics.jsonl")
@@ -213,12 +215,12 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "vanilla"}, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
-ELSEWHERE = {  # proven by tests of their own, because they must not change a result
-    "workers": "test_data_stream: the stream is equal for every number of workers",
-    "stages.0.micro_batch": "test_update: gradients are equal, in pieces", "memory": "test_update: equal gradients",
-    "stages.0.memory": "test_update", "data": "test_data_folders, test_data_stream",
-    "translator.generator": "test_networks: every option changes the output",
-    "translator.discriminator": "test_networks",
+ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
+    "workers": ("test_data_stream.py", "workers"), "data": ("test_data_folders.py", "augment"),
+    "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
+    "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
+    "translator.generator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
+    "translator.discriminator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
 }
 
 
@@ -230,7 +232,8 @@ def options(model: type[pydantic.BaseModel], prefix: str = "") -> set[str]:
         if path in ELSEWHERE:
             found.add(path)
             continue
-        inner = [part for part in parts(field.annotation) if isinstance(part, type) and issubclass(part, pydantic.BaseModel)]
+        inner = [part for part in parts(field.annotation)
+                 if isinstance(part, type) and issubclass(part, pydantic.BaseModel)]
         for member in inner:
             found |= options(member, f"{path}.{'0.' if name == 'stages' else ''}")
         if not inner:
@@ -246,6 +249,9 @@ def parts(annotation: Any) -> list[Any]:
 def test_every_option_has_a_test() -> None:
     """A new option without an entry here could be a dead one."""
     assert options(Recipe) == (CHANGES.keys() | ELSEWHERE.keys())
+    for file, name in ELSEWHERE.values():
+        tests = re.findall(r"def (test_\w+)", (Path(__file__).parent / file).read_text())
+        assert any(name in test for test in tests), f"{file} has no test of {name}"
 
 
 @pytest.mark.parametrize("option", [option for option in CHANGES if CHANGES[option][1]])

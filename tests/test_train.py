@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +19,13 @@ import torch
 from PIL import Image
 
 from tests.runs import Interrupted, Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
+from translate import files
 from translate.checkpoint import newest_checkpoint
-from translate.errors import CheckpointError, RunError
+from translate.errors import CheckpointError, DataError, DiskError, RunError
 from translate.files import read_lines
 from translate.release import load_release
+from translate.runs import RunFolder
+from translate.tracking import to_rgb
 from translate.train import train
 from translate.translators.pool import ImagePool
 
@@ -85,7 +90,8 @@ def test_an_interrupted_run_resumes_bit_identically(make: Any, at: int, shared_p
 
 
 MUTANTS = {
-    "pool randomness": (ImagePool, "load", lambda load: lambda self, images, state: load(self, images, self.state()[1])),
+    "pool randomness": (ImagePool, "load",
+                        lambda load: lambda self, images, state: load(self, images, self.state()[1])),
     "pool images": (ImagePool, "load", lambda load: lambda self, images, state: load(self, [], state)),
     "averages": (torch.nn.Module, "load_state_dict", lambda load: lambda self, state: (
         None if not next(self.parameters()).requires_grad else load(self, state))),
@@ -158,23 +164,30 @@ def test_two_hundred_kills_lose_nothing(shared_pairs: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
-def test_a_signal_saves_and_exits_75(number: signal.Signals, to_group: bool, shared_pairs: Path, tmp_path: Path) -> None:
-    """Also when the whole group gets it, as from a terminal or a batch system: the loaders must outlive the save."""
+def test_a_signal_saves_and_exits_75(number: signal.Signals, to_group: bool, shared_pairs: Path,
+                                     tmp_path: Path) -> None:
+    """Also when the whole group gets it, twice: a batch system signals a launcher and its children, which pass it on.
+
+    The loaders must outlive the save.
+    """
     recipe = cyclegan_recipe(shared_pairs, workers=2 if to_group else 0,
                              stages=[{"resolution": 16, "images": 100_000, "batch_size": 2}],
                              every={"log": 2, "sample": 100_000, "checkpoint": 100_000})
     (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
     run = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-m", "translate", "train", str(tmp_path / "toy.yaml"), "--run", str(run)],
-                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    words = ("train", str(tmp_path / "toy.yaml"), "--run", str(run))
+    process = subprocess.Popen([sys.executable, "-m", "translate", *words], cwd=ROOT, text=True, stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     (os.killpg if to_group else os.kill)(process.pid, number)
+    if to_group:
+        time.sleep(0.03)
+        os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert f"translate train --resume --run {run}" in err
+    assert f"translate train --resume --run-dir {run}" in err
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("stopped", 75) and status["images"] > 0
     newest, _ = newest_checkpoint(run / "checkpoints")
@@ -258,13 +271,15 @@ class TestProcesses:
     def test_two_processes_train_as_one(self, kind: str, shared_pairs: Path, tmp_path: Path) -> None:
         """The same parameters after three steps with the same global batch, in float64 with SGD."""
         script = ROOT / "tests" / "three_steps.py"
-        subprocess.run([sys.executable, script, kind, shared_pairs, tmp_path / "one"], cwd=ROOT, check=True, timeout=120)
+        alone = [sys.executable, script, kind, shared_pairs, tmp_path / "one"]
+        subprocess.run(alone, cwd=ROOT, check=True, timeout=120)
         launched = self.launch(script, kind, shared_pairs, tmp_path / "two")
         assert launched.returncode == 0, launched.stderr
         one, two = torch.load(tmp_path / "one" / "0.pt"), torch.load(tmp_path / "two" / "0.pt")
         other = torch.load(tmp_path / "two" / "1.pt")
         for name, value in one["after"].items():
-            assert not torch.equal(value, one["before"][name]), f"{name} was not trained at all"
+            if name.endswith("weight"):  # a bias in front of a norm has no gradient
+                assert not torch.equal(value, one["before"][name]), f"{name} was not trained at all"
             torch.testing.assert_close(two["after"][name], value, rtol=1e-10, atol=1e-10)
             assert torch.equal(two["after"][name], other["after"][name]), "processes have drifted apart"
 
@@ -283,6 +298,69 @@ class TestProcesses:
         launched = self.launch("-m", "translate", "train", tmp_path / "toy.yaml", "--run-dir", tmp_path / "run")
         assert launched.returncode != 0
         assert "generator_ab: batch norm over several processes needs CUDA" in launched.stderr
+
+
+def test_a_mistake_in_the_data_leaves_no_folder_in_the_way(shared_pairs: Path, tmp_path: Path) -> None:
+    """Whoever prepares the data and gives the same command again must not be told that the run exists."""
+    recipe = pix2pix_recipe(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no such folder"):
+        train(recipe, tmp_path / "run", Silent())
+    unpaired = cyclegan_recipe(shared_pairs, every={"evaluate": 10})
+    alone = shared_pairs.parent / "no-test"
+    for side in "AB":
+        shutil.copytree(shared_pairs / f"train{side}", alone / f"train{side}", dirs_exist_ok=True)
+    with pytest.raises(DataError, match="no test images"):
+        train(cyclegan_recipe(alone, every=unpaired.dump()["every"]), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_rotten_test_image_costs_its_scores_and_not_the_run(shared_pairs: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(shared_pairs, tmp_path / "pairs")
+    (data / "testB" / "5.png").write_bytes(b"rotten")
+    report = Silent()
+    train(pix2pix_recipe(data, every={"evaluate": 6, "sample": 100}), tmp_path / "run", report)
+    assert any("no scores at 6 images" in line and "5.png" in line for line in report.lines)
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+
+
+def test_a_run_belongs_to_one_process_at_a_time(shared_pairs: Path, tmp_path: Path) -> None:
+    """A requeued job beside a dying one must not mix its files with those of the other."""
+    recipe = cyclegan_recipe(shared_pairs)
+    train_until(recipe, tmp_path / "run", 6)
+    holder = RunFolder(tmp_path / "run")
+    holder.claim(recipe)
+    with pytest.raises(RunError, match="another process is training this run"):
+        train(recipe, tmp_path / "run", Silent(), resume=True)
+    holder.leave()
+    train(recipe, tmp_path / "run", Silent(), resume=True)
+
+
+def test_the_losses_of_a_resumed_run_are_those_of_an_uninterrupted_one(shared_pairs: Path, tmp_path: Path) -> None:
+    recipe = cyclegan_recipe(shared_pairs, every={"log": 10, "sample": 40, "checkpoint": 4})
+    train_until(recipe, tmp_path / "broken", 14)
+    train(recipe, tmp_path / "broken", Silent(), resume=True)
+    finished(recipe, tmp_path / "whole")
+    broken, whole = ([{name: value for name, value in record.items() if name != "images_per_second"}
+                      for record in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("broken", "whole"))
+    assert broken == whole
+
+
+def test_samples_of_label_maps_show_every_class() -> None:
+    labels = torch.eye(5)[None, :, :, None].expand(1, 5, 5, 2)  # row i is of class i
+    shown = to_rgb(labels, labels=True)
+    assert shown.shape == (1, 3, 5, 2) and shown[0, 0, :, 0].tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
+
+
+def test_a_disk_that_fills_up_ends_with_74(shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what fails is not a checkpoint, but the line of a log."""
+    def full(path: Path, record: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "append_line", full)
+    with pytest.raises(DiskError, match=r"No space left on device .* bytes free"):
+        train(pix2pix_recipe(shared_pairs), tmp_path / "run", Silent())
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 74)
 
 
 def test_fp16_on_a_cpu_is_refused_with_a_reason(shared_pairs: Path, tmp_path: Path) -> None:

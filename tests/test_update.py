@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import copy
+import functools
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from translate.data import Batch
+from translate.errors import DoesNotFit
+from translate.live_bytes import LiveBytes
 from translate.losses import LeastSquares, NonSaturating
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
+from translate.networks.layers import seed_dropout
 from translate.optimizers import SGD
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
-from translate.update import Update
+from translate.update import Update, is_out_of_memory
 
 RESNET = ResNetConfig(width=4, blocks=2)
 UNET = UNetConfig(width=4, downs=5, norm="instance")
 PATCH = PatchGANConfig(width=4, layers=2)
-PLANS = list(memory.PLANS)
+PLANS = ["plain", "split", "replay"]  # what Update itself does; tests/test_memory.py has all plans
 
 CYCLEGANS = {
     "resnet": CycleGANConfig(generator=RESNET, discriminator=PATCH, pool=0),
@@ -56,14 +64,16 @@ def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:
     return translator
 
 
-def step(translator: Translator, batch: Batch, plan: str = "split", micro_batch: int | None = None) -> Update:
+def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split", micro_batch: int | None = None,
+         accelerator: Accelerator | None = None) -> Update:
     """One step with SGD at a learning rate too small to move the weights: the gradients stay to be looked at."""
     optimizers = {phase: SGD(lr=1e-30).build(parameter for network in networks.values()
                                              for parameter in network.parameters())
                   for phase, networks in translator.phases.items()}
+    chosen = memory.PLANS[plan] if isinstance(plan, str) else plan
     for network in translator.networks.values():
-        memory.apply(memory.PLANS[plan], network)
-    update = Update(translator, optimizers, Accelerator(cpu=True), memory.PLANS[plan], "fp32", micro_batch)
+        memory.apply(chosen, network)
+    update = Update(translator, optimizers, accelerator or Accelerator(cpu=True), chosen, "fp32", micro_batch)
     translator.step(batch, update)
     return update
 
@@ -128,8 +138,6 @@ def pix2pix_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", CYCLEGANS)
 def test_cyclegan_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator, batch = build(CYCLEGANS[name]), make_batch(size)
-    from translate.networks.layers import seed_dropout
-
     seed_dropout(translator.networks.values(), batch.keys)
     expected = cyclegan_reference(translator, batch)
     step(translator, batch, plan)
@@ -141,8 +149,6 @@ def test_cyclegan_gradients_equal_one_joint_backward_pass(name: str, size: tuple
 @pytest.mark.parametrize("name", PIX2PIXS)
 def test_pix2pix_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator, batch = build(PIX2PIXS[name]), make_batch(size)
-    from translate.networks.layers import seed_dropout
-
     seed_dropout(translator.networks.values(), batch.keys)
     expected = pix2pix_reference(translator, batch)
     step(translator, batch, plan)
@@ -159,19 +165,6 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(config: Any, plan: 
     assert worst_error(gradients(pieces), gradients(whole)) <= 1e-12
     for name, loss in losses.items():
         torch.testing.assert_close(split[name], loss)
-
-
-@pytest.mark.parametrize("plan", PLANS)
-def test_recomputation_advances_batch_norm_statistics_once(plan: str) -> None:
-    """A checkpointed forward pass runs twice: the running statistics must not notice."""
-    config = Pix2PixConfig(generator=UNetConfig(width=4, downs=5, dropout=0.0),
-                           discriminator=PatchGANConfig(width=4, layers=2, norm="batch"))
-    translator, batch = build(config), make_batch((64, 64))
-    plain = copy.deepcopy(translator.generator_ab)
-    plain(batch.a)
-    step(translator, batch, plan)
-    for name, buffer in plain.named_buffers():
-        torch.testing.assert_close(translator.generator_ab.get_buffer(name), buffer, rtol=1e-12, atol=1e-12, msg=name)
 
 
 def test_a_phase_trains_its_own_networks_and_no_others() -> None:
@@ -199,22 +192,6 @@ def test_the_cut_is_in_float32_under_autocast() -> None:
         assert translator.generator_ba(fake).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("plan", PLANS)
-def test_a_bfloat16_step_points_where_the_float32_step_does(plan: str) -> None:
-    batch = make_batch((64, 64), dtype=torch.float32)
-    directions = []
-    for precision in ("fp32", "bf16"):
-        translator = build(CYCLEGANS["resnet"], torch.float32)
-        for network in translator.networks.values():
-            memory.apply(memory.PLANS[plan], network)
-        optimizers = {phase: SGD(lr=1e-30).build(parameter for network in networks.values()
-                                                 for parameter in network.parameters())
-                      for phase, networks in translator.phases.items()}
-        translator.step(batch, Update(translator, optimizers, Accelerator(cpu=True), memory.PLANS[plan], precision))
-        directions.append(torch.cat([gradient.flatten() for gradient in gradients(translator).values()]))
-    assert F.cosine_similarity(*directions, dim=0).item() > 0.95
-
-
 def test_a_pools_exchanges_count_when_the_phase_has_ended_and_not_before() -> None:
     translator = build(CYCLEGANS["resnet"].model_copy(update={"pool": 3}))
     batch = make_batch((32, 32))
@@ -229,3 +206,175 @@ def test_a_pools_exchanges_count_when_the_phase_has_ended_and_not_before() -> No
     with pytest.raises(RuntimeError, match="broken"):
         step(translator, batch)
     assert len(translator.pools["pool_a"].images) == 2
+
+
+class Budget(TorchDispatchMode):
+    """Raises what CUDA raises as soon as the live bytes would exceed `limit`; counts from what was there before."""
+
+    def __init__(self, limit: float):
+        super().__init__()
+        self.limit, self.counter, self.failures = limit, LiveBytes("cpu"), 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = self.counter.__torch_dispatch__(function, types, args, kwargs)
+        if self.counter.live > self.limit:
+            self.failures += 1
+            raise torch.OutOfMemoryError(f"CUDA out of memory. {self.counter.live} bytes")
+        return result
+
+
+def peak_of(config: Any, plan: str, size: tuple[int, int]) -> int:
+    translator, batch = build(config), make_batch(size, 1)
+    with Budget(float("inf")) as budget:
+        step(translator, batch, plan)
+    return budget.counter.peak
+
+
+def weights(translator: Translator) -> dict[str, Tensor]:
+    return {f"{name}.{parameter}": value.detach() for name, network in translator.networks.items()
+            for parameter, value in network.named_parameters()}
+
+
+def step_within(config: Any, plan: str, size: tuple[int, int], limit: float) -> tuple[Translator, Update]:
+    """A real step (SGD that moves the weights) from `plan` on, in a machine with so many bytes."""
+    translator, batch = build(config), make_batch(size, 1)
+    translator_optimizers = {phase: SGD(lr=1e-2).build(parameter for network in networks.values()
+                                                       for parameter in network.parameters())
+                             for phase, networks in translator.phases.items()}
+    for network in translator.networks.values():
+        memory.apply(memory.PLANS[plan], network)
+    update = Update(translator, translator_optimizers, Accelerator(cpu=True), memory.PLANS[plan], "fp32")
+    with Budget(limit):
+        translator.step(batch, update)
+    return translator, update
+
+
+LADDER_SIZE = (64, 72)
+LADDER_CONFIG = CycleGANConfig(generator=ResNetConfig(width=4, blocks=6), discriminator=PATCH, pool=2)
+
+
+@functools.cache
+def ladder_peaks() -> dict[str, int]:
+    return {plan: peak_of(LADDER_CONFIG, plan, LADDER_SIZE) for plan in memory.LADDER}
+
+
+class TestOutOfMemory:
+    @pytest.mark.parametrize("settled", memory.LADDER)
+    def test_any_budget_settles_on_the_first_plan_that_fits_and_ends_with_its_weights(self, settled: str) -> None:
+        """The generators' phase is the one that runs out, the first of the step: the rest is equal bit for bit."""
+        peaks = ladder_peaks()
+        steps = list(peaks.values())
+        assert all(more > 1.01 * less for more, less in pairwise(steps)), peaks
+        found, update = step_within(LADDER_CONFIG, "plain", LADDER_SIZE, peaks[settled] * 1.001)
+        assert update.plan.name == settled
+        assert len(update.notes) == memory.LADDER.index(settled)
+        assert all("out of memory in the generator phase" in note for note in update.notes)
+        begun, begun_update = step_within(LADDER_CONFIG, settled, LADDER_SIZE, float("inf"))
+        for name, weight in weights(begun).items():
+            assert torch.equal(weights(found)[name], weight), name
+        assert update.losses.keys() == begun_update.losses.keys()
+        for name, loss in begun_update.losses.items():
+            assert torch.equal(update.losses[name], loss), name
+
+    def test_when_even_the_leanest_fails_it_says_so(self) -> None:
+        with pytest.raises(DoesNotFit, match="generator phase runs out of memory under strips_blocks"):
+            step_within(LADDER_CONFIG, "split", LADDER_SIZE, ladder_peaks()["strips_blocks"] * 0.7)
+
+    @pytest.mark.parametrize("config", [
+        CycleGANConfig(generator=UNetConfig(width=4, downs=5), discriminator=PatchGANConfig(width=4, norm="batch"),
+                       pool=2),
+        Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance"),
+                      discriminator=PatchGANConfig(width=4, norm="batch"))], ids=["cyclegan", "pix2pix"])
+    def test_a_later_phase_is_undone_without_a_trace(self, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The discriminators run out once, after all their work: buffers, losses, pool and chance are as if not."""
+        results = {}
+        for fails in (True, False):
+            translator = build(config)
+            kind = type(translator)
+            body = "train_discriminators" if kind.__name__ == "CycleGAN" else "train_discriminator"
+            train = getattr(kind, body)
+            left = [fails]
+
+            def once(self: Any, *arguments: Any, train: Any = train, left: Any = left) -> None:
+                train(self, *arguments)
+                torch.rand(3)
+                if left.pop() if left else False:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(kind, body, once)
+                torch.manual_seed(7)
+                for _ in range(2):
+                    update = step(translator, make_batch((64, 64), 1), "replay")
+                    if fails and update.notes:
+                        assert update.plan.name == "strips"
+            results[fails] = (translator, update, torch.rand(1))
+        (failed, failed_update, failed_chance), (whole, update, chance) = results[True], results[False]
+        assert torch.equal(failed_chance, chance)
+        assert worst_error(gradients(failed), gradients(whole)) <= 1e-10
+        for name, loss in update.losses.items():
+            torch.testing.assert_close(failed_update.losses[name], loss, rtol=1e-10, atol=0)
+        for name, network in whole.networks.items():
+            for buffer, value in network.named_buffers():
+                torch.testing.assert_close(failed.networks[name].get_buffer(buffer), value, rtol=1e-10, atol=1e-12)
+        for name, pool in whole.pools.items():
+            assert failed.pools[name].random.getstate() == pool.random.getstate()
+            assert len(failed.pools[name].images) == len(pool.images)
+
+    def test_weights_after_a_later_redo_are_those_of_a_run_that_began_with_that_plan(self) -> None:
+        translator, batch = build(LADDER_CONFIG), make_batch(LADDER_SIZE, 1)
+        reference, _ = step_within(LADDER_CONFIG, "strips", LADDER_SIZE, float("inf"))
+        judge, left = translator.judge, [True]
+
+        def once(*arguments: Any) -> None:
+            judge(*arguments)
+            if left:
+                left.pop()
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        translator.judge = once
+        optimizers = {phase: SGD(lr=1e-2).build(parameter for network in networks.values()
+                                                for parameter in network.parameters())
+                      for phase, networks in translator.phases.items()}
+        update = Update(translator, optimizers, Accelerator(cpu=True), memory.PLANS["replay"], "fp32")
+        for network in translator.networks.values():
+            memory.apply(memory.PLANS["replay"], network)
+        translator.step(batch, update)
+        assert update.plan.name == "strips"
+        for name, weight in weights(reference).items():
+            torch.testing.assert_close(weights(translator)[name], weight, rtol=1e-10, atol=1e-12)
+
+    def test_other_errors_are_no_shortage(self) -> None:
+        translator = build(LADDER_CONFIG)
+        translator.discriminator_b = nn.Conv2d(1, 1, 1)
+        with pytest.raises(RuntimeError, match="same"):
+            step(translator, make_batch((32, 32)))
+
+    def test_torchs_own_word_for_a_full_computer_is_known(self) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(10**14)
+        assert is_out_of_memory(caught.value)
+
+    @pytest.mark.parametrize("short", [0, 1])
+    def test_when_one_of_two_processes_runs_out_both_redo_the_phase(self, short: int, tmp_path: Path) -> None:
+        debug_launcher(one_of_two_runs_out, (short, str(tmp_path)), num_processes=2)
+        found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+        assert [each["plan"] for each in found] == ["strips", "strips"]
+        assert "another process" in found[1 - short]["notes"][0] and "CUDA out of memory" in found[short]["notes"][0]
+        expected = build(LADDER_CONFIG)
+        step(expected, make_batch(LADDER_SIZE, 2), "strips")
+        for each in found:
+            assert worst_error(each["gradients"], gradients(expected)) <= 1e-10
+
+
+def one_of_two_runs_out(short: int, folder: str) -> None:
+    """A process with too little memory for `replay`, and one with plenty."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
+    accelerator = Accelerator(cpu=True)
+    rank = accelerator.process_index
+    peaks = ladder_peaks()
+    translator, own = build(LADDER_CONFIG), make_batch(LADDER_SIZE, 2).micro_batches(1)[rank]
+    with Budget((peaks["strips"] + peaks["replay"]) / 2 if rank == short else float("inf")):
+        update = step(translator, own, "replay", accelerator=accelerator)
+    torch.save({"plan": update.plan.name, "notes": update.notes, "gradients": gradients(translator)},
+               Path(folder) / f"{rank}.pt")

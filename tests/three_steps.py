@@ -12,6 +12,7 @@ import torch
 
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
 from translate.data import Batch
+from translate.runs import RunFolder
 from translate.train import Run, make_accelerator
 from translate.update import Update
 
@@ -31,7 +32,7 @@ def main(kind: str, data: Path, out: Path) -> None:
         recipe = pix2pix_recipe(data, translator=translator, **changes)
     out.mkdir(exist_ok=True)
     accelerator = make_accelerator(recipe, out)
-    run = Run(recipe, out, accelerator, Silent())
+    run = Run(recipe, RunFolder(out), accelerator, Silent())
     run.translator.to(accelerator.device, torch.float64)
     before = state(run)
     run.enter(0)
@@ -44,9 +45,8 @@ def main(kind: str, data: Path, out: Path) -> None:
 
 
 def state(run: Run) -> dict[str, torch.Tensor]:
-    """All parameters that a loss can move: a bias in front of a norm has no gradient."""
     return {f"{name}.{parameter}": value.detach().clone() for name, network in run.translator.networks.items()
-            for parameter, value in network.named_parameters() if parameter.endswith("weight")}
+            for parameter, value in network.named_parameters()}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from translate import files
-from translate.errors import CheckpointError, DiskError
+from translate.errors import CheckpointError, DiskError, is_disk_fault
 from translate.translators import Translator
 
 MANIFEST = "MANIFEST.json"
@@ -72,10 +72,10 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
             _write_shared_state(building, run)
             seal(building)
             _publish(building, final)
-            _rotate(folder, keep)
+            _rotate(folder, final, keep)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
-        raise DiskError.of(error, final, _bytes_needed(run)) from error
+        raise DiskError.of(error, final, _bytes_needed(run) if is_disk_fault(error) else None) from error
     accelerator.wait_for_everyone()
     return final
 
@@ -225,16 +225,17 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def _publish(building: Path, final: Path) -> None:
     """Rename into place. One that stands there already was refused by the resume that led here: it makes room."""
-    if final.exists():
-        shutil.rmtree(final)
-    building.rename(final)
-    files.sync_folder(final.parent)
+    files.exchange_folder(building, final)
 
 
-def _rotate(folder: Path, keep: int) -> None:
-    for path in sorted(folder.glob("[0-9]*"))[:-keep]:
-        (path / MANIFEST).unlink(missing_ok=True)  # first of all, so that a half-removed one is not taken for a whole
-        shutil.rmtree(path, ignore_errors=True)
+def _rotate(folder: Path, newest: Path, keep: int) -> None:
+    """Remove all but the last `keep`. Later ones than the newest were refused by the resume that led here."""
+    paths = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+    kept = [path for path in paths if path.name <= newest.name and (path / MANIFEST).is_file()][-keep:]
+    for path in paths:
+        if path not in kept:
+            (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed one is not taken for a whole
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _bytes_needed(run: RunState) -> int:

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from translate.errors import TranslateError, UsageError
+from translate.errors import DoesNotFit, RunError, TranslateError, UsageError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
@@ -32,9 +33,6 @@ def main() -> None:
     except TranslateError as error:
         say(f"error: {error}", err)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("stopped", err)
-        sys.exit(75)
 
 
 def say(line: str, console: Console | None = None) -> None:
@@ -50,6 +48,8 @@ def train(
                                              "own, so there --run-dir.  [default: runs/<name>]")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    memory: Annotated[str | None, typer.Option(help="The size of the card that `memory: auto` chooses for, such as "
+                                               "8GB.  [default: the card there is]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
 ) -> None:
     """Train a recipe; leaves a run folder."""
@@ -60,11 +60,13 @@ def train(
     if recipe is None and not (resume and run is not None):
         raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
     file = find_recipe(recipe) if recipe is not None else (run or Path()) / "recipe.yaml"
+    if recipe is None and not file.is_file():
+        raise RunError(f"{run}: there is no run here to resume")
     chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
     folder = run or default_run(chosen)
     with Display(out, chosen.name) as display:
         display.say(chosen.dump_yaml())
-        train_run(chosen, folder, display, resume=resume)
+        train_run(chosen, folder, display, resume=resume, card=memory)
     say(f"finished: {folder}; samples are in {folder / 'samples'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
 
@@ -104,6 +106,40 @@ def convert(
     if summary.stopped:
         say("stopped by a signal; the same command goes on", err)
     raise typer.Exit(summary.exit_code)
+
+
+@app.command("plan")
+def plan_command(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    memory: Annotated[str | None, typer.Option(help="The size of a card, such as 8GB.  [default: the card there is]"
+                                               )] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.  [default: the recipe's, or fp16]"
+                                                  )] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field.")] = None,
+) -> None:
+    """Say what every stage will need under every memory plan, on a CUDA card, before anything runs."""
+    import json
+
+    import torch
+
+    from translate.plan import budget_of, plan_recipe, usable_bytes
+    from translate.recipe import find_recipe, load_recipe
+
+    chosen = load_recipe(find_recipe(recipe), overrides or [])
+    named = precision or ("fp16" if chosen.precision == "auto" else chosen.precision)
+    one_of("--precision", named, ("fp32", "bf16", "fp16"))
+    budget = budget_of(memory) if memory else usable_bytes(torch.device("cuda")) if torch.cuda.is_available() else None
+    stages = plan_recipe(chosen, budget, named)  # type: ignore[arg-type]
+    if as_json:
+        say(json.dumps({"recipe": chosen.name, "device": "cuda", "precision": named, "usable_bytes": budget,
+                        "stages": [stage.as_json(budget) for stage in stages]}, indent=2))
+    else:
+        wide = out if out.is_terminal else Console(highlight=False, quiet=not is_main_process, width=120)
+        wide.print(plan_table(stages, budget, named))
+    misfits = [stage for stage in stages if stage.chosen is None]
+    if misfits:
+        raise DoesNotFit("\n".join(f"stage {stage.number + 1} does not fit: {stage.advice}" for stage in misfits))
 
 
 @app.command()
@@ -150,10 +186,9 @@ def check_data(
     from translate.data.cards import data_root
     from translate.data.check import check
     from translate.progress import Display
-    from translate.recipe import load_recipe
+    from translate.recipe import find_recipe, load_recipe
 
-    is_recipe = folder.suffix in (".yaml", ".yml")
-    recipe = load_recipe(folder) if is_recipe else None
+    recipe = None if folder.is_dir() else load_recipe(find_recipe(str(folder)))
     with Display(out, "check") as display:
         findings = check(recipe.data if recipe else folder, data_root(), recipe.stages[-1].size if recipe else None,
                          lambda done, total: display.progress(done, total, "", {}))
@@ -162,6 +197,28 @@ def check_data(
     errors = sum(finding.severity == "error" for finding in findings)
     say(f"{errors} errors, {len(findings) - errors} warnings and notes")
     raise typer.Exit(5 if errors else 0)
+
+
+def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
+    """What `translate plan` shows: a row for every stage and memory plan, an arrow at the one a training takes."""
+    from translate.plan import gib
+
+    usable = f", {gib(budget)} usable" if budget else ""
+    table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "compute",
+                  *(["fits"] if budget else []), title=f"CUDA, {precision}{usable}", title_justify="left")
+    for stage in stages:
+        height, width = stage.stage.size
+        pieces = f" in {stage.stage.micro_batch}s" if stage.stage.micro_batch else ""
+        for row, each in enumerate(stage.predictions):
+            place = [str(stage.number + 1), f"{height}×{width}", f"{stage.stage.batch_size}{pieces}"]
+            chosen = stage.chosen is not None and each.plan == stage.chosen.plan
+            name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
+            missing = each.peak_bytes - (budget or 0)
+            fits = [] if budget is None else ["yes" if missing <= 0 else f"{gib(missing)} too much"]
+            table.add_row(*(place if row == 0 else [""] * 3), f"{'→' if chosen else ' '} {name}", gib(each.peak_bytes),
+                          f"{each.compute:.2f}×", *fits, end_section=each is stage.predictions[-1],
+                          style="bold" if chosen else "")
+    return table
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from translate.errors import DiskError
 
 TEMPORARY = ".tmp-"
 
@@ -48,6 +51,15 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=True) + "\n").encode())
 
 
+@contextmanager
+def naming_disk_faults(path: Path) -> Iterator[None]:
+    """Turn the errors of the disk into `DiskError`s that name `path` and the free bytes."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError.of(error, path) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable (a rename is only on the disk when its folder is)."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -55,6 +67,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange_folder(building: Path, final: Path) -> None:
+    """Rename a finished folder to `final`; what stood there is moved aside first and removed last."""
+    aside = final.with_name(f"{TEMPORARY}old-{final.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    if final.exists():
+        final.rename(aside)
+    building.rename(final)
+    sync_folder(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from translate.data import DataConfig
 from translate.errors import RecipeError
-from translate.networks.memory import MemoryConfig
+from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.optimizers import Constant, Optimizers, Schedule
 from translate.schema import Config, nearest, read_document, read_yaml, validate
 from translate.translators import TranslatorConfig
@@ -35,7 +35,7 @@ class Stage(Config):
     micro_batch: int | None = Field(None, ge=1)  # samples a process holds at once; null: all of its share
     resize: int | None = Field(None, ge=1)  # short side to load at in this stage; null: as `data.resize` says
     lr: Schedule = Constant()
-    memory: MemoryConfig | None = None  # null: the recipe's
+    memory: AutoMemory | None = None  # null: the recipe's
 
     @property
     def size(self) -> tuple[int, int]:
@@ -68,7 +68,7 @@ class Recipe(Config):
     data: DataConfig
     translator: TranslatorConfig
     optimizer: Optimizers = Optimizers()
-    memory: Literal["auto"] | MemoryConfig = "auto"
+    memory: AutoMemory = "auto"  # or {plan: …, strips: …}
     stages: tuple[Stage, ...] = Field(min_length=1)
     every: Cadence = Cadence()
     keep_checkpoints: int = Field(2, ge=2)
@@ -109,6 +109,11 @@ class Recipe(Config):
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
                 yield (f"stages.{number}.micro_batch: {stage.micro_batch} does not divide batch_size "
                        f"{stage.batch_size}")
+
+    def memory_of(self, stage: Stage) -> MemoryConfig | None:
+        """The memory plan that is named for a stage; None: the one that fits is chosen."""
+        named = stage.memory or self.memory
+        return None if named == "auto" else named
 
     @property
     def num_images(self) -> int:

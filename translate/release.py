@@ -72,9 +72,7 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, num_imag
                                               "images": num_images, "diptych": __version__})
         files.write_bytes(building / "README.md", _model_card(recipe, translator, num_images).encode())
         seal(building)
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
-        files.sync_folder(folder.parent)
+        files.exchange_folder(building, folder)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
         raise DiskError.of(error, folder) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,15 +27,20 @@ class StopRequest:
 
 @contextmanager
 def minding_signals() -> Iterator[StopRequest]:
-    """SIGTERM and SIGINT set the request within the block; a second one stops at once.
+    """SIGTERM and SIGINT set the request within the block. A second SIGINT, a second later, stops at once.
 
+    A second SIGTERM does not: batch systems signal a launcher and its children, and the launcher signals them again.
     Outside the main thread signals are its owner's to mind, and the request stays unset.
     """
     request = StopRequest()
+    asked: list[float] = []
 
     def ask(number: int, frame: types.FrameType | None) -> None:
+        if number == signal.SIGINT and request and time.monotonic() - asked[0] > 1.0:
+            restore()
+            raise KeyboardInterrupt
+        asked.append(time.monotonic())
         request.number = number
-        restore()
 
     def restore() -> None:
         for each, handler in previous.items():

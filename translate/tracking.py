@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +23,44 @@ METRICS = "metrics.jsonl"
 
 
 class Tracker:
-    """Writes a run's numbers and pictures. Only the main process writes; a tracker that fails never stops a run."""
+    """Writes a run's numbers and pictures; only the main process does. Raises `DiskError` when it cannot."""
 
     def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator):
-        self.folder, self.accelerator = folder, accelerator
+        self.folder, self.recipe, self.accelerator = folder, recipe, accelerator
         if "tensorboard" in recipe.trackers:
             _require_tensorboard()
-            accelerator.init_trackers(recipe.name, config=None)
+
+    def open(self) -> None:
+        """Start the trackers; they write into the run folder."""
+        if self.recipe.trackers:
+            with files.naming_disk_faults(self.folder):
+                self.accelerator.init_trackers(self.recipe.name, config=None)
 
     def resume_at(self, num_images: int) -> None:
         """Forget what was recorded after `num_images`: the run that wrote it is being repeated."""
         path = self.folder / METRICS
         if self.accelerator.is_main_process and path.exists():
             kept = [record for record in files.read_lines(path) if record["images"] <= num_images]
-            files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+            with files.naming_disk_faults(path):
+                files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def record(self, num_images: int, values: dict[str, float], **about: Any) -> None:
         """Add one line to `metrics.jsonl` and send the values to the trackers."""
         if self.accelerator.is_main_process:
-            files.append_line(self.folder / METRICS, {"images": num_images, **about, **values})
+            plain = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+            with files.naming_disk_faults(self.folder / METRICS):
+                files.append_line(self.folder / METRICS, {"images": num_images, **about, **plain})
         self.accelerator.log(values, step=num_images)
 
     def picture(self, num_images: int, grid: Tensor) -> Path:
         """Save a (3, H, W) grid in [-1, 1] as `samples/<images>.png`."""
         path = self.folder / "samples" / f"{num_images:012d}.png"
-        path.parent.mkdir(exist_ok=True)
         image = torchvision.transforms.functional.to_pil_image(grid.add(1).div(2).clamp(0, 1))
         encoded = io.BytesIO()
         image.save(encoded, format="png")
-        files.write_bytes(path, encoded.getvalue())
+        with files.naming_disk_faults(path):
+            path.parent.mkdir(exist_ok=True)
+            files.write_bytes(path, encoded.getvalue())
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log_images({"samples": grid.add(1).div(2).clamp(0, 1)[None].cpu().numpy()},
@@ -62,18 +72,27 @@ class Tracker:
 
 
 @torch.no_grad()
-def sample_grid(translator: Translator, a: Tensor, b: Tensor) -> Tensor:
-    """One row a held-out sample: a, a → b, b, and for two-way translators also b → a. (3, H, W) in [-1, 1]."""
-    columns = [a, _translate(translator, "ab", a), b]
+def sample_grid(translator: Translator, a: Tensor, b: Tensor, labels: bool = False) -> Tensor:
+    """One row a held-out sample: a, a → b, b, and for two-way translators also b → a. (3, H, W) in [-1, 1].
+
+    `labels` says that domain A holds one-hot label maps.
+    """
+    columns = [to_rgb(a, labels), to_rgb(_translate(translator, "ab", a)), to_rgb(b)]
     if "ba" in translator.directions:
-        columns.append(_translate(translator, "ba", b))
-    rows = torch.stack([to_rgb(column).cpu() for column in columns], dim=1).flatten(0, 1)
+        columns.append(to_rgb(_translate(translator, "ba", b), labels))
+    rows = torch.stack([column.cpu() for column in columns], dim=1).flatten(0, 1)
     return torchvision.utils.make_grid(rows, nrow=len(columns), padding=2, pad_value=1.0)
 
 
-def to_rgb(images: Tensor) -> Tensor:
-    """(N, C, H, W) in [-1, 1] as something to look at: grey as RGB, one-hot labels as grey levels, else 3 channels."""
+def to_rgb(images: Tensor, labels: bool = False) -> Tensor:
+    """(N, C, H, W) as something to look at, (N, 3, H, W) in [-1, 1].
+
+    Grey becomes RGB, the classes of one-hot labels become levels of grey, and of many channels the first three are
+    shown.
+    """
     channels = images.shape[1]
+    if labels:
+        return (images.argmax(1, keepdim=True).float() / (channels - 1) * 2 - 1).expand(-1, 3, -1, -1)
     if channels == 1:
         return images.float().expand(-1, 3, -1, -1)
     if channels == 2:

@@ -4,6 +4,7 @@
       recipe.yaml      the resolved recipe          metrics.jsonl   losses and scores, one line a record
       status.json      running, stopped, finished   samples/        grids of the same held-out images over time
       checkpoints/     the newest few, verified     release/        the generators to give away, written at the end
+      memory.json      the memory plan of each stage, for a resume
 
 A run is bit-identical on a CPU whether or not it was interrupted: the data are a function of (seed, image number), and
 everything else that changes is in the checkpoint.
@@ -11,28 +12,29 @@ everything else that changes is in the checkpoint.
 
 from __future__ import annotations
 
-import signal
 import time
-import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from translate import files
+from translate import plan as planner
 from translate.checkpoint import Progress, RunState, newest_checkpoint, restore_checkpoint, save_checkpoint
-from translate.data import Batch, batches, data_root, held_out
-from translate.errors import CheckpointError, RunError, Stopped, UsageError
+from translate.data import Batch, LabelsConfig, batches, data_root, held_out, test_pairs
+from translate.errors import CheckpointError, DiskError, DoesNotFit, Stopped, TranslateError, UsageError
 from translate.evaluate import score_held_out
 from translate.networks import memory
 from translate.precision import autocast, choose_precision
-from translate.recipe import Recipe, Stage, differences, load_recipe
+from translate.recipe import Recipe, Stage
 from translate.release import write_release
+from translate.runs import RunFolder
+from translate.signals import StopRequest, minding_signals
 from translate.tracking import Tracker, sample_grid
 from translate.update import Update
 
@@ -49,26 +51,31 @@ class Reporter(Protocol):
         """Called after every step; `losses` are the latest recorded means."""
 
 
-def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False) -> None:
+def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False, card: str | None = None) -> None:
     """Train `recipe` in the run folder `folder`, from its newest checkpoint when `resume` is set.
 
-    Raises `RunError` when the folder holds a run and `resume` is not set, or the other way round, `Stopped` after a
-    SIGTERM or SIGINT (everything is saved), `DiskError` when a checkpoint cannot be written.
+    `card` is the size of the card that `memory: auto` chooses for, such as 8GB; None: the one there is. Raises
+    `RunError` when the folder holds a run and `resume` is not set, or the other way round, `Stopped` after a SIGTERM
+    or SIGINT (everything is saved), `DiskError` when a checkpoint cannot be written, `DoesNotFit` when a step runs out
+    of memory under the leanest memory plan.
     """
     accelerator = make_accelerator(recipe, folder)
+    home = RunFolder(folder)
     if accelerator.is_main_process:
-        open_folder(recipe, folder, resume)
+        home.check(recipe, resume)
     accelerator.wait_for_everyone()
-    run = Run(recipe, folder, accelerator, report)
-    if resume:
-        run.restore()
-    with run.recording_status(), run.minding_signals():
+    run = Run(recipe, home, accelerator, report, card)  # mistakes in recipe and data end here, and leave no folder
+    if accelerator.is_main_process:
+        home.claim(recipe)
+    with run.recording_status(), minding_signals() as run.stop:
+        run.begin(resume)
         for number in range(run.progress.stage, len(recipe.stages)):
             stage = recipe.stages[number]
             run.enter(number)
             for batch in run.batches(stage):
                 update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision, stage.micro_batch)
-                run.translator.step(batch, update)
+                with run.minding_memory(update):
+                    run.translator.step(batch, update)
                 run.advance(len(batch) * accelerator.num_processes, update.losses)
         run.finish()
 
@@ -76,8 +83,10 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
 class Run:
     """One training: its folder, its state, and all that happens between two steps."""
 
-    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator, report: Reporter):
-        self.recipe, self.folder, self.accelerator, self.report = recipe, folder, accelerator, report
+    def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
+                 card: str | None = None):
+        self.recipe, self.home, self.accelerator, self.report, self.card = recipe, home, accelerator, report, card
+        self.folder = home.path
         torch.manual_seed(recipe.seed)
         self.translator = recipe.translator.build(recipe.data.channels_a, recipe.data.channels_b, recipe.seed)
         prepare_for_processes(self.translator.modules, accelerator)
@@ -89,13 +98,21 @@ class Run:
         self.progress = Progress()
         self.state = RunState(self.progress, self.translator, self.optimizers, accelerator)
         self.samples = recipe.data.build("train", data_root())
-        self.tracker = Tracker(folder, recipe, accelerator)
+        if recipe.every.evaluate:
+            test_pairs(recipe.data, data_root())  # raises now what would end the run at its first evaluation
+        self.tracker = Tracker(self.folder, recipe, accelerator)
         self.plan = memory.PLANS["split"]
         self._held_out: Batch | None = None
         self._losses: dict[str, Tensor] = {}
         self._steps, self._since = 0, (time.monotonic(), 0)
         self._shown: dict[str, float] = {}
-        self._stop: int | None = None
+        self.stop = StopRequest()
+
+    def begin(self, resume: bool) -> None:
+        """Open the trackers, and continue where an earlier process stopped."""
+        self.tracker.open()
+        if resume:
+            self.restore()
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that verifies; say which were refused, and what else is different."""
@@ -118,14 +135,14 @@ class Run:
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
-        self.plan = choose_plan(self.recipe, stage)
+        self.plan, prediction = self._choose_plan(number)
         for network in self.translator.networks.values():
             memory.apply(self.plan, network)
         self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
         height, width = stage.size
         self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
-                        f"batch {stage.batch_size}, memory plan {self.plan.name}, {self.precision} on "
-                        f"{self.accelerator.device} × {self.accelerator.num_processes}")
+                        f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
+                        f"{self.accelerator.num_processes}; {prediction}")
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """This process's share of every global batch that is left in the stage; sets the learning rate before each."""
@@ -133,7 +150,7 @@ class Run:
         stream = batches(self.samples, seed=self.recipe.seed, start=self.progress.images, stop=first + stage.images,
                          batch_size=stage.batch_size, rank=self.accelerator.process_index,
                          world=self.accelerator.num_processes, workers=self.recipe.workers, size=stage.size,
-                         resize=stage.resize)
+                         resize=stage.resize, pin_memory=self.accelerator.device.type == "cuda")
         for batch in stream:
             self._schedule(stage)
             yield batch.to(self.accelerator.device)
@@ -152,19 +169,36 @@ class Run:
         def due(cadence: int | None) -> bool:
             return cadence is not None and self.progress.images // cadence > before // cadence
 
-        if due(every.log) or self._ended() or stopping:
+        saving = due(every.checkpoint) or self._ended() or stopping
+        if due(every.log) or saving:  # before a save, so that a resumed run records what an uninterrupted one does
             self._record_losses()
+        if saving:
+            self.save()
         if due(every.sample) or self._ended():
             self._picture()
         if due(every.evaluate) or (every.evaluate and self._ended()):
             self._evaluate()
-        if due(every.checkpoint) or self._ended() or stopping:
-            self.save()
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
         self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
         if stopping:
-            raise Stopped(f"stopped by {signal.Signals(self._stop or signal.SIGTERM).name} at {self.progress.images:,} "
-                          f"images; everything is saved. Continue with: translate train --resume --run {self.folder}")
+            raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything "
+                          f"is saved. Continue with: translate train --resume --run-dir {self.folder}")
+
+    @contextmanager
+    def minding_memory(self, update: Update) -> Iterator[None]:
+        """Go on with the memory plan that a step ends with, also after a resume; name what fits under no plan."""
+        stage = self.recipe.stages[self.progress.stage]
+        try:
+            yield
+        except DoesNotFit as error:
+            raise DoesNotFit(f"{planner.describe(self.progress.stage, stage)}: {error}; use a smaller resolution, "
+                             "micro_batch or width (`translate plan` says what fits)") from None
+        for note in update.notes:
+            self.report.say(note)
+        if update.plan != self.plan:
+            self.plan = update.plan
+            if self.accelerator.is_main_process:
+                planner.remember_choice(self.folder / "memory.json", self.progress.stage, None, self.plan)
 
     def save(self) -> None:
         """Write a checkpoint, and the status."""
@@ -184,34 +218,31 @@ class Run:
         self._write_status("running")
         try:
             yield
-        except Stopped as stop:
-            self._write_status("stopped", str(stop), stop.exit_code)
-            raise
         except BaseException as error:
-            self._write_status("failed", f"{type(error).__name__}: {error}", getattr(error, "exit_code", 1))
+            stopped = isinstance(error, Stopped | KeyboardInterrupt)
+            with suppress(DiskError):  # what ended the run matters more than that this cannot be written
+                self._write_status("stopped" if stopped else "failed", f"{type(error).__name__}: {error}",
+                                   130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1))
             raise
-        self._write_status("finished", exit_code=0)
-
-    @contextmanager
-    def minding_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a stop at the next step's end; a second one stops at once."""
-        def ask(number: int, frame: types.FrameType | None) -> None:
-            self._stop = number
-            for each, handler in previous.items():
-                signal.signal(each, handler)
-
-        previous: dict[int, Any] = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            for each in previous:
-                signal.signal(each, ask)
-        except ValueError:  # not the main thread: its owner minds the signals
-            yield
-            return
-        try:
-            yield
+        else:
+            self._write_status("finished", exit_code=0)
         finally:
-            for each, handler in previous.items():
-                signal.signal(each, handler)
+            self.home.leave()
+
+    def _choose_plan(self, number: int) -> tuple[memory.Plan, str]:
+        """Stage `number`'s memory plan and its prediction: the main process chooses for all."""
+        chosen: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                chosen = [planner.choose_for_run(
+                    self.recipe, number, self.folder / "memory.json", self.accelerator.device, self.precision,
+                    self.accelerator.num_processes, self.card)]
+            except DoesNotFit as error:
+                chosen = [error]
+        (choice,) = broadcast_object_list(chosen)
+        if isinstance(choice, DoesNotFit):
+            raise choice
+        return choice
 
     def _ended(self) -> bool:
         return self.progress.images >= self.recipe.num_images
@@ -219,8 +250,8 @@ class Run:
     def _must_stop(self) -> bool:
         """All processes agree: a signal may have reached only one of them, or them between different steps."""
         if self.accelerator.num_processes == 1:
-            return self._stop is not None
-        asked = torch.tensor([float(self._stop is not None)], device=self.accelerator.device)
+            return bool(self.stop)
+        asked = torch.tensor([float(bool(self.stop))], device=self.accelerator.device)
         torch.distributed.all_reduce(asked)
         return bool(asked.item())
 
@@ -247,21 +278,26 @@ class Run:
             return
         device = self.accelerator.device
         with autocast(device, self.precision):
-            grid = sample_grid(self.translator, self._held_out.a.to(device), self._held_out.b.to(device))
+            grid = sample_grid(self.translator, self._held_out.a.to(device), self._held_out.b.to(device),
+                               labels=isinstance(self.recipe.data, LabelsConfig))
         self.tracker.picture(self.progress.images, grid)
 
     def _evaluate(self) -> None:
         """Held-out scores, where the truth is known. Every process waits for the main one."""
         if self.accelerator.is_main_process:
-            scores = score_held_out(self.recipe, self.translator, self.accelerator.device, self.precision)
-            self.tracker.record(self.progress.images, scores, kind="evaluation", stage=self.progress.stage)
-            self.report.say(f"{self.progress.images:,} images, held out: "
-                            + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+            try:
+                scores = score_held_out(self.recipe, self.translator, self.accelerator.device, self.precision)
+            except (TranslateError, RuntimeError) as error:  # a rotten test image, or one too large for the device
+                self.report.say(f"warning: no scores at {self.progress.images:,} images: {error}")
+            else:
+                self.tracker.record(self.progress.images, scores, kind="evaluation", stage=self.progress.stage)
+                self.report.say(f"{self.progress.images:,} images, held out: "
+                                + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
         self.accelerator.wait_for_everyone()
 
     def _write_status(self, state: str, message: str = "", exit_code: int | None = None) -> None:
         if self.accelerator.is_main_process:
-            files.write_json(self.folder / "status.json", {
+            self.home.write_status({
                 "state": state, "message": message, "exit_code": exit_code, "images": self.progress.images,
                 "of": self.recipe.num_images, "stage": self.progress.stage})
 
@@ -273,43 +309,6 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     precision = choose_precision(recipe.precision, state.device)
     return Accelerator(cpu=cpu, mixed_precision="fp16" if precision == "fp16" else "no",
                        log_with=list(recipe.trackers) or None, project_dir=str(folder))
-
-
-def open_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    """Make the run folder, or check that the one there belongs to this recipe; save the resolved recipe."""
-    saved = folder / "recipe.yaml"
-    if resume:
-        if not saved.is_file():
-            raise RunError(f"{folder}: there is no run here to resume; leave --resume away to start one")
-        refuse_changes(load_recipe(saved), recipe, folder)
-    elif folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder}: holds files already and is not overwritten; continue it with --resume, or choose "
-                       "another folder with --run")
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(saved, recipe.dump_yaml().encode())
-
-
-def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path) -> None:
-    """Raise `RunError` listing what differs, unless the new recipe only adds to the stages or is about cadence."""
-    old, new = saved.dump(), recipe.dump()
-    for field in Recipe.may_change:
-        old.pop(field), new.pop(field)
-    known = len(old["stages"])
-    if len(new["stages"]) >= known:
-        new["stages"] = new["stages"][:known]
-        last_old, last_new = old["stages"][-1], new["stages"][-1]
-        if last_new["images"] > last_old["images"] and last_new["lr"]["kind"] == "constant":
-            last_new["images"] = last_old["images"]
-    changed = list(differences(old, new))
-    if changed:
-        raise RunError("\n".join([f"{folder}: belongs to another recipe, and resuming would mix the two:", *changed,
-                                  "start a new run with --run, or take the changes back"]))
-
-
-def choose_plan(recipe: Recipe, stage: Stage) -> memory.Plan:
-    """The memory plan of a stage: its own, else the recipe's; `auto` is split backward."""
-    chosen = stage.memory or recipe.memory
-    return memory.PLANS["split" if chosen == "auto" else chosen.plan]
 
 
 def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Accelerator) -> None:

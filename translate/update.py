@@ -6,12 +6,16 @@ gradients of everything that looks at it; when all have, its gradient goes on th
 gradient equals that of one joint backward pass over the sum of the losses, and only one branch of the graph is alive
 at a time. Models are never wrapped (DDP would average the gradients at every partial backward): they are averaged
 across processes once a phase.
+
+A phase that runs out of memory is undone and run again under the next leaner memory plan. What an optimizer, a pool or
+the gradient scaler learns of a phase it learns at its end, so until then there is little to undo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +23,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from translate.data import Batch
-from translate.networks.layers import seed_dropout
+from translate.errors import DoesNotFit
+from translate.networks import memory
+from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
 from translate.precision import Format, autocast
 from translate.translators import Translator
@@ -29,7 +35,9 @@ from translate.translators.pool import ImagePool
 class Update:
     """One step's machinery: phases, micro-batches, cuts, scaled backward passes, one gradient average a phase.
 
-    `losses` gathers what the step recorded, as scalars on the device: means over the batch of this process.
+    `losses` gathers what the step recorded, as scalars on the device: means over the batch of this process. `plan` is
+    the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase
+    ran out of memory it is a leaner one at the end, and `notes` say so.
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,
@@ -37,24 +45,71 @@ class Update:
         self.translator, self.optimizers, self.accelerator = translator, optimizers, accelerator
         self.plan, self.precision, self.micro_batch = plan, precision, micro_batch
         self.losses: dict[str, Tensor] = {}
+        self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
+        self._num_trained = 1  # networks of the current phase
 
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
         """Train the networks of phase `name`: run `body(*arguments, self)`, average the gradients, step the optimizer.
 
-        A phase is a call rather than a `with` block so that it can be run again when it runs out of memory.
+        A phase is a call rather than a `with` block so that it can be run again when it runs out of memory. Raises
+        `DoesNotFit` when it does so under the leanest plan.
         """
-        trained = self.translator.phases[name]
-        with frozen(network for other, network in self.translator.networks.items() if other not in trained):
+        while True:
+            before = _Before(self)
+            result, shortage = self._attempt(name, body, arguments)
+            if not self._in_any_process(shortage is not None):
+                break
             self.optimizers[name].zero_grad(set_to_none=True)
-            with self.autocast():
-                result = body(*arguments, self)
-        self.average_gradients(trained)
+            before.restore(self)
+            self._use_leaner_plan(name, shortage)
+        self.average_gradients(self.translator.phases[name])
         self.step_optimizer(self.optimizers[name])
         for pool in self.translator.pools.values():
             pool.commit()
         return result
+
+    def _attempt(self, name: str, body: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str | None]:
+        """The result of a phase's body, or how it ran out of memory."""
+        trained = self.translator.phases[name]
+        self._num_trained = len(trained)
+        try:
+            with frozen(network for other, network in self.translator.networks.items() if other not in trained):
+                self.optimizers[name].zero_grad(set_to_none=True)
+                with self.autocast():
+                    return body(*arguments, self), None
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.accelerator.num_processes > 1 and has_sync_batch_norm(self.translator.networks.values()):
+                raise DoesNotFit(f"out of memory in the {name} phase under memory plan {self.plan}, which cannot be "
+                                 "undone: batch norm over several processes has them wait for each other. Name a "
+                                 "leaner plan in the recipe (memory.plan)") from None
+            return None, str(error).split(". ")[0]
+
+    def _in_any_process(self, here: bool) -> bool:
+        """Whether it is so in any process: all must redo a phase, as all wait for each other's gradients."""
+        if self.accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor([float(here)], device=self.accelerator.device)
+        torch.distributed.all_reduce(flag)
+        return bool(flag.item())
+
+    def _use_leaner_plan(self, name: str, shortage: str | None) -> None:
+        gc.collect()  # the failed attempt's frames, where they form cycles
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        plan = memory.leaner(self.plan)
+        reason = shortage or "another process ran out of memory"
+        if plan is None:
+            raise DoesNotFit(f"the {name} phase runs out of memory under {self.plan}, the leanest memory plan "
+                             f"({reason})")
+        self.notes.append(f"out of memory in the {name} phase under memory plan {self.plan}; it is undone and goes on "
+                          f"under {plan} ({reason})")
+        self.plan = plan
+        for network in self.translator.networks.values():
+            memory.apply(plan, network)
 
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """The (a, b) images of this process's batch, in pieces of `micro_batch` samples."""
@@ -72,16 +127,29 @@ class Update:
 
         fp32, because scaled half-precision gradients of several losses could overflow in their sum.
         """
-        image = there(real)
         if not self.plan.cut:
-            yield image
+            yield there(real)
             return
-        leaf = image.detach().to(torch.promote_types(image.dtype, torch.float32)).requires_grad_()
+        # A network trained alone has no other's graph to make room for: its own may wait for the gradient.
+        replay = self.plan.replay and self._num_trained > 1
+        start = starting_point(there) if replay else []
+        with self.without_graph() if replay else nullcontext():
+            image: Tensor | None = there(real)
+        assert image is not None
+        dtype = image.dtype
+        wide = image.detach().to(torch.promote_types(dtype, torch.float32))
+        leaf = wide.view_as(wide).requires_grad_()  # a view: autocast keeps its copies of other leaves to the end
+        if replay:
+            image = None
         yield leaf
-        if leaf.grad is not None:
-            with self.outside_autocast():
-                image.backward(leaf.grad.to(image.dtype))
-            leaf.grad = None
+        if leaf.grad is None:
+            return
+        gradient, leaf.grad = leaf.grad.to(dtype), None
+        if image is None:
+            with recomputing(start):
+                image = there(real)
+        with self.outside_autocast():
+            image.backward(gradient)
 
     def backward(self, name: str, loss: Tensor) -> None:
         """Backpropagate `loss` (a mean over the micro-batch) and record it under `name`."""
@@ -103,6 +171,19 @@ class Update:
     def outside_autocast(self) -> AbstractContextManager[object]:
         """Backward passes choose their formats by their forward's, and recomputation restores its own."""
         return torch.autocast(self.accelerator.device.type, enabled=False)
+
+    def without_graph(self) -> AbstractContextManager[object]:
+        """A forward pass that is run again for its gradient.
+
+        Autocast would remember the low-precision weights it makes here, without a graph, and some versions of torch
+        hand them to later passes, whose weights would then get no gradient.
+        """
+        device = self.accelerator.device.type
+        context = ExitStack()
+        context.enter_context(torch.no_grad())
+        if torch.is_autocast_enabled(device):
+            context.enter_context(torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False))
+        return context
 
     def average_gradients(self, networks: dict[str, nn.Module]) -> None:
         """The mean over all processes, in one flattened all-reduce."""
@@ -145,3 +226,36 @@ def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
+
+
+class _Before:
+    """What a phase changes before its end, as it was: buffers, random states, recorded losses. Gradients are none."""
+
+    def __init__(self, update: Update):
+        self.buffers = [(buffer, buffer.clone()) for network in update.translator.networks.values()
+                        for buffer in network.buffers()]
+        self.losses = dict(update.losses)
+        self.device = update.accelerator.device
+        self.random = torch.get_rng_state()
+        self.random_cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+
+    def restore(self, update: Update) -> None:
+        update.losses, update._waiting = self.losses, []
+        for pool in update.translator.pools.values():
+            pool.undo()
+        with torch.no_grad():
+            for buffer, value in self.buffers:
+                buffer.copy_(value)
+        torch.set_rng_state(self.random)
+        if self.random_cuda is not None:
+            torch.cuda.set_rng_state(self.random_cuda, self.device)
+
+
+def has_sync_batch_norm(networks: Iterable[nn.Module]) -> bool:
+    """Whether a forward pass of these networks talks to other processes."""
+    return any(isinstance(part, nn.SyncBatchNorm) for network in networks for part in network.modules())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on a GPU an error of its own, on a CPU known by its words."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)

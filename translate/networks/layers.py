@@ -7,7 +7,7 @@ says by its `keep` what it holds for the backward pass:
     everything   what autograd holds by itself
     convolutions only the convolution outputs; norm, activation and padding are computed again (they cost little)
     input        only its own input; all of it is computed again
-    strips       (a Chain) only its input too, and all of it is computed strip by strip: `translate.networks.strips`
+    strips       (a Chain) only an input too, and what follows is computed strip by strip: `translate.networks.strips`
 
 `translate.networks.memory` sets `keep` from a recipe's memory plan. Gradients are equal under all of them.
 """
@@ -66,20 +66,21 @@ class Layer(nn.Module):
         self.norm, self.slope, self.reflect, self.enlarge = norm, slope, reflect, enlarge
         self.conv, self.last = conv, last
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, keep_input: bool = False) -> Tensor:
+        """With `keep_input`, autograd holds `x` and the convolution's output and nothing between them."""
+        x = checkpointed(self, self.to_convolution, x) if keep_input else self.to_convolution(x)
+        return x if self.last is None else self.last(x)
+
+    def to_convolution(self, x: Tensor) -> Tensor:
+        """norm → act → pad → conv, without `last`."""
         if self.norm is not None:
             x = self.norm(x)
-        return self.after_norm(x)
-
-    def after_norm(self, x: Tensor) -> Tensor:
-        """All of the layer but its norm: the part whose every output row needs only a few input rows."""
         x = self.activate(x)
         if self.enlarge > 1:
             x = F.interpolate(x, scale_factor=self.enlarge, mode="nearest")
         if self.reflect:
             x = F.pad(x, (self.reflect,) * 4, mode="reflect")
-        x = self.conv(x)
-        return x if self.last is None else self.last(x)
+        return self.conv(x)
 
     def activate(self, x: Tensor) -> Tensor:
         """ReLU or LeakyReLU; in place where a norm has just made the tensor, so that nobody else holds it."""
@@ -94,14 +95,18 @@ class Chain(nn.Sequential):
 
     keep: Keep = "everything"
     num_strips: int = 8  # with keep = "strips"
+    strips_from: int = 0  # with keep = "strips": layers before this one run whole, keeping their inputs
 
     def forward(self, x: Tensor) -> Tensor:
         if self.keep == "strips":
-            return run_in_strips(cast(Iterator[Layer], iter(self)), x, self.num_strips)
+            layers = cast(list[Layer], list(self))
+            for whole in layers[:self.strips_from]:
+                x = whole(x, keep_input=True)
+            return run_in_strips(layers[self.strips_from:], x, self.num_strips)
         if self.keep == "input":
             return checkpointed(self, super().forward, x)
         for layer in self:
-            x = checkpointed(layer, layer, x) if self.keep == "convolutions" else layer(x)
+            x = layer(x, keep_input=self.keep == "convolutions")
         return x
 
 
@@ -133,13 +138,19 @@ class Level(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Several inputs are concatenated along channels (the skip connection) inside what may be recomputed."""
-        return self._run(*inputs) if self.keep == "everything" else checkpointed(self, self._run, *inputs)
+        return checkpointed(self, self._run, *inputs) if self.keep == "input" else self._run(*inputs)
 
     def _run(self, *inputs: Tensor) -> Tensor:
-        x = self.layer(inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1))
+        convolve = self._convolve
+        x = checkpointed(self.layer, convolve, *inputs) if self.keep == "convolutions" else convolve(*inputs)
+        if self.layer.last is not None:
+            x = self.layer.last(x)
         if self.norm is not None:
             x = self.norm(x)
         return x if self.dropout is None else self.dropout(x)
+
+    def _convolve(self, *inputs: Tensor) -> Tensor:
+        return self.layer.to_convolution(inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1))
 
 
 class Generator(nn.Module):
@@ -251,17 +262,30 @@ def checkpointed(module: nn.Module, function: Callable[..., Tensor], *inputs: Te
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
+    start = starting_point(module)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False,
-                      context_fn=lambda: (nullcontext(), recomputing(module)))
+                      context_fn=lambda: (nullcontext(), recomputing(start)))
+
+
+StartingPoint = list[tuple[nn.Module, dict[str, Tensor | None]]]
+
+
+def starting_point(network: nn.Module) -> StartingPoint:
+    """The buffers a forward pass starts from and may advance: running statistics, the vectors of a spectral norm.
+
+    BatchNorm in training gives the same result whatever its statistics are, so these are not copied.
+    """
+    return [(module, {name: value if value is None or isinstance(module, _BatchNorm) else value.clone()
+                      for name, value in module._buffers.items()})
+            for module in network.modules() if module.training and module._buffers]
 
 
 @contextmanager
-def recomputing(network: nn.Module) -> Iterator[None]:
-    """While a forward pass is repeated for its gradient: running statistics advance on copies that are thrown away."""
-    held = [(module, dict(module._buffers)) for module in network.modules()
-            if isinstance(module, _BatchNorm) and module.training and module.track_running_stats]
-    for module, buffers in held:
-        module._buffers.update({name: buffer.clone() for name, buffer in buffers.items() if buffer is not None})
+def recomputing(start: StartingPoint) -> Iterator[None]:
+    """While a forward pass is repeated for its gradient: it starts where the first one did, and advances nothing."""
+    held = [(module, dict(module._buffers)) for module, _ in start]
+    for module, buffers in start:
+        module._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
     try:
         yield
     finally:

@@ -1,51 +1,129 @@
 """Memory plans: what a training step keeps and what it computes again. The gradients are equal under every plan.
 
-From the most memory to the least; the compute of a CycleGAN step is given relative to `plain`:
+With the predicted peak and the compute of a CycleGAN step at 2000×2000 (ResNet-9, batch 1, fp16; compute is relative
+to `plain`). `translate plan` gives these for any recipe, and docs/memory.md says how to choose.
 
-    plan    compute  what it does
-    plain   1.00     one joint backward pass at the end, everything kept: the textbook step
-    split   1.00     each loss is backpropagated as soon as it is known, cut at the fake image
-    blocks  1.32     split, and each block or level of a network keeps only its input
+    plan           peak      compute  what it does
+    plain          62.6 GiB  1.00     one joint backward pass at the end, everything kept: the textbook step
+    split          21.3 GiB  1.00     each loss is backpropagated as soon as it is known, cut at the fake image
+    preact         11.9 GiB  1.00     split; layers keep only their convolutions' outputs
+    replay          7.0 GiB  1.11     preact; the generator that made a fake keeps nothing, and runs again when the
+                                      fake's gradient is known
+    blocks          5.7 GiB  1.31     split; every end, residual block and level keeps only its input
+    strips          4.9 GiB  1.16     replay; the head keeps only its input, and the tail runs in strips of rows
+    strips_blocks   2.8 GiB  1.43     strips; and every residual block keeps only its input
+
+What does not apply becomes the nearest that does. A U-Net has levels instead of ends and blocks: they keep their
+convolutions' outputs under `preact` and `replay`, and only their inputs under `blocks` and both `strips`. A
+generator that is trained alone (pix2pix) is not replayed, as nothing else needs memory while its graph waits.
+Discriminators never run in strips: they keep their convolutions' outputs under all plans from `preact` on.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+from pydantic import Discriminator, Field, Tag, model_validator
 from torch import nn
 
 from translate.networks.layers import Block, Chain, Keep, Level
 from translate.schema import Config
 
-PlanName = Literal["plain", "split", "blocks"]
+PlanName = Literal["plain", "split", "blocks", "preact", "replay", "strips", "strips_blocks"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one memory plan does: to the step (`cut`, `replay`) and to the parts of a network (what each keeps)."""
+
+    name: PlanName
+    cut: bool = True  # split backward: the graph is cut at the fake image
+    replay: bool = False  # the generator of a fake runs without a graph, and again when the fake's gradient is known
+    head: Keep = "everything"  # of a ResNet: down to a quarter of the resolution
+    trunk: Keep = "everything"  # its residual blocks
+    tail: Keep = "everything"  # up again
+    levels: Keep = "everything"  # of a U-Net
+    judge: Keep = "everything"  # discriminators
+    num_strips: int = 8  # of the parts that run in strips
+
+    @property
+    def in_strips(self) -> bool:
+        return self.tail == "strips"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.num_strips} strips)" if self.in_strips else self.name
+
+
+PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
+    Plan("plain", cut=False),
+    Plan("split"),
+    Plan("blocks", head="input", trunk="input", tail="input", levels="input", judge="convolutions"),
+    Plan("preact", head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
+         judge="convolutions"),
+    Plan("replay", replay=True, head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
+         judge="convolutions"),
+    # The head's backward pass is the last: the trunk's graph is gone by then, and there is room to run it whole.
+    Plan("strips", replay=True, head="input", trunk="convolutions", tail="strips", levels="input",
+         judge="convolutions"),
+    Plan("strips_blocks", replay=True, head="input", trunk="input", tail="strips", levels="input",
+         judge="convolutions"),
+)}
+
+# From the most memory to the least. `blocks` is left out: `strips` takes less of both memory and compute.
+LADDER: tuple[PlanName, ...] = ("plain", "split", "preact", "replay", "strips", "strips_blocks")
+
+
+def leaner(plan: Plan) -> Plan | None:
+    """The plan to try when `plan` ran out of memory; None after the leanest."""
+    position = LADDER.index("replay" if plan.name == "blocks" else plan.name)
+    if position + 1 == len(LADDER):
+        return None
+    return replace(PLANS[LADDER[position + 1]], num_strips=plan.num_strips)
 
 
 class MemoryConfig(Config):
     """The memory plan of a recipe or of one of its stages."""
 
     plan: PlanName
+    strips: int | None = Field(None, ge=2, le=1000)  # null: 8; more take less memory and a little more compute
+
+    @model_validator(mode="after")
+    def _has_strips(self) -> MemoryConfig:
+        if self.strips is not None and not PLANS[self.plan].in_strips:
+            raise ValueError(f"plan {self.plan} has no strips; leave out `strips: {self.strips}`, or use plan: strips "
+                             "or strips_blocks")
+        return self
+
+    def resolve(self) -> Plan:
+        """The plan this names."""
+        plan = PLANS[self.plan]
+        return plan if self.strips is None else replace(plan, num_strips=self.strips)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What one memory plan does: to the step (`cut`) and to the parts of a network (`keep`)."""
-
-    name: PlanName
-    cut: bool  # split backward: the graph is cut at the fake image
-    keep: Keep
+def _kind(value: object) -> str:
+    return "auto" if isinstance(value, str) else "MemoryConfig"
 
 
-PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
-    Plan("plain", cut=False, keep="everything"),
-    Plan("split", cut=True, keep="everything"),
-    Plan("blocks", cut=True, keep="input"),
-)}
+# `auto`: the planner chooses. The discriminator lets a mistake inside a MemoryConfig be named as what it is.
+AutoMemory = Annotated[Annotated[Literal["auto"], Tag("auto")] | Annotated[MemoryConfig, Tag("MemoryConfig")],
+                       Discriminator(_kind)]
 
 
 def apply(plan: Plan, network: nn.Module) -> None:
-    """Tell every part of `network` what to keep. The chain inside a block follows its block."""
+    """Tell every part of `network` what to keep. The chain inside a residual block is told by its block."""
     inner = {block.chain for block in network.modules() if isinstance(block, Block)}
-    for part in network.modules():
-        if isinstance(part, Block | Level) or (isinstance(part, Chain) and part not in inner):
-            part.keep = plan.keep
+    for name, part in network.named_modules():
+        if isinstance(part, Block):
+            part.keep, part.chain.keep = (plan.trunk, "everything") if plan.trunk == "input" else (
+                "everything", plan.trunk)
+        elif isinstance(part, Level):
+            part.keep = plan.levels
+        elif isinstance(part, Chain) and part not in inner:
+            part.keep = {"head": plan.head, "tail": plan.tail}.get(name, plan.judge)
+            part.num_strips = plan.num_strips
+            if part.keep == "strips":
+                # Beginning with a norm, a chain needs no pass for it: the layer before runs whole (−6 % compute).
+                part.strips_from = 1
+                if any(isinstance(inside, nn.SyncBatchNorm) for inside in part.modules()):
+                    part.keep = "input"  # its statistics are of several processes

@@ -56,6 +56,15 @@ class Rows:
         lo = min(self.lo, height - 1)
         return Rows(lo, max(self.hi, lo + 1))
 
+    def joined(self, other: Rows) -> Rows:
+        """The fewest rows that hold both."""
+        return Rows(min(self.lo, other.lo), max(self.hi, other.hi))
+
+    def common(self, other: Rows) -> Rows:
+        """The rows that are in both; none, if none are."""
+        lo = max(self.lo, other.lo)
+        return Rows(lo, max(lo, min(self.hi, other.hi)))
+
     def of(self, x: Tensor, first: int = 0) -> Tensor:
         """These rows of `x`, a view, where x's first row is row `first` of the image."""
         lo, hi = self.lo - first, self.hi - first

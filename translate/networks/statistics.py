@@ -84,7 +84,7 @@ class Statistics:
                 running.add_((new.to(running.dtype) - running) * share)
         return cls(mean, var, norm.eps, 1 if batch else moments.mean.shape[0], moments.count)
 
-    def normalise(self, z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def normalise(self, z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         """scale·(z − µ)·r + shift in z's dtype, computed in that of the statistics; samples folded into channels.
 
         A norm in eval mode does just this, in one fused kernel, and its backward yields Σg and Σ g·(z − µ)·r.

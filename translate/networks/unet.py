@@ -54,7 +54,7 @@ class UNet(Generator):
                 Layer(nn.Conv2d(before, channels, 4, 2, 1, bias=bias), slope=None if outermost else 0.2),
                 norm=None if outermost or innermost else make_norm(norm, channels)))
             after = out_channels if outermost else before
-            conv = enlarging(channels if innermost else 2 * channels, after, upsample, bias or outermost)
+            conv = enlarging_conv(channels if innermost else 2 * channels, after, upsample, bias or outermost)
             self.up.append(Level(
                 Layer(conv, slope=0.0, enlarge=2 if upsample == "resize" else 1, last=nn.Tanh() if outermost else None),
                 norm=None if outermost else make_norm(norm, after),
@@ -70,7 +70,8 @@ class UNet(Generator):
         return y
 
 
-def enlarging(in_channels: int, out_channels: int, upsample: Upsample, bias: bool) -> nn.Conv2d | nn.ConvTranspose2d:
+def enlarging_conv(in_channels: int, out_channels: int, upsample: Upsample, bias: bool
+                   ) -> nn.Conv2d | nn.ConvTranspose2d:
     """The convolution of an upward level: transposed, or a plain one for a resized input."""
     if upsample == "transposed":
         return nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias)

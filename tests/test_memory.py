@@ -1,0 +1,213 @@
+"""Every memory plan gives the gradients of the textbook step, and advances nothing twice."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from tests.test_update import (
+    build,
+    cyclegan_reference,
+    gradients,
+    make_batch,
+    pix2pix_reference,
+    step,
+    worst_error,
+)
+from translate.data import Batch
+from translate.losses import LeastSquares
+from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
+from translate.networks.layers import seed_dropout
+from translate.optimizers import SGD
+from translate.translators import CycleGANConfig, Pix2PixConfig
+from translate.update import Update
+
+PLANS = list(memory.PLANS)
+PATCH = PatchGANConfig(width=4, layers=2)
+CYCLEGANS = {
+    "resnet": CycleGANConfig(generator=ResNetConfig(width=4, blocks=2), discriminator=PATCH, pool=0),
+    "resnet-batch-resize-no-identity": CycleGANConfig(
+        generator=ResNetConfig(width=4, blocks=1, norm="batch", upsample="resize"),
+        discriminator=PixelConfig(width=4, norm="batch"), pool=0, weights={"identity": 0.0}),
+    "resnet-none": CycleGANConfig(generator=ResNetConfig(width=4, blocks=1, norm="none"), discriminator=PATCH, pool=0),
+    "unet-batch-dropout": CycleGANConfig(generator=UNetConfig(width=4, downs=6), discriminator=PATCH, pool=0),
+}
+PIX2PIXS = {
+    "unet-resize": Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance", upsample="resize"),
+                                 discriminator=PATCH),
+    "unet-batch-dropout": Pix2PixConfig(generator=UNetConfig(width=4, downs=6),
+                                        discriminator=PatchGANConfig(width=4, layers=2, norm="batch")),
+    "resnet-batch-resize-lsgan": Pix2PixConfig(
+        generator=ResNetConfig(width=4, blocks=1, norm="batch", upsample="resize"), discriminator=PATCH,
+        objective=LeastSquares()),
+}
+CONFIGS = CYCLEGANS | {f"pix2pix-{name}": config for name, config in PIX2PIXS.items()}
+
+
+def allowed(plan: str) -> float:
+    """Strips sum in another order; everything else repeats the same operations."""
+    return 1e-10 if memory.PLANS[plan].in_strips else 1e-12
+
+
+@functools.cache
+def joint_step(name: str, size: tuple[int, int], samples: int) -> dict[str, Tensor]:
+    """The gradients of one joint backward pass, from the independent reference of tests/test_update.py."""
+    translator, batch = build(CONFIGS[name]), make_batch(size, samples)
+    seed_dropout(translator.networks.values(), batch.keys)
+    return (cyclegan_reference if name in CYCLEGANS else pix2pix_reference)(translator, batch)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize(("size", "samples"), [((48, 64), 2), ((33, 50), 1)], ids=["rectangle", "odd"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_plan_gives_the_gradients_of_the_textbook_step(
+        name: str, size: tuple[int, int], samples: int, plan: str) -> None:
+    translator = build(CONFIGS[name])
+    step(translator, make_batch(size, samples), plan)
+    assert worst_error(gradients(translator), joint_step(name, size, samples)) <= allowed(plan)
+
+
+@pytest.mark.parametrize("num_strips", [2, 5, 64])
+def test_any_number_of_strips_gives_the_same_gradients(num_strips: int) -> None:
+    translator, batch = build(CONFIGS["resnet"]), make_batch((48, 64), 2)
+    plan = memory.MemoryConfig(plan="strips", strips=num_strips).resolve()
+    assert plan.num_strips == num_strips
+    step(translator, batch, plan)
+    assert translator.generator_ab.tail.num_strips == num_strips
+    assert worst_error(gradients(translator), joint_step("resnet", (48, 64), 2)) <= 1e-10
+
+
+def forwards(translator: Any, batch: Batch) -> None:
+    """Every forward pass of a step, once each and in the step's order, without any machinery."""
+    a, b = batch.a, batch.b
+    with torch.no_grad():
+        if hasattr(translator, "generator_ba"):
+            fakes = []
+            for real, there, back, judge in (
+                    (a, translator.generator_ab, translator.generator_ba, translator.discriminator_b),
+                    (b, translator.generator_ba, translator.generator_ab, translator.discriminator_a)):
+                fakes.append(there(real))
+                judge(fakes[-1]), back(fakes[-1])
+                if translator.weights.identity:
+                    back(real)
+            for image, judge in ((a, translator.discriminator_a), (fakes[1], translator.discriminator_a),
+                                 (b, translator.discriminator_b), (fakes[0], translator.discriminator_b)):
+                judge(image)
+        else:
+            fake = translator.generator_ab(a)
+            for image in (fake, b, fake):
+                translator.discriminator_b(torch.cat([a, image], 1))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("name", ["resnet-batch-resize-no-identity", "unet-batch-dropout", "pix2pix-unet-batch-dropout",
+                                  "pix2pix-resnet-batch-resize-lsgan"])
+def test_batch_norm_statistics_advance_once_a_pass_under_every_plan(name: str, plan: str) -> None:
+    """A forward pass that is repeated for its gradient must not be noticed."""
+    translator, batch = build(CONFIGS[name]), make_batch((64, 64))
+    expected = build(CONFIGS[name])
+    seed_dropout(expected.networks.values(), batch.keys)
+    forwards(expected, batch)
+    step(translator, batch, plan)
+    num_buffers = 0
+    for which, network in expected.networks.items():
+        for buffer, value in network.named_buffers():
+            torch.testing.assert_close(translator.networks[which].get_buffer(buffer), value, rtol=1e-10, atol=1e-12,
+                                       msg=f"{which}.{buffer}")
+            num_buffers += 1
+    assert num_buffers
+
+
+@pytest.mark.parametrize("plan", PLANS[1:])
+def test_spectral_norm_advances_once_a_pass_under_every_plan(plan: str) -> None:
+    """A repeated pass starts from the vectors the first one started from, however many passes lie between."""
+    steps = {}
+    for name in ("plain", plan):
+        translator, batch = build(CONFIGS["resnet"]), make_batch((32, 40))
+        torch.manual_seed(5)
+        for network in translator.networks.values():
+            for convolution in [part for part in network.modules() if isinstance(part, nn.Conv2d)]:
+                parametrizations.spectral_norm(convolution)
+        step(translator, batch, name)
+        steps[name] = translator
+    assert worst_error(gradients(steps[plan]), gradients(steps["plain"])) <= allowed(plan)
+    for name, network in steps["plain"].networks.items():
+        for buffer, value in network.named_buffers():
+            torch.testing.assert_close(steps[plan].networks[name].get_buffer(buffer), value, rtol=1e-9, atol=1e-12)
+
+
+def step_in(precision: str, plan: str, name: str) -> dict[str, Tensor]:
+    translator, batch = build(CONFIGS[name], torch.float32), make_batch((64, 64), dtype=torch.float32)
+    optimizers = {phase: SGD(lr=1e-30).build(parameter for network in networks.values()
+                                             for parameter in network.parameters())
+                  for phase, networks in translator.phases.items()}
+    for network in translator.networks.values():
+        memory.apply(memory.PLANS[plan], network)
+    translator.step(batch, Update(translator, optimizers, Accelerator(cpu=True), memory.PLANS[plan], precision))
+    found = gradients(translator)
+    assert all(gradient is not None for gradient in found.values()), "a weight got no gradient"
+    return found
+
+
+@functools.cache
+def plain_in(precision: str, name: str) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in step_in(precision, "plain", name).values()])
+
+
+@pytest.mark.parametrize("plan", PLANS[1:])
+@pytest.mark.parametrize("name", ["resnet", "unet-batch-dropout"])
+def test_a_bfloat16_step_is_as_exact_under_every_plan_as_under_plain(name: str, plan: str) -> None:
+    """Compared with the float32 step. Every weight gets a gradient, also where a generator ran without a graph first:
+    autocast could remember the low-precision weights made there."""
+    found = torch.cat([gradient.flatten() for gradient in step_in("bf16", plan, name).values()])
+    exact, plain = plain_in("fp32", name), plain_in("bf16", name)
+    assert F.cosine_similarity(found, exact, dim=0).item() > 0.95
+    assert (found - exact).norm() <= 1.5 * (plain - exact).norm()
+
+
+def in_a_process_of_two(plan: str, folder: str) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
+    accelerator = Accelerator(cpu=True)
+    translator, whole = build(CONFIGS["resnet"]), make_batch((32, 40), 4)
+    own = whole.micro_batches(2)[accelerator.process_index]
+    step(translator, own, plan, accelerator=accelerator)
+    torch.save(gradients(translator), Path(folder) / f"{accelerator.process_index}.pt")
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_two_processes_give_the_gradients_of_the_whole_batch(plan: str, tmp_path: Path) -> None:
+    debug_launcher(in_a_process_of_two, (plan, str(tmp_path)), num_processes=2)
+    expected = joint_step("resnet", (32, 40), 4)
+    for process in range(2):
+        assert worst_error(torch.load(tmp_path / f"{process}.pt"), expected) <= allowed(plan)
+
+
+def test_plans_from_most_to_least_do_ever_less() -> None:
+    """Each plan of the ladder leads to a leaner one, and `blocks` joins it; the leanest is the end."""
+    seen, plan = [], memory.PLANS["plain"]
+    while plan is not None:
+        seen.append(plan.name)
+        plan = memory.leaner(plan)
+    assert seen == list(memory.LADDER) and seen[-1] == "strips_blocks"
+    assert memory.leaner(memory.PLANS["blocks"]).name == "strips"
+
+
+def test_a_plan_is_applied_whatever_was_applied_before() -> None:
+    """The ladder changes plans in the middle of a training."""
+    for first in PLANS:
+        for second in PLANS:
+            changed, fresh = (build(CONFIGS["resnet"]).generator_ab for _ in range(2))
+            memory.apply(memory.PLANS[first], changed)
+            memory.apply(memory.PLANS[second], changed)
+            memory.apply(memory.PLANS[second], fresh)
+            for one, other in zip(changed.modules(), fresh.modules(), strict=True):
+                assert getattr(one, "keep", None) == getattr(other, "keep", None), (first, second)

@@ -1,0 +1,240 @@
+"""The planner says beforehand what a step takes: held against real steps, and the numbers this project is for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.runs import Silent, cyclegan_recipe
+from tests.test_train import run_cli
+from tests.test_update import build, make_batch
+from translate.errors import DoesNotFit, RecipeError, UsageError
+from translate.live_bytes import LiveBytes
+from translate.networks import memory
+from translate.plan import USABLE, advise, budget_of, choose, parameters_of, plan_recipe, predict
+from translate.recipe import Recipe, load_recipe
+from translate.schema import validate
+from translate.train import train
+from translate.update import Update
+
+ROOT = Path(__file__).parent.parent
+GIB = 2**30
+SMALL_CYCLEGAN = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 8, "blocks": 1},
+                  "discriminator": {"kind": "patchgan", "width": 8, "layers": 3}, "pool": 0}
+SMALL_PIX2PIX = {"kind": "pix2pix", "generator": {"kind": "unet", "width": 8, "downs": 5},
+                 "discriminator": {"kind": "patchgan", "width": 8, "layers": 3, "norm": "batch"}}
+BATCH_RESIZE = {"kind": "pix2pix", "discriminator": {"kind": "patchgan", "width": 8, "norm": "batch"},
+                "generator": {"kind": "resnet", "width": 8, "blocks": 2, "norm": "batch", "upsample": "resize"}}
+
+
+def recipe_of(translator: dict[str, Any], resolution: int | list[int], **changes: Any) -> Recipe:
+    paired = translator["kind"] == "pix2pix"
+    data = {"kind": "paired" if paired else "unpaired", "folder": "none", "resize": None}
+    stage = {"resolution": resolution, "images": 8, **changes.pop("stage", {})}
+    return validate(Recipe, {"name": "planned", "translator": translator, "data": data, "stages": [stage], **changes},
+                    "planned")
+
+
+def prediction(translator: dict[str, Any], resolution: int, plan: str, precision: Any = "fp16", device: Any = "cuda",
+               ) -> Any:
+    recipe = recipe_of(translator, resolution)
+    return predict(recipe, recipe.stages[0], memory.PLANS[plan], precision, device)
+
+
+class TestAgainstRealSteps:
+    """The second of two real steps on this CPU, its live bytes counted on real tensors."""
+
+    @staticmethod
+    def measured(translator_config: dict[str, Any], size: int, plan: memory.Plan, precision: Any) -> int:
+        recipe = recipe_of(translator_config, size)
+        translator = build(recipe.translator, torch.float32)
+        batch = make_batch((size, size), 1, torch.float32)
+        for network in translator.networks.values():
+            memory.apply(plan, network)
+        optimizers = {phase: getattr(recipe.optimizer, phase).build(parameters_of(translator, phase))
+                      for phase in translator.phases}
+        for counted in (None, LiveBytes("cpu")):
+            update = Update(translator, optimizers, Accelerator(cpu=True), plan, precision)
+            if counted is None:
+                translator.step(batch, update)
+                continue
+            with counted:
+                counted.add([batch.a, batch.b])
+                for module in translator.modules.values():
+                    counted.add(module.state_dict().values())
+                for phase, optimizer in optimizers.items():
+                    counted.add(parameter.grad for parameter in parameters_of(translator, phase))
+                    counted.add(value for state in optimizer.state.values() for value in state.values() if value.ndim)
+                translator.step(batch, update)
+        return counted.peak
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("plan", ["split", "preact", "replay", "strips", "strips_blocks"])
+    def test_cyclegan_within_five_percent(self, plan: str, precision: str) -> None:
+        found = self.measured(SMALL_CYCLEGAN, 256, memory.PLANS[plan], precision)
+        assert prediction(SMALL_CYCLEGAN, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.05)
+
+    @pytest.mark.parametrize("config", [SMALL_PIX2PIX, BATCH_RESIZE], ids=["unet", "resnet"])
+    @pytest.mark.parametrize(("plan", "precision"), [("plain", "fp32"), ("blocks", "bf16"), ("preact", "fp32")])
+    def test_pix2pix_within_five_percent(self, config: dict[str, Any], plan: str, precision: str) -> None:
+        found = self.measured(config, 256, memory.PLANS[plan], precision)
+        assert prediction(config, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.05)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("plan", memory.PLANS)
+    def test_the_published_cyclegan_within_five_percent(self, plan: str, precision: str) -> None:
+        config = {"kind": "cyclegan"}
+        found = self.measured(config, 256, memory.PLANS[plan], precision)
+        assert prediction(config, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.05)
+
+
+def test_storages_are_counted_once_while_they_live() -> None:
+    with LiveBytes("cpu") as counter:
+        big = torch.zeros(1000)  # 4,000 bytes take 8 blocks of 512
+        view = big[10:].view(-1, 10)
+        assert counter.live == 4096
+        del big
+        assert counter.live == 4096, "the view still holds the storage"
+        del view
+        assert counter.live == 0
+        torch.ones(100).add(1)
+    assert (counter.live, counter.peak) == (0, 4096)
+
+
+def test_compute_is_what_torchs_own_counter_finds() -> None:
+    recipe = recipe_of(SMALL_CYCLEGAN, 64)
+    totals = []
+    for plan in (memory.PLANS["strips"], memory.PLANS["split"]):
+        translator, batch = build(recipe.translator, torch.float32), make_batch((64, 64), 1, torch.float32)
+        for network in translator.networks.values():
+            memory.apply(plan, network)
+        optimizers = {phase: recipe.optimizer.generator.build(parameters_of(translator, phase))
+                      for phase in translator.phases}
+        with FlopCounterMode(display=False) as flops:
+            translator.step(batch, Update(translator, optimizers, Accelerator(cpu=True), plan, "fp32"))
+        totals.append(flops.get_total_flops())
+    assert prediction(SMALL_CYCLEGAN, 64, "strips", "fp32", "cpu").compute == pytest.approx(totals[0] / totals[1])
+
+
+class TestWhatThisProjectIsFor:
+    """CycleGAN (ResNet-9, 64 channels, two PatchGANs), batch 1, fp16 on CUDA, identity loss on, no average."""
+
+    @pytest.mark.parametrize(("size", "plan", "most_gib", "most_compute"), [
+        (2000, "strips", 5.0, 1.17), (2000, "replay", 7.1, 1.12), (2000, "strips_blocks", 2.9, 1.45),
+        (2000, "preact", 12.0, 1.005), (2000, "split", 21.5, 1.0), (4000, "strips_blocks", 9.8, 1.45)])
+    def test_cyclegan(self, size: int, plan: str, most_gib: float, most_compute: float) -> None:
+        found = prediction({"kind": "cyclegan"}, size, plan)
+        assert found.peak_bytes <= most_gib * GIB
+        assert found.compute <= most_compute
+
+    def test_the_u_net_of_pix2pix(self) -> None:
+        assert prediction({"kind": "pix2pix"}, 2048, "blocks").peak_bytes <= 2.2 * GIB
+
+    def test_each_plan_of_the_ladder_takes_less_than_the_one_before(self) -> None:
+        peaks = [prediction(SMALL_CYCLEGAN, 1024, plan).peak_bytes for plan in memory.LADDER]
+        assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
+
+
+def test_auto_takes_the_least_compute_that_fits() -> None:
+    recipe = recipe_of(SMALL_CYCLEGAN, 256)
+    stage = recipe.stages[0]
+    every = {name: predict(recipe, stage, plan, "fp16") for name, plan in memory.PLANS.items()}
+    assert choose(recipe, stage, None, "fp16").plan.name == "split"
+    for name in memory.LADDER[1:]:
+        fitting = [each for each in every.values() if each.peak_bytes <= every[name].peak_bytes]
+        found = choose(recipe, stage, every[name].peak_bytes, "fp16")
+        assert found.plan.name == name
+        assert found.compute <= min(each.compute for each in fitting) + 1e-9
+    assert choose(recipe, stage, min(each.peak_bytes for each in every.values()) - 1, "fp16") is None
+
+
+def test_what_does_not_apply_is_named_as_the_plan_it_equals() -> None:
+    (stage,) = plan_recipe(recipe_of(SMALL_PIX2PIX, 64), None, "fp16")
+    assert {each.plan.name: each.same_as for each in stage.predictions if each.same_as} == {
+        "replay": "preact", "strips": "blocks", "strips_blocks": "blocks"}
+
+
+def test_the_advice_fits() -> None:
+    recipe = recipe_of(SMALL_CYCLEGAN, 2000)
+    budget = budget_of("400MB")
+    advice = advise(recipe, recipe.stages[0], 0, budget, "fp16")
+    side = int(advice.split("resolution to ")[1].split(",")[0])
+    assert 1000 < side < 2000
+    assert prediction(SMALL_CYCLEGAN, side, "strips_blocks").peak_bytes <= budget
+    pieces = recipe_of({"kind": "cyclegan"}, 2000, stage={"batch_size": 4})
+    assert "micro_batch to 1" in advise(pieces, pieces.stages[0], 0, budget, "fp16")
+
+
+@pytest.mark.parametrize(("text", "num_bytes"), [("8GB", 8e9), ("16 GiB", 2**34), ("500MB", 5e8), ("1.5gb", 1.5e9)])
+def test_sizes_of_cards(text: str, num_bytes: float) -> None:
+    assert budget_of(text) == int(USABLE * num_bytes)
+
+
+@pytest.mark.parametrize("text", ["8", "GB", "-8GB", "8TB!", "0GB"])
+def test_what_is_no_size_of_a_card_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="such as 8GB"):
+        budget_of(text)
+
+
+def test_a_recipe_names_plans_and_strips_or_is_told_how() -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe_of(SMALL_CYCLEGAN, 64, stage={"memory": {"plan": "strip"}})
+    assert caught.value.lines == [
+        "planned: stages.0.memory.plan: 'strip' is not a plan; did you mean strips? (plain, split, blocks, preact, "
+        "replay, strips, strips_blocks)"]
+    with pytest.raises(RecipeError, match=r"memory: plan blocks has no strips; leave out `strips: 4`"):
+        recipe_of(SMALL_CYCLEGAN, 64, memory={"plan": "blocks", "strips": 4})
+    recipe = recipe_of(SMALL_CYCLEGAN, 64, memory={"plan": "strips", "strips": 4})
+    assert recipe.memory_of(recipe.stages[0]).resolve().num_strips == 4
+
+
+def test_every_recipe_that_is_shipped_can_be_planned() -> None:
+    for file in sorted((ROOT / "recipes").glob("*.yaml")):
+        recipe = load_recipe(file)
+        for stage in recipe.stages:
+            assert predict(recipe, stage, memory.PLANS["split"], "fp16").peak_bytes > 0
+
+
+def test_the_command_shows_a_table_or_json_and_says_what_to_change(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(recipe_of(SMALL_CYCLEGAN, 256).dump_yaml())
+    shown = run_cli("plan", file, "--memory", "8GB")
+    assert shown.returncode == 0 and "→ split" in shown.stdout and "strips_blocks" in shown.stdout
+    told = run_cli("plan", file, "--memory", "5MB", "--json")
+    assert told.returncode == 5, told.stderr
+    assert "stages.0.resolution" in told.stderr or "width" in told.stderr
+    (stage,) = json.loads(told.stdout)["stages"]
+    assert stage["chosen"] is None and all(not each["fits"] for each in stage["plans"])
+
+
+class TestInTraining:
+    def test_the_plan_and_its_prediction_are_said_at_the_start_and_kept_for_a_resume(
+            self, shared_pairs: Path, tmp_path: Path) -> None:
+        recipe = cyclegan_recipe(shared_pairs, precision="fp32")
+        peaks = [predict(recipe, stage, memory.PLANS["strips"], "fp32", "cpu").peak_bytes for stage in recipe.stages]
+        card = f"{peaks[1] / USABLE / 1e6 + 0.001:.4f}MB"
+        report = Silent()
+        train(recipe, tmp_path / "run", report, card=card)
+        said = [line for line in report.lines if line.startswith("stage")]
+        assert all("predicted peak" in line and "usable" in line for line in said)
+        assert "memory plan strips (8 strips)" in said[1]
+        kept = json.loads((tmp_path / "run" / "memory.json").read_text())
+        assert kept["1"]["plan"] == "strips"
+        again = recipe.model_copy(update={"stages": (*recipe.stages, recipe.stages[1])})
+        report = Silent()
+        (tmp_path / "run" / "recipe.yaml").write_text(again.dump_yaml())
+        kept["2"] = kept["1"]
+        (tmp_path / "run" / "memory.json").write_text(json.dumps(kept))
+        train(again, tmp_path / "run", report, resume=True)
+        assert any("memory plan strips" in line and "as before" in line for line in report.lines), report.lines
+
+    def test_a_card_that_is_too_small_ends_it_before_it_begins(self, shared_pairs: Path, tmp_path: Path) -> None:
+        with pytest.raises(DoesNotFit, match=r"stage 1, 16×16 px.*leanest"):
+            train(cyclegan_recipe(shared_pairs), tmp_path / "run", Silent(), card="0.1MB")

@@ -1,0 +1,105 @@
+"""Counting the bytes a computation holds: every storage from the operation that makes it until it dies.
+
+Exact on any device, and on the meta device without computing anything: there a step is only its shapes, and the count
+is a prediction. What an operation takes and gives back internally (cuDNN's workspace), the fragmentation of an
+allocator and a device's context are not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+BLOCK = 512  # bytes; CUDA's allocator hands out multiples of it
+
+
+class LiveBytes(TorchDispatchMode):
+    """While it is entered, counts what lives on `device` (`live`, `peak`, in bytes) and the multiplications (`flops`).
+
+    `flops` are those of torch.utils.flop_counter: convolutions and matrix products, forward and backward.
+    """
+
+    def __init__(self, device: str):
+        super().__init__()
+        self.device = device
+        self.live = self.peak = 0
+        self.flops = 0
+        self._sizes: dict[int, int] = {}  # by storage
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that were there before."""
+        for tensor in tensors:
+            self._add(tensor)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self._add(value)
+        count = flop_registry.get(function._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        if tensor.device.type != self.device:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        if size:
+            self._sizes[key] = size
+            weakref.finalize(storage, self._free, key).atexit = False
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+    def _free(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
+
+
+@contextmanager
+def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
+    """What autocast does on `device` ("cuda" or "cpu") to the operations that matter here, for tensors on any device.
+
+    There is no autocast for the meta device, and CUDA's switches itself off where there is no GPU. Convolutions take
+    `dtype`; the low-precision copy of a weight that is trained is made once and kept until the end, as autocast does.
+    On a CPU reflection and replication padding are computed in float32.
+    """
+    kept: dict[int, Tensor] = {}
+
+    def low(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.dtype == dtype:
+            return value
+        if not (isinstance(value, nn.Parameter) and value.requires_grad and torch.is_grad_enabled()):
+            return value.to(dtype)
+        if id(value) not in kept:
+            kept[id(value)] = value.to(dtype)
+        return kept[id(value)]
+
+    def in_low_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda *args, **kwargs: function(*map(low, args), **{name: low(value) for name, value in kwargs.items()})
+
+    def pad(x: Tensor, size: Any, mode: str = "constant", value: float | None = None) -> Tensor:
+        wide = device == "cpu" and mode in ("reflect", "replicate")
+        return plain["pad"](x.float() if wide else x, size, mode, value)
+
+    plain: dict[str, Any] = {name: getattr(F, name) for name in ("conv2d", "conv_transpose2d", "pad")}
+    try:
+        for name in ("conv2d", "conv_transpose2d"):
+            setattr(F, name, in_low_precision(plain[name]))
+        setattr(F, "pad", pad)  # noqa: B010 (mypy minds an assignment)
+        yield
+    finally:
+        for name, function in plain.items():
+            setattr(F, name, function)

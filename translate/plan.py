@@ -1,0 +1,298 @@
+"""The planner: what a training will need, before it runs.
+
+A prediction builds the recipe's translator on the meta device and runs **its own unmodified step** there while
+`translate.live_bytes` counts: weights, gradients, optimizer state, averages, images and everything autograd keeps.
+Nothing is computed, so 4000×4000 takes seconds on any machine. Not counted: what cuDNN takes for its work, what
+the allocator loses to fragmentation, and the device's own context; `USABLE` leaves room for them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from translate import files
+from translate.data import Batch
+from translate.errors import DoesNotFit, UsageError
+from translate.live_bytes import LiveBytes, emulated_autocast
+from translate.networks import memory
+from translate.networks.layers import Chain
+from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan
+from translate.optimizers import Optimizers
+from translate.precision import Format
+from translate.recipe import Recipe, Stage
+from translate.schema import Config
+from translate.translators import Translator, TranslatorConfig
+from translate.translators.pool import ImagePool
+from translate.update import Update
+
+Device = Literal["cuda", "cpu"]
+
+USABLE = 0.8  # the share of a card that predictions may fill, until it has been measured on a GPU
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one stage needs under one memory plan."""
+
+    plan: Plan
+    peak_bytes: int  # live bytes at the worst moment of a step
+    compute: float  # convolutions' multiplications relative to those of the plans that compute nothing twice
+    same_as: str | None = None  # an earlier plan that does the same to these networks
+
+    def __str__(self) -> str:
+        return f"memory plan {self.plan}: predicted peak {gib(self.peak_bytes)}, {self.compute:.2f}× compute"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """All predictions for one stage, and the plan that a training will take."""
+
+    number: int
+    stage: Stage
+    predictions: list[Prediction]
+    chosen: Prediction | None  # None: nothing fits
+    advice: str  # what to change, where something does not fit
+
+    def as_json(self, budget: int | None) -> dict[str, Any]:
+        return {"stage": self.number + 1, "resolution": list(self.stage.size), "batch_size": self.stage.batch_size,
+                "micro_batch": self.stage.micro_batch, "chosen": self.chosen.plan.name if self.chosen else None,
+                "advice": self.advice, "plans": [{
+                    "plan": each.plan.name, "strips": each.plan.num_strips if each.plan.in_strips else None,
+                    "peak_bytes": each.peak_bytes, "compute": round(each.compute, 4), "same_as": each.same_as,
+                    "fits": None if budget is None else each.peak_bytes <= budget,
+                    "missing_bytes": None if budget is None else max(each.peak_bytes - budget, 0),
+                } for each in self.predictions]}
+
+
+def plan_recipe(recipe: Recipe, budget: int | None, precision: Format, device: Device = "cuda") -> list[StagePlan]:
+    """Predictions for every stage under every plan. `budget` is in bytes; None: as much as it takes."""
+    return [_plan_stage(recipe, number, budget, precision, device) for number in range(len(recipe.stages))]
+
+
+def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device: Device = "cuda",
+            num_processes: int = 1) -> Prediction:
+    """The peak and the compute of a step of `stage` under `plan`, for one of `num_processes` equal processes."""
+    networks = recipe.model_dump_json(include={"translator", "optimizer"})
+    channels = (recipe.data.channels_a, recipe.data.channels_b)
+    batch_size = stage.batch_size // num_processes
+    (peak_bytes, flops), (_, least_flops) = (
+        _run_step(networks, channels, stage.size, batch_size, stage.micro_batch, each, precision, device)
+        for each in (plan, PLANS["split"]))
+    return Prediction(plan, peak_bytes, flops / least_flops)
+
+
+def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, device: Device = "cuda",
+           num_processes: int = 1) -> Prediction | None:
+    """The plan of the least compute whose prediction fits into `budget` bytes; None when none does."""
+    for name in LADDER[1:]:  # in the order of their compute; `plain` computes no less than `split`
+        prediction = predict(recipe, stage, PLANS[name], precision, device, num_processes)
+        if budget is None or prediction.peak_bytes <= budget:
+            return prediction
+    return None
+
+
+def choose_for_run(recipe: Recipe, number: int, remembered: Path, device: torch.device, precision: Format,
+                   num_processes: int = 1, card: str | None = None) -> tuple[Plan, str]:
+    """The plan a training takes for stage `number`, and a line that says what it is predicted to need.
+
+    The plan is the one remembered in the file `remembered`, if the recipe still asks for the same and `card` (the size
+    given by --memory) is no other than it was; else the recipe's; else, under `memory: auto`, the least compute that
+    fits: into `card`, or into the card there is. On a CPU without `card` that is `split`. Raises `DoesNotFit`
+    when nothing fits into `card`.
+    """
+    stage, named = recipe.stages[number], recipe.memory_of(recipe.stages[number])
+    kind: Device = "cpu" if device.type == "cpu" else "cuda"
+    budget = budget_of(card) if card else usable_bytes(device) if device.type == "cuda" else None
+    asked = {"memory": named.model_dump() if named else "auto", "card": card}
+    choices = read_choices(remembered)
+    before = choices.get(str(number))
+    if before and before["asked"]["memory"] == asked["memory"] and card in (None, before["asked"]["card"]):
+        plan = MemoryConfig(plan=before["plan"], strips=before["strips"]).resolve()
+        return plan, f"{predict(recipe, stage, plan, precision, kind, num_processes)}, as before"
+    if named:
+        found: Prediction | None = predict(recipe, stage, named.resolve(), precision, kind, num_processes)
+    else:
+        found = choose(recipe, stage, budget, precision, kind, num_processes)
+    of = f" of {gib(budget)} usable" if budget else ""
+    if found is None:
+        found = predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes)
+        if card:
+            raise DoesNotFit(f"{describe(number, stage)}: needs {gib(found.peak_bytes)}{of} even under the leanest "
+                             f"memory plan; {advise(recipe, stage, number, budget or 0, precision, kind)}")
+    remember_choice(remembered, number, asked, found.plan)
+    return found.plan, f"{found}{of}"
+
+
+def read_choices(file: Path) -> dict[str, Any]:
+    """What is remembered of a run's memory plans, by stage number; nothing where there is no such file yet."""
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def remember_choice(file: Path, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
+    """Note the plan of a stage for a later resume. `asked` is what it was chosen by; None: as before."""
+    choices = read_choices(file)
+    choices[str(number)] = {"asked": asked or choices[str(number)]["asked"], "plan": plan.name,
+                            "strips": plan.num_strips if plan.in_strips else None}
+    files.write_json(file, choices)
+
+
+def describe(number: int, stage: Stage) -> str:
+    """A stage in words."""
+    height, width = stage.size
+    return f"stage {number + 1}, {height}×{width} px, batch {stage.micro_batch or stage.batch_size}"
+
+
+def usable_bytes(device: torch.device) -> int:
+    """What a training may fill of a card: a share of what is free now, and of what this process holds of it."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(USABLE * (free + torch.cuda.memory_reserved(device)))
+
+
+def budget_of(memory_size: str) -> int:
+    """The bytes that predictions may fill on a card of a given size, such as 8GB (10⁹ bytes each) or 16GiB (2³⁰)."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG])(i?)B\s*", memory_size, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"--memory {memory_size}: expected the size of a card, such as 8GB, 500MB or 16GiB")
+    power = {"M": 2, "G": 3}[match[2].upper()]
+    return int(USABLE * float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def gib(num_bytes: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{num_bytes / 2**30:.2f} GiB"
+
+
+def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Format, device: Device = "cuda") -> str:
+    """What to change in a stage that fits under no plan: the largest square that does, or smaller pieces."""
+    field = f"stages.{number}"
+    if (stage.micro_batch or stage.batch_size) > 1:
+        return f"set {field}.micro_batch to 1 (the gradients stay those of the whole batch)"
+    leanest = PLANS[LADDER[-1]]
+    multiple = 2**getattr(recipe.translator.generator, "downs", 4)
+    here = min(stage.size)
+    half = stage.model_copy(update={"resolution": max(here // 2 // multiple, 1) * multiple})
+    (small, large) = (predict(recipe, each, leanest, precision, device).peak_bytes for each in (half, stage))
+    area, small_area = stage.size[0] * stage.size[1], half.size[0] * half.size[1]
+    per_pixel = max(large - small, 1) / max(area - small_area, 1)  # the peak is a line over the number of pixels
+    fitting = max(small_area + (budget - small) / per_pixel, 0) ** 0.5
+    side = int(fitting) // multiple * multiple
+    if side >= recipe.translator.discriminator.smallest and side >= 64:
+        return f"set {field}.resolution to {side}, or the networks' width to less"
+    return "set the networks' width to less: most of it is weights"
+
+
+def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Format, device: Device) -> StagePlan:
+    stage = recipe.stages[number]
+    named = recipe.memory_of(stage)
+    plans = {name: named.resolve() if named and named.plan == name else plan for name, plan in PLANS.items()}
+    predictions: list[Prediction] = []
+    signatures: dict[Any, str] = {}
+    translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b))
+    for plan in plans.values():
+        found = predict(recipe, stage, plan, precision, device)
+        first = signatures.setdefault(_signature(translator, plan), plan.name)
+        predictions.append(Prediction(plan, found.peak_bytes, found.compute, first if first != plan.name else None))
+    by_name = {each.plan.name: each for each in predictions}
+    fitting = [by_name[name] for name in LADDER[1:] if budget is None or by_name[name].peak_bytes <= budget]
+    if named is None:
+        chosen = fitting[0] if fitting else None
+    else:
+        chosen = by_name[named.plan] if budget is None or by_name[named.plan].peak_bytes <= budget else None
+    advice = ""
+    if chosen is None and fitting:
+        advice = f"plan {named.plan if named else ''} does not fit and {fitting[0].plan} does: set memory to auto"
+    elif chosen is None and budget is not None:
+        advice = advise(recipe, stage, number, budget, precision, device)
+    return StagePlan(number, stage, predictions, chosen, advice)
+
+
+def build_on_meta(config: TranslatorConfig, channels: tuple[int, int]) -> Translator:
+    """A translator of images with so many channels (A, B), as shapes."""
+    with torch.device("meta"):
+        translator = config.build(*channels)
+    translator.to(torch.device("meta"))
+    return translator
+
+
+def _signature(translator: Translator, plan: Plan) -> tuple[Any, ...]:
+    """Equal for plans that do the same to these networks."""
+    for network in translator.networks.values():
+        memory.apply(plan, network)
+    parts = [part for network in translator.networks.values() for part in network.modules() if hasattr(part, "keep")]
+    return (plan.cut, plan.replay and len(translator.phases["generator"]) > 1, *(
+        (part.keep, part.num_strips if isinstance(part, Chain) and part.keep == "strips" else None) for part in parts))
+
+
+class _Networks(Config):
+    """The part of a recipe that says what is trained, and how."""
+
+    translator: TranslatorConfig
+    optimizer: Optimizers
+
+
+@functools.lru_cache(maxsize=256)
+def _run_step(networks: str, channels: tuple[int, int], size: tuple[int, int], batch_size: int,
+              micro_batch: int | None, plan: Plan, precision: Format, device: Device) -> tuple[int, int]:
+    """(peak in bytes, floating-point operations) of one step. `networks` is a `_Networks` as JSON."""
+    config = _Networks.model_validate_json(networks)
+    translator = build_on_meta(config.translator, channels)
+    for network in translator.networks.values():
+        memory.apply(plan, network)
+    optimizers = {phase: getattr(config.optimizer, phase).build(parameters_of(translator, phase))
+                  for phase in translator.phases}
+    counter = LiveBytes("meta")
+    with counter:
+        counter.add(tensor for module in translator.modules.values() for tensor in module.state_dict().values())
+        a, b = (torch.empty(batch_size, num, *size, device="meta") for num in channels)
+        for phase, optimizer in optimizers.items():  # as after the first step: with its state, and gradients
+            for parameter in parameters_of(translator, phase):
+                parameter.grad = torch.empty_like(parameter)
+            optimizer.step()
+        counter.peak, counter.flops = counter.live, 0
+        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, micro_batch)
+        update.device = device
+        translator.step(Batch(a, b, tuple(range(batch_size))), update)
+    return counter.peak, counter.flops
+
+
+def parameters_of(translator: Translator, phase: str) -> Iterator[torch.nn.Parameter]:
+    """What a phase trains."""
+    return (parameter for network in translator.phases[phase].values() for parameter in network.parameters())
+
+
+class MetaAccelerator:
+    """What `Update` asks of Accelerate, on one process that computes nothing."""
+
+    device: ClassVar[torch.device] = torch.device("meta")
+    num_processes: ClassVar[int] = 1
+    scaler: ClassVar[None] = None  # scaling a loss takes no memory
+
+
+class MetaUpdate(Update):
+    """An `Update` on the meta device that has the autocast of `device`, and no pools on another."""
+
+    device: Device = "cuda"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return emulated_autocast(torch.bfloat16 if self.precision == "bf16" else torch.float16, self.device)
+
+    def outside_autocast(self) -> AbstractContextManager[object]:
+        return nullcontext()  # recomputation in a backward pass restores its own, which is the emulated one
+
+    def without_graph(self) -> AbstractContextManager[object]:
+        return torch.no_grad()
+
+    def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
+        return fakes.clone() if pool.capacity else fakes

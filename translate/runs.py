@@ -1,0 +1,77 @@
+"""The folder of a run: who may use it, what recipe it belongs to, and how the run ended."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+from typing import IO, Any
+
+from translate import files
+from translate.errors import RunError
+from translate.recipe import Recipe, differences, load_recipe
+
+RECIPE, STATUS, LOCK = "recipe.yaml", "status.json", ".lock"
+
+
+class RunFolder:
+    """One run's folder. Only the main process of a run claims it and writes to it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: IO[bytes] | None = None
+
+    def check(self, recipe: Recipe, resume: bool) -> None:
+        """Raise `RunError` where the folder holds what would be overwritten, nothing to resume, or another recipe."""
+        saved = self.path / RECIPE
+        if resume:
+            if not saved.is_file():
+                raise RunError(f"{self.path}: there is no run here to resume; leave --resume away to start one")
+            refuse_changes(load_recipe(saved), recipe, self.path)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise RunError(f"{self.path}: holds files already and is not overwritten; continue it with --resume, or "
+                           "choose another folder with --run")
+
+    def claim(self, recipe: Recipe) -> None:
+        """Make the folder, keep other processes out for as long as this one lives, and save the resolved recipe.
+
+        Raises `RunError` when another process has it, and `DiskError`.
+        """
+        with files.naming_disk_faults(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / LOCK).open("wb")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                raise RunError(f"{self.path}: another process is training this run; wait for it, or end it") from None
+            files.write_bytes(self.path / RECIPE, recipe.dump_yaml().encode())
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """Replace `status.json`. Raises `DiskError`."""
+        with files.naming_disk_faults(self.path):
+            files.write_json(self.path / STATUS, status)
+
+    def leave(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            self._lock.close()
+
+
+def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path) -> None:
+    """Raise `RunError` listing what differs, unless the new recipe only adds to the stages or changes no result."""
+    old, new = saved.dump(), recipe.dump()
+    for document in (old, new):
+        for field in Recipe.may_change:
+            document.pop(field)
+        for stage in document["stages"]:
+            stage.pop("memory"), stage.pop("micro_batch")
+    known = len(old["stages"])
+    if len(new["stages"]) >= known:
+        new["stages"] = new["stages"][:known]
+        last_old, last_new = old["stages"][-1], new["stages"][-1]
+        if last_new["images"] > last_old["images"] and last_new["lr"]["kind"] == "constant":
+            last_new["images"] = last_old["images"]
+    changed = list(differences(old, new))
+    if changed:
+        raise RunError("\n".join([f"{folder}: belongs to another recipe, and resuming would mix the two:", *changed,
+                                  "start a new run with --run, or take the changes back"]))

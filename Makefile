@@ -26,7 +26,7 @@ demo: install  ## train relief → satellite on real data, convert the held-out 
 test: install  ## the quick tests; under ten minutes on two cores
 	$(BIN)/python -m pytest
 
-slow: install  ## the proofs that take long: hundreds of kills, trainings, very large images
+slow: install  ## the proofs that take long: hundreds of kills, trainings on real data, steps at 2000×2000
 	$(BIN)/python -m pytest -m slow
 
 lint: install

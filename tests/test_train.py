@@ -260,6 +260,17 @@ def test_an_average_keeps_its_memory_when_the_batch_size_changes(shared_pairs: P
         torch.testing.assert_close(one, two)
 
 
+def test_an_average_holds_the_running_statistics_that_fit_its_weights() -> None:
+    """Those of the newest weights would not: they are averaged like the weights."""
+    from translate.translators import CycleGANConfig
+
+    translator = CycleGANConfig(generator={"kind": "resnet", "width": 2, "blocks": 0, "norm": "batch"}, ema=0.75,
+                                weights={"identity": 0}).build(3, 3)
+    translator.generator_ab.norm.running_mean.fill_(8.0)
+    translator.average(1)
+    assert translator.averages["generator_ab"].norm.running_mean.tolist() == pytest.approx([2.0] * 8)
+
+
 class TestProcesses:
     """Several processes under torchrun, over gloo."""
 

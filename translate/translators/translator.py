@@ -81,10 +81,10 @@ class Translator(ABC):
         follow = get_ema_multi_avg_fn(self.ema**num_images)
         for name, average in self.averages.items():
             network = self.phases["generator"][name]
-            follow(list(average.parameters()), list(network.parameters()), 0)
-            with torch.no_grad():
-                for kept, new in zip(average.buffers(), network.buffers(), strict=True):
-                    kept.copy_(new)
+            # With the running statistics of batch norm: those of other weights would not fit the averaged ones.
+            kept, new = ([value for value in module.state_dict().values() if value.is_floating_point()]
+                         for module in (average, network))
+            follow(kept, new, 0)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Move every network, in place."""

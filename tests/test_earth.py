@@ -15,7 +15,8 @@ from translate.train import train
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["earth", "earth_unpaired"])
-def test_held_out_scores_move_in_the_right_direction(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_scores_move_in_the_right_direction(name: str, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of the unpaired translator, which never sees a pair: the truth is known all the same."""
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
     prepare(find_card("earth"), tmp_path)

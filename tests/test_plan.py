@@ -238,3 +238,13 @@ class TestInTraining:
     def test_a_card_that_is_too_small_ends_it_before_it_begins(self, shared_pairs: Path, tmp_path: Path) -> None:
         with pytest.raises(DoesNotFit, match=r"stage 1, 16×16 px.*leanest"):
             train(cyclegan_recipe(shared_pairs), tmp_path / "run", Silent(), card="0.1MB")
+
+
+@pytest.mark.parametrize(("name", "card", "plans"), [
+    ("monet2photo_2000", "8GB", ["split", "split", "strips"]),
+    ("monet2photo_2000", "16GB", ["split", "split", "replay"]),
+    ("monet2photo_4000", "16GB", ["split", "strips_blocks"]), ("maps_2000", "8GB", ["split", "split"])])
+def test_the_large_recipes_fit_the_cards_they_name(name: str, card: str, plans: list[str]) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    found = [choose(recipe, stage, budget_of(card), "fp16") for stage in recipe.stages]
+    assert [each.plan.name if each else None for each in found] == plans

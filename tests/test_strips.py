@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -260,17 +260,22 @@ def test_statistics_are_gathered_in_single_precision_of_a_half_precision_image()
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of every storage that an operation returns, until it is freed; not those that were there."""
+    """Counts the bytes of every storage that an operation returns, until it is freed; not those that were there.
 
-    def __init__(self, there: Iterable[Tensor]) -> None:
+    Counts on their device alone.
+    """
+
+    def __init__(self, there: Sequence[Tensor]) -> None:
         super().__init__()
+        self.device = there[0].device
         self.seen = {tensor.untyped_storage()._cdata for tensor in there}
         self.live = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_iter(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.seen:
+            here = isinstance(tensor, Tensor) and tensor.device == self.device
+            if here and tensor.untyped_storage()._cdata not in self.seen:
                 storage = tensor.untyped_storage()
                 self.seen.add(storage._cdata)
                 self.live += storage.nbytes()

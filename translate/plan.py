@@ -85,10 +85,13 @@ def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device:
     networks = recipe.model_dump_json(include={"translator", "optimizer"})
     channels = (recipe.data.channels_a, recipe.data.channels_b)
     batch_size = stage.batch_size // num_processes
-    (peak_bytes, flops), (_, least_flops) = (
-        _run_step(networks, channels, stage.size, batch_size, stage.micro_batch, each, precision, device)
-        for each in (plan, PLANS["split"]))
-    return Prediction(plan, peak_bytes, flops / least_flops)
+    return _predict(networks, channels, stage.size, batch_size, stage.micro_batch, plan, precision, device)
+
+
+def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: Format, device: Device) -> Prediction:
+    """The same for a translator without a recipe: one sample of size × size px, three channels each, Adam."""
+    networks = _Networks(translator=config, optimizer=Optimizers()).model_dump_json()
+    return _predict(networks, (3, 3), (size, size), 1, None, plan, precision, device)
 
 
 def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, device: Device = "cuda",
@@ -238,6 +241,14 @@ class _Networks(Config):
 
     translator: TranslatorConfig
     optimizer: Optimizers
+
+
+def _predict(networks: str, channels: tuple[int, int], size: tuple[int, int], batch_size: int, micro_batch: int | None,
+             plan: Plan, precision: Format, device: Device) -> Prediction:
+    (peak_bytes, flops), (_, least_flops) = (
+        _run_step(networks, channels, size, batch_size, micro_batch, each, precision, device)
+        for each in (plan, PLANS["split"]))
+    return Prediction(plan, peak_bytes, flops / least_flops)
 
 
 @functools.lru_cache(maxsize=256)

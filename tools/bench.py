@@ -1,0 +1,162 @@
+"""Measure predicted against real memory, and the time of every memory plan; writes docs/benchmarks.md.
+
+    python tools/bench.py                           # what this machine does in minutes
+    python tools/bench.py --sizes 256 512 1024 2000 4000      # on a GPU
+
+On a CPU the real peak is the live bytes of a real step, counted on real tensors; on CUDA it is torch's own
+`max_memory_allocated` (what tensors took) and `max_memory_reserved` (what the allocator took for them). Each plan's
+time is that of its fastest step, relative to the plain step of the same run where that fits, else to `split`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import platform
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from accelerate import Accelerator
+
+from translate.data import Batch
+from translate.live_bytes import LiveBytes
+from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
+from translate.optimizers import Adam
+from translate.plan import Prediction, parameters_of, predict_step
+from translate.precision import choose_precision
+from translate.translators import CycleGANConfig, Pix2PixConfig
+from translate.update import Update
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step measured. Bytes and seconds; None: not measured."""
+
+    prediction: Prediction
+    peak: int | None
+    reserved: int | None
+    seconds: float | None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", help="square images, px")
+    parser.add_argument("--width", type=int, help="channels of all networks (published: 64)")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each plan")
+    parser.add_argument("--out", type=Path, default=PAGE)
+    asked = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    sizes = asked.sizes or ([256, 512, 1024, 2000, 4000] if on_gpu else [256])
+    width = asked.width or (64 if on_gpu else 16)
+    precision = choose_precision("auto", device)
+    sections = []
+    for name, config in translators(width).items():
+        for size in sizes:
+            rows = list(measure_all(config, size, precision, device, asked.steps))
+            sections.append(f"### {name}, {size}×{size}\n\n{table(rows, on_gpu)}\n")
+            print(sections[-1], flush=True)
+    asked.out.write_text(page(sections, width, precision, device), encoding="utf-8")
+
+
+def translators(width: int) -> dict[str, Any]:
+    """CycleGAN with ResNet-9 and pix2pix with the U-Net, of so many channels."""
+    patch = PatchGANConfig(width=width)
+    return {"CycleGAN": CycleGANConfig(generator=ResNetConfig(width=width), discriminator=patch),
+            "pix2pix": Pix2PixConfig(generator=UNetConfig(width=width, norm="instance"), discriminator=patch)}
+
+
+def measure_all(config: Any, size: int, precision: Any, device: torch.device, num_steps: int) -> Iterable[Row]:
+    """Every plan, as far as it fits."""
+    for plan in memory.PLANS.values():
+        kind: Any = device.type
+        prediction = predict_step(config, size, plan, precision, kind)
+        try:
+            yield Row(prediction, *measure(config, size, plan, precision, device, num_steps))
+        except torch.OutOfMemoryError:
+            yield Row(prediction, None, None, None)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def measure(config: Any, size: int, plan: memory.Plan, precision: Any, device: torch.device,
+            num_steps: int) -> tuple[int, int | None, float]:
+    """(peak bytes, reserved bytes on CUDA, fastest seconds) of real steps, after a first one that is not counted."""
+    torch.manual_seed(0)
+    translator = config.build(3, 3)
+    translator.to(device)
+    for network in translator.networks.values():
+        memory.apply(plan, network)
+    optimizers = {phase: Adam().build(parameters_of(translator, phase)) for phase in translator.phases}
+    batch = Batch(*(torch.rand(1, 3, size, size, device=device) * 2 - 1 for _ in range(2)), (0,))
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if precision == "fp16" else "no")
+
+    def step() -> float:
+        begin = time.perf_counter()
+        update = Update(translator, optimizers, accelerator, plan, precision)
+        translator.step(batch, update)
+        if update.notes:
+            raise torch.OutOfMemoryError(update.notes[0])
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    step()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = min(step() for _ in range(num_steps))
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), seconds
+    counter = LiveBytes("cpu")
+    with counter:
+        counter.add([batch.a, batch.b, *(tensor for module in translator.modules.values()
+                                         for tensor in module.state_dict().values())])
+        for phase, optimizer in optimizers.items():
+            counter.add(parameter.grad for parameter in parameters_of(translator, phase) if parameter.grad is not None)
+            counter.add(value for state in optimizer.state.values() for value in state.values() if value.ndim)
+        step()
+    return counter.peak, None, seconds
+
+
+def table(rows: list[Row], on_gpu: bool) -> str:
+    """The rows as Markdown."""
+    def mib(value: int | None) -> str:
+        return "unmeasured" if value is None else f"{value / 2**20:,.0f}"
+
+    base = next(row.seconds for row in rows if row.seconds is not None)
+    counted = "max allocated" if on_gpu else "counted"
+    lines = [f"| plan | predicted, MiB | {counted}, MiB | ratio | reserved on CUDA, MiB | compute | time |",
+             "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        ratio = f"{row.peak / row.prediction.peak_bytes:.3f}" if row.peak else "–"
+        took = f"{row.seconds / base:.2f}×" if row.seconds else "does not fit"
+        lines.append(f"| {row.prediction.plan.name} | {mib(row.prediction.peak_bytes)} | {mib(row.peak)} | {ratio} | "
+                     f"{mib(row.reserved)} | {row.prediction.compute:.2f}× | {took} |")
+    return "\n".join(lines)
+
+
+def page(sections: list[str], width: int, precision: str, device: torch.device) -> str:
+    """The whole of docs/benchmarks.md."""
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU"
+    machine = (f"{datetime.date.today().isoformat()}, {name}, {torch.get_num_threads()} threads, torch "
+               f"{torch.__version__}, Python {platform.python_version()}; {precision}, width {width}, batch 1, "
+               "identity loss on. Times are relative to the first plan of the same table.")
+    missing = [] if on_gpu else ["**GPU columns are unmeasured**: there was no GPU. `make bench` on a machine with one "
+                                 "fills them; what is predicted for CUDA is in [memory.md](memory.md).", ""]
+    return "\n".join(["# Benchmarks", "", "Written by `make bench` (`tools/bench.py`).", "", machine, "", *missing,
+                      *sections])
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,8 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; rooms 
     ["convert", "evaluate", "plan"],
     ["train"],
     ["progress"],
-    ["cli", "__main__"],
+    ["cli"],
+    ["__main__"],
 ]
 FOUNDATION = {"errors", "schema", "files"}  # the ground: its rooms may lean on each other
 TORCH_ONLY = {"networks", "losses", "translators", "data", "metrics"}  # know nothing of Accelerate

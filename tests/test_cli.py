@@ -80,12 +80,26 @@ def test_convert_keeps_tree_names_and_sizes_and_counts_what_failed(run: Path, sh
     assert call(monkeypatch, "convert", source, out, *words) == 0
 
 
+def test_a_conversion_in_bounded_memory_gives_the_same_images(run: Path, tmp_path: Path, said: io.StringIO,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips, with every norm's statistics over the whole image: no tile differs from its neighbour."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(waves(3, (600, 700))).save(tmp_path / "in" / "x.png")
+    words = ("convert", tmp_path / "in", "--model", run, "--precision", "fp32")
+    assert call(monkeypatch, *words[:2], tmp_path / "whole", *words[2:]) == 0
+    assert call(monkeypatch, *words[:2], tmp_path / "strips", *words[2:], "--memory", "80MB") == 0
+    whole, strips = (np.asarray(Image.open(tmp_path / name / "x.png")).astype(int) for name in ("whole", "strips"))
+    assert abs(whole - strips).max() <= 1  # a rounding of the last digit may fall on the other side
+    assert call(monkeypatch, *words[:2], tmp_path / "none", *words[2:], "--memory", "1MB") == 4
+    assert "memory" in said.getvalue() and "1 failed" in said.getvalue()
+
+
 @pytest.mark.parametrize(("words", "code", "message"), [
     (("train",), 2, "name a recipe"), (("train", "monet2foto"), 2, "did you mean monet2photo?"),
     (("train", "gone.yaml"), 2, "gone.yaml: No such file"),
     (("convert", "nowhere", "out", "--model", "nowhere"), 2, "--model takes a run"),
     (("data", "prepare", "eart"), 2, "did you mean earth?"),
-    (("data", "check", "nowhere"), 5, "not a layout that we know"),
+    (("data", "check", "nowhere"), 2, "neither a file nor a shipped recipe"),
 ])
 def test_mistakes_end_with_their_code_and_say_what_to_do(words: tuple[str, ...], code: int, message: str,
                                                          said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

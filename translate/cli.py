@@ -81,6 +81,7 @@ def convert(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also convert what is there already.")] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Take no more than this, such as 2GB; slower.")] = None,
 ) -> None:
     """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
     from translate.convert import convert as convert_folder
@@ -98,7 +99,8 @@ def convert(
             display.progress(number, total, "", {})
 
         summary = convert_folder(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
-                                 overwrite=overwrite, max_pixels=max_pixels or MAX_PIXELS, on_progress=show)
+                                 overwrite=overwrite, max_pixels=max_pixels or MAX_PIXELS, memory=memory,
+                                 on_progress=show)
     for name in summary.skipped:
         say(f"skipped (no image by its name): {name}")
     say(f"{summary.converted} converted, {summary.already} done before, {len(summary.failed)} failed, "

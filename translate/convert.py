@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from translate import files
+from translate import files, tiling
 from translate.data.decoding import MAX_PIXELS, Picture, decode, read_content
 from translate.data.images import (
     SUFFIXES,
@@ -108,18 +108,23 @@ class Job:
 
 
 @torch.inference_mode()
-def translate_image(generator: nn.Module, image: Tensor, device: torch.device, precision: Format) -> Tensor:
-    """(C, H, W) in [-1, 1] → (C', H, W) float32 in [-1, 1], on the CPU; the whole image at once.
+def translate_image(generator: nn.Module, image: Tensor, device: torch.device, precision: Format,
+                    memory: str | None = None) -> Tensor:
+    """(C, H, W) in [-1, 1] → (C', H, W) float32 in [-1, 1], on the CPU.
 
-    The one place where a generator meets an image: images larger than memory will take another way here.
+    The whole image at once, or, with `memory` (such as "2GB"), in strips that need no more and give the same output.
     """
     with autocast(device, precision):
-        return generator(image[None].to(device))[0].to("cpu", torch.float32)
+        whole = image[None].to(device)
+        fake = generator(whole) if memory is None else tiling.apply(generator, whole, memory=memory)
+        assert fake is not None, "without a sink the output is returned"
+        return fake[0].to("cpu", torch.float32)
 
 
 def convert(source: Path, out: Path, release: Release, *, device: str = "auto",
             precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto", overwrite: bool = False,
-            max_pixels: int = MAX_PIXELS, on_progress: Callable[[Row, int, int], None] | None = None) -> Summary:
+            max_pixels: int = MAX_PIXELS, memory: str | None = None,
+            on_progress: Callable[[Row, int, int], None] | None = None) -> Summary:
     """Translate an image, or every image below a folder, into `out`; go on where an earlier call was interrupted.
 
     A suffix is kept where its format can hold the output, else it becomes .png (.tif for floats and many channels);
@@ -129,7 +134,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto",
 
     Files already done are left alone unless `overwrite`. A file at an output's place that this folder's ledger does not
     know is left alone as well, and reported, unless `overwrite`. `auto` computes outputs of 8 bits in the device's
-    fast format, deeper ones in fp32. `on_progress(row, number, total)` is called after each file.
+    fast format, deeper ones in fp32. `memory` (such as "2GB") bounds what translating an image takes beyond the
+    image itself: exact strips, somewhat slower. `on_progress(row, number, total)` is called after each file.
 
     A file that cannot be translated is a row of the summary. Raises `UsageError` for words that do not fit together and
     for a source without images, `DiskError` when the output disk is full or read-only: nothing more could be done.
@@ -139,7 +145,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto",
     where = choose_device(device)
     if precision == "auto" and release.image_out.bits != 8:
         precision = "fp32"
-    converter = Converter(release, where, choose_precision(precision, where), max_pixels, overwrite,
+    converter = Converter(release, where, choose_precision(precision, where), max_pixels, memory, overwrite,
                           Ledger(None if source.is_file() and jobs[0].output == out else out / LEDGER))
     remove_leftovers({job.output.parent for job in jobs})
     summary = Summary(len(jobs), skipped=skipped)
@@ -158,10 +164,10 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto",
 class Converter:
     """Translates one file after the other with one generator and one set of options."""
 
-    def __init__(self, release: Release, device: torch.device, precision: Format, max_pixels: int, overwrite: bool,
-                 ledger: Ledger):
+    def __init__(self, release: Release, device: torch.device, precision: Format, max_pixels: int,
+                 memory: str | None, overwrite: bool, ledger: Ledger):
         self.release, self.device, self.precision, self.max_pixels = release, device, precision, max_pixels
-        self.overwrite, self.ledger = overwrite, ledger
+        self.memory, self.overwrite, self.ledger = memory, overwrite, ledger
         release.generator.to(device)
 
     def run(self, job: Job) -> Row:
@@ -194,7 +200,7 @@ class Converter:
         self.ledger.append(Row(job.name, "started", job.output_name, key))
         image_out = self.release.image_out
         picture, image = self.read(content, job.source)
-        fake = translate_image(self.release.generator, image, self.device, self.precision)
+        fake = translate_image(self.release.generator, image, self.device, self.precision, self.memory)
         if not torch.isfinite(fake).all():
             raise ImageError(job.source, "convert", "the generator's output is not finite; try precision fp32")
         make_folder(job.output.parent)

@@ -1,0 +1,193 @@
+"""Bands: the rows of images that wait to be read, in memory or on disk, and what they take there."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from translate.errors import DiskError, is_disk_fault
+from translate.networks.rows import Rows
+from translate.tiling.graph import Node, Schedule
+
+Place = Literal["device", "host", "disk"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an image is cut and where rows wait that are read again later. All but `dtype` leave the output exact."""
+
+    strip_rows: int = 32  # of the output
+    kept_floats: float = 32.0  # images with more numbers per output pixel than this are computed again, not kept
+    place: Place = "device"  # disk: where Python's `tempfile` puts files
+    dtype: torch.dtype | None = None  # waiting rows in float16 (90 dB) or bfloat16 (72 dB) take half the memory
+
+
+class Band:
+    """Rows of one image that wait to be read in this pass, in the strips they were made in."""
+
+    def __init__(self) -> None:
+        self.strips: deque[tuple[Rows, Tensor]] = deque()
+
+    def add(self, rows: Rows, strip: Tensor) -> None:
+        self.strips.append((rows, strip))
+
+    def get(self, want: Rows) -> Tensor:
+        return _joined([want.common(rows).of(strip, rows.lo) for rows, strip in self.strips if want.common(rows).num])
+
+    def drop(self, first: int) -> None:
+        while self.strips and self.strips[0][0].hi <= first:
+            self.strips.popleft()
+
+
+class KeptBand:
+    """Rows that wait for later passes, in large blocks: memory given back in small pieces stays with the process."""
+
+    def __init__(self, node: Node, device: torch.device, dtype: torch.dtype):
+        self.node, self.device, self.dtype = node, device, dtype
+        self.rows = rows_of_block(node, dtype)
+        self.blocks: dict[int, Tensor] = {}
+
+    def add(self, rows: Rows, strip: Tensor) -> None:
+        for number, block in self._blocks(rows):
+            if number not in self.blocks:
+                size = (1, self.node.shape[1], block.num, self.node.shape[3])
+                self.blocks[number] = torch.empty(size, dtype=self.dtype, device=self.device)
+            common = rows.common(block)
+            common.of(self.blocks[number], block.lo).copy_(common.of(strip, rows.lo))
+
+    def get(self, want: Rows) -> Tensor:
+        return _joined([want.common(block).of(self.blocks[number], block.lo) for number, block in self._blocks(want)])
+
+    def drop(self, first: int) -> None:
+        for number, block in self._blocks(Rows(0, self.node.height)):
+            if block.hi <= first:
+                self.blocks.pop(number, None)
+
+    def _blocks(self, rows: Rows) -> Iterator[tuple[int, Rows]]:
+        """The blocks that hold some rows, by number."""
+        for number in range(rows.lo // self.rows, math.ceil(rows.hi / self.rows)):
+            yield number, Rows(number * self.rows, min((number + 1) * self.rows, self.node.height))
+
+
+class DiskBand:
+    """The same on disk: a file without a name, which the system takes back even from a process that is killed."""
+
+    def __init__(self, node: Node, dtype: torch.dtype):
+        self.dtype, self.size = dtype, (node.shape[1], node.shape[3])
+        self.row_bytes = node.floats * dtype.itemsize
+        self.dropped = 0
+        with _disk_faults():
+            self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, it lives as long as the band
+
+    def add(self, rows: Rows, strip: Tensor) -> None:
+        content = strip[0].transpose(0, 1).to("cpu", self.dtype).contiguous()
+        self._transfer(os.pwrite, content, rows.lo)
+
+    def get(self, want: Rows) -> Tensor:
+        content = torch.empty((want.num, *self.size), dtype=self.dtype)
+        self._transfer(lambda descriptor, left, at: os.preadv(descriptor, [left], at), content, want.lo)
+        return content.transpose(0, 1)[None]
+
+    def drop(self, first: int) -> None:
+        _give_back(self.file.fileno(), self.dropped * self.row_bytes, (first - self.dropped) * self.row_bytes)
+        self.dropped = first
+
+    def _transfer(self, call: Callable[[int, memoryview, int], int], content: Tensor, row: int) -> None:
+        """Write or read all of a tensor's bytes, in as many calls as the system needs (2 GB is the most of one)."""
+        left, at = content.view(torch.uint8).numpy().reshape(-1).data, row * self.row_bytes
+        with _disk_faults():
+            while left:
+                done = call(self.file.fileno(), left, at)
+                left, at = left[done:], at + done
+
+
+@contextlib.contextmanager
+def _disk_faults() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError.of(error, Path(tempfile.gettempdir())) if is_disk_fault(error) else error from error
+
+
+def _give_back(descriptor: int, offset: int, length: int) -> None:
+    """Return a part of a file to the disk (Linux's hole punching); elsewhere it is returned with the whole file."""
+    fallocate = getattr(ctypes.CDLL(None), "fallocate", None) if os.name == "posix" else None
+    if fallocate is not None and length > 0:
+        punch_hole, keep_size = 2, 1
+        fallocate(descriptor, punch_hole | keep_size, ctypes.c_int64(offset), ctypes.c_int64(length))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+def rows_of_block(node: Node, dtype: torch.dtype) -> int:
+    """Blocks of 40 MB: glibc gives those above 32 MiB back to the system as soon as they are free."""
+    return max(math.ceil(40e6 / (node.floats * dtype.itemsize)), 1)
+
+
+def band(node: Node, schedule: Schedule, settings: Settings, device: torch.device) -> Band | KeptBand | DiskBand:
+    if not waits(node, schedule):
+        return Band()
+    dtype = settings.dtype or node.dtype
+    if settings.place == "disk":
+        return DiskBand(node, dtype)
+    return KeptBand(node, torch.device("cpu") if settings.place == "host" else device, dtype)
+
+
+def waits(node: Node, schedule: Schedule) -> bool:
+    """Whether rows of a node are read in another pass than the one that makes them."""
+    return node in schedule.kept and schedule.last_read[node] > schedule.made_in[node]
+
+
+class WaitingBytes:
+    """What a band takes, without its rows: of the device's memory, and on disk."""
+
+    def __init__(self, node: Node, schedule: Schedule, settings: Settings, device: torch.device):
+        self.node, self.waits = node, waits(node, schedule)
+        dtype = (settings.dtype or node.dtype) if self.waits else node.dtype
+        row_bytes = node.floats * dtype.itemsize
+        on_disk = self.waits and settings.place == "disk"
+        elsewhere = on_disk or (self.waits and settings.place == "host" and device.type != "cpu")
+        self.row_bytes, self.disk_row_bytes = 0 if elsewhere else row_bytes, row_bytes if on_disk else 0
+        self.copies = elsewhere or dtype != node.dtype  # reading makes a tensor of its own
+        self.rows_of_block = rows_of_block(node, dtype) if self.waits else 0
+        self.strips: deque[Rows] = deque()
+        self.rows = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.rows * self.row_bytes
+
+    @property
+    def disk_bytes(self) -> int:
+        return self.rows * self.disk_row_bytes
+
+    def add(self, rows: Rows) -> None:
+        if self.rows_of_block == 0:
+            self.strips.append(rows)
+        elif not self.strips or rows.hi > self.strips[-1].hi:  # as many blocks as hold them
+            first = self.strips[-1].hi if self.strips else 0
+            for lo in range(first, rows.hi, self.rows_of_block):
+                self.strips.append(Rows(lo, min(lo + self.rows_of_block, self.node.height)))
+        self.rows = sum(strip.num for strip in self.strips)
+
+    def drop(self, first: int) -> None:
+        while self.strips and self.strips[0].hi <= first:
+            self.strips.popleft()
+        self.rows = sum(strip.num for strip in self.strips)
+
+    def has_in_one(self, want: Rows) -> bool:
+        """Whether reading rows takes no copy of them."""
+        return not self.copies and any(rows.lo <= want.lo and want.hi <= rows.hi for rows in self.strips)

@@ -485,20 +485,6 @@ def test_a_signal_ends_the_run_after_the_file_in_hand(tmp_path):
     assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).converted == 1
 
 
-def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path):
-    class Stubborn(Identity):
-        def translate(self, image: Tensor) -> Tensor:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            return image
-
-    fill(tmp_path / "in", 2)
-    with pytest.raises(KeyboardInterrupt):
-        convert(tmp_path / "in", tmp_path / "out", release_of(Stubborn()))
-    assert tree(tmp_path / "out") == {}
-    assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).converted == 2
-
-
 def convert_in_child(source: Path, out: Path, careless: bool = False) -> None:
     if careless:  # what a converter without atomic writes does
         images.replacing = written_in_place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +286,85 @@ def test_a_plain_folder_of_photographs_is_for_training_unless_a_part_is_held_out
     save(tmp_path / "x" / "val" / "0.png", coordinates())
     with pytest.raises(DataError, match="holds no train images"):  # else what is held out would be trained on
         config.build("train", tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- every option
+
+
+def two_data_sets(kind: str, root: Path) -> dict[str, Any]:
+    """The toy folder of a kind as `toy`, the same with other pixels as `other`, and what a recipe says of `toy`."""
+    fields = toy_folder(kind, root / "toy")
+    toy_folder(kind, root / "other")
+    for path in sorted((root / "other").rglob("*.png")):
+        save(path, np.ascontiguousarray(np.array(Image.open(path))[::-1]))
+    if kind == "labels":  # another map beside each, which a pattern picks
+        for path in list((root / "toy").glob("*_label/*.png")):
+            save(path.with_name(f"{path.stem}_ids.png"), np.array(Image.open(path))[:, ::-1].copy())
+            path.rename(path.with_name(f"{path.stem}_old.png"))
+    return fields | ({"labels": "*_old.png"} if kind == "labels" else {})
+
+
+def data_options(kind: str, root: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """For every option of a kind: what is said before and after."""
+    other = {"labels": "*"} if kind == "labels" else {}
+    options: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "card": ({"folder": None, "card": "toy"}, {"folder": None, "card": "other", **other}),
+        "folder": ({}, {"folder": root / "other", **other}),
+        "image_b": ({}, {"image_b": {"channels": 3, "bits": 16} if kind == "computed" else {"channels": 1}}),
+        "resize": ({}, {"resize": 40}), "augment": ({"augment": []}, {"augment": ["flip"]}),
+    }
+    if kind != "computed":
+        suffixes = ("_label", "_img") if kind == "labels" else ("A", "B")
+        if kind == "paired":  # two folders of their own
+            for folder, blue in (("trainA", 0), ("trainB", 50), ("testA", 7), ("testB", 57)):
+                for number in range(3):
+                    save(root / "sides" / folder / f"{number}.png", coordinates(blue=blue + number))
+        home = root / ("sides" if kind == "paired" else "toy")
+        train, test = ([home / f"{split}{suffix}" for suffix in suffixes] for split in ("train", "test"))
+        sides = {"folder": None, "a": train[0], "b": train[1]}
+        options["a"] = (sides, sides | {"a": test[0], "b": test[1]})
+        options["b"] = (sides, options["a"][1])  # of pairs, one side alone cannot be another
+        options["test_a"] = options["test_b"] = (sides | {"test_a": train[0], "test_b": train[1]},
+                                                 sides | {"test_a": test[0], "test_b": test[1]})
+    if kind in ("unpaired", "paired"):
+        options["image_a"] = ({}, {"image_a": {"channels": 1}})
+    if kind == "paired":
+        options["direction"] = ({}, {"direction": "ba"})
+    if kind == "labels":
+        options["classes"] = ({}, {"classes": 5})
+        options["ignore"] = ({}, {"ignore": 0})
+        options["labels"] = ({}, {"labels": "*_ids.png"})
+    if kind == "computed":
+        options["input"] = ({}, {"input": "edges"})
+        options["test_folder"] = ({}, {"test_folder": root / "other" / "train"})
+    return options
+
+
+def everything_read(fields: dict[str, Any], root: Path) -> str:
+    """A hash of what a training and its evaluation would be shown."""
+    config, digest = config_of(**fields), hashlib.sha256()
+    for name in ("train", "test"):
+        try:
+            samples = config.build(name, root)  # type: ignore[arg-type]
+        except DataError:
+            continue  # two folders without folders for testing
+        for index in range(len(samples)):
+            whole = samples.whole(index)
+            digest.update(whole.a.numpy().tobytes() + whole.b.numpy().tobytes() + repr(whole.a.shape).encode())
+        for batch in data.batches(samples, seed=0, start=0, stop=len(samples), batch_size=1, size=(20, 20)):
+            digest.update(batch.a.numpy().tobytes() + batch.b.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("kind", members_of_the_union())
+def test_every_option_of_the_data_changes_what_is_read(kind: str, tmp_path: Path) -> None:
+    fields = two_data_sets(kind, tmp_path)
+    options = data_options(kind, tmp_path)
+    assert options.keys() == type(config_of(**fields)).model_fields.keys() - {"kind"}, "an option without a test"
+    for option, (before, after) in options.items():
+        seen = [everything_read({name: value for name, value in (fields | change).items() if value is not None},
+                                tmp_path) for change in (before, after)]
+        assert seen[0] != seen[1], option
 
 
 # ---------------------------------------------------------------------------------------------- depths

@@ -216,7 +216,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
 ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
-    "workers": ("test_data_stream.py", "workers"), "data": ("test_data_folders.py", "test_"),
+    "workers": ("test_data_stream.py", "workers"),
+    "data": ("test_data_folders.py", "test_every_option_of_the_data_changes_what_is_read"),
     "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.generator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),

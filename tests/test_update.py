@@ -23,8 +23,9 @@ from translate.losses import LeastSquares, NonSaturating
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.layers import seed_dropout
 from translate.optimizers import SGD
+from translate.precision import is_out_of_memory
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
-from translate.update import Update, is_out_of_memory
+from translate.update import Update
 
 RESNET = ResNetConfig(width=4, blocks=2)
 UNET = UNetConfig(width=4, downs=5, norm="instance")

@@ -36,6 +36,12 @@ def autocast(device: torch.device, precision: Format) -> AbstractContextManager[
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: on a GPU an error of its own, on a CPU one known by its words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error))
+
+
 def _computes_in_bf16() -> bool:
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, and the only names there are
     return any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)

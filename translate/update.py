@@ -27,7 +27,7 @@ from translate.errors import DoesNotFit
 from translate.networks import memory
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
-from translate.precision import Format, autocast
+from translate.precision import Format, autocast, is_out_of_memory
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 
@@ -79,7 +79,7 @@ class Update:
                 self.optimizers[name].zero_grad(set_to_none=True)
                 with self.autocast():
                     return body(*arguments, self), None
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if self.accelerator.num_processes > 1 and has_sync_batch_norm(self.translator.networks.values()):
@@ -254,8 +254,3 @@ class _Before:
 def has_sync_batch_norm(networks: Iterable[nn.Module]) -> bool:
     """Whether a forward pass of these networks talks to other processes."""
     return any(isinstance(part, nn.SyncBatchNorm) for network in networks for part in network.modules())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: on a GPU an error of its own, on a CPU known by its words."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: " in str(error)

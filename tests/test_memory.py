@@ -198,12 +198,18 @@ def test_two_processes_give_the_gradients_of_the_whole_batch(plan: str, tmp_path
 
 def test_plans_from_most_to_least_do_ever_less() -> None:
     """Each plan of the ladder leads to a leaner one, and `blocks` joins it; the leanest is the end."""
-    seen, plan = [], memory.PLANS["plain"]
-    while plan is not None:
-        seen.append(plan.name)
-        plan = memory.leaner(plan)
-    assert seen == list(memory.LADDER) and seen[-1] == "strips_blocks"
-    assert memory.leaner(memory.PLANS["blocks"]).name == "strips"
+    networks, pix2pix = build(CONFIGS["resnet"]).networks.values(), build(CONFIGS["pix2pix-unet-resize"]).networks.values()
+
+    def ladder(networks: Any, num_generators: int) -> list[str]:
+        seen, plan = [], memory.PLANS["plain"]
+        while plan is not None:
+            seen.append(plan.name)
+            plan = memory.leaner(plan, networks, num_generators)
+        return seen
+
+    assert ladder(networks, 2) == list(memory.LADDER) and memory.LADDER[-1] == "strips_blocks"
+    assert memory.leaner(memory.PLANS["blocks"], networks, 2).name == "strips"
+    assert ladder(pix2pix, 1) == ["plain", "split", "preact", "strips"], "a phase is not redone as it was"
 
 
 def test_a_plan_is_applied_whatever_was_applied_before() -> None:

@@ -193,20 +193,71 @@ def test_the_cut_is_in_float32_under_autocast() -> None:
         assert translator.generator_ba(fake).dtype == torch.bfloat16
 
 
-def test_a_pools_exchanges_count_when_the_phase_has_ended_and_not_before() -> None:
+def test_a_pools_exchanges_count_when_the_phase_has_ended_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     translator = build(CYCLEGANS["resnet"].model_copy(update={"pool": 3}))
     batch = make_batch((32, 32))
     step(translator, batch)
     assert len(translator.pools["pool_b"].images) == 2
 
-    class Broken(nn.Module):
-        def forward(self, image: Tensor) -> Tensor:
-            raise RuntimeError("broken")
+    def judge(*arguments: Any) -> None:  # is given fakes from the pool
+        raise RuntimeError("broken")
 
-    translator.discriminator_b = Broken()
+    monkeypatch.setattr(translator, "judge", judge)
     with pytest.raises(RuntimeError, match="broken"):
         step(translator, batch)
     assert len(translator.pools["pool_a"].images) == 2
+
+
+class Scaled:
+    """An accelerator of one process with fp16's gradient scaler, which torch also has for CPUs."""
+
+    device, num_processes = torch.device("cpu"), 1
+
+    def __init__(self, scale: float):
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=1000)
+
+
+def scaled_step(plan: str, scale: float, num_steps: int = 1) -> tuple[Translator, Scaled]:
+    config = CycleGANConfig(generator=ResNetConfig(width=8, blocks=2), discriminator=PATCH, pool=0)
+    translator, accelerator = build(config, torch.float32), Scaled(scale)
+    for network in translator.networks.values():
+        memory.apply(memory.PLANS[plan], network)
+    optimizers = {phase: SGD(lr=1e-2).build(parameter for network in networks.values()
+                                            for parameter in network.parameters())
+                  for phase, networks in translator.phases.items()}
+    for _ in range(num_steps):
+        update = Update(translator, optimizers, accelerator, memory.PLANS[plan], "fp16")  # type: ignore[arg-type]
+        translator.step(make_batch((61, 83), 1, torch.float32), update)
+    return translator, accelerator
+
+
+class TestScaling:
+    """fp16, which a CPU emulates: slow, and enough to see gradients scaled and unscaled."""
+
+    @pytest.mark.parametrize("plan", PLANS)
+    def test_every_plan_is_as_near_to_single_precision_as_the_plain_step(self, plan: str) -> None:
+        def moved(translator: Translator) -> Tensor:
+            return torch.cat([(value - begun[name]).flatten() for name, value in weights(translator).items()])
+
+        begun = {name: value.clone() for name, value in weights(scaled_step("plain", 1.0, 0)[0]).items()}
+        exact = build(CycleGANConfig(generator=ResNetConfig(width=8, blocks=2), discriminator=PATCH, pool=0),
+                      torch.float32)
+        optimizers = {phase: SGD(lr=1e-2).build(parameter for network in networks.values()
+                                                for parameter in network.parameters())
+                      for phase, networks in exact.phases.items()}
+        exact.step(make_batch((61, 83), 1, torch.float32),
+                   Update(exact, optimizers, Accelerator(cpu=True), memory.PLANS["plain"], "fp32"))
+        truth = moved(exact)
+        errors = [((moved(scaled_step(each, 2.0**6)[0]) - truth).norm() / truth.norm()).item()
+                  for each in ("plain", plan)]
+        assert errors[0] < 0.2 and errors[1] <= 1.2 * errors[0]
+
+    @pytest.mark.parametrize("plan", ["plain", "split", "strips"])
+    def test_a_step_that_overflows_is_left_out_and_the_scale_halved(self, plan: str) -> None:
+        begun = weights(scaled_step(plan, 1.0, 0)[0])
+        translator, accelerator = scaled_step(plan, 2.0**40)
+        assert accelerator.scaler.get_scale() == 2.0**38, "once a phase"
+        assert all(torch.equal(value, begun[name]) for name, value in weights(translator).items())
 
 
 class Budget(TorchDispatchMode):
@@ -283,32 +334,32 @@ class TestOutOfMemory:
 
     @pytest.mark.parametrize("config", [
         CycleGANConfig(generator=UNetConfig(width=4, downs=5), discriminator=PatchGANConfig(width=4, norm="batch"),
-                       pool=2),
+                       pool=1),
         Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance"),
                       discriminator=PatchGANConfig(width=4, norm="batch"))], ids=["cyclegan", "pix2pix"])
     def test_a_later_phase_is_undone_without_a_trace(self, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """The discriminators run out once, after all their work: buffers, losses, pool and chance are as if not."""
         results = {}
-        for fails in (True, False):
-            translator = build(config)
+        for fails in (True, False):  # in the third step: the pool is full by then, and draws
+            translator, num_notes = build(config), 0
             kind = type(translator)
             body = "train_discriminators" if kind.__name__ == "CycleGAN" else "train_discriminator"
             train = getattr(kind, body)
-            left = [fails]
+            left = [False, False, fails]
 
             def once(self: Any, *arguments: Any, train: Any = train, left: Any = left) -> None:
                 train(self, *arguments)
                 torch.rand(3)
-                if left.pop() if left else False:
+                if left.pop(0) if left else False:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
             with monkeypatch.context() as patch:
                 patch.setattr(kind, body, once)
                 torch.manual_seed(7)
-                for _ in range(2):
-                    update = step(translator, make_batch((64, 64), 1), "replay")
-                    if fails and update.notes:
-                        assert update.plan.name == "strips"
+                for _ in range(3):
+                    update = step(translator, make_batch((64, 64), 1), "preact")
+                    num_notes += len(update.notes)
+            assert num_notes == fails
             results[fails] = (translator, update, torch.rand(1))
         (failed, failed_update, failed_chance), (whole, update, chance) = results[True], results[False]
         assert torch.equal(failed_chance, chance)
@@ -355,6 +406,26 @@ class TestOutOfMemory:
         with pytest.raises(RuntimeError) as caught:
             torch.empty(10**14)
         assert is_out_of_memory(caught.value)
+
+    @pytest.mark.parametrize("error", [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError(),
+        RuntimeError("CUDA error: out of memory"), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive")])
+    def test_so_are_those_of_devices_and_libraries(self, error: BaseException) -> None:
+        assert is_out_of_memory(error)
+        assert not is_out_of_memory(RuntimeError("expected 3 channels"))
+        assert not is_out_of_memory(ValueError(str(error)))
+
+    def test_a_shortage_in_the_optimizer_is_named_as_one_that_cannot_be_undone(
+            self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*arguments: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr(Update, "step_optimizer", full)
+        with pytest.raises(DoesNotFit, match=r"optimizer's step of the generator phase.*cannot be undone"):
+            step(build(LADDER_CONFIG), make_batch((32, 32), 1))
 
     @pytest.mark.parametrize("short", [0, 1])
     def test_when_one_of_two_processes_runs_out_both_redo_the_phase(self, short: int, tmp_path: Path) -> None:

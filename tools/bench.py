@@ -29,6 +29,7 @@ import torch
 from accelerate import Accelerator
 
 from translate.data import Batch
+from translate.errors import DoesNotFit
 from translate.live_bytes import LiveBytes
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import Adam
@@ -55,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", help="square images, px")
     parser.add_argument("--width", type=int, help="channels of all networks (published: 64)")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each plan")
     parser.add_argument("--out", type=Path, default=PAGE)
     asked = parser.parse_args()
@@ -62,14 +64,14 @@ def main() -> None:
     on_gpu = device.type == "cuda"
     sizes = asked.sizes or ([256, 512, 1024, 2000, 4000] if on_gpu else [256, 512])
     width = asked.width or (64 if on_gpu else 16)
-    precision = choose_precision("auto", device)
+    precision = choose_precision(asked.precision, device)
     sections = []
     for name, config in translators(width).items():
         for size in sizes:
             rows = measure_all(config, size, precision, device, asked.rounds)
             sections.append(f"### {name}, {size}×{size}\n\n{table(rows, on_gpu)}\n")
             print(sections[-1], flush=True)
-    asked.out.write_text(page(sections, width, precision, device), encoding="utf-8")
+            asked.out.write_text(page(sections, width, precision, device), encoding="utf-8")
 
 
 def translators(width: int) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def measure_all(config: Any, size: int, precision: Any, device: torch.device, nu
                 continue  # it did not fit
             rows[plan.name] = before
             if before.prediction.peak_bytes < 0.7 * size_of(device):
-                with contextlib.suppress(torch.OutOfMemoryError):
+                with contextlib.suppress(torch.OutOfMemoryError, DoesNotFit):
                     peak, reserved, seconds = measure(config, size, plan, precision, device)
                     rows[plan.name] = Row(before.prediction, peak, reserved, min(seconds, before.seconds or seconds))
             gc.collect()
@@ -149,7 +151,7 @@ def table(rows: list[Row], on_gpu: bool) -> str:
     def mib(value: int | None) -> str:
         return "unmeasured" if value is None else f"{value / 2**20:,.0f}"
 
-    base = next(row.seconds for row in rows if row.seconds is not None)
+    base = next((row.seconds for row in rows if row.seconds is not None), 0.0)
     counted = "max allocated" if on_gpu else "counted"
     lines = [f"| plan | predicted, MiB | {counted}, MiB | ratio | reserved on CUDA, MiB | compute | time |",
              "|---|---|---|---|---|---|---|"]

@@ -115,7 +115,7 @@ def plan_command(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
     memory: Annotated[str | None, typer.Option(help="The size of a card, such as 8GB.  [default: the card there is]"
                                                )] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.  [default: the recipe's, or fp16]"
+    precision: Annotated[str | None, typer.Option(help="auto (fp16), fp32, bf16 or fp16.  [default: the recipe's]"
                                                   )] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field.")] = None,
@@ -129,9 +129,11 @@ def plan_command(
     from translate.recipe import find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
-    named = precision or ("fp16" if chosen.precision == "auto" else chosen.precision)
-    one_of("--precision", named, ("fp32", "bf16", "fp16"))
-    budget = budget_of(memory) if memory else usable_bytes(torch.device("cuda")) if torch.cuda.is_available() else None
+    one_of("--precision", precision or "auto", ("auto", "fp32", "bf16", "fp16"))
+    asked = precision or chosen.precision
+    named = "fp16" if asked == "auto" else asked
+    here = usable_bytes(torch.device("cuda")) if memory is None and torch.cuda.is_available() else None
+    budget = here if memory is None else budget_of(memory)
     stages = plan_recipe(chosen, budget, named)  # type: ignore[arg-type]
     if as_json:
         say(json.dumps({"recipe": chosen.name, "device": "cuda", "precision": named, "usable_bytes": budget,
@@ -139,6 +141,10 @@ def plan_command(
     else:
         wide = out if out.is_terminal else Console(highlight=False, quiet=not is_main_process, width=120)
         wide.print(plan_table(stages, budget, named))
+        if budget is None:
+            say("say --memory 8GB to see what fits a card of that size")
+        if any(stage.chosen is not None and stage.chosen.plan.name != "blocks" for stage in stages):
+            say("memory: auto never takes blocks, as strips takes less memory and less compute; name it to use it")
     misfits = [stage for stage in stages if stage.chosen is None]
     if misfits:
         raise DoesNotFit("\n".join(f"stage {stage.number + 1} does not fit: {stage.advice}" for stage in misfits))
@@ -203,9 +209,9 @@ def check_data(
 
 def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
     """What `translate plan` shows: a row for every stage and memory plan, an arrow at the one a training takes."""
-    from translate.plan import gib
+    from translate.plan import amount
 
-    usable = f", {gib(budget)} usable" if budget else ""
+    usable = f", {amount(budget)} usable" if budget else ""
     table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "compute",
                   *(["fits"] if budget else []), title=f"CUDA, {precision}{usable}", title_justify="left")
     for stage in stages:
@@ -216,10 +222,10 @@ def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
             chosen = stage.chosen is not None and each.plan == stage.chosen.plan
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)
-            fits = [] if budget is None else ["yes" if missing <= 0 else f"{gib(missing)} too much"]
-            table.add_row(*(place if row == 0 else [""] * 3), f"{'→' if chosen else ' '} {name}", gib(each.peak_bytes),
-                          f"{each.compute:.2f}×", *fits, end_section=each is stage.predictions[-1],
-                          style="bold" if chosen else "")
+            fits = [] if budget is None else ["yes" if missing <= 0 else f"{amount(missing)} too much"]
+            table.add_row(*(place if row == 0 else [""] * 3), f"{'→' if chosen else ' '} {name}",
+                          amount(each.peak_bytes), f"{each.compute:.2f}×", *fits,
+                          end_section=each is stage.predictions[-1], style="bold" if chosen else "")
     return table
 
 

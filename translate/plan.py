@@ -9,23 +9,20 @@ the allocator loses to fragmentation, and the device's own context; `USABLE` lea
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from translate import files
 from translate.data import Batch
 from translate.errors import DoesNotFit, UsageError
 from translate.live_bytes import LiveBytes, emulated_autocast
 from translate.networks import memory
-from translate.networks.layers import Chain
 from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan
 from translate.optimizers import Optimizers
 from translate.precision import Format
@@ -50,7 +47,7 @@ class Prediction:
     same_as: str | None = None  # an earlier plan that does the same to these networks
 
     def __str__(self) -> str:
-        return f"memory plan {self.plan}: predicted peak {gib(self.peak_bytes)}, {self.compute:.2f}× compute"
+        return f"memory plan {self.plan}: predicted peak {amount(self.peak_bytes)}, {self.compute:.2f}× compute"
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,8 @@ def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device:
     networks = recipe.model_dump_json(include={"translator", "optimizer"})
     channels = (recipe.data.channels_a, recipe.data.channels_b)
     batch_size = stage.batch_size // num_processes
-    return _predict(networks, channels, stage.size, batch_size, stage.micro_batch, plan, precision, device)
+    return _predict(networks, channels, stage.size, batch_size, stage.micro_batch, plan, precision, device,
+                    num_processes)
 
 
 def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: Format, device: Device) -> Prediction:
@@ -104,49 +102,48 @@ def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, 
     return None
 
 
-def choose_for_run(recipe: Recipe, number: int, remembered: Path, device: torch.device, precision: Format,
-                   num_processes: int = 1, card: str | None = None) -> tuple[Plan, str]:
-    """The plan a training takes for stage `number`, and a line that says what it is predicted to need.
+@dataclass(frozen=True)
+class Choice:
+    """The memory plan a training takes for a stage, what it was chosen by, and a line that says what it needs."""
 
-    The plan is the one remembered in the file `remembered`, if the recipe still asks for the same and `card` (the size
+    plan: Plan
+    asked: dict[str, Any]
+    line: str
+
+
+def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
+                   precision: Format, num_processes: int = 1, card: str | None = None) -> Choice:
+    """The memory plan of stage `number`.
+
+    It is that of `before` (what the run folder remembers), if the recipe still asks for the same and `card` (the size
     given by --memory) is no other than it was; else the recipe's; else, under `memory: auto`, the least compute that
-    fits: into `card`, or into the card there is. On a CPU without `card` that is `split`. Raises `DoesNotFit`
-    when nothing fits into `card`.
+    fits: into `card`, or into the card there is. Without either that is `split`. Raises `DoesNotFit` where `auto` finds
+    nothing that fits into `card`, `UsageError` for a `card` that is no size.
     """
     stage, named = recipe.stages[number], recipe.memory_of(recipe.stages[number])
     kind: Device = "cpu" if device.type == "cpu" else "cuda"
-    budget = budget_of(card) if card else usable_bytes(device) if device.type == "cuda" else None
+    budget = budget_of(card) if card is not None else usable_bytes(device) if device.type == "cuda" else None
     asked = {"memory": named.model_dump() if named else "auto", "card": card}
-    choices = read_choices(remembered)
-    before = choices.get(str(number))
+    as_before = ""
     if before and before["asked"]["memory"] == asked["memory"] and card in (None, before["asked"]["card"]):
+        asked, as_before = before["asked"], ", as before"
         plan = MemoryConfig(plan=before["plan"], strips=before["strips"]).resolve()
-        return plan, f"{predict(recipe, stage, plan, precision, kind, num_processes)}, as before"
-    if named:
-        found: Prediction | None = predict(recipe, stage, named.resolve(), precision, kind, num_processes)
+        found = predict(recipe, stage, plan, precision, kind, num_processes)
+    elif named:
+        found = predict(recipe, stage, named.resolve(), precision, kind, num_processes)
     else:
-        found = choose(recipe, stage, budget, precision, kind, num_processes)
-    of = f" of {gib(budget)} usable" if budget else ""
-    if found is None:
-        found = predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes)
-        if card:
-            raise DoesNotFit(f"{describe(number, stage)}: needs {gib(found.peak_bytes)}{of} even under the leanest "
-                             f"memory plan; {advise(recipe, stage, number, budget or 0, precision, kind)}")
-    remember_choice(remembered, number, asked, found.plan)
-    return found.plan, f"{found}{of}"
-
-
-def read_choices(file: Path) -> dict[str, Any]:
-    """What is remembered of a run's memory plans, by stage number; nothing where there is no such file yet."""
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def remember_choice(file: Path, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
-    """Note the plan of a stage for a later resume. `asked` is what it was chosen by; None: as before."""
-    choices = read_choices(file)
-    choices[str(number)] = {"asked": asked or choices[str(number)]["asked"], "plan": plan.name,
-                            "strips": plan.num_strips if plan.in_strips else None}
-    files.write_json(file, choices)
+        fitting = choose(recipe, stage, budget, precision, kind, num_processes)
+        found = fitting or predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes)
+        if fitting is None and card is not None:
+            raise DoesNotFit(f"{describe(number, stage)}: needs {amount(found.peak_bytes)} of {amount(budget or 0)} "
+                             "usable even under the leanest memory plan; "
+                             f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}")
+    line = f"{found}{as_before}"
+    if budget is not None:
+        line += f" of {amount(budget)} usable"
+        if found.peak_bytes > budget:
+            line += f" (warning: {amount(found.peak_bytes - budget)} more than that)"
+    return Choice(found.plan, asked, line)
 
 
 def describe(number: int, stage: Stage) -> str:
@@ -170,28 +167,43 @@ def budget_of(memory_size: str) -> int:
     return int(USABLE * float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def gib(num_bytes: float) -> str:
+def amount(num_bytes: float) -> str:
     """Bytes as a person reads them."""
-    return f"{num_bytes / 2**30:.2f} GiB"
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
-def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Format, device: Device = "cuda") -> str:
-    """What to change in a stage that fits under no plan: the largest square that does, or smaller pieces."""
-    field = f"stages.{number}"
-    if (stage.micro_batch or stage.batch_size) > 1:
-        return f"set {field}.micro_batch to 1 (the gradients stay those of the whole batch)"
-    leanest = PLANS[LADDER[-1]]
+def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Format, device: Device = "cuda",
+           num_processes: int = 1) -> str:
+    """What to change in a stage that fits under no plan: smaller pieces, or the largest square that does."""
+    field, leanest = f"stages.{number}", PLANS[LADDER[-1]]
+
+    def peak(each: Stage) -> int:
+        return predict(recipe, each, leanest, precision, device, num_processes).peak_bytes
+
+    if (stage.micro_batch or stage.batch_size // num_processes) > 1:
+        stage = stage.model_copy(update={"micro_batch": 1})
+        if peak(stage) <= budget:
+            note = (" (its batch norms then see one image at a time)" if has_batch_norm(recipe) else
+                    " (the gradients stay those of the whole batch)")
+            return f"set {field}.micro_batch to 1{note}"
     multiple = 2**getattr(recipe.translator.generator, "downs", 4)
     here = min(stage.size)
     half = stage.model_copy(update={"resolution": max(here // 2 // multiple, 1) * multiple})
-    (small, large) = (predict(recipe, each, leanest, precision, device).peak_bytes for each in (half, stage))
+    small, large = peak(half), peak(stage)
     area, small_area = stage.size[0] * stage.size[1], half.size[0] * half.size[1]
     per_pixel = max(large - small, 1) / max(area - small_area, 1)  # the peak is a line over the number of pixels
     fitting = max(small_area + (budget - small) / per_pixel, 0) ** 0.5
     side = int(fitting) // multiple * multiple
+    pieces = f"{field}.micro_batch to 1 and " if stage.micro_batch == 1 and stage.batch_size > 1 else ""
     if side >= recipe.translator.discriminator.smallest and side >= 64:
-        return f"set {field}.resolution to {side}, or the networks' width to less"
+        return f"set {pieces}{field}.resolution to {side}, or the networks' width to less"
     return "set the networks' width to less: most of it is weights"
+
+
+def has_batch_norm(recipe: Recipe) -> bool:
+    """Whether a network of the recipe takes statistics over a batch."""
+    translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b))
+    return any(isinstance(part, _BatchNorm) for network in translator.networks.values() for part in network.modules())
 
 
 def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Format, device: Device) -> StagePlan:
@@ -199,11 +211,12 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
     named = recipe.memory_of(stage)
     plans = {name: named.resolve() if named and named.plan == name else plan for name, plan in PLANS.items()}
     predictions: list[Prediction] = []
-    signatures: dict[Any, str] = {}
+    effects: dict[Any, str] = {}
     translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b))
     for plan in plans.values():
         found = predict(recipe, stage, plan, precision, device)
-        first = signatures.setdefault(_signature(translator, plan), plan.name)
+        does = memory.effect(plan, translator.networks.values(), len(translator.phases["generator"]))
+        first = effects.setdefault(does, plan.name)
         predictions.append(Prediction(plan, found.peak_bytes, found.compute, first if first != plan.name else None))
     by_name = {each.plan.name: each for each in predictions}
     fitting = [by_name[name] for name in LADDER[1:] if budget is None or by_name[name].peak_bytes <= budget]
@@ -227,15 +240,6 @@ def build_on_meta(config: TranslatorConfig, channels: tuple[int, int]) -> Transl
     return translator
 
 
-def _signature(translator: Translator, plan: Plan) -> tuple[Any, ...]:
-    """Equal for plans that do the same to these networks."""
-    for network in translator.networks.values():
-        memory.apply(plan, network)
-    parts = [part for network in translator.networks.values() for part in network.modules() if hasattr(part, "keep")]
-    return (plan.cut, plan.replay and len(translator.phases["generator"]) > 1, *(
-        (part.keep, part.num_strips if isinstance(part, Chain) and part.keep == "strips" else None) for part in parts))
-
-
 class _Networks(Config):
     """The part of a recipe that says what is trained, and how."""
 
@@ -244,21 +248,22 @@ class _Networks(Config):
 
 
 def _predict(networks: str, channels: tuple[int, int], size: tuple[int, int], batch_size: int, micro_batch: int | None,
-             plan: Plan, precision: Format, device: Device) -> Prediction:
+             plan: Plan, precision: Format, device: Device, num_processes: int = 1) -> Prediction:
     (peak_bytes, flops), (_, least_flops) = (
-        _run_step(networks, channels, size, batch_size, micro_batch, each, precision, device)
+        _run_step(networks, channels, size, batch_size, micro_batch, each, precision, device, num_processes)
         for each in (plan, PLANS["split"]))
     return Prediction(plan, peak_bytes, flops / least_flops)
 
 
 @functools.lru_cache(maxsize=256)
 def _run_step(networks: str, channels: tuple[int, int], size: tuple[int, int], batch_size: int,
-              micro_batch: int | None, plan: Plan, precision: Format, device: Device) -> tuple[int, int]:
+              micro_batch: int | None, plan: Plan, precision: Format, device: Device,
+              num_processes: int) -> tuple[int, int]:
     """(peak in bytes, floating-point operations) of one step. `networks` is a `_Networks` as JSON."""
     config = _Networks.model_validate_json(networks)
     translator = build_on_meta(config.translator, channels)
     for network in translator.networks.values():
-        memory.apply(plan, network)
+        memory.apply(plan, network, num_processes)
     optimizers = {phase: getattr(config.optimizer, phase).build(parameters_of(translator, phase))
                   for phase in translator.phases}
     counter = LiveBytes("meta")

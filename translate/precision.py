@@ -36,10 +36,15 @@ def autocast(device: torch.device, precision: Format) -> AbstractContextManager[
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
+# torch's allocators, CUDA itself, its libraries (which allocate by themselves), C++ and oneDNN.
+OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator: ", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED",
+                 "std::bad_alloc", "could not create a primitive")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: on a GPU an error of its own, on a CPU one known by its words."""
+    """Whether an allocation failed: an error of its own kind, or one known by its words."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error))
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
 def _computes_in_bf16() -> bool:

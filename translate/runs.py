@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from pathlib import Path
 from typing import IO, Any
 
 from translate import files
 from translate.errors import RunError
+from translate.networks.memory import Plan
 from translate.recipe import Recipe, differences, load_recipe
 
-RECIPE, STATUS, LOCK = "recipe.yaml", "status.json", ".lock"
+RECIPE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
 
 
 class RunFolder:
@@ -50,6 +52,19 @@ class RunFolder:
         """Replace `status.json`. Raises `DiskError`."""
         with files.naming_disk_faults(self.path):
             files.write_json(self.path / STATUS, status)
+
+    def memory_choices(self) -> dict[str, Any]:
+        """The memory plan of each stage, by its number, and what it was chosen by; empty before the first stage."""
+        file = self.path / MEMORY
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def remember_memory(self, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
+        """Note a stage's memory plan for a later resume. `asked` is what it was chosen by; None: as before."""
+        choices = self.memory_choices()
+        choices[str(number)] = {"asked": asked or choices[str(number)]["asked"], "plan": plan.name,
+                                "strips": plan.num_strips if plan.in_strips else None}
+        with files.naming_disk_faults(self.path):
+            files.write_json(self.path / MEMORY, choices)
 
     def leave(self) -> None:
         """Let other processes in again."""

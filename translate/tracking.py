@@ -72,15 +72,17 @@ class Tracker:
 
 
 @torch.no_grad()
-def sample_grid(translator: Translator, a: Tensor, b: Tensor, labels: bool = False) -> Tensor:
+def sample_grid(translator: Translator, a: Tensor, b: Tensor, device: torch.device, labels: bool = False) -> Tensor:
     """One row a held-out sample: a, a → b, b, and for two-way translators also b → a. (3, H, W) in [-1, 1].
+
+    One image at a time is on the device, so that a picture needs less memory than a step.
 
     `labels` says that domain A holds one-hot label maps.
     """
-    columns = [to_rgb(a, labels), to_rgb(_translate(translator, "ab", a)), to_rgb(b)]
+    columns = [to_rgb(a, labels), to_rgb(_translate(translator, "ab", a, device)), to_rgb(b)]
     if "ba" in translator.directions:
-        columns.append(to_rgb(_translate(translator, "ba", b), labels))
-    rows = torch.stack([column.cpu() for column in columns], dim=1).flatten(0, 1)
+        columns.append(to_rgb(_translate(translator, "ba", b, device), labels))
+    rows = torch.stack(columns, dim=1).flatten(0, 1)
     return torchvision.utils.make_grid(rows, nrow=len(columns), padding=2, pad_value=1.0)
 
 
@@ -100,11 +102,11 @@ def to_rgb(images: Tensor, labels: bool = False) -> Tensor:
     return images[:, :3].float()
 
 
-def _translate(translator: Translator, direction: Any, images: Tensor) -> Tensor:
+def _translate(translator: Translator, direction: Any, images: Tensor, device: torch.device) -> Tensor:
     generator = translator.generator(direction)
     training = generator.training
     generator.eval()
-    fakes = torch.cat([generator(image[None]) for image in images])
+    fakes = torch.cat([generator(image[None].to(device)).cpu() for image in images])
     generator.train(training)
     return fakes
 

@@ -30,7 +30,7 @@ from translate.data import Batch, LabelsConfig, batches, data_root, held_out, te
 from translate.errors import CheckpointError, DiskError, DoesNotFit, Stopped, TranslateError, UsageError
 from translate.evaluate import score_held_out
 from translate.networks import memory
-from translate.precision import autocast, choose_precision
+from translate.precision import autocast, choose_precision, is_out_of_memory
 from translate.recipe import Recipe, Stage
 from translate.release import write_release
 from translate.runs import RunFolder
@@ -64,7 +64,9 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if accelerator.is_main_process:
         home.check(recipe, resume)
     accelerator.wait_for_everyone()
-    run = Run(recipe, home, accelerator, report, card)  # mistakes in recipe and data end here, and leave no folder
+    run = Run(recipe, home, accelerator, report, card)  # mistakes in recipe and data end here, and leave no folder;
+    if not resume:
+        run.plan_stages(0)  # so does a stage that does not fit, however late it comes
     if accelerator.is_main_process:
         home.claim(recipe)
     with run.recording_status(), minding_signals() as run.stop:
@@ -101,6 +103,7 @@ class Run:
         if recipe.every.evaluate:
             test_pairs(recipe.data, data_root())  # raises now what would end the run at its first evaluation
         self.tracker = Tracker(self.folder, recipe, accelerator)
+        self.choices: dict[int, planner.Choice] = {}
         self.plan = memory.PLANS["split"]
         self._held_out: Batch | None = None
         self._losses: dict[str, Tensor] = {}
@@ -113,6 +116,12 @@ class Run:
         self.tracker.open()
         if resume:
             self.restore()
+            self.plan_stages(self.progress.stage)
+
+    def plan_stages(self, first: int) -> None:
+        """Choose the memory plan of every stage from number `first` on. Raises `DoesNotFit`, `UsageError`."""
+        for number in range(first, len(self.recipe.stages)):
+            self.choices[number] = self._choose_plan(number)
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that verifies; say which were refused, and what else is different."""
@@ -135,14 +144,13 @@ class Run:
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
-        self.plan, prediction = self._choose_plan(number)
-        for network in self.translator.networks.values():
-            memory.apply(self.plan, network)
+        choice = self.choices[number]
+        self._use_plan(choice.plan, choice.asked)
         self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
         height, width = stage.size
         self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
                         f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
-                        f"{self.accelerator.num_processes}; {prediction}")
+                        f"{self.accelerator.num_processes}; {choice.line}")
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """This process's share of every global batch that is left in the stage; sets the learning rate before each."""
@@ -196,9 +204,7 @@ class Run:
         for note in update.notes:
             self.report.say(note)
         if update.plan != self.plan:
-            self.plan = update.plan
-            if self.accelerator.is_main_process:
-                planner.remember_choice(self.folder / "memory.json", self.progress.stage, None, self.plan)
+            self._use_plan(update.plan, None)
 
     def save(self) -> None:
         """Write a checkpoint, and the status."""
@@ -229,20 +235,28 @@ class Run:
         finally:
             self.home.leave()
 
-    def _choose_plan(self, number: int) -> tuple[memory.Plan, str]:
+    def _choose_plan(self, number: int) -> planner.Choice:
         """Stage `number`'s memory plan and its prediction: the main process chooses for all."""
         chosen: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                chosen = [planner.choose_for_run(
-                    self.recipe, number, self.folder / "memory.json", self.accelerator.device, self.precision,
-                    self.accelerator.num_processes, self.card)]
-            except DoesNotFit as error:
+                before = self.home.memory_choices().get(str(number))
+                chosen = [planner.choose_for_run(self.recipe, number, before, self.accelerator.device, self.precision,
+                                                 self.accelerator.num_processes, self.card)]
+            except (DoesNotFit, UsageError) as error:
                 chosen = [error]
         (choice,) = broadcast_object_list(chosen)
-        if isinstance(choice, DoesNotFit):
+        if isinstance(choice, Exception):
             raise choice
         return choice
+
+    def _use_plan(self, plan: memory.Plan, asked: dict[str, Any] | None) -> None:
+        """Train and sample under `plan` from now on, and remember it. `asked`: what it was chosen by, where new."""
+        self.plan = plan
+        for network in self.translator.modules.values():
+            memory.apply(plan, network, self.accelerator.num_processes)
+        if self.accelerator.is_main_process:
+            self.home.remember_memory(self.progress.stage, asked, plan)
 
     def _ended(self) -> bool:
         return self.progress.images >= self.recipe.num_images
@@ -276,11 +290,16 @@ class Run:
     def _picture(self) -> None:
         if self._held_out is None or not self.accelerator.is_main_process:
             return
-        device = self.accelerator.device
-        with autocast(device, self.precision):
-            grid = sample_grid(self.translator, self._held_out.a.to(device), self._held_out.b.to(device),
-                               labels=isinstance(self.recipe.data, LabelsConfig))
-        self.tracker.picture(self.progress.images, grid)
+        try:
+            with autocast(self.accelerator.device, self.precision):
+                grid = sample_grid(self.translator, self._held_out.a, self._held_out.b, self.accelerator.device,
+                                   labels=isinstance(self.recipe.data, LabelsConfig))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.report.say(f"warning: no picture at {self.progress.images:,} images: out of memory")
+        else:
+            self.tracker.picture(self.progress.images, grid)
 
     def _evaluate(self) -> None:
         """Held-out scores, where the truth is known. Every process waits for the main one."""

@@ -64,8 +64,14 @@ class Update:
             self.optimizers[name].zero_grad(set_to_none=True)
             before.restore(self)
             self._use_leaner_plan(name, shortage)
-        self.average_gradients(self.translator.phases[name])
-        self.step_optimizer(self.optimizers[name])
+        try:
+            self.average_gradients(self.translator.phases[name])
+            self.step_optimizer(self.optimizers[name])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DoesNotFit(f"out of memory in the optimizer's step of the {name} phase, which cannot be undone; go "
+                             "on from the newest checkpoint under a leaner memory plan (--set memory.plan=…)") from None
         for pool in self.translator.pools.values():
             pool.commit()
         return result
@@ -100,7 +106,8 @@ class Update:
         gc.collect()  # the failed attempt's frames, where they form cycles
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
-        plan = memory.leaner(self.plan)
+        networks = self.translator.networks.values()
+        plan = memory.leaner(self.plan, networks, len(self.translator.phases["generator"]))
         reason = shortage or "another process ran out of memory"
         if plan is None:
             raise DoesNotFit(f"the {name} phase runs out of memory under {self.plan}, the leanest memory plan "
@@ -108,8 +115,8 @@ class Update:
         self.notes.append(f"out of memory in the {name} phase under memory plan {self.plan}; it is undone and goes on "
                           f"under {plan} ({reason})")
         self.plan = plan
-        for network in self.translator.networks.values():
-            memory.apply(plan, network)
+        for network in networks:
+            memory.apply(plan, network, self.accelerator.num_processes)
 
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """The (a, b) images of this process's batch, in pieces of `micro_batch` samples."""

@@ -31,6 +31,7 @@ from translate.networks.strips import run_in_strips
 Norm = Literal["instance", "batch", "none"]
 Upsample = Literal["transposed", "resize"]
 Keep = Literal["everything", "convolutions", "input", "strips"]
+Role = Literal["head", "tail", "judge"]  # what memory plans tell chains apart by
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module | None:
@@ -91,11 +92,16 @@ class Layer(nn.Module):
 
 
 class Chain(nn.Sequential):
-    """Layers one after the other."""
+    """Layers one after the other. `role`: the full-resolution ends of a generator are its head and tail."""
 
+    role: Role = "judge"
     keep: Keep = "everything"
     num_strips: int = 8  # with keep = "strips"
     strips_from: int = 0  # with keep = "strips": layers before this one run whole, keeping their inputs
+
+    def __init__(self, *layers: Layer, role: Role = "judge"):
+        super().__init__(*layers)
+        self.role = role
 
     def forward(self, x: Tensor) -> Tensor:
         if self.keep == "strips":

@@ -21,11 +21,13 @@ Discriminators never run in strips: they keep their convolutions' outputs under 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.networks.layers import Block, Chain, Keep, Level
 from translate.schema import Config
@@ -74,19 +76,20 @@ PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
 LADDER: tuple[PlanName, ...] = ("plain", "split", "preact", "replay", "strips", "strips_blocks")
 
 
-def leaner(plan: Plan) -> Plan | None:
-    """The plan to try when `plan` ran out of memory; None after the leanest."""
-    position = LADDER.index("replay" if plan.name == "blocks" else plan.name)
-    if position + 1 == len(LADDER):
-        return None
-    return replace(PLANS[LADDER[position + 1]], num_strips=plan.num_strips)
+def leaner(plan: Plan, networks: Collection[nn.Module], num_generators: int) -> Plan | None:
+    """The plan to try when `plan` ran out of memory, one that does something else to these networks; None after the
+    leanest."""
+    here, position = effect(plan, networks, num_generators), LADDER.index("replay" if plan.name == "blocks" else
+                                                                          plan.name)
+    candidates = (replace(PLANS[name], num_strips=plan.num_strips) for name in LADDER[position + 1:])
+    return next((each for each in candidates if effect(each, networks, num_generators) != here), None)
 
 
 class MemoryConfig(Config):
     """The memory plan of a recipe or of one of its stages."""
 
     plan: PlanName
-    strips: int | None = Field(None, ge=2, le=1000)  # null: 8; more take less memory and a little more compute
+    strips: int | None = Field(None, ge=2, le=1000)  # null: 8; 16 take a little less memory, more hardly any
 
     @model_validator(mode="after")
     def _has_strips(self) -> MemoryConfig:
@@ -105,25 +108,46 @@ def _kind(value: object) -> str:
     return "auto" if isinstance(value, str) else "MemoryConfig"
 
 
+def _explained(value: object) -> object:
+    """Say how it is written to whoever has written something else."""
+    wrong = not (value == "auto" or isinstance(value, dict | MemoryConfig))
+    if wrong or (isinstance(value, dict) and "plan" not in value):
+        name = value if isinstance(value, str) and value in PLANS else "strips"
+        raise ValueError(f"{value!r}: write auto, or name a plan, as in {{plan: {name}}} (--set memory.plan={name})")
+    return value
+
+
 # `auto`: the planner chooses. The discriminator lets a mistake inside a MemoryConfig be named as what it is.
 AutoMemory = Annotated[Annotated[Literal["auto"], Tag("auto")] | Annotated[MemoryConfig, Tag("MemoryConfig")],
-                       Discriminator(_kind)]
+                       Discriminator(_kind), BeforeValidator(_explained)]
 
 
-def apply(plan: Plan, network: nn.Module) -> None:
+def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
     """Tell every part of `network` what to keep. The chain inside a residual block is told by its block."""
     inner = {block.chain for block in network.modules() if isinstance(block, Block)}
-    for name, part in network.named_modules():
+    for part in network.modules():
         if isinstance(part, Block):
             part.keep, part.chain.keep = (plan.trunk, "everything") if plan.trunk == "input" else (
                 "everything", plan.trunk)
         elif isinstance(part, Level):
             part.keep = plan.levels
         elif isinstance(part, Chain) and part not in inner:
-            part.keep = {"head": plan.head, "tail": plan.tail}.get(name, plan.judge)
+            part.keep = {"head": plan.head, "tail": plan.tail, "judge": plan.judge}[part.role]
             part.num_strips = plan.num_strips
             if part.keep == "strips":
                 # Beginning with a norm, a chain needs no pass for it: the layer before runs whole (−6 % compute).
                 part.strips_from = 1
-                if any(isinstance(inside, nn.SyncBatchNorm) for inside in part.modules()):
+                if num_processes > 1 and any(isinstance(inside, _BatchNorm) for inside in part.modules()):
                     part.keep = "input"  # its statistics are of several processes
+
+
+def effect(plan: Plan, networks: Collection[nn.Module], num_generators: int, num_processes: int = 1) -> tuple[Any, ...]:
+    """Equal for plans that do the same to these networks, of which `num_generators` are trained together.
+
+    Leaves `plan` applied to them.
+    """
+    for network in networks:
+        apply(plan, network, num_processes)
+    parts = [part for network in networks for part in network.modules() if isinstance(part, Chain | Block | Level)]
+    return (plan.cut, plan.replay and num_generators > 1, *(
+        (part.keep, part.num_strips if isinstance(part, Chain) and part.keep == "strips" else None) for part in parts))

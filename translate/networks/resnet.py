@@ -43,14 +43,16 @@ class ResNet(Generator):
         self.head = Chain(
             Layer(nn.Conv2d(in_channels, width, 7, bias=bias), reflect=3),
             Layer(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=bias), norm=make_norm(norm, width), slope=0.0),
-            Layer(nn.Conv2d(2 * width, 4 * width, 3, 2, 1, bias=bias), norm=make_norm(norm, 2 * width), slope=0.0))
+            Layer(nn.Conv2d(2 * width, 4 * width, 3, 2, 1, bias=bias), norm=make_norm(norm, 2 * width), slope=0.0),
+            role="head")
         self.norm = make_norm(norm, 4 * width)
         self.trunk = nn.Sequential(*(residual(4 * width, norm, bias) for _ in range(blocks)))
         self.tail = Chain(
             enlarging(4 * width, 2 * width, upsample, bias),
             enlarging(2 * width, width, upsample, bias, norm=make_norm(norm, 2 * width), slope=0.0),
             Layer(nn.Conv2d(width, out_channels, 7), norm=make_norm(norm, width), slope=0.0, reflect=3,
-                  last=nn.Tanh()))
+                  last=nn.Tanh()),
+            role="tail")
 
     def translate(self, image: Tensor) -> Tensor:
         y = self.head(image)

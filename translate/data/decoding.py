@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from translate.data.pictures import (
     MAX_PIXELS,
@@ -114,13 +114,16 @@ def _check_still(num_frames: int, path: Path) -> None:
 @contextmanager
 def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
     file.seek(0)
-    is_heic = not HEIC_BRANDS.isdisjoint(_brands(file))
+    brands = _brands(file)
+    is_heic = not HEIC_BRANDS.isdisjoint(brands)
     if is_heic:
         try:
             import pillow_heif
         except ImportError:
             raise ImageError(path, "read", str(MissingExtra("pillow-heif", "formats", "reading HEIC"))) from None
         pillow_heif.register_heif_opener()
+    elif b"avif" in brands and not features.check("avif"):
+        raise ImageError(path, "read", "is an AVIF, for which this Pillow was not built; install Pillow from its wheel")
     try:
         image = Image.open(file, formats=("HEIF",) if is_heic else FORMATS)
     except Image.UnidentifiedImageError:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, features
 
 from translate import files
 from translate.data.decoding import Picture, decode, inspect
@@ -275,7 +275,7 @@ def test_avif_and_heic_of_more_bits_or_frames_are_refused_by_name(tmp_path):
             read(tmp_path / name)
 
 
-def test_heic_without_its_library_is_refused_with_the_extra_s_name(tmp_path, monkeypatch):
+def test_heic_and_avif_without_their_libraries_are_refused_saying_which(tmp_path, monkeypatch):
     import pillow_heif
 
     pillow_heif.from_pillow(Image.fromarray(smooth(16, 16))).save(tmp_path / "x.heic")
@@ -283,6 +283,10 @@ def test_heic_without_its_library_is_refused_with_the_extra_s_name(tmp_path, mon
     for function in (read, inspect):
         with pytest.raises(ImageError, match=r"reading HEIC needs pillow-heif: pip install 'diptych\[formats\]'"):
             function(tmp_path / "x.heic")
+    Image.fromarray(smooth(16, 16)).save(tmp_path / "x.avif")
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(ImageError, match="is an AVIF, for which this Pillow was not built"):
+        read(tmp_path / "x.avif")
 
 
 def test_decoding_starts_without_torch():

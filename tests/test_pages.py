@@ -8,6 +8,8 @@ import random
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +180,35 @@ def test_rows_from_top_to_bottom_decode_nothing_twice(tmp_path, monkeypatch, ori
                 page.read_alpha(a - 40, a - 35)  # of an output that comes later than its input
     # 2 tiles of each row of them: the colours of all 4 rows, the alpha of those that the first 60 rows of pixels touch
     assert len(decoded) == 2 * 4 + 2 * (2 if orientation == 1 else 3)
+
+
+@pytest.mark.parametrize("options", [{"tile": (16, 16), "compression": "zlib"}, {}], ids=["tiles", "plain"])
+def test_one_thread_may_read_colours_while_another_reads_alpha(tmp_path, monkeypatch, options):
+    """Both move the position of one file; here each dawdles between moving it and reading."""
+    array = noise(64, 64, 4)
+    tifffile.imwrite(tmp_path / "x.tif", array, photometric="rgb", extrasamples=["unassalpha"], **options)
+    windows = [(a, a + 16) for a in range(0, 64, 16)]
+    seek = tifffile.FileHandle.seek
+    monkeypatch.setattr(tifffile.FileHandle, "seek", lambda *arguments: (seek(*arguments), time.sleep(1e-3))[0])
+    with open_pages(tmp_path / "x.tif", RGB8) as (page,), ThreadPoolExecutor(2) as threads:
+        colours = threads.submit(lambda: [to_array(page.read(a, b)[0], RGB8) for a, b in windows])
+        alpha = threads.submit(lambda: [page.read_alpha(a, b) for a, b in windows])
+        for (a, b), pixels, plane in zip(windows, colours.result(), alpha.result(), strict=True):
+            np.testing.assert_array_equal(pixels, array[a:b, :, :3])
+            np.testing.assert_array_equal(plane, array[a:b, :, 3])
+
+
+def test_jpeg_tiles_are_read_by_windows_as_another_library_reads_them_whole(tmp_path):
+    array = np.ascontiguousarray(noise(12, 9, 3).repeat(8, 0).repeat(8, 1))
+    for photometric, channels in (("rgb", 3), ("minisblack", 1)):
+        tifffile.imwrite(tmp_path / "x.tif", array[..., :channels].squeeze(), photometric=photometric, tile=(32, 32),
+                         compression="jpeg", compressionargs={"level": 95})
+        with Image.open(tmp_path / "x.tif") as image:
+            expected = np.array(image).reshape(96, 72, channels)
+        with open_pages(tmp_path / "x.tif", ImageConfig(channels=channels), max_pixels=72 * 32) as (page,):
+            for a in range(0, 96, 13):
+                rows = to_array(page.read(a, min(96, a + 20))[0], page.config)
+                assert np.abs(rows.astype(int) - expected[a:a + 20]).max() <= 2
 
 
 def test_pages_are_all_full_images_and_no_reduced_copies(tmp_path):

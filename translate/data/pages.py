@@ -67,7 +67,7 @@ class Page:
 
     Rows of a TIFF are decoded as they are asked for, so `read` and `read_alpha` raise ImageError for what is wrong in
     the middle of a file. Going from top to bottom nothing is decoded twice, by either of them: so each has a reader of
-    its own (`rows`, `alpha_rows`).
+    its own (`rows`, `alpha_rows`), and one thread may read colours while another reads alpha.
     """
 
     def __init__(self, rows: Rows, alpha_rows: Rows, config: ImageConfig, *, icc: bytes | None = None,
@@ -98,10 +98,11 @@ class Page:
         return self._alpha_rows.read(a, b).alpha if self.has_alpha else None
 
 
-def page_of(picture: Picture, config: ImageConfig) -> Page:
+def page_of(picture: Picture, config: ImageConfig, is_big: bool = False) -> Page:
     """A decoded picture as a page."""
     rows = HeldRows(picture)
-    return Page(rows, rows, config, icc=picture.icc, exif=picture.exif, dpi=picture.dpi, geo=picture.geo)
+    return Page(rows, rows, config, icc=picture.icc, exif=picture.exif, dpi=picture.dpi, geo=picture.geo,
+                is_big=is_big)
 
 
 @contextmanager
@@ -121,6 +122,7 @@ def open_pages(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS) ->
             yield [page_of(decode(read_content(path), path, max_pixels), config)]
             return
         with tiff:
+            tiff.filehandle.set_lock(True)
             with faults_of(path, "read"):
                 pages = _tiff_pages(tiff, file, path, config, max_pixels)
             yield pages
@@ -134,14 +136,8 @@ def _tiff_pages(tiff: tifffile.TiffFile, file: io.BufferedReader, path: Path, co
         infos = [page_info(page) for page in whole]
         check_size(replace(infos[0], height=sum(info.width * info.height for info in infos) // infos[0].width), path,
                    max_pixels)
-    return [_whole_page(page, file, path, config, max_pixels) if page in whole
+    return [page_of(decode_page(page, file, path, max_pixels), config, tiff.is_bigtiff) if page in whole
             else _windowed_page(page, path, config, max_pixels) for page in pages]
-
-
-def _whole_page(page: Any, file: io.BufferedReader, path: Path, config: ImageConfig, max_pixels: int) -> Page:
-    held = page_of(decode_page(page, file, path, max_pixels), config)
-    held.is_big = page.parent.is_bigtiff
-    return held
 
 
 def _windowed_page(page: Any, path: Path, config: ImageConfig, max_pixels: int) -> Page:

@@ -254,8 +254,9 @@ class TiffRows:
 
     def _bytes(self, offset: int, count: int) -> bytes:
         file = self.page.parent.filehandle
-        file.seek(offset)
-        content = file.read(count)
+        with file.lock:  # for the readers of all pages share it
+            file.seek(offset)
+            content = file.read(count)
         if len(content) != count:
             raise ImageError(self.path, "read", f"is cut off: {count:,} bytes were to follow byte {offset:,}")
         return content

@@ -100,7 +100,9 @@ def test_any_rows_of_any_layout_are_those_of_the_whole_image(tmp_path, layout, d
             rows = page.read(a, b)
             assert rows.shape == (1, channels, b - a, 101) and rows.dtype == torch.float32
             np.testing.assert_allclose(rows[0].numpy(), expected[a:b].transpose(2, 0, 1), atol=1e-6)
-    reference = to_tensor(read_image(tmp_path / "x.tif", config), config)
+    image = read_image(tmp_path / "x.tif", config)
+    assert image.flags.writeable  # augmentation may work in place
+    reference = to_tensor(image, config)
     with open_pages(tmp_path / "x.tif", config) as (page,):
         assert torch.equal(whole(page)[0], reference)
 
@@ -541,16 +543,19 @@ def test_a_georeferenced_file_that_is_stored_turned_is_refused(tmp_path):
 
 
 def test_a_bigtiff_goes_through_in_a_fraction_of_its_size(tmp_path):
-    """8000×8000 colours are 192 MB, and 768 MB as floats; the process may take 120 MB more than it began with."""
+    """8000×8000 colours are 192 MB, and 768 MB as floats; the process may take 64 MB more than it began with.
+
+    What is freed goes back at once (the threshold): what glibc would keep of it differs from run to run.
+    """
     shade = (np.arange(8000) // 32).astype(np.uint8)
 
     def tiles():
-        for top in range(0, 8000, 512):
-            for left in range(0, 8000, 512):
-                rows, columns = shade[top:top + 512, None], shade[None, left:left + 512]
+        for top in range(0, 8000, 256):
+            for left in range(0, 8000, 256):
+                rows, columns = shade[top:top + 256, None], shade[None, left:left + 256]
                 yield np.stack(np.broadcast_arrays(rows, columns, rows ^ columns), axis=-1)
 
-    tifffile.imwrite(tmp_path / "in.tif", tiles(), shape=(8000, 8000, 3), dtype=np.uint8, tile=(512, 512),
+    tifffile.imwrite(tmp_path / "in.tif", tiles(), shape=(8000, 8000, 3), dtype=np.uint8, tile=(256, 256),
                      photometric="rgb", compression="zlib", compressionargs={"level": 1}, bigtiff=True, maxworkers=1)
     code = """
 import resource
@@ -561,7 +566,7 @@ from translate.data.pages import open_pages
 from translate.data.sinks import writing_pages
 torch.set_num_threads(1)
 before = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
-limit = before + 120_000_000
+limit = before + 64_000_000
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 config = ImageConfig()
 with open_pages(Path("in.tif"), config) as pages, writing_pages(Path("out.tif"), pages, config) as sinks:
@@ -569,7 +574,7 @@ with open_pages(Path("in.tif"), config) as pages, writing_pages(Path("out.tif"),
         sinks[0].write(a, pages[0].read(a, a + 32))
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True,
-                   env=CHILD)
+                   env=CHILD | {"MALLOC_MMAP_THRESHOLD_": "1000000"})
     with tifffile.TiffFile(tmp_path / "out.tif") as tiff:
         assert tiff.is_bigtiff
         page = tiff.pages[0]

@@ -123,7 +123,7 @@ class TiffSink:
                     raise _Abandoned
                 waiting.append(strip)
             joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
-            waiting = [joined[rows:]]
+            waiting = [joined[rows:]] if len(joined) > rows else []
             for left in range(0, self.page.width, TILE):
                 yield joined[:rows, left:left + TILE]
 

@@ -195,6 +195,8 @@ class TiffRows:
         if self.page.photometric.name == "MINISWHITE":
             samples = -samples if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max - samples
         samples = rotate_upright(samples, self.orientation)
+        if not samples.flags.writeable:  # a view of the file's bytes, which NumPy guards
+            samples = samples.copy()
         if not has_alpha(self.page):
             return Picture(self.path, samples)
         return Picture(self.path, np.ascontiguousarray(samples[..., :-1]), np.ascontiguousarray(samples[..., -1]))
@@ -203,14 +205,16 @@ class TiffRows:
         """Rows [a, b) as the file has them, (b − a, W, S). `upwards` when the next to be read are those before."""
         if self._plain:
             return self._plain_rows(a, b)
-        if a == b:
-            return np.empty((0, self.page.imagewidth, self._samples), self.page.dtype)
-        parts = []
         numbers = range(a // self._band_rows, math.ceil(b / self._band_rows))
+        if len(numbers) == 1:
+            top = numbers[0] * self._band_rows
+            return self._band(numbers[0])[a - top:b - top]
+        rows = np.empty((b - a, self.page.imagewidth, self._samples), self.page.dtype)
         for number in reversed(numbers) if upwards else numbers:  # so that the band kept is the one needed next
             top = number * self._band_rows
-            parts.append(self._band(number)[max(a - top, 0):b - top])
-        return parts[0] if len(parts) == 1 else np.concatenate(parts[::-1] if upwards else parts)
+            part = rows[max(top - a, 0):top + self._band_rows - a]
+            part[:] = self._band(number)[max(a - top, 0):b - top]
+        return rows
 
     def _plain_rows(self, a: int, b: int) -> np.ndarray:
         per_plane = self._samples // self._planes

@@ -13,7 +13,7 @@ install: $(VENV)/installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
 $(VENV)/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,track]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,track,formats]'
 	rm -f $(VENV)/installed-*
 	touch $@
 

@@ -372,7 +372,7 @@ def test_words_that_do_not_fit_together_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     release = release_of(Identity())
-    for source, out, words in (("none", "out", "no such file or folder"), ("empty", "out", r"holds no images \(\.bmp"),
+    for source, out, words in (("none", "out", "no such file or folder"), ("empty", "out", r"holds no images \(\.avif"),
                                ("in", "file", "a folder of images needs a folder")):
         with pytest.raises(UsageError, match=words):
             convert(tmp_path / source, tmp_path / out, release)

@@ -9,6 +9,7 @@ import random
 import stat
 import struct
 import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, features
 
 from translate import files
 from translate.data.decoding import Picture, decode, inspect
@@ -35,7 +36,8 @@ from translate.data.images import (
     to_tensor,
     write_image,
 )
-from translate.errors import DiskError, ImageError
+from translate.data.pictures import DTYPES
+from translate.errors import DiskError, ImageError, UsageError
 
 RGB8, RGB16, RGB_FLOAT = ImageConfig(), ImageConfig(bits=16), ImageConfig(bits="float")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -166,7 +168,131 @@ def test_a_profile_is_left_out_where_it_describes_other_channels(tmp_path):
     assert read(tmp_path / "x.png").icc is None
 
 
+@pytest.mark.parametrize(("suffix", "bits", "channels"), [
+    *((suffix, 8, channels) for suffix in (".png", ".tif", ".webp", ".bmp", ".ppm") for channels in (1, 3, 4, 12)),
+    *((suffix, bits, channels) for suffix in (".png", ".tif") for bits in (16, "float") for channels in (1, 3, 4, 12))])
+def test_an_identity_generator_changes_no_sample_of_a_lossless_format(tmp_path, suffix, bits, channels):
+    """At every depth, under the suffix that the converter would choose."""
+    config = ImageConfig(channels=channels, bits=bits)
+    pixels = noise(31, 17, channels, DTYPES[bits])
+    source, output = (tmp_path / f"{name}{suffix_for(suffix, config)}" for name in ("in", "out"))
+    write_image(source, pixels)
+    first = read_image(source, config)
+    np.testing.assert_array_equal(first, pixels)
+    write_image(output, to_array(to_tensor(first, config), config))
+    np.testing.assert_array_equal(read_image(output, config), pixels)
+
+
+def test_quality_makes_lossy_files_smaller_and_leaves_lossless_ones_alone(tmp_path):
+    pixels = noise(64, 64, 3) // 4 + smooth(64, 64) // 2
+
+    def size(suffix: str, **options) -> int:
+        write_image(tmp_path / f"x{suffix}", pixels, **options)
+        return (tmp_path / f"x{suffix}").stat().st_size
+
+    def loses(suffix: str, **options) -> bool:
+        size(suffix, **options)
+        return bool((read(tmp_path / f"x{suffix}").pixels != pixels).any())
+
+    assert size(".jpg", quality=20) < size(".jpg", quality=80) < size(".jpg") == size(".jpg", quality=95)
+    assert size(".webp", quality=20) < size(".webp", quality=80) == size(".webp", quality=80, lossless=False)
+    assert size(".webp", lossless=False) == size(".webp", quality=95) < size(".webp")
+    assert loses(".webp", quality=100) and loses(".webp", lossless=False)
+    assert not loses(".webp") and not loses(".webp", quality=5, lossless=True)
+    for suffix in (".png", ".tif", ".bmp", ".ppm"):
+        assert size(suffix, quality=5, lossless=False) == size(suffix) and not loses(suffix, quality=5)
+    for quality in (0, 101):
+        with pytest.raises(UsageError, match=f"quality {quality}: expected 1"):
+            write_image(tmp_path / "x.jpg", pixels, quality=quality)
+
+
+def test_a_wide_gamut_jpeg_keeps_its_profile_and_its_samples(tmp_path):
+    """Converting to sRGB would clip its colours; the profile says what the samples mean."""
+    wide = bytearray(SRGB)  # an RGB profile that is not sRGB: its red primary lies elsewhere
+    at = int.from_bytes(wide[(entry := wide.index(b"rXYZ")) + 4:entry + 8], "big")
+    wide[at + 8:at + 12] = struct.pack(">i", round(0.515 * 65536))
+    Image.fromarray(smooth(32, 32)).save(tmp_path / "in.jpg", quality=95, icc_profile=bytes(wide))
+    picture = read(tmp_path / "in.jpg")
+    with Image.open(tmp_path / "in.jpg") as image:
+        np.testing.assert_array_equal(picture.pixels, np.array(image))
+    for name in ("out.jpg", "out.png", "out.tif", "out.webp"):
+        write_image(tmp_path / name, picture.pixels, icc=picture.icc)
+        assert read(tmp_path / name).icc == bytes(wide) != SRGB, name
+
+
 # ---- reading every kind
+
+
+def test_16_bit_rgb_is_read_from_png_and_tiff_of_every_compression_alike(tmp_path):
+    samples = noise(20, 30, 3, np.uint16)
+    (tmp_path / "x.png").write_bytes(png16(2, samples))
+    for compression in (None, "zlib", "lzw", "zstd", "packbits", "lzma"):
+        tifffile.imwrite(tmp_path / f"{compression}.tif", samples, photometric="rgb", compression=compression)
+    for path in tmp_path.iterdir():
+        np.testing.assert_array_equal(read_image(path, RGB16), samples, str(path))
+        np.testing.assert_array_equal(read_image(path, RGB_FLOAT), samples.astype(np.float32) / 32767.5 - 1)
+
+
+@pytest.mark.parametrize("suffix", [".avif", ".heic"])
+def test_avif_and_heic_are_read_upright_with_alpha_and_profile(tmp_path, suffix):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "A camera"
+    stored = np.dstack([smooth(40, 64), smooth(40, 64, 1)])
+    path = tmp_path / f"x{suffix}"
+    quality = {".avif": {"quality": 100, "subsampling": "4:4:4"}, ".heic": {"quality": -1, "chroma": "444"}}[suffix]
+    Image.fromarray(stored).save(path, exif=exif.tobytes(), icc_profile=SRGB, **quality)
+    picture = read(path)
+    expected = seen(stored, 6)
+    assert np.abs(np.dstack([picture.pixels, picture.alpha]).astype(int) - expected).max() <= 4
+    assert picture.icc == SRGB
+    again = Image.Exif()
+    again.load(picture.exif)
+    assert again.get(0x0112, 1) == 1 and again[0x010F] == "A camera"
+    info = inspect(path)
+    assert (info.width, info.height, info.channels, info.bits, info.frames) == (40, 64, 3, 8, 1)
+    assert path in find_images(tmp_path) and suffix_for(suffix, RGB8) == ".png"
+
+
+def test_avif_and_heic_of_more_bits_or_frames_are_refused_by_name(tmp_path):
+    """Pillow would cut 10 bits to 8 without a word."""
+    import imagecodecs
+    import pillow_heif
+
+    deep = np.full((48, 64, 3), 700, np.uint16)
+    (tmp_path / "deep.avif").write_bytes(imagecodecs.avif_encode(deep, bitspersample=10))
+    pillow_heif.from_bytes("RGB;16", (64, 48), deep.tobytes()).save(tmp_path / "deep.heic")
+    still = Image.fromarray(smooth(48, 64))
+    still.save(tmp_path / "two.avif", save_all=True, append_images=[still])
+    two = pillow_heif.from_pillow(still)
+    two.add_from_pillow(still)
+    two.save(tmp_path / "two.heic")
+    for name, reason in (("deep.avif", "AVIF of 10 bits and 3 channels is not read"), ("two.avif", "holds 2 frames"),
+                         ("deep.heic", "HEIF of 10 bits and 3 channels is not read"), ("two.heic", "holds 2 frames")):
+        with pytest.raises(ImageError, match=reason):
+            read(tmp_path / name)
+
+
+def test_heic_and_avif_without_their_libraries_are_refused_saying_which(tmp_path, monkeypatch):
+    import pillow_heif
+
+    pillow_heif.from_pillow(Image.fromarray(smooth(16, 16))).save(tmp_path / "x.heic")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for function in (read, inspect):
+        with pytest.raises(ImageError, match=r"reading HEIC needs pillow-heif: pip install 'diptych\[formats\]'"):
+            function(tmp_path / "x.heic")
+    Image.fromarray(smooth(16, 16)).save(tmp_path / "x.avif")
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(ImageError, match="is an AVIF, for which this Pillow was not built"):
+        read(tmp_path / "x.avif")
+
+
+def test_decoding_starts_without_torch():
+    """It is done in processes of its own, so that a file that crashes a decoder costs one file."""
+    code = "import translate.data.decoding, sys; sys.exit(bool({'torch', 'albumentations', 'cv2'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
 
 
 def test_16_bits_are_not_cut_to_8(tmp_path):

@@ -2,10 +2,11 @@
 
 Which library reads a file follows from what it holds, so that no sample is cut on the way:
 
-    Pillow     everything of 8 bits; 16-bit grey TIFF and PGM
-    OpenCV     16-bit PNG (Pillow cuts its colours to 8 bits), once Pillow has found the file whole: OpenCV 4 does not
-               tell when half of it is missing
-    tifffile   TIFF of 16 bits, of floats, or of any number of channels
+    Pillow       everything of 8 bits; 16-bit grey TIFF and PGM
+    pillow-heif  HEIC (the extra `formats`)
+    OpenCV       16-bit PNG (Pillow cuts its colours to 8 bits), once Pillow has found the file whole: OpenCV 4 does not
+                 tell when half of it is missing
+    tifffile     TIFF of 16 bits, of floats, or of any number of channels (`translate.data.tiffs`)
 
 Anything else (other depths, several frames, formats not on the list) is refused by name.
 """
@@ -15,72 +16,44 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
-from translate.errors import ImageError
+from translate.data.pictures import (
+    MAX_PIXELS,
+    ORIENTATION,
+    SIDEWAYS,
+    ImageInfo,
+    Picture,
+    check_kind,
+    check_size,
+    checked_floats,
+    faults_of,
+    rotate_upright,
+)
+from translate.data.tiffs import TiffRows, full_pages, geo_tags, has_alpha, is_tiff, page_info
+from translate.errors import ImageError, MissingExtra
 
-Bits = Literal[8, 16, "float"]
-DTYPES: dict[Bits, type] = {8: np.uint8, 16: np.uint16, "float": np.float32}
-
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # Pillow would try 43, PostScript among them
-MAX_PIXELS = 200_000_000  # 14 142²; 600 MB once decoded to RGB
-ORIENTATION = 0x0112  # the EXIF tag
-SIDEWAYS = (5, 6, 7, 8)  # its values for which the rows of the file are columns of the scene
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
+# The brands of files whose images are coded as in a video of the kinds HEVC, as single images or as sequences.
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 # Pillow's own limit is one for the whole process and at first a mere warning; ours is an error, and set for each call.
 Image.MAX_IMAGE_PIXELS = None
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """What a file says of itself, before its pixels are decoded. Width and height are those of the upright image."""
-
-    format: str  # as Pillow names it: PNG, JPEG, TIFF …
-    mode: str  # as Pillow names it: L, RGB, CMYK …; a TIFF that only tifffile reads: its photometric name
-    width: int
-    height: int
-    channels: int  # without alpha; a palette has 3, CMYK becomes 3
-    bits: int | Literal["float"]
-    frames: int  # 1 for a still image
-
-    @property
-    def size(self) -> str:
-        return f"{self.width}×{self.height}"
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """A decoded image, upright, and what else its file held.
-
-    `pixels` is (H, W, C), uint8, uint16 or float32 (then in [-1, 1]); `alpha` is (H, W) of the same type. EXIF has no
-    orientation any more. Metadata that cannot be read is left out: it is no reason to lose an image.
-    """
-
-    path: Path
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    icc: bytes | None = field(default=None, repr=False)
-    exif: bytes | None = field(default=None, repr=False)
-    dpi: tuple[float, float] | None = None
-
-    @property
-    def bits(self) -> Bits:
-        return bits_of(self.pixels)
 
 
 def inspect(path: Path) -> ImageInfo:
     """Identify a file without decoding its pixels. Raises ImageError."""
     with faults_of(path, "read"), path.open("rb") as file:
-        if _is_tiff(file):
+        if is_tiff(file):
             with tifffile.TiffFile(file) as tiff:
-                return _tiff_info(tiff)
+                pages = full_pages(tiff, path)
+                return page_info(pages[0], len(pages))
         with _opened(file, path) as image:
-            return _pillow_info(image)
+            return _pillow_info(image, file)
 
 
 def read_content(path: Path) -> bytes:
@@ -90,76 +63,86 @@ def read_content(path: Path) -> bytes:
 
 
 def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode the bytes of a file; `path` is for messages only. Raises ImageError."""
+    """Decode the bytes of a file that holds one image; `path` is for messages only. Raises ImageError.
+
+    `translate.data.pages` reads a TIFF of several pages, and one that is too large to stand in memory.
+    """
     with faults_of(path, "read"):
         if not content:
             raise ImageError(path, "read", "the file is empty")
         file = io.BytesIO(content)
-        is_tiff = _is_tiff(file)
-        if is_tiff:
+        if is_tiff(file):
             with tifffile.TiffFile(file) as tiff:
-                page: Any = tiff.pages[0]
-                info = _tiff_info(tiff)
-                _check(info, path, max_pixels)
-                if not _pillow_reads(page):
-                    return _decode_tiff(page, path)
+                pages = full_pages(tiff, path)
+                _check_still(len(pages), path)
+                return decode_page(pages[0], file, path, max_pixels)
         with _opened(file, path) as image:
-            if not is_tiff:
-                info = _pillow_info(image)
-                _check(info, path, max_pixels)
-            image.load()  # also turns a TIFF upright
+            info = _pillow_info(image, file)
+            check_size(info, path, max_pixels)
+            _check_still(info.frames, path)
+            check_kind(info, path)
+            image.load()
             deep = info.format == "PNG" and info.bits == 16
             pixels, alpha = _decode_deep_png(content, image) if deep else _decode_pillow(image, path)
             exif = _exif(image)
             orientation = exif.pop(ORIENTATION, 1) if exif else 1
             return Picture(path, rotate_upright(pixels, orientation),
                            None if alpha is None else rotate_upright(alpha, orientation),
-                           # a CMYK profile was used up by the conversion to sRGB
-                           icc=None if image.mode == "CMYK" else image.info.get("icc_profile"),
-                           # a TIFF's tags describe the layout of that file
-                           exif=None if info.format == "TIFF" else _exif_bytes(exif),
-                           dpi=_dpi(image))
+                           icc=_icc(image), exif=_exif_bytes(exif), dpi=_dpi(image))
 
 
-def rotate_upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored rows and columns (H, W, …) into the image as it was seen (EXIF 2.3, tag 0x0112, values 1 to 8)."""
-    if orientation in SIDEWAYS:
-        array = array.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        array = array[::-1]
-    if orientation in (2, 3, 6, 7):
-        array = array[:, ::-1]
-    return np.ascontiguousarray(array)
+def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Picture:
+    """Decode the whole of one page (tifffile's) of a TIFF, `file`. Raises ImageError."""
+    info = page_info(page)
+    check_size(info, path, max_pixels)
+    check_kind(info, path)
+    if not pillow_reads(page):
+        return TiffRows(page, path, max_pixels).whole()
+    geo = geo_tags(page, path)
+    with _opened(file, path) as image:
+        image.seek(page.index)
+        image.load()  # also turns it upright
+        pixels, alpha = _decode_pillow(image, path)
+        return Picture(path, pixels, alpha, icc=_icc(image), dpi=_dpi(image), geo=geo)  # EXIF tells that file's layout
 
 
-def bits_of(array: np.ndarray) -> Bits:
-    """The depth of an array: uint8, uint16 or float32."""
-    return next(bits for bits, dtype in DTYPES.items() if array.dtype == dtype)
-
-
-@contextmanager
-def faults_of(path: Path, stage: str) -> Iterator[None]:
-    """Whatever a decoder raises (there are dozens of classes) becomes an ImageError. Running out of memory does not."""
-    try:
-        yield
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise ImageError(path, stage, reason) from error
+def _check_still(num_frames: int, path: Path) -> None:
+    if num_frames > 1:
+        raise ImageError(path, "read", f"holds {num_frames} frames or pages; save the one you want as a file")
 
 
 @contextmanager
 def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
+    file.seek(0)
+    brands = _brands(file)
+    is_heic = not HEIC_BRANDS.isdisjoint(brands)
+    if is_heic:
+        try:
+            import pillow_heif
+        except ImportError:
+            raise ImageError(path, "read", str(MissingExtra("pillow-heif", "formats", "reading HEIC"))) from None
+        pillow_heif.register_heif_opener()
+    elif b"avif" in brands and not features.check("avif"):
+        raise ImageError(path, "read", "is an AVIF, for which this Pillow was not built; install Pillow from its wheel")
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=("HEIF",) if is_heic else FORMATS)
     except Image.UnidentifiedImageError:
-        raise ImageError(path, "read", f"holds no image of a format we read ({', '.join(FORMATS)})") from None
+        raise ImageError(path, "read", f"holds no image of a format we read ({', '.join(FORMATS)}, HEIC)") from None
     with image:
         yield image
 
 
-def _pillow_info(image: Image.Image) -> ImageInfo:
+def _brands(file: BinaryIO) -> set[bytes]:
+    """What the file type box of an ISO media file (ISO/IEC 14496-12, 4.3) names; the file is left at its beginning."""
+    start = file.read(256)
+    file.seek(0)
+    if start[4:8] != b"ftyp":
+        return set()
+    box = start[8:min(int.from_bytes(start[:4], "big"), 256)]
+    return {box[:4], *(box[at:at + 4] for at in range(8, len(box), 4))}
+
+
+def _pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
     assert image.format is not None
     width, height = image.size
     # To find EXIF behind the pixels of a PNG, Pillow would decode them.
@@ -168,10 +151,10 @@ def _pillow_info(image: Image.Image) -> ImageInfo:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F") or _raw_mode(image).startswith("LA")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # an MPO is a photograph with its previews
-    return ImageInfo(image.format, image.mode, width, height, 1 if grey else 3, _pillow_bits(image), frames)
+    return ImageInfo(image.format, image.mode, width, height, 1 if grey else 3, _pillow_bits(image, file), frames)
 
 
-def _pillow_bits(image: Image.Image) -> int | Literal["float"]:
+def _pillow_bits(image: Image.Image, file: BinaryIO) -> int | Literal["float"]:
     """The depth of the file, which Pillow's mode does not tell: it opens 16-bit colour as 8-bit RGB."""
     if image.mode == "F":
         return "float"
@@ -179,7 +162,19 @@ def _pillow_bits(image: Image.Image) -> int | Literal["float"]:
         arguments = _tile_arguments(image)
         largest = arguments[-1] if isinstance(arguments, tuple) else 255
         return 16 if image.mode.startswith("I") or (isinstance(largest, int) and largest > 255) else 8
+    if image.format == "HEIF":
+        return int(image.info["bit_depth"])
+    if image.format == "AVIF":
+        return _avif_bits(file)
     return 16 if ";16" in _raw_mode(image) and image.format == "PNG" else 32 if image.mode == "I" else 8
+
+
+def _avif_bits(file: BinaryIO) -> int:
+    """The depth that the coder's configuration box states (AV1 in ISOBMFF, 2.3.3), which Pillow does not tell."""
+    file.seek(0)
+    box = file.read(1 << 16).partition(b"av1C")[2]
+    high, twelve = (bool(len(box) > 2 and box[2] & bit) for bit in (0x40, 0x20))
+    return 12 if high and twelve else 10 if high else 8
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -194,23 +189,10 @@ def _tile_arguments(image: Image.Image) -> Any:
     return tiles[0][3] if tiles else None
 
 
-def _check(info: ImageInfo, path: Path, max_pixels: int) -> None:
-    """Refuse what must not be decoded, before it is."""
-    if info.width * info.height * max(1, info.channels / 4) > max_pixels:
-        shown = info.size if info.channels <= 4 else f"{info.size} with {info.channels} channels"
-        raise ImageError(path, "read", f"is {shown}, above the limit of {max_pixels:,} pixels; "
-                         "raise max_pixels if the file is genuine")
-    if info.frames > 1:
-        raise ImageError(path, "read", f"holds {info.frames} frames or pages; save the one you want as a file")
-    if info.bits not in DTYPES or (info.format == "PPM" and info.bits == 16 and info.channels == 3):
-        raise ImageError(path, "read", f"{info.format} of {info.bits} bits and {info.channels} channels is not read; "
-                         "save it as 8- or 16-bit PNG or TIFF")
-
-
 def _decode_pillow(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels (H, W, 1 or 3) and alpha (H, W) or None, whatever Pillow's mode."""
     if image.mode == "F":
-        return _checked_floats(np.array(image)[..., None], path), None
+        return checked_floats(np.array(image)[..., None], path), None
     if image.mode == "I" or image.mode.startswith("I;16"):  # "I" comes from a 16-bit PGM
         return np.array(image).astype(np.uint16)[..., None], None
     if image.mode == "CMYK":
@@ -252,6 +234,11 @@ def _decode_deep_png(content: bytes, image: Image.Image) -> tuple[np.ndarray, np
     return np.ascontiguousarray(samples[..., :1] if grey else samples[..., 2::-1]), alpha
 
 
+def _icc(image: Image.Image) -> bytes | None:
+    """The profile of the pixels; that of a CMYK file was used up by their conversion to sRGB."""
+    return None if image.mode == "CMYK" else image.info.get("icc_profile")
+
+
 def _exif(image: Image.Image) -> Any:
     try:
         return image.getexif()
@@ -274,71 +261,11 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
     return (across, down) if 0 < across < 65536 and 0 < down < 65536 else None  # what every format can hold
 
 
-def _is_tiff(file: BinaryIO) -> bool:
-    start = file.read(4)
-    file.seek(0)
-    return start[:2] in (b"II", b"MM") and start[2:] in (b"*\0", b"\0*", b"+\0", b"\0+")  # all that Pillow takes
-
-
-def _tiff_info(tiff: tifffile.TiffFile) -> ImageInfo:
-    page: Any = tiff.pages[0]
-    colours = page.samplesperpixel - (1 if _alpha_of(page) else 0)
-    if page.photometric.name in ("PALETTE", "SEPARATED"):
-        colours = 3
-    floats = page.dtype is not None and page.dtype.kind == "f"
-    width, height = page.imagewidth, page.imagelength
-    orientation = page.tags.valueof(ORIENTATION, default=1)
-    if orientation in SIDEWAYS:
-        width, height = height, width
-    pages: Any = tiff.pages
-    frames = sum(not each.is_reduced for each in pages)  # smaller copies of the first page are no frames
-    return ImageInfo("TIFF", page.photometric.name, width, height, colours,
-                     "float" if floats else max(8, page.bitspersample), frames)
-
-
-def _alpha_of(page: Any) -> bool:
-    """Whether the last sample is alpha. A float image has none: its channels have no common unit."""
-    return tuple(page.extrasamples) in ((1,), (2,)) and page.dtype is not None and page.dtype.kind == "u"
-
-
-def _pillow_reads(page: Any) -> bool:
+def pillow_reads(page: Any) -> bool:
     """Whether Pillow reads all of this page: usual colours of at most 8 bits, or 16-bit grey."""
-    colours = page.samplesperpixel - _alpha_of(page)
+    colours = page.samplesperpixel - has_alpha(page)
     photometric = page.photometric.name
     usual = {"MINISWHITE": 1, "MINISBLACK": 1, "PALETTE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED": 4}.get(photometric)
     if colours != usual or page.sampleformat != 1:
         return False
-    return page.bitspersample <= 8 or (page.bitspersample == 16 and photometric == "MINISBLACK" and not _alpha_of(page))
-
-
-def _decode_tiff(page: Any, path: Path) -> Picture:
-    photometric, compression = page.photometric.name, page.compression
-    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB") or page.dtype.kind not in "uf":
-        raise ImageError(path, "read", f"TIFF of {page.dtype} {photometric} is not read; save it as grey or RGB")
-    if tuple(page.extrasamples) == (1,) and _alpha_of(page):
-        raise ImageError(path, "read", "its 16-bit colours are premultiplied by alpha; save it with plain alpha")
-    try:
-        samples = page.asarray()
-    except (KeyError, ValueError) as error:
-        if "imagecodecs" in str(error):
-            raise ImageError(path, "read", f"TIFF compressed by {compression.name} at this depth needs the library "
-                             "imagecodecs; install it, or save the file with deflate") from error
-        raise
-    if page.axes not in ("YX", "YXS", "SYX"):
-        raise ImageError(path, "read", f"TIFF with the axes {page.axes} is not an image of rows and columns")
-    samples = samples[..., None] if samples.ndim == 2 else samples.transpose(1, 2, 0) if page.axes == "SYX" else samples
-    if samples.dtype.kind == "f":
-        samples = _checked_floats(samples.astype(np.float32), path)
-    if photometric == "MINISWHITE":
-        samples = -samples if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max - samples
-    samples = rotate_upright(samples, page.tags.valueof(ORIENTATION, default=1))
-    alpha = np.ascontiguousarray(samples[..., -1]) if _alpha_of(page) else None
-    pixels = samples if alpha is None else np.ascontiguousarray(samples[..., :-1])
-    return Picture(path, pixels, alpha, page.tags.valueof(34675))
-
-
-def _checked_floats(samples: np.ndarray, path: Path) -> np.ndarray:
-    low, high = float(samples.min()), float(samples.max())
-    if not (low >= -1 and high <= 1):  # also true of NaN
-        raise ImageError(path, "read", f"holds floats from {low:g} to {high:g}; they are to lie in [-1, 1]")
-    return samples
+    return page.bitspersample <= 8 or (page.bitspersample == 16 and photometric == "MINISBLACK" and not has_alpha(page))

@@ -1,15 +1,18 @@
 """Images as arrays and tensors, and written to files: nothing lost silently, nothing half written.
 
 A recipe declares channels and bits for each side of its data. Whatever a file holds beyond that (more bits, other
-channels, several frames) is refused by name; see `translate.data.decoding` for what is read, and by which library.
+channels, several frames) is refused by name; see `translate.data.decoding` for what is read, and by which library, and
+`translate.data.pages` for images that are read and written by rows.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -18,14 +21,16 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from translate.data.decoding import DTYPES, MAX_PIXELS, Bits, Picture, bits_of, decode, faults_of, read_content
-from translate.errors import DiskError, ImageError, is_disk_fault
+from translate.data.decoding import decode, read_content
+from translate.data.pictures import DTYPES, MAX_PIXELS, Bits, Picture, bits_of, faults_of
+from translate.data.tiffs import layout
+from translate.errors import DiskError, ImageError, UsageError, is_disk_fault
 from translate.files import TEMPORARY, replacing
 from translate.schema import Config
 
 # What an image file may be called, in lower case. What it is, its content tells.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm",
-                      ".pgm", ".pbm", ".pnm"})
+                      ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif"})
 HALF_RANGE: dict[Bits, float] = {8: 127.5, 16: 32767.5}
 
 
@@ -150,11 +155,6 @@ def to_array(tensor: Tensor, config: ImageConfig) -> np.ndarray:
 _PILLOW_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WEBP",
                    ".bmp": "BMP", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF"}
 _CHANNELS = {"PNG": (1, 2, 3, 4), "JPEG": (1, 3), "WEBP": (1, 2, 3, 4), "BMP": (1, 3), "PPM": (3,)}
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True, "exact": True},  # exact: the colour under transparent pixels is kept as well
-    "TIFF": {"compression": "tiff_adobe_deflate"},
-}
 
 
 def holds(suffix: str, channels: int, bits: Bits, alpha: bool = False) -> bool:
@@ -173,14 +173,23 @@ def suffix_for(suffix: str, config: ImageConfig) -> str:
 
 
 def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = None, icc: bytes | None = None,
-                exif: bytes | None = None, dpi: tuple[float, float] | None = None) -> None:
+                exif: bytes | None = None, dpi: tuple[float, float] | None = None, geo: tuple[Any, ...] = (),
+                quality: int | None = None, lossless: bool | None = None) -> None:
     """Write (H, W) or (H, W, C) uint8, uint16 or float32 under the format of `path`'s suffix.
 
     Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
     and on the disk. Alpha is dropped where the format has none; an ICC profile is kept where it describes the
-    channels written. JPEG is written at quality 95 without chroma subsampling, all else without loss. Raises
-    ImageError for an image the format cannot hold, DiskError for a disk that is full or cannot be written.
+    channels written; the tags of a GeoTIFF (`geo`) are kept in a TIFF.
+
+    `quality` (1 to 100) is that of a JPEG, 95 unless given, always without chroma subsampling; and of a WebP, which is
+    written without loss unless a quality is given or `lossless` is false (then 95). With `lossless` a WebP has no
+    quality. PNG, TIFF, BMP and PPM lose nothing and ignore both.
+
+    Raises ImageError for an image the format cannot hold, DiskError for a disk that is full or cannot be written,
+    UsageError for a quality that is none.
     """
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"quality {quality}: expected 1 (smallest file) to 100 (best)")
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     channels, bits = pixels.shape[2], bits_of(pixels)
     if not holds(path.suffix, channels, bits):
@@ -188,30 +197,59 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
                          f"{depth(bits)}; write {suffix_for('', ImageConfig(channels=channels, bits=bits))}")
     if alpha is not None and not holds(path.suffix, channels, bits, alpha=True):
         alpha = None
-    if icc is not None and icc[16:20] != {1: b"GRAY", 3: b"RGB "}.get(channels):
-        icc = None
+    everything = pixels if alpha is None else np.dstack([pixels, alpha])
+    icc = profile_for(channels, icc)
+    name = _PILLOW_FORMATS[path.suffix.lower()]
     with faults_of(path, "write"):
-        content = _encode(_PILLOW_FORMATS[path.suffix.lower()], pixels, alpha, icc, exif, dpi)
+        if name == "PNG" and bits == 16:
+            content = _encode_deep_png(everything, icc, exif)
+        elif name == "TIFF" and (bits != 8 or channels > 3 or geo):
+            content = _encode_tiff(everything, layout(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi,
+                                                      geo=geo))
+        else:
+            content = _encode(name, everything, _lossy(name, quality, lossless) | {
+                key: value for key, value in (("icc_profile", icc), ("exif", exif), ("dpi", dpi)) if value is not None})
+    with replacing_image(path, len(content)) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing_image(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
+    """`files.replacing`, with the faults of the disk as DiskError (`needed`: bytes), any other as ImageError."""
     try:
         with replacing(path) as file:
-            file.write(content)
+            yield file
     except OSError as error:
         if is_disk_fault(error):
-            raise DiskError.of(error, path, len(content)) from error
+            raise DiskError.of(error, path, needed) from error
         raise ImageError(path, "write", error.strerror or str(error)) from error
 
 
-def _encode(name: str, pixels: np.ndarray, alpha: np.ndarray | None, icc: bytes | None, exif: bytes | None,
-            dpi: tuple[float, float] | None) -> bytes:
-    everything = pixels if alpha is None else np.dstack([pixels, alpha])
-    if name == "PNG" and pixels.dtype == np.uint16:
-        return _encode_deep_png(everything, icc, exif)
-    if name == "TIFF" and (pixels.dtype != np.uint8 or pixels.shape[2] > 3):
-        return _encode_tiff(everything, alpha is not None, icc, dpi)
-    options = dict(_OPTIONS.get(name, {}))
-    options |= {key: value for key, value in (("icc_profile", icc), ("exif", exif), ("dpi", dpi)) if value is not None}
+def profile_for(channels: int, icc: bytes | None) -> bytes | None:
+    """An ICC profile, if it describes so many channels: viewers refuse or misread an image with another."""
+    return icc if icc is not None and icc[16:20] == {1: b"GRAY", 3: b"RGB "}.get(channels) else None
+
+
+def _lossy(name: str, quality: int | None, lossless: bool | None) -> dict[str, Any]:
+    """What Pillow is told about loss."""
+    if name == "JPEG":
+        return {"quality": quality or 95, "subsampling": 0}
+    if name == "WEBP" and (lossless or (lossless is None and quality is None)):
+        return {"lossless": True, "exact": True}  # exact: the colour under transparent pixels is kept as well
+    if name == "WEBP":
+        return {"quality": quality or 95}
+    return {"compression": "tiff_adobe_deflate"} if name == "TIFF" else {}
+
+
+def _encode(name: str, pixels: np.ndarray, options: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(everything[..., 0] if everything.shape[2] == 1 else everything).save(file, name, **options)
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, name, **options)
+    return file.getvalue()
+
+
+def _encode_tiff(pixels: np.ndarray, options: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels if pixels.shape[2] > 1 else pixels[..., 0], **options)
     return file.getvalue()
 
 
@@ -229,23 +267,6 @@ def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None) 
     if not done:
         raise ValueError("OpenCV cannot encode this 16-bit PNG")
     return content.tobytes()
-
-
-def _encode_tiff(pixels: np.ndarray, has_alpha: bool, icc: bytes | None, dpi: tuple[float, float] | None) -> bytes:
-    channels = pixels.shape[2]
-    colours = channels - has_alpha
-    options: dict[str, Any] = {"photometric": "minisblack"}
-    if channels > 1:
-        options["photometric"] = "rgb" if colours in (3, 4) else "minisblack"
-        options["planarconfig"] = "contig"
-        named = 3 if options["photometric"] == "rgb" else 1
-        options["extrasamples"] = ["unspecified"] * (colours - named) + ["unassalpha"] * has_alpha
-    if dpi is not None:
-        options |= {"resolution": dpi, "resolutionunit": "INCH"}
-    file = io.BytesIO()
-    tifffile.imwrite(file, pixels if channels > 1 else pixels[..., 0], compression="zlib", iccprofile=icc,
-                     metadata=None, **options)
-    return file.getvalue()
 
 
 def depth(bits: Bits) -> str:

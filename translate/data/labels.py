@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from translate.data.decoding import MAX_PIXELS, faults_of
+from translate.data.pictures import MAX_PIXELS, faults_of
 from translate.errors import ImageError
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")  # in a JPEG the numbers have been smoothed into other classes

@@ -1,0 +1,114 @@
+"""A decoded image, what a file says of itself before that, and the limits that both are held to.
+
+Neither this module nor `decoding` and `tiffs`, which stand on it, needs torch: importing them takes a fraction of a
+second, so that files nobody has looked at can be decoded in processes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from translate.errors import ImageError
+
+Bits = Literal[8, 16, "float"]
+DTYPES: dict[Bits, type] = {8: np.uint8, 16: np.uint16, "float": np.float32}
+
+MAX_PIXELS = 200_000_000  # 14 142²; 600 MB once decoded to RGB
+ORIENTATION = 0x0112  # the EXIF tag, and the TIFF tag
+SIDEWAYS = (5, 6, 7, 8)  # its values for which the rows of the file are columns of the scene
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What a file says of itself, before its pixels are decoded. Width and height are those of the upright image."""
+
+    format: str  # as Pillow names it: PNG, JPEG, TIFF …
+    mode: str  # as Pillow names it: L, RGB, CMYK …; of a TIFF: its photometric name
+    width: int
+    height: int
+    channels: int  # without alpha; a palette has 3, CMYK becomes 3
+    bits: int | Literal["float"]
+    frames: int  # 1 for a still image
+
+    @property
+    def size(self) -> str:
+        return f"{self.width}×{self.height}"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded image, upright, and what else its file held.
+
+    `pixels` is (H, W, C), uint8, uint16 or float32 (then in [-1, 1]); `alpha` is (H, W) of the same type. EXIF has no
+    orientation any more. `geo` are the tags by which a GeoTIFF says where on Earth it lies, as `tifffile` writes them
+    (`extratags`). Metadata that cannot be read is left out: it is no reason to lose an image.
+    """
+
+    path: Path
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc: bytes | None = field(default=None, repr=False)
+    exif: bytes | None = field(default=None, repr=False)
+    dpi: tuple[float, float] | None = None
+    geo: tuple[Any, ...] = field(default=(), repr=False)
+
+    @property
+    def bits(self) -> Bits:
+        return bits_of(self.pixels)
+
+
+def rotate_upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored rows and columns (H, W, …) into the image as it was seen (EXIF 2.3, tag 0x0112, values 1 to 8)."""
+    if orientation in SIDEWAYS:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+def bits_of(array: np.ndarray) -> Bits:
+    """The depth of an array: uint8, uint16 or float32."""
+    return next(bits for bits, dtype in DTYPES.items() if array.dtype == dtype)
+
+
+@contextmanager
+def faults_of(path: Path, stage: str) -> Iterator[None]:
+    """Whatever a decoder raises (there are dozens of classes) becomes an ImageError. Running out of memory does not."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise ImageError(path, stage, reason) from error
+
+
+def check_kind(info: ImageInfo, path: Path) -> None:
+    """Refuse, before it is decoded, an image of a depth that nothing here can hold."""
+    if info.bits not in DTYPES or (info.format == "PPM" and info.bits == 16 and info.channels == 3):
+        raise ImageError(path, "read", f"{info.format} of {info.bits} bits and {info.channels} channels is not read; "
+                         "save it as 8- or 16-bit PNG or TIFF")
+
+
+def check_size(info: ImageInfo, path: Path, max_pixels: int) -> None:
+    """Refuse, before it is decoded, an image that would take too much memory as a whole."""
+    if info.width * info.height * max(1, info.channels / 4) > max_pixels:
+        shown = info.size if info.channels <= 4 else f"{info.size} with {info.channels} channels"
+        raise ImageError(path, "read", f"is {shown}, above the limit of {max_pixels:,} pixels; "
+                         "raise max_pixels if the file is genuine")
+
+
+def checked_floats(samples: np.ndarray, path: Path) -> np.ndarray:
+    """The samples, if all of them lie in [-1, 1]; else an ImageError."""
+    low, high = float(samples.min(initial=0)), float(samples.max(initial=0))
+    if not (low >= -1 and high <= 1):  # also true of NaN
+        raise ImageError(path, "read", f"holds floats from {low:g} to {high:g}; they are to lie in [-1, 1]")
+    return samples

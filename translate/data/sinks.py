@@ -1,0 +1,166 @@
+"""Where the rows of an output go: into an array, for formats that are encoded whole, or into a TIFF as they come."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+from torch import Tensor
+
+from translate.data.images import ImageConfig, change_bits, holds, profile_for, replacing_image, to_array
+from translate.data.pages import Page
+from translate.data.pictures import DTYPES
+from translate.data.tiffs import layout
+from translate.errors import DiskError, ImageError, TranslateError, is_disk_fault
+
+TILE = 256  # px of a side; a multiple of 16 (TIFF 6.0, section 15)
+CLASSIC_BYTES = 4_000_000_000  # a classic TIFF counts bytes in 32 bits; the rest is for its tags
+
+
+class ArraySink:
+    """Fills `array`, (H, W, config.channels) uint8, uint16 or float32: the output of `page`, for `write_image`."""
+
+    def __init__(self, page: Page, config: ImageConfig):
+        self.page, self.config = page, config
+        self.array: np.ndarray = np.empty((page.height, page.width, config.channels), DTYPES[config.bits])
+
+    def write(self, a: int, strip: Tensor) -> None:
+        """Take rows [a, a + strip.shape[2]), (1, C, rows, W) in [-1, 1]. Raises ImageError unless all are finite."""
+        self.array[a:a + strip.shape[2]] = _samples(strip, self.config, self.page.path)
+
+
+class TiffSink:
+    """Writes the output of `page` as one page of a TIFF: `tifffile` compresses it, a row of tiles at a time.
+
+    `tifffile` asks for tiles, and we are given rows: so it runs in a thread of its own, which also compresses while
+    the next rows are computed. It is at most one strip behind, and one more waits to be handed over.
+    """
+
+    def __init__(self, writer: tifffile.TiffWriter, thread: ThreadPoolExecutor, path: Path, page: Page,
+                 config: ImageConfig, after: TiffSink | None):
+        self.path, self.page, self.config, self.after = path, page, config, after
+        self.written = 0  # rows
+        self._writer, self._thread = writer, thread
+        self._alpha = page.has_alpha and holds(".tif", config.channels, config.bits, alpha=True)
+        self._strips: queue.Queue[np.ndarray | None] = queue.Queue(1)
+        self._job: Future[None] | None = None
+
+    def write(self, a: int, strip: Tensor) -> None:
+        """Take rows [a, a + strip.shape[2]), (1, C, rows, W) in [-1, 1], from top to bottom, one page after the other.
+
+        Raises ImageError for output that is not finite or alpha that cannot be read, DiskError for a full disk.
+        """
+        assert a == self.written, f"rows {self.written} come next, and not {a}"
+        rows = _samples(strip, self.config, self.page.path)
+        if self._alpha:
+            alpha = self.page.read_alpha(a, a + len(rows))
+            assert alpha is not None, "the page has alpha"
+            rows = np.dstack([rows, change_bits(alpha, self.config.bits)])
+        if self._job is None:
+            assert self.after is None or self.after.written == self.after.page.height, "one page after the other"
+            self._job = self._thread.submit(self._write_page)
+        self._hand_over(rows)
+        self.written += len(rows)
+
+    def finish(self) -> None:
+        """Wait until the page is written. Raises what went wrong in that."""
+        if self._job is None or self.written < self.page.height:
+            raise ImageError(self.path, "write", f"only {self.written} of {self.page.height} rows of a page were given")
+        self._result()
+
+    def abandon(self) -> None:
+        """End the thread's work on this page, wherever it is."""
+        if self._job is not None:
+            with suppress(TranslateError):
+                self._hand_over(None)
+
+    def _hand_over(self, rows: np.ndarray | None) -> None:
+        assert self._job is not None
+        while not self._job.done():
+            with suppress(queue.Full):
+                self._strips.put(rows, timeout=0.1)
+                return
+        self._result()
+
+    def _result(self) -> None:
+        assert self._job is not None
+        try:
+            self._job.result()
+        except OSError as error:
+            if is_disk_fault(error):
+                raise DiskError.of(error, self.path) from error
+            raise ImageError(self.path, "write", error.strerror or str(error)) from error
+        except _Abandoned:
+            pass
+        except Exception as error:
+            raise ImageError(self.path, "write", f"{type(error).__name__}: {error}") from error
+
+    def _write_page(self) -> None:
+        """In the thread."""
+        dtype = DTYPES[self.config.bits]
+        samples = self.config.channels + self._alpha
+        options: dict[str, Any] = layout(self.config.channels, self._alpha, dtype, dpi=self.page.dpi,
+                                         icc=profile_for(self.config.channels, self.page.icc), geo=self.page.geo)
+        shape = (self.page.height, self.page.width, samples)
+        self._writer.write(self._tiles(), shape=shape if samples > 1 else shape[:2], dtype=dtype, tile=(TILE, TILE),
+                           maxworkers=1, **options)  # more workers would gather 500 MB of tiles first
+
+    def _tiles(self) -> Iterator[np.ndarray]:
+        """Row by row of tiles, those at the edges smaller, (rows, columns, samples)."""
+        waiting: list[np.ndarray] = []
+        for top in range(0, self.page.height, TILE):
+            rows = min(TILE, self.page.height - top)
+            while sum(map(len, waiting)) < rows:
+                strip = self._strips.get()
+                if strip is None:
+                    raise _Abandoned
+                waiting.append(strip)
+            joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
+            waiting = [joined[rows:]] if len(joined) > rows else []
+            for left in range(0, self.page.width, TILE):
+                yield joined[:rows, left:left + TILE]
+
+
+class _Abandoned(Exception):
+    """Ends the thread's work."""
+
+
+@contextmanager
+def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig) -> Iterator[list[TiffSink]]:
+    """A TIFF for the outputs of `pages`, as `config` declares them: one sink for each, to be filled in their order.
+
+    Deflate, tiles; a BigTIFF where the pages are from one or may take more than 4 GB. Resolution, ICC profile and
+    GeoTIFF tags of each page are kept, alpha where it can be told from the channels (1 or 3 colours, no floats).
+
+    The file is written beside `path` and renamed when the block ends, all pages are complete and on the disk. After
+    an error nothing is left of it, and what stood at `path` is intact. Raises DiskError and ImageError, the latter
+    also for a page that is not complete.
+    """
+    num_bytes = sum(page.height * page.width * (config.channels + page.has_alpha) for page in pages)
+    big = any(page.is_big for page in pages) or num_bytes * np.dtype(DTYPES[config.bits]).itemsize > CLASSIC_BYTES
+    with (replacing_image(path) as file, tifffile.TiffWriter(file, bigtiff=big) as writer,
+          ThreadPoolExecutor(1, "tiff-writer") as thread):
+        sinks: list[TiffSink] = []
+        for page in pages:
+            sinks.append(TiffSink(writer, thread, path, page, config, after=sinks[-1] if sinks else None))
+        try:
+            yield sinks
+            for sink in sinks:
+                sink.finish()
+        except BaseException:
+            for sink in sinks:
+                sink.abandon()
+            raise
+
+
+def _samples(strip: Tensor, config: ImageConfig, path: Path) -> np.ndarray:
+    if not torch.isfinite(strip).all():
+        raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
+    return to_array(strip[0], config)

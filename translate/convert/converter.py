@@ -1,4 +1,4 @@
-"""Files translated one after the other, by one generator under one set of options.
+"""Files translated in their order: decoded ahead by other processes, encoded and written behind in threads.
 
 A key is a hash of the input's content, the generator's fingerprint and the options that change an output, so that
 nothing made from an older model, image or option is ever taken for done.
@@ -6,124 +6,205 @@ nothing made from an older model, image or option is ever taken for done.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from translate import files, tiling
-from translate.convert.jobs import Job
+from translate import decoder, files
+from translate.convert.jobs import FileFormat, Job
 from translate.convert.ledger import Ledger, Row
-from translate.data.decoding import Picture, decode, read_content
-from translate.data.images import change_bits, fit, to_array, to_tensor, write_image
-from translate.data.labels import one_hot, read_classes
-from translate.errors import DiskError, DoesNotFit, ImageError, UsageError, is_disk_fault
-from translate.precision import Format, autocast
-from translate.release import Release
+from translate.convert.translating import Translating, is_out_of_memory
+from translate.data.decoding import Picture
+from translate.data.images import change_bits, to_array, write_image
+from translate.decoder import Answer, Decoder, NoDecoder, Request
+from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault
 
+T = TypeVar("T")
+R = TypeVar("R")
 OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a person may choose about reading and writing files."""
+
+    overwrite: bool = False
+    max_pixels: int = 0
+    format: FileFormat | None = None
+    quality: int | None = None
+    workers: int = 0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A file that has been read: its picture, what the generator is shown of it (C, H, W), and the output's key."""
+
+    job: Job
+    key: str
+    picture: Picture
+    image: Tensor
+
+
 class Converter:
-    """Translates one file after the other with one generator and one set of options."""
+    """Translates files with one generator under one set of options."""
 
-    def __init__(self, release: Release, device: torch.device, precision: Format, max_pixels: int,
-                 memory: str | None, overwrite: bool, ledger: Ledger):
-        self.release, self.device, self.precision, self.max_pixels = release, device, precision, max_pixels
-        self.memory, self.overwrite, self.ledger = memory, overwrite, ledger
-        release.generator.to(device)
+    def __init__(self, translating: Translating, ledger: Ledger, options: Options):
+        self.translating, self.ledger, self.options = translating, ledger, options
+        self.salt = json.dumps([translating.release.fingerprint, translating.precision, options.format,
+                                options.quality, OUTPUT_VERSION])
 
-    def run(self, job: Job) -> Row:
-        """Translate one file; an error is a row. Raises `DiskError`."""
+    def run(self, jobs: Iterable[Job], stop: object) -> Generator[Row, None, None]:
+        """Translate files; gives a row for each, in their order. What cannot be translated is a row as well.
+
+        While one image is with the generator, `workers` others are read ahead and as many written behind. Once
+        `stop` is true no further one is begun. Raises `DiskError`, and `NoDecoder` where no process can be started.
+        """
+        workers = self.options.workers
+        rows: deque[Future[Row]] = deque()
+        with threads(workers) as readers, decoding(workers) as read, threads(workers) as writers:
+            for reading in ahead(lambda job: self.read(job, read), jobs, readers, workers):
+                while not stop and not reading.done():
+                    wait([reading], timeout=0.2)  # a decoder that hangs must not hold up a stop
+                if stop:
+                    break
+                rows.append(self._go_on(reading.result(), writers))
+                while rows and (rows[0].done() or len(rows) > workers + 1):
+                    yield rows.popleft().result()
+            while rows:
+                yield rows.popleft().result()
+
+    def read(self, job: Job, read: Callable[[Request], Answer]) -> Reading | Row:
+        """Read a file, unless its output is there already."""
         try:
-            row = self._translate(job)
+            if job.fault is not None:
+                raise job.fault
+            known = None if self.options.overwrite else self.ledger.key_of(job)
+            if not self.options.overwrite and os.path.lexists(job.output) and not self.ledger.owns(job):
+                raise ImageError(job.output, "write", f"{job.output} exists and is not from a conversion into this "
+                                 "folder; remove it, or use --overwrite")
+            labels = self.translating.release.labels
+            answer = read(Request(job.source, self.options.max_pixels, self.salt, known,
+                                  None if labels is None else (labels.classes, labels.ignore)))
+            if answer.picture is None:
+                return Row(job.name, "already", job.output_name, answer.key)
+            return Reading(job, answer.key, *self.translating.show(answer.picture))
+        except NoDecoder:
+            raise
+        except Exception as error:
+            return failure(job, error)
+
+    def _go_on(self, reading: Reading | Row, writers: Executor) -> Future[Row]:
+        """Translate what has been read, and give it to the writers."""
+        if isinstance(reading, Row):
+            return writers.submit(self.record, reading)
+        if self.options.dry_run:
+            return writers.submit(self.record, Row(reading.job.name, "todo", reading.job.output_name, reading.key))
+        try:
+            fake = self.translating.translate(reading.image, reading.job.source)
+        except Exception as error:  # the next file may well be fine, and the row says what this one did
+            return writers.submit(self.record, failure(reading.job, error))
+        return writers.submit(self.write, reading, fake)
+
+    def write(self, reading: Reading, fake: Tensor) -> Row:
+        """Write an output (C, H, W) in [-1, 1], and both of its rows. Raises `DiskError`."""
+        job, picture, bits = reading.job, reading.picture, self.translating.release.image_out.bits
+        self.ledger.append(Row(job.name, "started", job.output_name, reading.key))
+        quality: dict[str, Any] = {} if self.options.quality is None else {"quality": self.options.quality}
+        try:
+            make_folder(job.output.parent)
+            write_image(job.output, to_array(fake, self.translating.release.image_out),
+                        alpha=None if picture.alpha is None else change_bits(picture.alpha, bits),
+                        icc=picture.icc, exif=picture.exif, dpi=picture.dpi, **quality)
         except DiskError:
             raise
-        except ImageError as error:
-            row = Row.failure(job, error.stage, "ImageError", error.reason)
-        except Exception as error:  # the next file may well be fine, and the row says what this one did
-            if is_out_of_memory(error):
-                error = DoesNotFit("the image needs more memory than there is; use another device or a smaller image")
-            row = Row.failure(job, "convert", type(error).__name__, str(error))
-        if row.status != "already":
+        except Exception as error:
+            return self.record(failure(job, error))
+        pixels = fake.shape[1] * fake.shape[2]
+        return self.record(Row(job.name, "done", job.output_name, reading.key, pixels=pixels))
+
+    def record(self, row: Row) -> Row:
+        """Put a row into the ledger, unless it says nothing new. Raises `DiskError`."""
+        if row.status != "already" and not self.options.dry_run:
             self.ledger.append(row)
         return row
 
-    def _translate(self, job: Job) -> Row:
-        if job.fault is not None:
-            raise job.fault
-        content = read_content(job.source)
-        key = self.key(content)
-        if not self.overwrite:
-            if self.ledger.is_done(job, key):
-                return Row(job.name, "already", job.output_name, key)
-            if os.path.lexists(job.output) and not self.ledger.owns(job):
-                raise ImageError(job.output, "write", f"{job.output} exists and is not from a conversion into this "
-                                 "folder; remove it, or use --overwrite")
-        self.ledger.append(Row(job.name, "started", job.output_name, key))
-        image_out = self.release.image_out
-        picture, image = self.read(content, job.source)
-        fake = translate_image(self.release.generator, image, self.device, self.precision, self.memory)
-        if not torch.isfinite(fake).all():
-            raise ImageError(job.source, "convert", "the generator's output is not finite; try precision fp32")
-        make_folder(job.output.parent)
-        write_image(job.output, to_array(fake, image_out),
-                    alpha=None if picture.alpha is None else change_bits(picture.alpha, image_out.bits),
-                    icc=picture.icc, exif=picture.exif, dpi=picture.dpi)
-        return Row(job.name, "done", job.output_name, key)
 
-    def read(self, content: bytes, path: Path) -> tuple[Picture, Tensor]:
-        """The picture in a file, and what the generator is shown of it: (C, H, W) in [-1, 1]. Raises `ImageError`."""
-        labels = self.release.labels
-        if labels is not None:
-            numbers = read_classes(path, labels.classes, labels.ignore, self.max_pixels)
-            return Picture(path, numbers), one_hot(numbers, labels.classes, labels.ignore)
-        picture = fit(decode(content, path, self.max_pixels), self.release.image_in)
-        return picture, to_tensor(picture.pixels, self.release.image_in)
+@contextmanager
+def decoding(workers: int) -> Iterator[Callable[[Request], Answer]]:
+    """How to read a file: in one of as many processes, or, without any, in this one. They end with the block."""
+    if workers == 0:
+        yield decoder.read
+        return
+    decoders = [Decoder() for _ in range(workers)]
+    idle: SimpleQueue[Decoder] = SimpleQueue()
+    for each in decoders:
+        idle.put(each)
 
-    def key(self, content: bytes) -> str:
-        """What an output is made from: content, model, options."""
-        parts = [hashlib.sha256(content).hexdigest(), self.release.fingerprint, self.precision, OUTPUT_VERSION]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    def read(request: Request) -> Answer:
+        one = idle.get()
+        try:
+            return one.read(request)
+        finally:
+            idle.put(one)
 
-
-@torch.inference_mode()
-def translate_image(generator: nn.Module, image: Tensor, device: torch.device, precision: Format,
-                    memory: str | None = None) -> Tensor:
-    """(C, H, W) in [-1, 1] → (C', H, W) float32 in [-1, 1], on the CPU.
-
-    The whole image at once, or, with `memory` (such as "2GB"), in strips that need no more and give the same output.
-    """
-    with autocast(device, precision):
-        whole = image[None].to(device)
-        fake = generator(whole) if memory is None else tiling.apply(generator, whole, memory=memory)
-        assert fake is not None, "without a sink the output is returned"
-        return fake[0].to("cpu", torch.float32)
-
-
-def choose_device(asked: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises `UsageError` for a device that is not there."""
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {asked}: {str(error).splitlines()[0]}") from None
-    return device
+        yield read
+    finally:
+        for each in decoders:
+            each.close()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for every way in which torch and NumPy say that memory is used up."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in (
-        "not enough memory", "can't allocate memory", "Cannot allocate memory"))
+@contextmanager
+def threads(num: int) -> Iterator[Executor]:
+    """As many threads, or none: then work is done where it is submitted. When the block ends early, queued work is
+    dropped and work in hand finished."""
+    with ExitStack() as stack:
+        pool = ThreadPoolExecutor(num) if num else Here()
+        stack.callback(pool.shutdown, cancel_futures=True)
+        yield pool
+
+
+class Here(Executor):
+    """Does everything at once, in the caller's thread."""
+
+    def submit(self, work: Callable[..., Any], /, *words: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*words, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], pool: Executor, num: int) -> Iterator[Future[R]]:
+    """The work on each item, in their order; on `num` items it is begun ahead of the one that is given."""
+    begun: deque[Future[R]] = deque()
+    for item in items:
+        begun.append(pool.submit(work, item))
+        if len(begun) > num:
+            yield begun.popleft()
+    yield from begun
+
+
+def failure(job: Job, error: Exception) -> Row:
+    """The row of a file that could not be translated."""
+    if isinstance(error, ImageError):
+        return Row.failure(job, error.stage, "ImageError", error.reason)
+    if is_out_of_memory(error):
+        error = DoesNotFit("the image needs more memory than there is; set --memory (such as 2GB), or use "
+                           "another device")
+    return Row.failure(job, "convert", type(error).__name__, str(error))
 
 
 def make_folder(folder: Path) -> None:
@@ -136,13 +217,19 @@ def make_folder(folder: Path) -> None:
         raise ImageError(folder, "write", f"{folder}: {error.strerror}") from error
 
 
-def remove_leftovers(folders: set[Path]) -> None:
-    """Delete the temporary files of processes that were killed. Their names end in the process's number."""
-    for folder in folders:
+def remove_leftovers(jobs: Iterable[Job]) -> None:
+    """Delete the temporary files of outputs of ours that killed processes left behind.
+
+    Their names end in the process's number. Those of other shards' outputs stay: they may be another machine's, where
+    other processes run.
+    """
+    starts = {(job.output.parent, files.temporary_start(job.output)) for job in jobs}
+    for folder in {folder for folder, _ in starts}:
         with suppress(OSError):
             for path in folder.glob(f"{files.TEMPORARY}*"):
-                name = re.fullmatch(re.escape(files.TEMPORARY) + r"[0-9a-f]{12}-(\d{1,10})", path.name)
-                if name and (int(name[1]) == os.getpid() or not _is_running(int(name[1]))):
+                name = re.fullmatch(r"(.+-)(\d{1,10})", path.name)
+                if (name and (folder, name[1]) in starts
+                        and (int(name[2]) == os.getpid() or not _is_running(int(name[2])))):
                     path.unlink(missing_ok=True)
 
 

@@ -91,8 +91,10 @@ class Decoder:
     def close(self) -> None:
         """End the process at once, whatever it does. May be called from any thread."""
         self._closed = True
-        if self._process is not None:
-            self._process.kill()
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.join(10.0)
 
     def _start(self) -> BaseProcess:
         self._pipe, theirs = PROCESSES.Pipe()

@@ -151,21 +151,22 @@ def test_processes_of_torchrun_share_a_folder_and_give_one_account(run: Path, tm
     assert len(done) == 2 and all(done) and not done[0] & done[1] and len(done[0] | done[1]) == 12
 
 
-def test_ctrl_c_again_ends_the_command_with_130(run: Path, tmp_path: Path) -> None:
-    """In the middle of a large image; what was finished stays. On a busy machine two may arrive as one."""
+def test_a_second_ctrl_c_ends_the_command_with_130(run: Path, tmp_path: Path) -> None:
+    """In the middle of a large image; what was finished stays."""
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     Image.fromarray(waves(1, (20, 20))).save(source / "a.png")
-    Image.fromarray(waves(2, (4000, 4000))).save(source / "b.png")
+    Image.new("RGB", (6000, 6000)).save(source / "b.png")
     command = subprocess.Popen([sys.executable, "-m", "translate", "convert", source, out, "--model", run,
                                 "--memory", "300MB", "--workers", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not any(row["status"] == "done" for row in files.read_lines(out / ".translate-ledger.jsonl")):
         assert command.poll() is None
         time.sleep(0.05)
-    while command.poll() is None:
-        command.send_signal(signal.SIGINT)
-        time.sleep(1.5)
-    command.communicate()
+    command.send_signal(signal.SIGINT)
+    time.sleep(4.0)  # on a busy machine two that are closer may arrive as one
+    assert command.poll() is None, "the image is too small for this machine"
+    command.send_signal(signal.SIGINT)
+    command.communicate(timeout=120)
     assert command.returncode == 130
     assert {path.name for path in out.iterdir()} == {"a.png", ".translate-ledger.jsonl"}
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "translate"
 FLOORS = [  # a module imports from lower floors, or from its own folder; rooms of one floor never import each other
     ["errors", "schema", "files", "signals"],
     ["networks", "data"],
-    ["losses", "metrics", "optimizers"],
+    ["losses", "metrics", "optimizers", "decoder"],
     ["translators"],
     ["recipe", "precision", "live_bytes"],
     ["update", "checkpoint", "tracking", "runs", "tiling"],

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from rich.console import Console
 
 from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
-from translate import cli
+from translate import cli, files, progress
 from translate.progress import Display
 from translate.recipe import Recipe
 from translate.release import load_release
@@ -94,6 +98,79 @@ def test_a_conversion_in_bounded_memory_gives_the_same_images(run: Path, tmp_pat
     assert "memory" in said.getvalue() and "1 failed" in said.getvalue()
 
 
+def test_a_dry_run_lists_what_would_be_done(run: Path, tmp_path: Path, said: io.StringIO,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("done.png", "new.gif"):
+        Image.fromarray(waves(1, (20, 20))).save(source / name)
+    (source / "broken.png").write_bytes(b"no image")
+    (source / "notes.txt").touch()
+    words = ("convert", source, out, "--model", run, "--format", "webp", "--workers", "0")
+    assert call(monkeypatch, *("convert", source / "d*.png", *words[2:])) == 0
+    assert call(monkeypatch, *words, "--dry-run") == 3
+    lines = said.getvalue().splitlines()
+    assert {"done: done.png → done.webp", "to do: new.gif → new.webp", "skipped (no image by its name): notes.txt",
+            f"1 to convert, 1 done before, 1 failed, 1 skipped, of 3 images → {out}"} <= set(lines)
+    assert any(line.startswith("would fail: broken.png: read: ") for line in lines)
+    assert {path.name for path in out.glob("*.webp")} == {"done.webp"}
+
+
+def test_shards_and_launchers_are_not_mixed(run: Path, tmp_path: Path, said: io.StringIO,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(8):
+        Image.fromarray(waves(number, (20, 20))).save(tmp_path / f"in/{number}.png")
+    words = ("convert", tmp_path / "in", tmp_path / "out", "--model", run)
+    for part in ("1/2", "2/2"):
+        assert call(monkeypatch, *words, "--shard", part) == 0
+    assert call(monkeypatch, *words) == 0
+    assert "0 converted, 8 done before, 0 failed" in said.getvalue()
+    assert call(monkeypatch, *words, "--shard", "3/2") == 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call(monkeypatch, *words, "--shard", "1/2") == 2
+    assert "the 2 processes of the launcher share the files" in said.getvalue()
+
+
+def test_processes_of_torchrun_share_a_folder_and_give_one_account(run: Path, tmp_path: Path) -> None:
+    """The one with the broken file would, ending first, have torchrun end the other."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number in range(12):
+        Image.fromarray(waves(number, (200, 200))).save(source / f"{number}.png")
+    for number in range(3):
+        (source / f"broken{number}.png").write_bytes(b"no image")
+    ended = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "translate",
+         "convert", source, out, "--model", run], capture_output=True, text=True, timeout=180)
+    assert "12 converted, 0 done before, 3 failed, 0 skipped, of 15 images" in ended.stdout, ended.stderr
+    assert ended.stdout.count("converted") == 1 and "exitcode  : 3" in ended.stderr
+    assert all(f"broken{number}.png: read: " in ended.stdout for number in range(3))
+    ledgers = [files.read_lines(path) for path in sorted(out.glob(".translate-ledger-*.jsonl"))]
+    done = [{row["path"] for row in rows if row["status"] == "done"} for rows in ledgers]
+    assert len(done) == 2 and all(done) and not done[0] & done[1] and len(done[0] | done[1]) == 12
+
+
+def test_a_second_ctrl_c_ends_the_command_with_130(run: Path, tmp_path: Path) -> None:
+    """In the middle of a large image; what was finished stays."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    Image.fromarray(waves(1, (20, 20))).save(source / "a.png")
+    Image.new("RGB", (6000, 6000)).save(source / "b.png")
+    command = subprocess.Popen([sys.executable, "-m", "translate", "convert", source, out, "--model", run,
+                                "--memory", "300MB", "--workers", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not any(row["status"] == "done" for row in files.read_lines(out / ".translate-ledger.jsonl")):
+        assert command.poll() is None
+        time.sleep(0.05)
+    command.send_signal(signal.SIGINT)
+    time.sleep(4.0)  # on a busy machine two that are closer may arrive as one
+    assert command.poll() is None, "the image is too small for this machine"
+    command.send_signal(signal.SIGINT)
+    command.communicate(timeout=120)
+    assert command.returncode == 130
+    assert {path.name for path in out.iterdir()} == {"a.png", ".translate-ledger.jsonl"}
+
+
 @pytest.mark.parametrize(("words", "code", "message"), [
     (("train",), 2, "name a recipe"), (("train", "monet2foto"), 2, "did you mean monet2photo?"),
     (("train", "gone.yaml"), 2, "gone.yaml: No such file"),
@@ -160,8 +237,24 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_a_bar_where_ther
         with Display(Console(file=text, force_terminal=terminal, width=160), "toy") as display:
             for images in range(1, 11):
                 display.progress(images, 10, "stage 1/2", {"cycle": 0.25})
+        assert "megapixels" not in text.getvalue()
         assert "10" in text.getvalue() and "images/s" in text.getvalue() and "cycle 0.250" in text.getvalue()
         assert ("\x1b[" in text.getvalue()) == terminal
+
+
+def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a resumed conversion would promise to be done in no time."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    text = io.StringIO()
+    with Display(Console(file=text, width=300), "convert") as display:
+        for images in range(1, 101):  # done before
+            display.progress(images, 140, "", {}, worked=0, megapixels=0.0)
+        for images in range(101, 121):
+            now[0] += 2.0
+            display.progress(images, 140, "", {}, worked=images - 100, megapixels=3.0 * (images - 100))
+    last = [line for line in text.getvalue().splitlines() if line.strip()][-1]
+    assert last.startswith("convert: 116 of 140 images, 0.5 images/s, 1.5 megapixels/s, 48 s left")
 
 
 def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +25,9 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor, nn
 
-from translate import files
+from translate import decoder, files
 from translate.convert import LEDGER, Row, convert
+from translate.convert.converter import Converter
 from translate.data import images
 from translate.data.decoding import decode
 from translate.data.images import ImageConfig, write_image
@@ -78,6 +79,13 @@ def fill(folder: Path, number: int, height: int = 24, width: int = 20) -> None:
         path = folder / ("inner" if index % 3 == 1 else ".") / f"{index:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, noise(height, width, seed=index))
+
+
+def numbered(folder: Path, number: int) -> None:
+    """001.png, 002.png, …"""
+    folder.mkdir()
+    for index in range(1, number + 1):
+        write_image(folder / f"{index:03d}.png", noise(9, 8, seed=index))
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -289,7 +297,7 @@ def convert_in_little_memory(source: Path, out: Path) -> None:
     used = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines()
                 if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (used + 400_000_000, resource.RLIM_INFINITY))
-    sys.exit(convert(source, out, release).exit_code)
+    sys.exit(convert(source, out, release, workers=0).exit_code)  # a process of its own would not have the limit
 
 
 def test_an_output_that_is_not_finite_is_never_written(tmp_path):
@@ -485,10 +493,10 @@ def test_a_signal_ends_the_run_after_the_file_in_hand(tmp_path):
     assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).converted == 1
 
 
-def convert_in_child(source: Path, out: Path, careless: bool = False) -> None:
+def convert_in_child(source: Path, out: Path, workers: int, careless: bool = False) -> None:
     if careless:  # what a converter without atomic writes does
         images.replacing = written_in_place
-    sys.exit(convert(source, out, tiny_release()).exit_code)
+    sys.exit(convert(source, out, tiny_release(), workers=workers).exit_code)
 
 
 @contextmanager
@@ -531,14 +539,14 @@ class Watcher(threading.Thread):
         self.join()
 
 
-def interrupt_until_done(source: Path, out: Path, draw: random.Random, wanted: int,
+def interrupt_until_done(source: Path, out: Path, draw: random.Random, wanted: int, workers: int,
                          number: int = signal.SIGKILL) -> list[int]:
     """Start conversions and end each after some files; the exit codes. Each ended run is seen to have made progress."""
     codes: list[int] = []
     while True:
         before = num_done(out)
         target = before + draw.randint(1, 2)
-        child = SERVER.Process(target=convert_in_child, args=(source, out))
+        child = SERVER.Process(target=convert_in_child, args=(source, out, workers))
         child.start()
         give_up = time.monotonic() + 120
         while child.is_alive() and (len(codes) >= wanted or num_done(out) < target):
@@ -555,28 +563,30 @@ def interrupt_until_done(source: Path, out: Path, draw: random.Random, wanted: i
             return codes
 
 
-def check_kills(tmp_path: Path, num_files: int, num_kills: int) -> None:
+def check_kills(tmp_path: Path, num_files: int, num_kills: int, workers: int) -> int:
+    """Returns how many outputs the watcher has read."""
     source, out = tmp_path / "in", tmp_path / "out"
     fill(source, num_files, 96, 96)
     expected = convert(source, tmp_path / "expected", tiny_release())
     assert expected.exit_code == 0
     watcher = Watcher(out)
     watcher.start()
-    codes = interrupt_until_done(source, out, random.Random(num_kills), num_kills)
+    codes = interrupt_until_done(source, out, random.Random(num_kills), num_kills, workers)
     watcher.stop()
     assert codes == [-signal.SIGKILL] * num_kills + [0]
     assert watcher.half == set() and watcher.num_reads >= num_files // 2
     assert tree(out) == tree(tmp_path / "expected")  # nor does any temporary file remain
     assert num_done(out) == num_files
+    return watcher.num_reads
 
 
 def test_kills_at_random_instants_lose_nothing_and_leave_no_half_file(tmp_path):
-    check_kills(tmp_path, num_files=24, num_kills=6)
+    check_kills(tmp_path, num_files=24, num_kills=6, workers=0)
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_of_a_conversion_of_300_files(tmp_path):
-    check_kills(tmp_path, num_files=300, num_kills=100)
+def test_a_hundred_kills_of_a_conversion_of_300_files(tmp_path, record_property):
+    record_property("outputs read by the watcher", check_kills(tmp_path, num_files=300, num_kills=100, workers=1))
 
 
 def test_the_watcher_sees_the_half_files_of_a_careless_writer(tmp_path):
@@ -584,7 +594,7 @@ def test_the_watcher_sees_the_half_files_of_a_careless_writer(tmp_path):
     fill(tmp_path / "in", 6, 96, 96)
     watcher = Watcher(tmp_path / "out")
     watcher.start()
-    child = SERVER.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", True))
+    child = SERVER.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 0, True))
     child.start()
     child.join()
     watcher.stop()
@@ -593,8 +603,149 @@ def test_the_watcher_sees_the_half_files_of_a_careless_writer(tmp_path):
 
 def test_sigterm_from_outside_ends_with_75_and_resumes(tmp_path):
     fill(tmp_path / "in", 12, 96, 96)
-    codes = interrupt_until_done(tmp_path / "in", tmp_path / "out", random.Random(0), 2, signal.SIGTERM)
-    assert codes == [75, 75, 0] and num_done(tmp_path / "out") == 12
+    codes = interrupt_until_done(tmp_path / "in", tmp_path / "out", random.Random(0), 1, 1, signal.SIGTERM)
+    assert codes == [75, 0] and num_done(tmp_path / "out") == 12
+
+
+def test_a_second_ctrl_c_more_than_a_second_later_ends_the_run_at_once(tmp_path):
+    class Stubborn(Identity):
+        def translate(self, image: Tensor) -> Tensor:
+            if len(self.seen) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)  # a terminal and a launcher both pass it on: the same request
+                time.sleep(1.1)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            return super().translate(image)
+
+    fill(tmp_path / "in", 4)
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        convert(tmp_path / "in", tmp_path / "out", release_of(Stubborn()), workers=1)
+    assert time.monotonic() - begin < 30 and not multiprocessing.active_children()
+    assert len(tree(tmp_path / "out")) == num_done(tmp_path / "out") == 1
+    assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).converted == 3
+
+
+# ---- reading ahead, writing behind
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_workers_changes_no_output_and_no_order(tmp_path, workers):
+    hostile_folder(tmp_path / "in")
+    told: list[list[str]] = [[], []]
+    for number, out in ((0, "alone"), (workers, "out")):
+        summary = convert(tmp_path / "in", tmp_path / out, tiny_release(), workers=number,
+                          on_progress=lambda row, *_, rows=told[number > 0]: rows.append((row.path, row.status)))
+        assert summary.exit_code == 3
+    assert tree(tmp_path / "out") == tree(tmp_path / "alone") and told[0] == told[1]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_only_as_many_images_as_workers_wait_for_the_generator(tmp_path, monkeypatch, workers):
+    """A thousand images decoded ahead would fill the memory."""
+    begun = []
+    read = Converter.read
+    monkeypatch.setattr(Converter, "read", lambda self, job, how: (begun.append(job), read(self, job, how))[1])
+    waiting = []
+
+    class Counting(Identity):
+        def translate(self, image: Tensor) -> Tensor:
+            time.sleep(0.02)  # the decoders are faster
+            waiting.append(len(begun) - len(self.seen) - 1)
+            return super().translate(image)
+
+    fill(tmp_path / "in", 12)
+    assert convert(tmp_path / "in", tmp_path / "out", release_of(Counting()), workers=workers).converted == 12
+    assert max(waiting) == workers
+
+
+def decoders_that_wait(folder: Path, then: Callable[[], None]) -> Identity:
+    """A generator that, with the first image, makes the third a file that takes for ever to read, and with the second,
+    calls `then` while a decoder waits for that."""
+    class Waiting(Identity):
+        def translate(self, image: Tensor) -> Tensor:
+            made = super().translate(image)
+            if len(self.seen) == 1:
+                (folder / "003.png").unlink()
+                os.mkfifo(folder / "003.png")
+            elif len(self.seen) == 2:
+                time.sleep(0.5)
+                then()
+            return made
+
+    return Waiting()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_decoder_that_dies_costs_one_file(tmp_path, number):
+    """Of an out-of-memory killer, or of a bug in its library: the next file is decoded by another one."""
+    numbered(tmp_path / "in", 6)
+
+    def kill() -> None:
+        (child,) = multiprocessing.active_children()
+        os.kill(child.pid, number)
+
+    generator = decoders_that_wait(tmp_path / "in", kill)
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
+    assert (summary.exit_code, summary.converted, [row.path for row in summary.failed]) == (3, 5, ["003.png"])
+    row = last_rows(tmp_path / "out")["003.png"]
+    assert row["stage"] == "read" and f"was ended by {signal.Signals(number).name}" in row["message"]
+
+
+def test_a_decoder_that_hangs_costs_one_file(tmp_path, monkeypatch):
+    numbered(tmp_path / "in", 4)
+    generator = decoders_that_wait(tmp_path / "in", lambda: monkeypatch.setattr(decoder, "SECONDS", 10.0))
+    monkeypatch.setattr(decoder, "SECONDS", 20.0)
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
+    assert (summary.converted, [row.path for row in summary.failed]) == (3, ["003.png"])
+    assert "was not decoded within" in summary.failed[0].message and not multiprocessing.active_children()
+
+
+def test_a_stop_does_not_wait_for_a_decoder_that_hangs(tmp_path):
+    numbered(tmp_path / "in", 4)
+
+    def stop_later() -> None:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    begin = time.monotonic()
+    generator = decoders_that_wait(tmp_path / "in", stop_later)
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
+    assert (summary.exit_code, summary.converted) == (75, 2) and time.monotonic() - begin < 60
+    assert num_done(tmp_path / "out") == 2 and not multiprocessing.active_children()
+
+
+def processes_of(number: int) -> list[int]:
+    """The children of a process, and theirs."""
+    found = [number]
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            if parent == number:
+                found += processes_of(int(status.parent.name))
+    return found
+
+
+def test_decoders_end_with_a_process_that_is_killed(tmp_path):
+    """Nothing is left running that nobody knows of, and the next run has the same outputs."""
+    fill(tmp_path / "in", 40, 96, 96)
+    child = SERVER.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 2))
+    child.start()
+    while num_done(tmp_path / "out") < 2:
+        time.sleep(0.01)
+    with_pipes = processes_of(child.pid)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    give_up = time.monotonic() + 30
+    while any(Path(f"/proc/{number}").exists() for number in with_pipes):
+        assert time.monotonic() < give_up, "a decoder lives on"
+        time.sleep(0.05)
+    assert len(with_pipes) >= 4  # itself, the server that forks decoders, and two of them
+    summary = convert(tmp_path / "in", tmp_path / "out", tiny_release())
+    assert summary.exit_code == 0 and 2 <= summary.already < 40
+    assert convert(tmp_path / "in", tmp_path / "expected", tiny_release(), workers=0).exit_code == 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "expected")
 
 
 # ---- disks

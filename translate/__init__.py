@@ -1,3 +1,30 @@
 """Diptych: high-resolution image translation that fits your GPU."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # `import translate` costs no torch
+    from pathlib import Path
+
+    from translate.convert.model import Model
+
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def load(path: str | Path, direction: Literal["ab", "ba"] = "ab", device: str = "auto",
+         precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto", memory: str | None = None) -> Model:
+    """A model to translate images in memory with, from a run or release folder: `load(path).convert(image)`.
+
+    `auto` takes CUDA where there is one, and, for outputs of 8 bits, the device's fast number format. `memory` (such as
+    "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower. Raises `UsageError` where
+    there is no such folder, direction, device or format, `CheckpointError` when the folder's files do not verify.
+    """
+    from pathlib import Path
+
+    from translate.convert.model import Model
+    from translate.convert.translating import Translating
+    from translate.release import load_release
+
+    return Model(Translating.with_release(load_release(Path(path), direction), device, precision, memory))

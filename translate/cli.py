@@ -73,7 +73,8 @@ def train(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, or a folder of any depth.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, a folder of any depth, or a glob in quotes, "
+                                           "such as 'photos/**/*.png'.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to (or a file, for a file).")],
     model: Annotated[Path, typer.Option(help="A run folder or a release folder.")],
     direction: Annotated[str, typer.Option(help="ab or ba.")] = "ab",
@@ -82,29 +83,53 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Also convert what is there already.")] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.")] = None,
     memory: Annotated[str | None, typer.Option(help="Take no more than this, such as 2GB; slower.")] = None,
+    file_format: Annotated[str | None, typer.Option("--format", help="Write png, jpg, webp or tif.  [default: as each "
+                                                    "input, where its format can hold the output]")] = None,
+    quality: Annotated[int | None, typer.Option(help="Of JPEG, 1 to 100; makes WebP lossy.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode ahead, and threads that write behind; 0: "
+                                                "none.  [default: 1 where there is a second core]")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="The part of one of N processes, such as 1/4. "
+                                              "torchrun's share by themselves.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
 ) -> None:
     """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
-    from translate.convert import convert as convert_folder
+    from translate.convert import convert as convert_files
+    from translate.convert.together import add_up, choose_shard
     from translate.data.decoding import MAX_PIXELS
     from translate.progress import Display
     from translate.release import load_release
 
     one_of("--direction", direction, ("ab", "ba"))
     one_of("--precision", precision, ("auto", "fp32", "bf16", "fp16"))
+    if file_format is not None:
+        one_of("--format", file_format, ("png", "jpg", "webp", "tif"))
+    part = choose_shard(shard)
     release = load_release(model, direction)  # type: ignore[arg-type]
     with Display(out, f"convert with {release.name}") as display:
-        def show(row: Any, number: int, total: int) -> None:
-            if row.status == "failed":
-                display.say(str(row))
-            display.progress(number, total, "", {})
+        worked, pixels = 0, 0
 
-        summary = convert_folder(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
-                                 overwrite=overwrite, max_pixels=max_pixels or MAX_PIXELS, memory=memory,
-                                 on_progress=show)
+        def show(row: Any, number: int, total: int) -> None:
+            nonlocal worked, pixels
+            worked, pixels = worked + (row.status != "already"), pixels + (row.pixels or 0)
+            if dry_run:
+                display.say({"todo": "to do: ", "already": "done: "}.get(row.status, "would fail: ") + str(row))
+            elif row.status == "failed":
+                display.say(str(row))
+            display.progress(number, total, "", {}, worked=worked, megapixels=None if dry_run else pixels / 1e6)
+
+        summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
+                                overwrite=overwrite, max_pixels=max_pixels or MAX_PIXELS, memory=memory,
+                                file_format=file_format, quality=quality,  # type: ignore[arg-type]
+                                workers=workers, shard=part, dry_run=dry_run, on_progress=show)
+        own = {row.path for row in summary.failed}
+        summary = add_up(summary)
+    for row in summary.failed:
+        if row.path not in own:
+            say(str(row))
     for name in summary.skipped:
         say(f"skipped (no image by its name): {name}")
-    say(f"{summary.converted} converted, {summary.already} done before, {len(summary.failed)} failed, "
-        f"{len(summary.skipped)} skipped, of {summary.total} images → {target}")
+    say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
+        f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → {target}")
     if summary.stopped:
         say("stopped by a signal; the same command goes on", err)
     raise typer.Exit(summary.exit_code)

@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     On an error, or when the process dies, whatever stood at `path` before is untouched.
     """
-    temporary = path.with_name(f"{TEMPORARY}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-{os.getpid()}")
+    temporary = path.with_name(f"{temporary_start(path)}{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -38,6 +38,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def temporary_start(path: Path) -> str:
+    """How the temporary names of `path` start; the number of the process that writes it follows."""
+    return f"{TEMPORARY}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

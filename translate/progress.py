@@ -12,7 +12,7 @@ PLAIN_SECONDS = 15.0  # between two plain lines
 
 
 class Display:
-    """Images done of all, images/s, time left, and what is being measured. Use as a context."""
+    """Images done of all, images/s and megapixels/s, time left, and what is being measured. Use as a context."""
 
     def __init__(self, console: Console, title: str):
         self.console, self.title = console, title
@@ -20,7 +20,7 @@ class Display:
                              TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TimeRemainingColumn(),
                              TextColumn("{task.fields[detail]}"), console=console, transient=True)
         self._task = self._bar.add_task(title, total=None, speed="", detail="", start=False)
-        self._first: tuple[float, int] | None = None
+        self._first: tuple[float, int, float] | None = None
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -36,18 +36,23 @@ class Display:
         """A line that stays."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
-        """Show how far the work is."""
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float], *,
+                 worked: int | None = None, megapixels: float | None = None) -> None:
+        """Show how far the work is. `worked`: so many of the images took work, the others were done before."""
         now = time.monotonic()
+        worked = images if worked is None else worked
         if self._first is None:
-            self._first = (now, images)
+            self._first = (now, worked, megapixels or 0.0)
             self._bar.start_task(self._task)
-        elapsed, done = now - self._first[0], images - self._first[1]
-        speed = done / elapsed if elapsed > 0 else 0.0
+        elapsed = now - self._first[0]
+        rate = (worked - self._first[1]) / elapsed if elapsed > 0 else 0.0
+        speed = f"{rate:.1f} images/s"
+        if megapixels is not None and elapsed > 0:
+            speed += f", {(megapixels - self._first[2]) / elapsed:.1f} megapixels/s"
         detail = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         self._bar.update(self._task, completed=images, total=total, description=f"{self.title} {stage}".strip(),
-                         speed=f"{speed:.1f} images/s", detail=detail)
+                         speed=speed, detail=detail)
         if not self.console.is_terminal and (now - self._last_line > PLAIN_SECONDS or images >= total):
             self._last_line = now
-            left = f", {(total - images) / speed:.0f} s left" if speed and images < total else ""
-            self.say(f"{self.title} {stage}: {images:,} of {total:,} images, {speed:.1f} images/s{left}  {detail}")
+            left = f", {(total - images) / rate:.0f} s left" if rate and images < total else ""
+            self.say(f"{self.title} {stage}".strip() + f": {images:,} of {total:,} images, {speed}{left}  {detail}")

@@ -1,0 +1,126 @@
+"""Translating files: a folder in, the same tree and names out, interrupted and resumed as often as need be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from translate.convert.converter import Converter, Options, remove_leftovers
+from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
+from translate.convert.ledger import LEDGER, Ledger, Row
+from translate.convert.translating import Precision, Translating
+from translate.data.decoding import MAX_PIXELS
+from translate.errors import UsageError
+from translate.release import Release
+from translate.signals import minding_signals
+
+__all__ = ["LEDGER", "Row", "Shard", "Summary", "convert"]
+
+
+@dataclass
+class Summary:
+    """What became of all files, or of all of a shard's."""
+
+    total: int  # images found
+    converted: int = 0
+    already: int = 0  # done by an earlier run
+    todo: int = 0  # would be converted, were this no dry run
+    failed: list[Row] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # files that are no images by their suffix, hidden ones among them
+    stopped: bool = False  # by a signal, with files left to do
+
+    @property
+    def exit_code(self) -> int:
+        """0 all, 3 some, 4 none of the images are translated, 75 stopped and resumable."""
+        if self.stopped:
+            return 75
+        if not self.failed:
+            return 0
+        return 3 if self.converted or self.already or self.todo else 4
+
+    @property
+    def num_seen(self) -> int:
+        return self.converted + self.already + self.todo + len(self.failed)
+
+    def count(self, row: Row) -> None:
+        self.converted += row.status == "done"
+        self.already += row.status == "already"
+        self.todo += row.status == "todo"
+        if row.status == "failed":
+            self.failed.append(row)
+
+    def add(self, other: Summary) -> None:
+        """What another process has done."""
+        for name in ("total", "converted", "already", "todo"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failed, self.skipped = self.failed + other.failed, self.skipped + other.skipped
+        self.stopped |= other.stopped
+
+
+def convert(source: Path, out: Path, release: Release, *, device: str = "auto", precision: Precision = "auto",
+            overwrite: bool = False, max_pixels: int = MAX_PIXELS, memory: str | None = None,
+            file_format: FileFormat | None = None, quality: int | None = None, shard: Shard | None = None,
+            workers: int | None = None, dry_run: bool = False,
+            on_progress: Callable[[Row, int, int], None] | None = None) -> Summary:
+    """Translate an image, every image below a folder, or all that a glob (`**` too) matches, into `out`; go on where
+    an earlier call was interrupted.
+
+    A suffix is kept where its format can hold the output, else it becomes .png (.tif for floats and many channels);
+    `file_format` gives all outputs one. Where another file claims a name, the suffix is added to the whole name (x.gif
+    beside x.png → x.gif.png). Outputs have the size of their inputs seen upright; alpha, ICC profile, EXIF and
+    resolution go along where the format holds them. `quality` (1 to 100) is that of JPEG, and makes WebP lossy.
+    `source` may be a file; then `out` may be a file too, and no ledger is written. What a glob matches keeps its tree
+    below the glob's fixed part.
+
+    Files already done are left alone unless `overwrite`. A file at an output's place that this folder's ledgers do not
+    know is left alone as well, and reported, unless `overwrite`. `auto` computes outputs of 8 bits in the device's
+    fast format, deeper ones in fp32. `memory` (such as "2GB") bounds what translating an image takes beyond the
+    image itself: exact strips, somewhat slower.
+
+    `workers` processes decode ahead and as many threads write behind, each holding one image more in memory; 0: all in
+    this process, where a file that crashes the decoder ends it. None: 1 where there is a second core for it. Of several
+    processes over one folder each does its `shard`. A `dry_run` reads everything and writes nothing.
+    `on_progress(row, number, total)` is called after each file, in their order.
+
+    A file that cannot be translated is a row of the summary. Raises `UsageError` for words that do not fit together and
+    for a source without images, `DiskError` when the output disk is full or read-only: nothing more could be done.
+    SIGINT and SIGTERM end the call after the file in hand.
+    """
+    check_quality(quality, file_format)
+    if workers is not None and workers < 0:
+        raise UsageError(f"workers {workers}: expected 0 or more")
+    jobs, skipped = plan_jobs(source, out, Naming(release.image_out, file_format))
+    ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
+    if shard is not None:
+        jobs = [job for job in jobs if shard.has(job.name)]
+        skipped = [name for name in skipped if shard.has(name)]
+    options = Options(overwrite, max_pixels, file_format, quality, default_workers() if workers is None else workers,
+                      dry_run)
+    converter = Converter(Translating.with_release(release, device, precision, memory), ledger, options)
+    if not dry_run:
+        ledger.open()
+        remove_leftovers(jobs)
+    summary = Summary(len(jobs), skipped=skipped)
+    with minding_signals() as stop, closing(converter.run(jobs, stop)) as rows:
+        for number, row in enumerate(rows, 1):
+            summary.count(row)
+            if on_progress is not None:
+                on_progress(row, number, len(jobs))
+        summary.stopped = bool(stop) and summary.num_seen < len(jobs)
+    return summary
+
+
+def check_quality(quality: int | None, file_format: FileFormat | None) -> None:
+    """Raise `UsageError` for a quality that means nothing."""
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"quality {quality}: expected 1 to 100")
+    if quality is not None and file_format in ("png", "tif"):
+        raise UsageError(f"quality {quality}: {file_format} is written without loss; leave it out, or take jpg or webp")
+
+
+def default_workers() -> int:
+    """1 where every process of this machine has a second core for it, else 0."""
+    return int(len(os.sched_getaffinity(0)) >= 2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -1,0 +1,160 @@
+"""The Python face of the converter: images in memory, through the same generator in the same way.
+
+    model = translate.load("runs/monet2photo")
+    photo = model.convert(Image.open("monet.jpg"))
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from translate.convert.translating import Translating
+from translate.data import ImageConfig, LabelsConfig
+from translate.data.decoding import Picture, decode
+from translate.data.images import change_bits, holds, to_array
+from translate.data.labels import unknown_labels
+from translate.errors import UsageError
+
+CARRIERS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG", "RGBA": "PNG", "I;16": "PNG", "PA": "TIFF",
+            "CMYK": "TIFF", "YCbCr": "TIFF", "F": "TIFF"}  # by Pillow's mode: what brings it to the decoder unchanged
+PLAIN = {"RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}  # modes that no file holds
+
+
+class Model:
+    """A generator ready to translate images. `image_in` and `image_out` say what goes in and what comes out."""
+
+    def __init__(self, translating: Translating):
+        self._translating = translating
+        self.image_in: ImageConfig = translating.release.image_in
+        self.image_out: ImageConfig = translating.release.image_out
+
+    def __repr__(self) -> str:
+        release, where = self._translating.release, self._translating
+        return f"<{release.name}, {release.direction}, on {where.device} in {where.precision}>"
+
+    @overload
+    def convert(self, image: Image.Image) -> Image.Image: ...
+    @overload
+    def convert(self, image: np.ndarray) -> np.ndarray: ...
+    @overload
+    def convert(self, image: Tensor) -> Tensor: ...
+
+    def convert(self, image: Any) -> Any:
+        """Translate an image; what comes out is of the kind that went in, and of the same height and width.
+
+        PIL image    of any mode that a file read by the converter has, turned upright → L, RGB, RGBA, I;16 or F, as
+                     the recipe declares; with its alpha, and its ICC profile and EXIF in `info`
+        array        (H, W) or (H, W, C), uint8, uint16 or float32 in [-1, 1] → (H, W, C') of the depth that the recipe
+                     declares: uint8, uint16, or float32 in [-1, 1]; (H, W) where one was given and C' is 1
+        tensor       (C, H, W) or (N, C, H, W), floats in [-1, 1] → (C', H, W) or (N, C', H, W) float32 in [-1, 1], on
+                     the device it came from
+
+        A model of label maps takes class numbers, as a PIL image (L or P) or an array (H, W), or their one-hot form as
+        a tensor. Raises `UsageError` for anything else, `ImageError` for an image that is not what the recipe declares
+        and for an output that is not finite, `DoesNotFit` where `memory` is too little.
+        """
+        if isinstance(image, Image.Image):
+            return self._convert_pil(image)
+        if isinstance(image, np.ndarray):
+            return self._convert_array(image)
+        if isinstance(image, Tensor):
+            return self._convert_tensor(image)
+        raise UsageError(f"convert: got {type(image).__name__}; expected a PIL image, a NumPy array or a tensor "
+                         "(files are for `translate convert`)")
+
+    def _convert_pil(self, image: Image.Image) -> Image.Image:
+        bits, channels = self.image_out.bits, self.image_out.channels
+        if channels not in ((1, 3, 4) if bits == 8 else (1,)):
+            raise UsageError(f"convert: a PIL image cannot hold what this model gives ({channels} channels, bits: "
+                             f"{bits}); pass an array or a tensor")
+        if self._translating.release.labels:
+            numbers = np.asarray(image)
+            picture = Picture(Path("image"), numbers[..., None] if numbers.ndim == 2 else numbers)
+        else:
+            picture = opened(image)
+        picture, pixels = self._translated(picture)
+        if picture.alpha is not None and holds(".png", channels, bits, alpha=True):
+            pixels = np.dstack([pixels, change_bits(picture.alpha, bits)])
+        made = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        made.info |= {name: value for name, value in (("icc_profile", picture.icc), ("exif", picture.exif)) if value}
+        return made
+
+    def _convert_array(self, array: np.ndarray) -> np.ndarray:
+        if array.ndim not in (2, 3) or array.dtype not in (np.uint8, np.uint16, np.float32) or 0 in array.shape:
+            raise UsageError(f"convert: got an array {array.shape} of {array.dtype}; expected (H, W) or (H, W, C) of "
+                             "uint8, uint16, or float32 in [-1, 1]")
+        pixels = array[..., None] if array.ndim == 2 else array
+        if array.dtype == np.float32:
+            check_range(float(array.min()), float(array.max()))
+        _, made = self._translated(Picture(Path("array"), pixels))
+        return made[..., 0] if array.ndim == 2 and made.shape[2] == 1 else made
+
+    def _convert_tensor(self, tensor: Tensor) -> Tensor:
+        labels = self._translating.release.labels
+        channels = self.image_in.channels if labels is None else labels.classes
+        if (tensor.ndim not in (3, 4) or not tensor.is_floating_point() or tensor.shape[-3] != channels
+                or 0 in tensor.shape):
+            raise UsageError(f"convert: got a tensor {tuple(tensor.shape)} of {tensor.dtype}; expected floats in "
+                             f"[-1, 1], ({channels}, H, W) or (N, {channels}, H, W)")
+        check_range(float(tensor.min()), float(tensor.max()))
+        images = tensor.detach().to(torch.float32).reshape(-1, *tensor.shape[-3:])
+        made = torch.stack([self._translating.translate(image, Path("tensor")) for image in images])
+        return made.clamp(-1, 1).reshape(*tensor.shape[:-3], *made.shape[1:]).to(tensor.device)
+
+    def _translated(self, picture: Picture) -> tuple[Picture, np.ndarray]:
+        """The picture in the recipe's depth, and its translation (H, W, C')."""
+        translating, labels = self._translating, self._translating.release.labels
+        if labels is not None:
+            check_classes(picture.pixels, labels)
+        elif picture.bits == "float":  # in [-1, 1], as the generator takes it, whatever the depth of the recipe's files
+            release = replace(translating.release, image_in=self.image_in.model_copy(update={"bits": "float"}))
+            translating = replace(translating, release=release)
+        picture, image = translating.show(picture)
+        return picture, to_array(translating.translate(image, picture.path), self.image_out)
+
+
+def opened(image: Image.Image) -> Picture:
+    """What a file of this image would be read as. Raises `UsageError` for a mode that no such file has."""
+    image = ImageOps.exif_transpose(image)
+    exif = None
+    with suppress(Exception):  # a tag that can be read and not be written again is no reason to lose an image
+        exif = image.getexif().tobytes() if image.getexif() else None
+    if image.mode in PLAIN:
+        image = image.convert(PLAIN[image.mode])
+    elif image.mode == "I":  # how Pillow opens some 16-bit files
+        numbers = np.asarray(image)
+        if numbers.min() >= 0 and numbers.max() <= 65535:
+            image = Image.fromarray(numbers.astype(np.uint16))
+    if image.mode not in CARRIERS:
+        raise UsageError(f"convert: got a PIL image of mode {image.mode}; expected one of {', '.join(CARRIERS)}")
+    file = io.BytesIO()
+    image.save(file, CARRIERS[image.mode], **({"compress_level": 0} if CARRIERS[image.mode] == "PNG" else {}))
+    picture = decode(file.getvalue(), Path("image"), image.width * image.height)
+    return replace(picture, exif=exif)
+
+
+def check_classes(numbers: np.ndarray, labels: LabelsConfig) -> None:
+    """Raise `UsageError` unless an array (H, W, 1) holds nothing but the classes of a recipe."""
+    if numbers.shape[2] != 1 or numbers.dtype.kind != "u":
+        raise UsageError(f"convert: this model takes label maps, one class number a pixel (H, W) of uint8 or uint16; "
+                         f"got {numbers.shape} of {numbers.dtype}")
+    unknown = unknown_labels(numbers, labels.classes, labels.ignore)
+    if unknown:
+        raise UsageError(f"convert: class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
+                         f"{labels.classes - 1}, ignored {labels.ignore}")
+
+
+def check_range(low: float, high: float) -> None:
+    """Raise `UsageError` unless samples lie in [-1, 1]."""
+    if not (low >= -1 and high <= 1):  # also true of NaN
+        raise UsageError(f"convert: got floats from {low:g} to {high:g}; they are to lie in [-1, 1]: x / 127.5 - 1 for "
+                         "samples of 8 bits")

@@ -1,0 +1,95 @@
+"""One image translated: the only place where the converter and the Python face meet the generator."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from translate import tiling
+from translate.data.decoding import Picture
+from translate.data.images import fit, to_tensor
+from translate.data.labels import one_hot
+from translate.errors import ImageError, UsageError
+from translate.precision import Format, autocast, choose_precision
+from translate.release import Release
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Translating:
+    """A generator on its device, and how it is to compute."""
+
+    release: Release
+    device: torch.device
+    precision: Format
+    memory: str | None = None
+
+    @classmethod
+    def with_release(cls, release: Release, device: str = "auto", precision: Precision = "auto",
+                     memory: str | None = None) -> Translating:
+        """Move a generator to a device. `auto` computes outputs of 8 bits in the device's fast format, deeper ones in
+        fp32. Raises `UsageError` for a device or format that is not there, and a memory that is no size."""
+        where = choose_device(device)
+        if precision == "auto" and release.image_out.bits != 8:
+            precision = "fp32"
+        chosen = choose_precision(precision, where)
+        if memory is not None:
+            tiling.num_bytes(memory)
+        release.generator.to(where)
+        return cls(release, where, chosen, memory)
+
+    def show(self, picture: Picture) -> tuple[Picture, Tensor]:
+        """A picture in the depth of the recipe, and what the generator is shown of it: (C, H, W) in [-1, 1].
+
+        Raises `ImageError` where the picture is not what the recipe declares.
+        """
+        labels = self.release.labels
+        if labels is not None:
+            return picture, one_hot(picture.pixels, labels.classes, labels.ignore)
+        picture = fit(picture, self.release.image_in)
+        return picture, to_tensor(picture.pixels, self.release.image_in)
+
+    @torch.inference_mode()
+    def translate(self, image: Tensor, path: Path) -> Tensor:
+        """(C, H, W) in [-1, 1] → (C', H, W) float32 in [-1, 1], on the CPU.
+
+        The whole image at once, or, with `memory` (such as "2GB"), in strips that need no more and give the same
+        output. Raises `ImageError` naming `path` for an output that is not finite.
+        """
+        with autocast(self.device, self.precision):
+            whole, generator = image[None].to(self.device), self.release.generator
+            fake = generator(whole) if self.memory is None else tiling.apply(generator, whole, memory=self.memory)
+            assert fake is not None, "without a sink the output is returned"
+            fake = fake[0].to("cpu", torch.float32)
+        if not torch.isfinite(fake).all():
+            raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
+        return fake
+
+
+def choose_device(asked: str) -> torch.device:
+    """`auto` is CUDA where there is one; of a launcher's processes each takes its own. Raises `UsageError` for a device
+    that is not there."""
+    if asked == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {asked}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for every way in which torch and NumPy say that memory is used up."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in (
+        "not enough memory", "can't allocate memory", "Cannot allocate memory"))

@@ -198,7 +198,7 @@ def test_two_processes_give_the_gradients_of_the_whole_batch(plan: str, tmp_path
 
 def test_plans_from_most_to_least_do_ever_less() -> None:
     """Each plan of the ladder leads to a leaner one, and `blocks` joins it; the leanest is the end."""
-    networks, pix2pix = build(CONFIGS["resnet"]).networks.values(), build(CONFIGS["pix2pix-unet-resize"]).networks.values()
+    networks, pix2pix = (build(CONFIGS[name]).networks.values() for name in ("resnet", "pix2pix-unet-resize"))
 
     def ladder(networks: Any, num_generators: int) -> list[str]:
         seen, plan = [], memory.PLANS["plain"]

@@ -17,7 +17,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from translate.data.decoding import Picture, decode, read_content
+from translate.data.decoding import Picture, count_pages, decode, read_content
+from translate.data.pictures import faults_of
 from translate.errors import ImageError, TranslateError
 
 SECONDS = 600.0  # for one file, a slow disk included; and for a process to start
@@ -32,29 +33,39 @@ class NoDecoder(TranslateError):
 
 @dataclass(frozen=True)
 class Request:
-    """A file to read. Its key is a hash of its content and `salt`; where it is `known`, nothing is decoded."""
+    """A file to read. Its key is a hash of its content and `salt`; where it is `known`, nothing is decoded.
+
+    A TIFF of several pages, and with `by_rows` any other TIFF, is left to be read by rows.
+    """
 
     path: Path
     max_pixels: int
     salt: str
     known: str | None = None
     labels: tuple[int, int | None] | None = None  # a map of so many classes, and the number to ignore
+    by_rows: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a file holds; no picture where its key was known."""
+    """What a file holds; no picture where its key was known, or where it is to be read by rows (`num_pages`)."""
 
     key: str
     picture: Picture | None
+    num_pages: int = 0
 
 
 def read(request: Request) -> Answer:
     """Read and decode a file in this process. Raises `ImageError`."""
-    content = read_content(request.path)
-    key = hashlib.sha256(hashlib.sha256(content).digest() + request.salt.encode()).hexdigest()
+    with faults_of(request.path, "read"), request.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    key = hashlib.sha256(digest + request.salt.encode()).hexdigest()
     if key == request.known:
         return Answer(key, None)
+    num_pages = count_pages(request.path) if request.labels is None else 0
+    if num_pages > 1 or (num_pages == 1 and request.by_rows):
+        return Answer(key, None, num_pages)
+    content = read_content(request.path)
     if request.labels is None:
         return Answer(key, decode(content, request.path, request.max_pixels))
     from translate.data.labels import read_classes

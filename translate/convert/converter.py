@@ -18,16 +18,20 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from translate import decoder, files
 from translate.convert.jobs import FileFormat, Job
 from translate.convert.ledger import Ledger, Row
-from translate.convert.translating import Translating, is_out_of_memory
+from translate.convert.translating import Translating
 from translate.data.decoding import Picture
-from translate.data.images import change_bits, to_array, write_image
+from translate.data.images import change_bits, fit, to_array, write_image
+from translate.data.pages import Page, open_pages, page_of
+from translate.data.sinks import ArraySink, writing_pages
 from translate.decoder import Answer, Decoder, NoDecoder, Request
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault
+from translate.precision import is_out_of_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,12 +52,15 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """A file that has been read: its picture, what the generator is shown of it (C, H, W), and the output's key."""
+    """A file that has been read: the output's key, its picture, and what the generator is shown of it (C, H, W).
+
+    No image where it is to be translated by rows, no picture either where it is also to be read by rows.
+    """
 
     job: Job
     key: str
-    picture: Picture
-    image: Tensor
+    picture: Picture | None = None
+    image: Tensor | None = None
 
 
 class Converter:
@@ -94,10 +101,15 @@ class Converter:
                 raise ImageError(job.output, "write", f"{job.output} exists and is not from a conversion into this "
                                  "folder; remove it, or use --overwrite")
             labels = self.translating.release.labels
+            by_rows = self.translating.memory is not None and labels is None
             answer = read(Request(job.source, self.options.max_pixels, self.salt, known,
-                                  None if labels is None else (labels.classes, labels.ignore)))
+                                  None if labels is None else (labels.classes, labels.ignore), by_rows))
+            if answer.num_pages:
+                return Reading(job, answer.key)
             if answer.picture is None:
                 return Row(job.name, "already", job.output_name, answer.key)
+            if by_rows:
+                return Reading(job, answer.key, fit(answer.picture, self.translating.release.image_in))
             return Reading(job, answer.key, *self.translating.show(answer.picture))
         except NoDecoder:
             raise
@@ -111,27 +123,65 @@ class Converter:
         if self.options.dry_run:
             return writers.submit(self.record, Row(reading.job.name, "todo", reading.job.output_name, reading.key))
         try:
-            fake = self.translating.translate(reading.image, reading.job.source)
+            if reading.picture is None:
+                return writers.submit(self.record, self._translate_pages(reading))
+            if reading.image is None:
+                made: Tensor | np.ndarray = self._by_rows(page_of(reading.picture, self.translating.release.image_in))
+            else:
+                made = self.translating.translate(reading.image, reading.job.source)
+        except DiskError:
+            raise
         except Exception as error:  # the next file may well be fine, and the row says what this one did
             return writers.submit(self.record, failure(reading.job, error))
-        return writers.submit(self.write, reading, fake)
+        return writers.submit(self.write, reading, made)
 
-    def write(self, reading: Reading, fake: Tensor) -> Row:
-        """Write an output (C, H, W) in [-1, 1], and both of its rows. Raises `DiskError`."""
-        job, picture, bits = reading.job, reading.picture, self.translating.release.image_out.bits
+    def _by_rows(self, page: Page) -> np.ndarray:
+        sink = ArraySink(page, self.translating.release.image_out)
+        self.translating.translate_rows(page, sink)
+        return sink.array
+
+    def _translate_pages(self, reading: Reading) -> Row:
+        """Translate the pages of a TIFF, which are read and, into a TIFF, written by rows."""
+        job, image_out = reading.job, self.translating.release.image_out
         self.ledger.append(Row(job.name, "started", job.output_name, reading.key))
-        quality: dict[str, Any] = {} if self.options.quality is None else {"quality": self.options.quality}
+        make_folder(job.output.parent)
+        with open_pages(job.source, self.translating.release.image_in, self.options.max_pixels) as pages:
+            if job.output.suffix.lower() in (".tif", ".tiff"):
+                with writing_pages(job.output, pages, image_out) as sinks:
+                    for page, sink in zip(pages, sinks, strict=True):
+                        self.translating.translate_rows(page, sink)
+            elif len(pages) > 1:
+                raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
+                                 "leave --format out, or take tif")
+            else:
+                (page,) = pages
+                alpha = page.read_alpha(0, page.height)
+                write_image(job.output, self._by_rows(page), icc=page.icc, exif=page.exif, dpi=page.dpi, geo=page.geo,
+                            alpha=None if alpha is None else change_bits(alpha, image_out.bits),
+                            quality=self.options.quality)
+        pixels = sum(page.height * page.width for page in pages)
+        return Row(job.name, "done", job.output_name, reading.key, pixels=pixels)
+
+    def write(self, reading: Reading, made: Tensor | np.ndarray) -> Row:
+        """Write an output, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its rows.
+
+        Raises `DiskError`.
+        """
+        job, picture, image_out = reading.job, reading.picture, self.translating.release.image_out
+        assert picture is not None, "pages are written as they are translated"
+        self.ledger.append(Row(job.name, "started", job.output_name, reading.key))
         try:
             make_folder(job.output.parent)
-            write_image(job.output, to_array(fake, self.translating.release.image_out),
-                        alpha=None if picture.alpha is None else change_bits(picture.alpha, bits),
-                        icc=picture.icc, exif=picture.exif, dpi=picture.dpi, **quality)
+            pixels = made if isinstance(made, np.ndarray) else to_array(made, image_out)
+            write_image(job.output, pixels, icc=picture.icc, exif=picture.exif, dpi=picture.dpi, geo=picture.geo,
+                        alpha=None if picture.alpha is None else change_bits(picture.alpha, image_out.bits),
+                        quality=self.options.quality)
         except DiskError:
             raise
         except Exception as error:
             return self.record(failure(job, error))
-        pixels = fake.shape[1] * fake.shape[2]
-        return self.record(Row(job.name, "done", job.output_name, reading.key, pixels=pixels))
+        num_pixels = pixels.shape[0] * pixels.shape[1]
+        return self.record(Row(job.name, "done", job.output_name, reading.key, pixels=num_pixels))
 
     def record(self, row: Row) -> Row:
         """Put a row into the ledger, unless it says nothing new. Raises `DiskError`."""

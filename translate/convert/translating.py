@@ -71,6 +71,18 @@ class Translating:
             raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
         return fake
 
+    @torch.inference_mode()
+    def translate_rows(self, source: tiling.Source, sink: tiling.Sink) -> None:
+        """Translate what is read by rows into what is written by rows: in strips, so that neither need be in memory.
+
+        Without `memory` the whole image is computed at once all the same.
+        """
+        with autocast(self.device, self.precision):
+            if self.memory is not None:
+                tiling.apply(self.release.generator, source, memory=self.memory, out=sink)
+            else:
+                sink.write(0, self.release.generator(source.read(0, source.shape[2]).to(self.device)))
+
 
 def choose_device(asked: str) -> torch.device:
     """`auto` is CUDA where there is one; of a launcher's processes each takes its own. Raises `UsageError` for a device
@@ -85,11 +97,3 @@ def choose_device(asked: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {asked}: {str(error).splitlines()[0]}") from None
     return device
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for every way in which torch and NumPy say that memory is used up."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in (
-        "not enough memory", "can't allocate memory", "Cannot allocate memory"))

@@ -56,6 +56,15 @@ def inspect(path: Path) -> ImageInfo:
             return _pillow_info(image, file)
 
 
+def count_pages(path: Path) -> int:
+    """The pages of a TIFF, smaller copies of them left out; 0 for any other file. Raises ImageError."""
+    with faults_of(path, "read"), path.open("rb") as file:
+        if not is_tiff(file):
+            return 0
+        with tifffile.TiffFile(file) as tiff:
+            return len(full_pages(tiff, path))
+
+
 def read_content(path: Path) -> bytes:
     """The bytes of a file. Raises ImageError."""
     with faults_of(path, "read"):

@@ -87,6 +87,7 @@ class Images:
 
     num: int
     read: Callable[[int], Tensor]
+    paths: Sequence[Path] = ()  # where they come from files of their own
 
 
 def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = None,
@@ -185,7 +186,10 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
         kept[name].append(observe(image, truth, networks, small=diversity.LARGEST, lpips=lpips))
 
     for number in range(images.num):
-        look("images", *_like(images.read(number), reals.read(number) if paired else None))
+        try:
+            look("images", *_like(images.read(number), reals.read(number) if paired else None))
+        except DataError as error:
+            raise DataError(f"{images.paths[number] if images.paths else f'image {number}'}: {error}") from None
         on_progress(reals.num + number + 1, total)
     transfer = ColourTransfer(moments)
     for number in range(sources.num if sources is not None else 0):
@@ -212,7 +216,7 @@ def read_any(path: Path) -> Tensor:
 
 def _images(paths: Sequence[Path], most: int | None) -> Images:
     chosen = [paths[index] for index in spread(len(paths), most)]
-    return Images(len(chosen), lambda number: read_any(chosen[number]))
+    return Images(len(chosen), lambda number: read_any(chosen[number]), chosen)
 
 
 def _like(image: Tensor, truth: Tensor | None) -> tuple[Tensor, Tensor | None]:

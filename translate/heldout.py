@@ -10,6 +10,7 @@ What one evaluation leaves in `metrics.jsonl`, as a line of `kind: evaluation`:
     decided_by   the score that says which checkpoint is best; null where none can
     best         {images, metric, value, num_images} of the best checkpoint so far, this one included; null before
     since_best   evaluations since then: 0 where this one is the best
+    seconds      how long it took
 
 The best checkpoint lies among the others, `checkpoints/<images>`, and is never rotated away; `status.json` names it as
 `best` too.

@@ -346,6 +346,7 @@ class Run:
         if self.evaluator is None or not self._evaluation_is_due(self.evaluator.cadence):
             return False
         progress.evaluated = progress.images
+        start = time.monotonic()
         try:
             scores = self.evaluator(self.translator)
         except TranslateError as error:
@@ -358,7 +359,7 @@ class Run:
         self.tracker.record(
             progress.images, {name: score.value for name, score in scores.items()}, kind="evaluation",
             stage=progress.stage, num_held_out=num_images, decided_by=metric, best=best and asdict(best),
-            since_best=progress.since_best,
+            since_best=progress.since_best, seconds=time.monotonic() - start,
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
         self.report.say(f"{progress.images:,} images, held out: " + ", ".join(
             f"{name} {score}" for name, score in scores.items()) + ("; the best so far" if better else ""))

@@ -54,5 +54,7 @@ def draws(num: int, resamples: int = RESAMPLES) -> np.ndarray:
 def mean(values: Sequence[float]) -> Estimate:
     """The mean of one value an image."""
     array = np.asarray(values, dtype=np.float64)
-    value = math.fsum(array) / len(array) if np.isfinite(array).all() else float(array.mean())
+    if not np.isfinite(array).all():
+        return Estimate(float(array.mean()))
+    value = math.fsum(array) / len(array)
     return Estimate(value) if len(array) < 2 else Estimate.of(value, array @ draws(len(array)) / len(array))

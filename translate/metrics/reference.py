@@ -1,7 +1,8 @@
 """Prediction against truth, for pairs of images (N, C, H, W) in [-1, 1].
 
-PSNR and SSIM are torchmetrics' (Wang et al. 2004: 11×11 Gaussian window, σ 1.5), over the data range 2. Each image
-is scored by itself and the scores are averaged, so that images may differ in size. LPIPS: `perceptual.py`.
+PSNR and SSIM are torchmetrics' (Wang et al. 2004: 11×11 Gaussian window, σ 1.5,
+mirrored borders), over the data range 2. Each image is scored by itself and the scores are averaged, so that images
+may differ in size. LPIPS: `perceptual.py`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python tools/evaluation_cost.py runs/earth
 
-Prints one line with machine, versions and date. The first stretch of a training, before its speed is known, is left out
-on both sides.
+Prints one line with machine, versions and date. Stretches whose speed is not recorded (the first after a start) are
+left out on both sides.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ def main() -> None:
     run = parser.parse_args().run
     records = read_lines(run / "metrics.jsonl")
     trained = [record for record in records if record["kind"] == "train"]
-    start = trained[0]["images"]
-    elapsed = sum((after["images"] - before["images"]) / after["images_per_second"]
-                  for before, after in itertools.pairwise(trained))
-    scored = [record for record in records if record["kind"] == "evaluation" and record["images"] > start]
+    stretches = [(before["images"], after["images"], after["images_per_second"])
+                 for before, after in itertools.pairwise(trained) if after["images_per_second"]]
+    elapsed = sum((stop - start) / speed for start, stop, speed in stretches)
+    scored = [record for record in records if record["kind"] == "evaluation"
+              and any(start < record["images"] <= stop for start, stop, _ in stretches)]
+    if not scored:
+        parser.error(f"{run}: no evaluation between two records of its losses")
     seconds = sum(record["seconds"] for record in scored)
     print(f"{load_recipe(run / 'recipe.yaml').name}: {len(scored)} evaluations of {scored[0]['num_held_out']} images "
           f"took {seconds:.1f} s of {elapsed:.1f} s, {seconds / (elapsed - seconds):.1%} of the training itself; "

@@ -31,6 +31,16 @@ def kernel_distance(x: Sequence[Tensor], y: Sequence[Tensor], *, paired: bool = 
     image i of x is a translation towards image i of y: such pairs are then left out of the cross term as well
     (Gretton et al. 2012, eq. 4), as they are more alike than two random images. Two images of each set are needed.
     """
+    values = kernel_distances(x, y, paired=paired)
+    resampled = values[1:][np.isfinite(values[1:])]  # of few images, a draw may hold one alone, which has no pairs
+    return Estimate.of(float(values[0]), resampled if min(len(x), len(y)) > 3 else values[:0])
+
+
+def kernel_distances(x: Sequence[Tensor], y: Sequence[Tensor], *, paired: bool = False) -> np.ndarray:
+    """The kernel distance, and that of each resample: (1 + RESAMPLES,).
+
+    Sets of one size are always drawn alike, so that the difference of two sets' distances to a third has an interval.
+    """
     first, second = _Set.of(x, "x", least=2), _Set.of(y, "y", least=2)
     _same_features(first, second)
     if paired and len(first) != len(second):
@@ -41,9 +51,7 @@ def kernel_distance(x: Sequence[Tensor], y: Sequence[Tensor], *, paired: bool = 
     within_x = _mean_kernel(first, first, weights_x, weights_x, distinct=True)
     within_y = _mean_kernel(second, second, weights_y, weights_y, distinct=True)
     across = _mean_kernel(first, second, weights_x, weights_y, distinct=paired)
-    values = (within_x + within_y - 2 * across).numpy()
-    resampled = values[1:][np.isfinite(values[1:])]  # of few images, a draw may hold one alone, which has no pairs
-    return Estimate.of(float(values[0]), resampled if min(len(first), len(second)) > 3 else values[:0])
+    return np.asarray((within_x + within_y - 2 * across).numpy())
 
 
 def frechet_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Estimate:

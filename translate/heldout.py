@@ -22,6 +22,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -110,11 +111,16 @@ class Evaluator:
             fakes = self._shared(len(self.held_out.sources), lambda number: self._observe(generator, number))
         finally:
             generator.train(training)
-        scores: list[dict[str, Estimate]] = [{}]
+        scores: list[Any] = [None]
         if self.accelerator.is_main_process:
-            scores = [summarise(fakes, self._reals, paired=self.held_out.paired)]
+            try:
+                scores = [summarise(fakes, self._reals, paired=self.held_out.paired)]
+            except TranslateError as error:  # the others wait, and must hear of it
+                scores = [error]
         broadcast_object_list(scores)
-        return scores[0]
+        if isinstance(scores[0], TranslateError):
+            raise scores[0]
+        return dict(scores[0])
 
     def _observe(self, generator: nn.Module, number: int) -> Observed:
         source, truth = self.held_out.pair(number)

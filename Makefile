@@ -19,9 +19,11 @@ $(VENV)/installed-%: pyproject.toml
 
 demo: install  ## train relief → satellite on real data, convert the held-out band, show and score it
 	$(BIN)/translate data prepare earth
+	$(BIN)/translate data features
 	$(BIN)/translate train recipes/earth.yaml --run $(RUN) $(if $(wildcard $(RUN)/recipe.yaml),--resume)
 	$(BIN)/translate convert $(DATA)/earth/testA $(OUT) --model $(RUN)
 	$(BIN)/python tools/show_demo.py --data $(DATA)/earth --converted $(OUT) --picture $(OUT)/demo.png
+	$(BIN)/translate evaluate $(RUN)
 
 test: install  ## the quick tests; under ten minutes on two cores
 	$(BIN)/python -m pytest

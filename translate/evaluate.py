@@ -1,35 +1,243 @@
-"""Held-out scores: a test set goes through a translator, and what comes out is compared with the truth."""
+"""How good images are: those a run makes of its test set, or those that any tool has left in a folder.
+
+`results.json` holds
+
+    what          the run or folder;  against: the real images;  direction: of a run
+    num_images, num_reals, num_sources;  paired: whether image i has a truth
+    features      the networks that sets were compared by
+    interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
+    metrics       {name: {title, better, value, interval, floor, baselines}} in the order of a table
+                  floor: {value, interval} of one half of the real images against the other; null where it has none
+                  baselines: {identity, colour_transfer} → {value, interval}; what needs no learning
+    missing       what could not be computed, a line each: why, and how to get it
+    made_by       {diptych, torch, machine, date}
+
+A value that is not finite (the PSNR of equal images) is null.
+"""
 
 from __future__ import annotations
 
+import datetime
+import math
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
+from torch import Tensor
 
-from translate.data import data_root, test_pairs
-from translate.metrics.reference import score
-from translate.precision import Format, autocast
-from translate.recipe import Recipe
-from translate.translators import Translator
+from translate import __version__, files
+from translate.data import data_root
+from translate.data.decoding import decode, read_content
+from translate.data.images import ImageConfig, change_bits, to_array, to_tensor
+from translate.data.labels import read_labels
+from translate.data.pairing import list_images, pair_files
+from translate.errors import DataError, ImageError, UsageError
+from translate.heldout import HeldOut, spread, translate_whole
+from translate.metrics import diversity, features, intervals, observations, perceptual
+from translate.metrics.baselines import ColourTransfer, identity
+from translate.metrics.intervals import Estimate
+from translate.metrics.observations import MEASURES, Observed, observe, summarise
+from translate.metrics.segmentation import LabelScores
+from translate.precision import choose_precision
+from translate.recipe import load_recipe
+from translate.release import load_release
+from translate.translators import Direction
 
-MOST_PAIRS = 64  # of the test set, evenly spread: enough for a curve
+RESULTS = "results.json"
+OnProgress = Callable[[int, int], None]
 
 
-@torch.no_grad()
-def score_held_out(recipe: Recipe, translator: Translator, device: torch.device, precision: Format) -> dict[str, float]:
-    """Mean scores of A → B over the test pairs at their full size, by the averaged generator where there is one.
+@dataclass
+class Results:
+    """The scores of a set of images, of real ones, and of baselines."""
 
-    For unpaired data the truth is known where the test folders pair by name. Raises `DataError` where it is not.
+    about: dict[str, Any]
+    scores: dict[str, Estimate]
+    floor: dict[str, Estimate] = field(default_factory=dict)
+    baselines: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `results.json` holds."""
+        return self.about | {
+            "interval": {"level": intervals.LEVEL, "resamples": intervals.RESAMPLES},
+            "metrics": {name: {
+                "title": MEASURES[name].title, "better": MEASURES[name].better, **_plain(self.scores[name]),
+                "floor": _plain(self.floor[name]) if name in self.floor else None,
+                "baselines": {baseline: _plain(scores[name]) for baseline, scores in self.baselines.items()
+                              if name in scores}} for name in MEASURES if name in self.scores},
+            "missing": self.missing,
+            "made_by": {"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
+                        "machine": f"{os.cpu_count()} cores, {platform.machine()}"}}
+
+    def write(self, path: Path) -> None:
+        """Replace `path` by `as_json`. Raises `DiskError`."""
+        with files.naming_disk_faults(path):
+            files.write_json(path, self.as_json())
+
+
+@dataclass(frozen=True)
+class Images:
+    """A number of images, read when they are asked for: (C, H, W) in [-1, 1]."""
+
+    num: int
+    read: Callable[[int], Tensor]
+    paths: Sequence[Path] = ()  # where they come from files of their own
+
+
+def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = None,
+                 on_progress: OnProgress = lambda done, total: None) -> Results:
+    """Translate the test images of a run's (or release's) recipe and score what comes out, as `convert` would write it.
+
+    `most`: at most so many test images, evenly spread. Raises `UsageError`, `CheckpointError`, `ImageError`.
     """
-    pairs = test_pairs(recipe.data, data_root())
-    chosen = sorted({index * len(pairs) // MOST_PAIRS for index in range(MOST_PAIRS)})
-    generator = translator.generator("ab")
-    training = generator.training
-    generator.eval()
-    sums: dict[str, list[float]] = {}
-    for index in chosen:
-        a, b = pairs[index]
-        with autocast(device, precision):
-            fake = generator(a[None].to(device))
-        for name, value in score(fake, b[None].to(device)).items():
-            sums.setdefault(name, []).append(value)
-    generator.train(training)
-    return {name: sum(values) / len(values) for name, values in sums.items()}
+    release = load_release(path, direction)
+    home = path.parent if path.name == "best" and not (path / "recipe.yaml").is_file() else path
+    held_out = HeldOut(load_recipe(home / "recipe.yaml"), data_root(), direction, most)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
+    generator, image_out = release.generator.to(device), release.image_out
+
+    def fake(number: int) -> Tensor:
+        made = translate_whole(generator, held_out.source(number), device, precision)
+        return to_tensor(to_array(made, image_out), image_out)
+
+    results = compare(Images(len(held_out.sources), fake), Images(len(held_out.reals), held_out.real),
+                      None if release.labels else Images(len(held_out.sources), held_out.source),
+                      paired=held_out.paired, sources_paired=True, on_progress=on_progress)
+    results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction}
+    return results
+
+
+def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, most: int | None = None,
+                    on_progress: OnProgress = lambda done, total: None) -> Results:
+    """Score the images below `folder` against the real ones below `against`: by pairs too where all names pair.
+
+    `source` holds what the images were made from, for the baselines. `most`: at most so many images, evenly spread.
+    Raises `DataError` for folders without images and pairs of different sizes, `ImageError`.
+    """
+    images, reals = _list(folder), _list(against)
+    sources = [] if source is None else _list(source)
+    notes = []
+    try:
+        images, reals = pair_files(folder, images, against, reals)
+        paired = True
+    except DataError as error:
+        paired = False
+        notes.append(f"scores against a truth need images that pair by name: {error}")
+    sources_paired = False
+    if sources and source is not None:
+        try:
+            images_again, sources = pair_files(folder, images, source, sources)
+            sources_paired = images_again == images
+        except DataError as error:
+            notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
+    results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
+                      paired=paired, sources_paired=sources_paired, on_progress=on_progress)
+    results.about |= {"what": str(folder), "against": str(against), "direction": None}
+    results.missing += notes
+    return results
+
+
+def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255) -> Results:
+    """Score label maps below `folder` against those below `against`: mIoU and accuracies.
+
+    Raises `DataError` unless all names pair, `ImageError` for what is no label map of these classes.
+    """
+    predictions, truths = pair_files(folder, _list(folder), against, _list(against))
+    scores = LabelScores(classes, ignore)
+    confusions: list[np.ndarray] = []
+    for prediction, truth in zip(predictions, truths, strict=True):
+        try:
+            confusions.append(scores.confusion(read_labels(prediction), read_labels(truth)))
+        except DataError as error:
+            raise ImageError(prediction, "read", str(error)) from None
+    return Results({"what": str(folder), "against": str(against), "direction": None, "num_images": len(predictions),
+                    "num_reals": len(truths), "num_sources": 0, "paired": True, "features": []},
+                   scores.summarise(confusions))
+
+
+def compare(images: Images, reals: Images, sources: Images | None, *, paired: bool, sources_paired: bool,
+            on_progress: OnProgress = lambda done, total: None) -> Results:
+    """Score `images` and the baselines made of `sources` against `reals`.
+
+    `paired`: real i is the truth of image i. `sources_paired`: image i was made from source i.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks, missing = features.available(data_root(), device)
+    lpips: perceptual.LPIPS | str | None = perceptual.available(device) if paired else None
+    if isinstance(lpips, str):
+        missing, lpips = [lpips, *missing], None
+    total = reals.num + images.num + (sources.num if sources is not None else 0)
+    kept: dict[str, list[Observed]] = {"reals": [], "images": [], "identity": [], "colour_transfer": []}
+    moments = []
+    for number in range(reals.num):
+        real = reals.read(number)
+        moments.append(ColourTransfer.moments(real))
+        kept["reals"].append(observe(real, None, networks, small=diversity.LARGEST))
+        on_progress(len(kept["reals"]), total)
+
+    def look(name: str, image: Tensor, truth: Tensor | None) -> None:
+        kept[name].append(observe(image, truth, networks, small=diversity.LARGEST, lpips=lpips))
+
+    for number in range(images.num):
+        try:
+            look("images", *_like(images.read(number), reals.read(number) if paired else None))
+        except DataError as error:
+            raise DataError(f"{images.paths[number] if images.paths else f'image {number}'}: {error}") from None
+        on_progress(reals.num + number + 1, total)
+    transfer = ColourTransfer(moments)
+    for number in range(sources.num if sources is not None else 0):
+        assert sources is not None
+        truth = reals.read(number) if paired and sources_paired else None
+        plain = identity(sources.read(number), len(transfer.mean))
+        if plain is not None and (truth is None or truth.shape == plain.shape):
+            look("identity", plain, truth)
+            look("colour_transfer", transfer(plain), truth)
+        on_progress(reals.num + images.num + number + 1, total)
+    return Results(
+        {"num_images": images.num, "num_reals": reals.num, "num_sources": sources.num if sources else 0,
+         "paired": paired, "features": [network.title for network in networks]},
+        summarise(kept["images"], kept["reals"], paired=paired), observations.floor(kept["reals"]),
+        {name: summarise(kept[name], kept["reals"], paired=paired and sources_paired)
+         for name in ("identity", "colour_transfer") if len(kept[name]) == (sources.num if sources else -1)}, missing)
+
+
+def read_any(path: Path) -> Tensor:
+    """An image as it is: (C, H, W) float32, integers mapped to [-1, 1], no transparency. Raises `ImageError`."""
+    pixels = change_bits(decode(read_content(path), path).pixels, "float")
+    return to_tensor(pixels, ImageConfig(channels=pixels.shape[2], bits="float"))
+
+
+def _images(paths: Sequence[Path], most: int | None) -> Images:
+    chosen = [paths[index] for index in spread(len(paths), most)]
+    return Images(len(chosen), lambda number: read_any(chosen[number]), chosen)
+
+
+def _like(image: Tensor, truth: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Grey beside RGB is made RGB: formats differ in whether they keep grey images grey."""
+    if truth is None or image.shape[0] == truth.shape[0]:
+        return image, truth
+    most = max(image.shape[0], truth.shape[0])
+    return tuple(each if (same := identity(each, most)) is None else same for each in (image, truth))  # type: ignore[return-value]
+
+
+def _list(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    try:
+        found = list_images(folder)
+    except ImageError as error:
+        raise DataError(str(error)) from None
+    if not found:
+        raise DataError(f"{folder}: holds no images that we read")
+    return found
+
+
+def _plain(score: Estimate) -> dict[str, Any]:
+    return {"value": score.value if math.isfinite(score.value) else None, "interval": score.interval}

@@ -56,7 +56,25 @@ class Cadence(Config):
     log: int = Field(100, ge=1)
     sample: int = Field(2_000, ge=1)
     checkpoint: int = Field(10_000, ge=1)
-    evaluate: int | None = Field(None, ge=1)  # held-out scores, where the truth is known; null: never
+    evaluate: int | Literal["auto"] | None = "auto"  # held-out scores; auto: as often as 5 % of the time allows, where
+    # there is a test set; null: never
+
+    @pydantic.field_validator("evaluate")
+    @classmethod
+    def _at_least_one(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{value} is not a number of images; use 1 or more, auto or null")
+        return value
+
+
+class Evaluation(Config):
+    """What held-out scores decide: which checkpoint is the best, and whether it is time to stop."""
+
+    # auto: SSIM where the truth of test images is known, else the kernel distance to real ones
+    metric: Literal["auto", "psnr", "ssim", "ms_ssim", "l1", "gradient_error", "kernel_distance"] = "auto"
+    images: int = Field(64, ge=2)  # most test images that are scored, evenly spread: enough for a curve
+    # evaluations without a better one after which the training ends, and its release is the best; null: never
+    patience: int | None = Field(None, ge=1)
 
 
 class Recipe(Config):
@@ -71,15 +89,16 @@ class Recipe(Config):
     memory: AutoMemory = "auto"  # or {plan: …, strips: …}
     stages: tuple[Stage, ...] = Field(min_length=1)
     every: Cadence = Cadence()
+    evaluate: Evaluation = Evaluation()
     keep_checkpoints: int = Field(2, ge=2)
     workers: int = Field(2, ge=0)  # processes that load images; the data stream does not depend on it
     trackers: tuple[Literal["tensorboard"], ...] = ()
 
-    may_change: ClassVar[tuple[str, ...]] = ("every", "keep_checkpoints", "workers", "trackers", "memory")
+    may_change: ClassVar[tuple[str, ...]] = ("every", "evaluate", "keep_checkpoints", "workers", "trackers", "memory")
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        problems = [*self._translator_problems(), *self._stage_problems()]
+        problems = [*self._translator_problems(), *self._stage_problems(), *self._evaluation_problems()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -109,6 +128,10 @@ class Recipe(Config):
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
                 yield (f"stages.{number}.micro_batch: {stage.micro_batch} does not divide batch_size "
                        f"{stage.batch_size}")
+
+    def _evaluation_problems(self) -> Iterator[str]:
+        if self.evaluate.patience is not None and self.every.evaluate is None:
+            yield "evaluate.patience: counts evaluations, and every.evaluate is null; set that to a number or auto"
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
         """The memory plan that is named for a stage; None: the one that fits is chosen."""

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from translate import __version__, files
-from translate.checkpoint import newest_checkpoint, read_tensors, seal, verify, write_network
+from translate.checkpoint import best_checkpoint, newest_checkpoint, read_tensors, seal, verify, write_network
 from translate.data import ImageConfig, LabelsConfig
 from translate.errors import CheckpointError, DiskError, UsageError
 from translate.recipe import Recipe, load_recipe
@@ -39,10 +39,12 @@ class Release:
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
-    """Read the generator of a run folder or a release folder.
+    """Read the generator of a run folder, of `<run>/best` (its best checkpoint), or of a release folder.
 
     Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
     """
+    if path.name == "best" and (path.parent / "recipe.yaml").is_file():
+        return _read(load_recipe(path.parent / "recipe.yaml"), _best_weights(path.parent), direction)
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; --model takes a run (runs/<name>) or a release folder")
     if (path / RELEASE).is_file():
@@ -59,8 +61,20 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
     return _read(load_recipe(path / "recipe.yaml"), weights, direction)
 
 
-def write_release(folder: Path, recipe: Recipe, translator: Translator, num_images: int) -> None:
-    """Replace `folder` by a release of the translator's generators. Raises `DiskError`."""
+def _best_weights(run: Path) -> Path:
+    weights = best_checkpoint(run / "checkpoints")
+    if weights is None:
+        raise UsageError(f"{run}: no evaluation of this run has said which checkpoint is the best; use --model {run}")
+    if (fault := verify(weights)) is not None:
+        raise CheckpointError(f"{weights}: the best checkpoint of this run is damaged: {fault}")
+    return weights
+
+
+def write_release(folder: Path, recipe: Recipe, translator: Translator, num_images: int, chosen: str = "last") -> None:
+    """Replace `folder` by a release of the translator's generators. Raises `DiskError`.
+
+    `num_images` is how many these generators have seen, and `chosen` why they and not others were taken.
+    """
     building = folder.with_name(f"{files.TEMPORARY}{folder.name}")
     try:
         shutil.rmtree(building, ignore_errors=True)
@@ -69,8 +83,8 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, num_imag
             write_network(building, f"generator_{direction}", translator.generator(direction))
         files.write_bytes(building / "recipe.yaml", recipe.dump_yaml().encode())
         files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
-                                              "images": num_images, "diptych": __version__})
-        files.write_bytes(building / "README.md", _model_card(recipe, translator, num_images).encode())
+                                              "images": num_images, "chosen": chosen, "diptych": __version__})
+        files.write_bytes(building / "README.md", _model_card(recipe, translator, num_images, chosen).encode())
         seal(building)
         files.exchange_folder(building, folder)
     except OSError as error:
@@ -100,13 +114,13 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
                    recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None)
 
 
-def _model_card(recipe: Recipe, translator: Translator, num_images: int) -> str:
+def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str) -> str:
     directions = ", ".join(f"{direction[0].upper()} → {direction[1].upper()}" for direction in translator.directions)
     data = recipe.data.card or "the folders its recipe names"
     return "\n".join([
         "---", "library_name: diptych", "tags: [image-to-image, " + recipe.translator.kind + "]", "---", "",
         f"# {recipe.name}", "",
         f"A {recipe.translator.kind} translator ({directions}), trained by Diptych {__version__} on {data}, "
-        f"{num_images:,} images.", "",
+        f"{num_images:,} images ({chosen}).", "",
         "```", "translate convert photos/ out/ --model <this folder>", "```", "",
         "`recipe.yaml` says everything about its training.", ""])

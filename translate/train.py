@@ -3,7 +3,7 @@
     runs/<name>/
       recipe.yaml      the resolved recipe          metrics.jsonl   losses and scores, one line a record
       status.json      running, stopped, finished   samples/        grids of the same held-out images over time
-      checkpoints/     the newest few, verified     release/        the generators to give away, written at the end
+      checkpoints/     the newest few and the best  release/        the generators to give away, written at the end
       memory.json      the memory plan of each stage, for a resume
 
 A run is bit-identical on a CPU whether or not it was interrupted: the data are a function of (seed, image number), and
@@ -15,30 +15,43 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate import plan as planner
-from translate.checkpoint import Progress, RunState, newest_checkpoint, restore_checkpoint, save_checkpoint
-from translate.data import Batch, LabelsConfig, batches, data_root, held_out, test_pairs
-from translate.errors import CheckpointError, DiskError, DoesNotFit, Stopped, TranslateError, UsageError
-from translate.evaluate import score_held_out
+from translate.checkpoint import (
+    Progress,
+    RunState,
+    checkpoint_at,
+    newest_checkpoint,
+    read_tensors,
+    restore_checkpoint,
+    save_checkpoint,
+    verify,
+)
+from translate.data import Batch, LabelsConfig, batches, data_root, held_out
+from translate.errors import CheckpointError, DataError, DiskError, DoesNotFit, Stopped, TranslateError, UsageError
+from translate.heldout import Evaluator
+from translate.metrics.observations import MEASURES
 from translate.networks import memory
 from translate.precision import autocast, choose_precision, is_out_of_memory
+from translate.processes import make_accelerator, prepare_for_processes
 from translate.recipe import Recipe, Stage
 from translate.release import write_release
 from translate.runs import RunFolder
 from translate.signals import StopRequest, minding_signals
 from translate.tracking import Tracker, sample_grid
+from translate.translators import Translator
 from translate.update import Update
 
 NUM_SAMPLES = 4  # held-out images in a grid
+PLATEAU = 5  # evaluations without a better one after which a person is told
 
 
 class Reporter(Protocol):
@@ -72,6 +85,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     with run.recording_status(), minding_signals() as run.stop:
         run.begin(resume)
         for number in range(run.progress.stage, len(recipe.stages)):
+            if run.ended:
+                break
             stage = recipe.stages[number]
             run.enter(number)
             for batch in run.batches(stage):
@@ -100,8 +115,7 @@ class Run:
         self.progress = Progress()
         self.state = RunState(self.progress, self.translator, self.optimizers, accelerator)
         self.samples = recipe.data.build("train", data_root())
-        if recipe.every.evaluate:
-            test_pairs(recipe.data, data_root())  # raises now what would end the run at its first evaluation
+        self.evaluator = self._make_evaluator()  # raises now what would leave the run without scores
         self.tracker = Tracker(self.folder, recipe, accelerator)
         self.choices: dict[int, planner.Choice] = {}
         self.plan = memory.PLANS["split"]
@@ -117,6 +131,8 @@ class Run:
         if resume:
             self.restore()
             self.plan_stages(self.progress.stage)
+            if self._evaluate():  # a signal may have left no time for it
+                self.save()
 
     def plan_stages(self, first: int) -> None:
         """Choose the memory plan of every stage from number `first` on. Raises `DoesNotFit`, `UsageError`."""
@@ -138,6 +154,10 @@ class Run:
             self.report.say(f"warning: the run may not repeat bit for bit: {difference}")
         self.tracker.resume_at(self.progress.images)
         self.report.say(f"resumed at {self.progress.images:,} images from {newest}")
+        best = self.progress.best
+        if best is not None and (fault := verify(checkpoint_at(self.folder / "checkpoints", best.images))):
+            self.report.say(f"warning: the best checkpoint, at {best.images:,} images, is lost: {fault}")
+            self.progress.best, self.progress.since_best = None, 0
 
     def enter(self, number: int) -> None:
         """Begin, or go on with, stage `number`."""
@@ -160,11 +180,13 @@ class Run:
                          world=self.accelerator.num_processes, workers=self.recipe.workers, size=stage.size,
                          resize=stage.resize, pin_memory=self.accelerator.device.type == "cuda")
         for batch in stream:
+            if self.ended:
+                return
             self._schedule(stage)
             yield batch.to(self.accelerator.device)
 
     def advance(self, num_images: int, losses: dict[str, Tensor]) -> None:
-        """After a step: count, average, record, picture, score, save, and stop if a signal asked for it."""
+        """After a step: count, average, score, record, save, picture, and stop if a signal asked for it."""
         self.translator.average(num_images)
         before = self.progress.images
         self.progress.images += num_images
@@ -177,15 +199,14 @@ class Run:
         def due(cadence: int | None) -> bool:
             return cadence is not None and self.progress.images // cadence > before // cadence
 
-        saving = due(every.checkpoint) or self._ended() or stopping
+        better = not stopping and self._evaluate()  # before a save, which then knows of it
+        saving = better or due(every.checkpoint) or self.ended or stopping
         if due(every.log) or saving:  # before a save, so that a resumed run records what an uninterrupted one does
             self._record_losses()
         if saving:
             self.save()
-        if due(every.sample) or self._ended():
+        if due(every.sample) or self.ended:
             self._picture()
-        if due(every.evaluate) or (every.evaluate and self._ended()):
-            self._evaluate()
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
         self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
         if stopping:
@@ -212,9 +233,15 @@ class Run:
         self._write_status("running")
 
     def finish(self) -> None:
-        """Write the release."""
+        """Write the release: the newest generators, or the best where `evaluate.patience` lets the scores decide."""
+        if self.plateaued:
+            self.report.say(self._why_ended())
         if self.accelerator.is_main_process:
-            write_release(self.folder / "release", self.recipe, self.translator, self.progress.images)
+            images, chosen = self.progress.images, "last"
+            if self.recipe.evaluate.patience is not None and (best := self.progress.best) is not None:
+                images, chosen = best.images, f"best {best.metric} ({best.value:.5g}) of all that were evaluated"
+                read_networks(checkpoint_at(self.folder / "checkpoints", best.images), self.translator)
+            write_release(self.folder / "release", self.recipe, self.translator, images, chosen)
         self.accelerator.wait_for_everyone()
         self.tracker.close()
 
@@ -231,7 +258,7 @@ class Run:
                                    130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1))
             raise
         else:
-            self._write_status("finished", exit_code=0)
+            self._write_status("finished", self._why_ended(), exit_code=0)
         finally:
             self.home.leave()
 
@@ -258,8 +285,25 @@ class Run:
         if self.accelerator.is_main_process:
             self.home.remember_memory(self.progress.stage, asked, plan)
 
-    def _ended(self) -> bool:
-        return self.progress.images >= self.recipe.num_images
+    @property
+    def ended(self) -> bool:
+        """Whether all images have been seen, or the scores say that more of them do no good."""
+        return self.progress.images >= self.recipe.num_images or self.plateaued
+
+    @property
+    def plateaued(self) -> bool:
+        """Whether as many evaluations as `evaluate.patience` allows have gone by without a better one."""
+        patience = self.recipe.evaluate.patience
+        return patience is not None and self.progress.best is not None and self.progress.since_best >= patience
+
+    def _why_ended(self) -> str:
+        best = self.progress.best
+        if not self.plateaued or best is None:
+            return ""
+        return (f"stopped early at {self.progress.images:,} of {self.recipe.num_images:,} images: {best.metric} was "
+                f"best at {best.images:,} images ({best.value:.5g}), and no better in the {self.progress.since_best} "
+                f"evaluations since (evaluate.patience: {self.recipe.evaluate.patience}); a resume with more patience "
+                "goes on")
 
     def _must_stop(self) -> bool:
         """All processes agree: a signal may have reached only one of them, or them between different steps."""
@@ -301,46 +345,62 @@ class Run:
         else:
             self.tracker.picture(self.progress.images, grid)
 
-    def _evaluate(self) -> None:
-        """Held-out scores, where the truth is known. Every process waits for the main one."""
-        if self.accelerator.is_main_process:
-            try:
-                scores = score_held_out(self.recipe, self.translator, self.accelerator.device, self.precision)
-            except (TranslateError, RuntimeError) as error:  # a rotten test image, or one too large for the device
-                self.report.say(f"warning: no scores at {self.progress.images:,} images: {error}")
-            else:
-                self.tracker.record(self.progress.images, scores, kind="evaluation", stage=self.progress.stage)
-                self.report.say(f"{self.progress.images:,} images, held out: "
-                                + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-        self.accelerator.wait_for_everyone()
+    def _make_evaluator(self) -> Evaluator | None:
+        """None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does."""
+        wanted = self.recipe.every.evaluate
+        if wanted is None:
+            return None
+        try:
+            return Evaluator(self.recipe, self.accelerator, self.precision)
+        except DataError as error:
+            decides = self.recipe.evaluate.patience is not None or self.recipe.evaluate.metric != "auto"
+            if wanted != "auto" or decides:
+                raise
+            self.report.say(f"no held-out scores: {error}")
+            return None
+
+    def _evaluate(self) -> bool:
+        """Score the held-out images when it is time to; whether this is the best so far, which is then to be saved."""
+        progress = self.progress
+        if self.evaluator is None or not self._evaluation_is_due(self.evaluator.cadence):
+            return False
+        progress.evaluated = progress.images
+        start = time.monotonic()
+        try:
+            scores = self.evaluator(self.translator)
+        except TranslateError as error:
+            self.report.say(f"warning: no scores at {progress.images:,} images: {error}")
+            return False
+        num_images, metric = len(self.evaluator.held_out.sources), self.evaluator.metric
+        better = progress.compare(metric, scores[metric].value if metric in scores else None, num_images,
+                                  MEASURES[metric].better == "higher")
+        best = progress.best
+        self.tracker.record(
+            progress.images, {name: score.value for name, score in scores.items()}, kind="evaluation",
+            stage=progress.stage, num_held_out=num_images, decided_by=metric, best=best and asdict(best),
+            since_best=progress.since_best, seconds=time.monotonic() - start,
+            intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
+        self.report.say(f"{progress.images:,} images, held out: " + ", ".join(
+            f"{name} {score}" for name, score in scores.items()) + ("; the best so far" if better else ""))
+        if progress.since_best == PLATEAU and best is not None and not self.plateaued:
+            self.report.say(f"{metric} has not got better in {PLATEAU} evaluations; it was best at {best.images:,} "
+                            "images, and that checkpoint is kept")
+        return better
+
+    def _evaluation_is_due(self, cadence: int) -> bool:
+        images, evaluated = self.progress.images, self.progress.evaluated
+        at_the_end = images >= self.recipe.num_images and images != evaluated
+        return images // cadence > evaluated // cadence or at_the_end
 
     def _write_status(self, state: str, message: str = "", exit_code: int | None = None) -> None:
         if self.accelerator.is_main_process:
             self.home.write_status({
                 "state": state, "message": message, "exit_code": exit_code, "images": self.progress.images,
-                "of": self.recipe.num_images, "stage": self.progress.stage})
+                "of": self.recipe.num_images, "stage": self.progress.stage,
+                "best": self.progress.best and asdict(self.progress.best)})
 
 
-def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
-    """Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
-    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    state = PartialState(cpu=cpu)  # told so, it joins the processes of torchrun on a CPU; else each would train alone
-    precision = choose_precision(recipe.precision, state.device)
-    return Accelerator(cpu=cpu, mixed_precision="fp16" if precision == "fp16" else "no",
-                       log_with=list(recipe.trackers) or None, project_dir=str(folder))
-
-
-def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Accelerator) -> None:
-    """With several processes: the same weights everywhere, and batch norm over the whole batch. Raises `UsageError`."""
-    if accelerator.num_processes == 1:
-        return
-    for name, module in modules.items():
-        if any(isinstance(part, _BatchNorm) for part in module.modules()):
-            if accelerator.device.type != "cuda":
-                raise UsageError(f"{name}: batch norm over several processes needs CUDA (SyncBatchNorm); on a CPU use "
-                                 "norm: instance or none, or one process")
-            torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        module.to(accelerator.device)
-        for tensor in [*module.parameters(), *module.buffers()]:
-            torch.distributed.broadcast(tensor.data, src=0)
-
+def read_networks(checkpoint: Path, translator: Translator) -> None:
+    """Put the networks of a checkpoint into a translator whose training has ended."""
+    for name, module in translator.modules.items():
+        module.load_state_dict(read_tensors(checkpoint / f"{name}.safetensors"))

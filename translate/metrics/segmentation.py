@@ -1,0 +1,70 @@
+"""Label maps against label maps: mIoU, per-pixel and per-class accuracy (Long et al. 2015, section 5).
+
+The FCN-score of pix2pix (Isola et al. 2017, section 4.1) is these numbers for what a segmentation network, trained on
+real photographs, finds in translated ones, against the labels they were made from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from translate.errors import DataError
+from translate.metrics.intervals import Estimate, draws
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of label maps of `classes` classes; pixels whose truth is `ignore` do not count.
+
+    A prediction that is no class is wrong. Classes that neither truth nor prediction hold are left out of mIoU, and
+    those that no truth holds out of the per-class accuracy.
+    """
+
+    classes: int
+    ignore: int | None = 255
+
+    def confusion(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """(classes, classes + 1) counts of pixels: row = truth, column = prediction, the last one no class at all."""
+        if prediction.shape != truth.shape:
+            raise DataError(f"the prediction is {prediction.shape} and its truth {truth.shape}; expected one shape")
+        for what, array in (("prediction", prediction), ("truth", truth)):
+            if not np.issubdtype(array.dtype, np.integer):
+                raise DataError(f"the {what} is of {array.dtype}; expected class numbers, which are integers")
+        counted = np.ones(truth.shape, bool) if self.ignore is None else truth != self.ignore
+        rows = truth[counted].astype(np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < self.classes:
+            raise DataError(f"the truth holds class numbers {rows.min()} … {rows.max()}; expected 0 … "
+                            f"{self.classes - 1}, ignored {self.ignore}")
+        columns = prediction[counted].astype(np.int64)
+        columns[(columns < 0) | (columns >= self.classes)] = self.classes
+        counts = np.bincount(rows * (self.classes + 1) + columns, minlength=self.classes * (self.classes + 1))
+        return counts.reshape(self.classes, self.classes + 1)
+
+    def summarise(self, confusions: list[np.ndarray]) -> dict[str, Estimate]:
+        """The scores of all images together, from their confusions; intervals resample images."""
+        stacked = np.stack(confusions).astype(np.float64)
+        if not stacked.sum():
+            raise DataError(f"no pixel of the truth belongs to a class: all of them are ignored ({self.ignore})")
+        whole = _scores(stacked.sum(0)[None])
+        drawn = np.einsum("nr,nij->rij", draws(len(stacked)), stacked) if len(stacked) > 1 else stacked[:0]
+        resampled = _scores(drawn)
+        return {name: Estimate.of(float(value[0]), resampled[name][np.isfinite(resampled[name])])
+                for name, value in whole.items()}
+
+
+def _scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Of (N, classes, classes + 1) confusions, (N,) each."""
+    right = np.diagonal(confusion[:, :, :-1], axis1=1, axis2=2)
+    of_truth, of_prediction = confusion.sum(2), confusion[:, :, :-1].sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        union = of_truth + of_prediction - right
+        return {"miou": _mean_of_present(right, union), "pixel_accuracy": right.sum(1) / of_truth.sum(1),
+                "class_accuracy": _mean_of_present(right, of_truth)}
+
+
+def _mean_of_present(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    present = whole > 0
+    shares = np.where(present, part / np.where(present, whole, 1), 0.0)
+    return shares.sum(1) / present.sum(1)

@@ -1,0 +1,37 @@
+"""The processes of a training: Accelerate's part in it, and networks that are the same in all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from translate.errors import UsageError
+from translate.precision import choose_precision
+from translate.recipe import Recipe
+
+
+def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    state = PartialState(cpu=cpu)  # told so, it joins the processes of torchrun on a CPU; else each would train alone
+    precision = choose_precision(recipe.precision, state.device)
+    return Accelerator(cpu=cpu, mixed_precision="fp16" if precision == "fp16" else "no",
+                       log_with=list(recipe.trackers) or None, project_dir=str(folder))
+
+
+def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Accelerator) -> None:
+    """With several processes: the same weights everywhere, and batch norm over the whole batch. Raises `UsageError`."""
+    if accelerator.num_processes == 1:
+        return
+    for name, module in modules.items():
+        if any(isinstance(part, _BatchNorm) for part in module.modules()):
+            if accelerator.device.type != "cuda":
+                raise UsageError(f"{name}: batch norm over several processes needs CUDA (SyncBatchNorm); on a CPU use "
+                                 "norm: instance or none, or one process")
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        module.to(accelerator.device)
+        for tensor in [*module.parameters(), *module.buffers()]:
+            torch.distributed.broadcast(tensor.data, src=0)

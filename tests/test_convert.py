@@ -343,6 +343,14 @@ def test_outputs_inside_the_source_are_not_translated_again(tmp_path):
     assert len(tree(tmp_path / "in/out")) == 4
 
 
+def test_what_conversions_have_written_into_the_source_is_no_source(tmp_path):
+    fill(tmp_path / "in", 3)
+    assert convert(tmp_path / "in", tmp_path / "in/first", tiny_release()).total == 3
+    again = convert(tmp_path / "in", tmp_path / "in/second", tiny_release())
+    assert again.total == 3 and "first/000.png" in again.skipped
+    assert convert(tmp_path / "in/first", tmp_path / "out", tiny_release()).total == 3, "asked for, it is"
+
+
 def test_a_source_is_never_replaced(tmp_path):
     fill(tmp_path / "photos/photos", 4)
     before = tree(tmp_path)

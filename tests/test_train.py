@@ -21,8 +21,9 @@ from PIL import Image
 from tests.runs import Interrupted, Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
 from translate import files
 from translate.checkpoint import newest_checkpoint
-from translate.errors import CheckpointError, DataError, DiskError, RunError
+from translate.errors import CheckpointError, DataError, DiskError, RunError, UsageError
 from translate.files import read_lines
+from translate.processes import check_shares
 from translate.release import load_release
 from translate.runs import RunFolder
 from translate.tracking import to_rgb
@@ -195,6 +196,23 @@ def test_a_signal_saves_and_exits_75(number: signal.Signals, to_group: bool, sha
     assert newest is not None and int(newest.name) == status["images"]
 
 
+def test_what_a_start_that_failed_has_left_is_in_nobodys_way(shared_pairs: Path, tmp_path: Path) -> None:
+    """A rotten image, found with the first batch, ends a training that has saved nothing."""
+    home = tmp_path / "pairs"
+    shutil.copytree(shared_pairs, home)
+    for path in (home / "trainA").iterdir():
+        path.write_bytes(b"no image")
+    recipe = cyclegan_recipe(home)
+    with pytest.raises(DataError, match="no image"):
+        train(recipe, tmp_path / "run", Silent())
+    assert (tmp_path / "run" / "status.json").is_file()
+    shutil.rmtree(home)
+    shutil.copytree(shared_pairs, home)
+    train(recipe, tmp_path / "run", Silent())
+    with pytest.raises(RunError, match="is a file; a run needs a folder"):
+        train(recipe, tmp_path / "run" / "recipe.yaml", Silent())
+
+
 def test_a_run_is_never_overwritten(shared_pairs: Path, tmp_path: Path) -> None:
     recipe = pix2pix_recipe(shared_pairs)
     run = finished(recipe, tmp_path / "run")
@@ -294,6 +312,14 @@ class TestProcesses:
                 assert not torch.equal(value, one["before"][name]), f"{name} was not trained at all"
             torch.testing.assert_close(two["after"][name], value, rtol=1e-10, atol=1e-10)
             assert torch.equal(two["after"][name], other["after"][name]), "processes have drifted apart"
+
+    def test_a_batch_that_cannot_be_shared_is_refused_before_there_is_a_run(self, shared_pairs: Path,
+                                                                            tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"stages\.1\.batch_size: 2 cannot be shared equally by 4 processes; use a "
+                                             r"multiple of 4, as in --set stages\.1\.batch_size=4"):
+            recipe = cyclegan_recipe(shared_pairs)
+            first = recipe.stages[0].model_copy(update={"batch_size": 4})
+            check_shares(recipe.model_copy(update={"stages": (first, recipe.stages[1])}), 4)
 
     def test_a_recipe_trains_and_resumes_under_torchrun(self, shared_pairs: Path, tmp_path: Path) -> None:
         recipe = cyclegan_recipe(shared_pairs)

@@ -26,6 +26,16 @@ out = Console(highlight=False, quiet=not is_main_process)
 err = Console(highlight=False, stderr=True)
 
 
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False) -> None:
+    """High-resolution image translation that fits your GPU."""
+    if version:
+        from translate import __version__
+
+        say(f"diptych {__version__}")
+        raise typer.Exit
+
+
 def main() -> None:
     """Run a command; turn an error of ours into its message and exit code."""
     try:
@@ -46,7 +56,8 @@ def train(
     recipe: Annotated[str | None, typer.Argument(help="A recipe file, or the name of a shipped one.")] = None,
     run: Annotated[Path | None, typer.Option("--run", "--run-dir", help="The run folder; torchrun takes --run for its "
                                              "own, so there --run-dir.  [default: runs/<name>]")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; repeatable."
+                                                        )] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     memory: Annotated[str | None, typer.Option(help="The size of the card that `memory: auto` chooses for, such as "
                                                "8GB.  [default: the card there is]")] = None,
@@ -65,7 +76,6 @@ def train(
     chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
     folder = run or default_run(chosen)
     with Display(out, chosen.name) as display:
-        display.say(chosen.dump_yaml())
         train_run(chosen, folder, display, resume=resume, card=memory)
     say(f"finished: {folder}; samples are in {folder / 'samples'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
@@ -80,9 +90,12 @@ def convert(
     direction: Annotated[str, typer.Option(help="ab or ba.")] = "ab",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also convert what is there already.")] = False,
-    max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Take no more than this, such as 2GB; slower.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Also convert what is done already, and "
+                                               "replace files that are from no conversion.")] = False,
+    max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.  [default: "
+                                                   "200,000,000]")] = None,
+    memory: Annotated[str | None, typer.Option(help="What translating an image may take beside program, weights and "
+                                               "the image itself, such as 2GB: in exact strips, slower.")] = None,
     file_format: Annotated[str | None, typer.Option("--format", help="Write png, jpg, webp or tif.  [default: as each "
                                                     "input, where its format can hold the output]")] = None,
     quality: Annotated[int | None, typer.Option(help="Of JPEG, 1 to 100; makes WebP lossy.")] = None,
@@ -105,6 +118,9 @@ def convert(
         one_of("--format", file_format, ("png", "jpg", "webp", "tif"))
     part = choose_shard(shard)
     release = load_release(model, direction)  # type: ignore[arg-type]
+    for reason in release.refused:
+        say(f"refused {reason}")
+    say(f"weights: {release.weights}")
     with Display(out, f"convert with {release.name}") as display:
         worked, pixels = 0, 0
 
@@ -127,7 +143,7 @@ def convert(
         if row.path not in own:
             say(str(row))
     for name in summary.skipped:
-        say(f"skipped (no image by its name): {name}")
+        say(f"skipped (no image by its name, or made by a conversion): {name}")
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
         f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → {target}")
     if summary.stopped:

@@ -22,6 +22,15 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
                        log_with=list(recipe.trackers) or None, project_dir=str(folder))
 
 
+def check_shares(recipe: Recipe, num_processes: int) -> None:
+    """Raise `UsageError` where a batch cannot be shared equally."""
+    for number, stage in enumerate(recipe.stages):
+        if stage.batch_size % num_processes:
+            raise UsageError(f"stages.{number}.batch_size: {stage.batch_size} cannot be shared equally by "
+                             f"{num_processes} processes; use a multiple of {num_processes}, as in --set "
+                             f"stages.{number}.batch_size={num_processes}")
+
+
 def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Accelerator) -> None:
     """With several processes: the same weights everywhere, and batch norm over the whole batch. Raises `UsageError`."""
     if accelerator.num_processes == 1:

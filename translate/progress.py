@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -54,5 +55,6 @@ class Display:
                          speed=speed, detail=detail)
         if not self.console.is_terminal and (now - self._last_line > PLAIN_SECONDS or images >= total):
             self._last_line = now
-            left = f", {(total - images) / rate:.0f} s left" if rate and images < total else ""
+            seconds = (total - images) / rate if rate else 0.0
+            left = f", {timedelta(seconds=round(seconds))} left" if rate and images < total else ""
             self.say(f"{self.title} {stage}".strip() + f": {images:,} of {total:,} images, {speed}{left}  {detail}")

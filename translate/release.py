@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,8 @@ class Release:
     name: str
     fingerprint: str  # identifies weights, architecture and direction: two equal ones translate alike
     labels: LabelsConfig | None = None  # what goes in are label maps, which become one-hot images
+    weights: Path | None = None  # the folder that they are from
+    refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
@@ -47,6 +49,7 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
         return _read(load_recipe(path.parent / "recipe.yaml"), _best_weights(path.parent), direction)
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; --model takes a run (runs/<name>) or a release folder")
+    refused: list[str] = []
     if (path / RELEASE).is_file():
         weights, fault = path, verify(path)
         if fault is not None:
@@ -58,7 +61,8 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
         weights = newest
     else:
         raise UsageError(f"{path}: neither a run nor a release: it holds no recipe.yaml")
-    return _read(load_recipe(path / "recipe.yaml"), weights, direction)
+    release = _read(load_recipe(path / "recipe.yaml"), weights, direction)
+    return replace(release, refused=tuple(refused))
 
 
 def _best_weights(run: Path) -> Path:
@@ -111,7 +115,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
                            image_in.model_dump(mode="json"), image_out.model_dump(mode="json")])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(),
-                   recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None)
+                   recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None, weights)
 
 
 def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str) -> str:

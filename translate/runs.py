@@ -13,6 +13,7 @@ from translate.networks.memory import Plan
 from translate.recipe import Recipe, differences, load_recipe
 
 RECIPE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
+BEFORE_TRAINING = {RECIPE, STATUS, MEMORY, LOCK}  # what a start that failed leaves; nothing of it is missed
 
 
 class RunFolder:
@@ -29,7 +30,9 @@ class RunFolder:
             if not saved.is_file():
                 raise RunError(f"{self.path}: there is no run here to resume; leave --resume away to start one")
             refuse_changes(load_recipe(saved), recipe, self.path)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path}: is a file; a run needs a folder, name another with --run")
+        elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
             raise RunError(f"{self.path}: holds files already and is not overwritten; continue it with --resume, or "
                            "choose another folder with --run")
 
@@ -89,4 +92,5 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path) -> None:
     changed = list(differences(old, new))
     if changed:
         raise RunError("\n".join([f"{folder}: belongs to another recipe, and resuming would mix the two:", *changed,
-                                  "start a new run with --run, or take the changes back"]))
+                                  "start a new run with --run, or take the changes back: "
+                                  f"`translate train --resume --run {folder}` takes the saved recipe"]))

@@ -41,7 +41,7 @@ from translate.heldout import Evaluator
 from translate.metrics.observations import MEASURES
 from translate.networks import memory
 from translate.precision import autocast, choose_precision, is_out_of_memory
-from translate.processes import make_accelerator, prepare_for_processes
+from translate.processes import check_shares, make_accelerator, prepare_for_processes
 from translate.recipe import Recipe, Stage
 from translate.release import write_release
 from translate.runs import RunFolder
@@ -82,6 +82,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         run.plan_stages(0)  # so does a stage that does not fit, however late it comes
     if accelerator.is_main_process:
         home.claim(recipe)
+    report.say(recipe.dump_yaml())
     with run.recording_status(), minding_signals() as run.stop:
         run.begin(resume)
         for number in range(run.progress.stage, len(recipe.stages)):
@@ -104,6 +105,7 @@ class Run:
                  card: str | None = None):
         self.recipe, self.home, self.accelerator, self.report, self.card = recipe, home, accelerator, report, card
         self.folder = home.path
+        check_shares(recipe, accelerator.num_processes)
         torch.manual_seed(recipe.seed)
         self.translator = recipe.translator.build(recipe.data.channels_a, recipe.data.channels_b, recipe.seed)
         prepare_for_processes(self.translator.modules, accelerator)
@@ -210,8 +212,10 @@ class Run:
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
         self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
         if stopping:
+            num = self.accelerator.num_processes
+            launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
             raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything "
-                          f"is saved. Continue with: translate train --resume --run-dir {self.folder}")
+                          f"is saved. Continue with: {launch} train --resume --run-dir {self.folder}")
 
     @contextmanager
     def minding_memory(self, update: Update) -> Iterator[None]:

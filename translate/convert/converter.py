@@ -98,8 +98,8 @@ class Converter:
                 raise job.fault
             known = None if self.options.overwrite else self.ledger.key_of(job)
             if not self.options.overwrite and os.path.lexists(job.output) and not self.ledger.owns(job):
-                raise ImageError(job.output, "write", f"{job.output} exists and is not from a conversion into this "
-                                 "folder; remove it, or use --overwrite")
+                whose = " and is not from a conversion into this folder" if self.ledger.path else ""
+                raise ImageError(job.output, "write", f"{job.output} exists{whose}; remove it, or use --overwrite")
             labels = self.translating.release.labels
             by_rows = self.translating.memory is not None and labels is None
             answer = read(Request(job.source, self.options.max_pixels, self.salt, known,

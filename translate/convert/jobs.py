@@ -17,6 +17,8 @@ FileFormat = Literal["png", "jpg", "webp", "tif"]
 FORMATS: dict[FileFormat, tuple[str, ...]] = {"png": (".png",), "jpg": (".jpg", ".jpeg", ".jpe", ".jfif"),
                                               "webp": (".webp",), "tif": (".tif", ".tiff")}
 
+LEDGERS = ".translate-ledger"  # what the names of ledgers begin with, which mark a folder of outputs
+
 
 @dataclass(frozen=True)
 class Job:
@@ -114,10 +116,17 @@ def _split(source: Path) -> tuple[Path, tuple[str, ...] | None]:
 
 
 def _listing(folder: Path, pattern: tuple[str, ...] | None, out: Path) -> Listing:
-    """What lies in a folder, as far as it matches. Links are followed and loops ended as in any folder."""
-    if pattern is None:
-        return list_folder(folder, skip=out)
+    """What lies in a folder, as far as it matches. Links are followed and loops ended as in any folder.
+
+    What conversions have written into folders inside it counts among the others.
+    """
     listing = list_folder(folder, skip=out) if folder.is_dir() else Listing([], [], [])
+    outputs = {path.parent for path in listing.others if path.name.startswith(LEDGERS)} - {folder}
+    made = [path for path in listing.images if outputs.intersection(path.parents)]
+    listing = Listing([path for path in listing.images if path not in set(made)], [*listing.others, *made],
+                      listing.faults)
+    if pattern is None:
+        return listing
     images, others = ([path for path in paths if matches(path.relative_to(folder).parts, pattern)]
                       for paths in (listing.images, listing.others))
     faults = [fault for fault in listing.faults  # of folders that the pattern leads into

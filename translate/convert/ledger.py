@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from translate import files
-from translate.convert.jobs import Job, Shard, printable
+from translate.convert.jobs import LEDGERS, Job, Shard, printable
 from translate.errors import DiskError
 
-LEDGER = ".translate-ledger.jsonl"
+LEDGER = f"{LEDGERS}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Ledger:
     """
 
     def __init__(self, folder: Path | None, shard: Shard | None = None):
-        name = f"{Path(LEDGER).stem}-{shard.index}-of-{shard.num}.jsonl" if shard else LEDGER
+        name = f"{LEDGERS}-{shard.index}-of-{shard.num}.jsonl" if shard else LEDGER
         self.path = None if folder is None else folder / name
         self._lock = threading.Lock()
         rows: list[dict[str, Any]] = []
         try:
-            for path in sorted(folder.glob(f"{Path(LEDGER).stem}*.jsonl")) if folder is not None else ():
+            for path in sorted(folder.glob(f"{LEDGERS}*.jsonl")) if folder is not None else ():
                 rows += files.read_lines(path)
         except OSError as error:
             raise DiskError.of(error, self.path or Path()) from error

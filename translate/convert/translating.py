@@ -95,5 +95,7 @@ def choose_device(asked: str) -> torch.device:
         device = torch.device(asked)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {asked}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        reason = reason if len(reason) < 200 else "is none of this machine"  # torch lists all that there ever were
+        raise UsageError(f"device {asked}: {reason}; expected auto, cpu, cuda, cuda:1 …") from None
     return device

@@ -136,7 +136,8 @@ def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
     try:
         image = Image.open(file, formats=("HEIF",) if is_heic else FORMATS)
     except Image.UnidentifiedImageError:
-        raise ImageError(path, "read", f"holds no image of a format we read ({', '.join(FORMATS)}, HEIC)") from None
+        known = f"{', '.join(FORMATS)}, HEIC"
+        raise ImageError(path, "read", f"is cut off, or holds no image of a format we read ({known})") from None
     with image:
         yield image
 

@@ -111,7 +111,7 @@ def fit(picture: Picture, config: ImageConfig) -> Picture:
     pixels, alpha = picture.pixels, picture.alpha
     if config.bits != picture.bits and picture.bits != 8 and config.bits != "float":
         raise ImageError(picture.path, "read", f"holds {depth(picture.bits)}, the recipe declares bits: "
-                         f"{config.bits}; declare bits: {picture.bits} or convert the file")
+                         f"{config.bits}; convert the file, or train with bits: {picture.bits}")
     pixels = change_bits(pixels, config.bits)
     channels = pixels.shape[2]
     if alpha is not None and config.channels == channels + 1:

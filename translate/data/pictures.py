@@ -103,7 +103,7 @@ def check_size(info: ImageInfo, path: Path, max_pixels: int) -> None:
     if info.width * info.height * max(1, info.channels / 4) > max_pixels:
         shown = info.size if info.channels <= 4 else f"{info.size} with {info.channels} channels"
         raise ImageError(path, "read", f"is {shown}, above the limit of {max_pixels:,} pixels; "
-                         "raise max_pixels if the file is genuine")
+                         "raise the limit (max_pixels) if the file is genuine")
 
 
 def checked_floats(samples: np.ndarray, path: Path) -> np.ndarray:

@@ -163,7 +163,7 @@ class TiffRows:
             reason = "its rows are columns of the scene" if self.orientation in SIDEWAYS else "it is stored in pieces"
             raise ImageError(self.path, "read", f"is {self.info.size}, and {reason}, so that "
                              f"{self.page.imagewidth}×{rows} must be decoded at once, above the limit of "
-                             f"{max_pixels:,} pixels; raise max_pixels if the file is genuine")
+                             f"{max_pixels:,} pixels; raise the limit (max_pixels) if the file is genuine")
 
     def read(self, a: int, b: int) -> Picture:
         """Rows [a, b) of the upright image, without what else the file holds; not for one stored sideways."""

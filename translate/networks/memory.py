@@ -60,11 +60,11 @@ class Plan:
 PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
     Plan("plain", cut=False),
     Plan("split"),
-    Plan("blocks", head="input", trunk="input", tail="input", levels="input", judge="convolutions"),
     Plan("preact", head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
          judge="convolutions"),
     Plan("replay", replay=True, head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
          judge="convolutions"),
+    Plan("blocks", head="input", trunk="input", tail="input", levels="input", judge="convolutions"),
     # The head's backward pass is the last: the trunk's graph is gone by then, and there is room to run it whole.
     Plan("strips", replay=True, head="input", trunk="convolutions", tail="strips", levels="input",
          judge="convolutions"),

@@ -154,8 +154,9 @@ def blended(generator: nn.Module, image: Tensor) -> Tensor:
     line = torch.exp(-((torch.arange(TILE) - (TILE - 1) / 2) / (TILE / 8)).square() / 2).clamp_min(1e-3)
     window = line[:, None] * line
     total, weight = torch.zeros_like(image), torch.zeros_like(image[:, :1])
-    for top in range(0, image.shape[2] - TILE + 1, TILE // 2):
-        for left in range(0, image.shape[3] - TILE + 1, TILE // 2):
+    tops, lefts = ([*range(0, size - TILE, TILE // 2), size - TILE] for size in image.shape[2:])
+    for top in tops:
+        for left in lefts:
             place = (slice(None), slice(None), slice(top, top + TILE), slice(left, left + TILE))
             total[place] += generator(image[place]) * window
             weight[place] += window

@@ -213,6 +213,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.weights.adversarial": (2.0, weights), "translator.weights.cycle": (1.0, weights),
     "translator.weights.identity": (0.0, weights), "translator.weights.l1": (1.0, weights),
     "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "vanilla"}, weights),
+    "translator.objective.smoothing": (0.1, weights), "translator.objective.flips": (0.4, weights),
+    "translator.objective.clip": (0.02, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
 ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
@@ -263,6 +265,8 @@ def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: P
     if make is cyclegan_recipe:
         document["stages"] = [SMALL_STAGE]
         document["translator"] |= {"pool": 1, "ema": None}
+    if option == "translator.objective.clip":
+        document["translator"]["objective"] = {"kind": "wasserstein"}
     if "momentum" in option:
         document["optimizer"][option.split(".")[1]] = SGD
     if option.startswith("stages.0.lr.") and option[-4:] != "kind":

@@ -325,7 +325,7 @@ class TestOutOfMemory:
     def test_weights_after_a_later_redo_are_those_of_a_run_that_began_with_that_plan(self) -> None:
         translator, batch = build(LADDER_CONFIG), make_batch(LADDER_SIZE, 1)
         reference, _ = step_within(LADDER_CONFIG, "strips", LADDER_SIZE, float("inf"))
-        judge, left = translator.judge, [True]
+        judge, left = translator.tell_apart, [True]
 
         def once(*arguments: Any) -> None:
             judge(*arguments)
@@ -333,7 +333,7 @@ class TestOutOfMemory:
                 left.pop()
                 raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        translator.judge = once
+        translator.tell_apart = once
         optimizers = {phase: SGD(lr=1e-2).build(parameter for network in networks.values()
                                                 for parameter in network.parameters())
                       for phase, networks in translator.phases.items()}

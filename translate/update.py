@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from translate import draws
 from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.networks import memory
@@ -47,6 +48,7 @@ class Update:
         self.losses: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
+        self._keys: tuple[int, ...] = ()  # of the current micro-batch's samples
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
         self._num_trained = 1  # networks of the current phase
 
@@ -115,6 +117,7 @@ class Update:
         """The (a, b) images of this process's batch, in pieces of `micro_batch` samples."""
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
+            self._keys = piece.keys
             seed_dropout(self.translator.networks.values(), piece.keys)
             yield piece.a, piece.b
             if self._waiting:
@@ -164,6 +167,10 @@ class Update:
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool of past ones; it counts when the phase has ended."""
         return pool.exchange(fakes)
+
+    def uniform(self, name: str) -> Tensor:
+        """A number in [0, 1) for each sample of the micro-batch (N,); the same whenever this step is done again."""
+        return draws.uniform(self._keys, name, self.accelerator.device)
 
     def autocast(self) -> AbstractContextManager[object]:
         return autocast(self.accelerator.device, self.precision)

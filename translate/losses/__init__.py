@@ -6,9 +6,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from translate.losses.objectives import LeastSquares, NonSaturating, Vanilla
+from translate.losses.objectives import (
+    Hinge,
+    Labelled,
+    LeastSquares,
+    NonSaturating,
+    RelativisticAverage,
+    Vanilla,
+    Wasserstein,
+    exchange,
+)
 from translate.losses.reconstruction import l1_loss
 
-Objective = Annotated[LeastSquares | NonSaturating | Vanilla, Field(discriminator="kind")]
+Objective = Annotated[
+    LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage, Field(discriminator="kind")]
 
-__all__ = ["LeastSquares", "NonSaturating", "Objective", "Vanilla", "l1_loss"]
+__all__ = ["Hinge", "Labelled", "LeastSquares", "NonSaturating", "Objective", "RelativisticAverage", "Vanilla",
+           "Wasserstein", "exchange", "l1_loss"]

@@ -11,7 +11,7 @@ from translate.losses import LeastSquares, Objective, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, ResNetConfig
 from translate.schema import Config
 from translate.translators.pool import ImagePool
-from translate.translators.translator import Direction, Translator, Update
+from translate.translators.translator import Direction, GameConfig, Judge, Translator, Update
 
 
 class CycleGANWeights(Config):
@@ -22,7 +22,7 @@ class CycleGANWeights(Config):
     identity: float = Field(5.0, ge=0)  # keeps shared colours; 0 leaves its passes out (two forwards less)
 
 
-class CycleGANConfig(Config):
+class CycleGANConfig(GameConfig):
     """Unpaired translation A ↔ B: two generators, two discriminators."""
 
     kind: Literal["cyclegan"] = "cyclegan"
@@ -31,7 +31,6 @@ class CycleGANConfig(Config):
     objective: Objective = LeastSquares()
     weights: CycleGANWeights = CycleGANWeights()
     pool: int = Field(50, ge=0)  # past fakes a discriminator may be shown, kept on the CPU as 8-bit images
-    ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
 
     needs_pairs: ClassVar[bool] = False
 
@@ -45,34 +44,38 @@ class CycleGAN(Translator):
     directions: ClassVar[tuple[Direction, ...]] = ("ab", "ba")
 
     def __init__(self, config: CycleGANConfig, channels_a: int, channels_b: int, seed: int = 0):
-        self.objective, self.weights = config.objective, config.weights
+        self.weights = config.weights
         self.generator_ab = config.generator.build(channels_a, channels_b)
         self.generator_ba = config.generator.build(channels_b, channels_a)
         self.discriminator_a = config.discriminator.build(channels_a)
         self.discriminator_b = config.discriminator.build(channels_b)
         self.pool_a, self.pool_b = ImagePool(config.pool, 2 * seed), ImagePool(config.pool, 2 * seed + 1)
-        super().__init__({"generator_ab": self.generator_ab, "generator_ba": self.generator_ba},
+        super().__init__(config, {"generator_ab": self.generator_ab, "generator_ba": self.generator_ba},
                          {"discriminator_a": self.discriminator_a, "discriminator_b": self.discriminator_b},
-                         {"pool_a": self.pool_a, "pool_b": self.pool_b}, config.ema)
+                         {"pool_a": self.pool_a, "pool_b": self.pool_b})
 
     def step(self, batch: Any, update: Update) -> None:
         fakes = update.phase("generator", self.train_generators, batch)
         update.phase("discriminator", self.train_discriminators, batch, fakes)
+        self.bound_critics()
 
     def train_generators(self, batch: Any, update: Update) -> list[tuple[Tensor, Tensor]]:
         """Both directions (eq. 3); returns (fake_a, fake_b), one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
-            fake_b = self.round_trip(update, "ab", a, self.generator_ab, self.generator_ba, self.discriminator_b)
-            fake_a = self.round_trip(update, "ba", b, self.generator_ba, self.generator_ab, self.discriminator_a)
+            fake_b = self.round_trip(update, "ab", a, b, self.generator_ab, self.generator_ba, self.discriminator_b)
+            fake_a = self.round_trip(update, "ba", b, a, self.generator_ba, self.generator_ab, self.discriminator_a)
             fakes.append((fake_a, fake_b))
         return fakes
 
-    def round_trip(self, update: Update, name: Direction, real: Tensor, there: nn.Module, back: nn.Module,
-                   judge: nn.Module) -> Tensor:
-        """real → fake → reconstruction: fool the judge (eq. 1), come back (eq. 2), leave alone what needs no change."""
+    def round_trip(self, update: Update, name: Direction, real: Tensor, other: Tensor, there: nn.Module,
+                   back: nn.Module, judge: Judge) -> Tensor:
+        """real → fake → reconstruction: fool the judge (eq. 1), come back (eq. 2), leave alone what needs no change.
+
+        `other` is a real image of the fake's domain.
+        """
         with update.fake(there, real) as fake:
-            update.backward(f"adversarial_{name}", self.weights.adversarial * self.objective.generator(judge(fake)))
+            update.backward(f"adversarial_{name}", self.weights.adversarial * self.fool(judge, fake, other))
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(back(fake), real))
         if self.weights.identity:
             update.backward(f"identity_{name}", self.weights.identity * l1_loss(back(real), real))
@@ -81,8 +84,5 @@ class CycleGAN(Translator):
     def train_discriminators(self, batch: Any, fakes: list[tuple[Tensor, Tensor]], update: Update) -> None:
         """Tell real images of each domain from fakes, present and past (eq. 1; pool: section 4)."""
         for (a, b), (fake_a, fake_b) in zip(update.micro_batches(batch), fakes, strict=True):
-            self.judge(update, "discriminator_a", self.discriminator_a, a, update.past(self.pool_a, fake_a))
-            self.judge(update, "discriminator_b", self.discriminator_b, b, update.past(self.pool_b, fake_b))
-
-    def judge(self, update: Update, name: str, discriminator: nn.Module, real: Tensor, fake: Tensor) -> None:
-        update.backward(name, self.objective.discriminator(discriminator(real), discriminator(fake)))
+            self.tell_apart(update, "discriminator_a", self.discriminator_a, a, update.past(self.pool_a, fake_a))
+            self.tell_apart(update, "discriminator_b", self.discriminator_b, b, update.past(self.pool_b, fake_b))

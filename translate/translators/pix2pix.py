@@ -11,7 +11,7 @@ from torch import Tensor
 from translate.losses import NonSaturating, Objective, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, UNetConfig
 from translate.schema import Config
-from translate.translators.translator import Direction, Translator, Update
+from translate.translators.translator import Direction, GameConfig, Judge, Translator, Update
 
 
 class Pix2PixWeights(Config):
@@ -21,7 +21,7 @@ class Pix2PixWeights(Config):
     l1: float = Field(100.0, ge=0)  # towards 0: livelier and less faithful
 
 
-class Pix2PixConfig(Config):
+class Pix2PixConfig(GameConfig):
     """Paired translation A → B: a generator, and a discriminator that sees input and output together."""
 
     kind: Literal["pix2pix"] = "pix2pix"
@@ -29,7 +29,6 @@ class Pix2PixConfig(Config):
     discriminator: DiscriminatorConfig = PatchGANConfig(norm="batch")
     objective: Objective = NonSaturating()
     weights: Pix2PixWeights = Pix2PixWeights()
-    ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
 
     needs_pairs: ClassVar[bool] = True
 
@@ -43,22 +42,22 @@ class Pix2Pix(Translator):
     directions: ClassVar[tuple[Direction, ...]] = ("ab",)
 
     def __init__(self, config: Pix2PixConfig, channels_a: int, channels_b: int):
-        self.objective, self.weights = config.objective, config.weights
+        self.weights = config.weights
         self.generator_ab = config.generator.build(channels_a, channels_b)
         self.discriminator_b = config.discriminator.build(channels_a + channels_b)
-        super().__init__({"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {}, config.ema)
+        super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {})
 
     def step(self, batch: Any, update: Update) -> None:
         fakes = update.phase("generator", self.train_generator, batch)
         update.phase("discriminator", self.train_discriminator, batch, fakes)
+        self.bound_critics()
 
     def train_generator(self, batch: Any, update: Update) -> list[Tensor]:
         """Fool the discriminator and stay near the truth (eq. 4); returns the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
             with update.fake(self.generator_ab, a) as fake:
-                logits = self.discriminator_b(torch.cat([a, fake], dim=1))
-                update.backward("adversarial", self.weights.adversarial * self.objective.generator(logits))
+                update.backward("adversarial", self.weights.adversarial * self.fool(self.judge_of(a), fake, b))
                 update.backward("l1", self.weights.l1 * l1_loss(fake, b))
             fakes.append(fake.detach())
         return fakes
@@ -66,6 +65,8 @@ class Pix2Pix(Translator):
     def train_discriminator(self, batch: Any, fakes: list[Tensor], update: Update) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
         for (a, b), fake in zip(update.micro_batches(batch), fakes, strict=True):
-            real = self.discriminator_b(torch.cat([a, b], dim=1))
-            judged = self.discriminator_b(torch.cat([a, fake], dim=1))
-            update.backward("discriminator_b", self.objective.discriminator(real, judged))
+            self.tell_apart(update, "discriminator_b", self.judge_of(a), b, fake)
+
+    def judge_of(self, a: Tensor) -> Judge:
+        """The discriminator, as a judge of what `a` was translated to."""
+        return lambda image: self.discriminator_b(torch.cat([a, image], dim=1))

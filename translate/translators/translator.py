@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from translate.losses import Labelled, Objective, RelativisticAverage, Wasserstein, exchange
+from translate.schema import Config
 from translate.translators.pool import ImagePool
 
 Direction = Literal["ab", "ba"]
@@ -34,6 +37,20 @@ class Update(Protocol):
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool; the exchange counts when the phase has ended."""
 
+    def uniform(self, name: str) -> Tensor:
+        """A number in [0, 1) for each sample of the micro-batch (N,), the same whenever this step is done again."""
+
+
+Judge = Callable[[Tensor], Tensor]  # a discriminator, as a function of the image it judges
+
+
+class GameConfig(Config):
+    """What every translator's recipe says about the game of its generators and discriminators."""
+
+    kind: str
+    objective: Objective
+    ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
+
 
 class Translator(ABC):
     """Generators, discriminators and the step that trains them.
@@ -45,12 +62,13 @@ class Translator(ABC):
 
     directions: ClassVar[tuple[Direction, ...]]
 
-    def __init__(self, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
-                 pools: dict[str, ImagePool], ema: float | None):
+    def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
+                 pools: dict[str, ImagePool]):
+        self.objective = config.objective
         self.phases = {"generator": generators, "discriminator": discriminators}
         self.pools = pools
-        self.ema = ema
-        self.averages = {name: frozen_copy(network) for name, network in generators.items()} if ema else {}
+        self.ema = config.ema
+        self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -65,6 +83,27 @@ class Translator(ABC):
     @abstractmethod
     def step(self, batch: Any, update: Update) -> None:
         """One update of every network on one batch."""
+
+    def fool(self, judge: Judge, fake: Tensor, real: Tensor) -> Tensor:
+        """The generator's loss: what `judge` thinks of its `fake`, and, where the objective asks, of `real`."""
+        if isinstance(self.objective, RelativisticAverage):
+            return self.objective.generator(judge(fake), judge(real))
+        return self.objective.generator(judge(fake))
+
+    def tell_apart(self, update: Update, name: str, judge: Judge, real: Tensor, fake: Tensor) -> None:
+        """The discriminator's loss, backpropagated and recorded as `name`.
+
+        Real and fake images go through it in two batches, so that batch norm cannot mix their statistics.
+        """
+        logits, judged = judge(real), judge(fake)
+        if isinstance(self.objective, Labelled) and self.objective.flips:
+            logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
+        update.backward(name, self.objective.discriminator(logits, judged))
+
+    def bound_critics(self) -> None:
+        """After a step of the discriminators: keep them within the bounds that the objective is defined for."""
+        if isinstance(self.objective, Wasserstein):
+            self.objective.bound(self.phases["discriminator"].values())
 
     def generator(self, direction: Direction) -> nn.Module:
         """The generator one uses: the averaged one where an average is kept."""

@@ -86,6 +86,20 @@ class TestAgainstRealSteps:
         found = self.measured(config, 256, memory.PLANS[plan], precision)
         assert prediction(config, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.05)
 
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("plan", ["split", "preact"])
+    @pytest.mark.parametrize("kind", ["r1", "wgan_gp"])
+    def test_with_a_penalty_within_five_percent(self, kind: str, plan: str, precision: str) -> None:
+        """A wide discriminator beside a narrow generator, so that the peak is the penalty's."""
+        config = {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
+                  "discriminator": {"kind": "patchgan", "width": 16, "layers": 3}}
+        without = prediction(config, 256, plan, precision, "cpu").peak_bytes
+        config |= {"penalty": {"kind": kind, "every": 16}}
+        found = self.measured(config, 256, memory.PLANS[plan], precision)
+        predicted = prediction(config, 256, plan, precision, "cpu").peak_bytes
+        assert predicted == pytest.approx(found, rel=0.05)
+        assert predicted > 1.05 * without
+
     @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     @pytest.mark.parametrize("plan", memory.PLANS)

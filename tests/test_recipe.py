@@ -215,6 +215,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "vanilla"}, weights),
     "translator.objective.smoothing": (0.1, weights), "translator.objective.flips": (0.4, weights),
     "translator.objective.clip": (0.02, weights),
+    "translator.penalty.kind": ({"kind": "r1"}, weights), "translator.penalty.weight": (1.0, weights),
+    "translator.penalty.every": (3, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
 ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
@@ -267,6 +269,8 @@ def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: P
         document["translator"] |= {"pool": 1, "ema": None}
     if option == "translator.objective.clip":
         document["translator"]["objective"] = {"kind": "wasserstein"}
+    if option.startswith("translator.penalty."):
+        document["translator"]["penalty"] = {"kind": "wgan_gp"}
     if "momentum" in option:
         document["optimizer"][option.split(".")[1]] = SGD
     if option.startswith("stages.0.lr.") and option[-4:] != "kind":

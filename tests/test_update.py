@@ -66,7 +66,7 @@ def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:
 
 
 def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split", micro_batch: int | None = None,
-         accelerator: Accelerator | None = None) -> Update:
+         accelerator: Accelerator | None = None, number: int = 0) -> Update:
     """One step with SGD at a learning rate too small to move the weights: the gradients stay to be looked at."""
     optimizers = {phase: SGD(lr=1e-30).build(parameter for network in networks.values()
                                              for parameter in network.parameters())
@@ -74,7 +74,7 @@ def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split"
     chosen = memory.PLANS[plan] if isinstance(plan, str) else plan
     for network in translator.networks.values():
         memory.apply(chosen, network)
-    update = Update(translator, optimizers, accelerator or Accelerator(cpu=True), chosen, "fp32", micro_batch)
+    update = Update(translator, optimizers, accelerator or Accelerator(cpu=True), chosen, "fp32", micro_batch, number)
     translator.step(batch, update)
     return update
 
@@ -285,7 +285,9 @@ class TestOutOfMemory:
         CycleGANConfig(generator=UNetConfig(width=4, downs=5), discriminator=PatchGANConfig(width=4, norm="batch"),
                        pool=2),
         Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance"),
-                      discriminator=PatchGANConfig(width=4, norm="batch"))], ids=["cyclegan", "pix2pix"])
+                      discriminator=PatchGANConfig(width=4, norm="batch")),
+        CycleGANConfig(generator=RESNET, discriminator=PATCH, pool=2, objective={"kind": "vanilla", "flips": 0.4},
+                       penalty={"kind": "wgan_gp"})], ids=["cyclegan", "pix2pix", "with chance and a penalty"])
     def test_a_later_phase_is_undone_without_a_trace(self, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """The discriminators run out once, after all their work: buffers, losses, pool and chance are as if not."""
         results = {}

@@ -299,6 +299,9 @@ class MetaUpdate(Update):
             return nullcontext()
         return emulated_autocast(torch.bfloat16 if self.precision == "bf16" else torch.float16, self.device)
 
+    def full_precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.precision == "fp32" else emulated_autocast(torch.float32, self.device)
+
     def outside_autocast(self) -> AbstractContextManager[object]:
         return nullcontext()  # recomputation in a backward pass restores its own, which is the emulated one
 

@@ -73,7 +73,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
             stage = recipe.stages[number]
             run.enter(number)
             for batch in run.batches(stage):
-                update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision, stage.micro_batch)
+                update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision, stage.micro_batch,
+                                run.progress.stage_images // stage.batch_size)
                 with run.minding_memory(update):
                     run.translator.step(batch, update)
                 run.advance(len(batch) * accelerator.num_processes, update.losses)

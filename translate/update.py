@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from translate import draws
 from translate.data import Batch
 from translate.errors import DoesNotFit
+from translate.losses import Judge, Penalty
 from translate.networks import memory
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
@@ -38,13 +39,14 @@ class Update:
 
     `losses` gathers what the step recorded, as scalars on the device: means over the batch of this process. `plan` is
     the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase
-    ran out of memory it is a leaner one at the end, and `notes` say so.
+    ran out of memory it is a leaner one at the end, and `notes` say so. `number` counts the steps of the stage.
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,
-                 plan: Plan, precision: Format, micro_batch: int | None = None):
+                 plan: Plan, precision: Format, micro_batch: int | None = None, number: int = 0):
         self.translator, self.optimizers, self.accelerator = translator, optimizers, accelerator
         self.plan, self.precision, self.micro_batch = plan, precision, micro_batch
+        self.number = number
         self.losses: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
@@ -164,6 +166,19 @@ class Update:
         else:
             self._waiting.append(share)
 
+    def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
+                 fake: Tensor) -> None:
+        """Every `penalty.every` steps: backpropagate the penalty on `discriminator`, and record it under `name`.
+
+        In float32: the squares of small half-precision gradients would be zero. The loss is scaled as every other is;
+        the gradient with respect to images, within it, is not and need not be.
+        """
+        if self.number % penalty.every:
+            return
+        with self.full_precision():
+            loss = penalty(discriminator, judge, real, fake, self.uniform(name))
+            self.backward(name, penalty.weight * penalty.every * loss)
+
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool of past ones; it counts when the phase has ended."""
         return pool.exchange(fakes)
@@ -174,6 +189,10 @@ class Update:
 
     def autocast(self) -> AbstractContextManager[object]:
         return autocast(self.accelerator.device, self.precision)
+
+    def full_precision(self) -> AbstractContextManager[object]:
+        """Float32, whatever the step's precision is: also where something is computed again in a backward pass."""
+        return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def outside_autocast(self) -> AbstractContextManager[object]:
         """Backward passes choose their formats by their forward's, and recomputation restores its own."""

@@ -1,4 +1,4 @@
-"""Losses: the objective of the game between generator and discriminator, and reconstruction."""
+"""Losses: the objective of the game between generator and discriminator, penalties on the latter, reconstruction."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from translate.losses.objectives import (
     Wasserstein,
     exchange,
 )
+from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP
 from translate.losses.reconstruction import l1_loss
 
 Objective = Annotated[
     LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage, Field(discriminator="kind")]
+Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="kind")]
 
-__all__ = ["Hinge", "Labelled", "LeastSquares", "NonSaturating", "Objective", "RelativisticAverage", "Vanilla",
-           "Wasserstein", "exchange", "l1_loss"]
+__all__ = ["R1", "R2", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective", "Orthogonal",
+           "Penalty", "RelativisticAverage", "SlopePenalty", "Vanilla", "Wasserstein", "WassersteinGP", "exchange",
+           "l1_loss"]

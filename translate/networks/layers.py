@@ -15,8 +15,8 @@ says by its `keep` what it holds for the backward pass:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Literal, cast
 
 import torch
@@ -280,17 +280,25 @@ def starting_point(network: nn.Module) -> StartingPoint:
             for module in network.modules() if module.training and module._buffers]
 
 
-@contextmanager
-def recomputing(start: StartingPoint) -> Iterator[None]:
-    """While a forward pass is repeated for its gradient: it starts where the first one did, and advances nothing."""
-    held = [(module, dict(module._buffers)) for module, _ in start]
-    for module, buffers in start:
-        module._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
-    try:
-        yield
-    finally:
-        for module, buffers in held:
+class recomputing:
+    """While a forward pass is repeated for its gradient: it starts where the first one did, and advances nothing.
+
+    May be entered again: a second derivative repeats the pass twice.
+    """
+
+    def __init__(self, start: StartingPoint):
+        self.start = start
+        self.held: StartingPoint = []
+
+    def __enter__(self) -> None:
+        self.held = [(module, dict(module._buffers)) for module, _ in self.start]
+        for module, buffers in self.start:
+            module._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
+
+    def __exit__(self, *error: object) -> None:
+        for module, buffers in self.held:
             module._buffers.update(buffers)
+        self.held = []
 
 
 def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.losses import LeastSquares, Objective, l1_loss
+from translate.losses import Judge, LeastSquares, Objective, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, ResNetConfig
 from translate.schema import Config
 from translate.translators.pool import ImagePool
-from translate.translators.translator import Direction, GameConfig, Judge, Translator, Update
+from translate.translators.translator import Direction, GameConfig, Translator, Update
 
 
 class CycleGANWeights(Config):

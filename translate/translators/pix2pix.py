@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from translate.losses import NonSaturating, Objective, l1_loss
+from translate.losses import Judge, NonSaturating, Objective, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, UNetConfig
 from translate.schema import Config
-from translate.translators.translator import Direction, GameConfig, Judge, Translator, Update
+from translate.translators.translator import Direction, GameConfig, Translator, Update
 
 
 class Pix2PixWeights(Config):

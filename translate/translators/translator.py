@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from translate.losses import Labelled, Objective, RelativisticAverage, Wasserstein, exchange
+from translate.losses import Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
 from translate.schema import Config
 from translate.translators.pool import ImagePool
 
@@ -40,8 +40,10 @@ class Update(Protocol):
     def uniform(self, name: str) -> Tensor:
         """A number in [0, 1) for each sample of the micro-batch (N,), the same whenever this step is done again."""
 
+    def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
+                 fake: Tensor) -> None:
+        """Backpropagate and record a penalty on `discriminator`, in float32, in the steps it is due in."""
 
-Judge = Callable[[Tensor], Tensor]  # a discriminator, as a function of the image it judges
 
 
 class GameConfig(Config):
@@ -49,6 +51,7 @@ class GameConfig(Config):
 
     kind: str
     objective: Objective
+    penalty: Penalty | None = None  # on the discriminators; null: none
     ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
 
 
@@ -64,7 +67,7 @@ class Translator(ABC):
 
     def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
                  pools: dict[str, ImagePool]):
-        self.objective = config.objective
+        self.objective, self.penalty = config.objective, config.penalty
         self.phases = {"generator": generators, "discriminator": discriminators}
         self.pools = pools
         self.ema = config.ema
@@ -91,7 +94,7 @@ class Translator(ABC):
         return self.objective.generator(judge(fake))
 
     def tell_apart(self, update: Update, name: str, judge: Judge, real: Tensor, fake: Tensor) -> None:
-        """The discriminator's loss, backpropagated and recorded as `name`.
+        """The loss of the discriminator `name`, and its penalty; backpropagated and recorded.
 
         Real and fake images go through it in two batches, so that batch norm cannot mix their statistics.
         """
@@ -99,6 +102,9 @@ class Translator(ABC):
         if isinstance(self.objective, Labelled) and self.objective.flips:
             logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
         update.backward(name, self.objective.discriminator(logits, judged))
+        del logits, judged  # their graph goes before the penalty's comes
+        if self.penalty is not None:
+            update.penalise(f"penalty_{name[-1]}", self.penalty, self.phases["discriminator"][name], judge, real, fake)
 
     def bound_critics(self) -> None:
         """After a step of the discriminators: keep them within the bounds that the objective is defined for."""

@@ -103,7 +103,7 @@ class Wasserstein(Config):
 class RelativisticAverage(Config):
     """Whether real looks more real than the average fake, and fake than the average real (Jolicoeur-Martineau 2019).
 
-    RaSGAN, section 4.1 of the paper: logits count relative to the mean of the other kind's. The generator's loss is
+    RaSGAN, section 4 of the paper: logits count relative to the mean of the other kind's. The generator's loss is
     the same with the roles exchanged, and therefore needs the logits of real images too. The mean is over the patches
     of the sample's counterpart, not over the batch, so that gradients do not depend on how a batch is divided among
     micro-batches and processes; with batches of one sample the two are the same.

@@ -64,6 +64,7 @@ GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under e
     "r1": {"objective": {"kind": "nonsaturating"}, "penalty": {"kind": "r1", "every": 16}},
     "r2 of hinge": {"objective": {"kind": "hinge"}, "penalty": {"kind": "r2"}},
     "orthogonal": {"penalty": {"kind": "orthogonal", "weight": 0.1}},
+    "noise": {"noise": {"sigma": 0.3, "images": 100}, "penalty": {"kind": "r1"}},
     "smoothed, flipped": {"objective": {"kind": "vanilla", "smoothing": 0.1, "flips": 0.4}},
 }
 CONFIGS = CYCLEGANS | {f"pix2pix-{name}": config for name, config in PIX2PIXS.items()}
@@ -96,7 +97,7 @@ def game(name: str, kind: str) -> Any:
     """A small translator that plays the game `name`."""
     small = {"generator": {"kind": "resnet", "width": 4, "blocks": 1}, "discriminator": {"kind": "patchgan", "width": 4,
                                                                                          "layers": 2}}
-    small |= {"pool": 0} if kind == "cyclegan" else {}
+    small |= {"pool": 0, "cycle_noise": 0.1 if name == "noise" else 0.0} if kind == "cyclegan" else {}
     return validate(CycleGANConfig if kind == "cyclegan" else Pix2PixConfig, small | GAMES[name], name)
 
 

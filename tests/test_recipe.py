@@ -217,6 +217,10 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.objective.clip": (0.02, weights),
     "translator.penalty.kind": ({"kind": "r1"}, weights), "translator.penalty.weight": (1.0, weights),
     "translator.penalty.every": (3, weights),
+    "translator.noise.sigma": (0.5, weights), "translator.noise.images": (100, weights),
+    "translator.cycle_noise": (0.2, weights),
+    "translator.pace.generator": (2, weights), "translator.pace.discriminator": (2, weights),
+    "translator.pace.warmup": (4, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
 ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
@@ -271,6 +275,8 @@ def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: P
         document["translator"]["objective"] = {"kind": "wasserstein"}
     if option.startswith("translator.penalty."):
         document["translator"]["penalty"] = {"kind": "wgan_gp"}
+    if option.startswith("translator.noise."):
+        document["translator"]["noise"] = {"sigma": 0.2, "images": 6}
     if "momentum" in option:
         document["optimizer"][option.split(".")[1]] = SGD
     if option.startswith("stages.0.lr.") and option[-4:] != "kind":

@@ -66,7 +66,7 @@ def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:
 
 
 def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split", micro_batch: int | None = None,
-         accelerator: Accelerator | None = None, number: int = 0) -> Update:
+         accelerator: Accelerator | None = None, number: int = 0, images: int = 0) -> Update:
     """One step with SGD at a learning rate too small to move the weights: the gradients stay to be looked at."""
     optimizers = {phase: SGD(lr=1e-30).build(parameter for network in networks.values()
                                              for parameter in network.parameters())
@@ -74,7 +74,8 @@ def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split"
     chosen = memory.PLANS[plan] if isinstance(plan, str) else plan
     for network in translator.networks.values():
         memory.apply(chosen, network)
-    update = Update(translator, optimizers, accelerator or Accelerator(cpu=True), chosen, "fp32", micro_batch, number)
+    update = Update(translator, optimizers, accelerator or Accelerator(cpu=True), chosen, "fp32", micro_batch, number,
+                    images)
     translator.step(batch, update)
     return update
 
@@ -294,8 +295,7 @@ class TestOutOfMemory:
         for fails in (True, False):
             translator = build(config)
             kind = type(translator)
-            body = "train_discriminators" if kind.__name__ == "CycleGAN" else "train_discriminator"
-            train = getattr(kind, body)
+            train = kind.train_discriminators
             left = [fails]
 
             def once(self: Any, *arguments: Any, train: Any = train, left: Any = left) -> None:
@@ -305,7 +305,7 @@ class TestOutOfMemory:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
             with monkeypatch.context() as patch:
-                patch.setattr(kind, body, once)
+                patch.setattr(kind, "train_discriminators", once)
                 torch.manual_seed(7)
                 for _ in range(2):
                     update = step(translator, make_batch((64, 64), 1), "replay")

@@ -18,3 +18,13 @@ from translate.data.transforms import stable_hash
 def uniform(keys: Sequence[int], name: str, device: torch.device) -> Tensor:
     """One number in [0, 1) for each sample, float32 (N,)."""
     return torch.tensor([(stable_hash(key, name) >> 39) / 2**24 for key in keys], device=device)
+
+
+def normal(keys: Sequence[int], name: str, like: Tensor) -> Tensor:
+    """Standard normal noise with the shape, dtype and device of `like` (N, …); a sample's is drawn from its key."""
+    noise = torch.empty_like(like)
+    for sample, key in zip(noise, keys, strict=True):
+        chance = None if like.is_meta else torch.Generator(like.device).manual_seed(stable_hash(key, name))
+        # Drawn in the plain order of memory, and not in place: a draw must not depend on how a batch lies in memory.
+        sample.copy_(torch.randn(sample.shape, generator=chance, dtype=like.dtype, device=like.device))
+    return noise

@@ -270,7 +270,8 @@ def _run_step(networks: str, channels: tuple[int, int], size: tuple[int, int], b
                 parameter.grad = torch.empty_like(parameter)
             optimizer.step()
         counter.peak, counter.flops = counter.live, 0
-        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, micro_batch)
+        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, micro_batch,
+                            images=config.translator.pace.warmup)  # number 0: all that comes every k steps is due
         update.device = device
         translator.step(Batch(a, b, tuple(range(batch_size))), update)
     return counter.peak, counter.flops

@@ -39,14 +39,15 @@ class Update:
 
     `losses` gathers what the step recorded, as scalars on the device: means over the batch of this process. `plan` is
     the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase
-    ran out of memory it is a leaner one at the end, and `notes` say so. `number` counts the steps of the stage.
+    ran out of memory it is a leaner one at the end, and `notes` say so. Before this step there were `number` steps in
+    its stage, and `images` images in the run.
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,
-                 plan: Plan, precision: Format, micro_batch: int | None = None, number: int = 0):
+                 plan: Plan, precision: Format, micro_batch: int | None = None, number: int = 0, images: int = 0):
         self.translator, self.optimizers, self.accelerator = translator, optimizers, accelerator
         self.plan, self.precision, self.micro_batch = plan, precision, micro_batch
-        self.number = number
+        self.number, self.images = number, images
         self.losses: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
@@ -156,15 +157,15 @@ class Update:
         with self.outside_autocast():
             image.backward(gradient)
 
-    def backward(self, name: str, loss: Tensor) -> None:
-        """Backpropagate `loss` (a mean over the micro-batch) and record it under `name`."""
+    def backward(self, name: str, loss: Tensor, times: int = 1) -> None:
+        """Backpropagate `loss` (a mean over the micro-batch) so many times over, and record it under `name`."""
         share = loss * self._share
         recorded = share.detach()
         self.losses[name] = self.losses[name] + recorded if name in self.losses else recorded
         if self.plan.cut:
-            self._propagate(share)
+            self._propagate(share * times)
         else:
-            self._waiting.append(share)
+            self._waiting.append(share * times)
 
     def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
                  fake: Tensor) -> None:
@@ -177,7 +178,7 @@ class Update:
             return
         with self.full_precision():
             loss = penalty(discriminator, judge, real, fake, self.uniform(name))
-            self.backward(name, penalty.weight * penalty.every * loss)
+            self.backward(name, penalty.weight * loss, times=penalty.every)
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool of past ones; it counts when the phase has ended."""
@@ -186,6 +187,10 @@ class Update:
     def uniform(self, name: str) -> Tensor:
         """A number in [0, 1) for each sample of the micro-batch (N,); the same whenever this step is done again."""
         return draws.uniform(self._keys, name, self.accelerator.device)
+
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """Standard normal noise of the shape of `like` (N, …); the same whenever this step is done again."""
+        return draws.normal(self._keys, name, like.detach())
 
     def autocast(self) -> AbstractContextManager[object]:
         return autocast(self.accelerator.device, self.precision)

@@ -47,24 +47,25 @@ class Pix2Pix(Translator):
         self.discriminator_b = config.discriminator.build(channels_a + channels_b)
         super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {})
 
-    def step(self, batch: Any, update: Update) -> None:
-        fakes = update.phase("generator", self.train_generator, batch)
-        update.phase("discriminator", self.train_discriminator, batch, fakes)
-        self.bound_critics()
-
-    def train_generator(self, batch: Any, update: Update) -> list[Tensor]:
+    def train_generators(self, batch: Any, update: Update) -> list[Tensor]:
         """Fool the discriminator and stay near the truth (eq. 4); returns the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
             with update.fake(self.generator_ab, a) as fake:
-                update.backward("adversarial", self.weights.adversarial * self.fool(self.judge_of(a), fake, b))
+                fooled = self.fool(update, "discriminator_b", self.judge_of(a), fake, b)
+                update.backward("adversarial", self.weights.adversarial * fooled)
                 update.backward("l1", self.weights.l1 * l1_loss(fake, b))
             fakes.append(fake.detach())
         return fakes
 
-    def train_discriminator(self, batch: Any, fakes: list[Tensor], update: Update) -> None:
+    def train_discriminators(self, batch: Any, fakes: list[Tensor] | None, update: Update) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
-        for (a, b), fake in zip(update.micro_batches(batch), fakes, strict=True):
+        for number, (a, b) in enumerate(update.micro_batches(batch)):
+            if fakes is None:
+                with update.without_graph():
+                    fake = self.generator_ab(a)
+            else:
+                fake = fakes[number]
             self.tell_apart(update, "discriminator_b", self.judge_of(a), b, fake)
 
     def judge_of(self, a: Tensor) -> Judge:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from translate.losses import Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
 from translate.schema import Config
 from translate.translators.pool import ImagePool
+from translate.translators.stabilisers import InstanceNoise, Pace
 
 Direction = Literal["ab", "ba"]
 
@@ -31,14 +32,23 @@ class Update(Protocol):
     def fake(self, there: nn.Module, real: Tensor) -> Any:
         """A context: a fake image that gathers its gradient, which goes on through `there` at the end."""
 
+    def without_graph(self) -> Any:
+        """A context in which images are made that nothing is backpropagated through."""
+
     def backward(self, name: str, loss: Tensor) -> None:
         """Backpropagate a loss and record it under this name."""
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool; the exchange counts when the phase has ended."""
 
+    images: int  # images of the run that were seen before this step
+    number: int  # of this step in its stage
+
     def uniform(self, name: str) -> Tensor:
         """A number in [0, 1) for each sample of the micro-batch (N,), the same whenever this step is done again."""
+
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """Standard normal noise of the shape of `like` (N, …), the same whenever this step is done again."""
 
     def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
                  fake: Tensor) -> None:
@@ -52,6 +62,8 @@ class GameConfig(Config):
     kind: str
     objective: Objective
     penalty: Penalty | None = None  # on the discriminators; null: none
+    noise: InstanceNoise | None = None  # on what the discriminators see; null: none
+    pace: Pace = Pace()
     ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
 
 
@@ -68,6 +80,7 @@ class Translator(ABC):
     def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
                  pools: dict[str, ImagePool]):
         self.objective, self.penalty = config.objective, config.penalty
+        self.noise, self.pace = config.noise, config.pace
         self.phases = {"generator": generators, "discriminator": discriminators}
         self.pools = pools
         self.ema = config.ema
@@ -83,21 +96,37 @@ class Translator(ABC):
         """Every network there is: the trained ones, and their averages as `ema_<name>`."""
         return self.networks | {f"ema_{name}": network for name, network in self.averages.items()}
 
-    @abstractmethod
     def step(self, batch: Any, update: Update) -> None:
-        """One update of every network on one batch."""
+        """One update on one batch: of the generators, then of the discriminators, where it is their turn."""
+        pace, fakes = self.pace, None
+        if update.images >= pace.warmup and update.number % pace.generator == 0:
+            fakes = update.phase("generator", self.train_generators, batch)
+        if update.images < pace.warmup or update.number % pace.discriminator == 0:
+            update.phase("discriminator", self.train_discriminators, batch, fakes)
+            if isinstance(self.objective, Wasserstein):
+                self.objective.bound(self.phases["discriminator"].values())
 
-    def fool(self, judge: Judge, fake: Tensor, real: Tensor) -> Tensor:
-        """The generator's loss: what `judge` thinks of its `fake`, and, where the objective asks, of `real`."""
+    @abstractmethod
+    def train_generators(self, batch: Any, update: Update) -> list[Any]:
+        """Backpropagate the generators' losses; returns the fakes, one entry a micro-batch."""
+
+    @abstractmethod
+    def train_discriminators(self, batch: Any, fakes: list[Any] | None, update: Update) -> None:
+        """Backpropagate the discriminators' losses; without `fakes`, of the generators as they are."""
+
+    def fool(self, update: Update, name: str, judge: Judge, fake: Tensor, real: Tensor) -> Tensor:
+        """The generator's loss: what the discriminator `name` thinks of its `fake`, and, if asked, of `real`."""
+        judged = judge(self.seen(update, f"fool {name}", fake))
         if isinstance(self.objective, RelativisticAverage):
-            return self.objective.generator(judge(fake), judge(real))
-        return self.objective.generator(judge(fake))
+            return self.objective.generator(judged, judge(self.seen(update, f"real {name}", real)))
+        return self.objective.generator(judged)
 
     def tell_apart(self, update: Update, name: str, judge: Judge, real: Tensor, fake: Tensor) -> None:
         """The loss of the discriminator `name`, and its penalty; backpropagated and recorded.
 
         Real and fake images go through it in two batches, so that batch norm cannot mix their statistics.
         """
+        real, fake = self.seen(update, f"real {name}", real), self.seen(update, f"fake {name}", fake)
         logits, judged = judge(real), judge(fake)
         if isinstance(self.objective, Labelled) and self.objective.flips:
             logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
@@ -106,10 +135,10 @@ class Translator(ABC):
         if self.penalty is not None:
             update.penalise(f"penalty_{name[-1]}", self.penalty, self.phases["discriminator"][name], judge, real, fake)
 
-    def bound_critics(self) -> None:
-        """After a step of the discriminators: keep them within the bounds that the objective is defined for."""
-        if isinstance(self.objective, Wasserstein):
-            self.objective.bound(self.phases["discriminator"].values())
+    def seen(self, update: Update, name: str, images: Tensor) -> Tensor:
+        """`images` as a discriminator sees them; `name` says which draw of chance is theirs."""
+        sigma = self.noise.at(update.images) if self.noise else 0.0
+        return images + sigma * update.normal(f"noise {name}", images) if sigma else images
 
     def generator(self, direction: Direction) -> nn.Module:
         """The generator one uses: the averaged one where an average is kept."""

@@ -1,0 +1,130 @@
+"""Stabilisers do what they say, when they say it, and draw their chance from the sample alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.runs import Silent, cyclegan_recipe
+from tests.test_update import build, gradients, make_batch, step
+from translate import draws
+from translate.errors import RecipeError
+from translate.files import read_lines
+from translate.networks import PatchGANConfig, ResNetConfig
+from translate.train import train
+from translate.translators import CycleGANConfig, Pix2PixConfig
+
+SMALL: dict[str, Any] = {"generator": ResNetConfig(width=4, blocks=1),
+                         "discriminator": PatchGANConfig(width=4, layers=2)}
+
+
+def of(found: dict[str, Tensor], kind: str) -> Tensor:
+    """The gradients of the generators or of the discriminators, as one vector."""
+    return torch.cat([value.flatten() for name, value in found.items() if name.startswith(kind)])
+
+
+class TestDraws:
+    like = torch.zeros(3, 3, 16, 18)
+
+    def test_noise_is_standard_normal(self) -> None:
+        noise = draws.normal((1, 2, 3), "noise", torch.zeros(3, 3, 128, 128))
+        assert noise.mean().item() == pytest.approx(0, abs=0.02) and noise.std().item() == pytest.approx(1, abs=0.02)
+        numbers = draws.uniform(range(4000), "mix", torch.device("cpu"))
+        assert numbers.min() >= 0 and numbers.max() < 1
+        assert numbers.mean().item() == pytest.approx(0.5, abs=0.02)
+        assert numbers.std().item() == pytest.approx(12**-0.5, abs=0.02)
+
+    def test_a_sample_gets_its_draw_in_any_batch_and_memory_layout_and_each_purpose_its_own(self) -> None:
+        whole = draws.normal((1, 2, 3), "noise", self.like)
+        assert torch.equal(whole[1:2], draws.normal((2,), "noise", self.like[:1]))
+        laid_out = self.like.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(whole, draws.normal((1, 2, 3), "noise", laid_out))
+        assert not torch.equal(whole, draws.normal((1, 2, 3), "other", self.like))
+        assert not torch.equal(whole[0], whole[1])
+
+    def test_nothing_is_taken_from_the_global_generator(self) -> None:
+        before = torch.get_rng_state()
+        draws.normal((1, 2, 3), "noise", self.like), draws.uniform((1, 2), "mix", torch.device("cpu"))
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("make", [CycleGANConfig, Pix2PixConfig])
+def test_instance_noise_falls_linearly_and_then_leaves_the_game_alone(make: Any) -> None:
+    config, batch = make(**SMALL), make_batch((32, 32))
+    noisy = config.model_copy(update={"noise": make(noise={"sigma": 0.4, "images": 100}).noise})
+    assert [noisy.noise.at(images) for images in (0, 25, 100, 101)] == pytest.approx([0.4, 0.3, 0.0, 0.0])
+    plain, found = build(config), {}
+    step(plain, batch)
+    for images in (0, 50, 100):
+        translator = build(noisy)
+        step(translator, batch, images=images)
+        found[images] = gradients(translator)
+    for name, expected in gradients(plain).items():
+        assert torch.equal(found[100][name], expected), name
+    for kind in ("generator", "discriminator"):
+        distances = [(of(found[images], kind) - of(gradients(plain), kind)).norm() for images in (0, 50)]
+        assert distances[0] > distances[1] > 0
+
+
+def test_cycle_noise_touches_the_way_back_and_nothing_else() -> None:
+    losses = [step(build(CycleGANConfig(**SMALL, pool=0, cycle_noise=sigma)), make_batch((32, 32))).losses
+              for sigma in (0.0, 0.2)]
+    for name, value in losses[0].items():
+        assert torch.equal(losses[1][name], value) == (not name.startswith("cycle")), name
+
+
+def moves(**pace: int) -> list[str]:
+    """What was trained in each of six steps of two images: G, D or both."""
+    config = CycleGANConfig(**SMALL, pool=0, pace=pace)
+    found = []
+    for number in range(6):
+        translator = build(config)
+        update = step(translator, make_batch((32, 32)), number=number, images=2 * number)
+        trained = {name.split("_")[0] for name, value in gradients(translator).items() if value is not None}
+        assert ("adversarial_ab" in update.losses) == ("generator" in trained)
+        found.append("".join(sorted(name[0].upper() for name in trained)))
+    return found
+
+
+def test_pace_and_warm_up_decide_who_is_trained() -> None:
+    assert moves() == ["DG"] * 6
+    assert moves(generator=3) == ["DG", "D", "D"] * 2
+    assert moves(discriminator=2) == ["DG", "G"] * 3
+    assert moves(warmup=4) == ["D"] * 2 + ["DG"] * 4
+    assert moves(warmup=4, discriminator=2) == ["D"] * 2 + ["DG", "G"] * 2
+
+
+def test_discriminators_trained_alone_see_the_fakes_of_the_generators_as_they_are() -> None:
+    found = []
+    for number in (0, 1):
+        translator = build(CycleGANConfig(**SMALL, pool=0, pace={"generator": 2}))
+        step(translator, make_batch((32, 32)), number=number)
+        found.append(of({name: value for name, value in gradients(translator).items() if value is not None}, "disc"))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_pace_that_leaves_a_step_to_nobody_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"translator.pace: .* set one of the two to 1"):
+        cyclegan_recipe(tmp_path, translator={"kind": "cyclegan", "pace": {"generator": 2, "discriminator": 2}})
+
+
+def test_a_loss_that_not_every_step_has_is_recorded_as_the_mean_of_those_that_have_it(
+        shared_pairs: Path, tmp_path: Path) -> None:
+    """Frozen weights (a vanishing learning rate) make every step's loss comparable."""
+    sgd = {"kind": "sgd", "lr": 1e-30}
+    translator = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 2, "blocks": 1}, "pool": 0,
+                  "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}}
+    values = {}
+    for generator in (1, 2):
+        recipe = cyclegan_recipe(shared_pairs, translator=translator | {"pace": {"generator": generator}},
+                                 optimizer={"generator": sgd, "discriminator": sgd},
+                                 stages=[{"resolution": 16, "images": 24}],
+                                 every={"log": 24, "sample": 24, "checkpoint": 24})
+        train(recipe, tmp_path / str(generator), Silent())
+        (record,) = read_lines(tmp_path / str(generator) / "metrics.jsonl")
+        values[generator] = record["cycle_ab"]
+    assert values[2] == pytest.approx(values[1], rel=0.2)

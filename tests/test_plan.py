@@ -12,15 +12,17 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.runs import Silent, cyclegan_recipe
+from tests.test_memory import GAMES, game
 from tests.test_train import run_cli
 from tests.test_update import build, make_batch
 from translate.errors import DoesNotFit, RecipeError, UsageError
 from translate.live_bytes import LiveBytes
 from translate.networks import memory
-from translate.plan import USABLE, advise, budget_of, choose, parameters_of, plan_recipe, predict
+from translate.plan import USABLE, advise, budget_of, choose, parameters_of, plan_recipe, predict, predict_step
 from translate.recipe import Recipe, load_recipe
 from translate.schema import validate
 from translate.train import train
+from translate.translators import CycleGANConfig
 from translate.update import Update
 
 ROOT = Path(__file__).parent.parent
@@ -214,6 +216,15 @@ def test_every_recipe_that_is_shipped_can_be_planned() -> None:
         recipe = load_recipe(file)
         for stage in recipe.stages:
             assert predict(recipe, stage, memory.PLANS["split"], "fp16").peak_bytes > 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_every_game_can_be_planned(precision: Any) -> None:
+    """Draws of chance, second derivatives and power iterations on tensors that hold no data."""
+    plain = predict_step(CycleGANConfig(), 64, memory.PLANS["preact"], precision, "cuda").peak_bytes
+    for name in GAMES:
+        config = game(name, "cyclegan")
+        assert 0 < predict_step(config, 64, memory.PLANS["preact"], precision, "cuda").peak_bytes < plain, name
 
 
 def test_the_command_shows_a_table_or_json_and_says_what_to_change(tmp_path: Path) -> None:

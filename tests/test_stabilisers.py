@@ -7,16 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from tests.runs import Silent, cyclegan_recipe
 from tests.test_update import build, gradients, make_batch, step
 from translate import draws
 from translate.errors import RecipeError
 from translate.files import read_lines
-from translate.networks import PatchGANConfig, ResNetConfig
+from translate.losses import feature_matching
+from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, memory
+from translate.networks.discriminators import MinibatchStd
+from translate.optimizers import SGD, Adam
 from translate.train import train
 from translate.translators import CycleGANConfig, Pix2PixConfig
+from translate.update import Update
 
 SMALL: dict[str, Any] = {"generator": ResNetConfig(width=4, blocks=1),
                          "discriminator": PatchGANConfig(width=4, layers=2)}
@@ -128,3 +133,73 @@ def test_a_loss_that_not_every_step_has_is_recorded_as_the_mean_of_those_that_ha
         (record,) = read_lines(tmp_path / str(generator) / "metrics.jsonl")
         values[generator] = record["cycle_ab"]
     assert values[2] == pytest.approx(values[1], rel=0.2)
+
+
+class TestGradientClipping:
+    @pytest.mark.parametrize("config", [SGD(lr=1.0), Adam()], ids=["sgd", "adam"])
+    def test_a_long_gradient_is_shortened_as_a_whole_and_a_short_one_left_alone(self, config: Any) -> None:
+        for length, expected in [(5.0, 0.5), (0.3, 0.3)]:
+            weights = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+            for weight, value in zip(weights, ([0.0, 0.6 * length], [0.8 * length]), strict=True):
+                weight.grad = torch.tensor(value)
+            optimizer = config.model_copy(update={"clip": 0.5}).build(weights)
+            update = Update(build(CycleGANConfig(**SMALL)), {}, Accelerator(cpu=True), memory.PLANS["split"], "fp32")
+            update.step_optimizer(optimizer)
+            found = torch.cat([weight.grad for weight in weights])
+            torch.testing.assert_close(found, expected * torch.tensor([0.0, 0.6, 0.8]))
+
+    @pytest.mark.parametrize("broken", [False, True])
+    def test_under_a_gradient_scaler_the_true_gradient_is_clipped_and_a_broken_one_changes_nothing(
+            self, broken: bool) -> None:
+        """What fp16 does, with the scaler of a CPU: clipping scaled gradients would shorten nearly all of them."""
+        weight = nn.Parameter(torch.zeros(2))
+        optimizer = SGD(lr=1.0, clip=0.5).build([weight])
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        update = Update(build(CycleGANConfig(**SMALL)), {}, accelerator, memory.PLANS["split"], "fp32")
+        gradient = torch.tensor([float("inf") if broken else 0.18, 0.24])
+        accelerator.scaler.scale((weight * gradient).sum()).backward()
+        update.step_optimizer(optimizer)
+        torch.testing.assert_close(weight.detach(), torch.zeros(2) if broken else -gradient)
+        assert accelerator.scaler.get_scale() == (512.0 if broken else 1024.0)
+
+
+def test_feature_matching_is_the_sum_of_the_layers_mean_distances() -> None:
+    found = [torch.ones(1, 2, 3, 3), torch.zeros(1, 4, 2, 2)]
+    real = [torch.zeros(1, 2, 3, 3), torch.full((1, 4, 2, 2), 3.0)]
+    assert feature_matching(found, real).item() == 4.0
+
+
+def test_features_are_the_chains_own_on_the_way_to_its_logits() -> None:
+    judge = PatchGANConfig(width=4, layers=2).build(3)
+    image = torch.randn(1, 3, 32, 32)
+    for plan in ("split", "preact"):
+        memory.apply(memory.PLANS[plan], judge)
+        features = judge.features(image)
+        assert [len(feature[0]) for feature in features] == [4, 8, 16]
+        torch.testing.assert_close(judge[-1](features[-1]), judge(image))
+
+
+@pytest.mark.parametrize("config", [PatchGANConfig(width=4, layers=2, spectral=True), PixelConfig(spectral=True)],
+                         ids=["patchgan", "pixel"])
+def test_spectral_norm_holds_the_largest_singular_value_of_every_convolution_at_one(config: Any) -> None:
+    judge = config.build(3)
+    with torch.no_grad():
+        for parameter in judge.parameters():
+            parameter.mul_(50)
+        for _ in range(60):
+            judge(torch.randn(1, 3, 32, 32))
+    convolutions = [part for part in judge.modules() if isinstance(part, nn.Conv2d)]
+    assert convolutions
+    for convolution in convolutions:
+        largest = torch.linalg.matrix_norm(convolution.weight.detach().flatten(1), 2)
+        assert largest.item() == pytest.approx(1, abs=0.02)
+
+
+def test_minibatch_deviation_tells_a_batch_of_copies_from_one_that_differs() -> None:
+    images = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    added = MinibatchStd()(images)
+    assert added.shape == (3, 5, 5, 6) and torch.equal(added[:, :4], images)
+    expected = torch.from_numpy(images.numpy().std(axis=0)).mean()
+    torch.testing.assert_close(added[:, 4], expected.expand(3, 5, 6), rtol=1e-6, atol=0)
+    assert MinibatchStd()(images[:1].expand(3, -1, -1, -1))[:, 4].max() < 1e-3

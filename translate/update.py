@@ -29,6 +29,7 @@ from translate.losses import Judge, Penalty
 from translate.networks import memory
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
+from translate.optimizers import clip_gradients
 from translate.precision import Format, autocast, is_out_of_memory
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
@@ -229,16 +230,21 @@ class Update:
             gradient.copy_(mean.view_as(gradient))
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer step; under fp16 unscaled, and left out when a gradient overflowed.
+        """One optimizer step, its gradients clipped; under fp16 unscaled, and left out when a gradient overflowed.
 
         There is one gradient scaler for all phases. It may be updated after each because a phase's backward passes
         and its step lie together: nothing scaled before an update is unscaled after it.
         """
-        if self.accelerator.scaler is None:
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            clip_gradients(optimizer)
             optimizer.step()
-        else:
-            self.accelerator.scaler.step(optimizer)
-            self.accelerator.scaler.update()
+            return
+        if any(group.get("clip") is not None for group in optimizer.param_groups):
+            scaler.unscale_(optimizer)  # notes what is not finite; `step` then leaves the optimizer's step out
+            clip_gradients(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
 
     def _propagate(self, loss: Tensor) -> None:
         with self.outside_autocast():

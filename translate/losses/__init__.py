@@ -17,7 +17,7 @@ from translate.losses.objectives import (
     exchange,
 )
 from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP
-from translate.losses.reconstruction import l1_loss
+from translate.losses.reconstruction import feature_matching, l1_loss
 
 Objective = Annotated[
     LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage, Field(discriminator="kind")]
@@ -25,4 +25,4 @@ Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="k
 
 __all__ = ["R1", "R2", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective", "Orthogonal",
            "Penalty", "RelativisticAverage", "SlopePenalty", "Vanilla", "Wasserstein", "WassersteinGP", "exchange",
-           "l1_loss"]
+           "feature_matching", "l1_loss"]

@@ -22,7 +22,7 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils.checkpoint import checkpoint
 
@@ -86,8 +86,8 @@ class Layer(nn.Module):
         """ReLU or LeakyReLU; in place where a norm has just made the tensor, so that nobody else holds it."""
         if self.slope is None:
             return x
-        return F.leaky_relu(x, self.slope, inplace=self.norm is not None) if self.slope else F.relu(
-            x, inplace=self.norm is not None)
+        ours = isinstance(self.norm, _NormBase)
+        return F.leaky_relu(x, self.slope, inplace=ours) if self.slope else F.relu(x, inplace=ours)
 
 
 class Chain(nn.Sequential):
@@ -108,6 +108,14 @@ class Chain(nn.Sequential):
         for layer in self:
             x = layer(x, keep_input=self.keep == "convolutions")
         return x
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The convolution outputs of every layer but the last, as they are on the way through the chain."""
+        found = []
+        for layer in list(self)[:-1]:
+            x = layer(x, keep_input=self.keep == "convolutions")
+            found.append(x)
+        return found
 
 
 class Block(nn.Module):

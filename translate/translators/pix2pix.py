@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from translate.losses import Judge, NonSaturating, Objective, l1_loss
+from translate.losses import Judge, NonSaturating, Objective, feature_matching, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, UNetConfig
 from translate.schema import Config
 from translate.translators.translator import Direction, GameConfig, Translator, Update
@@ -18,6 +18,7 @@ class Pix2PixWeights(Config):
     """G* = arg min max L_cGAN + λ L_L1 (eq. 4)."""
 
     adversarial: float = Field(1.0, ge=0)
+    features: float = Field(0.0, ge=0)  # distance of D's features (pix2pixHD: 10): sharper than L1
     l1: float = Field(100.0, ge=0)  # towards 0: livelier and less faithful
 
 
@@ -54,6 +55,9 @@ class Pix2Pix(Translator):
             with update.fake(self.generator_ab, a) as fake:
                 fooled = self.fool(update, "discriminator_b", self.judge_of(a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
+                if self.weights.features:
+                    seen, wanted = (self.discriminator_b.features(torch.cat([a, image], dim=1)) for image in (fake, b))
+                    update.backward("features", self.weights.features * feature_matching(seen, wanted))
                 update.backward("l1", self.weights.l1 * l1_loss(fake, b))
             fakes.append(fake.detach())
         return fakes

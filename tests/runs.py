@@ -43,6 +43,7 @@ def stabilised_recipe(data: Path, **changes: Any) -> Recipe:
                           "minibatch_std": True},
         "objective": {"kind": "nonsaturating", "smoothing": 0.1, "flips": 0.2},
         "penalty": {"kind": "wgan_gp", "every": 3}, "noise": {"sigma": 0.1, "images": 20},
+        "augment": ["color", "translation", "cutout"],
         "pace": {"discriminator": 2, "warmup": 4}}
     adam = {"kind": "adam", "clip": 0.5}
     return cyclegan_recipe(data, translator=translator, **{"optimizer": {"generator": adam, "discriminator": adam}}

@@ -65,6 +65,7 @@ GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under e
     "r2 of hinge": {"objective": {"kind": "hinge"}, "penalty": {"kind": "r2"}},
     "orthogonal": {"penalty": {"kind": "orthogonal", "weight": 0.1}},
     "noise": {"noise": {"sigma": 0.3, "images": 100}, "penalty": {"kind": "r1"}},
+    "augmented": {"augment": ["color", "translation", "cutout"], "penalty": {"kind": "r1"}},
     "dropout": {"objective": {"kind": "hinge"}, "discriminator": {"dropout": 0.3}, "penalty": {"kind": "wgan_gp"}},
     "spectral": {"objective": {"kind": "hinge"}, "discriminator": {"spectral": True}, "penalty": {"kind": "r1"}},
     "minibatch std": {"discriminator": {"minibatch_std": True}, "penalty": {"kind": "r1"}},

@@ -163,7 +163,7 @@ def test_a_penalty_is_computed_in_float32_under_bfloat16(penalty: Any, plan: Any
         update = Update(translator, {}, Accelerator(cpu=True), memory.PLANS[plan], precision)
         with update.autocast():
             for a, b in update.micro_batches(batch):
-                update.penalise("penalty", penalty, judge, translator.judge_of(a), b, -b)
+                update.penalise("penalty", penalty, judge, translator.judge_of(update, a), b, -b)
         found[precision] = [parameter.grad for parameter in judge.parameters() if parameter.grad is not None]
     for low, full in zip(found["bf16"], found["fp32"], strict=True):
         assert torch.equal(low, full)

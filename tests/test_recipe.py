@@ -220,7 +220,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.penalty.kind": ({"kind": "r1"}, weights), "translator.penalty.weight": (1.0, weights),
     "translator.penalty.every": (3, weights),
     "translator.noise.sigma": (0.5, weights), "translator.noise.images": (100, weights),
-    "translator.cycle_noise": (0.2, weights),
+    "translator.augment": (["cutout"], weights), "translator.cycle_noise": (0.2, weights),
     "translator.pace.generator": (2, weights), "translator.pace.discriminator": (2, weights),
     "translator.pace.warmup": (4, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),

@@ -21,6 +21,7 @@ from translate.networks.discriminators import MinibatchStd
 from translate.optimizers import SGD, Adam
 from translate.train import train
 from translate.translators import CycleGANConfig, Pix2PixConfig
+from translate.translators.augmentation import cut_out, moved, recoloured
 from translate.update import Update
 
 SMALL: dict[str, Any] = {"generator": ResNetConfig(width=4, blocks=1),
@@ -203,3 +204,51 @@ def test_minibatch_deviation_tells_a_batch_of_copies_from_one_that_differs() -> 
     expected = torch.from_numpy(images.numpy().std(axis=0)).mean()
     torch.testing.assert_close(added[:, 4], expected.expand(3, 5, 6), rtol=1e-6, atol=0)
     assert MinibatchStd()(images[:1].expand(3, -1, -1, -1))[:, 4].max() < 1e-3
+
+
+class TestAugmentation:
+    images = torch.rand(2, 3, 32, 48, dtype=torch.float64) * 2 - 1
+    half, draw = torch.full((2,), 0.5), torch.tensor([0.0, 0.8])
+
+    def test_the_middle_of_every_range_changes_no_colour(self) -> None:
+        torch.testing.assert_close(recoloured(self.images, self.half, self.half, self.half), self.images)
+
+    def test_each_draw_changes_its_own_property_of_each_sample(self) -> None:
+        brighter = recoloured(self.images, self.draw, self.half, self.half)
+        added = (self.draw.double() - 0.5).view(2, 1, 1, 1)
+        torch.testing.assert_close(brighter, self.images + added)
+        grey = recoloured(self.images, self.half, self.draw, self.half)[0]
+        torch.testing.assert_close(grey, self.images[0].mean(0, keepdim=True).expand(3, -1, -1))
+        spread = recoloured(self.images, self.half, self.half, self.draw).std((1, 2, 3)) / self.images.std((1, 2, 3))
+        torch.testing.assert_close(spread, self.draw.double() + 0.5)
+
+    def test_images_move_by_whole_pixels_up_to_an_eighth_and_zeros_come_in(self) -> None:
+        found = moved(self.images, torch.tensor([1.0, 0.5]), torch.tensor([0.5, 0.0]))
+        assert torch.equal(found[0, :, 4:], self.images[0, :, :-4]) and (found[0, :, :4] == 0).all()
+        assert torch.equal(found[1, :, :, :-6], self.images[1, :, :, 6:]) and (found[1, :, :, -6:] == 0).all()
+
+    def test_a_rectangle_of_half_the_sides_is_cut_out_around_its_point(self) -> None:
+        found = cut_out(self.images, torch.tensor([0.5, 0.0]), torch.tensor([0.5, 0.0]))
+        assert (found[0, :, 9:24, 13:36] == 0).all() and (found[0] == 0).sum() == 3 * 15 * 23
+        assert (found[1, :, :8, :12] == 0).all() and (found[1] == 0).sum() == 3 * 8 * 12
+        kept = found != 0
+        assert torch.equal(found[kept], self.images[kept])
+
+    def test_a_pair_is_moved_together_and_the_generator_learns_through_the_change(self) -> None:
+        """Real and fake of a sample, and what they are judged beside, meet one draw."""
+        config = Pix2PixConfig(**SMALL, augment=("translation", "cutout"), weights={"l1": 0.0})
+        translator, batch = build(config), make_batch((32, 48))
+        update = Update(translator, {}, Accelerator(cpu=True), memory.PLANS["split"], "fp32")
+        (a, b), = update.micro_batches(batch)
+        seen = []
+        translator.discriminator_b.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+        fake = translator.generator_ab(a)
+        judge = translator.judge_of(update, a)
+        update.backward("adversarial", translator.fool(update, "discriminator_b", judge, fake, b))
+        translator.tell_apart(update, "discriminator_b", judge, b, fake.detach())
+        places = [update.uniform(name) for name in ("down", "right", "row", "column")]
+        for judged, image in zip(seen, (fake, b, fake), strict=True):
+            expected = cut_out(moved(torch.cat([a, image.detach()], 1), *places[:2]), *places[2:])
+            assert torch.equal(judged, expected)
+        assert all(parameter.grad.abs().sum() > 0 for parameter in translator.generator_ab.parameters()
+                   if parameter.ndim > 1)

@@ -53,7 +53,7 @@ class Pix2Pix(Translator):
         fakes = []
         for a, b in update.micro_batches(batch):
             with update.fake(self.generator_ab, a) as fake:
-                fooled = self.fool(update, "discriminator_b", self.judge_of(a), fake, b)
+                fooled = self.fool(update, "discriminator_b", self.judge_of(update, a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 if self.weights.features:
                     seen, wanted = (self.discriminator_b.features(torch.cat([a, image], dim=1)) for image in (fake, b))
@@ -70,8 +70,9 @@ class Pix2Pix(Translator):
                     fake = self.generator_ab(a)
             else:
                 fake = fakes[number]
-            self.tell_apart(update, "discriminator_b", self.judge_of(a), b, fake)
+            self.tell_apart(update, "discriminator_b", self.judge_of(update, a), b, fake)
 
-    def judge_of(self, a: Tensor) -> Judge:
+    def judge_of(self, update: Update, a: Tensor) -> Judge:
         """The discriminator, as a judge of what `a` was translated to."""
+        a = self.in_place(update, a)
         return lambda image: self.discriminator_b(torch.cat([a, image], dim=1))

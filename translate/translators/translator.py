@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from translate.losses import Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
 from translate.schema import Config
+from translate.translators.augmentation import DiffAugmentation, cut_out, moved, recoloured
 from translate.translators.pool import ImagePool
 from translate.translators.stabilisers import InstanceNoise, Pace
 
@@ -31,6 +32,9 @@ class Update(Protocol):
 
     def fake(self, there: nn.Module, real: Tensor) -> Any:
         """A context: a fake image that gathers its gradient, which goes on through `there` at the end."""
+
+    def full_precision(self) -> Any:
+        """A context in which nothing is computed in half precision."""
 
     def without_graph(self) -> Any:
         """A context in which images are made that nothing is backpropagated through."""
@@ -62,6 +66,7 @@ class GameConfig(Config):
     kind: str
     objective: Objective
     penalty: Penalty | None = None  # on the discriminators; null: none
+    augment: tuple[DiffAugmentation, ...] = ()  # of what the discriminators see; for little data
     noise: InstanceNoise | None = None  # on what the discriminators see; null: none
     pace: Pace = Pace()
     ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
@@ -80,7 +85,7 @@ class Translator(ABC):
     def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
                  pools: dict[str, ImagePool]):
         self.objective, self.penalty = config.objective, config.penalty
-        self.noise, self.pace = config.noise, config.pace
+        self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
         self.phases = {"generator": generators, "discriminator": discriminators}
         self.pools = pools
         self.ema = config.ema
@@ -136,9 +141,21 @@ class Translator(ABC):
             update.penalise(f"penalty_{name[-1]}", self.penalty, self.phases["discriminator"][name], judge, real, fake)
 
     def seen(self, update: Update, name: str, images: Tensor) -> Tensor:
-        """`images` as a discriminator sees them; `name` says which draw of chance is theirs."""
+        """`images` as a discriminator sees them; `name` says which draw of noise is theirs."""
+        if "color" in self.augment:
+            images = recoloured(images, *(update.uniform(name) for name in ("brightness", "saturation", "contrast")))
+        images = self.in_place(update, images)
         sigma = self.noise.at(update.images) if self.noise else 0.0
         return images + sigma * update.normal(f"noise {name}", images) if sigma else images
+
+    def in_place(self, update: Update, images: Tensor) -> Tensor:
+        """`images` moved and cut as all are that discriminators see of these samples in this step."""
+        if "translation" in self.augment:
+            with update.full_precision():  # in half precision the coordinates of a large image would run together
+                images = moved(images, update.uniform("down"), update.uniform("right"))
+        if "cutout" in self.augment:
+            images = cut_out(images, update.uniform("row"), update.uniform("column"))
+        return images
 
     def generator(self, direction: Direction) -> nn.Module:
         """The generator one uses: the averaged one where an average is kept."""

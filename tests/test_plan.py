@@ -22,7 +22,7 @@ from translate.plan import USABLE, advise, budget_of, choose, parameters_of, pla
 from translate.recipe import Recipe, load_recipe
 from translate.schema import validate
 from translate.train import train
-from translate.translators import CycleGANConfig
+from translate.translators import Pix2PixConfig
 from translate.update import Update
 
 ROOT = Path(__file__).parent.parent
@@ -218,13 +218,12 @@ def test_every_recipe_that_is_shipped_can_be_planned() -> None:
             assert predict(recipe, stage, memory.PLANS["split"], "fp16").peak_bytes > 0
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_every_game_can_be_planned(precision: Any) -> None:
+def test_every_game_can_be_planned() -> None:
     """Draws of chance, second derivatives and power iterations on tensors that hold no data."""
-    plain = predict_step(CycleGANConfig(), 64, memory.PLANS["preact"], precision, "cuda").peak_bytes
+    plain = predict_step(Pix2PixConfig(), 64, memory.PLANS["split"], "fp16", "cuda").peak_bytes
     for name in GAMES:
-        config = game(name, "cyclegan")
-        assert 0 < predict_step(config, 64, memory.PLANS["preact"], precision, "cuda").peak_bytes < plain, name
+        config = game(name, "pix2pix")
+        assert 0 < predict_step(config, 64, memory.PLANS["split"], "fp16", "cuda").peak_bytes < plain, name
 
 
 def test_the_command_shows_a_table_or_json_and_says_what_to_change(tmp_path: Path) -> None:

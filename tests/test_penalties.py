@@ -169,6 +169,24 @@ def test_a_penalty_is_computed_in_float32_under_bfloat16(penalty: Any, plan: Any
         assert torch.equal(low, full)
 
 
+@pytest.mark.parametrize("penalty", [R1(), WassersteinGP()], ids=lambda penalty: penalty.kind)
+def test_a_gradient_scaler_scales_a_penalty_as_it_does_every_loss(penalty: Any) -> None:
+    """What fp16 does: the loss is scaled and the slope within it is not. A power of two leaves no rounding."""
+    found = {}
+    for scale in (1.0, 1024.0):
+        translator = build(Pix2PixConfig(generator=GENERATOR, discriminator=PatchGANConfig(width=4, layers=2)))
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        update = Update(translator, {}, accelerator, memory.PLANS["split"], "fp32")
+        for a, b in update.micro_batches(make_batch((32, 32))):
+            update.penalise("penalty", penalty, translator.discriminator_b, translator.judge_of(update, a), b, -b)
+        found[scale] = [parameter.grad for parameter in translator.discriminator_b.parameters()
+                        if parameter.grad is not None]
+    assert found[1.0]
+    for scaled, plain in zip(found[1024.0], found[1.0], strict=True):
+        assert torch.equal(scaled, 1024 * plain)
+
+
 def test_a_slope_penalty_and_batch_norm_are_refused_together(tmp_path: Any) -> None:
     translator = {"kind": "cyclegan", "discriminator": {"kind": "patchgan", "layers": 1, "norm": "batch"}}
     with pytest.raises(RecipeError, match=r"translator.penalty.kind: r1 .* set translator.discriminator.norm"):

@@ -168,6 +168,12 @@ class Update:
         else:
             self._waiting.append(share * times)
 
+    def translated(self, there: nn.Module, real: Tensor) -> Tensor:
+        """`there(real)` in at least float32, without a graph."""
+        with self.without_graph():
+            image = there(real)
+        return image.to(torch.promote_types(image.dtype, torch.float32))
+
     def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
                  fake: Tensor) -> None:
         """Every `penalty.every` steps: backpropagate the penalty on `discriminator`, and record it under `name`.
@@ -205,7 +211,7 @@ class Update:
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def without_graph(self) -> AbstractContextManager[object]:
-        """A forward pass that is run again for its gradient.
+        """A forward pass that no gradient goes through, or that is run again for its gradient.
 
         Autocast would remember the low-precision weights it makes here, without a graph, and some versions of torch
         hand them to later passes, whose weights would then get no gradient.

@@ -84,10 +84,7 @@ class CycleGAN(Translator):
     def train_discriminators(self, batch: Any, fakes: list[tuple[Tensor, Tensor]] | None, update: Update) -> None:
         """Tell real images of each domain from fakes, present and past (eq. 1; pool: section 4)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
-            if fakes is None:
-                with update.without_graph():
-                    fake_b, fake_a = self.generator_ab(a), self.generator_ba(b)
-            else:
-                fake_a, fake_b = fakes[number]
+            fake_a, fake_b = fakes[number] if fakes else (update.translated(self.generator_ba, b),
+                                                          update.translated(self.generator_ab, a))
             self.tell_apart(update, "discriminator_a", self.discriminator_a, a, update.past(self.pool_a, fake_a))
             self.tell_apart(update, "discriminator_b", self.discriminator_b, b, update.past(self.pool_b, fake_b))

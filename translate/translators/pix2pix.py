@@ -56,8 +56,7 @@ class Pix2Pix(Translator):
                 fooled = self.fool(update, "discriminator_b", self.judge_of(update, a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 if self.weights.features:
-                    seen, wanted = (self.discriminator_b.features(torch.cat([a, image], dim=1)) for image in (fake, b))
-                    update.backward("features", self.weights.features * feature_matching(seen, wanted))
+                    update.backward("features", self.weights.features * self.feature_distance(a, fake, b))
                 update.backward("l1", self.weights.l1 * l1_loss(fake, b))
             fakes.append(fake.detach())
         return fakes
@@ -65,12 +64,12 @@ class Pix2Pix(Translator):
     def train_discriminators(self, batch: Any, fakes: list[Tensor] | None, update: Update) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
-            if fakes is None:
-                with update.without_graph():
-                    fake = self.generator_ab(a)
-            else:
-                fake = fakes[number]
+            fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
             self.tell_apart(update, "discriminator_b", self.judge_of(update, a), b, fake)
+
+    def feature_distance(self, a: Tensor, fake: Tensor, b: Tensor) -> Tensor:
+        """How far the discriminator's features of (a, fake) are from those of (a, b)."""
+        return feature_matching(*(self.discriminator_b.features(torch.cat([a, image], dim=1)) for image in (fake, b)))
 
     def judge_of(self, update: Update, a: Tensor) -> Judge:
         """The discriminator, as a judge of what `a` was translated to."""

@@ -36,8 +36,8 @@ class Update(Protocol):
     def full_precision(self) -> Any:
         """A context in which nothing is computed in half precision."""
 
-    def without_graph(self) -> Any:
-        """A context in which images are made that nothing is backpropagated through."""
+    def translated(self, there: nn.Module, real: Tensor) -> Tensor:
+        """A fake image that nothing is backpropagated through."""
 
     def backward(self, name: str, loss: Tensor) -> None:
         """Backpropagate a loss and record it under this name."""
@@ -57,7 +57,6 @@ class Update(Protocol):
     def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
                  fake: Tensor) -> None:
         """Backpropagate and record a penalty on `discriminator`, in float32, in the steps it is due in."""
-
 
 
 class GameConfig(Config):
@@ -143,7 +142,7 @@ class Translator(ABC):
     def seen(self, update: Update, name: str, images: Tensor) -> Tensor:
         """`images` as a discriminator sees them; `name` says which draw of noise is theirs."""
         if "color" in self.augment:
-            images = recoloured(images, *(update.uniform(name) for name in ("brightness", "saturation", "contrast")))
+            images = recoloured(images, *map(update.uniform, ("brightness", "saturation", "contrast")))
         images = self.in_place(update, images)
         sigma = self.noise.at(update.images) if self.noise else 0.0
         return images + sigma * update.normal(f"noise {name}", images) if sigma else images

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from translate.losses import (
+    Began,
     Hinge,
     LeastSquares,
     NonSaturating,
@@ -122,6 +123,24 @@ def test_the_relativistic_average_is_that_of_the_paper_with_real_and_fake_in_opp
     assert RelativisticAverage().generator(fake, real).item() == pytest.approx(paper(fake, real))
     alike = torch.full((2, 1, 3, 3), 0.7)
     assert RelativisticAverage().discriminator(alike, alike).item() == pytest.approx(math.log(2))
+
+
+def test_began_moves_its_balance_by_how_far_the_errors_are_from_equilibrium() -> None:
+    """k ← k + λ(γ L(real) − L(fake)) within [0, 1], and M = L(real) + |γ L(real) − L(fake)|, by hand."""
+    began = Began(gamma=0.5, rate=0.1)
+    real, fake = torch.full((1, 1, 2, 2), 0.8), torch.full((1, 1, 2, 2), 0.3)
+    assert began.generator(fake).item() == pytest.approx(0.3)
+    assert began.discriminator(real, fake, torch.tensor(0.25)).item() == pytest.approx(0.8 - 0.25 * 0.3)
+    balance = torch.tensor(0.25)
+    assert began.rebalance(balance, real.mean(), fake.mean()).item() == pytest.approx(0.8 + 0.1)
+    assert balance.item() == pytest.approx(0.25 + 0.1 * (0.5 * 0.8 - 0.3))
+    for start, error, end in [(0.0, 5.0, 0.0), (1.0, 0.0, 1.0)]:
+        balance = torch.tensor(start)
+        began.rebalance(balance, torch.tensor(1.0), torch.tensor(error))
+        assert balance.item() == end
+    at_equilibrium = torch.tensor(0.4)
+    began.rebalance(at_equilibrium, torch.tensor(0.6), torch.tensor(0.3))
+    assert at_equilibrium.item() == pytest.approx(0.4)
 
 
 def test_l1_is_the_mean_absolute_difference_in_float32() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from translate.networks import (
+    AutoencoderConfig,
     DiscriminatorConfig,
     GeneratorConfig,
     PatchGANConfig,
@@ -21,6 +22,7 @@ from translate.networks.layers import PositionalDropout, make_norm, positional_m
 SMALL: dict[type, dict[str, object]] = {
     ResNetConfig: {"width": 4, "blocks": 2}, UNetConfig: {"width": 4, "downs": 6},
     PatchGANConfig: {"width": 4, "layers": 2}, PixelConfig: {"width": 4},
+    AutoencoderConfig: {"width": 4, "downs": 2},
 }
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
@@ -32,7 +34,7 @@ def other(config: type, option: str) -> object:
     """Another value than the default's."""
     if option == "dropout":
         return 0.0 if config.model_fields[option].default else 0.5
-    return OTHER[option]
+    return "instance" if (config, option) == (AutoencoderConfig, "norm") else OTHER[option]
 
 
 def members(union: object) -> list[type]:

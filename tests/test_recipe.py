@@ -217,6 +217,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "vanilla"}, weights),
     "translator.objective.smoothing": (0.1, weights), "translator.objective.flips": (0.4, weights),
     "translator.objective.clip": (0.02, weights),
+    "translator.objective.gamma": (0.7, weights), "translator.objective.rate": (0.5, weights),
     "translator.penalty.kind": ({"kind": "r1"}, weights), "translator.penalty.weight": (1.0, weights),
     "translator.penalty.every": (3, weights),
     "translator.noise.sigma": (0.5, weights), "translator.noise.images": (100, weights),
@@ -277,6 +278,9 @@ def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: P
         document["translator"]["objective"] = {"kind": "wasserstein"}
     if option.startswith("translator.penalty."):
         document["translator"]["penalty"] = {"kind": "wgan_gp"}
+    if option in ("translator.objective.gamma", "translator.objective.rate"):
+        document["translator"] |= {"objective": {"kind": "began", "rate": 0.1},
+                                   "discriminator": {"kind": "autoencoder", "width": 2}}
     if option.startswith("translator.noise."):
         document["translator"]["noise"] = {"sigma": 0.2, "images": 6}
     if "momentum" in option:

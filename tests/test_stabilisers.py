@@ -136,6 +136,32 @@ def test_a_loss_that_not_every_step_has_is_recorded_as_the_mean_of_those_that_ha
     assert values[2] == pytest.approx(values[1], rel=0.2)
 
 
+def test_began_logs_its_convergence_and_moves_its_balance_once_a_step_whatever_the_micro_batches() -> None:
+    """k of the next step follows from the errors of this one: of the whole batch."""
+    config = CycleGANConfig(generator=SMALL["generator"], discriminator={"kind": "autoencoder", "width": 4}, pool=0,
+                            objective={"kind": "began", "rate": 0.5, "gamma": 1.0})
+    balances = []
+    for micro_batch in (None, 1):
+        translator = build(config)
+        for network in translator.phases["discriminator"].values():
+            network.balance.fill_(0.5)
+        losses = step(translator, make_batch((32, 32)), micro_batch=micro_batch).losses
+        for side in "ab":
+            real, fake = losses[f"error_real_{side}"], losses[f"error_fake_{side}"]
+            balance = translator.networks[f"discriminator_{side}"].balance
+            torch.testing.assert_close(balance, (0.5 + 0.5 * (real - fake)).clamp(0, 1))
+            torch.testing.assert_close(losses[f"convergence_{side}"], real + (real - fake).abs())
+            balances.append(balance)
+    torch.testing.assert_close(balances[:2], balances[2:])
+    assert balances[0] != 0.5
+
+
+def test_began_and_its_autoencoder_are_refused_without_each_other(tmp_path: Path) -> None:
+    for parts in ({"objective": {"kind": "began"}}, {"discriminator": {"kind": "autoencoder"}}):
+        with pytest.raises(RecipeError, match="began and autoencoder belong together"):
+            cyclegan_recipe(tmp_path, translator={"kind": "cyclegan", **parts})
+
+
 class TestGradientClipping:
     @pytest.mark.parametrize("config", [SGD(lr=1.0), Adam()], ids=["sgd", "adam"])
     def test_a_long_gradient_is_shortened_as_a_whole_and_a_short_one_left_alone(self, config: Any) -> None:

@@ -160,9 +160,8 @@ class Update:
 
     def backward(self, name: str, loss: Tensor, times: int = 1) -> None:
         """Backpropagate `loss` (a mean over the micro-batch) so many times over, and record it under `name`."""
+        self.record(name, loss)
         share = loss * self._share
-        recorded = share.detach()
-        self.losses[name] = self.losses[name] + recorded if name in self.losses else recorded
         if self.plan.cut:
             self._propagate(share * times)
         else:
@@ -173,6 +172,18 @@ class Update:
         with self.without_graph():
             image = there(real)
         return image.to(torch.promote_types(image.dtype, torch.float32))
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Record a mean over the micro-batch."""
+        share = value.detach() * self._share
+        self.losses[name] = self.losses[name] + share if name in self.losses else share
+
+    def mean(self, name: str) -> Tensor:
+        """What was recorded under `name`, over all processes: for after a phase, which all processes have ended."""
+        value = self.losses[name].clone()
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(value)
+        return value / self.accelerator.num_processes
 
     def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
                  fake: Tensor) -> None:

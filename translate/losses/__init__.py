@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from translate.losses.objectives import (
+    Began,
     Hinge,
     Labelled,
     LeastSquares,
@@ -20,9 +21,10 @@ from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, 
 from translate.losses.reconstruction import feature_matching, l1_loss
 
 Objective = Annotated[
-    LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage, Field(discriminator="kind")]
+    LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage | Began,
+    Field(discriminator="kind")]
 Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="kind")]
 
-__all__ = ["R1", "R2", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective", "Orthogonal",
-           "Penalty", "RelativisticAverage", "SlopePenalty", "Vanilla", "Wasserstein", "WassersteinGP", "exchange",
-           "feature_matching", "l1_loss"]
+__all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective",
+           "Orthogonal", "Penalty", "RelativisticAverage", "SlopePenalty", "Vanilla", "Wasserstein", "WassersteinGP",
+           "exchange", "feature_matching", "l1_loss"]

@@ -119,6 +119,32 @@ class RelativisticAverage(Config):
         return log_loss(real - fake.mean(1, keepdim=True), fake - real.mean(1, keepdim=True))
 
 
+class Began(Config):
+    """BEGAN (Berthelot et al. 2017, section 3.4): D is an autoencoder, good with real images and bad with fakes.
+
+    What it judges with are errors of reconstruction, L. Its loss is L(real) − k L(fake). After each of its steps
+    k ← k + λ (γ L(real) − L(fake)), within [0, 1], which holds L(fake) at γ L(real): neither side can win.
+    """
+
+    kind: Literal["began"] = "began"
+    gamma: float = Field(0.5, gt=0, le=1)  # γ: less makes truer and more alike images, more makes more varied ones
+    rate: float = Field(1e-3, gt=0)  # λ
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return wide(fake).mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor, balance: Tensor | float = 0.0) -> Tensor:
+        return wide(real).mean() - balance * wide(fake).mean()
+
+    @torch.no_grad()
+    def rebalance(self, balance: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """Move k, in place, by the mean errors of a step. Returns the measure of convergence, L(real) + |γL(real) −
+        L(fake)|: it falls while a training gets on."""
+        tilt = self.gamma * real - fake
+        balance.add_(self.rate * tilt).clamp_(0, 1)
+        return real + tilt.abs()
+
+
 def log_loss(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """−[(1 − s) log D(real) + s log(1 − D(real)) + log(1 − D(fake))] / 2 of logits, with real's label at 1 − s."""
     real, fake = wide(real), wide(fake)

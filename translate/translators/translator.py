@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from translate.losses import Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
+from translate.losses import Began, Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
+from translate.networks.autoencoder import Autoencoder
 from translate.schema import Config
 from translate.translators.augmentation import DiffAugmentation, cut_out, moved, recoloured
 from translate.translators.pool import ImagePool
@@ -45,6 +46,13 @@ class Update(Protocol):
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool; the exchange counts when the phase has ended."""
 
+    def record(self, name: str, value: Tensor) -> None:
+        """Record a mean over the micro-batch that nothing is learnt from."""
+
+    def mean(self, name: str) -> Tensor:
+        """What was recorded under `name` in this step, over all processes: for after a phase."""
+
+    losses: dict[str, Tensor]  # what this step recorded
     images: int  # images of the run that were seen before this step
     number: int  # of this step in its stage
 
@@ -107,8 +115,20 @@ class Translator(ABC):
             fakes = update.phase("generator", self.train_generators, batch)
         if update.images < pace.warmup or update.number % pace.discriminator == 0:
             update.phase("discriminator", self.train_discriminators, batch, fakes)
-            if isinstance(self.objective, Wasserstein):
-                self.objective.bound(self.phases["discriminator"].values())
+            self.settle(update)
+
+    def settle(self, update: Update) -> None:
+        """After a step of the discriminators: what their objective does besides."""
+        if isinstance(self.objective, Wasserstein):
+            self.objective.bound(self.phases["discriminator"].values())
+        elif isinstance(self.objective, Began):
+            for name in self.phases["discriminator"]:
+                errors = (update.mean(f"error_{kind}_{name[-1]}") for kind in ("real", "fake"))
+                update.losses[f"convergence_{name[-1]}"] = self.objective.rebalance(self.balance(name), *errors)
+
+    def balance(self, name: str) -> Tensor:
+        """BEGAN's k of the discriminator `name`."""
+        return cast(Autoencoder, self.phases["discriminator"][name]).balance
 
     @abstractmethod
     def train_generators(self, batch: Any, update: Update) -> list[Any]:
@@ -134,7 +154,12 @@ class Translator(ABC):
         logits, judged = judge(real), judge(fake)
         if isinstance(self.objective, Labelled) and self.objective.flips:
             logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
-        update.backward(name, self.objective.discriminator(logits, judged))
+        if isinstance(self.objective, Began):
+            update.backward(name, self.objective.discriminator(logits, judged, self.balance(name)))
+            update.record(f"error_real_{name[-1]}", logits.mean())
+            update.record(f"error_fake_{name[-1]}", judged.mean())
+        else:
+            update.backward(name, self.objective.discriminator(logits, judged))
         del logits, judged  # their graph goes before the penalty's comes
         if self.penalty is not None:
             update.penalise(f"penalty_{name[-1]}", self.penalty, self.phases["discriminator"][name], judge, real, fake)

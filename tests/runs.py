@@ -35,6 +35,21 @@ def pix2pix_recipe(data: Path, **changes: Any) -> Recipe:
         "every": {"log": 4, "sample": 8, "checkpoint": 4}, "workers": 0, **changes}, "toy")
 
 
+def stabilised_recipe(data: Path, **changes: Any) -> Recipe:
+    """A CycleGAN with all that draws chance, counts steps or images, or keeps vectors of its own."""
+    translator = {
+        "kind": "cyclegan", "generator": {"kind": "resnet", "width": 2, "blocks": 1}, "pool": 3, "cycle_noise": 0.02,
+        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "spectral": True, "dropout": 0.2,
+                          "minibatch_std": True},
+        "objective": {"kind": "nonsaturating", "smoothing": 0.1, "flips": 0.2},
+        "penalty": {"kind": "wgan_gp", "every": 3}, "noise": {"sigma": 0.1, "images": 20},
+        "augment": ["color", "translation", "cutout"],
+        "pace": {"discriminator": 2, "warmup": 4}}
+    adam = {"kind": "adam", "clip": 0.5}
+    return cyclegan_recipe(data, translator=translator, **{"optimizer": {"generator": adam, "discriminator": adam}}
+                           | changes)
+
+
 class Silent:
     """A reporter that remembers, and calls back after every step."""
 

@@ -17,7 +17,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; rooms 
     ["networks", "data"],
     ["losses", "metrics", "optimizers", "decoder"],
     ["translators"],
-    ["recipe", "precision", "live_bytes"],
+    ["recipe", "precision", "live_bytes", "draws"],
     ["update", "checkpoint", "tracking", "runs", "tiling", "heldout", "processes"],
     ["release"],
     ["convert", "evaluate", "plan"],

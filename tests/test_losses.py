@@ -7,8 +7,20 @@ import typing
 
 import pytest
 import torch
+from torch import nn
 
-from translate.losses import LeastSquares, NonSaturating, Objective, Vanilla, l1_loss
+from translate.losses import (
+    Began,
+    Hinge,
+    LeastSquares,
+    NonSaturating,
+    Objective,
+    RelativisticAverage,
+    Vanilla,
+    Wasserstein,
+    exchange,
+    l1_loss,
+)
 
 OBJECTIVES = typing.get_args(typing.get_args(Objective)[0])
 
@@ -47,9 +59,88 @@ def test_the_minimax_generator_gradient_vanishes_where_the_non_saturating_one_do
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.__name__)
 def test_objectives_of_half_precision_logits_are_computed_in_float32(objective: type) -> None:
     logits = torch.randn(1, 1, 30, 30).bfloat16()
-    assert objective().generator(logits).dtype == torch.float32
+    asked = (logits, -logits) if objective is RelativisticAverage else (logits,)
+    assert objective().generator(*asked).dtype == torch.float32
     exact = objective().discriminator(logits.double(), -logits.double())
     torch.testing.assert_close(objective().discriminator(logits, -logits).double(), exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", [Vanilla, NonSaturating])
+def test_one_sided_smoothing_puts_the_optimal_discriminator_at_half_the_smoothed_label(objective: type) -> None:
+    """Where real and fake are alike, the labels 1 − s and 0 meet at (1 − s)/2: there the gradient is zero."""
+    at = logit((1 - 0.2) / 2).requires_grad_()
+    objective(smoothing=0.2).discriminator(at, at).backward()
+    assert at.grad.abs().max().item() < 1e-16
+    assert objective(smoothing=0.2).generator(logit(0.3)) == objective().generator(logit(0.3)), "D's label alone"
+
+
+def test_smoothed_least_squares_draws_real_to_its_label() -> None:
+    assert LeastSquares(smoothing=0.1).discriminator(torch.full((1, 1), 0.9), torch.zeros(1, 1)).item() == 0.0
+
+
+def test_flipped_labels_exchange_real_and_fake_of_the_chosen_samples_alone() -> None:
+    real, fake = torch.arange(4.0).view(2, 1, 1, 2), -torch.arange(4.0).view(2, 1, 1, 2)
+    first, second = exchange(real, fake, torch.tensor([False, True]))
+    assert torch.equal(first, torch.stack([real[0], fake[1]])) and torch.equal(second, torch.stack([fake[0], real[1]]))
+
+
+def test_the_hinge_loss_ends_at_the_margins() -> None:
+    """Beyond +1 for real and −1 for fake the discriminator has nothing to gain; within, the loss is linear."""
+    real, fake = (torch.tensor(values, requires_grad=True) for values in ([[1.5, 0.25]], [[-1.5, 0.25]]))
+    loss = Hinge().discriminator(real, fake)
+    assert loss.item() == pytest.approx(((0 + 0.75) / 2 + (0 + 1.25) / 2) / 2)
+    loss.backward()
+    assert real.grad.tolist() == [[0.0, -0.25]] and fake.grad.tolist() == [[0.0, 0.25]]
+    assert Hinge().generator(fake).item() == pytest.approx(0.625)
+
+
+def test_a_wasserstein_critics_loss_is_minus_the_distance_it_sees() -> None:
+    """For the critic f(x) = x of slope 1 and two point masses, the distance of 3 itself."""
+    real, fake = torch.full((4, 1), 2.0), torch.full((4, 1), -1.0)
+    assert -Wasserstein().discriminator(real, fake).item() == 3.0
+    assert Wasserstein().generator(fake).item() == 1.0
+
+
+def test_wasserstein_clips_every_weight_and_null_clips_none() -> None:
+    critic = nn.Conv2d(2, 3, 3)
+    before = critic.weight.detach().clone()
+    Wasserstein(clip=None).bound([critic])
+    assert torch.equal(critic.weight, before)
+    Wasserstein(clip=0.05).bound([critic])
+    assert torch.equal(critic.weight, before.clamp(-0.05, 0.05)) and critic.bias.abs().max() <= 0.05
+
+
+def test_the_relativistic_average_is_that_of_the_paper_with_real_and_fake_in_opposite_roles() -> None:
+    """Written with probabilities, sample by sample, from the paper's formula."""
+    real, fake = torch.randn(2, 1, 3, 3, dtype=torch.float64), torch.randn(2, 1, 3, 3, dtype=torch.float64)
+
+    def paper(first: torch.Tensor, second: torch.Tensor) -> float:
+        sides = [-(torch.log(torch.sigmoid(x - y.mean())) + torch.log(1 - torch.sigmoid(y - x.mean()))).mean()
+                 for x, y in zip(first, second, strict=True)]
+        return (sum(sides) / len(sides)).item()
+
+    assert RelativisticAverage().discriminator(real, fake).item() == pytest.approx(paper(real, fake) / 2)
+    assert RelativisticAverage().generator(fake, real).item() == pytest.approx(paper(fake, real))
+    alike = torch.full((2, 1, 3, 3), 0.7)
+    assert RelativisticAverage().discriminator(alike, alike).item() == pytest.approx(math.log(2))
+
+
+def test_began_moves_its_balance_by_how_far_the_errors_are_from_equilibrium() -> None:
+    """k ← k + λ(γ L(real) − L(fake)) within [0, 1], and M = L(real) + |γ L(real) − L(fake)|, by hand."""
+    began = Began(gamma=0.5, rate=0.1)
+    real, fake = torch.full((1, 1, 2, 2), 0.8), torch.full((1, 1, 2, 2), 0.3)
+    assert began.generator(fake).item() == pytest.approx(0.3)
+    assert began.discriminator(real, fake, torch.tensor(0.25)).item() == pytest.approx(0.8 - 0.25 * 0.3)
+    balance = torch.tensor(0.25)
+    assert began.rebalance(balance, real.mean(), fake.mean()).item() == pytest.approx(0.8 + 0.1)
+    assert balance.item() == pytest.approx(0.25 + 0.1 * (0.5 * 0.8 - 0.3))
+    for start, error, end in [(0.0, 5.0, 0.0), (1.0, 0.0, 1.0)]:
+        balance = torch.tensor(start)
+        began.rebalance(balance, torch.tensor(1.0), torch.tensor(error))
+        assert balance.item() == end
+    at_equilibrium = torch.tensor(0.4)
+    began.rebalance(at_equilibrium, torch.tensor(0.6), torch.tensor(0.3))
+    assert at_equilibrium.item() == pytest.approx(0.4)
 
 
 def test_l1_is_the_mean_absolute_difference_in_float32() -> None:

@@ -33,6 +33,7 @@ from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetCo
 from translate.networks.layers import seed_dropout
 from translate.optimizers import SGD
 from translate.plan import predict_step
+from translate.schema import validate
 from translate.translators import CycleGANConfig, Pix2PixConfig
 from translate.update import Update
 
@@ -55,6 +56,23 @@ PIX2PIXS = {
         generator=ResNetConfig(width=4, blocks=1, norm="batch", upsample="resize"), discriminator=PATCH,
         objective=LeastSquares()),
 }
+GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under every plan
+    "hinge": {"objective": {"kind": "hinge"}},
+    "wasserstein": {"objective": {"kind": "wasserstein"}},
+    "relativistic": {"objective": {"kind": "relativistic"}},
+    "wgan-gp": {"objective": {"kind": "wasserstein", "clip": None}, "penalty": {"kind": "wgan_gp"}},
+    "r1": {"objective": {"kind": "nonsaturating"}, "penalty": {"kind": "r1", "every": 16}},
+    "r2 of hinge": {"objective": {"kind": "hinge"}, "penalty": {"kind": "r2"}},
+    "orthogonal": {"penalty": {"kind": "orthogonal", "weight": 0.1}},
+    "noise": {"noise": {"sigma": 0.3, "images": 100}, "penalty": {"kind": "r1"}},
+    "augmented": {"augment": ["color", "translation", "cutout"], "penalty": {"kind": "r1"}},
+    "began": {"objective": {"kind": "began", "rate": 0.1}, "discriminator": {"kind": "autoencoder", "downs": 2}},
+    "dropout": {"objective": {"kind": "hinge"}, "discriminator": {"dropout": 0.3}, "penalty": {"kind": "wgan_gp"}},
+    "spectral": {"objective": {"kind": "hinge"}, "discriminator": {"spectral": True}, "penalty": {"kind": "r1"}},
+    "minibatch std": {"discriminator": {"minibatch_std": True}, "penalty": {"kind": "r1"}},
+    "smoothed, flipped": {"objective": {"kind": "vanilla", "smoothing": 0.1, "flips": 0.4}},
+}
+WHOLE_BATCHES = ("spectral", "minibatch std")  # a pass advances the vectors of one, and a batch is what the other sees
 CONFIGS = CYCLEGANS | {f"pix2pix-{name}": config for name, config in PIX2PIXS.items()}
 
 
@@ -79,6 +97,55 @@ def test_every_plan_gives_the_gradients_of_the_textbook_step(
     translator = build(CONFIGS[name])
     step(translator, make_batch(size, samples), plan)
     assert worst_error(gradients(translator), joint_step(name, size, samples)) <= allowed(plan)
+
+
+def game(name: str, kind: str) -> Any:
+    """A small translator that plays the game `name`."""
+    changes = dict(GAMES[name])
+    asked = changes.pop("discriminator", {})
+    judge = {"width": 4} | ({} if "kind" in asked else {"kind": "patchgan", "layers": 2}) | asked
+    small = {"generator": {"kind": "resnet", "width": 4, "blocks": 1}, "discriminator": judge}
+    small |= {"pool": 0, "cycle_noise": 0.1 if name == "noise" else 0.0} if kind == "cyclegan" else {
+        "weights": {"features": 3.0}}
+    return validate(CycleGANConfig if kind == "cyclegan" else Pix2PixConfig, small | changes, name)
+
+
+def build_game(name: str, kind: str) -> Any:
+    translator = build(game(name, kind))
+    for network in translator.phases["discriminator"].values():
+        if hasattr(network, "balance"):
+            network.balance.fill_(0.5)  # at its first value, 0, fakes would not count
+    return translator
+
+
+@functools.cache
+def joint_game(name: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """The gradients, losses and buffers of the plan `plain`: no checkpoint, no cut, nothing computed twice."""
+    translator = build_game(name, kind)
+    update = step(translator, make_batch((33, 50), 3), "plain")
+    return gradients(translator), update.losses, buffers(translator)
+
+
+def buffers(translator: Any) -> dict[str, Tensor]:
+    return {f"{name}.{buffer}": value for name, network in translator.networks.items()
+            for buffer, value in network.named_buffers()}
+
+
+@pytest.mark.parametrize("plan", ["split", "preact", "replay", "strips_blocks"])
+@pytest.mark.parametrize("kind", ["cyclegan", "pix2pix"])
+@pytest.mark.parametrize("name", GAMES)
+def test_every_game_has_the_same_gradients_and_losses_under_every_plan(name: str, kind: str, plan: str) -> None:
+    """In micro-batches besides: what is drawn for a sample must not depend on how the batch is divided.
+
+    The vectors of a spectral norm advance once a pass, also where a second derivative repeats a pass twice.
+    """
+    translator = build_game(name, kind)
+    update = step(translator, make_batch((33, 50), 3), plan, micro_batch=None if name in WHOLE_BATCHES else 2)
+    expected, losses, advanced = joint_game(name, kind)
+    assert worst_error(gradients(translator), expected) <= 10 * allowed(plan)  # micro-batches sum in another order
+    for loss, value in losses.items():
+        torch.testing.assert_close(update.losses[loss], value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(buffers(translator), advanced, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_strips", [2, 5, 64])
@@ -179,21 +246,33 @@ def test_a_bfloat16_step_is_as_exact_under_every_plan_as_under_plain(name: str, 
     assert (found - exact).norm() <= 1.5 * (plain - exact).norm()
 
 
-def in_a_process_of_two(plan: str, folder: str) -> None:
+def in_a_process_of_two(name: str, plan: str, folder: str) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     accelerator = Accelerator(cpu=True)
-    translator, whole = build(CONFIGS["resnet"]), make_batch((32, 40), 4)
+    translator = build_game(name, "cyclegan") if name in GAMES else build(CONFIGS[name])
+    whole = make_batch((32, 40), 4)
     own = whole.micro_batches(2)[accelerator.process_index]
     step(translator, own, plan, accelerator=accelerator)
-    torch.save(gradients(translator), Path(folder) / f"{accelerator.process_index}.pt")
+    torch.save((gradients(translator), buffers(translator)), Path(folder) / f"{accelerator.process_index}.pt")
 
 
 @pytest.mark.parametrize("plan", PLANS)
 def test_two_processes_give_the_gradients_of_the_whole_batch(plan: str, tmp_path: Path) -> None:
-    debug_launcher(in_a_process_of_two, (plan, str(tmp_path)), num_processes=2)
+    debug_launcher(in_a_process_of_two, ("resnet", plan, str(tmp_path)), num_processes=2)
     expected = joint_step("resnet", (32, 40), 4)
     for process in range(2):
-        assert worst_error(torch.load(tmp_path / f"{process}.pt"), expected) <= allowed(plan)
+        assert worst_error(torch.load(tmp_path / f"{process}.pt")[0], expected) <= allowed(plan)
+
+
+@pytest.mark.parametrize("name", [name for name in GAMES if name != "minibatch std"])
+def test_two_processes_play_every_game_as_one_does(name: str, tmp_path: Path) -> None:
+    debug_launcher(in_a_process_of_two, (name, "preact", str(tmp_path)), num_processes=2)
+    translator = build_game(name, "cyclegan")
+    step(translator, make_batch((32, 40), 4), "preact")
+    for process in range(2):
+        found, advanced = torch.load(tmp_path / f"{process}.pt")
+        assert worst_error(found, gradients(translator)) <= 1e-11
+        torch.testing.assert_close(advanced, buffers(translator), rtol=1e-9, atol=1e-12)
 
 
 def test_plans_from_most_to_least_do_ever_less() -> None:

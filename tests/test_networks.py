@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from translate.networks import (
+    AutoencoderConfig,
     DiscriminatorConfig,
     GeneratorConfig,
     PatchGANConfig,
@@ -21,10 +22,19 @@ from translate.networks.layers import PositionalDropout, make_norm, positional_m
 SMALL: dict[type, dict[str, object]] = {
     ResNetConfig: {"width": 4, "blocks": 2}, UNetConfig: {"width": 4, "downs": 6},
     PatchGANConfig: {"width": 4, "layers": 2}, PixelConfig: {"width": 4},
+    AutoencoderConfig: {"width": 4, "downs": 2},
 }
 OTHER = {  # another value for each option, to be seen in the output
-    "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "dropout": 0.0,
+    "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
+    "minibatch_std": True,
 }
+
+
+def other(config: type, option: str) -> object:
+    """Another value than the default's."""
+    if option == "dropout":
+        return 0.0 if config.model_fields[option].default else 0.5
+    return "instance" if (config, option) == (AutoencoderConfig, "norm") else OTHER[option]
 
 
 def members(union: object) -> list[type]:
@@ -90,7 +100,7 @@ def test_every_option_of_a_network_changes_its_output(config: type, option: str)
         network = configured.build(3, 3) if config in GENERATORS else configured.build(3)
         return network.train()(image)
 
-    plain, changed = output(), output(**{option: OTHER[option]})
+    plain, changed = output(), output(**{option: other(config, option)})
     assert plain.shape != changed.shape or not torch.allclose(plain, changed)
 
 

@@ -13,15 +13,17 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.runs import Silent, cyclegan_recipe
+from tests.test_memory import GAMES, game
 from tests.test_train import run_cli
 from tests.test_update import build, make_batch
 from translate.errors import DoesNotFit, RecipeError, UsageError
 from translate.live_bytes import LiveBytes
 from translate.networks import memory
-from translate.plan import USABLE, advise, budget_of, choose, parameters_of, plan_recipe, predict
+from translate.plan import USABLE, advise, budget_of, choose, parameters_of, plan_recipe, predict, predict_step
 from translate.recipe import Recipe, load_recipe
 from translate.schema import validate
 from translate.train import train
+from translate.translators import Pix2PixConfig
 from translate.update import Update
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +88,20 @@ class TestAgainstRealSteps:
     def test_pix2pix_within_five_percent(self, config: dict[str, Any], plan: str, precision: str) -> None:
         found = self.measured(config, 256, memory.PLANS[plan], precision)
         assert prediction(config, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.05)
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("plan", ["split", "preact"])
+    @pytest.mark.parametrize("kind", ["r1", "wgan_gp"])
+    def test_with_a_penalty_within_five_percent(self, kind: str, plan: str, precision: str) -> None:
+        """A wide discriminator beside a narrow generator, so that the peak is the penalty's."""
+        config = {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
+                  "discriminator": {"kind": "patchgan", "width": 16, "layers": 3}}
+        without = prediction(config, 256, plan, precision, "cpu").peak_bytes
+        config |= {"penalty": {"kind": kind, "every": 16}}
+        found = self.measured(config, 256, memory.PLANS[plan], precision)
+        predicted = prediction(config, 256, plan, precision, "cpu").peak_bytes
+        assert predicted == pytest.approx(found, rel=0.05)
+        assert predicted > 1.05 * without
 
     @pytest.mark.slow
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -223,6 +239,14 @@ def test_every_recipe_that_is_shipped_can_be_planned() -> None:
         recipe = load_recipe(file)
         for stage in recipe.stages:
             assert predict(recipe, stage, memory.PLANS["split"], "fp16").peak_bytes > 0
+
+
+def test_every_game_can_be_planned() -> None:
+    """Draws of chance, second derivatives and power iterations on tensors that hold no data."""
+    plain = predict_step(Pix2PixConfig(), 64, memory.PLANS["split"], "fp16", "cuda").peak_bytes
+    for name in GAMES:
+        config = game(name, "pix2pix")
+        assert 0 < predict_step(config, 64, memory.PLANS["split"], "fp16", "cuda").peak_bytes < plain, name
 
 
 def test_the_command_shows_a_table_or_json_and_says_what_to_change(tmp_path: Path) -> None:

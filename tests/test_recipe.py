@@ -207,6 +207,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "optimizer.discriminator.kind": (SGD, weights), "optimizer.discriminator.lr": (1e-3, weights),
     "optimizer.discriminator.betas": ([0.9, 0.99], weights), "optimizer.discriminator.weight_decay": (0.1, weights),
     "optimizer.discriminator.momentum": (0.9, weights),
+    "optimizer.generator.clip": (1e-3, weights), "optimizer.discriminator.clip": (1e-3, weights),
     "stages.0.resolution": (20, weights), "stages.0.images": (6, weights), "stages.0.batch_size": (4, weights),
     "stages.0.resize": (30, weights), "stages.0.lr.kind": ({"kind": "linear", "to": 0.0}, weights),
     "stages.0.lr.factor": (0.5, weights), "stages.0.lr.start": (0.3, weights), "stages.0.lr.to": (0.9, weights),
@@ -219,7 +220,17 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.kind": (None, None),  # two translators: every other test
     "translator.weights.adversarial": (2.0, weights), "translator.weights.cycle": (1.0, weights),
     "translator.weights.identity": (0.0, weights), "translator.weights.l1": (1.0, weights),
+    "translator.weights.features": (1.0, weights),
     "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "vanilla"}, weights),
+    "translator.objective.smoothing": (0.1, weights), "translator.objective.flips": (0.4, weights),
+    "translator.objective.clip": (0.02, weights),
+    "translator.objective.gamma": (0.7, weights), "translator.objective.rate": (0.5, weights),
+    "translator.penalty.kind": ({"kind": "r1"}, weights), "translator.penalty.weight": (1.0, weights),
+    "translator.penalty.every": (3, weights),
+    "translator.noise.sigma": (0.5, weights), "translator.noise.images": (100, weights),
+    "translator.augment": (["cutout"], weights), "translator.cycle_noise": (0.2, weights),
+    "translator.pace.generator": (2, weights), "translator.pace.discriminator": (2, weights),
+    "translator.pace.warmup": (4, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
 ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
@@ -265,11 +276,20 @@ def test_every_option_has_a_test() -> None:
 @pytest.mark.parametrize("option", [option for option in CHANGES if CHANGES[option][1]])
 def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path, tmp_path: Path) -> None:
     value, observed = CHANGES[option]
-    make = pix2pix_recipe if option == "translator.weights.l1" else cyclegan_recipe
+    make = pix2pix_recipe if option in ("translator.weights.l1", "translator.weights.features") else cyclegan_recipe
     document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4}}
     if make is cyclegan_recipe:
         document["stages"] = [SMALL_STAGE]
         document["translator"] |= {"pool": 1, "ema": None}
+    if option == "translator.objective.clip":
+        document["translator"]["objective"] = {"kind": "wasserstein"}
+    if option.startswith("translator.penalty."):
+        document["translator"]["penalty"] = {"kind": "wgan_gp"}
+    if option in ("translator.objective.gamma", "translator.objective.rate"):
+        document["translator"] |= {"objective": {"kind": "began", "rate": 0.1},
+                                   "discriminator": {"kind": "autoencoder", "width": 2}}
+    if option.startswith("translator.noise."):
+        document["translator"]["noise"] = {"sigma": 0.2, "images": 6}
     if "momentum" in option:
         document["optimizer"][option.split(".")[1]] = SGD
     if option.startswith("stages.0.lr.") and option[-4:] != "kind":

@@ -18,7 +18,16 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.runs import Interrupted, Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
+from tests.runs import (
+    Interrupted,
+    Silent,
+    cyclegan_recipe,
+    final_state,
+    in_a_process,
+    pix2pix_recipe,
+    stabilised_recipe,
+    train_until,
+)
 from translate import files
 from translate.checkpoint import newest_checkpoint
 from translate.errors import CheckpointError, DataError, DiskError, RunError, UsageError
@@ -80,7 +89,7 @@ def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path,
     assert final_state(other) != final_state(tmp_path / "one")
 
 
-@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe])
+@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe, stabilised_recipe])
 @pytest.mark.parametrize("at", [6, 10])
 def test_an_interrupted_run_resumes_bit_identically(make: Any, at: int, shared_pairs: Path, tmp_path: Path) -> None:
     recipe = make(shared_pairs)

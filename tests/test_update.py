@@ -66,7 +66,7 @@ def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:
 
 
 def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split", micro_batch: int | None = None,
-         accelerator: Accelerator | None = None) -> Update:
+         accelerator: Accelerator | None = None, number: int = 0, images: int = 0) -> Update:
     """One step with SGD at a learning rate too small to move the weights: the gradients stay to be looked at."""
     optimizers = {phase: SGD(lr=1e-30).build(parameter for network in networks.values()
                                              for parameter in network.parameters())
@@ -74,7 +74,8 @@ def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split"
     chosen = memory.PLANS[plan] if isinstance(plan, str) else plan
     for network in translator.networks.values():
         memory.apply(chosen, network)
-    update = Update(translator, optimizers, accelerator or Accelerator(cpu=True), chosen, "fp32", micro_batch)
+    update = Update(translator, optimizers, accelerator or Accelerator(cpu=True), chosen, "fp32", micro_batch, number,
+                    images)
     translator.step(batch, update)
     return update
 
@@ -202,7 +203,7 @@ def test_a_pools_exchanges_count_when_the_phase_has_ended_and_not_before(monkeyp
     def judge(*arguments: Any) -> None:  # is given fakes from the pool
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(translator, "judge", judge)
+    monkeypatch.setattr(translator, "tell_apart", judge)
     with pytest.raises(RuntimeError, match="broken"):
         step(translator, batch)
     assert len(translator.pools["pool_a"].images) == 2
@@ -336,15 +337,16 @@ class TestOutOfMemory:
         CycleGANConfig(generator=UNetConfig(width=4, downs=5), discriminator=PatchGANConfig(width=4, norm="batch"),
                        pool=1),
         Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance"),
-                      discriminator=PatchGANConfig(width=4, norm="batch"))], ids=["cyclegan", "pix2pix"])
+                      discriminator=PatchGANConfig(width=4, norm="batch")),
+        CycleGANConfig(generator=RESNET, discriminator=PATCH, pool=2, objective={"kind": "vanilla", "flips": 0.4},
+                       penalty={"kind": "wgan_gp"})], ids=["cyclegan", "pix2pix", "with chance and a penalty"])
     def test_a_later_phase_is_undone_without_a_trace(self, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """The discriminators run out once, after all their work: buffers, losses, pool and chance are as if not."""
         results = {}
         for fails in (True, False):  # in the third step: the pool is full by then, and draws
             translator, num_notes = build(config), 0
             kind = type(translator)
-            body = "train_discriminators" if kind.__name__ == "CycleGAN" else "train_discriminator"
-            train = getattr(kind, body)
+            train = kind.train_discriminators
             left = [False, False, fails]
 
             def once(self: Any, *arguments: Any, train: Any = train, left: Any = left) -> None:
@@ -354,7 +356,7 @@ class TestOutOfMemory:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
             with monkeypatch.context() as patch:
-                patch.setattr(kind, body, once)
+                patch.setattr(kind, "train_discriminators", once)
                 torch.manual_seed(7)
                 for _ in range(3):
                     update = step(translator, make_batch((64, 64), 1), "preact")
@@ -376,7 +378,7 @@ class TestOutOfMemory:
     def test_weights_after_a_later_redo_are_those_of_a_run_that_began_with_that_plan(self) -> None:
         translator, batch = build(LADDER_CONFIG), make_batch(LADDER_SIZE, 1)
         reference, _ = step_within(LADDER_CONFIG, "strips", LADDER_SIZE, float("inf"))
-        judge, left = translator.judge, [True]
+        judge, left = translator.tell_apart, [True]
 
         def once(*arguments: Any) -> None:
             judge(*arguments)
@@ -384,7 +386,7 @@ class TestOutOfMemory:
                 left.pop()
                 raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        translator.judge = once
+        translator.tell_apart = once
         optimizers = {phase: SGD(lr=1e-2).build(parameter for network in networks.values()
                                                 for parameter in network.parameters())
                       for phase, networks in translator.phases.items()}

@@ -39,7 +39,7 @@ def main(kind: str, data: Path, out: Path) -> None:
     run.enter(0)
     for batch in run.batches(recipe.stages[0]):
         update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision,
-                        recipe.stages[0].micro_batch)
+                        recipe.stages[0].micro_batch, run.progress.stage_images // 4)
         run.translator.step(Batch(batch.a.double(), batch.b.double(), batch.keys), update)
         run.progress.stage_images += 4
     torch.save({"before": before, "after": state(run)}, out / f"{accelerator.process_index}.pt")

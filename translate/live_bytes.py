@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
 BLOCK = 512  # bytes; CUDA's allocator hands out multiples of it
+PLAIN: dict[str, Any] = {name: getattr(F, name) for name in ("conv2d", "conv_transpose2d", "pad")}
 
 
 class LiveBytes(TorchDispatchMode):
@@ -74,7 +75,8 @@ def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
 
     There is no autocast for the meta device, and CUDA's switches itself off where there is no GPU. Convolutions take
     `dtype`; the low-precision copy of a weight that is trained is made once and kept until the end, as autocast does.
-    On a CPU reflection and replication padding are computed in float32.
+    On a CPU reflection and replication padding are computed in float32. Within one of float16, one of float32 is
+    autocast switched off.
     """
     kept: dict[int, Tensor] = {}
 
@@ -92,14 +94,14 @@ def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
 
     def pad(x: Tensor, size: Any, mode: str = "constant", value: float | None = None) -> Tensor:
         wide = device == "cpu" and mode in ("reflect", "replicate")
-        return plain["pad"](x.float() if wide else x, size, mode, value)
+        return PLAIN["pad"](x.float() if wide else x, size, mode, value)
 
-    plain: dict[str, Any] = {name: getattr(F, name) for name in ("conv2d", "conv_transpose2d", "pad")}
+    outer = {name: getattr(F, name) for name in PLAIN}
     try:
         for name in ("conv2d", "conv_transpose2d"):
-            setattr(F, name, in_low_precision(plain[name]))
+            setattr(F, name, in_low_precision(PLAIN[name]))
         setattr(F, "pad", pad)  # noqa: B010 (mypy minds an assignment)
         yield
     finally:
-        for name, function in plain.items():
+        for name, function in outer.items():
             setattr(F, name, function)

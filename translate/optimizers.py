@@ -19,10 +19,12 @@ class Adam(Config):
     lr: float = Field(2e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(None, gt=0)  # largest norm of a phase's whole gradient; a longer one is shortened
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         held = list(parameters)
-        return torch.optim.Adam(held, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay,
+        group = {"params": held, "clip": self.clip}
+        return torch.optim.Adam([group], lr=self.lr, betas=self.betas, weight_decay=self.weight_decay,
                                 fused=True if held[0].is_cuda else None)
 
 
@@ -32,12 +34,23 @@ class SGD(Config):
     kind: Literal["sgd"] = "sgd"
     lr: float = Field(1e-2, gt=0)
     momentum: float = Field(0.0, ge=0, lt=1)
+    clip: float | None = Field(None, gt=0)  # largest norm of a phase's whole gradient; a longer one is shortened
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum)
+        return torch.optim.SGD([{"params": list(parameters), "clip": self.clip}], lr=self.lr, momentum=self.momentum)
 
 
 OptimizerConfig = Annotated[Adam | SGD, Field(discriminator="kind")]
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Shorten the gradient of each group to its `clip`, in place, where it is longer (Pascanu et al. 2013).
+
+    Nothing is read on the host. A gradient that is not finite stays so, and is the gradient scaler's to see.
+    """
+    for group in optimizer.param_groups:
+        if group.get("clip") is not None:  # a checkpoint of earlier days has none
+            nn.utils.clip_grad_norm_(group["params"], group["clip"])
 
 
 class Optimizers(Config):

@@ -275,7 +275,8 @@ def _run_step(networks: str, channels: tuple[int, int], size: tuple[int, int], b
                 parameter.grad = torch.empty_like(parameter)
             optimizer.step()
         counter.peak, counter.flops = counter.live, 0
-        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, micro_batch)
+        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, micro_batch,
+                            images=config.translator.pace.warmup)  # number 0: all that comes every k steps is due
         update.device = device
         translator.step(Batch(a, b, tuple(range(batch_size))), update)
     return counter.peak, counter.flops
@@ -303,6 +304,9 @@ class MetaUpdate(Update):
         if self.precision == "fp32":
             return nullcontext()
         return emulated_autocast(torch.bfloat16 if self.precision == "bf16" else torch.float16, self.device)
+
+    def full_precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.precision == "fp32" else emulated_autocast(torch.float32, self.device)
 
     def outside_autocast(self) -> AbstractContextManager[object]:
         return nullcontext()  # recomputation in a backward pass restores its own, which is the emulated one

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from translate.data import DataConfig
 from translate.errors import RecipeError
+from translate.losses import SlopePenalty
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.optimizers import Constant, Optimizers, Schedule
 from translate.schema import Config, nearest, read_document, read_yaml, validate
@@ -110,6 +111,13 @@ class Recipe(Config):
                    "data.kind: paired, labels or computed, or translator.kind: cyclegan")
         if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
             yield f"translator.weights.identity: needs as many channels in A as in B, not {a} and {b}; set it to 0"
+        if (self.translator.objective.kind == "began") != (self.translator.discriminator.kind == "autoencoder"):
+            yield (f"translator.objective.kind: {self.translator.objective.kind} cannot be played with a discriminator "
+                   f"of kind {self.translator.discriminator.kind}: began and autoencoder belong together")
+        if isinstance(self.translator.penalty, SlopePenalty) and self.translator.discriminator.norm == "batch":
+            yield (f"translator.penalty.kind: {self.translator.penalty.kind} is each sample's own, and batch norm "
+                   "mixes samples (Gulrajani et al. 2017, section 4); set translator.discriminator.norm to instance or "
+                   "none")
 
     def _stage_problems(self) -> Iterator[str]:
         smallest = self.translator.discriminator.smallest

@@ -91,7 +91,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
             stage = recipe.stages[number]
             run.enter(number)
             for batch in run.batches(stage):
-                update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision, stage.micro_batch)
+                update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision, stage.micro_batch,
+                                run.progress.stage_images // stage.batch_size, run.progress.images)
                 with run.minding_memory(update):
                     run.translator.step(batch, update)
                 run.advance(len(batch) * accelerator.num_processes, update.losses)
@@ -122,8 +123,8 @@ class Run:
         self.choices: dict[int, planner.Choice] = {}
         self.plan = memory.PLANS["split"]
         self._held_out: Batch | None = None
-        self._losses: dict[str, Tensor] = {}
-        self._steps, self._since = 0, (time.monotonic(), 0)
+        self._losses: dict[str, tuple[Any, int]] = {}  # sum, and the number of steps that had it
+        self._since = (time.monotonic(), 0)
         self._shown: dict[str, float] = {}
         self.stop = StopRequest()
 
@@ -193,9 +194,9 @@ class Run:
         before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images
-        for name, loss in losses.items():
-            self._losses[name] = self._losses[name] + loss if name in self._losses else loss
-        self._steps += 1
+        for name, loss in losses.items():  # not every step has every loss
+            total, steps = self._losses.get(name, (0.0, 0))
+            self._losses[name] = total + loss, steps + 1
         every, stopping = self.recipe.every, self._must_stop()
 
         def due(cadence: int | None) -> bool:
@@ -324,7 +325,7 @@ class Run:
                 group["lr"] = getattr(self.recipe.optimizer, phase).lr * factor
 
     def _record_losses(self) -> None:
-        means = torch.stack([loss.float() for loss in self._losses.values()]) / self._steps
+        means = torch.stack([total.float() / steps for total, steps in self._losses.values()])
         means = self.accelerator.reduce(means, "mean")
         self._shown = dict(zip(self._losses, means.tolist(), strict=True))
         (then, images), now = self._since, time.monotonic()
@@ -333,7 +334,7 @@ class Run:
         self.tracker.record(self.progress.images, self._shown | {
             "lr": self.optimizers["generator"].param_groups[0]["lr"], "images_per_second": speed},
             kind="train", stage=self.progress.stage)
-        self._losses, self._steps = {}, 0
+        self._losses = {}
 
     def _picture(self) -> None:
         if self._held_out is None or not self.accelerator.is_main_process:

@@ -22,11 +22,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from translate import draws
 from translate.data import Batch
 from translate.errors import DoesNotFit
+from translate.losses import Judge, Penalty
 from translate.networks import memory
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
+from translate.optimizers import clip_gradients
 from translate.precision import Format, autocast, is_out_of_memory
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
@@ -37,16 +40,19 @@ class Update:
 
     `losses` gathers what the step recorded, as scalars on the device: means over the batch of this process. `plan` is
     the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase
-    ran out of memory it is a leaner one at the end, and `notes` say so.
+    ran out of memory it is a leaner one at the end, and `notes` say so. Before this step there were `number` steps in
+    its stage, and `images` images in the run.
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,
-                 plan: Plan, precision: Format, micro_batch: int | None = None):
+                 plan: Plan, precision: Format, micro_batch: int | None = None, number: int = 0, images: int = 0):
         self.translator, self.optimizers, self.accelerator = translator, optimizers, accelerator
         self.plan, self.precision, self.micro_batch = plan, precision, micro_batch
+        self.number, self.images = number, images
         self.losses: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
+        self._keys: tuple[int, ...] = ()  # of the current micro-batch's samples
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
         self._num_trained = 1  # networks of the current phase
 
@@ -122,6 +128,7 @@ class Update:
         """The (a, b) images of this process's batch, in pieces of `micro_batch` samples."""
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
+            self._keys = piece.keys
             seed_dropout(self.translator.networks.values(), piece.keys)
             yield piece.a, piece.b
             if self._waiting:
@@ -158,29 +165,71 @@ class Update:
         with self.outside_autocast():
             image.backward(gradient)
 
-    def backward(self, name: str, loss: Tensor) -> None:
-        """Backpropagate `loss` (a mean over the micro-batch) and record it under `name`."""
+    def backward(self, name: str, loss: Tensor, times: int = 1) -> None:
+        """Backpropagate `loss` (a mean over the micro-batch) so many times over, and record it under `name`."""
+        self.record(name, loss)
         share = loss * self._share
-        recorded = share.detach()
-        self.losses[name] = self.losses[name] + recorded if name in self.losses else recorded
         if self.plan.cut:
-            self._propagate(share)
+            self._propagate(share * times)
         else:
-            self._waiting.append(share)
+            self._waiting.append(share * times)
+
+    def translated(self, there: nn.Module, real: Tensor) -> Tensor:
+        """`there(real)` in at least float32, without a graph."""
+        with self.without_graph():
+            image = there(real)
+        return image.to(torch.promote_types(image.dtype, torch.float32))
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Record a mean over the micro-batch."""
+        share = value.detach() * self._share
+        self.losses[name] = self.losses[name] + share if name in self.losses else share
+
+    def mean(self, name: str) -> Tensor:
+        """What was recorded under `name`, over all processes: for after a phase, which all processes have ended."""
+        value = self.losses[name].clone()
+        if self.accelerator.num_processes > 1:
+            torch.distributed.all_reduce(value)
+        return value / self.accelerator.num_processes
+
+    def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
+                 fake: Tensor) -> None:
+        """Every `penalty.every` steps: backpropagate the penalty on `discriminator`, and record it under `name`.
+
+        In float32: the squares of small half-precision gradients would be zero. The loss is scaled as every other is;
+        the gradient with respect to images, within it, is not and need not be.
+        """
+        if self.number % penalty.every:
+            return
+        with self.full_precision():
+            loss = penalty(discriminator, judge, real, fake, self.uniform(name))
+            self.backward(name, penalty.weight * loss, times=penalty.every)
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool of past ones; it counts when the phase has ended."""
         return pool.exchange(fakes)
 
+    def uniform(self, name: str) -> Tensor:
+        """A number in [0, 1) for each sample of the micro-batch (N,); the same whenever this step is done again."""
+        return draws.uniform(self._keys, name, self.accelerator.device)
+
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """Standard normal noise of the shape of `like` (N, …); the same whenever this step is done again."""
+        return draws.normal(self._keys, name, like.detach())
+
     def autocast(self) -> AbstractContextManager[object]:
         return autocast(self.accelerator.device, self.precision)
+
+    def full_precision(self) -> AbstractContextManager[object]:
+        """Float32, whatever the step's precision is: also where something is computed again in a backward pass."""
+        return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def outside_autocast(self) -> AbstractContextManager[object]:
         """Backward passes choose their formats by their forward's, and recomputation restores its own."""
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def without_graph(self) -> AbstractContextManager[object]:
-        """A forward pass that is run again for its gradient.
+        """A forward pass that no gradient goes through, or that is run again for its gradient.
 
         Autocast would remember the low-precision weights it makes here, without a graph, and some versions of torch
         hand them to later passes, whose weights would then get no gradient.
@@ -205,16 +254,21 @@ class Update:
             gradient.copy_(mean.view_as(gradient))
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """One optimizer step; under fp16 unscaled, and left out when a gradient overflowed.
+        """One optimizer step, its gradients clipped; under fp16 unscaled, and left out when a gradient overflowed.
 
         There is one gradient scaler for all phases. It may be updated after each because a phase's backward passes
         and its step lie together: nothing scaled before an update is unscaled after it.
         """
-        if self.accelerator.scaler is None:
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            clip_gradients(optimizer)
             optimizer.step()
-        else:
-            self.accelerator.scaler.step(optimizer)
-            self.accelerator.scaler.update()
+            return
+        if any(group.get("clip") is not None for group in optimizer.param_groups):
+            scaler.unscale_(optimizer)  # notes what is not finite; `step` then leaves the optimizer's step out
+            clip_gradients(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
 
     def _propagate(self, loss: Tensor) -> None:
         with self.outside_autocast():

@@ -1,4 +1,4 @@
-"""Losses: the objective of the game between generator and discriminator, and reconstruction."""
+"""Losses: the objective of the game between generator and discriminator, penalties on the latter, reconstruction."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from translate.losses.objectives import LeastSquares, NonSaturating, Vanilla
-from translate.losses.reconstruction import l1_loss
+from translate.losses.objectives import (
+    Began,
+    Hinge,
+    Labelled,
+    LeastSquares,
+    NonSaturating,
+    RelativisticAverage,
+    Vanilla,
+    Wasserstein,
+    exchange,
+)
+from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP
+from translate.losses.reconstruction import feature_matching, l1_loss
 
-Objective = Annotated[LeastSquares | NonSaturating | Vanilla, Field(discriminator="kind")]
+Objective = Annotated[
+    LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage | Began,
+    Field(discriminator="kind")]
+Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="kind")]
 
-__all__ = ["LeastSquares", "NonSaturating", "Objective", "Vanilla", "l1_loss"]
+__all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective",
+           "Orthogonal", "Penalty", "RelativisticAverage", "SlopePenalty", "Vanilla", "Wasserstein", "WassersteinGP",
+           "exchange", "feature_matching", "l1_loss"]

@@ -1,22 +1,32 @@
-"""Objectives of the game. Each takes logits of any shape and returns a scalar in at least float32.
+"""Objectives of the game. Each takes logits of shape (N, …) and returns a scalar in at least float32.
 
 `generator(fake)` is what the generator minimises, `discriminator(real, fake)` what the discriminator minimises. The
 discriminator's loss is the mean of its two halves, as in pix2pix and CycleGAN ("we divide the objective by 2 while
-optimizing D, which slows down the rate at which D learns relative to G"; Isola et al. 2017, 3.3).
+optimizing D, which slows down the rate at which D learns relative to G"; Isola et al. 2017, 3.3). Only a Wasserstein
+critic's is their sum: its negative then estimates a distance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from translate.schema import Config
 
 
-class Vanilla(Config):
+class Labelled(Config):
+    """What objectives with a label for real and one for fake can do to a discriminator that is too sure of itself."""
+
+    smoothing: float = Field(0.0, ge=0, lt=0.5)  # real's label is 1 − this, fake's stays 0 (Salimans et al. 2016, 3.4)
+    flips: float = Field(0.0, ge=0, lt=0.5)  # share of samples whose real and fake trade labels in D's loss
+
+
+class Vanilla(Labelled):
     """The minimax game of Goodfellow et al. 2014, eq. 1: G minimises log(1 − D(G)). Its gradient vanishes early."""
 
     kind: Literal["vanilla"] = "vanilla"
@@ -25,10 +35,10 @@ class Vanilla(Config):
         return -F.softplus(wide(fake)).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return (F.softplus(-wide(real)).mean() + F.softplus(wide(fake)).mean()) / 2
+        return log_loss(real, fake, self.smoothing)
 
 
-class NonSaturating(Config):
+class NonSaturating(Labelled):
     """Goodfellow et al. 2014, section 3: G maximises log D(G) instead; what most code calls "vanilla"."""
 
     kind: Literal["nonsaturating"] = "nonsaturating"
@@ -37,10 +47,10 @@ class NonSaturating(Config):
         return F.softplus(-wide(fake)).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return (F.softplus(-wide(real)).mean() + F.softplus(wide(fake)).mean()) / 2
+        return log_loss(real, fake, self.smoothing)
 
 
-class LeastSquares(Config):
+class LeastSquares(Labelled):
     """LSGAN (Mao et al. 2017), eq. 2 with labels 0 and 1: real is drawn to 1, fake to 0, the generator's fake to 1."""
 
     kind: Literal["lsgan"] = "lsgan"
@@ -49,7 +59,103 @@ class LeastSquares(Config):
         return (wide(fake) - 1).square().mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return ((wide(real) - 1).square().mean() + wide(fake).square().mean()) / 2
+        return ((wide(real) - (1 - self.smoothing)).square().mean() + wide(fake).square().mean()) / 2
+
+
+class Hinge(Config):
+    """The hinge loss (Lim & Ye 2017; Miyato et al. 2018, eq. 16 and 17): D ignores what it tells apart by a margin."""
+
+    kind: Literal["hinge"] = "hinge"
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -wide(fake).mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return (F.relu(1 - wide(real)).mean() + F.relu(1 + wide(fake)).mean()) / 2
+
+
+class Wasserstein(Config):
+    """The Wasserstein distance of real and fake, by a critic of bounded slope (Arjovsky et al. 2017, algorithm 1).
+
+    The slope is bounded by clipping the critic's weights after each of its steps; or by a penalty (`wgan_gp`), with
+    `clip: null`. The critic's loss is minus the estimate of the distance, in units that the bound decides.
+    """
+
+    kind: Literal["wasserstein"] = "wasserstein"
+    clip: float | None = Field(0.01, gt=0)  # largest magnitude of a weight of D; null: a penalty bounds D instead
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -wide(fake).mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return wide(fake).mean() - wide(real).mean()
+
+    @torch.no_grad()
+    def bound(self, critics: Iterable[nn.Module]) -> None:
+        """Clip the weights, in place."""
+        if self.clip is None:
+            return
+        for critic in critics:
+            for parameter in critic.parameters():
+                parameter.clamp_(-self.clip, self.clip)
+
+
+class RelativisticAverage(Config):
+    """Whether real looks more real than the average fake, and fake than the average real (Jolicoeur-Martineau 2019).
+
+    RaSGAN, section 4 of the paper: logits count relative to the mean of the other kind's. The generator's loss is
+    the same with the roles exchanged, and therefore needs the logits of real images too. The mean is over the patches
+    of the sample's counterpart, not over the batch, so that gradients do not depend on how a batch is divided among
+    micro-batches and processes; with batches of one sample the two are the same.
+    """
+
+    kind: Literal["relativistic"] = "relativistic"
+
+    def generator(self, fake: Tensor, real: Tensor) -> Tensor:
+        return 2 * self.discriminator(fake, real)
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        real, fake = wide(real).flatten(1), wide(fake).flatten(1)
+        return log_loss(real - fake.mean(1, keepdim=True), fake - real.mean(1, keepdim=True))
+
+
+class Began(Config):
+    """BEGAN (Berthelot et al. 2017, section 3.4): D is an autoencoder, good with real images and bad with fakes.
+
+    What it judges with are errors of reconstruction, L. Its loss is L(real) − k L(fake). After each of its steps
+    k ← k + λ (γ L(real) − L(fake)), within [0, 1], which holds L(fake) at γ L(real): neither side can win.
+    """
+
+    kind: Literal["began"] = "began"
+    gamma: float = Field(0.5, gt=0, le=1)  # γ: less makes truer and more alike images, more makes more varied ones
+    rate: float = Field(1e-3, gt=0)  # λ
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return wide(fake).mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor, balance: Tensor | float = 0.0) -> Tensor:
+        return wide(real).mean() - balance * wide(fake).mean()
+
+    @torch.no_grad()
+    def rebalance(self, balance: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """Move k, in place, by the mean errors of a step. Returns the measure of convergence, L(real) + |γL(real) −
+        L(fake)|: it falls while a training gets on."""
+        tilt = self.gamma * real - fake
+        balance.add_(self.rate * tilt).clamp_(0, 1)
+        return real + tilt.abs()
+
+
+def log_loss(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
+    """−[(1 − s) log D(real) + s log(1 − D(real)) + log(1 − D(fake))] / 2 of logits, with real's label at 1 − s."""
+    real, fake = wide(real), wide(fake)
+    labelled = (1 - smoothing) * F.softplus(-real) + smoothing * F.softplus(real) if smoothing else F.softplus(-real)
+    return (labelled.mean() + F.softplus(fake).mean()) / 2
+
+
+def exchange(real: Tensor, fake: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, …) with the labels of the samples `chosen` (N, boolean) exchanged: flipped labels."""
+    chosen = chosen.view(-1, *[1] * (real.ndim - 1))
+    return torch.where(chosen, fake, real), torch.where(chosen, real, fake)
 
 
 def wide(logits: Tensor) -> Tensor:

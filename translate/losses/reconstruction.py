@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def feature_matching(features: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
+    """Σᵢ mean |Dᵢ(fake) − Dᵢ(real)| over a discriminator's layers (Wang et al. 2018, section 3.2)."""
+    return torch.stack([l1_loss(found, real) for found, real in zip(features, truth, strict=True)]).sum()
 
 
 def l1_loss(image: Tensor, truth: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from translate.networks.autoencoder import AutoencoderConfig
 from translate.networks.discriminators import PatchGANConfig, PixelConfig
 from translate.networks.resnet import ResNetConfig
 from translate.networks.unet import UNetConfig
 
 GeneratorConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]
-DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig, Field(discriminator="kind")]
+DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig | AutoencoderConfig, Field(discriminator="kind")]
 
-__all__ = ["DiscriminatorConfig", "GeneratorConfig", "PatchGANConfig", "PixelConfig", "ResNetConfig", "UNetConfig"]
+__all__ = ["AutoencoderConfig", "DiscriminatorConfig", "GeneratorConfig", "PatchGANConfig", "PixelConfig",
+           "ResNetConfig", "UNetConfig"]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
-from translate.networks.layers import Chain, Layer, Norm, initialise, make_norm
+from translate.networks.layers import Chain, Layer, Norm, PositionalDropout, initialise, make_norm
 from translate.schema import Config
+
+AnyChain = TypeVar("AnyChain", bound=Chain)
 
 
 class PatchGANConfig(Config):
@@ -18,6 +22,9 @@ class PatchGANConfig(Config):
     width: int = Field(64, ge=1)
     layers: int = Field(3, ge=1)  # strided layers; the patch is 16, 34, 70, 142, 286 px for 1 … 5
     norm: Norm = "instance"
+    dropout: float = Field(0.0, ge=0, lt=1)  # before each convolution but the first two; one mask for real and fake
+    minibatch_std: bool = False  # shows the last layer how much the samples of a batch differ; needs a batch
+    spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
 
     @property
     def smallest(self) -> int:
@@ -25,9 +32,9 @@ class PatchGANConfig(Config):
         return 3 * 2**self.layers
 
     def build(self, in_channels: int) -> PatchGAN:
-        network = PatchGAN(in_channels, self.width, self.layers, self.norm)
+        network = PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std)
         initialise(network)
-        return network
+        return spectrally_normed(network) if self.spectral else network
 
 
 class PixelConfig(Config):
@@ -36,28 +43,63 @@ class PixelConfig(Config):
     kind: Literal["pixel"] = "pixel"
     width: int = Field(64, ge=1)
     norm: Norm = "instance"
+    spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
 
     smallest: ClassVar[int] = 1
 
     def build(self, in_channels: int) -> Pixel:
         network = Pixel(in_channels, self.width, self.norm)
         initialise(network)
-        return network
+        return spectrally_normed(network) if self.spectral else network
+
+
+class MinibatchStd(nn.Module):
+    """Appends a channel that says how much the samples differ, so that D sees a generator that repeats itself.
+
+    The standard deviation over the samples of each value, averaged to one number (Karras et al. 2018, section 3). The
+    samples are those of a micro-batch in one process; of a single one the number is zero.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        deviation = (wide.var(0, correction=0) + 1e-8).sqrt().mean()
+        return torch.cat([x, deviation.to(x.dtype).expand(len(x), 1, *x.shape[2:])], dim=1)
+
+
+def in_turn(*parts: nn.Module | None) -> nn.Module | None:
+    """What there is of `parts`, one after the other."""
+    held = [part for part in parts if part is not None]
+    return nn.Sequential(*held) if len(held) > 1 else held[0] if held else None
+
+
+def spectrally_normed(network: AnyChain) -> AnyChain:
+    """Divide each convolution's weights by their largest singular value, found by a power iteration a forward pass."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            parametrizations.spectral_norm(part)
+    return network
 
 
 class PatchGAN(Chain):
     """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch."""
 
-    def __init__(self, in_channels: int, width: int = 64, layers: int = 3, norm: Norm = "instance"):
+    def __init__(self, in_channels: int, width: int = 64, layers: int = 3, norm: Norm = "instance",
+                 dropout: float = 0.0, minibatch_std: bool = False):
         bias = norm != "batch"
+
+        def dropped(layer: int) -> nn.Module | None:
+            return PositionalDropout(dropout, layer) if dropout else None
+
         widths = [min(2**layer, 8) * width for layer in range(layers + 1)]
         chain = [Layer(nn.Conv2d(in_channels, width, 4, 2, 1))]
         for layer in range(1, layers + 1):
             before, after = widths[layer - 1], widths[layer]
             stride = 2 if layer < layers else 1
             chain.append(Layer(nn.Conv2d(before, after, 4, stride, 1, bias=bias), slope=0.2,
-                               norm=make_norm(norm, before) if layer > 1 else None))
-        chain.append(Layer(nn.Conv2d(widths[-1], 1, 4, 1, 1), slope=0.2, norm=make_norm(norm, widths[-1])))
+                               norm=in_turn(make_norm(norm, before), dropped(layer)) if layer > 1 else None))
+        chain.append(Layer(nn.Conv2d(widths[-1] + minibatch_std, 1, 4, 1, 1), slope=0.2,
+                           norm=in_turn(make_norm(norm, widths[-1]), dropped(layers + 1),
+                                        MinibatchStd() if minibatch_std else None)))
         super().__init__(*chain)
 
 

@@ -15,14 +15,14 @@ says by its `keep` what it holds for the backward pass:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils.checkpoint import checkpoint
 
@@ -87,8 +87,8 @@ class Layer(nn.Module):
         """ReLU or LeakyReLU; in place where a norm has just made the tensor, so that nobody else holds it."""
         if self.slope is None:
             return x
-        return F.leaky_relu(x, self.slope, inplace=self.norm is not None) if self.slope else F.relu(
-            x, inplace=self.norm is not None)
+        ours = isinstance(self.norm, _NormBase)
+        return F.leaky_relu(x, self.slope, inplace=ours) if self.slope else F.relu(x, inplace=ours)
 
 
 class Chain(nn.Sequential):
@@ -114,6 +114,14 @@ class Chain(nn.Sequential):
         for layer in self:
             x = layer(x, keep_input=self.keep == "convolutions")
         return x
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The convolution outputs of every layer but the last, as they are on the way through the chain."""
+        found = []
+        for layer in list(self)[:-1]:
+            x = layer(x, keep_input=self.keep == "convolutions")
+            found.append(x)
+        return found
 
 
 class Block(nn.Module):
@@ -286,17 +294,25 @@ def starting_point(network: nn.Module) -> StartingPoint:
             for module in network.modules() if module.training and module._buffers]
 
 
-@contextmanager
-def recomputing(start: StartingPoint) -> Iterator[None]:
-    """While a forward pass is repeated for its gradient: it starts where the first one did, and advances nothing."""
-    held = [(module, dict(module._buffers)) for module, _ in start]
-    for module, buffers in start:
-        module._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
-    try:
-        yield
-    finally:
-        for module, buffers in held:
+class recomputing:
+    """While a forward pass is repeated for its gradient: it starts where the first one did, and advances nothing.
+
+    May be entered again: a second derivative repeats the pass twice.
+    """
+
+    def __init__(self, start: StartingPoint):
+        self.start = start
+        self.held: StartingPoint = []
+
+    def __enter__(self) -> None:
+        self.held = [(module, dict(module._buffers)) for module, _ in self.start]
+        for module, buffers in self.start:
+            module._buffers.update({name: None if value is None else value.clone() for name, value in buffers.items()})
+
+    def __exit__(self, *error: object) -> None:
+        for module, buffers in self.held:
             module._buffers.update(buffers)
+        self.held = []
 
 
 def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:

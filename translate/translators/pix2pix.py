@@ -8,20 +8,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from translate.losses import NonSaturating, Objective, l1_loss
+from translate.losses import Judge, NonSaturating, Objective, feature_matching, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, UNetConfig
 from translate.schema import Config
-from translate.translators.translator import Direction, Translator, Update
+from translate.translators.translator import Direction, GameConfig, Translator, Update
 
 
 class Pix2PixWeights(Config):
     """G* = arg min max L_cGAN + λ L_L1 (eq. 4)."""
 
     adversarial: float = Field(1.0, ge=0)
+    features: float = Field(0.0, ge=0)  # distance of D's features (pix2pixHD: 10): sharper than L1
     l1: float = Field(100.0, ge=0)  # towards 0: livelier and less faithful
 
 
-class Pix2PixConfig(Config):
+class Pix2PixConfig(GameConfig):
     """Paired translation A → B: a generator, and a discriminator that sees input and output together."""
 
     kind: Literal["pix2pix"] = "pix2pix"
@@ -29,7 +30,6 @@ class Pix2PixConfig(Config):
     discriminator: DiscriminatorConfig = PatchGANConfig(norm="batch")
     objective: Objective = NonSaturating()
     weights: Pix2PixWeights = Pix2PixWeights()
-    ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
 
     needs_pairs: ClassVar[bool] = True
 
@@ -43,29 +43,35 @@ class Pix2Pix(Translator):
     directions: ClassVar[tuple[Direction, ...]] = ("ab",)
 
     def __init__(self, config: Pix2PixConfig, channels_a: int, channels_b: int):
-        self.objective, self.weights = config.objective, config.weights
+        self.weights = config.weights
         self.generator_ab = config.generator.build(channels_a, channels_b)
         self.discriminator_b = config.discriminator.build(channels_a + channels_b)
-        super().__init__({"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {}, config.ema)
+        super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {})
 
-    def step(self, batch: Any, update: Update) -> None:
-        fakes = update.phase("generator", self.train_generator, batch)
-        update.phase("discriminator", self.train_discriminator, batch, fakes)
-
-    def train_generator(self, batch: Any, update: Update) -> list[Tensor]:
+    def train_generators(self, batch: Any, update: Update) -> list[Tensor]:
         """Fool the discriminator and stay near the truth (eq. 4); returns the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
             with update.fake(self.generator_ab, a) as fake:
-                logits = self.discriminator_b(torch.cat([a, fake], dim=1))
-                update.backward("adversarial", self.weights.adversarial * self.objective.generator(logits))
+                fooled = self.fool(update, "discriminator_b", self.judge_of(update, a), fake, b)
+                update.backward("adversarial", self.weights.adversarial * fooled)
+                if self.weights.features:
+                    update.backward("features", self.weights.features * self.feature_distance(a, fake, b))
                 update.backward("l1", self.weights.l1 * l1_loss(fake, b))
             fakes.append(fake.detach())
         return fakes
 
-    def train_discriminator(self, batch: Any, fakes: list[Tensor], update: Update) -> None:
+    def train_discriminators(self, batch: Any, fakes: list[Tensor] | None, update: Update) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
-        for (a, b), fake in zip(update.micro_batches(batch), fakes, strict=True):
-            real = self.discriminator_b(torch.cat([a, b], dim=1))
-            judged = self.discriminator_b(torch.cat([a, fake], dim=1))
-            update.backward("discriminator_b", self.objective.discriminator(real, judged))
+        for number, (a, b) in enumerate(update.micro_batches(batch)):
+            fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
+            self.tell_apart(update, "discriminator_b", self.judge_of(update, a), b, fake)
+
+    def feature_distance(self, a: Tensor, fake: Tensor, b: Tensor) -> Tensor:
+        """How far the discriminator's features of (a, fake) are from those of (a, b)."""
+        return feature_matching(*(self.discriminator_b.features(torch.cat([a, image], dim=1)) for image in (fake, b)))
+
+    def judge_of(self, update: Update, a: Tensor) -> Judge:
+        """The discriminator, as a judge of what `a` was translated to."""
+        a = self.in_place(update, a)
+        return lambda image: self.discriminator_b(torch.cat([a, image], dim=1))

@@ -5,13 +5,19 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from translate.losses import Began, Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
+from translate.networks.autoencoder import Autoencoder
+from translate.schema import Config
+from translate.translators.augmentation import DiffAugmentation, cut_out, moved, recoloured
 from translate.translators.pool import ImagePool
+from translate.translators.stabilisers import InstanceNoise, Pace
 
 Direction = Literal["ab", "ba"]
 
@@ -28,11 +34,49 @@ class Update(Protocol):
     def fake(self, there: nn.Module, real: Tensor) -> Any:
         """A context: a fake image that gathers its gradient, which goes on through `there` at the end."""
 
+    def full_precision(self) -> Any:
+        """A context in which nothing is computed in half precision."""
+
+    def translated(self, there: nn.Module, real: Tensor) -> Tensor:
+        """A fake image that nothing is backpropagated through."""
+
     def backward(self, name: str, loss: Tensor) -> None:
         """Backpropagate a loss and record it under this name."""
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool; the exchange counts when the phase has ended."""
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Record a mean over the micro-batch that nothing is learnt from."""
+
+    def mean(self, name: str) -> Tensor:
+        """What was recorded under `name` in this step, over all processes: for after a phase."""
+
+    losses: dict[str, Tensor]  # what this step recorded
+    images: int  # images of the run that were seen before this step
+    number: int  # of this step in its stage
+
+    def uniform(self, name: str) -> Tensor:
+        """A number in [0, 1) for each sample of the micro-batch (N,), the same whenever this step is done again."""
+
+    def normal(self, name: str, like: Tensor) -> Tensor:
+        """Standard normal noise of the shape of `like` (N, …), the same whenever this step is done again."""
+
+    def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
+                 fake: Tensor) -> None:
+        """Backpropagate and record a penalty on `discriminator`, in float32, in the steps it is due in."""
+
+
+class GameConfig(Config):
+    """What every translator's recipe says about the game of its generators and discriminators."""
+
+    kind: str
+    objective: Objective
+    penalty: Penalty | None = None  # on the discriminators; null: none
+    augment: tuple[DiffAugmentation, ...] = ()  # of what the discriminators see; for little data
+    noise: InstanceNoise | None = None  # on what the discriminators see; null: none
+    pace: Pace = Pace()
+    ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
 
 
 class Translator(ABC):
@@ -45,12 +89,14 @@ class Translator(ABC):
 
     directions: ClassVar[tuple[Direction, ...]]
 
-    def __init__(self, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
-                 pools: dict[str, ImagePool], ema: float | None):
+    def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
+                 pools: dict[str, ImagePool]):
+        self.objective, self.penalty = config.objective, config.penalty
+        self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
         self.phases = {"generator": generators, "discriminator": discriminators}
         self.pools = pools
-        self.ema = ema
-        self.averages = {name: frozen_copy(network) for name, network in generators.items()} if ema else {}
+        self.ema = config.ema
+        self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -62,9 +108,78 @@ class Translator(ABC):
         """Every network there is: the trained ones, and their averages as `ema_<name>`."""
         return self.networks | {f"ema_{name}": network for name, network in self.averages.items()}
 
-    @abstractmethod
     def step(self, batch: Any, update: Update) -> None:
-        """One update of every network on one batch."""
+        """One update on one batch: of the generators, then of the discriminators, where it is their turn."""
+        pace, fakes = self.pace, None
+        if update.images >= pace.warmup and update.number % pace.generator == 0:
+            fakes = update.phase("generator", self.train_generators, batch)
+        if update.images < pace.warmup or update.number % pace.discriminator == 0:
+            update.phase("discriminator", self.train_discriminators, batch, fakes)
+            self.settle(update)
+
+    def settle(self, update: Update) -> None:
+        """After a step of the discriminators: what their objective does besides."""
+        if isinstance(self.objective, Wasserstein):
+            self.objective.bound(self.phases["discriminator"].values())
+        elif isinstance(self.objective, Began):
+            for name in self.phases["discriminator"]:
+                errors = (update.mean(f"error_{kind}_{name[-1]}") for kind in ("real", "fake"))
+                update.losses[f"convergence_{name[-1]}"] = self.objective.rebalance(self.balance(name), *errors)
+
+    def balance(self, name: str) -> Tensor:
+        """BEGAN's k of the discriminator `name`."""
+        return cast(Autoencoder, self.phases["discriminator"][name]).balance
+
+    @abstractmethod
+    def train_generators(self, batch: Any, update: Update) -> list[Any]:
+        """Backpropagate the generators' losses; returns the fakes, one entry a micro-batch."""
+
+    @abstractmethod
+    def train_discriminators(self, batch: Any, fakes: list[Any] | None, update: Update) -> None:
+        """Backpropagate the discriminators' losses; without `fakes`, of the generators as they are."""
+
+    def fool(self, update: Update, name: str, judge: Judge, fake: Tensor, real: Tensor) -> Tensor:
+        """The generator's loss: what the discriminator `name` thinks of its `fake`, and, if asked, of `real`."""
+        judged = judge(self.seen(update, f"fool {name}", fake))
+        if isinstance(self.objective, RelativisticAverage):
+            return self.objective.generator(judged, judge(self.seen(update, f"real {name}", real)))
+        return self.objective.generator(judged)
+
+    def tell_apart(self, update: Update, name: str, judge: Judge, real: Tensor, fake: Tensor) -> None:
+        """The loss of the discriminator `name`, and its penalty; backpropagated and recorded.
+
+        Real and fake images go through it in two batches, so that batch norm cannot mix their statistics.
+        """
+        real, fake = self.seen(update, f"real {name}", real), self.seen(update, f"fake {name}", fake)
+        logits, judged = judge(real), judge(fake)
+        if isinstance(self.objective, Labelled) and self.objective.flips:
+            logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
+        if isinstance(self.objective, Began):
+            update.backward(name, self.objective.discriminator(logits, judged, self.balance(name)))
+            update.record(f"error_real_{name[-1]}", logits.mean())
+            update.record(f"error_fake_{name[-1]}", judged.mean())
+        else:
+            update.backward(name, self.objective.discriminator(logits, judged))
+        del logits, judged  # their graph goes before the penalty's comes
+        if self.penalty is not None:
+            update.penalise(f"penalty_{name[-1]}", self.penalty, self.phases["discriminator"][name], judge, real, fake)
+
+    def seen(self, update: Update, name: str, images: Tensor) -> Tensor:
+        """`images` as a discriminator sees them; `name` says which draw of noise is theirs."""
+        if "color" in self.augment:
+            images = recoloured(images, *map(update.uniform, ("brightness", "saturation", "contrast")))
+        images = self.in_place(update, images)
+        sigma = self.noise.at(update.images) if self.noise else 0.0
+        return images + sigma * update.normal(f"noise {name}", images) if sigma else images
+
+    def in_place(self, update: Update, images: Tensor) -> Tensor:
+        """`images` moved and cut as all are that discriminators see of these samples in this step."""
+        if "translation" in self.augment:
+            with update.full_precision():  # in half precision the coordinates of a large image would run together
+                images = moved(images, update.uniform("down"), update.uniform("right"))
+        if "cutout" in self.augment:
+            images = cut_out(images, update.uniform("row"), update.uniform("column"))
+        return images
 
     def generator(self, direction: Direction) -> nn.Module:
         """The generator one uses: the averaged one where an average is kept."""

@@ -1,0 +1,194 @@
+"""Penalties agree with their closed forms, with an independent second derivative, and with the theory of toy games."""
+
+from __future__ import annotations
+
+import copy
+import typing
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from tests.runs import cyclegan_recipe
+from tests.test_update import build, gradients, make_batch, step, worst_error
+from translate.errors import RecipeError
+from translate.losses import R1, R2, Orthogonal, Penalty, WassersteinGP
+from translate.networks import PatchGANConfig, ResNetConfig, memory
+from translate.networks.layers import InstanceNorm
+from translate.translators import Pix2PixConfig
+from translate.update import Update
+
+PENALTIES = typing.get_args(typing.get_args(Penalty)[0])
+SLOPES = [WassersteinGP, R1, R2]
+GENERATOR = ResNetConfig(width=4, blocks=1)
+
+
+class Quadratic(nn.Module):
+    """D(x) = c‖x‖²/2, with the gradient c·x. One logit an image."""
+
+    def __init__(self, c: float):
+        super().__init__()
+        self.c = nn.Parameter(torch.tensor(c, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c * x.flatten(1).square().sum(1, keepdim=True) / 2
+
+
+class TestClosedForms:
+    real = torch.tensor([[3.0, 4.0], [0.0, 2.0]], dtype=torch.float64)  # norms 5 and 2
+    fake = torch.tensor([[-3.0, -4.0], [0.0, 0.0]], dtype=torch.float64)  # norms 5 and 0
+    mix = torch.tensor([0.75, 0.5], dtype=torch.float64)  # x̂ = (1.5, 2) and (0, 1), norms 2.5 and 1
+
+    @pytest.mark.parametrize(("penalty", "value", "by_c"), [
+        (R1(), 0.5 * 0.5**2 * (25 + 4) / 2, 0.5 * (25 + 4) / 2),
+        (R2(), 0.5 * 0.5**2 * 25 / 2, 0.5 * 25 / 2),
+        (WassersteinGP(), ((0.5 * 2.5 - 1)**2 + (0.5 * 1 - 1)**2) / 2, (0.25 * 2.5 - 0.5 * 1)),
+    ], ids=["r1", "r2", "wgan_gp"])
+    def test_a_quadratic_critic(self, penalty: Any, value: float, by_c: float) -> None:
+        """The penalty itself and its derivative by c = ½, both worked out by hand."""
+        critic = Quadratic(0.5)
+        loss = penalty(critic, critic, self.real, self.fake, self.mix)
+        assert loss.item() == pytest.approx(value, abs=1e-12)
+        loss.backward()
+        assert critic.c.grad.item() == pytest.approx(by_c, abs=1e-12)
+
+    def test_a_flat_critic_gets_no_infinite_gradient(self) -> None:
+        """The derivative of a square root at zero, which a critic at its initial zero would meet."""
+        for penalty in (WassersteinGP(), R1(), R2()):
+            critic = Quadratic(0.0)
+            penalty(critic, critic, self.real, self.fake, self.mix).backward()
+            assert critic.c.grad.isfinite()
+
+    def test_patches_that_do_not_overlap_count_as_the_mean_of_their_own_slopes(self) -> None:
+        """A linear critic of single pixels has the slope ‖w‖ everywhere, at any resolution."""
+        critic = nn.Conv2d(3, 1, 1).double()
+        squared = critic.weight.detach().square().sum().item()
+        for size in (1, 4, 9):
+            images = torch.randn(2, 3, size, size, dtype=torch.float64)
+            assert R1()(critic, critic, images, images, torch.rand(2)).item() == pytest.approx(squared / 2)
+
+    def test_orthogonal_rows_cost_nothing_whatever_their_length_and_parallel_ones_do(self) -> None:
+        layer = nn.Linear(2, 2, bias=False).double()
+        for rows, cost in [([[2.0, 0.0], [0.0, 5.0]], 0.0), ([[1.0, 0.0], [3.0, 0.0]], 2 * 3.0**2)]:
+            with torch.no_grad():
+                layer.weight.copy_(torch.tensor(rows))
+            assert Orthogonal()(layer, layer, self.real, self.fake, self.mix).item() == pytest.approx(cost)
+
+
+class PlainNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+        return (x - mean) / (variance + 1e-5).sqrt()
+
+
+def reference_gradients(discriminator: nn.Module, penalty: Any, judged: Tensor, given: Tensor) -> dict[str, Tensor]:
+    """The penalty's gradient by torch.func: D per sample as a pure function, with norms written out, nothing in place.
+
+    `judged` are the images at which the slope is taken, `given` what the discriminator sees beside them.
+    """
+    plain: Any = copy.deepcopy(discriminator)
+    plain.keep = "everything"
+    for layer in plain:
+        layer.activate = lambda x, slope=layer.slope: x if slope is None else nn.functional.leaky_relu(x, slope)
+        if isinstance(layer.norm, InstanceNorm):
+            layer.norm = PlainNorm()
+
+    def mean_penalty(weights: dict[str, Tensor]) -> Tensor:
+        def logits(image: Tensor, beside: Tensor) -> Tensor:
+            return functional_call(plain, weights, torch.cat([beside, image])[None])
+
+        def own(image: Tensor, beside: Tensor) -> Tensor:
+            by_image = grad(lambda x: logits(x, beside).sum())(image)
+            squared = by_image.square().sum() / logits(image, beside).numel()
+            return (squared.sqrt() - 1).square() if isinstance(penalty, WassersteinGP) else squared / 2
+
+        return penalty.weight * vmap(own)(judged, given).mean()
+
+    return grad(mean_penalty)({name: value.detach().contiguous() for name, value in plain.named_parameters()})
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("norm", ["instance", "none"])
+@pytest.mark.parametrize("penalty", [R1(), R2(), WassersteinGP()], ids=lambda penalty: penalty.kind)
+def test_the_second_derivative_in_a_step_is_that_of_torchs_function_transforms(
+        penalty: Any, norm: Any, samples: int) -> None:
+    """All in float64, in the memory layout of a training, under the plan that recomputes the discriminator."""
+    config = Pix2PixConfig(generator=GENERATOR, discriminator=PatchGANConfig(width=4, layers=2, norm=norm))
+    batch = make_batch((33, 50), samples)
+    with_penalty, without = (build(config.model_copy(update={"penalty": each})) for each in (penalty, None))
+    update = step(with_penalty, batch, "preact")
+    step(without, batch, "preact")
+    with torch.no_grad():
+        fake = without.generator_ab(batch.a)
+    update._keys = batch.keys
+    mix = update.uniform("penalty_b").view(-1, 1, 1, 1)
+    at = {"r1": batch.b, "r2": fake, "wgan_gp": mix * batch.b + (1 - mix) * fake}[penalty.kind]
+    expected = reference_gradients(without.discriminator_b, penalty, at, batch.a)
+    added = {name: value - gradients(without)[name] for name, value in gradients(with_penalty).items()
+             if name.startswith("discriminator_b")}
+    assert worst_error(added, {f"discriminator_b.{name}": value for name, value in expected.items()}) <= 1e-9
+
+
+@pytest.mark.parametrize("kind", [penalty.model_fields["kind"].default for penalty in PENALTIES])
+def test_a_lazy_penalty_comes_every_k_steps_and_counts_k_times(kind: str) -> None:
+    """Over k steps it adds up to what it would have been, and between them the step is the plain one."""
+    config = Pix2PixConfig(generator=GENERATOR, discriminator=PatchGANConfig(width=4, layers=2))
+    batch, found = make_batch((32, 32)), {}
+    for every, number in [(1, 0), (4, 0), (4, 1), (4, 3), (4, 4), (0, 0)]:
+        penalty = {"kind": kind, "every": every} if every else None
+        translator = build(Pix2PixConfig.model_validate(config.model_dump() | {"penalty": penalty}))
+        update = step(translator, batch, number=number)
+        assert ("penalty_b" in update.losses) == (every > 0 and number % every == 0)
+        found[every, number] = torch.cat([gradient.flatten() for name, gradient in gradients(translator).items()
+                                          if name.startswith("discriminator")])
+    none = found[0, 0]
+    assert torch.equal(found[4, 1], none) and torch.equal(found[4, 3], none) and torch.equal(found[4, 4], found[4, 0])
+    torch.testing.assert_close(found[4, 0] - none, 4 * (found[1, 0] - none), rtol=1e-8, atol=1e-10)
+    assert (found[1, 0] - none).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("plan", ["split", "preact"])
+@pytest.mark.parametrize("penalty", [R1(), WassersteinGP()], ids=lambda penalty: penalty.kind)
+def test_a_penalty_is_computed_in_float32_under_bfloat16(penalty: Any, plan: Any) -> None:
+    """Both derivatives, and what a memory plan computes again for them."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        config = Pix2PixConfig(generator=GENERATOR, discriminator=PatchGANConfig(width=4, layers=2))
+        translator, batch = build(config, torch.float32), make_batch((32, 32), dtype=torch.float32)
+        judge = translator.discriminator_b
+        memory.apply(memory.PLANS[plan], judge)
+        update = Update(translator, {}, Accelerator(cpu=True), memory.PLANS[plan], precision)
+        with update.autocast():
+            for a, b in update.micro_batches(batch):
+                update.penalise("penalty", penalty, judge, translator.judge_of(update, a), b, -b)
+        found[precision] = [parameter.grad for parameter in judge.parameters() if parameter.grad is not None]
+    for low, full in zip(found["bf16"], found["fp32"], strict=True):
+        assert torch.equal(low, full)
+
+
+@pytest.mark.parametrize("penalty", [R1(), WassersteinGP()], ids=lambda penalty: penalty.kind)
+def test_a_gradient_scaler_scales_a_penalty_as_it_does_every_loss(penalty: Any) -> None:
+    """What fp16 does: the loss is scaled and the slope within it is not. A power of two leaves no rounding."""
+    found = {}
+    for scale in (1.0, 1024.0):
+        translator = build(Pix2PixConfig(generator=GENERATOR, discriminator=PatchGANConfig(width=4, layers=2)))
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        update = Update(translator, {}, accelerator, memory.PLANS["split"], "fp32")
+        for a, b in update.micro_batches(make_batch((32, 32))):
+            update.penalise("penalty", penalty, translator.discriminator_b, translator.judge_of(update, a), b, -b)
+        found[scale] = [parameter.grad for parameter in translator.discriminator_b.parameters()
+                        if parameter.grad is not None]
+    assert found[1.0]
+    for scaled, plain in zip(found[1024.0], found[1.0], strict=True):
+        assert torch.equal(scaled, 1024 * plain)
+
+
+def test_a_slope_penalty_and_batch_norm_are_refused_together(tmp_path: Any) -> None:
+    translator = {"kind": "cyclegan", "discriminator": {"kind": "patchgan", "layers": 1, "norm": "batch"}}
+    with pytest.raises(RecipeError, match=r"translator.penalty.kind: r1 .* set translator.discriminator.norm"):
+        cyclegan_recipe(tmp_path, translator=translator | {"penalty": {"kind": "r1"}})
+    cyclegan_recipe(tmp_path, translator=translator | {"penalty": {"kind": "orthogonal"}})

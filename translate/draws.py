@@ -1,0 +1,30 @@
+"""Chance that a step may use: numbers that depend on a sample and on what they are for, and on nothing else.
+
+A sample's key is a function of (seed, epoch, image), so a step stays a function of the run's state: it draws the same
+numbers when it is undone for want of memory and done again, after a resume, in micro-batches, and in any number of
+processes. Nothing is taken from torch's global generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from translate.data.transforms import stable_hash
+
+
+def uniform(keys: Sequence[int], name: str, device: torch.device) -> Tensor:
+    """One number in [0, 1) for each sample, float32 (N,)."""
+    return torch.tensor([(stable_hash(key, name) >> 39) / 2**24 for key in keys], device=device)
+
+
+def normal(keys: Sequence[int], name: str, like: Tensor) -> Tensor:
+    """Standard normal noise with the shape, dtype and device of `like` (N, …); a sample's is drawn from its key."""
+    noise = torch.empty_like(like)
+    for sample, key in zip(noise, keys, strict=True):
+        chance = None if like.is_meta else torch.Generator(like.device).manual_seed(stable_hash(key, name))
+        # Drawn in the plain order of memory, and not in place: a draw must not depend on how a batch lies in memory.
+        sample.copy_(torch.randn(sample.shape, generator=chance, dtype=like.dtype, device=like.device))
+    return noise

@@ -1,0 +1,60 @@
+"""BEGAN's discriminator: an autoencoder, whose error says how far an image is from what it knows."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from translate.networks.layers import Chain, Layer, Norm, initialise, make_norm, pad_to_fit
+from translate.schema import Config
+
+
+class AutoencoderConfig(Config):
+    """A convolutional autoencoder (Berthelot et al. 2017, section 3.5, with strides for its subsampling)."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    width: int = Field(64, ge=1)  # channels at full resolution; the k-th halving has k + 1 times as many
+    downs: int = Field(3, ge=1)  # halvings down to what is kept of an image
+    norm: Norm = "none"
+
+    smallest: ClassVar[int] = 1  # images are padded
+
+    def build(self, in_channels: int) -> Autoencoder:
+        network = Autoencoder(in_channels, self.width, self.downs, self.norm)
+        initialise(network)
+        return network
+
+
+class Autoencoder(nn.Module):
+    """Maps images (N, C, H, W) to their errors of reconstruction (N, 1, H, W): the mean of |x − D(x)| over channels.
+
+    `balance` is the k of BEGAN's game. It is a buffer so that a checkpoint holds it.
+    """
+
+    balance: Tensor
+
+    def __init__(self, in_channels: int, width: int = 64, downs: int = 3, norm: Norm = "none"):
+        super().__init__()
+        self.multiple = 2**downs
+        widths = [(level + 1) * width for level in range(downs + 1)]
+        chain = [Layer(nn.Conv2d(in_channels, width, 3, 1, 1))]
+        for before, after in pairwise(widths):
+            chain.append(Layer(nn.Conv2d(before, after, 3, 2, 1), slope=0.2, norm=make_norm(norm, before)))
+        for before, after in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            chain.append(Layer(nn.Conv2d(before, after, 3, 1, 1), slope=0.2, norm=make_norm(norm, before), enlarge=2))
+        chain.append(Layer(nn.Conv2d(width, in_channels, 3, 1, 1), slope=0.2, norm=make_norm(norm, width)))
+        self.chain = Chain(*chain)
+        self.register_buffer("balance", torch.zeros(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        rebuilt = self.chain(pad_to_fit(image, self.multiple, self.multiple))[..., :height, :width]
+        return (image - rebuilt.to(image.dtype)).abs().mean(1, keepdim=True)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """What the layers make of an image on the way through."""
+        return self.chain.features(pad_to_fit(image, self.multiple, self.multiple))

@@ -172,7 +172,7 @@ def test_a_second_ctrl_c_ends_the_command_with_130(run: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("words", "code", "message"), [
-    (("train",), 2, "name a recipe"), (("train", "monet2foto"), 2, "did you mean monet2photo?"),
+    (("train",), 2, "name a recipe"), (("train", "monet2foto"), 2, "did you mean monet2photo, "),
     (("train", "gone.yaml"), 2, "gone.yaml: No such file"),
     (("convert", "nowhere", "out", "--model", "nowhere"), 2, "--model takes a run"),
     (("data", "prepare", "eart"), 2, "did you mean earth?"),
@@ -207,9 +207,9 @@ def test_check_and_train_agree_on_data_without_test_images(shared_pairs: Path, t
 
 def test_what_points_to_the_check_names_what_to_give_it(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    for side in "AB":
-        (tmp_path / f"train{side}").mkdir()
-        (tmp_path / f"train{side}" / f"{side}.png").write_bytes((shared_pairs / "trainA" / "0.png").read_bytes())
+    for name in ("trainA/0.png", "trainA/1.png", "trainB/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((shared_pairs / name).read_bytes())
     (tmp_path / "my.yaml").write_text(pix2pix_recipe(tmp_path).dump_yaml())
     assert call(monkeypatch, "train", tmp_path / "my.yaml", "--run", tmp_path / "run") == 2
     assert f"`translate data check {tmp_path / 'my.yaml'}` lists them all" in said.getvalue()

@@ -155,8 +155,7 @@ Side = Literal["a", "b", "both"]
 Pair = tuple[tuple[Path, Side], ...]
 
 
-def _parts(config: LayoutConfig, root: Path,
-           needs_test_images: bool) -> tuple[list[list[Pair]], list[Finding]]:
+def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[list[list[Pair]], list[Finding]]:
     """For each split, the files that are read together, and what is wrong with how they belong together."""
     parts: list[list[Pair]] = []
     findings: list[Finding] = []
@@ -164,7 +163,7 @@ def _parts(config: LayoutConfig, root: Path,
         place = config.place(root)
     except DataError as error:
         return [], [_of(error)]
-    found: set[str] = set()
+    found: set[str] = set()  # the splits that there are, whole or not
     for name in SPLITS:
         try:
             folders = config.sides(name, root) if isinstance(config, SidesConfig) else None

@@ -173,16 +173,47 @@ def test_a_second_ctrl_c_ends_the_command_with_130(run: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("words", "code", "message"), [
-    (("train",), 2, "name a recipe"), (("train", "monet2foto"), 2, "did you mean monet2photo?"),
+    (("train",), 2, "name a recipe"), (("train", "monet2foto"), 2, "did you mean monet2photo, "),
     (("train", "gone.yaml"), 2, "gone.yaml: No such file"),
     (("convert", "nowhere", "out", "--model", "nowhere"), 2, "--model takes a run"),
     (("data", "prepare", "eart"), 2, "did you mean earth?"),
-    (("data", "check", "nowhere"), 2, "neither a file nor a shipped recipe"),
+    (("data", "check", "nowhere"), 2, "nowhere: no such file or folder, and no shipped recipe"),
+    (("train", "recipes/monet2foto.yaml"), 2, "did you mean monet2photo"),
+    (("data", "check", __file__), 2, "test_cli.py: is no recipe; a recipe is a YAML file"),
+    (("train", "."), 2, ".: is a folder; a recipe is a YAML file"),
+    (("train", "earth", "--precision", "fp8"), 2, "--precision fp8: expected one of auto"),
 ])
 def test_mistakes_end_with_their_code_and_say_what_to_do(words: tuple[str, ...], code: int, message: str,
                                                          said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(monkeypatch, *words) == code
     assert message in said.getvalue()
+
+
+def test_check_and_train_agree_on_data_without_test_images(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """A note where the training goes on without scores, an error where the recipe insists on them."""
+    sides = {"a": str(shared_pairs / "trainA"), "b": str(shared_pairs / "trainB")}
+    small = pix2pix_recipe(shared_pairs).dump()
+    for kind, place in (("paired", sides), ("computed", {"folder": sides["b"]})):
+        for number, (evaluate, checked, trained) in enumerate((("auto", 0, 0), (4, 5, 2))):
+            file = tmp_path / f"{kind}{number}.yaml"
+            file.write_text(json.dumps(small | {"data": {"kind": kind, "resize": 70, **place},
+                                                "every": small["every"] | {"evaluate": evaluate}}))
+            assert call(monkeypatch, "data", "check", file) == checked
+            assert call(monkeypatch, "train", file, "--run", tmp_path / file.stem) == trained
+    printed = said.getvalue()
+    assert "0 errors, 0 warnings, 1 note" in printed and "1 error, 0 warnings, 0 notes" in printed
+    assert printed.count("no held-out scores: ") == 2 and printed.count("error: ") == 4
+
+
+def test_what_points_to_the_check_names_what_to_give_it(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trainA/0.png", "trainA/1.png", "trainB/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((shared_pairs / name).read_bytes())
+    (tmp_path / "my.yaml").write_text(pix2pix_recipe(tmp_path).dump_yaml())
+    assert call(monkeypatch, "train", tmp_path / "my.yaml", "--run", tmp_path / "run") == 2
+    assert f"`translate data check {tmp_path / 'my.yaml'}` lists them all" in said.getvalue()
 
 
 def test_a_direction_a_model_does_not_have_is_named(shared_pairs: Path, tmp_path: Path, said: io.StringIO,

@@ -444,7 +444,7 @@ def test_unpaired_test_images_are_scored_against_the_truth_only_where_names_pair
     ({"kind": "computed", "folder": "x", "image_b": {"channels": 1}}, "grey is computed from 3 channels, not 1"),
     ({"kind": "computed", "folder": "x", "test_folder": "x/held"}, "would be trained on"),
     ({"kind": "computed", "card": "x", "test_folder": "y"}, "a card has its own"),
-    ({"kind": "unpaired", "card": "../up"}, "String should match"),
+    ({"kind": "unpaired", "card": "../up"}, "a folder gets this name"),
     ({"kind": "unpaired", "card": "x", "augment": ["flip", "flip"]}, "each augmentation once"),
     ({"kind": "unpaired", "card": "x", "augment": ["flop"]}, "'flip', 'flip_vertical' or 'rotate90'"),
 ])

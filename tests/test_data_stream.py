@@ -334,7 +334,7 @@ def test_a_file_that_cannot_be_read_is_named_with_what_to_do(workers: int, tmp_p
     broken = tmp_path / "trainB" / "2.png"
     broken.write_bytes(broken.read_bytes()[:broken.stat().st_size // 2])
     data = PairedConfig(folder=tmp_path, resize=None).build("train", tmp_path)
-    with pytest.raises(DataError, match=r"trainB/2.png: read: .*`translate data check`"):
+    with pytest.raises(DataError, match=r"trainB/2.png: read: .*`translate data check RECIPE`"):
         exhaust(stream(data, workers=workers))
 
 

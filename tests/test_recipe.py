@@ -88,7 +88,9 @@ def test_parts_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
     ("a: &x [1]\nb: *x\n", "anchors and aliases are not allowed"),
     ("a: !!python/object/apply:os.system [touch canary]\n", "tag"),
     ("<<: {a: 1}\n", "merge keys are not allowed"),
-    ("a: [", "expected"), ("- 1\n", "expected a mapping"), ("\x00", "not YAML"), ("a: " + "[" * 5000, "not YAML"),
+    ("a: [", "expected"), ("- 1\n", "expected a mapping"), ("# nothing\n", "is empty; expected a mapping"),
+    ("a:\n\tb: 1\n", "line 2: a tab stands here; indent with spaces"),
+    ("\x00", "not YAML"), ("a: " + "[" * 5000, "not YAML"),
 ])
 def test_yaml_that_no_person_means_is_refused(text: str, reason: str, tmp_path: Path) -> None:
     assert reason in "\n".join(mistakes(tmp_path, text))
@@ -115,11 +117,34 @@ def test_overrides_change_fields_and_name_their_mistakes(tmp_path: Path) -> None
             load_recipe(tmp_path / "x.yaml", [override])
 
 
+@pytest.mark.parametrize(("overrides", "expected"), [
+    (["stage.0.images=4"], "--set stage.0.images: stage: unknown field; did you mean stages?"),
+    (["resolution=64"], "--set resolution: resolution: unknown field; did you mean stages.0.resolution?"),
+    (["seed=true"], "--set seed: seed: 'true': expected a whole number"),
+    (["stages.0={resolution: 64}"], "--set stages.0: stages.0.images: missing"),
+    (["stages.0.batch_size=3", "seed=1"], "FILE: stages.0.images: 100 is no multiple of batch_size 3; use 102"),
+    (["stages.0.images=7", "stages.0.batch_size=2"], "--set stages.0.images: stages.0.images: 7 is no multiple"),
+    (["data.kind=labels"], "--set data.kind: data.classes: missing"),
+    (["data.card=monet2photo"], "FILE with --set data.card: data: card and folder: say once"),
+    (["every.lag=3"], "--set every.lag: every.lag: unknown field; did you mean log?"),
+    (["seed=[1"], "--set seed, line 1: "),
+])
+def test_a_mistake_of_an_override_is_not_blamed_on_the_file(overrides: list[str], expected: str,
+                                                            tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(GOOD)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file, overrides)
+    assert caught.value.lines[0].startswith(expected.replace("FILE", str(file)))
+
+
 def test_a_recipe_is_found_by_path_or_by_the_name_of_a_shipped_one() -> None:
     assert find_recipe("monet2photo").name == "monet2photo.yaml"
     assert find_recipe("my.yaml") == Path("my.yaml")
     with pytest.raises(RecipeError, match="did you mean monet2photo"):
         find_recipe("monet2foto")
+    with pytest.raises(RecipeError, match=r"gone/facade.yaml: No such file.*did you mean facades\?"):
+        load_recipe(Path("gone/facade.yaml"))
 
 
 # -- shipped recipes ---------------------------------------------------------------------------------------------------
@@ -271,6 +296,11 @@ def test_every_option_has_a_test() -> None:
     for file, name in ELSEWHERE.values():
         tests = re.findall(r"def (test_\w+)", (Path(__file__).parent / file).read_text())
         assert any(name in test for test in tests), f"{file} has no test of {name}"
+
+
+def test_without_a_cadence_there_is_a_picture_of_the_end_alone(shared_pairs: Path, tmp_path: Path) -> None:
+    train(cyclegan_recipe(shared_pairs, stages=[SMALL_STAGE], every={"sample": None}), tmp_path / "run", Silent())
+    assert [re.findall(r"\d+", path.stem)[-1].lstrip("0") for path in (tmp_path / "run" / "samples").iterdir()] == ["8"]
 
 
 @pytest.mark.parametrize("option", [option for option in CHANGES if CHANGES[option][1]])

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from translate.errors import DoesNotFit, RunError, TranslateError, UsageError
+from translate.errors import DataError, DoesNotFit, RunError, TranslateError, UsageError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
@@ -73,10 +73,14 @@ def train(
     file = find_recipe(recipe) if recipe is not None else (run or Path()) / "recipe.yaml"
     if recipe is None and not file.is_file():
         raise RunError(f"{run}: there is no run here to resume")
+    one_of("--precision", precision or "auto", ("auto", "fp32", "bf16", "fp16"))
     chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
     folder = run or default_run(chosen)
     with Display(out, chosen.name) as display:
-        train_run(chosen, folder, display, resume=resume, card=memory)
+        try:
+            train_run(chosen, folder, display, resume=resume, card=memory)
+        except DataError as error:  # what reads images does not know where its recipe came from
+            raise DataError(str(error).replace("check RECIPE`", f"check {recipe or file}`")) from error
     say(f"finished: {folder}; samples are in {folder / 'samples'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
 
@@ -307,12 +311,13 @@ def check_data(
     recipe = None if folder.is_dir() else load_recipe(find_recipe(str(folder)))
     with Display(out, "check") as display:
         findings = check(recipe.data if recipe else folder, data_root(), recipe.stages[-1].size if recipe else None,
-                         lambda done, total: display.progress(done, total, "", {}))
+                         lambda done, total: display.progress(done, total, "", {}),
+                         needs_test_images=recipe is not None and recipe.needs_test_images)
     for finding in findings:
         say(f"{finding.severity}: {finding.path}: {finding.what}" + (f"; {finding.advice}" if finding.advice else ""))
-    errors = sum(finding.severity == "error" for finding in findings)
-    say(f"{errors} errors, {len(findings) - errors} warnings and notes")
-    raise typer.Exit(5 if errors else 0)
+    counts = {kind: sum(finding.severity == kind for finding in findings) for kind in ("error", "warning", "note")}
+    say(", ".join(f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in counts.items()))
+    raise typer.Exit(5 if counts["error"] else 0)
 
 
 def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:

@@ -6,6 +6,8 @@ the command line as `stages.0.images=2000`.
 
 from __future__ import annotations
 
+import copy
+import difflib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -19,9 +21,10 @@ from pydantic import Field
 from translate.data import DataConfig
 from translate.errors import RecipeError
 from translate.losses import SlopePenalty
+from translate.mistakes import shown
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.optimizers import Constant, Optimizers, Schedule
-from translate.schema import Config, nearest, read_document, read_yaml, validate
+from translate.schema import Config, Name, read_document, read_yaml, validate
 from translate.translators import TranslatorConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -55,7 +58,7 @@ class Cadence(Config):
     """How often, in images."""
 
     log: int = Field(100, ge=1)
-    sample: int = Field(2_000, ge=1)
+    sample: int | None = Field(2_000, ge=1)  # a grid of pictures; null: only at the end
     checkpoint: int = Field(10_000, ge=1)
     evaluate: int | Literal["auto"] | None = "auto"  # held-out scores; auto: as often as 5 % of the time allows, where
     # there is a test set; null: never
@@ -81,7 +84,7 @@ class Evaluation(Config):
 class Recipe(Config):
     """Everything about a training."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: Name
     seed: int = Field(0, ge=0, lt=2**31)
     precision: Precision = "auto"
     data: DataConfig
@@ -147,6 +150,12 @@ class Recipe(Config):
         return None if named == "auto" else named
 
     @property
+    def needs_test_images(self) -> bool:
+        """Whether a training is refused where there is nothing to score on; else it says so, and goes on."""
+        return self.every.evaluate is not None and (self.every.evaluate != "auto" or self.evaluate.metric != "auto"
+                                                    or self.evaluate.patience is not None)
+
+    @property
     def num_images(self) -> int:
         """How many images the whole training sees."""
         return sum(stage.images for stage in self.stages)
@@ -162,20 +171,54 @@ class Recipe(Config):
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply `a.b=c` overrides, validate. Raises `RecipeError` with all mistakes."""
-    document = read_document(path, "`translate recipes` lists what is shipped")
+    document = read_document(path, "" if path.exists() else _shipped_advice(path.stem))
+    written = copy.deepcopy(document)
     for override in overrides:
         apply_override(document, override)
-    return validate(Recipe, document, str(path))
+    paths = [override.partition("=")[0] for override in overrides]
+    return validate(Recipe, document, lambda where: _source(where, path, written, paths))
+
+
+def _source(where: str, file: Path, written: dict[str, Any], overrides: Sequence[str]) -> str:
+    """What to edit for a mistake at `where`: the file, an override of that field or of one around it, or both where an
+    override changed something inside, or which kind of thing it is."""
+    around = [path for path in overrides if f"{where}.".startswith(f"{path}.")]
+    inside = [path for path in overrides if path.startswith(f"{where}.")
+              or (path.endswith(".kind") and where.startswith(path.removesuffix("kind")))]
+    if around or (inside and not _holds(written, where)):
+        return f"--set {(around or inside)[-1]}"
+    return f"{file} with --set {inside[-1]}" if inside else str(file)
+
+
+def _holds(document: Any, where: str) -> bool:
+    for step in where.split("."):
+        if isinstance(document, list) and step.isdigit() and int(step) < len(document):
+            document = document[int(step)]
+        elif isinstance(document, dict) and step in document:
+            document = document[step]
+        else:
+            return False
+    return True
 
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe given as a path or by the name of a shipped one."""
-    if Path(name).suffix in (".yaml", ".yml") or Path(name).is_file():
-        return Path(name)
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
     shipped = {path.stem: path for path in shipped_recipes()}
-    if name not in shipped:
-        raise RecipeError([f"{name}: neither a file nor a shipped recipe{nearest(name, sorted(shipped))}"])
-    return shipped[name]
+    if name in shipped:
+        return shipped[name]
+    if path.exists():
+        what = "a folder" if path.is_dir() else "no recipe"
+        raise RecipeError([f"{name}: is {what}; a recipe is a YAML file (.yaml, .yml), or the name of a shipped one"])
+    raise RecipeError([f"{name}: no such file or folder, and no shipped recipe; {_shipped_advice(path.name)}"])
+
+
+def _shipped_advice(name: str) -> str:
+    names = [path.stem for path in shipped_recipes()]
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return (f"did you mean {', '.join(close)}? " if close else "") + "`translate recipes` lists what is shipped"
 
 
 def shipped_recipes() -> list[Path]:
@@ -220,7 +263,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         elif isinstance(place, dict):
             index = step
         else:
-            raise RecipeError([f"--set {override}: {where}: {place!r} has no fields"])
+            raise RecipeError([f"--set {override}: {where}: {shown(place)} has no fields"])
         if depth == len(parents):
             place[index] = value
             return

@@ -11,19 +11,19 @@ The YAML reader refuses what YAML allows and a person never means: duplicate key
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 import yaml
 
 from translate.errors import RecipeError
+from translate.mistakes import explain, leaves, no_mapping, shown
 
 LARGEST_DOCUMENT = 256 * 1024  # bytes; a recipe or a card is a page of text
+LARGEST_EXACT = 2**53  # up to here, every whole number is a float
 
 
 class Config(pydantic.BaseModel):
@@ -31,120 +31,54 @@ class Config(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, document: Any) -> Any:
+        """`1e3` is a whole number to a person, and not to pydantic; `true` is none, and to pydantic it is 1."""
+        if not isinstance(document, Mapping):
+            return document
+        return {name: _number(value, set(leaves(cls.model_fields[name].annotation)))
+                if name in cls.model_fields else value for name, value in document.items()}
 
+
+def _number(value: Any, types_of_field: set[Any]) -> Any:
+    if isinstance(value, list):
+        return [_number(item, types_of_field) for item in value]
+    if isinstance(value, bool) and types_of_field & {int, float} and bool not in types_of_field:
+        return shown(value)  # the word, which is refused where it stands, like any other
+    if isinstance(value, str) and int in types_of_field and str not in types_of_field:
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return int(number) if number.is_integer() and abs(number) <= LARGEST_EXACT else value
+    return value
+
+
+def _named(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise ValueError(f"{shown(value)}: a folder gets this name; use letters (a to z, A to Z), digits, and after "
+                         "the first also . _ - (100 at most)")
+    return value
+
+
+Name = Annotated[str, pydantic.AfterValidator(_named)]  # of a run or a card
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
-def validate(model: type[Model], document: Any, source: str) -> Model:
+def validate(model: type[Model], document: Any, source: str | Callable[[str], str]) -> Model:
     """Build `model` from a plain document (what a YAML file holds); raise `RecipeError` naming every mistake.
 
-    `source` opens each line: the file a person has to edit.
+    `source` opens each line: what a person has to edit, or a function that tells it for the path of a mistake.
     """
+    tell = source if callable(source) else lambda where: source
     if not isinstance(document, Mapping):
-        raise RecipeError([f"{source}: holds {_shown(document)}; expected a mapping of fields"])
+        raise RecipeError([f"{tell('')}: {no_mapping(document)}"])
     try:
         return model.model_validate(document)
     except pydantic.ValidationError as error:
-        raise RecipeError([f"{source}: {line}" for line in explain(error, model)]) from None
+        raise RecipeError([f"{tell(line.partition(': ')[0])}: {line}" for line in explain(error, model)]) from None
 
-
-def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[str]:
-    """One line for each mistake: where it is, what arrived, what to do."""
-    found: dict[str, list[str]] = {}
-    for detail in error.errors(include_url=False):
-        where, owner = _locate(detail, model)
-        found.setdefault(where, []).append(_line(detail, where, owner))
-    lines = []
-    for where, reasons in found.items():
-        # Of the branches of a plain union (`auto | {plan: …}`) and of the containers around a mistake, only the
-        # innermost says what a person got wrong.
-        if not any(other.startswith(f"{where}.") for other in found if where):
-            lines += reasons[0].split("\n")
-    return lines
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """`; did you mean …?` and the words that are known, for an error message."""
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return (f"; did you mean {close[0]}?" if close else "") + f" ({', '.join(known)})"
-
-
-def _line(detail: Any, where: str, owner: Any) -> str:
-    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    name = where.split(".")[-1]
-    if kind == "extra_forbidden":
-        fields = list(owner.model_fields) if owner else []
-        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
-        advice = f"did you mean {close[0]}?" if close else f"known fields: {', '.join(fields)}"
-        return f"{where}: unknown field; {advice}"
-    if kind == "missing":
-        return f"{where}: missing; this field is needed"
-    if kind == "literal_error":
-        allowed = [word.strip(" '") for word in context["expected"].replace(" or ", ", ").split(",")]
-        what = "one of these" if name.isdigit() else f"a {name.replace('_', ' ')}"
-        return f"{where}: {_shown(value)} is not {what}{nearest(value, allowed)}"
-    if kind == "union_tag_invalid":
-        tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return f"{where}.kind: {_shown(context['tag'])} is not a kind of {name}{nearest(context['tag'], tags)}"
-    if kind == "union_tag_not_found":
-        return f"{where}.kind: missing; say which {name} this is"
-    if kind in ("value_error", "assertion_error"):
-        reason = str(context.get("error", detail["msg"]))
-        return f"{where}: {reason}" if where else reason  # a model's own check may hold several lines
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{where}: {_shown(value)}: {message}"
-
-
-def _locate(detail: Any, model: type[pydantic.BaseModel]) -> tuple[str, Any]:
-    """Turn pydantic's location into the path a person wrote, and find the model that its last step belongs to.
-
-    pydantic puts the member it tried of a union into its location (`translator.cyclegan.weights`); a recipe has no
-    such level, so those steps are left out.
-    """
-    written: list[str] = []
-    owner: Any = model
-    options: list[Any] = [model]
-    location = detail["loc"]
-    for number, step in enumerate(location):
-        models = [option for option in options if _is_model(option)]
-        unknown = detail["type"] == "extra_forbidden" and number == len(location) - 1
-        if isinstance(step, int):
-            written.append(str(step))
-            options = [inner for option in options for inner in _members(option, into_items=True)]
-        elif unknown or any(step in option.model_fields for option in models):
-            written.append(step)
-            owner = models[0]
-            options = [inner for option in models if step in option.model_fields
-                       for inner in _members(option.model_fields[step].annotation)]
-        else:  # a member of a union
-            options = [option for option in models if step in (_tag(option), option.__name__)] or options
-    return ".".join(written), owner
-
-
-def _members(annotation: Any, into_items: bool = False) -> list[Any]:
-    """The plain types behind an annotation: unions opened, `Annotated` stripped, containers entered on request."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _members(arguments[0], into_items)
-    if origin in (typing.Union, types.UnionType):
-        return [member for argument in arguments for member in _members(argument, into_items)]
-    if into_items and origin in (list, tuple, set, frozenset):
-        return [member for argument in arguments if argument is not ... for member in _members(argument)]
-    return [annotation]
-
-
-def _is_model(option: Any) -> bool:
-    return isinstance(option, type) and issubclass(option, pydantic.BaseModel)
-
-
-def _tag(option: type[pydantic.BaseModel]) -> Any:
-    kind = option.model_fields.get("kind")
-    return typing.get_args(kind.annotation)[0] if kind and typing.get_args(kind.annotation) else None
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
 
 def read_document(path: Path, advice: str) -> dict[str, Any]:
     """The mapping a YAML file holds. `advice` tells what to do when there is no such file."""
@@ -156,7 +90,7 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
         raise RecipeError([f"{path}: {len(text):,} bytes; at most {LARGEST_DOCUMENT:,} are read"])
     document = read_yaml(text.decode(errors="replace"), str(path))
     if not isinstance(document, dict):
-        raise RecipeError([f"{path}: holds {_shown(document)}; expected a mapping of fields"])
+        raise RecipeError([f"{path}: {no_mapping(document)}"])
     return document
 
 
@@ -188,6 +122,7 @@ def read_yaml(text: str, source: str) -> Any:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader that allows less
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError([f"{source}{line}: {error.problem}"]) from None
+        tab = "a tab stands here; indent with spaces" if "'\\t'" in str(error.problem) else error.problem
+        raise RecipeError([f"{source}{line}: {tab}"]) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError([f"{source}: not YAML: {str(error).splitlines()[0]}"]) from None

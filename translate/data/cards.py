@@ -19,11 +19,12 @@ from pydantic import Field
 
 from translate.data.archives import only_folder, unpack
 from translate.data.download import ManualSource, PyPISource, Source, at_pinned_version, pin, verify
-from translate.data.folders import CARD_NAME, FOLDERS_OF, DataConfig
+from translate.data.folders import FOLDERS_OF, DataConfig
 from translate.data.rasters import RastersConfig
 from translate.errors import DataError, DiskError, RecipeError, is_disk_fault
 from translate.files import sync_folder, write_json
-from translate.schema import Config, nearest, read_document, validate
+from translate.mistakes import nearest
+from translate.schema import Config, Name, read_document, validate
 
 Say = Callable[[str], None]
 RECORD = "card.json"  # in a prepared folder: what it was made from
@@ -64,7 +65,7 @@ class PhotographsConfig(Config):
 class Card(Config):
     """One data set."""
 
-    name: str = Field(pattern=CARD_NAME)
+    name: Name
     title: str
     source: Source
     make: Annotated[UnpackConfig | PhotographsConfig | RastersConfig, Field(discriminator="kind")] = UnpackConfig()

@@ -37,22 +37,23 @@ class Finding(NamedTuple):
 
 
 def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] | None = None,
-          progress: Callable[[int, int], None] | None = None) -> list[Finding]:
+          progress: Callable[[int, int], None] | None = None, needs_test_images: bool = False) -> list[Finding]:
     """Read every image of a data set, and return what was found, in the order of the folders.
 
     `data` is a recipe's data, or a bare folder; then the first finding is a note that says which layout it is read
     as. `root` is where prepared cards lie. `crop` (height, width) also finds images that are smaller. `progress` is
-    told how many files of how many have been read.
+    told how many files of how many have been read. That there are no test images is a note, or an error where
+    `needs_test_images` (`Recipe.needs_test_images`), as a training would say too.
     """
     if isinstance(data, LayoutConfig):
-        return list(_check_config(data, root, crop, progress))
+        return list(_check_config(data, root, crop, progress, needs_test_images))
     config = recognise(data)
     if config is None:
         return [Finding(data, "error", "not a layout that we know, or no images in it",
                         "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
     note = Finding(data, "note", f"read as kind: {config.kind}, {_described(config)}",  # type: ignore[attr-defined]
                    "if it is meant otherwise, check the recipe's data instead")
-    return [note, *_check_config(config, root, crop, progress)]
+    return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
 
 
 def recognise(folder: Path) -> LayoutConfig | None:
@@ -60,8 +61,7 @@ def recognise(folder: Path) -> LayoutConfig | None:
     if not folder.is_dir():
         return None
     if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
-        a, b = (named(side, list_images(side)) for side in (folder / "trainA", folder / "trainB"))
-        _, only_a, only_b = match(list(a), list(b))
+        _, only_a, only_b = _matched(folder)
         return UnpairedConfig(folder=folder) if only_a or only_b else PairedConfig(folder=folder)
     if (folder / "train_label").is_dir() and (folder / "train_img").is_dir():
         return LabelsConfig(folder=folder, classes=_guessed_classes(folder / "train_label"))
@@ -71,9 +71,30 @@ def recognise(folder: Path) -> LayoutConfig | None:
     return ComputedConfig(folder=folder) if list_images(folder) else None
 
 
+def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
+    """How many names of trainA and trainB pair, and the files of each that have no partner."""
+    a, b = (named(side, list_images(side)) for side in (folder / "trainA", folder / "trainB"))
+    pairs, only_a, only_b = match(list(a), list(b))
+    return len(pairs), [a[name][0] for name in only_a], [b[name][0] for name in only_b]
+
+
+def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
+    """Of a bare folder that would be paired but for some files: which."""
+    if not isinstance(config, UnpairedConfig) or config.folder is None:
+        return
+    num_pairs, only_a, only_b = _matched(config.folder)
+    if num_pairs < max(len(only_a), len(only_b)):  # less than half of a side
+        return
+    yield Finding(config.folder, "warning", f"{num_pairs} names of trainA are in trainB too, and "
+                  f"{len(only_a + only_b)} have no partner: probably meant as pairs",
+                  "if so, add their partners, or remove them")
+    for lonely, other in ((only_a, "trainB"), (only_b, "trainA")):
+        yield from (Finding(path, "warning", f"has no partner in {other}") for path in lonely)
+
+
 def _described(config: LayoutConfig) -> str:
     if isinstance(config, UnpairedConfig):
-        return "trainA and trainB, whose names do not pair"
+        return "trainA and trainB, whose names do not all pair"
     if isinstance(config, LabelsConfig):
         return f"label maps and images, with {config.classes} classes"
     if isinstance(config, PairedConfig) and config.folder and (config.folder / "trainA").is_dir():
@@ -103,10 +124,11 @@ def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
 
 
 def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
-                  progress: Callable[[int, int], None] | None) -> Iterator[Finding]:
+                  progress: Callable[[int, int], None] | None, needs_test_images: bool = False) -> Iterator[Finding]:
     """First how the files belong together, then each of them, then the two of a pair against each other."""
-    parts, findings = _parts(config, root)
+    parts, findings = _parts(config, root, needs_test_images)
     yield from findings
+    met: set[tuple[int, int]] = set()
     num_files, done = sum(len(pair) for part in parts for pair in part), 0
     for pair in chain.from_iterable(parts):
         sizes = []
@@ -118,23 +140,30 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
             if progress:
                 progress(done, num_files)
         known = [size for size in sizes if size is not None]
+        met.update(known)
         if config.paired and len(set(known)) > 1:
             sizes_differ = f"is {_shown(known[0])}, and its partner {pair[1][0]} {_shown(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
+    if not config.paired and len(met) > 1:
+        loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
+        smallest, largest = (choose(met, key=lambda size: size[0] * size[1]) for choose in (min, max))
+        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_shown(smallest)} to "
+                      f"{_shown(largest)}", f"all are loaded {loaded} (data.resize)")
 
 
 Side = Literal["a", "b", "both"]
 Pair = tuple[tuple[Path, Side], ...]
 
 
-def _parts(config: LayoutConfig, root: Path) -> tuple[list[list[Pair]], list[Finding]]:
+def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[list[list[Pair]], list[Finding]]:
     """For each split, the files that are read together, and what is wrong with how they belong together."""
     parts: list[list[Pair]] = []
     findings: list[Finding] = []
     try:
         place = config.place(root)
     except DataError as error:
-        return [], [Finding(root, "error", str(error))]
+        return [], [_of(error)]
+    found: set[str] = set()  # the splits that there are, whole or not
     for name in SPLITS:
         try:
             folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
@@ -142,14 +171,29 @@ def _parts(config: LayoutConfig, root: Path) -> tuple[list[list[Pair]], list[Fin
                 pairs, wrong = _sides(config, folders)
                 parts.append(pairs)
                 findings += wrong
+                found.add(name)
             elif (samples := config.find(name, root)) is not None:
                 parts.append(_alone(list(samples.files_b), "both" if isinstance(config, PairedConfig) else "b"))
+                found.add(name)
             elif name == "train":
                 findings.append(Finding(place, "error", "holds no train images",
                                         f"expected {config.expected('train')}"))
         except DataError as error:
-            findings.append(Finding(place, "error", str(error)))
+            findings.append(_of(error))
+            found.add(name)
+    if not found.intersection(FOLDERS_OF["test"]):
+        expected = f"expected {config.expected('test')}"
+        findings.append(Finding(place, "error", "holds no test images, and the recipe wants scores on them", expected)
+                        if needs_test_images else
+                        Finding(place, "note", "holds no test images: a training has no scores, and pictures of what "
+                                "it has seen", expected))
     return parts, findings
+
+
+def _of(error: DataError) -> Finding:
+    """A layout's errors begin with the folder they are about."""
+    path, _, what = str(error).partition(": ")
+    return Finding(Path(path), "error", what)
 
 
 def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
@@ -216,8 +260,8 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     if info.mode == "CMYK":
         yield Finding(path, "warning", "is CMYK, converted to RGB", "convert it with its colour profile yourself")
     elif info.channels != wanted.channels:
-        yield Finding(path, "warning", f"has {info.channels} channels ({info.mode}); the recipe declares "
-                      f"{wanted.channels}", advice)
+        yield Finding(path, "warning", f"has {info.channels} channel{'s' * (info.channels > 1)} ({info.mode}); the "
+                      f"recipe declares {wanted.channels}", advice)
     elif info.bits != wanted.bits:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
 

@@ -31,17 +31,16 @@ from translate.data.samples import (
 )
 from translate.data.transforms import Augmentation
 from translate.errors import DataError, ImageError
-from translate.schema import Config
+from translate.schema import Config, Name
 
 Split = Literal["train", "test"]
-CARD_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
 
 
 class LayoutConfig(Config):
     """What all layouts share. `card` or `folder` says where the images are."""
 
-    card: str | None = Field(default=None, pattern=CARD_NAME)  # a data set of `translate data list`
+    card: Name | None = None  # a data set of `translate data list`
     folder: Path | None = None
     image_b: ImageConfig = ImageConfig(channels=3)
     resize: int | None = Field(default=286, ge=1)  # short side that images are loaded at, px; null keeps the size

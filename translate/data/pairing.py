@@ -56,7 +56,7 @@ def pair_files(folder_a: Path, files_a: Sequence[Path], folder_b: Path,
         lonely = names_a[only_a[0]][0] if only_a else names_b[only_b[0]][0]
         raise DataError(f"{folder_a} and {folder_b}: {len(only_a)} of {len(files_a)} and {len(only_b)} of "
                         f"{len(files_b)} images have no partner of the same name, the first {lonely}; "
-                        "`translate data check` lists them all")
+                        "`translate data check RECIPE` lists them all")
     return [names_a[a][0] for a, _ in pairs], [names_b[b][0] for _, b in pairs]
 
 

@@ -72,8 +72,8 @@ class Samples:
         if self.paired and len({image.shape[:2] for image in images}) > 1:
             (height_a, width_a), (height_b, width_b) = (image.shape[:2] for image in images)
             raise DataError(f"{self.files_a[index_a]} is {width_a}×{height_a} and {self.files_b[index_b]} "
-                            f"{width_b}×{height_b} pixels; the images of a pair need one size. `translate data check` "
-                            "lists all such pairs")
+                            f"{width_b}×{height_b} pixels; the images of a pair need one size. `translate data check "
+                            "RECIPE` lists all such pairs")
         return [resized(image, target_shape(image.shape[:2], resize, crop), labels=labels)
                 for image, labels in zip(images, self.labels, strict=False)]
 

@@ -96,13 +96,13 @@ class Stream(Dataset):
         try:
             return self.sample(number)
         except ImageError as error:
-            return Failure(f"{error}; `translate data check` finds all files that cannot be used")
+            return Failure(f"{error}; `translate data check RECIPE` finds all files that cannot be used")
         except TranslateError as error:
             return Failure(str(error))
         except Exception as error:
             index_a, index_b, *_ = self.address(number)
             return Failure(f"{self.samples.files_a[index_a]} and {self.samples.files_b[index_b]}: "
-                           f"{type(error).__name__}: {error}; `translate data check` looks at every file")
+                           f"{type(error).__name__}: {error}; `translate data check RECIPE` looks at every file")
 
     def sample(self, number: int) -> Sample:
         """Sample `number`. Raises `ImageError` or `DataError`."""
@@ -227,7 +227,7 @@ def held_out(config: LayoutConfig, root: Path, num: int, size: tuple[int, int], 
             images = samples.fitted(index % len(samples.files_a), index % len(samples.files_b),
                                     config.resize if resize is None else resize, size)
         except ImageError as error:
-            raise DataError(f"{error}; `translate data check` finds all files that cannot be used") from None
+            raise DataError(f"{error}; `translate data check RECIPE` finds all files that cannot be used") from None
         a, b = samples.tensors([centre_crop(image, size) for image in images])
         chosen.append(Sample(a, b, stable_hash("held out", index)))
     return Batch.of(chosen)

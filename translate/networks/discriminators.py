@@ -20,7 +20,7 @@ class PatchGANConfig(Config):
 
     kind: Literal["patchgan"] = "patchgan"
     width: int = Field(64, ge=1)
-    layers: int = Field(3, ge=1)  # strided layers; the patch is 16, 34, 70, 142, 286 px for 1 … 5
+    layers: int = Field(3, ge=1, le=8)  # strided layers; the patch is 16, 34, 70, 142, 286 px for 1 … 5
     norm: Norm = "instance"
     dropout: float = Field(0.0, ge=0, lt=1)  # before each convolution but the first two; one mask for real and fake
     minibatch_std: bool = False  # shows the last layer how much the samples of a batch differ; needs a batch

@@ -18,7 +18,7 @@ class AutoencoderConfig(Config):
 
     kind: Literal["autoencoder"] = "autoencoder"
     width: int = Field(64, ge=1)  # channels at full resolution; the k-th halving has k + 1 times as many
-    downs: int = Field(3, ge=1)  # halvings down to what is kept of an image
+    downs: int = Field(3, ge=1, le=8)  # halvings down to what is kept of an image
     norm: Norm = "none"
 
     smallest: ClassVar[int] = 1  # images are padded

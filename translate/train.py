@@ -37,7 +37,7 @@ from translate.checkpoint import (
     verify,
 )
 from translate.data import Batch, LabelsConfig, batches, data_root, held_out
-from translate.errors import CheckpointError, DataError, DiskError, DoesNotFit, Stopped, TranslateError, UsageError
+from translate.errors import CheckpointError, DataError, DiskError, DoesNotFit, Stopped, TranslateError
 from translate.heldout import Evaluator
 from translate.machine import describe_machine, take_peak_bytes
 from translate.metrics.observations import MEASURES

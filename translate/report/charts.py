@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 380, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 22  # room for the numbers beside the plot
+MOST_DOTS = 30  # of a curve that shows each of its values
 MOST_POINTS = 160  # of a curve; a longer one is drawn as means, with the range of what they stand for
 
 
@@ -47,7 +48,7 @@ def line_chart(curves: Sequence[Curve], best: Sequence[Best] = (), title: str = 
     inner = [band for curve in drawn if (band := plot.band(curve))] + [plot.line(curve) for curve in drawn]
     parts += [f'<svg x="{LEFT}" y="{TOP}" width="{plot.width}" height="{plot.height}" overflow="hidden">'
               f"{''.join(inner)}</svg>"]
-    parts += [plot.dots(curve) for curve in drawn if len(curve.x) <= 40]
+    parts += [plot.dots(curve) for curve in drawn if len(curve.x) <= MOST_DOTS]
     parts += [f'<circle class="best series-{mark.series}" cx="{LEFT + plot.x(mark.x):.1f}" '
               f'cy="{TOP + plot.y(mark.y):.1f}" r="5"><title>best: {short(mark.y)} at {mark.x:,.0f} images</title>'
               "</circle>" for mark in best if bottom <= mark.y <= top]
@@ -71,8 +72,8 @@ class Plot:
         return (self.top - value) / (self.top - self.bottom) * self.height
 
     def grid(self) -> str:
-        rows = [(TOP + self.y(tick), short(tick)) for tick in ticks(self.bottom, self.top, 5)]
-        columns = [(LEFT + self.x(tick), short(tick)) for tick in ticks(self.left, self.right, 5)]
+        rows = [(TOP + self.y(tick), text) for tick, text in ticks(self.bottom, self.top, 5)]
+        columns = [(LEFT + self.x(tick), text) for tick, text in ticks(self.left, self.right, 5)]
         return "".join(
             [f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
              f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>' for y, text in rows]
@@ -133,11 +134,13 @@ def value_range(curves: Sequence[Curve], from_zero: bool) -> tuple[float, float]
     return bottom if from_zero and bottom == 0 else bottom - room, top + room
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """At most some `most` round numbers from `low` to `high`."""
+def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
+    """At most `most` + 1 round numbers from `low` to `high`, as text with the digits that tell them apart."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most)
-    return [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    values = [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    digits = max(-math.floor(math.log10(step) + 1e-9), 0)
+    return [(value, f"{value:.{digits}f}" if abs(value) < 1e4 else short(value)) for value in values]
 
 
 def short(value: float) -> str:

@@ -107,10 +107,16 @@ class RunRecord:
             return curve
         return Curve(curve.name, curve.x, curve.y, [low for low, _ in sides], [high for _, high in sides], series)
 
+    @cached_property
+    def at_best(self) -> dict[str, Any]:
+        """The evaluation of the best checkpoint; empty where no score decided."""
+        return next((record for record in reversed(self.evaluations)
+                     if self.best and record["images"] == self.best["images"]), {})
+
     def best_points(self, name: str, series: int = 0) -> list[Best]:
         """Where the best checkpoint lies on the curve of a score."""
-        return [Best(record["images"], record[name], series) for record in self.evaluations
-                if self.best and record["images"] == self.best["images"] and record.get(name) is not None][-1:]
+        value = self.at_best.get(name)
+        return [] if value is None else [Best(self.at_best["images"], value, series)]
 
     def curve(self, records: list[dict[str, Any]], name: str, series: int = 0, scale: float = 1.0) -> Curve:
         """Values of all records that have them; null is NaN."""

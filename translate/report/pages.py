@@ -202,5 +202,5 @@ def _templates() -> jinja2.Environment:
 def _write(page: str, file: Path) -> Path:
     with files.naming_disk_faults(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(file, page.encode())
+        files.write_bytes(file, page.lstrip().encode())
     return file

@@ -332,6 +332,10 @@ def test_the_page_works_in_a_browser(run: Path, other: Path, tmp_path: Path) -> 
             const range = figure.querySelector("input"); range.value = 0; range.dispatchEvent(new Event("input"));
             return [figure.querySelectorAll("img:not([hidden])").length, figure.querySelector("output").textContent];
             })()""") == [1, "4 images"]
+        browser.call("Emulation.setDeviceMetricsOverride", width=360, height=700, deviceScaleFactor=2, mobile=True)
+        for page in (run / "report.html", both):  # on a phone, only tables and zoomed images may be wider than it
+            browser.open(page)
+            assert browser.evaluate("document.documentElement.scrollWidth") == 360
         assert not browser.complaints
 
 

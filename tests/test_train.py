@@ -302,6 +302,9 @@ class TestProcesses:
         assert launched.returncode == 0, launched.stderr
         assert final_state(tmp_path / "run")["images"] == "000000000040"
         assert {"rank0.safetensors", "rank1.safetensors"} <= final_state(tmp_path / "run").keys()
+        kept = {path.name.split("-")[1] for path in (tmp_path / "run" / "held_out").glob("*-*.jpg")}
+        assert {"input.jpg", "output.jpg"} <= kept and len(list((tmp_path / "run" / "held_out").glob("*-output*"))) == 4
+        assert (tmp_path / "run" / "report.html").is_file()
         with pytest.raises(CheckpointError, match="2 processes and there are 1"):
             train(recipe, tmp_path / "run", Silent(), resume=True)
 

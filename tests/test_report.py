@@ -169,6 +169,7 @@ def test_what_goes_wrong_with_a_report_costs_the_training_nothing(data: Path, tm
     train(recipe(data), folder, report)
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert any(line.startswith("warning: no report: ") for line in report.lines)
+    assert any("could be kept for the report" in line and "000000-output.jpg" in line for line in report.lines)
 
 
 def test_a_run_that_failed_says_so_on_its_page(data: Path, tmp_path: Path) -> None:

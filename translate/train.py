@@ -381,8 +381,9 @@ class Run:
         if progress.since_best == PLATEAU and best is not None and not self.why_stop:
             self.tell("plateau", f"{metric} has not got better in {PLATEAU} evaluations; it was best at "
                                  f"{best.images:,} images, and that checkpoint is kept")
-        if self.showcase is not None and self.accelerator.is_main_process:
-            self.showcase.note(progress.images, better)
+        if (self.showcase is not None and self.accelerator.is_main_process
+                and (fault := self.showcase.note(progress.images, better))):
+            self.report.say(f"warning: not all held-out images could be kept for the report: {fault}")
         return better
 
     def _evaluation_is_due(self, cadence: int) -> bool:

@@ -63,7 +63,8 @@ class Showcase:
     def __init__(self, run: Path, held_out: HeldOut):
         self.folder = run / FOLDER
         self.names = {number: name_of(held_out, number) for number in spread(len(held_out.sources), NUM_SHOWN)}
-        self.labels = getattr(held_out.samples, "labels", (False, False))[0]
+        self.labels = held_out.samples.labels[0]
+        self.fault = ""  # what could not be kept since the last `note`
 
     def keep(self, number: int, source: Tensor, fake: Tensor, truth: Tensor | None) -> None:
         """Write the pictures of held-out image `number`; each is (C, H, W) in [-1, 1]."""
@@ -75,20 +76,25 @@ class Showcase:
                 path = self._path(number, what)
                 if image is not None and (what == "output" or not path.exists()):
                     files.write_bytes(path, encode(image, labels=self.labels and what == "input"))
-        except (OSError, RuntimeError):
-            return
+        except Exception as error:
+            self.fault = f"{type(error).__name__}: {error}"
 
-    def note(self, num_images: int, best: bool) -> None:
-        """After an evaluation: what the outputs are of, and a copy of them where they are the best so far."""
-        index = read_index(self.folder) | {"images": num_images, "names": self.names}
+    def note(self, num_images: int, best: bool) -> str:
+        """After an evaluation: what the outputs are of, and a copy of them where they are the best so far.
+
+        Returns what went wrong since the last time, empty if nothing.
+        """
         try:
+            index = read_index(self.folder) | {"images": num_images, "names": self.names}
             if best:
                 index["best"] = num_images
                 for number in self.names:
                     shutil.copyfile(self._path(number, "output"), self._path(number, "best"))
             files.write_json(self.folder / INDEX, index)
-        except OSError:
-            return
+        except Exception as error:
+            self.fault = self.fault or f"{type(error).__name__}: {error}"
+        fault, self.fault = self.fault, ""
+        return fault
 
     def _path(self, number: int, what: str) -> Path:
         return self.folder / f"{number:06d}-{what}.jpg"
@@ -137,10 +143,10 @@ def encode(image: Tensor, labels: bool = False) -> bytes:
     """(C, H, W) in [-1, 1] → JPEG. `labels`: it is a one-hot label map."""
     height, width = image.shape[1:]
     top, left = max(height - LARGEST, 0) // 2, max(width - LARGEST, 0) // 2
-    part = image[:, top:top + LARGEST, left:left + LARGEST]
+    part = image[:, top:top + LARGEST, left:left + LARGEST].cpu()
     pixels = to_rgb(part[None], labels)[0].add(1).mul(127.5).round().clamp(0, 255).byte()
     encoded = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy()).save(encoded, "jpeg", quality=QUALITY)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "jpeg", quality=QUALITY)
     return encoded.getvalue()
 
 

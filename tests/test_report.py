@@ -183,6 +183,24 @@ def test_a_run_that_failed_says_so_on_its_page(data: Path, tmp_path: Path) -> No
     assert page.all("span", **{"class": "state failed"}) and "ValueError: a fault <of> the machine" in page.text
 
 
+def test_a_step_that_ran_out_of_memory_is_on_the_page(data: Path, tmp_path: Path,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the plan that it went on under, whose peak nobody has predicted."""
+    forward, short_of = torch.nn.Conv2d.forward, []
+
+    def once(self: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        if image.device.type != "meta" and not short_of:
+            short_of.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, image)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", once)
+    train(recipe(data), tmp_path / "run", Silent())
+    page = Page(tmp_path / "run" / "report.html")
+    assert "out of memory in the generator phase under memory plan split" in page.text
+    assert "<td>preact</td><td>—</td>" in page.source
+
+
 def test_an_older_run_is_reported_as_far_as_it_is_known(run: Path, tmp_path: Path) -> None:
     """Without events, intervals, best and pictures, as older versions left it: the images are translated now."""
     old = shutil.copytree(run, tmp_path / "run")

@@ -1,12 +1,11 @@
 """Training: a recipe goes in, a run folder comes out.
 
     runs/<name>/
-      recipe.yaml      the resolved recipe          metrics.jsonl   losses and scores, one line a record
-      status.json      running, stopped, finished   samples/        grids of the same held-out images over time
-      checkpoints/     the newest few and the best  release/        the generators to give away, written at the end
-      memory.json      the memory plan of each stage, for a resume
-      report.html      all of this on one page      held_out/       what it shows of held-out images
-      events.jsonl     start, resume, memory, end
+      recipe.yaml      the resolved recipe                 metrics.jsonl   losses and scores, one line a record
+      status.json      running, stopped, finished          samples/        grids of the same held-out images over time
+      checkpoints/     the newest few and the best         release/        the generators to give away, at the end
+      memory.json      the memory plan of each stage       events.jsonl    start, resume, warnings, end
+      report.html      all of this on one page             held_out/       what it shows of held-out images
 
 A run is bit-identical on a CPU whether or not it was interrupted: the data are a function of (seed, image number), and
 everything else that changes is in the checkpoint.

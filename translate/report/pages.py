@@ -184,7 +184,7 @@ def amount(num_bytes: float) -> str:
 def duration(seconds: float) -> str:
     """A time as a person reads it."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 

@@ -13,7 +13,7 @@ install: $(VENV)/installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
 $(VENV)/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,track,formats]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,formats]'
 	rm -f $(VENV)/installed-*
 	touch $@
 
@@ -24,6 +24,7 @@ demo: install  ## train relief → satellite on real data, convert the held-out 
 	$(BIN)/translate convert $(DATA)/earth/testA $(OUT) --model $(RUN)
 	$(BIN)/python tools/show_demo.py --data $(DATA)/earth --converted $(OUT) --picture $(OUT)/demo.png
 	$(BIN)/translate evaluate $(RUN)
+	$(BIN)/translate report $(RUN)
 
 test: install  ## the quick tests; under ten minutes on two cores
 	$(BIN)/python -m pytest

@@ -2,8 +2,8 @@
 
     python tools/evaluation_cost.py runs/earth
 
-Prints one line with machine, versions and date. Stretches whose speed is not recorded (the first after a start) are
-left out on both sides.
+Prints one line with machine, versions and date, and what writing the report took beside it. Stretches whose speed is
+not recorded (the first after a start) are left out on both sides of the share.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ def main() -> None:
     if not scored:
         parser.error(f"{run}: no evaluation between two records of its losses")
     seconds = sum(record["seconds"] for record in scored)
+    reports = [event["seconds"] for event in read_lines(run / "events.jsonl") if event["what"] == "report"]
     print(f"{load_recipe(run / 'recipe.yaml').name}: {len(scored)} evaluations of {scored[0]['num_held_out']} images "
           f"took {seconds:.1f} s of {elapsed:.1f} s, {seconds / (elapsed - seconds):.1%} of the training itself; "
+          f"{len(reports)} reports {sum(reports):.1f} s; "
           f"Diptych {__version__}, torch {torch.__version__}, {os.cpu_count()} cores ({platform.machine()}), "
           f"{datetime.date.today()}")
 

@@ -63,6 +63,14 @@ class Progress:
         self.since_best += self.best is not None
         return False
 
+    def why_stop(self, patience: int | None, num_images: int) -> str:
+        """Why a run of `num_images` is to end now, where `patience` evaluations have brought no better one; else ''."""
+        if patience is None or self.best is None or self.since_best < patience:
+            return ""
+        return (f"stopped early at {self.images:,} of {num_images:,} images: {self.best.metric} was best at "
+                f"{self.best.images:,} images ({self.best.value:.5g}), and no better in the {self.since_best} "
+                f"evaluations since (evaluate.patience: {patience}); a resume with more patience goes on")
+
     def load(self, saved: dict[str, Any]) -> None:
         """Take what a checkpoint says; one of an older version says less."""
         self.__dict__.update(saved)
@@ -191,6 +199,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def read_networks(checkpoint: Path, translator: Translator) -> None:
+    """Put the networks of a checkpoint into a translator whose training has ended."""
+    for name, module in translator.modules.items():
+        module.load_state_dict(read_tensors(checkpoint / f"{name}.safetensors"))
 
 
 def write_network(folder: Path, name: str, network: torch.nn.Module) -> None:

@@ -81,7 +81,7 @@ def train(
             train_run(chosen, folder, display, resume=resume, card=memory)
         except DataError as error:  # what reads images does not know where its recipe came from
             raise DataError(str(error).replace("check RECIPE`", f"check {recipe or file}`")) from error
-    say(f"finished: {folder}; samples are in {folder / 'samples'}")
+    say(f"finished: {folder}; its report: {folder / 'report.html'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
 
 
@@ -209,6 +209,32 @@ def evaluate(
     if json_file is not None:
         results.write(json_file)
         say(f"results: {json_file}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="[default: RUN/report.html]")] = None,
+) -> None:
+    """Show a run on one page: curves, scores, held-out images, settings, events. Training writes it as well."""
+    from translate.report import write_report
+
+    say_page(write_report(run, file, make=True))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
+    file: Annotated[Path, typer.Option("--out", metavar="FILE")] = Path("comparison.html"),
+) -> None:
+    """Set runs side by side on one page: what differs in their settings, scores, curves, the same held-out images."""
+    from translate.report import write_comparison
+
+    say_page(write_comparison(runs, file))
+
+
+def say_page(file: Path) -> None:
+    say(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB, one file for any browser)")
 
 
 @app.command("plan")

@@ -42,6 +42,8 @@ from translate.translators import Direction, Translator
 PIXELS_TRAINED_PER_PIXEL_EVALUATED = 20  # so that evaluations take some 5 % of the time of a training, or less
 MOST_EVALUATIONS = 100  # of a run whose cadence is auto
 SMALL = 64  # px: how alike outputs are is told from copies of this size while training
+# called with the number of a held-out image, its source, its translation, and its truth where that is known
+Look = Callable[[int, Tensor, Tensor, Tensor | None], None]
 NEEDS_TRUTH = ("psnr", "ssim", "ms_ssim", "l1", "gradient_error")
 
 
@@ -96,8 +98,10 @@ class Evaluator:
         self._reals: list[Observed] = []
 
     @torch.no_grad()
-    def __call__(self, translator: Translator) -> dict[str, Estimate]:
+    def __call__(self, translator: Translator, look: Look | None = None) -> dict[str, Estimate]:
         """The scores of the averaged generator where there is one. Random states and the networks stay as they are.
+
+        `look` is shown every image, in the process that translates it.
 
         Raises `TranslateError` in every process when one of them cannot read or translate an image.
         """
@@ -108,7 +112,7 @@ class Evaluator:
         training = generator.training
         generator.eval()
         try:
-            fakes = self._shared(len(self.held_out.sources), lambda number: self._observe(generator, number))
+            fakes = self._shared(len(self.held_out.sources), lambda number: self._observe(generator, number, look))
         finally:
             generator.train(training)
         scores: list[Any] = [None]
@@ -122,9 +126,11 @@ class Evaluator:
             raise scores[0]
         return dict(scores[0])
 
-    def _observe(self, generator: nn.Module, number: int) -> Observed:
+    def _observe(self, generator: nn.Module, number: int, look: Look | None) -> Observed:
         source, truth = self.held_out.pair(number)
         fake = translate_whole(generator, source, self.accelerator.device, self.precision)
+        if look is not None:
+            look(number, source, fake, truth)
         return observe(fake, None if truth is None else truth.to(fake.device), self.networks, small=SMALL)
 
     def _shared(self, num: int, look: Callable[[int], Observed]) -> list[Observed]:

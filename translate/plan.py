@@ -109,6 +109,7 @@ class Choice:
     plan: Plan
     asked: dict[str, Any]
     line: str
+    peak_bytes: int  # as predicted
 
 
 def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
@@ -143,7 +144,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
         line += f" of {amount(budget)} usable"
         if found.peak_bytes > budget:
             line += f" (warning: {amount(found.peak_bytes - budget)} more than that)"
-    return Choice(found.plan, asked, line)
+    return Choice(found.plan, asked, line, found.peak_bytes)
 
 
 def describe(number: int, stage: Stage) -> str:

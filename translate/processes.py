@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from translate.errors import UsageError
+from translate.errors import TranslateError, UsageError
 from translate.precision import choose_precision
 from translate.recipe import Recipe
 
+Made = TypeVar("Made")
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
@@ -44,3 +48,26 @@ def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Acce
         module.to(accelerator.device)
         for tensor in [*module.parameters(), *module.buffers()]:
             torch.distributed.broadcast(tensor.data, src=0)
+
+
+def by_main_process(decide: Callable[[], Made], accelerator: Accelerator) -> Made:
+    """What the main process decides, in all of them. A `TranslateError` of it is raised in all."""
+    decided: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            decided = [decide()]
+        except TranslateError as error:  # the others wait, and must hear of it
+            decided = [error]
+    (made,) = broadcast_object_list(decided)
+    if isinstance(made, TranslateError):
+        raise made
+    return made
+
+
+def in_any_process(here: bool, accelerator: Accelerator) -> bool:
+    """Whether it is so in any process; all of them get the same answer."""
+    if accelerator.num_processes == 1:
+        return here
+    flag = torch.tensor([float(here)], device=accelerator.device)
+    torch.distributed.all_reduce(flag)
+    return bool(flag.item())

@@ -96,7 +96,7 @@ class Recipe(Config):
     evaluate: Evaluation = Evaluation()
     keep_checkpoints: int = Field(2, ge=2)
     workers: int = Field(2, ge=0)  # processes that load images; the data stream does not depend on it
-    trackers: tuple[Literal["tensorboard"], ...] = ()
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
 
     may_change: ClassVar[tuple[str, ...]] = ("every", "evaluate", "keep_checkpoints", "workers", "trackers", "memory")
 

@@ -13,7 +13,8 @@ from translate.networks.memory import Plan
 from translate.recipe import Recipe, differences, load_recipe
 
 RECIPE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
-BEFORE_TRAINING = {RECIPE, STATUS, MEMORY, LOCK}  # what a start that failed leaves; nothing of it is missed
+# What a start that failed leaves; nothing of it is missed.
+BEFORE_TRAINING = {RECIPE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}
 
 
 class RunFolder:

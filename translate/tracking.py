@@ -1,17 +1,30 @@
-"""What a run leaves for people and programs to look at: JSON lines, sample grids, and trackers through Accelerate."""
+"""What a run leaves for people and programs to look at: JSON lines, sample grids, and trackers through Accelerate.
+
+    metrics.jsonl   losses and scores; what a resume repeats is forgotten first
+    events.jsonl    what happened, and when: start, resume, stage, memory, warning, end; nothing of it is ever forgotten
+
+The numbers and pictures also go to the trackers that the recipe names. A training never fails because one of them
+does: a tracker that raises is left out from then on, with one warning.
+"""
 
 from __future__ import annotations
 
+import datetime
+import importlib.util
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
+from PIL import Image
 from torch import Tensor
 
 from translate import files
@@ -19,22 +32,33 @@ from translate.errors import MissingExtra
 from translate.recipe import Recipe
 from translate.translators import Translator
 
-METRICS = "metrics.jsonl"
+METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
 
 class Tracker:
     """Writes a run's numbers and pictures; only the main process does. Raises `DiskError` when it cannot."""
 
-    def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator):
-        self.folder, self.recipe, self.accelerator = folder, recipe, accelerator
-        if "tensorboard" in recipe.trackers:
-            _require_tensorboard()
+    def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator, warn: Callable[[str], None]):
+        """`warn` is told of trackers that fail. Raises `MissingExtra` for one whose library is not installed."""
+        self.folder, self.recipe, self.accelerator, self.warn = folder, recipe, accelerator, warn
+        for name in recipe.trackers:
+            if importlib.util.find_spec(name) is None:
+                raise MissingExtra(name, "track", f"trackers: [{name}]")
 
     def open(self) -> None:
-        """Start the trackers; they write into the run folder."""
-        if self.recipe.trackers:
-            with files.naming_disk_faults(self.folder):
-                self.accelerator.init_trackers(self.recipe.name, config=None)
+        """Start the trackers; TensorBoard and W&B write into the run folder, trackio where it keeps all its runs."""
+        about = {"name": self.folder.name, "config": self.recipe.dump()}
+        words = {"wandb": about | {"dir": str(self.folder)}, "trackio": about}
+        wanted, opened = list(self.accelerator.log_with), []
+        for each in wanted:  # one at a time: Accelerate would lose all of them by the first that raises
+            self.accelerator.log_with, self.accelerator.trackers = [each], []
+            try:
+                self.accelerator.init_trackers(self.recipe.name, init_kwargs=words)
+            except Exception as error:
+                self._leave_out(str(each), error)
+            else:
+                opened += self.accelerator.trackers
+        self.accelerator.log_with, self.accelerator.trackers = wanted, opened
 
     def resume_at(self, num_images: int) -> None:
         """Forget what was recorded after `num_images`: the run that wrote it is being repeated."""
@@ -50,7 +74,15 @@ class Tracker:
             plain = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
             with files.naming_disk_faults(self.folder / METRICS):
                 files.append_line(self.folder / METRICS, {"images": num_images, **about, **plain})
-        self.accelerator.log(values, step=num_images)
+        self._with_trackers(lambda tracker: tracker.log(values, step=num_images))
+
+    def event(self, num_images: int, what: str, message: str = "", **about: Any) -> None:
+        """Add one line to `events.jsonl`."""
+        if self.accelerator.is_main_process:
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            with files.naming_disk_faults(self.folder / EVENTS):
+                files.append_line(self.folder / EVENTS, {
+                    "time": now, "images": num_images, "what": what, "message": message, **about})
 
     def picture(self, num_images: int, grid: Tensor) -> Path:
         """Save a (3, H, W) grid in [-1, 1] as `samples/<images>.png`."""
@@ -61,14 +93,24 @@ class Tracker:
         with files.naming_disk_faults(path):
             path.parent.mkdir(exist_ok=True)
             files.write_bytes(path, encoded.getvalue())
-        for tracker in self.accelerator.trackers:
-            if tracker.name == "tensorboard":
-                tracker.log_images({"samples": grid.add(1).div(2).clamp(0, 1)[None].cpu().numpy()},
-                                   step=num_images, dataformats="NCHW")
+        self._with_trackers(lambda tracker: _log_picture(tracker, image, num_images))
         return path
 
     def close(self) -> None:
+        self._with_trackers(lambda tracker: tracker.finish())
+        self.accelerator.trackers = []
         self.accelerator.end_training()
+
+    def _with_trackers(self, do: Callable[[GeneralTracker], None]) -> None:
+        for tracker in list(self.accelerator.trackers):
+            try:
+                do(tracker)
+            except Exception as error:
+                self.accelerator.trackers.remove(tracker)
+                self._leave_out(tracker.name, error)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self.warn(f"warning: the tracker {name} is left out from now on: {type(error).__name__}: {error}")
 
 
 @torch.no_grad()
@@ -111,8 +153,13 @@ def _translate(translator: Translator, direction: Any, images: Tensor, device: t
     return fakes
 
 
-def _require_tensorboard() -> None:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        raise MissingExtra("tensorboard", "track", "trackers: [tensorboard]") from None
+def _log_picture(tracker: GeneralTracker, image: Image.Image, num_images: int) -> None:
+    """Each takes pictures in a way of its own."""
+    if tracker.name == "tensorboard":
+        tracker.log_images({"samples": np.asarray(image)[None]}, step=num_images, dataformats="NHWC")
+    elif tracker.name == "wandb":
+        tracker.log_images({"samples": [image]}, step=num_images)
+    elif tracker.name == "trackio":
+        import trackio
+
+        tracker.tracker.log({"samples": trackio.Image(image)}, step=num_images)

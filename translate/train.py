@@ -1,10 +1,11 @@
 """Training: a recipe goes in, a run folder comes out.
 
     runs/<name>/
-      recipe.yaml      the resolved recipe          metrics.jsonl   losses and scores, one line a record
-      status.json      running, stopped, finished   samples/        grids of the same held-out images over time
-      checkpoints/     the newest few and the best  release/        the generators to give away, written at the end
-      memory.json      the memory plan of each stage, for a resume
+      recipe.yaml      the resolved recipe                 metrics.jsonl   losses and scores, one line a record
+      status.json      running, stopped, finished          samples/        grids of the same held-out images over time
+      checkpoints/     the newest few and the best         release/        the generators to give away, at the end
+      memory.json      the memory plan of each stage       events.jsonl    start, resume, warnings, end
+      report.html      all of this on one page             held_out/       what it shows of held-out images
 
 A run is bit-identical on a CPU whether or not it was interrupted: the data are a function of (seed, image number), and
 everything else that changes is in the checkpoint.
@@ -21,7 +22,6 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from translate import plan as planner
@@ -30,24 +30,31 @@ from translate.checkpoint import (
     RunState,
     checkpoint_at,
     newest_checkpoint,
-    read_tensors,
+    read_networks,
     restore_checkpoint,
     save_checkpoint,
     verify,
 )
 from translate.data import Batch, LabelsConfig, batches, data_root, held_out
-from translate.errors import CheckpointError, DataError, DiskError, DoesNotFit, Stopped, TranslateError, UsageError
+from translate.errors import CheckpointError, DataError, DiskError, DoesNotFit, Stopped, TranslateError
 from translate.heldout import Evaluator
+from translate.machine import describe_machine, take_peak_bytes
 from translate.metrics.observations import MEASURES
 from translate.networks import memory
 from translate.precision import autocast, choose_precision, is_out_of_memory
-from translate.processes import check_shares, make_accelerator, prepare_for_processes
+from translate.processes import (
+    by_main_process,
+    check_shares,
+    in_any_process,
+    make_accelerator,
+    prepare_for_processes,
+)
 from translate.recipe import Recipe, Stage
 from translate.release import write_release
+from translate.report import Showcase, write_report
 from translate.runs import RunFolder
 from translate.signals import StopRequest, minding_signals
 from translate.tracking import Tracker, sample_grid
-from translate.translators import Translator
 from translate.update import Update
 
 NUM_SAMPLES = 4  # held-out images in a grid
@@ -118,8 +125,10 @@ class Run:
         self.progress = Progress()
         self.state = RunState(self.progress, self.translator, self.optimizers, accelerator)
         self.samples = recipe.data.build("train", data_root())
+        self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()  # raises now what would leave the run without scores
-        self.tracker = Tracker(self.folder, recipe, accelerator)
+        self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
+        self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
         self.choices: dict[int, planner.Choice] = {}
         self.plan = memory.PLANS["split"]
         self._held_out: Batch | None = None
@@ -133,9 +142,20 @@ class Run:
         self.tracker.open()
         if resume:
             self.restore()
+        self.tracker.event(self.progress.images, "resumed" if resume else "started",
+                           num_processes=self.accelerator.num_processes, precision=self.precision,
+                           **describe_machine(self.accelerator.device))
+        if self.unscored:
+            self.tell("warning", self.unscored)
+        if resume:
             self.plan_stages(self.progress.stage)
             if self._evaluate():  # a signal may have left no time for it
                 self.save()
+
+    def tell(self, what: str, line: str) -> None:
+        """Say one thing worth knowing, and keep it for the report."""
+        self.report.say(line)
+        self.tracker.event(self.progress.images, what, line)
 
     def plan_stages(self, first: int) -> None:
         """Choose the memory plan of every stage from number `first` on. Raises `DoesNotFit`, `UsageError`."""
@@ -146,20 +166,20 @@ class Run:
         """Continue from the newest checkpoint that verifies; say which were refused, and what else is different."""
         newest, refused = newest_checkpoint(self.folder / "checkpoints")
         for reason in refused:
-            self.report.say(f"refused {reason}")
+            self.tell("warning", f"refused {reason}")
         if newest is None:
             if refused:
                 raise CheckpointError(f"{self.folder}: none of its {len(refused)} checkpoints verifies")
-            self.report.say(f"{self.folder}: stopped before its first checkpoint; starting again")
+            self.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.tracker.resume_at(0)
             return
         for difference in restore_checkpoint(newest, self.state):
-            self.report.say(f"warning: the run may not repeat bit for bit: {difference}")
+            self.tell("warning", f"warning: the run may not repeat bit for bit: {difference}")
         self.tracker.resume_at(self.progress.images)
         self.report.say(f"resumed at {self.progress.images:,} images from {newest}")
         best = self.progress.best
         if best is not None and (fault := verify(checkpoint_at(self.folder / "checkpoints", best.images))):
-            self.report.say(f"warning: the best checkpoint, at {best.images:,} images, is lost: {fault}")
+            self.tell("warning", f"warning: the best checkpoint, at {best.images:,} images, is lost: {fault}")
             self.progress.best, self.progress.since_best = None, 0
 
     def enter(self, number: int) -> None:
@@ -174,6 +194,8 @@ class Run:
         self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
                         f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
                         f"{self.accelerator.num_processes}; {choice.line}")
+        self.tracker.event(self.progress.images, "stage", choice.line, stage=number, plan=choice.plan.name,
+                           predicted_bytes=choice.peak_bytes)
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """This process's share of every global batch that is left in the stage; sets the learning rate before each."""
@@ -197,7 +219,8 @@ class Run:
         for name, loss in losses.items():  # not every step has every loss
             total, steps = self._losses.get(name, (0.0, 0))
             self._losses[name] = total + loss, steps + 1
-        every, stopping = self.recipe.every, self._must_stop()
+        # All processes agree: a signal may have reached only one of them, or them between different steps.
+        every, stopping = self.recipe.every, in_any_process(bool(self.stop), self.accelerator)
 
         def due(cadence: int | None) -> bool:
             return cadence is not None and self.progress.images // cadence > before // cadence
@@ -210,6 +233,8 @@ class Run:
             self.save()
         if due(every.sample) or self.ended:
             self._picture()
+        if self.progress.evaluated == self.progress.images and not self.ended:
+            self._write_report()
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
         self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
         if stopping:
@@ -228,7 +253,7 @@ class Run:
             raise DoesNotFit(f"{planner.describe(self.progress.stage, stage)}: {error}; use a smaller resolution, "
                              "micro_batch or width (`translate plan` says what fits)") from None
         for note in update.notes:
-            self.report.say(note)
+            self.tell("memory", note)
         if update.plan != self.plan:
             self._use_plan(update.plan, None)
 
@@ -239,8 +264,8 @@ class Run:
 
     def finish(self) -> None:
         """Write the release: the newest generators, or the best where `evaluate.patience` lets the scores decide."""
-        if self.plateaued:
-            self.report.say(self._why_ended())
+        if self.why_stop:
+            self.tell("early stop", self.why_stop)
         if self.accelerator.is_main_process:
             images, chosen = self.progress.images, "last"
             if self.recipe.evaluate.patience is not None and (best := self.progress.best) is not None:
@@ -259,28 +284,22 @@ class Run:
         except BaseException as error:
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             with suppress(DiskError):  # what ended the run matters more than that this cannot be written
-                self._write_status("stopped" if stopped else "failed", f"{type(error).__name__}: {error}",
-                                   130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1))
+                self._conclude("stopped" if stopped else "failed", f"{type(error).__name__}: {error}",
+                               130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1))
             raise
         else:
-            self._write_status("finished", self._why_ended(), exit_code=0)
+            self._conclude("finished", self.why_stop, 0)
         finally:
             self.home.leave()
 
     def _choose_plan(self, number: int) -> planner.Choice:
-        """Stage `number`'s memory plan and its prediction: the main process chooses for all."""
-        chosen: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            try:
-                before = self.home.memory_choices().get(str(number))
-                chosen = [planner.choose_for_run(self.recipe, number, before, self.accelerator.device, self.precision,
-                                                 self.accelerator.num_processes, self.card)]
-            except (DoesNotFit, UsageError) as error:
-                chosen = [error]
-        (choice,) = broadcast_object_list(chosen)
-        if isinstance(choice, Exception):
-            raise choice
-        return choice
+        """Stage `number`'s memory plan and its prediction."""
+        def choose() -> planner.Choice:
+            before = self.home.memory_choices().get(str(number))
+            return planner.choose_for_run(self.recipe, number, before, self.accelerator.device, self.precision,
+                                          self.accelerator.num_processes, self.card)
+
+        return by_main_process(choose, self.accelerator)
 
     def _use_plan(self, plan: memory.Plan, asked: dict[str, Any] | None) -> None:
         """Train and sample under `plan` from now on, and remember it. `asked`: what it was chosen by, where new."""
@@ -293,30 +312,12 @@ class Run:
     @property
     def ended(self) -> bool:
         """Whether all images have been seen, or the scores say that more of them do no good."""
-        return self.progress.images >= self.recipe.num_images or self.plateaued
+        return self.progress.images >= self.recipe.num_images or bool(self.why_stop)
 
     @property
-    def plateaued(self) -> bool:
-        """Whether as many evaluations as `evaluate.patience` allows have gone by without a better one."""
-        patience = self.recipe.evaluate.patience
-        return patience is not None and self.progress.best is not None and self.progress.since_best >= patience
-
-    def _why_ended(self) -> str:
-        best = self.progress.best
-        if not self.plateaued or best is None:
-            return ""
-        return (f"stopped early at {self.progress.images:,} of {self.recipe.num_images:,} images: {best.metric} was "
-                f"best at {best.images:,} images ({best.value:.5g}), and no better in the {self.progress.since_best} "
-                f"evaluations since (evaluate.patience: {self.recipe.evaluate.patience}); a resume with more patience "
-                "goes on")
-
-    def _must_stop(self) -> bool:
-        """All processes agree: a signal may have reached only one of them, or them between different steps."""
-        if self.accelerator.num_processes == 1:
-            return bool(self.stop)
-        asked = torch.tensor([float(bool(self.stop))], device=self.accelerator.device)
-        torch.distributed.all_reduce(asked)
-        return bool(asked.item())
+    def why_stop(self) -> str:
+        """What the scores say for ending early; empty where they do not."""
+        return self.progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
 
     def _schedule(self, stage: Stage) -> None:
         factor = stage.lr.at(self.progress.stage_images / stage.images)
@@ -332,8 +333,8 @@ class Run:
         speed = (self.progress.images - images) / (now - then) if images else 0.0
         self._since = (now, self.progress.images)
         self.tracker.record(self.progress.images, self._shown | {
-            "lr": self.optimizers["generator"].param_groups[0]["lr"], "images_per_second": speed},
-            kind="train", stage=self.progress.stage)
+            "lr": self.optimizers["generator"].param_groups[0]["lr"], "images_per_second": speed,
+            "peak_bytes": take_peak_bytes(self.accelerator.device)}, kind="train", stage=self.progress.stage)
         self._losses = {}
 
     def _picture(self) -> None:
@@ -346,7 +347,7 @@ class Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.report.say(f"warning: no picture at {self.progress.images:,} images: out of memory")
+            self.tell("warning", f"warning: no picture at {self.progress.images:,} images: out of memory")
         else:
             self.tracker.picture(self.progress.images, grid)
 
@@ -360,7 +361,7 @@ class Run:
         except DataError as error:
             if self.recipe.needs_test_images:
                 raise
-            self.report.say(f"no held-out scores: {error}")
+            self.unscored = f"no held-out scores: {error}"
             return None
 
     def _evaluate(self) -> bool:
@@ -371,9 +372,9 @@ class Run:
         progress.evaluated = progress.images
         start = time.monotonic()
         try:
-            scores = self.evaluator(self.translator)
+            scores = self.evaluator(self.translator, self.showcase.keep if self.showcase else None)
         except TranslateError as error:
-            self.report.say(f"warning: no scores at {progress.images:,} images: {error}")
+            self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False
         num_images, metric = len(self.evaluator.held_out.sources), self.evaluator.metric
         better = progress.compare(metric, scores[metric].value if metric in scores else None, num_images,
@@ -386,9 +387,12 @@ class Run:
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
         self.report.say(f"{progress.images:,} images, held out: " + ", ".join(
             f"{name} {score}" for name, score in scores.items()) + ("; the best so far" if better else ""))
-        if progress.since_best == PLATEAU and best is not None and not self.plateaued:
-            self.report.say(f"{metric} has not got better in {PLATEAU} evaluations; it was best at {best.images:,} "
-                            "images, and that checkpoint is kept")
+        if progress.since_best == PLATEAU and best is not None and not self.why_stop:
+            self.tell("plateau", f"{metric} has not got better in {PLATEAU} evaluations; it was best at "
+                                 f"{best.images:,} images, and that checkpoint is kept")
+        if (self.showcase is not None and self.accelerator.is_main_process
+                and (fault := self.showcase.note(progress.images, better))):
+            self.report.say(f"warning: not all held-out images could be kept for the report: {fault}")
         return better
 
     def _evaluation_is_due(self, cadence: int) -> bool:
@@ -396,15 +400,27 @@ class Run:
         at_the_end = images >= self.recipe.num_images and images != evaluated
         return images // cadence > evaluated // cadence or at_the_end
 
+    def _conclude(self, state: str, message: str, exit_code: int) -> None:
+        """The last words of a run, in its status and in its report."""
+        self._write_status(state, message, exit_code)
+        self.tracker.event(self.progress.images, state, message)
+        if exit_code != 130:  # whoever presses Ctrl-C again is in a hurry
+            self._write_report()
+
+    def _write_report(self) -> None:
+        """The page of the run as it stands. A fault in it is no reason to lose a training."""
+        if not self.accelerator.is_main_process:
+            return
+        start = time.monotonic()
+        try:
+            write_report(self.folder)
+            self.tracker.event(self.progress.images, "report", seconds=round(time.monotonic() - start, 3))
+        except Exception as error:
+            self.report.say(f"warning: no report: {type(error).__name__}: {error}")
+
     def _write_status(self, state: str, message: str = "", exit_code: int | None = None) -> None:
         if self.accelerator.is_main_process:
             self.home.write_status({
                 "state": state, "message": message, "exit_code": exit_code, "images": self.progress.images,
                 "of": self.recipe.num_images, "stage": self.progress.stage,
                 "best": self.progress.best and asdict(self.progress.best)})
-
-
-def read_networks(checkpoint: Path, translator: Translator) -> None:
-    """Put the networks of a checkpoint into a translator whose training has ended."""
-    for name, module in translator.modules.items():
-        module.load_state_dict(read_tensors(checkpoint / f"{name}.safetensors"))

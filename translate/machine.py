@@ -1,0 +1,42 @@
+"""The machine that a training runs on: what it is, and how much of its memory has been taken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+
+from translate import __version__
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What a person asks for who compares two runs: {machine, device, cores, system, diptych, torch, …}."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {"device": f"{device.type}: {name}", "cores": os.cpu_count(), "machine": platform.machine(),
+            "system": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
+            "diptych": __version__, "torch": torch.__version__, "accelerate": accelerate.__version__}
+
+
+def processor() -> str:
+    """The name of the CPU where the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def take_peak_bytes(device: torch.device) -> int:
+    """The most memory that tensors took on a CUDA device since the last call; elsewhere, that the process ever took."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,206 @@
+"""Runs as pages: `report.html` of one, and several side by side. The templates lie beside this file.
+
+A page is one file of at most some 20 MB: pictures are data in it, and only so many of them. It loads nothing, and its
+Content-Security-Policy forbids it to.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import functools
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from PIL import Image
+
+from translate import __version__, files
+from translate.errors import TranslateError, UsageError
+from translate.metrics.observations import MEASURES
+from translate.recipe import Recipe
+from translate.report import showcase
+from translate.report.charts import Curve, line_chart, short
+from translate.report.reading import RunRecord, flat, read_run
+from translate.report.showcase import Shown
+
+REPORT, COMPARISON = "report.html", "comparison.html"
+NUM_GRIDS = 8  # sample grids, evenly spread over the training, the newest among them
+LARGEST_GRID = (1400, 1800)  # px
+MOST_BYTES = 12_000_000  # of held-out images; base64 makes a third more of them
+PAIR = ("input", "output")  # what a slider shows first
+
+
+def write_report(run: Path, file: Path | None = None, make: bool = False) -> Path:
+    """Write the report of a run to `file` (default: into the run folder) and return its path.
+
+    `make`: where the training has left no held-out images, translate some now. Raises `RunError`, `RecipeError`,
+    `DiskError`.
+    """
+    record = read_run(run)
+    shown, index = showcase.read_shown(run)
+    missing = ""
+    if not shown and make:
+        try:
+            shown = showcase.make_shown(run, record.recipe)
+        except TranslateError as error:
+            missing = f"No held-out images: {error}"
+    kept = showcase.within(shown, MOST_BYTES)
+    page = _templates().get_template("report.html.j2").render(
+        run=record, status=record.status, settings=settings(record.recipe), sliders=[slider(each) for each in kept],
+        index=index, missing=missing, left_out=len(shown) - len(kept), grids=grids(run),
+        two_way=record.recipe.translator.kind == "cyclegan",  # what the columns of a grid are
+        speed=record.curve(record.training, "images_per_second"),
+        memory=record.curve(record.training, "peak_bytes", scale=2**-30), stages=stages(record),
+        events=[event for event in record.events if event["what"] != "report"], recipe_text=record.recipe.dump_yaml())
+    return _write(page, file or run / REPORT)
+
+
+def write_comparison(runs: Sequence[Path], file: Path) -> Path:
+    """Write a page that sets `runs` side by side. Raises `UsageError` for fewer than two runs, `RunError`."""
+    if len(runs) < 2:
+        raise UsageError("compare: name two runs or more; `translate report RUN` shows one")
+    records = [read_run(run) for run in runs]
+    names = distinct_names(records)
+    scores = [name for name in MEASURES if any(name in record.scores for record in records)]
+    losses: dict[str, list[Curve]] = {}
+    for number, record in enumerate(records):
+        for curves in record.losses().values():
+            for curve in curves:
+                losses.setdefault(curve.name, []).append(Curve(names[number], curve.x, curve.y, series=number % 6))
+    pictures = showcase.within(side_by_side(records, names), MOST_BYTES)
+    page = _templates().get_template("compare.html.j2").render(
+        runs=list(zip(names, records, strict=True)), differences=differing(records), scores=scores, losses=losses,
+        sliders=[slider(each, (names[0], names[1])) for each in pictures])
+    return _write(page, file)
+
+
+def settings(recipe: Recipe) -> list[tuple[str, str]]:
+    """What was trained, in a few lines; the whole recipe is there as well."""
+    translator, data = recipe.translator.model_dump(mode="json"), recipe.data
+    rows = [("translator", translator.pop("kind"))] + [(name, words(value)) for name, value in translator.items()]
+    rows += [(f"optimizer: {phase}", words(config))
+             for phase, config in recipe.optimizer.model_dump(mode="json").items()]
+    where = data.card or data.folder or f"{getattr(data, 'a', '')}, {getattr(data, 'b', '')}"
+    return [("data", f"{data.kind}, {where}, {data.channels_a} → {data.channels_b} channels, "
+                     + (f"resized to {data.resize} px" if data.resize else "in their own size")),
+            *rows, ("seed", str(recipe.seed))]
+
+
+def words(value: Any) -> str:
+    """A part of a recipe as a person says it: its kind first, then its settings."""
+    if not isinstance(value, dict):
+        return "none" if value is None else str(value)
+    return ", ".join(str(each) if name == "kind" else f"{name} {words(each)}" for name, each in value.items())
+
+
+def stages(record: RunRecord) -> list[dict[str, Any]]:
+    """A row for every stage: what the recipe says, which memory plan it ran under, and what that was to need."""
+    rows = []
+    for number, stage in enumerate(record.recipe.stages):
+        planned: dict[str, Any] = next((event for event in reversed(record.events)
+                                        if event["what"] == "stage" and event.get("stage") == number), {})
+        used = record.memory.get(str(number), {})
+        strips = f" ({used['strips']} strips)" if used.get("strips") else ""
+        rows.append({"size": "{}×{}".format(*stage.size), "images": stage.images, "batch_size": stage.batch_size,
+                     "lr": words(stage.lr.model_dump(mode="json")),
+                     "plan": f"{used['plan']}{strips}" if used else "",
+                     "predicted": planned.get("predicted_bytes") if planned.get("plan") == used.get("plan") else None})
+    return rows
+
+
+def grids(run: Path) -> list[tuple[int, str]]:
+    """(images seen, picture) of some sample grids, from the first to the newest."""
+    paths = sorted((run / "samples").glob("*.png"))
+    last = len(paths) - 1
+    chosen = sorted({round(step * last / (NUM_GRIDS - 1)) for step in range(NUM_GRIDS)}) if paths else []
+    return [(int(paths[number].stem), data_uri(small_grid(paths[number], paths[number].stat().st_mtime)))
+            for number in chosen]
+
+
+@functools.lru_cache(maxsize=2 * NUM_GRIDS)
+def small_grid(path: Path, changed: float) -> bytes:
+    """A sample grid as a JPEG for a page. Kept: a training writes its report many times."""
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    picture.thumbnail(LARGEST_GRID, Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    picture.save(encoded, "jpeg", quality=85)
+    return encoded.getvalue()
+
+
+def slider(shown: Shown, pair: tuple[str, str] = PAIR) -> dict[str, Any]:
+    """What a before/after slider needs: two pictures that it begins with, and all that it offers."""
+    names = list(shown.pictures)
+    left, right = (name if name in names else names[position] for name, position in zip(pair, (0, -1), strict=True))
+    return {"name": shown.name, "size": shown.size, "left": left, "right": right,
+            "pictures": [(what, data_uri(content)) for what, content in shown.pictures.items()]}
+
+
+def side_by_side(records: Sequence[RunRecord], names: Sequence[str]) -> list[Shown]:
+    """The held-out images that all runs have kept: the input, every run's output, the truth."""
+    found = [{each.name: each for each in showcase.read_shown(record.folder)[0]} for record in records]
+    together = []
+    for name, first in found[0].items():
+        each = [images.get(name) for images in found]
+        same = [image for image in each if image is not None and image.pictures["input"] == first.pictures["input"]]
+        if len(same) == len(records):
+            outputs = {run: image.pictures["output"] for run, image in zip(names, same, strict=True)}
+            truth = {"truth": first.pictures["truth"]} if "truth" in first.pictures else {}
+            together.append(Shown(name, {"input": first.pictures["input"], **outputs, **truth}))
+    return together
+
+
+def differing(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """(field, its value in every run) for all fields in which the recipes differ."""
+    documents = [dict(flat(record.recipe.dump())) for record in records]
+    paths = dict.fromkeys(path for document in documents for path in document)
+    return [(path, ["—" if path not in document else words(document[path]) for document in documents])
+            for path in paths if any(document.get(path, records) != documents[0].get(path, records)
+                                     for document in documents)]
+
+
+def distinct_names(records: Sequence[RunRecord]) -> list[str]:
+    """What the runs are called: as their folders are, with as much of the path as tells them apart."""
+    parts = [record.folder.resolve().parts for record in records]
+    if len(set(parts)) < len(parts):
+        raise UsageError("compare: a run is named twice")
+    length = next(length for length in range(1, 1000) if len({part[-length:] for part in parts}) == len(parts))
+    return ["/".join(part[-length:]) for part in parts]
+
+
+def data_uri(content: bytes) -> str:
+    """A JPEG file inside a page."""
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+
+
+def amount(num_bytes: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """A time as a person reads it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+                                     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters |= {"amount": amount, "duration": duration, "short": short}
+    environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "version": __version__,
+                            "now": lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes")}
+    return environment
+
+
+def _write(page: str, file: Path) -> Path:
+    with files.naming_disk_faults(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(file, page.lstrip().encode())
+    return file

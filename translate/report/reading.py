@@ -1,0 +1,171 @@
+"""What a run folder knows: its recipe, numbers, events, data card and results. Older runs know less."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from translate import files
+from translate.data import data_root
+from translate.data.cards import find_card, read_record
+from translate.errors import RunError, TranslateError
+from translate.metrics.observations import MEASURES
+from translate.recipe import Recipe, load_recipe
+from translate.report.charts import Best, Curve
+from translate.runs import MEMORY, RECIPE, STATUS
+from translate.tracking import EVENTS, METRICS
+
+RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}
+NO_LOSS = ("images", "kind", "stage", "lr", "images_per_second", "peak_bytes")
+SIDES = ("_ab", "_ba", "_a", "_b")  # losses that differ in these belong into one chart
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, as its folder tells it."""
+
+    folder: Path
+    recipe: Recipe
+    status: dict[str, Any]
+    training: list[dict[str, Any]]  # the records of losses, as `Tracker.record` writes them
+    evaluations: list[dict[str, Any]]  # those of held-out scores, see `translate.heldout`
+    events: list[dict[str, Any]]
+    memory: dict[str, Any]
+    card: dict[str, Any] | None
+    results: dict[str, dict[str, Any]]  # what `translate evaluate` left, by what it is of
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @cached_property
+    def best(self) -> dict[str, Any] | None:
+        """{images, metric, value, num_images} of the best checkpoint; None where no score decided."""
+        return next((record["best"] for record in reversed(self.evaluations) if record.get("best")), None)
+
+    @cached_property
+    def scores(self) -> list[str]:
+        """The names of all held-out scores, first the one that decides which checkpoint is the best."""
+        found = [name for name in MEASURES if any(name in record for record in self.evaluations)]
+        return sorted(found, key=lambda name: self.best is None or name != self.best["metric"])
+
+    @cached_property
+    def seconds(self) -> float | None:
+        """How long the training took, as far as its speed is recorded."""
+        speeds = [record.get("images_per_second") for record in self.training]
+        spans = [(after["images"] - before["images"]) / speed for before, after, speed
+                 in zip(self.training, self.training[1:], speeds[1:], strict=False) if speed]
+        return sum(spans) * len(self.training) / len(spans) if spans else None
+
+    @cached_property
+    def speed(self) -> float | None:
+        """Images per second: the median of what was recorded."""
+        known = [record["images_per_second"] for record in self.training if record.get("images_per_second")]
+        return statistics.median(known) if known else None
+
+    @cached_property
+    def peak_bytes(self) -> int | None:
+        """The most memory that was taken; see `translate.machine.take_peak_bytes`."""
+        return max((record["peak_bytes"] for record in self.training if record.get("peak_bytes")), default=None)
+
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """What the newest process of the run ran on."""
+        return next((event for event in reversed(self.events) if event["what"] in ("started", "resumed")), {})
+
+    @cached_property
+    def report_seconds(self) -> float:
+        """What writing reports has taken, all together."""
+        return sum(event.get("seconds", 0) for event in self.events if event["what"] == "report")
+
+    @cached_property
+    def evaluation_seconds(self) -> float:
+        return sum(record.get("seconds", 0) for record in self.evaluations)
+
+    def losses(self) -> dict[str, list[Curve]]:
+        """The curves of all losses, by the chart they belong into."""
+        names = list(dict.fromkeys(name for record in self.training for name in record if name not in NO_LOSS))
+        charts: dict[str, list[Curve]] = {}
+        for name in names:
+            curves = charts.setdefault(without_side(name), [])
+            curves.append(self.curve(self.training, name, len(curves)))
+        return charts
+
+    def score(self, name: str, series: int = 0) -> Curve:
+        """The curve of a held-out score, with its intervals."""
+        sides = [record.get("intervals", {}).get(name, (math.nan, math.nan)) for record in self.evaluations
+                 if name in record]
+        curve = self.curve(self.evaluations, name, series)
+        if all(math.isnan(low) for low, _ in sides):
+            return curve
+        return Curve(curve.name, curve.x, curve.y, [low for low, _ in sides], [high for _, high in sides], series)
+
+    @cached_property
+    def at_best(self) -> dict[str, Any]:
+        """The evaluation of the best checkpoint; empty where no score decided."""
+        return next((record for record in reversed(self.evaluations)
+                     if self.best and record["images"] == self.best["images"]), {})
+
+    def best_points(self, name: str, series: int = 0) -> list[Best]:
+        """Where the best checkpoint lies on the curve of a score."""
+        value = self.at_best.get(name)
+        return [] if value is None else [Best(self.at_best["images"], value, series)]
+
+    def curve(self, records: list[dict[str, Any]], name: str, series: int = 0, scale: float = 1.0) -> Curve:
+        """Values of all records that have them; null is NaN."""
+        known = [record for record in records if name in record]
+        return Curve(name, [record["images"] for record in known],
+                     [math.nan if record[name] is None else record[name] * scale for record in known], series=series)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Raises `RunError` for a folder that holds no run, `RecipeError` for a recipe this version does not read."""
+    if not (folder / RECIPE).is_file():
+        raise RunError(f"{folder}: there is no run here: it holds no {RECIPE}")
+    recipe = load_recipe(folder / RECIPE)
+    records = files.read_lines(folder / METRICS)
+    return RunRecord(
+        folder, recipe, read_json(folder / STATUS), [record for record in records if record.get("kind") == "train"],
+        [record for record in records if record.get("kind") == "evaluation"], files.read_lines(folder / EVENTS),
+        read_json(folder / MEMORY), read_card(recipe),
+        {title: found for name, title in RESULTS.items() if (found := read_json(folder / name))})
+
+
+def read_card(recipe: Recipe) -> dict[str, Any] | None:
+    """{title, licence, attribution, citation, num_samples} of the recipe's card: as prepared, or as it is shipped."""
+    name = recipe.data.card
+    if name is None:
+        return None
+    with suppress(TranslateError):
+        return read_record(data_root() / name)
+    with suppress(TranslateError):
+        return find_card(name).model_dump(mode="json")
+    return {"title": name}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file; empty where there is none."""
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def without_side(name: str) -> str:
+    """`cycle_ab` and `cycle_ba` are both `cycle`."""
+    return next((name.removesuffix(side) for side in SIDES if name.endswith(side)), name)
+
+
+def flat(document: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of every field of a recipe's document, such as stages.0.images."""
+    entries = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in entries:
+        path = f"{where}.{key}" if where else str(key)
+        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(each, dict) for each in value)):
+            yield from flat(value, path)
+        else:
+            yield path, value

@@ -1,0 +1,162 @@
+"""Held-out images for people to look at: what went in, what came out, and the truth, at full size.
+
+A training leaves them in its folder at every evaluation, where they cost no translation of their own:
+
+    held_out/<number>-input.jpg    -truth.jpg (where it is known)    -output.jpg of the newest evaluation    -best.jpg
+    held_out/index.json            {images, best}: how many images the generators of output and best had seen;
+                                   names: {number: file name}
+
+A side longer than `LARGEST` is cut to its middle.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from translate import files
+from translate.data import LabelsConfig, data_root
+from translate.heldout import HeldOut, spread, translate_whole
+from translate.recipe import Recipe
+from translate.release import load_release
+from translate.tracking import to_rgb
+
+FOLDER, INDEX = "held_out", "index.json"
+NUM_SHOWN = 4
+LARGEST = 2048  # px
+QUALITY = 88  # of JPEG
+WHAT = ("input", "output", "best", "truth")  # in the order in which a person is offered them
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One held-out image, as JPEG files by what they show (see `WHAT`), all of one size."""
+
+    name: str
+    pictures: dict[str, bytes]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(map(len, self.pictures.values()))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return Image.open(io.BytesIO(next(iter(self.pictures.values())))).size
+
+
+class Showcase:
+    """Keeps a few of the held-out images of a training, evenly spread over them.
+
+    What fails here is left out of the report, and of nothing else.
+    """
+
+    def __init__(self, run: Path, held_out: HeldOut):
+        self.folder = run / FOLDER
+        self.names = {number: name_of(held_out, number) for number in spread(len(held_out.sources), NUM_SHOWN)}
+        self.labels = held_out.samples.labels[0]
+        self.fault = ""  # what could not be kept since the last `note`
+
+    def keep(self, number: int, source: Tensor, fake: Tensor, truth: Tensor | None) -> None:
+        """Write the pictures of held-out image `number`; each is (C, H, W) in [-1, 1]."""
+        if number not in self.names:
+            return
+        try:
+            self.folder.mkdir(exist_ok=True)
+            for what, image in (("input", source), ("truth", truth), ("output", fake)):
+                path = self._path(number, what)
+                if image is not None and (what == "output" or not path.exists()):
+                    files.write_bytes(path, encode(image, labels=self.labels and what == "input"))
+        except Exception as error:
+            self.fault = f"{type(error).__name__}: {error}"
+
+    def note(self, num_images: int, best: bool) -> str:
+        """After an evaluation: what the outputs are of, and a copy of them where they are the best so far.
+
+        Returns what went wrong since the last time, empty if nothing.
+        """
+        try:
+            index = read_index(self.folder) | {"images": num_images, "names": self.names}
+            if best:
+                index["best"] = num_images
+                for number in self.names:
+                    shutil.copyfile(self._path(number, "output"), self._path(number, "best"))
+            files.write_json(self.folder / INDEX, index)
+        except Exception as error:
+            self.fault = self.fault or f"{type(error).__name__}: {error}"
+        fault, self.fault = self.fault, ""
+        return fault
+
+    def _path(self, number: int, what: str) -> Path:
+        return self.folder / f"{number:06d}-{what}.jpg"
+
+
+def read_shown(run: Path) -> tuple[list[Shown], dict[str, Any]]:
+    """What a training has left in its folder: the images, and how many its generators had seen: {images, best}."""
+    folder = run / FOLDER
+    index = read_index(folder)
+    shown = []
+    for number, name in index.get("names", {}).items():
+        paths = {what: folder / f"{int(number):06d}-{what}.jpg" for what in WHAT}
+        pictures = {what: path.read_bytes() for what, path in paths.items() if path.is_file()}
+        if pictures.get("best") == pictures.get("output"):  # the newest is the best
+            pictures.pop("best", None)
+        if pictures:
+            shown.append(Shown(name, pictures))
+    return shown, index
+
+
+def make_shown(run: Path, recipe: Recipe) -> list[Shown]:
+    """The same by translating now, of a run that left none. Raises `TranslateError` without weights or images."""
+    release = load_release(run)
+    held_out = HeldOut(recipe, data_root(), most=NUM_SHOWN)
+    labels = isinstance(recipe.data, LabelsConfig)
+    shown = []
+    for number in range(len(held_out.sources)):
+        source, truth = held_out.pair(number)
+        fake = translate_whole(release.generator, source, torch.device("cpu"), "fp32")
+        images = {"input": encode(source, labels), "output": encode(fake)}
+        shown.append(Shown(name_of(held_out, number), images if truth is None else images | {"truth": encode(truth)}))
+    return shown
+
+
+def within(shown: Sequence[Shown], num_bytes: int) -> list[Shown]:
+    """As many of the first as fit into `num_bytes`, and one at least."""
+    kept: list[Shown] = []
+    for each in shown:
+        if kept and sum(other.num_bytes for other in kept) + each.num_bytes > num_bytes:
+            break
+        kept.append(each)
+    return kept
+
+
+def encode(image: Tensor, labels: bool = False) -> bytes:
+    """(C, H, W) in [-1, 1] → JPEG. `labels`: it is a one-hot label map."""
+    height, width = image.shape[1:]
+    top, left = max(height - LARGEST, 0) // 2, max(width - LARGEST, 0) // 2
+    part = image[:, top:top + LARGEST, left:left + LARGEST].cpu()
+    pixels = to_rgb(part[None], labels)[0].add(1).mul(127.5).round().clamp(0, 255).byte()
+    encoded = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "jpeg", quality=QUALITY)
+    return encoded.getvalue()
+
+
+def name_of(held_out: HeldOut, number: int) -> str:
+    """The file that a held-out image comes from."""
+    samples = held_out.samples
+    return (samples.files_a if held_out.direction == "ab" else samples.files_b)[held_out.sources[number]].name
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What `note` wrote; empty before."""
+    path = folder / INDEX
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -36,6 +36,7 @@ def main(kind: str, data: Path, out: Path) -> None:
     run = Run(recipe, RunFolder(out), accelerator, Silent())
     run.translator.to(accelerator.device, torch.float64)
     before = state(run)
+    run.plan_stages(0)
     run.enter(0)
     for batch in run.batches(recipe.stages[0]):
         update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision,

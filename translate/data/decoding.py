@@ -137,7 +137,7 @@ def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
         image = Image.open(file, formats=("HEIF",) if is_heic else FORMATS)
     except Image.UnidentifiedImageError:
         known = f"{', '.join(FORMATS)}, HEIC"
-        raise ImageError(path, "read", f"is cut off, or holds no image of a format we read ({known})") from None
+        raise ImageError(path, "read", f"holds no image of a format we read ({known}), or is cut off") from None
     with image:
         yield image
 

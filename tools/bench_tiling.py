@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="a run or release with instance norm")
     parser.add_argument("--image", type=Path, required=True, help="what it translates, at least --crop px each way")
     parser.add_argument("--crop", type=int, default=768)
+    parser.add_argument("--networks", nargs="*", choices=list(COSTS), default=list(COSTS), help="whose cost")
     parser.add_argument("--rounds", type=int, default=2, help="of the timed runs")
     parser.add_argument("--out", type=Path, default=PAGE)
     parser.add_argument("--cost", nargs=3, metavar=("NETWORK", "METHOD", "WHAT"), help=argparse.SUPPRESS)
@@ -73,11 +74,11 @@ def main() -> None:
         return
     release = load_release(words.model)
     image = to_tensor(read_image(words.image, release.image_in), release.image_in)[None, :, :words.crop, :words.crop]
-    sections = [f"## Quality\n\n{words.model.name} on {words.image.name}, {image.shape[2]}×{image.shape[3]} px.\n\n"
+    sections = [f"## Quality\n\n{release.name} on {words.image.name}, {image.shape[2]}×{image.shape[3]} px.\n\n"
                 + quality(release.generator, image), "## Exact\n\n" + exactness(release.generator, image)]
     for section in sections:
         print(section, flush=True)
-    for name in COSTS:
+    for name in words.networks:
         sections.append(f"## Cost: {name}\n\n{costs(name, words)}")
         print(sections[-1], flush=True)
     words.out.write_text(page(sections), encoding="utf-8")
@@ -276,8 +277,10 @@ def page(sections: list[str]) -> str:
     machine = (f"{datetime.date.today().isoformat()}, {platform.processor() or platform.machine()} CPU, "
                f"{torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}; "
                "float32. Times are relative to the whole image of the same run, heap reuse on.")
+    measured = "".join(sections)
+    missing = [f"Not measured here: the cost of {name}.\n" for name in COSTS if f"## Cost: {name}" not in measured]
     return "\n".join(["# Exact strips: what they are worth and what they cost", "",
-                      "Written by `tools/bench_tiling.py`.", "", machine, "", *sections])
+                      "Written by `tools/bench_tiling.py`.", "", machine, "", *sections, *missing, ""])
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
 from translate.optimizers import clip_gradients
 from translate.precision import Format, autocast, is_out_of_memory
+from translate.processes import in_any_process
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 
@@ -65,7 +66,8 @@ class Update:
         while True:
             before = _Before(self)
             result, shortage = self._attempt(name, body, arguments)
-            if not self._in_any_process(shortage is not None):
+            # All must redo a phase, as all wait for each other's gradients.
+            if not in_any_process(shortage is not None, self.accelerator):
                 break
             self.optimizers[name].zero_grad(set_to_none=True)
             before.restore(self)
@@ -99,14 +101,6 @@ class Update:
                                  "undone: batch norm over several processes has them wait for each other. Name a "
                                  "leaner plan in the recipe (memory.plan)") from None
             return None, str(error).split(". ")[0]
-
-    def _in_any_process(self, here: bool) -> bool:
-        """Whether it is so in any process: all must redo a phase, as all wait for each other's gradients."""
-        if self.accelerator.num_processes == 1:
-            return here
-        flag = torch.tensor([float(here)], device=self.accelerator.device)
-        torch.distributed.all_reduce(flag)
-        return bool(flag.item())
 
     def _use_leaner_plan(self, name: str, shortage: str | None) -> None:
         gc.collect()  # the failed attempt's frames, where they form cycles

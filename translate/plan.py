@@ -216,7 +216,7 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
     translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b))
     for plan in plans.values():
         found = predict(recipe, stage, plan, precision, device)
-        does = memory.effect(plan, translator.networks.values(), len(translator.phases["generator"]))
+        does = memory.effect(plan, translator.networks.values(), translator.replays)
         first = effects.setdefault(does, plan.name)
         predictions.append(Prediction(plan, found.peak_bytes, found.compute, first if first != plan.name else None))
     by_name = {each.plan.name: each for each in predictions}

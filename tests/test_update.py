@@ -49,7 +49,7 @@ PIX2PIXS = {
 
 CUTS = {
     "resnet": CUTConfig(generator=RESNET, discriminator=PATCH, patches=20),
-    "resnet-flipped-no-identity": CUTConfig(generator=ResNetConfig(width=4, blocks=6, upsample="resize"),
+    "resnet-flipped-no-identity": CUTConfig(generator=ResNetConfig(width=4, blocks=6, norm="none"),
                                             discriminator=PATCH, patches=20, weights={"nce": 10.0, "identity": 0.0},
                                             flip_equivariance=True),
     "unet-batch-dropout": CUTConfig(generator=UNetConfig(width=4, downs=6), discriminator=PATCH, patches=20),
@@ -149,8 +149,10 @@ def cut_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
     generator, heads, judge = (copy.deepcopy(network) for network in (
         translator.generator_ab, translator.heads, translator.discriminator_b))
     a, b, w = batch.a, batch.b, translator.weights
-    layers = [*generator.head[1:], *(generator.trunk[number] for number in {0, min(4, len(generator.trunk) - 1)})
-              ] if hasattr(generator, "trunk") else list(generator.down[:4])
+    if hasattr(generator, "head"):
+        first, layers = generator.head[0], [*generator.head[1:], *generator.trunk[:1], *generator.trunk[1:5][-1:]]
+    else:
+        first, layers = generator.down[0], generator.down[:4]
     flipped = draws.uniform(batch.keys, "flip", a.device) < 0.5
     if not translator.flip_equivariance:
         flipped = torch.zeros_like(flipped)
@@ -161,7 +163,6 @@ def cut_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
     def encoded(image: Tensor) -> list[Tensor]:
         """From a whole pass through the generator, which pads an image that does not fit."""
         found: list[Tensor] = []
-        first = (generator.head[0] if hasattr(generator, "head") else generator.down[0])
         hooks = [first.register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0]))]
         hooks += [layer.register_forward_hook(lambda layer, inputs, out: found.append(out)) for layer in layers]
         generator(image)

@@ -74,7 +74,7 @@ PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
          judge="convolutions"),
 )}
 
-# From the most memory to the least. `blocks` is left out: `strips` takes less of both memory and compute.
+# From the most memory to the least. `blocks` is left out: it takes now less and now more than `strips`.
 LADDER: tuple[PlanName, ...] = ("plain", "split", "preact", "replay", "strips", "strips_blocks")
 
 

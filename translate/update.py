@@ -136,6 +136,7 @@ class Update:
         if not self.plan.cut:
             yield there(real)
             return
+        # Where nobody but discriminators looks at a fake, its generator's graph may wait for the gradient.
         replay = self.plan.replay and self.translator.replays
         start = starting_point(there) if replay else []
         with self.without_graph() if replay else nullcontext():

@@ -41,7 +41,6 @@ class Pix2Pix(Translator):
     """One generator A → B and one discriminator of (a, b) pairs."""
 
     directions: ClassVar[tuple[Direction, ...]] = ("ab",)
-    replays: ClassVar[bool] = False
 
     def __init__(self, config: Pix2PixConfig, channels_a: int, channels_b: int):
         self.weights = config.weights

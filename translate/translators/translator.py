@@ -95,7 +95,7 @@ class Translator(ABC):
     """
 
     directions: ClassVar[tuple[Direction, ...]]
-    replays: ClassVar[bool]  # a generator looks at fakes: to compute these again makes room for its graph
+    replays: ClassVar[bool] = False  # a generator looks at fakes: to compute these again makes room for its graph
 
     def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
                  pools: dict[str, ImagePool], beside: dict[str, nn.Module] | None = None):

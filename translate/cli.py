@@ -270,8 +270,6 @@ def plan_command(
         wide.print(plan_table(stages, budget, named))
         if budget is None:
             say("say --memory 8GB to see what fits a card of that size")
-        if any(stage.chosen is not None and stage.chosen.plan.name != "blocks" for stage in stages):
-            say("memory: auto never takes blocks, as strips takes less memory and less compute; name it to use it")
     misfits = [stage for stage in stages if stage.chosen is None]
     if misfits:
         raise DoesNotFit("\n".join(f"stage {stage.number + 1} does not fit: {stage.advice}" for stage in misfits))

@@ -111,7 +111,11 @@ class Recipe(Config):
         a, b = self.data.channels_a, self.data.channels_b
         if self.translator.needs_pairs and not self.data.paired:
             yield (f"translator.kind: {self.translator.kind} needs pairs, and data.kind {self.data.kind} has none; use "
-                   "data.kind: paired, labels or computed, or translator.kind: cyclegan")
+                   "data.kind: paired, labels or computed, or translator.kind: cyclegan "
+                   "or cut")
+        if self.translator.kind == "cut" and a != b:
+            yield ("translator.kind: cut compares input and output by one encoder, which needs as many channels in A "
+                   f"as in B, not {a} and {b}; use cyclegan or pix2pix")
         if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
             yield f"translator.weights.identity: needs as many channels in A as in B, not {a} and {b}; set it to 0"
         if (self.translator.objective.kind == "began") != (self.translator.discriminator.kind == "autoencoder"):

@@ -37,6 +37,9 @@ class Update(Protocol):
     def full_precision(self) -> Any:
         """A context in which nothing is computed in half precision."""
 
+    def without_graph(self) -> Any:
+        """A context in which what is computed is not backpropagated through."""
+
     def translated(self, there: nn.Module, real: Tensor) -> Tensor:
         """A fake image that nothing is backpropagated through."""
 
@@ -61,6 +64,10 @@ class Update(Protocol):
 
     def normal(self, name: str, like: Tensor) -> Tensor:
         """Standard normal noise of the shape of `like` (N, …), the same whenever this step is done again."""
+
+    def places(self, name: str, num: int, size: tuple[int, int]) -> Tensor:
+        """Rows and columns of `num` different places in a map of `size` for each sample (2, N, num), or of all places
+        where there are fewer; the same whenever this step is done again."""
 
     def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
                  fake: Tensor) -> None:
@@ -88,12 +95,14 @@ class Translator(ABC):
     """
 
     directions: ClassVar[tuple[Direction, ...]]
+    replays: ClassVar[bool] = False  # a generator looks at fakes: to compute these again makes room for its graph
 
     def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
-                 pools: dict[str, ImagePool]):
+                 pools: dict[str, ImagePool], beside: dict[str, nn.Module] | None = None):
+        """`beside`: networks that are trained with the generators, and that nobody translates with."""
         self.objective, self.penalty = config.objective, config.penalty
         self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
-        self.phases = {"generator": generators, "discriminator": discriminators}
+        self.phases = {"generator": generators | (beside or {}), "discriminator": discriminators}
         self.pools = pools
         self.ema = config.ema
         self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}

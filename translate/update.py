@@ -29,7 +29,7 @@ from translate.losses import Judge, Penalty
 from translate.networks import memory
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
-from translate.optimizers import clip_gradients
+from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, autocast, is_out_of_memory
 from translate.processes import in_any_process
 from translate.translators import Translator
@@ -39,7 +39,8 @@ from translate.translators.pool import ImagePool
 class Update:
     """One step's machinery: phases, micro-batches, cuts, scaled backward passes, one gradient average a phase.
 
-    `losses` gathers what the step recorded, as scalars on the device: means over the batch of this process. `plan` is
+    `losses` gathers what the step recorded, and `observed` what it noted besides, as scalars on the device: means over
+    the batch of this process; `gradient_<phase>` is the norm of a phase's whole gradient before it is clipped. `plan` is
     the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase
     ran out of memory it is a leaner one at the end, and `notes` say so. Before this step there were `number` steps in
     its stage, and `images` images in the run.
@@ -51,6 +52,7 @@ class Update:
         self.plan, self.precision, self.micro_batch = plan, precision, micro_batch
         self.number, self.images = number, images
         self.losses: dict[str, Tensor] = {}
+        self.observed: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
         self._keys: tuple[int, ...] = ()  # of the current micro-batch's samples
@@ -74,7 +76,7 @@ class Update:
             self._use_leaner_plan(name, shortage)
         try:
             self.average_gradients(self.translator.phases[name])
-            self.step_optimizer(self.optimizers[name])
+            self.observed[f"gradient_{name}"] = self.step_optimizer(self.optimizers[name])
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -176,12 +178,19 @@ class Update:
 
     def record(self, name: str, value: Tensor) -> None:
         """Record a mean over the micro-batch."""
+        self._add(self.losses, name, value)
+
+    def observe(self, name: str, value: Tensor) -> None:
+        """Note a mean over the micro-batch that is no loss: it is logged, and nobody watches it go by."""
+        self._add(self.observed, name, value)
+
+    def _add(self, gathered: dict[str, Tensor], name: str, value: Tensor) -> None:
         share = value.detach() * self._share
-        self.losses[name] = self.losses[name] + share if name in self.losses else share
+        gathered[name] = gathered[name] + share if name in gathered else share
 
     def mean(self, name: str) -> Tensor:
-        """What was recorded under `name`, over all processes: for after a phase, which all processes have ended."""
-        value = self.losses[name].clone()
+        """What was observed under `name`, over all processes: for after a phase, which all processes have ended."""
+        value = self.observed[name].clone()
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(value)
         return value / self.accelerator.num_processes
@@ -247,22 +256,25 @@ class Update:
         for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+    def step_optimizer(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """One optimizer step, its gradients clipped; under fp16 unscaled, and left out when a gradient overflowed.
+
+        Returns the norm of the whole gradient, before it is clipped.
 
         There is one gradient scaler for all phases. It may be updated after each because a phase's backward passes
         and its step lie together: nothing scaled before an update is unscaled after it.
         """
         scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer)  # notes what is not finite; its `step` then leaves the optimizer's step out
+        norm = gradient_norm(optimizer)
+        clip_gradients(optimizer)
         if scaler is None:
-            clip_gradients(optimizer)
             optimizer.step()
-            return
-        if any(group.get("clip") is not None for group in optimizer.param_groups):
-            scaler.unscale_(optimizer)  # notes what is not finite; `step` then leaves the optimizer's step out
-            clip_gradients(optimizer)
-        scaler.step(optimizer)
-        scaler.update()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        return norm
 
     def _propagate(self, loss: Tensor) -> None:
         with self.outside_autocast():
@@ -289,13 +301,13 @@ class _Before:
     def __init__(self, update: Update):
         self.buffers = [(buffer, buffer.clone()) for network in update.translator.networks.values()
                         for buffer in network.buffers()]
-        self.losses = dict(update.losses)
+        self.losses, self.observed = dict(update.losses), dict(update.observed)
         self.device = update.accelerator.device
         self.random = torch.get_rng_state()
         self.random_cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def restore(self, update: Update) -> None:
-        update.losses, update._waiting = self.losses, []
+        update.losses, update.observed, update._waiting = self.losses, self.observed, []
         for pool in update.translator.pools.values():
             pool.undo()
         with torch.no_grad():

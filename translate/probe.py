@@ -73,7 +73,8 @@ class Probe:
             found["error"] = torch.stack(errors).mean() / plain.to(self.device)
         taken = at_the_ends(reals)
         if taken < 1:
-            found["saturation"] = (torch.stack(saturated).mean() - taken.to(self.device)).clamp(min=0) / (1 - taken.item())
+            taken = taken.to(self.device)
+            found["saturation"] = (torch.stack(saturated).mean() - taken).clamp(min=0) / (1 - taken)
         if changes:
             apart = (sources - reals).abs().mean()
             if apart > LEAST:

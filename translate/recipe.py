@@ -58,6 +58,7 @@ class Cadence(Config):
     """How often, in images."""
 
     log: int = Field(100, ge=1)
+    probe: int = Field(200, ge=1)  # a look at what the generators make of a few held-out images, in numbers
     sample: int | None = Field(2_000, ge=1)  # a grid of pictures; null: only at the end
     checkpoint: int = Field(10_000, ge=1)
     evaluate: int | Literal["auto"] | None = "auto"  # held-out scores; auto: as often as 5 % of the time allows, where

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from translate import plan as planner
 from translate.checkpoint import (
@@ -84,7 +83,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
                                 run.progress.stage_images // stage.batch_size, run.progress.images)
                 with run.minding_memory(update):
                     run.translator.step(batch, update)
-                run.advance(len(batch) * accelerator.num_processes, update.losses)
+                run.advance(len(batch) * accelerator.num_processes, update)
         run.finish()
 
 
@@ -155,7 +154,7 @@ class Run:
             self.progress.stage, self.progress.stage_images = number, 0
         choice = self.choices[number]
         self._use_plan(choice.plan, choice.asked)
-        self.log.enter(number, stage, choice.plan.name, choice.line, choice.peak_bytes)
+        self.log.enter(number, stage, self.translator, choice.plan.name, choice.line, choice.peak_bytes)
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """This process's share of every global batch that is left in the stage; sets the learning rate before each."""
@@ -170,19 +169,21 @@ class Run:
             self._schedule(stage)
             yield batch.to(self.accelerator.device)
 
-    def advance(self, num_images: int, losses: dict[str, Tensor]) -> None:
+    def advance(self, num_images: int, update: Update) -> None:
         """After a step: count, average, score, record, save, picture, and stop if a signal asked for it."""
         self.translator.average(num_images)
         before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images
-        self.log.note(losses)
+        self.log.note(update.losses, update.observed)
         # All processes agree: a signal may have reached only one of them, or them between different steps.
         every, stopping = self.recipe.every, in_any_process(bool(self.stop), self.accelerator)
 
         def due(cadence: int | None) -> bool:
             return cadence is not None and self.progress.images // cadence > before // cadence
 
+        if due(every.probe) or self.ended:
+            self.log.probe()
         better = not stopping and self.log.evaluate(self.translator)  # before a save, which then knows of it
         saving = better or due(every.checkpoint) or self.ended or stopping
         if due(every.log) or saving:  # before a save, so that a resumed run records what an uninterrupted one does

@@ -40,10 +40,10 @@ class Update:
     """One step's machinery: phases, micro-batches, cuts, scaled backward passes, one gradient average a phase.
 
     `losses` gathers what the step recorded, and `observed` what it noted besides, as scalars on the device: means over
-    the batch of this process; `gradient_<phase>` is the norm of a phase's whole gradient before it is clipped. `plan` is
-    the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase
-    ran out of memory it is a leaner one at the end, and `notes` say so. Before this step there were `number` steps in
-    its stage, and `images` images in the run.
+    the batch of this process; `gradient_<phase>` is the norm of a phase's whole gradient before it is clipped. `plan`
+    is the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase ran
+    out of memory it is a leaner one at the end, and `notes` say so. Before this step there were `number` steps in its
+    stage, and `images` images in the run.
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,

@@ -1,9 +1,10 @@
 """Objectives of the game. Each takes logits of shape (N, …) and returns a scalar in at least float32.
 
-`generator(fake)` is what the generator minimises, `discriminator(real, fake)` what the discriminator minimises;
-`verdict(real, fake)` is for people, and for the guard: how the game stands. The discriminator's loss is the mean of its two halves, as in pix2pix and CycleGAN ("we divide the objective by 2 while
-optimizing D, which slows down the rate at which D learns relative to G"; Isola et al. 2017, 3.3). Only a Wasserstein
-critic's is their sum: its negative then estimates a distance.
+`generator(fake)` is what the generator minimises, `discriminator(real, fake)` what the discriminator minimises, and
+`verdict(real, fake)` tells people and the guard how the game stands. The discriminator's loss is the mean of its two
+halves, as in pix2pix and CycleGAN ("we divide the objective by 2 while optimizing D, which slows down the rate at
+which D learns relative to G"; Isola et al. 2017, 3.3). Only a Wasserstein critic's is their sum: its negative then
+estimates a distance.
 """
 
 from __future__ import annotations

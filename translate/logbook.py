@@ -122,6 +122,11 @@ class Logbook:
             self.tell("warning", f"warning: no look at the probe at {self.progress.images:,} images: out of memory")
             return {}
 
+    def go_back(self, num_images: int) -> None:
+        """The run is back at `num_images`: forget what was recorded and gathered since."""
+        self._losses, self._observed, self._since = Means(), Means(), (time.monotonic(), num_images)
+        self.tracker.resume_at(num_images)
+
     def show_progress(self) -> None:
         """Say where the training stands."""
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -538,6 +539,33 @@ def test_a_weight_that_is_not_finite_is_healed_from_the_checkpoint(shared_pairs:
     (rollback,) = told(tmp_path / "run", "rollback")
     assert rollback["images"] == 16 and "the weights of generator_ab" in told(tmp_path / "run", "skipped")[0]["message"]
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize("option", GuardConfig.model_fields)
+def test_every_option_of_the_guard_changes_what_it_does(option: str, shared_pairs: Path, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen in when, and how often, a training that stays constant is told of, or one whose images are not finite."""
+    value = {"patience": 12, "rollbacks": 1, "ignore": ["constant"], "skips": 5}[option]
+    found = []
+    for changed in ({}, {option: value}):
+        if option == "skips":
+            blind_steps(monkeypatch, *range(5, 100))
+        else:
+            break_steps(monkeypatch, 10_000)
+        run = tmp_path / f"{option} {len(changed)}"
+        with suppress(Collapsed):
+            train(guarded_recipe(shared_pairs, guard={"patience": 8, "skips": 3, "rollbacks": 0} | changed), run,
+                  Silent())
+        found.append([event["images"] for event in told(run, "collapse")])
+    assert found == [[28] if option != "skips" else [16], {"patience": [32], "rollbacks": [28, 28], "ignore": [],
+                                                           "skips": [20]}[option]]
+
+
+def test_without_a_guard_nobody_watches(shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_steps(monkeypatch, 10_000)
+    train(guarded_recipe(shared_pairs, guard=None), tmp_path / "run", Silent())
+    assert not told(tmp_path / "run", "collapse")
+    assert [int(path.name) for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [36, 40]
 
 
 def test_a_resume_may_change_the_guard_and_take_it_from_there(shared_pairs: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Progress:
     best: Best | None = None
     since_best: int = 0  # evaluations that were not better
     rollbacks: int = 0  # how often the run has gone back to a healthy checkpoint; each time its data are others
-    clear: int | None = None  # `images` at the guard's last look that showed no sign of trouble; None: no guard
+    clear: int | None = None  # `images` at the last look of the guard that showed no sign; None: it needs no way back
     guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
 
     def compare(self, metric: str, value: float | None, num_images: int, higher_is_better: bool) -> bool:

@@ -119,8 +119,6 @@ class Run:
         if resume:
             self.restore()
         self.log.begin(resume)
-        if self.guard is not None and self.progress.images == 0:
-            self.save()  # what the guard goes back to before there is anything better
         if resume:
             self.plan_stages(self.progress.stage)
             if self.log.evaluate(self.translator):  # a signal may have left no time for it
@@ -151,7 +149,7 @@ class Run:
         differences = restore_checkpoint(checkpoint, self.state)
         if self.guard is not None:
             self.guard.unpack(self.progress.guard)
-            if self.progress.clear is None:  # nobody watched until now
+            if self.progress.clear is None:  # nobody watched until now, or the run had ended
                 self.guard.memory.looked = self.guard.memory.clear = self.progress.images
         self.log.go_back(self.progress.images)
         best = self.progress.best
@@ -205,6 +203,8 @@ class Run:
                         stage.micro_batch, self.progress.stage_images // stage.batch_size, self.progress.images,
                         guarded=self.guard is not None)
         why_skipped = ""
+        if self.guard is not None and self.progress.images == 0:
+            self.save()  # what it goes back to before there is anything better
         try:
             with self.minding_memory(update):
                 self.translator.step(batch, update)
@@ -306,7 +306,8 @@ class Run:
         """Write a checkpoint, and the status."""
         self.progress.guard, self.progress.clear = {}, None
         if self.guard is not None:
-            self.progress.guard, self.progress.clear = self.guard.pack(), self.guard.memory.clear
+            self.progress.guard = self.guard.pack()
+            self.progress.clear = None if self.ended else self.guard.memory.clear  # from the end there is no way back
         save_checkpoint(self.folder / "checkpoints", self.state, self.recipe.keep_checkpoints)
         self._write_status("running")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -19,8 +20,10 @@ from torch import nn
 import translate.train
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.test_update import build, make_batch, step, weights
+from tools.guard_zoo import PERSISTENT, RESNET, TRANSIENT, TRANSLATORS, broken, recipe_of
 from translate.checkpoint import newest_checkpoint
 from translate.data import Batch
+from translate.data.cards import find_card, prepare
 from translate.errors import Collapsed, RunError
 from translate.files import read_lines
 from translate.guard import OVERFLOWS, Guard, Trouble
@@ -566,6 +569,33 @@ def test_without_a_guard_nobody_watches(shared_pairs: Path, tmp_path: Path, monk
     train(guarded_recipe(shared_pairs, guard=None), tmp_path / "run", Silent())
     assert not told(tmp_path / "run", "collapse")
     assert [int(path.name) for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [36, 40]
+
+
+@pytest.mark.parametrize("name", ["constant output", "saturated output", "identity copy", "dead discriminator",
+                                  "NaN weight", "NaN running statistics"])
+def test_failures_of_the_zoo_are_seen_and_named_in_small(name: str, shared_pairs: Path, tmp_path: Path) -> None:
+    failure = PERSISTENT[name]
+    translator = TRANSLATORS["pix2pix lsgan"]
+    if "statistics" not in name:
+        translator = translator | {"generator": RESNET}  # batch norm's have to be learnt first: hundreds of images
+    recipe = recipe_of(shared_pairs, translator, 0, images=60, every=EVERY,
+                       guard={"patience": 8, "skips": 3, "rollbacks": 0})
+    with broken(failure, onset=20), pytest.raises(Collapsed):
+        train(recipe, tmp_path / "run", Silent())
+    (collapse,) = told(tmp_path / "run", "collapse")
+    assert collapse["message"].split(": ")[1] in failure.signs and 20 < collapse["images"] <= 32
+
+
+@pytest.mark.slow
+def test_the_zoo_shows_every_failure_and_no_healthy_training_alarms(tmp_path: Path) -> None:
+    """The table of docs/training.md, made again."""
+    prepare(find_card("earth"), tmp_path)
+    ran = subprocess.run([sys.executable, "tools/guard_zoo.py", "--data", str(tmp_path / "earth")], cwd=ROOT,
+                         capture_output=True, text=True, check=True)
+    assert f"recall: {len(PERSISTENT)} of {len(PERSISTENT)}" in ran.stdout, ran.stdout
+    assert "| 0 false alarms |" in ran.stdout, ran.stdout
+    worst = [float(found) for found in re.findall(r"\| ([+-]\d+\.\d)%", ran.stdout)]
+    assert len(worst) >= len(TRANSIENT) and max(worst) <= 10 and "GIVEN UP" not in ran.stdout, ran.stdout
 
 
 def test_a_resume_may_change_the_guard_and_take_it_from_there(shared_pairs: Path, tmp_path: Path) -> None:

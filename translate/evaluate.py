@@ -3,6 +3,7 @@
 `results.json` holds
 
     what          the run or folder;  against: the real images;  direction: of a run
+    weights       of a run: the name of the folder they are from, of a checkpoint the images it had seen; else null
     num_images, num_reals, num_sources;  paired: whether image i has a truth
     features      the networks that sets were compared by
     interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
@@ -110,7 +111,8 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     results = compare(Images(len(held_out.sources), fake), Images(len(held_out.reals), held_out.real),
                       None if release.labels else Images(len(held_out.sources), held_out.source),
                       paired=held_out.paired, sources_paired=True, on_progress=on_progress)
-    results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction}
+    results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction,
+                      "weights": release.weights.name if release.weights else None}
     return results
 
 
@@ -139,7 +141,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
             notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
     results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
                       paired=paired, sources_paired=sources_paired, on_progress=on_progress)
-    results.about |= {"what": str(folder), "against": str(against), "direction": None}
+    results.about |= {"what": str(folder), "against": str(against), "direction": None, "weights": None}
     results.missing += notes
     return results
 
@@ -157,8 +159,9 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
             confusions.append(scores.confusion(read_labels(prediction), read_labels(truth)))
         except DataError as error:
             raise ImageError(prediction, "read", str(error)) from None
-    return Results({"what": str(folder), "against": str(against), "direction": None, "num_images": len(predictions),
-                    "num_reals": len(truths), "num_sources": 0, "paired": True, "features": []},
+    return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
+                    "num_images": len(predictions), "num_reals": len(truths), "num_sources": 0, "paired": True,
+                    "features": []},
                    scores.summarise(confusions))
 
 

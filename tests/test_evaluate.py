@@ -238,6 +238,18 @@ def test_what_cannot_be_scored_is_said_and_only_what_was_asked_for_is_refused(
         cyclegan_recipe(unpaired, every={"evaluate": 0})
 
 
+def test_a_score_that_could_never_decide_is_refused(shared_pairs: Path, unpaired: Path, with_features: None,
+                                                    tmp_path: Path) -> None:
+    """A training would go on to its end with no best checkpoint and a patience that never runs out."""
+    with pytest.raises(DataError, match="ms_ssim needs test images with sides of 176 px, and the first has 72"):
+        train(pix2pix_recipe(shared_pairs, evaluate={"metric": "ms_ssim"}), tmp_path / "run", Silent())
+    for path in sorted((unpaired / "testB").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(DataError, match="from two test images on each side"):
+        train(cyclegan_recipe(unpaired, evaluate={"patience": 2}), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_automatic_cadence_looks_at_one_pixel_for_twenty_trained_on(shared_pairs: Path, tmp_path: Path) -> None:
     """6 test images of 72×80 px beside crops of 64: 6 · 72 · 80 / 64² · 20 = 168.75 images."""
     for images, cadence in ((1000, 169), (50_000, 500)):

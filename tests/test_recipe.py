@@ -236,7 +236,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "stages.0.resolution": (20, weights), "stages.0.images": (6, weights), "stages.0.batch_size": (4, weights),
     "stages.0.resize": (30, weights), "stages.0.lr.kind": ({"kind": "linear", "to": 0.0}, weights),
     "stages.0.lr.factor": (0.5, weights), "stages.0.lr.start": (0.3, weights), "stages.0.lr.to": (0.9, weights),
-    "every.log": (2, lines), "every.sample": (4, listing("samples")), "every.checkpoint": (2, listing("checkpoints")),
+    "every.log": (2, lines), "every.probe": (4, lines), "every.sample": (4, listing("samples")),
+    "every.checkpoint": (2, listing("checkpoints")),
     "every.evaluate": (4, lines), "keep_checkpoints": (3, listing("checkpoints")),
     "evaluate.metric": ("l1", lambda run: last_evaluation(run)["decided_by"]),
     "evaluate.images": (3, lambda run: last_evaluation(run)["num_held_out"]),
@@ -268,6 +269,7 @@ MADE_BY = {  # options that CycleGAN does not have
 ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
     "workers": ("test_data_stream.py", "workers"),
     "data": ("test_data_folders.py", "test_every_option_of_the_data_changes_what_is_read"),
+    "guard": ("test_guard.py", "test_every_option_of_the_guard_changes_what_it_does"),
     "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.generator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),

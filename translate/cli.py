@@ -138,7 +138,8 @@ def convert(
             display.progress(number, total, "", {}, worked=worked, megapixels=None if dry_run else pixels / 1e6)
 
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
-                                overwrite=overwrite, max_pixels=max_pixels or MAX_PIXELS, memory=memory,
+                                overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+                                memory=memory,
                                 file_format=file_format, quality=quality,  # type: ignore[arg-type]
                                 workers=workers, shard=part, dry_run=dry_run, on_progress=show)
         own = {row.path for row in summary.failed}

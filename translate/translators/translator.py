@@ -49,11 +49,11 @@ class Update(Protocol):
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool; the exchange counts when the phase has ended."""
 
-    def record(self, name: str, value: Tensor) -> None:
-        """Record a mean over the micro-batch that nothing is learnt from."""
+    def observe(self, name: str, value: Tensor) -> None:
+        """Note a mean over the micro-batch that is no loss, for the log and the guard."""
 
     def mean(self, name: str) -> Tensor:
-        """What was recorded under `name` in this step, over all processes: for after a phase."""
+        """What was observed under `name` in this step, over all processes: for after a phase."""
 
     losses: dict[str, Tensor]  # what this step recorded
     images: int  # images of the run that were seen before this step
@@ -132,7 +132,7 @@ class Translator(ABC):
             self.objective.bound(self.phases["discriminator"].values())
         elif isinstance(self.objective, Began):
             for name in self.phases["discriminator"]:
-                errors = (update.mean(f"error_{kind}_{name[-1]}") for kind in ("real", "fake"))
+                errors = (update.mean(f"{kind}_{name[-1]}") for kind in ("real", "fake"))
                 update.losses[f"convergence_{name[-1]}"] = self.objective.rebalance(self.balance(name), *errors)
 
     def balance(self, name: str) -> Tensor:
@@ -161,12 +161,12 @@ class Translator(ABC):
         """
         real, fake = self.seen(update, f"real {name}", real), self.seen(update, f"fake {name}", fake)
         logits, judged = judge(real), judge(fake)
+        for what, value in self.objective.verdict(logits, judged)._asdict().items():
+            update.observe(f"{what}_{name[-1]}", value)
         if isinstance(self.objective, Labelled) and self.objective.flips:
             logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
         if isinstance(self.objective, Began):
             update.backward(name, self.objective.discriminator(logits, judged, self.balance(name)))
-            update.record(f"error_real_{name[-1]}", logits.mean())
-            update.record(f"error_fake_{name[-1]}", judged.mean())
         else:
             update.backward(name, self.objective.discriminator(logits, judged))
         del logits, judged  # their graph goes before the penalty's comes

@@ -400,8 +400,9 @@ def test_words_that_do_not_fit_together_are_refused(tmp_path):
     for max_pixels in (0, -5):
         with pytest.raises(UsageError, match=f"max_pixels {max_pixels}: expected 1 or more"):
             convert(tmp_path / "in", tmp_path / "out", release, max_pixels=max_pixels)
-    with pytest.raises(UsageError, match="device tpu9: is none of this machine; expected auto"):
-        convert(tmp_path / "in", tmp_path / "out", release, device="tpu9")
+    for device, words in (("tpu", "is none of this machine"), ("tpu9", "Invalid device string")):
+        with pytest.raises(UsageError, match=f"device {device}: {words}.*; expected auto"):
+            convert(tmp_path / "in", tmp_path / "out", release, device=device)
 
 
 # ---- resuming

@@ -397,6 +397,7 @@ def test_label_maps_are_scored_by_class(tmp_path: Path, said: io.StringIO, monke
     assert call(monkeypatch, *words, 4) == 0
     assert "mIoU" in said.getvalue() and "per-class accuracy" in said.getvalue()
     assert call(monkeypatch, *words, 2) == 3 and "expected 0 … 1" in said.getvalue()
+    assert call(monkeypatch, *words, 4, "--images", 2) == 2 and "leave --source and --images out" in said.getvalue()
     same = evaluate_labels(tmp_path / "truth", tmp_path / "truth", 4).scores
     assert [score.value for score in same.values()] == [1, 1, 1]
 

@@ -194,6 +194,9 @@ def evaluate(
         elif against is None:
             raise UsageError(f"{what}: neither a run nor a release; for a folder of images, say --against FOLDER")
         elif classes is not None:
+            if source is not None or most is not None:
+                raise UsageError("--classes: label maps are compared as they are, all of them; leave --source and "
+                                 "--images out")
             results = evaluate_labels(what, against, classes, ignore)
         else:
             results = evaluate_folder(what, against, source, most=most, on_progress=show)

@@ -44,13 +44,13 @@ class ResNet(Generator):
     """
 
     levels = 0
-    exit: FadingExit | None = None  # while a level fades in; `tail` then ends before it
 
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, blocks: int = 9,
                  norm: Norm = "instance", upsample: Upsample = "transposed"):
         super().__init__()
         self.multiple, self.smallest = 4, 8
+        self.exit: FadingExit | None = None  # while a level fades in: what `tail` then ends before
         bias = norm != "batch"  # BatchNorm has a shift of its own
         self.head = Chain(
             Layer(nn.Conv2d(in_channels, width, 7, bias=bias), reflect=3),

@@ -52,12 +52,12 @@ class UNet(Generator):
     """
 
     levels = 0
-    fading: FadingLevel | None = None  # the outermost level of before, while another fades in around it
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, downs: int = 8, norm: Norm = "batch",
                  dropout: float = 0.5, upsample: Upsample = "transposed"):
         super().__init__()
         self.multiple = self.smallest = 2**downs
+        self.fading: FadingLevel | None = None  # the outermost level of before, while another fades in around it
         bias = norm != "batch"
         widths = [min(2**level, 8) * width for level in range(downs)]
         self.down = nn.ModuleList()
@@ -85,7 +85,7 @@ class UNet(Generator):
             if level == 1 and self.fading is not None:
                 old = self.fading.leave(skips[-1], y)
             y = self.up[level](skips.pop(), y)
-        return y if self.fading is None else self.fading.mix(old, y)
+        return y if self.fading is None or old is None else self.fading.mix(old, y)
 
     def grow(self, norm: Norm, upsample: Upsample) -> None:
         """Put a level around the outermost one, which fades out."""

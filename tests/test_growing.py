@@ -149,7 +149,8 @@ GROWN: dict[str, tuple[Any, dict[str, Any]]] = {}
 for generator in (config for config in FADING if config in GENERATORS):
     for kind, config_of, norm in (("cyclegan", CycleGANConfig, "instance"), ("pix2pix", Pix2PixConfig, "batch")):
         config = config_of(generator=generator(**SMALL[generator], norm=norm),
-                           discriminator=PatchGANConfig(width=4, layers=1), **({"pool": 0} if kind == "cyclegan" else {}))
+                           discriminator=PatchGANConfig(width=4, layers=1),
+                           **({"pool": 0} if kind == "cyclegan" else {}))
         GROWN |= {f"{kind}-{generator.__name__}-{name}": (config, shape) for name, shape in (
             ("fading", {"levels": 1, "fade": True}), ("settled", {"levels": 2}),
             ("alone", {"levels": 1, "freeze": True}))}

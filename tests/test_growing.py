@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import functools
 import gc
-import json
-import random
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
@@ -20,14 +17,10 @@ from tests.test_networks import DISCRIMINATORS, GENERATORS, SMALL
 from tests.test_strips import randomise
 from tests.test_update import gradients, make_batch, step, worst_error
 from translate import tiling
-from translate.checkpoint import newest_checkpoint, read_tensors
-from translate.errors import RecipeError
-from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
-from translate.networks.growing import Growable, Grown, add_level, extend, fade_in
+from translate.networks import PatchGANConfig, memory
+from translate.networks.growing import Growable, add_level, extend, fade_in
 from translate.networks.layers import recomputing, seed_dropout, starting_point
-from translate.plan import predict
 from translate.recipe import Recipe, Stage
-from translate.release import load_release
 from translate.tiling import Settings
 from translate.train import train
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator

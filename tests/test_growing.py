@@ -17,6 +17,7 @@ from tests.test_networks import DISCRIMINATORS, GENERATORS, SMALL
 from tests.test_strips import randomise
 from tests.test_update import gradients, make_batch, step, worst_error
 from translate import tiling
+from translate.checkpoint import checkpoint_at
 from translate.data import held_out
 from translate.errors import RecipeError
 from translate.heldout import Evaluator
@@ -356,6 +357,23 @@ def test_a_finished_run_gives_away_what_it_ended_with(shared_pairs: Path, tmp_pa
     assert any("32×32, level 1 fading in, 8 images" in line for line in report.lines)
 
 
+def test_a_run_can_go_back_to_before_a_level_came(shared_pairs: Path, tmp_path: Path) -> None:
+    """As the guard's rollbacks do; and forward again."""
+    recipe = growing_recipe(shared_pairs, keep_checkpoints=9)
+    train_until(recipe, tmp_path / "run", 20)
+    held = Run(recipe, RunFolder(tmp_path / "run"), make_accelerator(recipe, tmp_path / "run"), Silent())
+    held.restore()
+    there = {name: value.clone() for name, value in whole(held.translator).items()}
+    for images, levels in ((8, 0), (12, 1), (4, 0), (20, 1)):
+        held.load(checkpoint_at(tmp_path / "run" / "checkpoints", images))
+        assert held.translator.generator_ab.levels == levels and held.progress.images == images
+        for phase, optimizer in held.optimizers.items():
+            assert [id(each) for each in optimizer.param_groups[0]["params"]] == [
+                id(each) for each in parameters_of(held.translator, phase)]
+            assert optimizer is held.state.optimizers[phase]
+    torch.testing.assert_close(whole(held.translator), there, rtol=0, atol=0)
+
+
 def test_the_best_generator_is_given_away_in_the_shape_it_had(shared_pairs: Path, tmp_path: Path,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be that of an earlier stage, before a level came."""
@@ -418,7 +436,13 @@ def test_stages_that_cannot_be_are_refused_by_name(stages: list[dict[str, Any]],
                                              for stage in stages])
 
 
-def test_a_step_after_another_forgets_nothing_when_a_stage_is_entered_twice() -> None:
+def test_networks_and_translators_that_cannot_grow_are_named(shared_pairs: Path) -> None:
+    stages = [{"resolution": 32, "images": 2, "batch_size": 2, "levels": 1}]
+    with pytest.raises(RecipeError, match=r"stages.0.levels: translator.kind: cut cannot gain levels"):
+        growing_recipe(shared_pairs, stages=stages, translator={"kind": "cut"})
+
+
+def test_a_stage_that_is_entered_twice_is_as_it_was() -> None:
     """A resumed run enters the stage it is in, and must change nothing."""
     translator = build_grown(next(iter(GROWN)))
     before = {name: value.clone() for name, value in whole(translator).items()}

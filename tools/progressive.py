@@ -1,6 +1,6 @@
 """Ways to a high resolution, compared: held-out scores at the top resolution after equal computing time.
 
-    python tools/progressive.py --seconds 60 --out progressive.jsonl
+    python tools/progressive.py --seconds 45 --out progressive.jsonl
     python tools/progressive.py --ways growing scratch --seeds 3 4 --out progressive.jsonl   # adds to what is there
 
 Needs the earth card (`translate data prepare earth`) and, for the kernel distance, `translate data features`. Each way
@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ways", nargs="+", choices=list(ways(128)), default=list(ways(128)))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=60.0, help="CPU time of each run")
+    parser.add_argument("--seconds", type=float, default=45.0, help="CPU time of each run")
     parser.add_argument("--top", type=int, default=128, help="px of the crops at the top resolution")
     parser.add_argument("--set", nargs="+", default=[], help="changes of the recipe, such as translator.ema=0.99")
     parser.add_argument("--out", type=Path, default=Path("progressive.jsonl"))

@@ -264,6 +264,7 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.generator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
+    "translator.perceptual": ("test_perceptual.py", "kind_and_weight_of_the_perceptual_loss_change_the_gradients"),
     "translator.discriminator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
 }
 

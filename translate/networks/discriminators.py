@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
-from translate.networks.layers import Chain, Layer, Norm, PositionalDropout, initialise, make_norm
+from translate.networks.layers import Chain, Downsample, Layer, Norm, PositionalDropout, halved, make_norm
+from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
-
-AnyChain = TypeVar("AnyChain", bound=Chain)
 
 
 class PatchGANConfig(Config):
@@ -25,16 +24,19 @@ class PatchGANConfig(Config):
     dropout: float = Field(0.0, ge=0, lt=1)  # before each convolution but the first two; one mask for real and fake
     minibatch_std: bool = False  # shows the last layer how much the samples of a batch differ; needs a batch
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
+    init: Initialisation = "normal"
+    downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
+    scales: int = Field(1, ge=1, le=6)  # as many of them, each on the image at half the last one's size (pix2pixHD: 3)
 
     @property
     def smallest(self) -> int:
         """The smallest side it can judge: what leaves the two unstrided layers at its end one logit."""
-        return 3 * 2**self.layers
+        return (3 * 2**self.layers - 1) * 2**(self.scales - 1) + 1
 
-    def build(self, in_channels: int) -> PatchGAN:
-        network = PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std)
-        initialise(network)
-        return spectrally_normed(network) if self.spectral else network
+    def build(self, in_channels: int) -> PatchGAN | Pyramid:
+        judges = [PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std,
+                           self.downsample) for _ in range(self.scales)]
+        return prepared(judges[0] if self.scales == 1 else Pyramid(judges), self.init, self.spectral)
 
 
 class PixelConfig(Config):
@@ -44,13 +46,12 @@ class PixelConfig(Config):
     width: int = Field(64, ge=1)
     norm: Norm = "instance"
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
+    init: Initialisation = "normal"
 
     smallest: ClassVar[int] = 1
 
     def build(self, in_channels: int) -> Pixel:
-        network = Pixel(in_channels, self.width, self.norm)
-        initialise(network)
-        return spectrally_normed(network) if self.spectral else network
+        return prepared(Pixel(in_channels, self.width, self.norm), self.init, self.spectral)
 
 
 class MinibatchStd(nn.Module):
@@ -72,35 +73,56 @@ def in_turn(*parts: nn.Module | None) -> nn.Module | None:
     return nn.Sequential(*held) if len(held) > 1 else held[0] if held else None
 
 
-def spectrally_normed(network: AnyChain) -> AnyChain:
-    """Divide each convolution's weights by their largest singular value, found by a power iteration a forward pass."""
-    for part in network.modules():
-        if isinstance(part, nn.Conv2d):
-            parametrizations.spectral_norm(part)
-    return network
-
-
 class PatchGAN(Chain):
     """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch."""
 
     def __init__(self, in_channels: int, width: int = 64, layers: int = 3, norm: Norm = "instance",
-                 dropout: float = 0.0, minibatch_std: bool = False):
+                 dropout: float = 0.0, minibatch_std: bool = False, downsample: Downsample = "strided"):
         bias = norm != "batch"
 
         def dropped(layer: int) -> nn.Module | None:
             return PositionalDropout(dropout, layer) if dropout else None
 
         widths = [min(2**layer, 8) * width for layer in range(layers + 1)]
-        chain = [Layer(nn.Conv2d(in_channels, width, 4, 2, 1))]
+        blurred = downsample == "blurred"
+        chain = [Layer(nn.Conv2d(in_channels, width, 4, 2, 1), smooth=blurred)]
         for layer in range(1, layers + 1):
             before, after = widths[layer - 1], widths[layer]
             stride = 2 if layer < layers else 1
             chain.append(Layer(nn.Conv2d(before, after, 4, stride, 1, bias=bias), slope=0.2,
+                               smooth=blurred and stride > 1,
                                norm=in_turn(make_norm(norm, before), dropped(layer)) if layer > 1 else None))
         chain.append(Layer(nn.Conv2d(widths[-1] + minibatch_std, 1, 4, 1, 1), slope=0.2,
                            norm=in_turn(make_norm(norm, widths[-1]), dropped(layers + 1),
                                         MinibatchStd() if minibatch_std else None)))
         super().__init__(*chain)
+
+
+class Pyramid(nn.Module):
+    """Discriminators of one image at several sizes: full, half, a quarter … (pix2pixHD: Wang et al. 2018, section 3.2).
+
+    Maps images (N, C, H, W) to the logits of each, the finest first. The coarse ones see more of an image at once and
+    judge what it shows, the fine ones its textures.
+    """
+
+    def __init__(self, judges: Sequence[Chain]):
+        super().__init__()
+        self.judges = nn.ModuleList(judges)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(judge(seen) for judge, seen in zip(self.judges, self.sizes(image), strict=True))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The convolution outputs of every layer but the last, of each discriminator."""
+        return [found for judge, seen in zip(self.judges, self.sizes(image), strict=True)
+                for found in cast(Chain, judge).features(seen)]
+
+    def sizes(self, image: Tensor) -> list[Tensor]:
+        """The image at its own size and, averaged, at every coarser one."""
+        images = [image]
+        while len(images) < len(self.judges):
+            images.append(halved(images[-1]))
+        return images
 
 
 class Pixel(Chain):

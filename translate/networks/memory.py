@@ -29,6 +29,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from translate.networks.attention import Attention
 from translate.networks.layers import Block, Chain, Keep, Level
 from translate.schema import Config
 
@@ -131,6 +132,8 @@ def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
                 "everything", plan.trunk)
         elif isinstance(part, Level):
             part.keep = plan.levels
+        elif isinstance(part, Attention):
+            part.keep = "input" if "input" in (plan.trunk, plan.levels) else "everything"
         elif isinstance(part, Chain) and part not in inner:
             part.keep = {"head": plan.head, "tail": plan.tail, "judge": plan.judge}[part.role]
             part.num_strips = plan.num_strips
@@ -148,6 +151,7 @@ def effect(plan: Plan, networks: Collection[nn.Module], num_generators: int, num
     """
     for network in networks:
         apply(plan, network, num_processes)
-    parts = [part for network in networks for part in network.modules() if isinstance(part, Chain | Block | Level)]
+    parts = [part for network in networks for part in network.modules()
+             if isinstance(part, Chain | Block | Level | Attention)]
     return (plan.cut, plan.replay and num_generators > 1, *(
         (part.keep, part.num_strips if isinstance(part, Chain) and part.keep == "strips" else None) for part in parts))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.layers import Block, Chain, Generator, Layer, Norm, Upsample, initialise, make_norm
+from translate.networks.attention import Attention
+from translate.networks.layers import Block, Chain, Downsample, Generator, Layer, Norm, Upsample, make_norm
+from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
 
 
@@ -15,49 +17,70 @@ class ResNetConfig(Config):
     """A ResNet generator: width 64, 9 blocks and instance norm are the published one (11.378 M parameters)."""
 
     kind: Literal["resnet"] = "resnet"
-    width: int = Field(64, ge=1)  # channels at full resolution; doubled at each of the two downsamplings
+    width: int = Field(64, ge=1)  # channels at full resolution; doubled at each of the downsamplings
     blocks: int = Field(9, ge=0)  # 9 for 256 px and more, 6 below
+    downs: int = Field(2, ge=1, le=6)  # halvings before the blocks; 4 is pix2pixHD's global generator (182.4 M)
     norm: Norm = "instance"
-    upsample: Upsample = "transposed"  # resize: slower, and free of checkerboards
+    upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
+    downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
+    attention: bool = False  # among the blocks; its cost grows with the square of the pixels (docs/high-resolution.md)
+    spectral: bool = False  # spectral norm: each convolution's largest singular value is one
+    init: Initialisation = "normal"
 
     def build(self, in_channels: int, out_channels: int) -> ResNet:
-        network = ResNet(in_channels, out_channels, self.width, self.blocks, self.norm, self.upsample)
-        initialise(network)
-        return network
+        network = ResNet(in_channels, out_channels, self.width, self.blocks, self.norm, self.upsample, self.downs,
+                         self.downsample, self.attention)
+        return prepared(network, self.init, self.spectral)
 
 
 class ResNet(Generator):
-    """Two downsamplings, `blocks` residual blocks at quarter resolution, two upsamplings.
+    """`downs` downsamplings, `blocks` residual blocks at the coarsest scale, as many upsamplings.
 
     `head` and `tail` work at full resolution and hold most of the memory and little of the compute; the trunk between
     them holds most of the compute. Memory plans address them separately.
     """
 
-    multiple = 4
-    smallest = 8
-
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, blocks: int = 9,
-                 norm: Norm = "instance", upsample: Upsample = "transposed"):
+                 norm: Norm = "instance", upsample: Upsample = "transposed", downs: int = 2,
+                 downsample: Downsample = "strided", attention: bool = False):
         super().__init__()
+        self.multiple = 2**downs
+        self.smallest = 2 * self.multiple  # two pixels at the coarsest scale, which are mirrored
         bias = norm != "batch"  # BatchNorm has a shift of its own
+        widths = [width * 2**level for level in range(downs + 1)]
         self.head = Chain(
             Layer(nn.Conv2d(in_channels, width, 7, bias=bias), reflect=3),
-            Layer(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=bias), norm=make_norm(norm, width), slope=0.0),
-            Layer(nn.Conv2d(2 * width, 4 * width, 3, 2, 1, bias=bias), norm=make_norm(norm, 2 * width), slope=0.0),
+            *(Layer(nn.Conv2d(before, 2 * before, 3, 2, 1, bias=bias), norm=make_norm(norm, before), slope=0.0,
+                    smooth=downsample == "blurred") for before in widths[:-1]),
             role="head")
-        self.norm = make_norm(norm, 4 * width)
-        self.trunk = nn.Sequential(*(residual(4 * width, norm, bias) for _ in range(blocks)))
+        self.norm = make_norm(norm, widths[-1])
+        trunk: list[nn.Module] = [residual(widths[-1], norm, bias) for _ in range(blocks)]
+        if attention:
+            trunk.insert(blocks // 2, Attention(widths[-1]))
+        self.trunk = nn.Sequential(*trunk)
         self.tail = Chain(
-            enlarging(4 * width, 2 * width, upsample, bias),
-            enlarging(2 * width, width, upsample, bias, norm=make_norm(norm, 2 * width), slope=0.0),
+            enlarging(widths[-1], widths[-2], upsample, bias),
+            *(enlarging(before, before // 2, upsample, bias, norm=make_norm(norm, before), slope=0.0)
+              for before in widths[-2:0:-1]),
             Layer(nn.Conv2d(width, out_channels, 7), norm=make_norm(norm, width), slope=0.0, reflect=3,
                   last=nn.Tanh()),
             role="tail")
 
-    def translate(self, image: Tensor) -> Tensor:
+    def translate(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
+        """With `beside`, features of the size of what enters the trunk, these are added to it."""
+        return self.tail(self.waist(image, beside))
+
+    def finest(self, image: Tensor) -> Tensor:
+        """The features at full resolution that the last layer convolves, (N, width, H, W)."""
+        last = cast(Layer, self.tail[-1])
+        return last.activated(self.tail(self.waist(image), num_layers=len(self.tail) - 1))
+
+    def waist(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
+        """What the trunk makes of an image, at its coarsest scale."""
         y = self.head(image)
         y = y if self.norm is None else self.norm(y)
-        return self.tail(self.trunk(nn.functional.relu(y, inplace=self.norm is not None)))
+        y = nn.functional.relu(y, inplace=self.norm is not None)
+        return self.trunk(y if beside is None else y + beside)
 
 
 def residual(channels: int, norm: Norm, bias: bool) -> Block:
@@ -70,8 +93,9 @@ def residual(channels: int, norm: Norm, bias: bool) -> Block:
 
 def enlarging(in_channels: int, out_channels: int, upsample: Upsample, bias: bool, *, norm: nn.Module | None = None,
               slope: float | None = None) -> Layer:
-    """A layer that doubles both sides: a transposed convolution, or nearest-neighbour resize and a convolution."""
+    """A layer that doubles both sides: a transposed convolution, or an enlargement and a convolution."""
     if upsample == "transposed":
         conv = nn.ConvTranspose2d(in_channels, out_channels, 3, 2, 1, output_padding=1, bias=bias)
         return Layer(conv, norm=norm, slope=slope)
-    return Layer(nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias), norm=norm, slope=slope, enlarge=2)
+    return Layer(nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias), norm=norm, slope=slope, enlarge=2,
+                 smooth=upsample == "bilinear")

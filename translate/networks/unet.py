@@ -7,16 +7,18 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.networks.attention import Attention
 from translate.networks.layers import (
+    Downsample,
     Generator,
     Layer,
     Level,
     Norm,
     PositionalDropout,
     Upsample,
-    initialise,
     make_norm,
 )
+from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
 
 
@@ -28,19 +30,24 @@ class UNetConfig(Config):
     downs: int = Field(8, ge=2, le=12)  # 8 sees 256 px whole at its innermost level; sides are padded to 2^downs
     norm: Norm = "batch"
     dropout: float = Field(0.5, ge=0, lt=1)  # in the three innermost full-width levels; pix2pix's only noise
-    upsample: Upsample = "transposed"  # resize: slower, and free of checkerboards
+    upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
+    downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
+    attention: bool = False  # at an eighth of the resolution; its cost grows with the square of the pixels
+    spectral: bool = False  # spectral norm: each convolution's largest singular value is one
+    init: Initialisation = "normal"
 
     def build(self, in_channels: int, out_channels: int) -> UNet:
-        network = UNet(in_channels, out_channels, self.width, self.downs, self.norm, self.dropout, self.upsample)
-        initialise(network)
-        return network
+        network = UNet(in_channels, out_channels, self.width, self.downs, self.norm, self.dropout, self.upsample,
+                       self.downsample, self.attention)
+        return prepared(network, self.init, self.spectral)
 
 
 class UNet(Generator):
     """`downs` halvings to a point and as many doublings back; each level sees its own scale's features again."""
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, downs: int = 8, norm: Norm = "batch",
-                 dropout: float = 0.5, upsample: Upsample = "transposed"):
+                 dropout: float = 0.5, upsample: Upsample = "transposed", downsample: Downsample = "strided",
+                 attention: bool = False):
         super().__init__()
         self.multiple = self.smallest = 2**downs
         bias = norm != "batch"
@@ -51,19 +58,24 @@ class UNet(Generator):
             outermost, innermost = level == 0, level == downs - 1
             before = in_channels if outermost else widths[level - 1]
             self.down.append(Level(
-                Layer(nn.Conv2d(before, channels, 4, 2, 1, bias=bias), slope=None if outermost else 0.2),
+                Layer(nn.Conv2d(before, channels, 4, 2, 1, bias=bias), slope=None if outermost else 0.2,
+                      smooth=downsample == "blurred"),
                 norm=None if outermost or innermost else make_norm(norm, channels)))
             after = out_channels if outermost else before
             conv = enlarging_conv(channels if innermost else 2 * channels, after, upsample, bias or outermost)
             self.up.append(Level(
-                Layer(conv, slope=0.0, enlarge=2 if upsample == "resize" else 1, last=nn.Tanh() if outermost else None),
+                Layer(conv, slope=0.0, enlarge=1 if upsample == "transposed" else 2, smooth=upsample == "bilinear",
+                      last=nn.Tanh() if outermost else None),
                 norm=None if outermost else make_norm(norm, after),
                 dropout=PositionalDropout(dropout, level) if not innermost and level >= 4 else None))
+        self.attended = min(2, downs - 2)  # the level after which there is attention, where there is: an eighth
+        self.attention = Attention(widths[self.attended]) if attention else None
 
     def translate(self, image: Tensor) -> Tensor:
         skips = [image]
-        for down in self.down:
-            skips.append(down(skips[-1]))
+        for level, down in enumerate(self.down):
+            y = down(skips[-1])
+            skips.append(self.attention(y) if self.attention is not None and level == self.attended else y)
         y = self.up[-1](skips.pop())
         for up in reversed(self.up[:-1]):
             y = up(skips.pop(), y)

@@ -133,7 +133,7 @@ def test_images_of_other_channels_are_refused_by_the_recipe() -> None:
 
 
 def test_stages_are_computed_again_rather_than_kept(weights: nn.Sequential) -> None:
-    """Of full resolution only relu1_1 waits for the backward pass, and that of the truth; conv1_2 and relu1_2 do not."""
+    """Of full resolution only relu1_1 waits for the backward pass, and the truth's; conv1_2 and relu1_2 do not."""
     largest: set[int] = set()
 
     def keep(tensor: Tensor) -> Tensor:

@@ -75,7 +75,9 @@ class Logbook:
         """Stage `number` begins, or goes on, under the memory plan named `plan`, of which `line` tells."""
         self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
         height, width = stage.size
-        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
+        levels = f"level {stage.levels}{' fading in' * stage.fade}{' alone' * stage.freeze}, " if stage.levels else ""
+        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {levels}"
+                        f"{stage.images:,} images, "
                         f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
                         f"{self.accelerator.num_processes}; {line}")
         self.tracker.event(self.progress.images, "stage", line, stage=number, plan=plan,
@@ -102,7 +104,10 @@ class Logbook:
 
     def show_progress(self) -> None:
         """Say where the training stands."""
+        at = self.recipe.stages[self.progress.stage]
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
+        if at.fade:
+            stage += f", level {at.levels} α {self.progress.stage_images / at.images:.2f}"
         self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
 
     def picture(self, translator: Translator) -> None:

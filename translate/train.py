@@ -30,6 +30,7 @@ from translate.checkpoint import (
     checkpoint_at,
     newest_checkpoint,
     read_networks,
+    read_progress,
     restore_checkpoint,
     save_checkpoint,
     verify,
@@ -38,6 +39,8 @@ from translate.data import Batch, batches, data_root
 from translate.errors import CheckpointError, DiskError, DoesNotFit, Stopped
 from translate.logbook import Logbook, Reporter
 from translate.networks import memory
+from translate.optimizers import follow
+from translate.plan import parameters_of
 from translate.precision import choose_precision
 from translate.processes import (
     by_main_process,
@@ -96,21 +99,38 @@ class Run:
         self.recipe, self.home, self.accelerator, self.card = recipe, home, accelerator, card
         self.folder = home.path
         check_shares(recipe, accelerator.num_processes)
-        torch.manual_seed(recipe.seed)
-        self.translator = recipe.translator.build(recipe.data.channels_a, recipe.data.channels_b, recipe.seed)
-        prepare_for_processes(self.translator.modules, accelerator)
-        self.translator.to(accelerator.device)
         self.precision = choose_precision(recipe.precision, accelerator.device)
-        self.optimizers = {phase: getattr(recipe.optimizer, phase).build(
-            parameter for network in networks.values() for parameter in network.parameters())
-            for phase, networks in self.translator.phases.items()}
         self.progress = Progress()
-        self.state = RunState(self.progress, self.translator, self.optimizers, accelerator)
+        self.build()
         self.samples = recipe.data.build("train", data_root())
         self.log = Logbook(self.folder, recipe, accelerator, self.precision, self.progress, report)
         self.choices: dict[int, planner.Choice] = {}
         self.plan = memory.PLANS["split"]
         self.stop = StopRequest()
+
+    def build(self) -> None:
+        """Fresh networks in the shape of the first stage, and their optimizers."""
+        torch.manual_seed(self.recipe.seed)
+        data = self.recipe.data
+        self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
+        self.translator.to(self.accelerator.device)
+        self.shaped = 0  # the stage whose shape the networks have
+        self.translator.enter(self.recipe.stages[0])
+        prepare_for_processes(self.translator.modules, self.accelerator)
+        self.optimizers = {phase: getattr(self.recipe.optimizer, phase).build(parameters_of(self.translator, phase))
+                           for phase in self.translator.phases}
+        self.state = RunState(self.progress, self.translator, self.optimizers, self.accelerator)
+
+    def shape(self, number: int) -> None:
+        """Give the networks the shape they have in stage `number`; the optimizers follow. Going back begins anew."""
+        if number < self.shaped:
+            self.build()
+        if number > self.shaped:
+            self.translator.enter(self.recipe.stages[number])
+            prepare_for_processes(self.translator.modules, self.accelerator)
+            for phase, optimizer in self.optimizers.items():
+                follow(optimizer, parameters_of(self.translator, phase))
+            self.shaped = number
 
     def begin(self, resume: bool) -> None:
         """Open the trackers, and continue where an earlier process stopped."""
@@ -139,8 +159,10 @@ class Run:
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
             return
+        self.shape(read_progress(newest).stage)
         for difference in restore_checkpoint(newest, self.state):
             self.log.tell("warning", f"warning: the run may not repeat bit for bit: {difference}")
+        self.translator.fade_in(self.share)
         self.log.tracker.resume_at(self.progress.images)
         self.log.report.say(f"resumed at {self.progress.images:,} images from {newest}")
         best = self.progress.best
@@ -153,6 +175,8 @@ class Run:
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
+        self.shape(number)
+        self.translator.fade_in(self.share)
         choice = self.choices[number]
         self._use_plan(choice.plan, choice.asked)
         self.log.enter(number, stage, choice.plan.name, choice.line, choice.peak_bytes)
@@ -176,6 +200,7 @@ class Run:
         before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images
+        self.translator.fade_in(self.share)
         self.log.note(losses)
         # All processes agree: a signal may have reached only one of them, or them between different steps.
         every, stopping = self.recipe.every, in_any_process(bool(self.stop), self.accelerator)
@@ -223,12 +248,15 @@ class Run:
         """Write the release: the newest generators, or the best where `evaluate.patience` lets the scores decide."""
         if self.why_stop:
             self.log.tell("early stop", self.why_stop)
+        progress, chosen = self.progress, "last"
+        if self.recipe.evaluate.patience is not None and (best := self.progress.best) is not None:
+            checkpoint = checkpoint_at(self.folder / "checkpoints", best.images)
+            progress = read_progress(checkpoint)
+            chosen = f"best {best.metric} ({best.value:.5g}) of all that were evaluated"
+            self.shape(progress.stage)
+            read_networks(checkpoint, self.translator)
         if self.accelerator.is_main_process:
-            images, chosen = self.progress.images, "last"
-            if self.recipe.evaluate.patience is not None and (best := self.progress.best) is not None:
-                images, chosen = best.images, f"best {best.metric} ({best.value:.5g}) of all that were evaluated"
-                read_networks(checkpoint_at(self.folder / "checkpoints", best.images), self.translator)
-            write_release(self.folder / "release", self.recipe, self.translator, images, chosen)
+            write_release(self.folder / "release", self.recipe, self.translator, progress, chosen)
         self.accelerator.wait_for_everyone()
         self.log.tracker.close()
 
@@ -276,8 +304,13 @@ class Run:
         """What the scores say for ending early; empty where they do not."""
         return self.progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
 
+    @property
+    def share(self) -> float:
+        """The share of its images that the stage has seen."""
+        return self.progress.stage_images / self.recipe.stages[self.progress.stage].images
+
     def _schedule(self, stage: Stage) -> None:
-        factor = stage.lr.at(self.progress.stage_images / stage.images)
+        factor = stage.lr.at(self.share)
         for phase, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = getattr(self.recipe.optimizer, phase).lr * factor

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from translate.networks.attention import Attention
+from translate.networks.growing import FadingEntry, FadingExit, outer_width
 from translate.networks.layers import Block, Chain, Downsample, Generator, Layer, Norm, Upsample, make_norm
 from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
@@ -27,18 +28,29 @@ class ResNetConfig(Config):
     spectral: bool = False  # spectral norm: each convolution's largest singular value is one
     init: Initialisation = "normal"
 
+    fades: ClassVar[bool] = True
+
     def build(self, in_channels: int, out_channels: int) -> ResNet:
         network = ResNet(in_channels, out_channels, self.width, self.blocks, self.norm, self.upsample, self.downs,
                          self.downsample, self.attention)
         return prepared(network, self.init, self.spectral)
+
+    def grow(self, network: ResNet) -> None:
+        """Add one more downsampling and upsampling around `network`, fading in until it is settled."""
+        network.grow(self.norm, self.upsample, self.downsample)
+        for part in network.newest():
+            prepared(part, self.init, self.spectral)
 
 
 class ResNet(Generator):
     """`downs` downsamplings, `blocks` residual blocks at the coarsest scale, as many upsamplings.
 
     `head` and `tail` work at full resolution and hold most of the memory and little of the compute; the trunk between
-    them holds most of the compute. Memory plans address them separately.
+    them holds most of the compute. Memory plans address them separately. Each outer level that it gains
+    (`translate.networks.growing`) makes both ends one layer longer, and the trunk's resolution half as large.
     """
+
+    levels = 0
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, blocks: int = 9,
                  norm: Norm = "instance", upsample: Upsample = "transposed", downs: int = 2,
@@ -46,6 +58,7 @@ class ResNet(Generator):
         super().__init__()
         self.multiple = 2**downs
         self.smallest = 2 * self.multiple  # two pixels at the coarsest scale, which are mirrored
+        self.exit: FadingExit | None = None  # while a level fades in: what `tail` then ends before
         bias = norm != "batch"  # BatchNorm has a shift of its own
         widths = [width * 2**level for level in range(downs + 1)]
         self.head = Chain(
@@ -68,7 +81,8 @@ class ResNet(Generator):
 
     def translate(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
         """With `beside`, features of the size of what enters the trunk, these are added to it."""
-        return self.tail(self.waist(image, beside))
+        y = self.tail(self.waist(image, beside))
+        return y if self.exit is None else self.exit(y)
 
     def finest(self, image: Tensor) -> Tensor:
         """The features at full resolution that the last layer convolves, (N, width, H, W)."""
@@ -81,6 +95,41 @@ class ResNet(Generator):
         y = y if self.norm is None else self.norm(y)
         y = nn.functional.relu(y, inplace=self.norm is not None)
         return self.trunk(y if beside is None else y + beside)
+
+    def grow(self, norm: Norm, upsample: Upsample, downsample: Downsample = "strided") -> None:
+        """Put a level around the ends, which fade out."""
+        bias = norm != "batch"
+        first, last = cast(Layer, self.head[0]), cast(Layer, self.tail[-1])
+        down, up = first.conv.out_channels, last.conv.in_channels
+        width = outer_width(down)
+        self.head = Chain(
+            FadingEntry(first, [
+                Layer(nn.Conv2d(first.conv.in_channels, width, 7, bias=bias), reflect=3),
+                Layer(nn.Conv2d(width, down, 3, 2, 1, bias=bias), norm=make_norm(norm, width), slope=0.0,
+                      smooth=downsample == "blurred")]),
+            *list(self.head)[1:], role="head")
+        self.exit = FadingExit(Chain(last, role="tail"), Chain(
+            enlarging(up, width, upsample, bias, norm=make_norm(norm, up), slope=0.0),
+            Layer(nn.Conv2d(width, last.conv.out_channels, 7), norm=make_norm(norm, width), slope=0.0, reflect=3,
+                  last=nn.Tanh()),
+            role="tail"))
+        self.tail = Chain(*list(self.tail)[:-1], role="tail")
+        self.levels, self.multiple, self.smallest = self.levels + 1, 2 * self.multiple, 2 * self.smallest
+
+    def settle(self) -> None:
+        """Let go of the ends that a level has replaced."""
+        if self.exit is not None:
+            self.head = Chain(*cast(FadingEntry, self.head[0]).new, *list(self.head)[1:], role="head")
+            self.tail = Chain(*self.tail, *self.exit.new, role="tail")
+            self.exit = None
+
+    def newest(self) -> list[nn.Module]:
+        """The two layers down and the two layers up of the outermost level that was added; none before."""
+        if self.levels == 0:
+            return []
+        first, last = (self.head, self.tail) if self.exit is None else (cast(FadingEntry, self.head[0]).new,
+                                                                        self.exit.new)
+        return [*list(first)[:2], *list(last)[-2:]]
 
 
 def residual(channels: int, norm: Norm, bias: bool) -> Block:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from translate.networks.attention import Attention
+from translate.networks.growing import FadingLevel, outer_width
 from translate.networks.layers import (
     Downsample,
     Generator,
@@ -36,20 +37,34 @@ class UNetConfig(Config):
     spectral: bool = False  # spectral norm: each convolution's largest singular value is one
     init: Initialisation = "normal"
 
+    fades: ClassVar[bool] = True
+
     def build(self, in_channels: int, out_channels: int) -> UNet:
         network = UNet(in_channels, out_channels, self.width, self.downs, self.norm, self.dropout, self.upsample,
                        self.downsample, self.attention)
         return prepared(network, self.init, self.spectral)
 
+    def grow(self, network: UNet) -> None:
+        """Add one more level around `network`, fading in until it is settled."""
+        network.grow(self.norm, self.upsample, self.downsample)
+        for part in network.newest():
+            prepared(part, self.init, self.spectral)
+
 
 class UNet(Generator):
-    """`downs` halvings to a point and as many doublings back; each level sees its own scale's features again."""
+    """`downs` halvings to a point and as many doublings back; each level sees its own scale's features again.
+
+    Each outer level that it gains (`translate.networks.growing`) is one more of them.
+    """
+
+    levels = 0
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, downs: int = 8, norm: Norm = "batch",
                  dropout: float = 0.5, upsample: Upsample = "transposed", downsample: Downsample = "strided",
                  attention: bool = False):
         super().__init__()
         self.multiple = self.smallest = 2**downs
+        self.fading: FadingLevel | None = None  # the outermost level of before, while another fades in around it
         bias = norm != "batch"
         widths = [min(2**level, 8) * width for level in range(downs)]
         self.down = nn.ModuleList()
@@ -75,11 +90,41 @@ class UNet(Generator):
         skips = [image]
         for level, down in enumerate(self.down):
             y = down(skips[-1])
-            skips.append(self.attention(y) if self.attention is not None and level == self.attended else y)
-        y = self.up[-1](skips.pop())
-        for up in reversed(self.up[:-1]):
-            y = up(skips.pop(), y)
-        return y
+            y = y if level != 1 or self.fading is None else self.fading.enter(image, y)
+            skips.append(y if level != self.attended or self.attention is None else self.attention(y))
+        y, old = self.up[-1](skips.pop()), None
+        for level in reversed(range(len(self.up) - 1)):
+            if level == 1 and self.fading is not None:
+                old = self.fading.leave(skips[-1], y)
+            y = self.up[level](skips.pop(), y)
+        return y if self.fading is None or old is None else self.fading.mix(old, y)
+
+    def grow(self, norm: Norm, upsample: Upsample, downsample: Downsample = "strided") -> None:
+        """Put a level around the outermost one, which fades out."""
+        bias = norm != "batch"
+        first, last = cast(Level, self.down[0]), cast(Level, self.up[0])
+        inside = first.layer.conv.out_channels
+        width = outer_width(inside)
+        enlarge, blurred = 1 if upsample == "transposed" else 2, downsample == "blurred"
+        self.fading = FadingLevel(first, last)
+        self.down[0] = Level(Layer(nn.Conv2d(width, inside, 4, 2, 1, bias=bias), slope=0.2, smooth=blurred),
+                             norm=make_norm(norm, inside))
+        self.down.insert(0, Level(Layer(nn.Conv2d(first.layer.conv.in_channels, width, 4, 2, 1, bias=bias),
+                                        smooth=blurred)))
+        self.up[0] = Level(Layer(enlarging_conv(2 * inside, width, upsample, bias), slope=0.0, enlarge=enlarge,
+                                 smooth=upsample == "bilinear"), norm=make_norm(norm, width))
+        self.up.insert(0, Level(Layer(enlarging_conv(2 * width, last.layer.conv.out_channels, upsample, True),
+                                      slope=0.0, enlarge=enlarge, smooth=upsample == "bilinear", last=nn.Tanh())))
+        self.attended += 1
+        self.levels, self.multiple, self.smallest = self.levels + 1, 2 * self.multiple, 2 * self.smallest
+
+    def settle(self) -> None:
+        """Let go of the level that another has replaced."""
+        self.fading = None
+
+    def newest(self) -> list[nn.Module]:
+        """The outermost level that was added, and what joins it to the one inside; none before."""
+        return [*self.down[:2], *self.up[:2]] if self.levels else []
 
 
 def enlarging_conv(in_channels: int, out_channels: int, upsample: Upsample, bias: bool

@@ -32,6 +32,7 @@ class Pix2PixConfig(GameConfig):
     weights: Pix2PixWeights = Pix2PixWeights()
     perceptual: Perceptual | None = None  # distance of a pretrained network's features from the truth's; null: none
 
+    grows: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = True
 
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> Pix2Pix:

@@ -10,6 +10,7 @@ from torch import nn
 
 from translate.networks import (
     AutoencoderConfig,
+    CoarseToFineConfig,
     DiscriminatorConfig,
     GeneratorConfig,
     PatchGANConfig,
@@ -24,10 +25,12 @@ SMALL: dict[type, dict[str, object]] = {
     ResNetConfig: {"width": 4, "blocks": 2}, UNetConfig: {"width": 4, "downs": 6},
     PatchGANConfig: {"width": 4, "layers": 2}, PixelConfig: {"width": 4},
     AutoencoderConfig: {"width": 4, "downs": 2},
+    CoarseToFineConfig: {"width": 4, "blocks": 2, "downs": 2, "fine_blocks": 1},
 }
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
     "minibatch_std": True, "downsample": "blurred", "attention": True, "init": "orthogonal", "scales": 2,
+    "fine_blocks": 2,
 }
 
 
@@ -100,6 +103,8 @@ def test_every_option_of_a_network_changes_its_output(config: type, option: str)
         torch.manual_seed(0)
         configured = config(**(SMALL[config] | changes))
         network = configured.build(3, 3) if config in GENERATORS else configured.build(3)
+        if config is CoarseToFineConfig:
+            configured.grow(network)
         return network.train()(image)
 
     plain, changed = output(), output(**{option: other(config, option)})

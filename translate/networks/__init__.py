@@ -7,12 +7,13 @@ from typing import Annotated
 from pydantic import Field
 
 from translate.networks.autoencoder import AutoencoderConfig
+from translate.networks.coarse_to_fine import CoarseToFineConfig
 from translate.networks.discriminators import PatchGANConfig, PixelConfig
 from translate.networks.resnet import ResNetConfig
 from translate.networks.unet import UNetConfig
 
-GeneratorConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]
+GeneratorConfig = Annotated[ResNetConfig | UNetConfig | CoarseToFineConfig, Field(discriminator="kind")]
 DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig | AutoencoderConfig, Field(discriminator="kind")]
 
-__all__ = ["AutoencoderConfig", "DiscriminatorConfig", "GeneratorConfig", "PatchGANConfig", "PixelConfig",
-           "ResNetConfig", "UNetConfig"]
+__all__ = ["AutoencoderConfig", "CoarseToFineConfig", "DiscriminatorConfig", "GeneratorConfig", "PatchGANConfig",
+           "PixelConfig", "ResNetConfig", "UNetConfig"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +69,8 @@ class Layer(nn.Module):
                  last: nn.Module | None = None):
         super().__init__()
         self.norm, self.slope, self.reflect, self.enlarge, self.smooth = norm, slope, reflect, enlarge, smooth
-        self.conv, self.last = conv, last
+        self.conv: Any = conv
+        self.last = last
 
     def forward(self, x: Tensor, keep_input: bool = False) -> Tensor:
         """With `keep_input`, autograd holds `x` and the convolution's output and nothing between them."""

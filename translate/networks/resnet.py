@@ -84,10 +84,15 @@ class ResNet(Generator):
         y = self.tail(self.waist(image, beside))
         return y if self.exit is None else self.exit(y)
 
-    def finest(self, image: Tensor) -> Tensor:
+    def finest(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
         """The features at full resolution that the last layer convolves, (N, width, H, W)."""
         last = cast(Layer, self.tail[-1])
-        return last.activated(self.tail(self.waist(image), num_layers=len(self.tail) - 1))
+        return last.activated(self.tail(self.waist(image, beside), num_layers=len(self.tail) - 1))
+
+    def open(self) -> None:
+        """Let go of the last convolution: from now on there is `finest` alone, for a generator around this one."""
+        last = cast(Layer, self.tail[-1])
+        last.conv, last.last = nn.Identity(), None
 
     def waist(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
         """What the trunk makes of an image, at its coarsest scale."""

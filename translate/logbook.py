@@ -97,9 +97,9 @@ class Logbook:
         (then, images), now = self._since, time.monotonic()
         speed = (self.progress.images - images) / (now - then) if images else 0.0
         self._since = (now, self.progress.images)
-        self.tracker.record(self.progress.images, self._shown | {
+        self.tracker.record(self.progress.images, "train", self._shown | {
             "lr": lr, "images_per_second": speed, "peak_bytes": take_peak_bytes(self.accelerator.device)},
-            kind="train", stage=self.progress.stage)
+            stage=self.progress.stage)
         self._losses = {}
 
     def show_progress(self) -> None:
@@ -142,8 +142,8 @@ class Logbook:
                                   MEASURES[metric].better == "higher")
         best = progress.best
         self.tracker.record(
-            progress.images, {name: score.value for name, score in scores.items()}, kind="evaluation",
-            stage=progress.stage, num_held_out=num_images, decided_by=metric, best=best and asdict(best),
+            progress.images, "evaluation", {name: score.value for name, score in scores.items()}, stage=progress.stage,
+            num_held_out=num_images, decided_by=metric, best=best and asdict(best),
             since_best=progress.since_best, seconds=time.monotonic() - start,
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
         self.report.say(f"{progress.images:,} images, held out: " + ", ".join(

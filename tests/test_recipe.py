@@ -152,7 +152,7 @@ def test_a_recipe_is_found_by_path_or_by_the_name_of_a_shipped_one() -> None:
 
 def write_layout(recipe: Recipe, root: Path) -> None:
     """Toy images where the recipe's card would have put its data, in the layout the recipe reads."""
-    data, folder = recipe.data, root / str(recipe.data.card)
+    data, folder = recipe.data, root / str(recipe.data.card or recipe.data.folder)
     if isinstance(data, UnpairedConfig):
         write_pairs(folder)
         return
@@ -163,8 +163,8 @@ def write_layout(recipe: Recipe, root: Path) -> None:
             if isinstance(data, ComputedConfig):
                 files[f"{split}/{number}.png"] = image
             elif isinstance(data, LabelsConfig):
-                files[f"{split}_label/{number}.png"] = (image[..., 0] // 32).astype(np.uint8) % data.classes
-                files[f"{split}_img/{number}.png"] = image
+                names = f"{split}_label/a_{number}_gtFine_instanceIds.png", f"{split}_img/a_{number}_leftImg8bit.png"
+                files |= {names[0]: image[..., 0] // 32 * np.uint16(1000), names[1]: image}
             elif data.card == "earth":
                 files |= {f"{split}A/{number}.png": image, f"{split}B/{number}.png": 255 - image}
             else:
@@ -187,9 +187,11 @@ def test_every_shipped_recipe_validates_and_trains_two_steps(path: Path, tmp_pat
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
     document = recipe.dump()
     generator = document["translator"]["generator"]
-    generator |= {"width": 2} | ({"downs": 6} if "downs" in generator else {"blocks": 1})
-    document["translator"]["discriminator"] |= {"width": 2}
+    generator |= {"width": 2} | ({"downs": 6} if generator["kind"] == "unet" else {"blocks": 1})
+    document["translator"]["discriminator"] |= {"width": 2, "layers": 1}
     document["data"]["resize"] = 72 if recipe.data.resize else None
+    if recipe.data.folder is not None:
+        document["data"]["folder"] = str(tmp_path / recipe.data.folder)
     size = recipe.stages[0].batch_size
     document["stages"] = [stage | {"resolution": 64, "resize": None, "images": size}
                           for stage in document["stages"][:2]]

@@ -17,12 +17,21 @@ from tests.test_networks import DISCRIMINATORS, GENERATORS, SMALL
 from tests.test_strips import randomise
 from tests.test_update import gradients, make_batch, step, worst_error
 from translate import tiling
-from translate.networks import PatchGANConfig, memory
-from translate.networks.growing import Growable, add_level, extend, fade_in
+from translate.data import held_out
+from translate.errors import RecipeError
+from translate.heldout import Evaluator
+from translate.metrics.intervals import Estimate
+from translate.networks import PatchGANConfig, ResNetConfig, memory
+from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
 from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.optimizers import Adam, follow
+from translate.plan import parameters_of, predict
+from translate.processes import make_accelerator
 from translate.recipe import Recipe, Stage
+from translate.release import load_release
+from translate.runs import RunFolder
 from translate.tiling import Settings
-from translate.train import train
+from translate.train import Run, train
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
 
 GROWING = [config for config in GENERATORS + DISCRIMINATORS if isinstance(config, Growable)]
@@ -252,3 +261,165 @@ def test_a_run_that_grows_resumes_bit_identically(recipe_of: Any, at: int, share
 def whole_runs() -> dict[Any, Any]:
     """The final states of runs that were not interrupted."""
     return {}
+
+
+def whole(translator: Translator) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, module in translator.modules.items()
+            for key, value in module.state_dict().items()}
+
+
+def test_a_restore_that_forgets_how_far_a_level_has_faded_in_is_caught(shared_pairs: Path, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof that the comparison above can fail: a fade that begins again ends in another state."""
+    recipe = growing_recipe(shared_pairs, every={"log": 4, "sample": 8, "checkpoint": 2})
+    train(recipe, tmp_path / "whole", Silent())
+    train_until(recipe, tmp_path / "broken", 12)
+    fade = Translator.fade_in
+    monkeypatch.setattr(Translator, "fade_in", lambda self, share: fade(self, max(share - 0.5, 0.0)))
+    train(recipe, tmp_path / "broken", Silent(), resume=True)
+    assert final_state(tmp_path / "broken") != final_state(tmp_path / "whole")
+
+
+def test_an_optimizer_goes_on_with_what_it_knows_and_forgets_what_is_gone() -> None:
+    torch.manual_seed(0)
+    translator = CycleGANConfig(generator=ResNetConfig(width=4, blocks=1), discriminator=PatchGANConfig(
+        width=4, layers=1), pool=0).build(3, 3)
+    held = Adam().build(parameters_of(translator, "generator"))
+    for parameter in parameters_of(translator, "generator"):
+        parameter.grad = torch.ones_like(parameter)
+    held.step()
+    inner = translator.generator_ab.trunk[0].chain[0].conv.weight
+    moment, old = held.state[inner]["exp_avg"], translator.generator_ab.head[0].conv.weight
+    for stage in ({"levels": 1, "fade": True}, {"levels": 1}):
+        translator.enter(Stage(resolution=32, images=1, **stage))
+        follow(held, parameters_of(translator, "generator"))
+        assert held.state[inner]["exp_avg"] is moment
+        assert [id(each) for each in held.param_groups[0]["params"]] == [
+            id(each) for each in parameters_of(translator, "generator")]
+        assert (old in held.state) == bool(stage.get("fade"))
+    fresh = translator.generator_ab.head[0].conv.weight
+    assert fresh not in held.state
+    for parameter in parameters_of(translator, "generator"):
+        parameter.grad = torch.ones_like(parameter)
+    before = fresh.clone()
+    held.step()
+    assert not torch.equal(before, fresh) and fresh in held.state
+
+
+@pytest.mark.parametrize("generator", [config for config in FADING if config in GENERATORS],
+                         ids=lambda config: config.__name__)
+def test_an_average_starts_a_level_from_its_networks_weights_and_keeps_its_own_inside(generator: type) -> None:
+    torch.manual_seed(0)
+    translator = Pix2PixConfig(generator=generator(**SMALL[generator], norm="instance"), ema=0.5).build(3, 3)
+    network, average = translator.generator_ab, translator.averages["generator_ab"]
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.add_(1.0)
+    mean = [parameter.clone() for parameter in average.parameters()]
+    translator.enter(Stage(resolution=256, images=1, levels=1, fade=True))
+    for mine, own in zip(network.newest(), average.newest(), strict=True):
+        torch.testing.assert_close(own.state_dict(), mine.state_dict(), rtol=0, atol=0)
+    assert not any(parameter.requires_grad for parameter in average.parameters()) and not average.training
+    assert {float(value.sum()) for value in mean} <= {float(value.sum()) for value in average.parameters()}
+    translator.average(1)
+    translator.enter(Stage(resolution=256, images=1, levels=1))
+    assert average.state_dict().keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("at", [12, 20, 26])
+def test_a_model_is_read_in_the_shape_and_the_fade_of_its_checkpoint(at: int, shared_pairs: Path, tmp_path: Path
+                                                                     ) -> None:
+    """In the middle of a fade, after it, and in a second one: as the run itself would translate."""
+    recipe = growing_unet_recipe(shared_pairs)
+    train_until(recipe, tmp_path / "run", at)
+    held = Run(recipe, RunFolder(tmp_path / "run"), make_accelerator(recipe, tmp_path / "run"), Silent())
+    held.restore()
+    assert held.progress.images == at // 4 * 4
+    release = load_release(tmp_path / "run")
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected = held.translator.generator("ab").eval()(image)
+        assert torch.equal(release.generator(image), expected)
+        fade_in(release.generator, 0.9)
+        faded = [part for part in release.generator.modules() if isinstance(part, Fading)]
+        assert bool(faded) == recipe.stages[held.progress.stage].fade
+        assert torch.equal(release.generator(image), expected) != bool(faded)
+
+
+def test_a_finished_run_gives_away_what_it_ended_with(shared_pairs: Path, tmp_path: Path) -> None:
+    """Also where the last stage fades in a level: by then it is all there."""
+    train(growing_recipe(shared_pairs), tmp_path / "run", report := Silent())
+    from_run, given_away = load_release(tmp_path / "run"), load_release(tmp_path / "run" / "release")
+    assert from_run.fingerprint == given_away.fingerprint and given_away.generator.levels == 2
+    assert all(part.alpha == 1.0 for part in given_away.generator.modules() if isinstance(part, Fading))
+    assert any("32×32, level 1 fading in, 8 images" in line for line in report.lines)
+
+
+def test_the_best_generator_is_given_away_in_the_shape_it_had(shared_pairs: Path, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be that of an earlier stage, before a level came."""
+    scores = iter([0.5] + [0.1] * 20)
+
+    def score(self: Any, *arguments: Any) -> dict[str, Estimate]:
+        return {"ssim": Estimate(next(scores))}
+
+    monkeypatch.setattr(Evaluator, "__call__", score)
+    recipe = growing_recipe(shared_pairs, every={"log": 4, "sample": 28, "checkpoint": 4, "evaluate": 6},
+                            evaluate={"patience": 20, "metric": "ssim"})
+    train(recipe, tmp_path / "run", Silent())
+    release = load_release(tmp_path / "run" / "release")
+    assert release.generator.levels == 0
+    assert release.fingerprint == load_release(tmp_path / "run" / "best").fingerprint
+
+
+def test_progress_says_the_stage_and_how_far_a_level_has_faded_in(shared_pairs: Path, tmp_path: Path) -> None:
+    seen: dict[int, str] = {}
+
+    class Listening(Silent):
+        def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+            seen[images] = stage
+
+    train(growing_recipe(shared_pairs), tmp_path / "run", Listening())
+    assert seen[8] == "stage 1/4" and seen[12] == "stage 2/4, level 1 α 0.50" and seen[20] == "stage 3/4"
+
+
+def test_the_samples_show_the_same_images_in_every_stage(shared_pairs: Path, tmp_path: Path) -> None:
+    """What the held-out inputs show at 16 px is what they show at 64, shrunk."""
+    recipe = growing_recipe(shared_pairs)
+    shown = [held_out(recipe.data, Path(), 4, stage.size, round(stage.size[0] * 1.1)) for stage in recipe.stages]
+    for stage, batch in zip(recipe.stages, shown, strict=True):
+        small, large = (torch.nn.functional.interpolate(each.a, (8, 8), mode="area") for each in (batch, shown[-1]))
+        closeness = [[(mine - other).abs().mean().item() for other in large] for mine in small]
+        assert all(min(row) == row[number] < 0.12 for number, row in enumerate(closeness)), stage.size
+
+
+def test_a_plan_counts_a_fade_and_a_frozen_inside(shared_pairs: Path) -> None:
+    recipe = growing_recipe(shared_pairs)
+
+    def peak(**shape: Any) -> int:
+        return predict(recipe, Stage(resolution=256, images=1, **shape), memory.PLANS["split"], "fp32").peak_bytes
+
+    assert peak(levels=1, fade=True) > peak(levels=1) > peak(levels=1, freeze=True)
+    assert peak(levels=2) < peak(levels=1) < peak()
+
+
+@pytest.mark.parametrize(("stages", "complaint"), [
+    ([{"levels": 1}, {"levels": 3}], "stages.1.levels: 3 after 1; .* use 1 or 2"),
+    ([{"levels": 1}, {}], "stages.1.levels: 0 after 1"),
+    ([{"levels": 1, "fade": True}], "stages.0.fade: there is nothing to fade"),
+    ([{"levels": 1}, {"levels": 1, "fade": True}], "stages.1.fade: there is nothing to fade"),
+    ([{"freeze": True}], "stages.0.freeze: there is no level to train alone"),
+    ([{"levels": 3}], "stages.0.resolution: 32 px is less than the 48 px that the discriminator can judge")])
+def test_stages_that_cannot_be_are_refused_by_name(stages: list[dict[str, Any]], complaint: str,
+                                                   shared_pairs: Path) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        growing_recipe(shared_pairs, stages=[{"resolution": 32, "images": 2, "batch_size": 2} | stage
+                                             for stage in stages])
+
+
+def test_a_step_after_another_forgets_nothing_when_a_stage_is_entered_twice() -> None:
+    """A resumed run enters the stage it is in, and must change nothing."""
+    translator = build_grown(next(iter(GROWN)))
+    before = {name: value.clone() for name, value in whole(translator).items()}
+    translator.enter(Stage(resolution=64, images=1, levels=1, fade=True))
+    torch.testing.assert_close(whole(translator), before, rtol=0, atol=0)

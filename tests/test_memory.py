@@ -356,7 +356,8 @@ def large_step(what: str, plan: str, limit_gib: float) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "plan", "limit_gib"), [
     ("cyclegan", "strips", 12.0), ("pix2pix", "blocks", 4.5), ("monet2photo_2000", "strips", 12.0),
-    ("maps_2000", "blocks", 4.5), ("monet2photo_growing_2000", "replay", 5.0)])
+    ("maps_2000", "blocks", 4.5), ("monet2photo_growing_2000", "replay", 5.0),
+    ("monet2photo_coarse_to_fine_2000", "strips_blocks", 6.0), ("maps_coarse_to_fine_2000", "strips_blocks", 9.5)])
 def test_a_real_step_of_2000_px_ends_under_a_hard_limit_of_memory(what: str, plan: str, limit_gib: float) -> None:
     """Full width, float32, on a CPU: twice what fp16 takes on a card, and the textbook step is predicted far more.
 

@@ -192,8 +192,7 @@ def test_every_shipped_recipe_validates_and_trains_two_steps(path: Path, tmp_pat
     document["data"]["resize"] = 72 if recipe.data.resize else None
     if recipe.data.folder is not None:
         document["data"]["folder"] = str(tmp_path / recipe.data.folder)
-    size = recipe.stages[0].batch_size
-    document["stages"] = [stage | {"resolution": 64, "resize": None, "images": size}
+    document["stages"] = [stage | {"resolution": 64, "resize": None, "images": stage["batch_size"]}
                           for stage in document["stages"][:2]]
     document |= {"workers": 0, "every": {"log": 1, "sample": 1, "checkpoint": 1}}
     train(validate(Recipe, document, str(path)), tmp_path / "run", Silent())

@@ -315,12 +315,13 @@ def test_an_average_starts_a_level_from_its_networks_weights_and_keeps_its_own_i
     with torch.no_grad():
         for parameter in average.parameters():
             parameter.add_(1.0)
-    mean = [parameter.clone() for parameter in average.parameters()]
+    mean = {id(parameter): (parameter, parameter.clone()) for parameter in average.parameters()}
     translator.enter(Stage(resolution=256, images=1, levels=1, fade=True))
     for mine, own in zip(network.newest(), average.newest(), strict=True):
         torch.testing.assert_close(own.state_dict(), mine.state_dict(), rtol=0, atol=0)
     assert not any(parameter.requires_grad for parameter in average.parameters()) and not average.training
-    assert {float(value.sum()) for value in mean} <= {float(value.sum()) for value in average.parameters()}
+    now = {id(parameter) for parameter in average.parameters()}
+    assert mean.keys() <= now and all(torch.equal(*both) for both in mean.values())
     translator.average(1)
     translator.enter(Stage(resolution=256, images=1, levels=1))
     assert average.state_dict().keys() == network.state_dict().keys()

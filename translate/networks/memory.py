@@ -16,7 +16,8 @@ to `plain`). `translate plan` gives these for any recipe, and docs/memory.md say
 What does not apply becomes the nearest that does. A U-Net has levels instead of ends and blocks: they keep their
 convolutions' outputs under `preact` and `replay`, and only their inputs under `blocks` and both `strips`. A
 generator that is trained alone (pix2pix) is not replayed, as nothing else needs memory while its graph waits.
-Discriminators never run in strips: they keep their convolutions' outputs under all plans from `preact` on.
+Attention keeps only its input where blocks or levels do. Discriminators never run in strips: they keep their
+convolutions' outputs under all plans from `preact` on.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ SMALL: dict[type, dict[str, object]] = {
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
     "minibatch_std": True, "downsample": "blurred", "attention": True, "init": "orthogonal", "scales": 2,
-    "fine_blocks": 2,
+    "fine_blocks": 2, "minibatch_kernels": 3,
 }
 
 

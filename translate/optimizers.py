@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from translate.schema import Config
 
@@ -63,6 +63,12 @@ def follow(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter])
     known = {id(parameter) for parameter in group["params"]}
     for gone in [parameter for parameter in optimizer.state if id(parameter) not in known]:
         del optimizer.state[gone]
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The norm of the whole gradient an optimizer is about to follow, a scalar on the device."""
+    return nn.utils.get_total_norm([parameter.grad for group in optimizer.param_groups for parameter in group["params"]
+                                    if parameter.grad is not None])
 
 
 class Optimizers(Config):

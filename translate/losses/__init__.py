@@ -6,11 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from translate.losses.contrastive import patch_nce
 from translate.losses.objectives import (
     Began,
     Hinge,
     Labelled,
     LeastSquares,
+    Logits,
     NonSaturating,
     RelativisticAverage,
     Vanilla,
@@ -28,6 +30,6 @@ Objective = Annotated[
 Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="kind")]
 Perceptual = Annotated[VGG19 | MobileNetV2, Field(discriminator="kind")]
 
-__all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective",
+__all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "Logits", "NonSaturating", "Objective",
            "Orthogonal", "Penalty", "Perceptual", "PerceptualLoss", "RelativisticAverage", "SlopePenalty", "Vanilla",
-           "Wasserstein", "WassersteinGP", "exchange", "feature_matching", "l1_loss", "over_scales"]
+           "Wasserstein", "WassersteinGP", "exchange", "feature_matching", "l1_loss", "over_scales", "patch_nce"]

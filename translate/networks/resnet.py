@@ -9,7 +9,18 @@ from torch import Tensor, nn
 
 from translate.networks.attention import Attention
 from translate.networks.growing import FadingEntry, FadingExit, outer_width
-from translate.networks.layers import Block, Chain, Downsample, Generator, Layer, Norm, Upsample, make_norm
+from translate.networks.layers import (
+    Block,
+    Chain,
+    Downsample,
+    Generator,
+    Layer,
+    Look,
+    Norm,
+    Upsample,
+    make_norm,
+    pad_to_fit,
+)
 from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
 
@@ -68,8 +79,11 @@ class ResNet(Generator):
             role="head")
         self.norm = make_norm(norm, widths[-1])
         trunk: list[nn.Module] = [residual(widths[-1], norm, bias) for _ in range(blocks)]
+        shown = sorted({0, min(4, blocks - 1)}) if blocks else []  # the first block and the fifth, or the last
         if attention:
             trunk.insert(blocks // 2, Attention(widths[-1]))
+            shown = [number + (number >= blocks // 2) for number in shown]
+        self.shown, self.feature_channels = shown, (in_channels, *widths[1:], *[widths[-1]] * len(shown))
         self.trunk = nn.Sequential(*trunk)
         self.tail = Chain(
             enlarging(widths[-1], widths[-2], upsample, bias),
@@ -96,9 +110,7 @@ class ResNet(Generator):
 
     def waist(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
         """What the trunk makes of an image, at its coarsest scale."""
-        y = self.head(image)
-        y = y if self.norm is None else self.norm(y)
-        y = nn.functional.relu(y, inplace=self.norm is not None)
+        y = self._into_trunk(self.head(image))
         return self.trunk(y if beside is None else y + beside)
 
     def grow(self, norm: Norm, upsample: Upsample, downsample: Downsample = "strided") -> None:
@@ -135,6 +147,25 @@ class ResNet(Generator):
         first, last = (self.head, self.tail) if self.exit is None else (cast(FadingEntry, self.head[0]).new,
                                                                         self.exit.new)
         return [*list(first)[:2], *list(last)[-2:]]
+
+    def features(self, image: Tensor, look: Look) -> list[Tensor]:
+        """The image, both downsampling convolutions, and the first and the fifth residual block (Park et al. 2020).
+
+        They see 1, 9, 13, 29 and 93 pixels; the paper's 1, 9, 15, 35 and 99 are with a blur before each downsampling.
+        """
+        image = pad_to_fit(image, self.multiple, self.smallest)
+        pixels = look(0, image)
+        y, *taken = self.head.looked_at(image, look)
+        y, taken = self._into_trunk(y), [pixels, *taken]
+        for number in range(self.shown[-1] + 1 if self.shown else 0):
+            y = self.trunk[number](y)
+            if number in self.shown:
+                taken.append(look(len(taken), y))
+        return taken
+
+    def _into_trunk(self, y: Tensor) -> Tensor:
+        y = y if self.norm is None else self.norm(y)
+        return nn.functional.relu(y, inplace=self.norm is not None)
 
 
 def residual(channels: int, norm: Norm, bias: bool) -> Block:

@@ -14,10 +14,12 @@ from translate.networks.layers import (
     Generator,
     Layer,
     Level,
+    Look,
     Norm,
     PositionalDropout,
     Upsample,
     make_norm,
+    pad_to_fit,
 )
 from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
@@ -67,6 +69,7 @@ class UNet(Generator):
         self.fading: FadingLevel | None = None  # the outermost level of before, while another fades in around it
         bias = norm != "batch"
         widths = [min(2**level, 8) * width for level in range(downs)]
+        self.feature_channels = (in_channels, *widths[:4])
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level, channels in enumerate(widths):
@@ -125,6 +128,15 @@ class UNet(Generator):
     def newest(self) -> list[nn.Module]:
         """The outermost level that was added, and what joins it to the one inside; none before."""
         return [*self.down[:2], *self.up[:2]] if self.levels else []
+
+    def features(self, image: Tensor, look: Look) -> list[Tensor]:
+        """The image and the first four levels down: as far as a sixteenth of the size."""
+        y = pad_to_fit(image, self.multiple, self.smallest)
+        taken = [look(0, y)]
+        for number in range(1, len(self.feature_channels)):
+            y = self.down[number - 1](y)
+            taken.append(look(number, y))
+        return taken
 
 
 def enlarging_conv(in_channels: int, out_channels: int, upsample: Upsample, bias: bool

@@ -187,8 +187,8 @@ def buffers(translator: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("plan", ["split", "preact", "replay", "strips_blocks"])
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, game in GAMES.items() for kind, config in KINDS.items()
-                                            if game.keys() <= config.model_fields.keys()])
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in GAMES for kind in KINDS
+                                            if GAMES[name].keys() <= KINDS[kind].model_fields.keys()])
 def test_every_game_has_the_same_gradients_and_losses_under_every_plan(name: str, kind: str, plan: str) -> None:
     """In micro-batches besides: what is drawn for a sample must not depend on how the batch is divided.
 

@@ -16,10 +16,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from translate.data.decoding import Picture, count_pages, decode, read_content
 from translate.data.pictures import faults_of
 from translate.errors import ImageError, TranslateError
+
+if TYPE_CHECKING:
+    from translate.data.labels import Labelling
 
 SECONDS = 600.0  # for one file, a slow disk included; and for a process to start
 # torch's threads forbid to fork this process. The server has imported this module once, and forks within milliseconds.
@@ -42,7 +46,7 @@ class Request:
     max_pixels: int
     salt: str
     known: str | None = None
-    labels: tuple[int, int | None] | None = None  # a map of so many classes, and the number to ignore
+    labels: Labelling | None = None  # it is a label map, and these are its numbers
     by_rows: bool = False
 
 
@@ -68,9 +72,7 @@ def read(request: Request) -> Answer:
     content = read_content(request.path)
     if request.labels is None:
         return Answer(key, decode(content, request.path, request.max_pixels))
-    from translate.data.labels import read_classes
-
-    return Answer(key, Picture(request.path, read_classes(request.path, *request.labels, request.max_pixels)))
+    return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
 
 
 class Decoder:

@@ -148,6 +148,12 @@ class Recipe(Config):
                    "mixes samples (Gulrajani et al. 2017, section 4); set translator.discriminator.norm to instance or "
                    "none")
 
+        if getattr(self.translator, "perceptual", None) is not None:
+            for side in {"a", "b"} if self.translator.kind == "cyclegan" else {"b"}:
+                if getattr(self.data, f"channels_{side}") not in (1, 3):
+                    yield (f"translator.perceptual: its network knows images of 1 or 3 channels, not of "
+                           f"{getattr(self.data, f'channels_{side}')} (side {side.upper()}); set it to null")
+
     def _stage_problems(self) -> Iterator[str]:
         smallest = self.translator.discriminator.smallest
         for number, stage in enumerate(self.stages):

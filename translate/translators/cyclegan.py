@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.losses import Judge, LeastSquares, Objective, l1_loss
+from translate.losses import Judge, LeastSquares, Objective, Perceptual, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, ResNetConfig
 from translate.schema import Config
 from translate.translators.pool import ImagePool
@@ -30,6 +30,7 @@ class CycleGANConfig(GameConfig):
     discriminator: DiscriminatorConfig = PatchGANConfig()
     objective: Objective = LeastSquares()
     weights: CycleGANWeights = CycleGANWeights()
+    perceptual: Perceptual | None = None  # distance of a pretrained network's features round the cycle; null: none
     # Deviation of noise on the fake before it is translated back: it hides what a generator smuggles through the cycle
     # in patterns too faint to be seen (Chu et al. 2017). Images reach from −1 to 1; 0.02 is some steps of 8 bits.
     cycle_noise: float = Field(0.0, ge=0)
@@ -58,6 +59,8 @@ class CycleGAN(Translator):
         super().__init__(config, {"generator_ab": self.generator_ab, "generator_ba": self.generator_ba},
                          {"discriminator_a": self.discriminator_a, "discriminator_b": self.discriminator_b},
                          {"pool_a": self.pool_a, "pool_b": self.pool_b})
+        self.perceptual = None if config.perceptual is None else config.perceptual.build()
+        self.helpers = {} if self.perceptual is None else {"perceptual": self.perceptual}
 
     def train_generators(self, batch: Any, update: Update) -> list[tuple[Tensor, Tensor]]:
         """Both directions (eq. 3); returns (fake_a, fake_b), one a micro-batch."""
@@ -78,10 +81,19 @@ class CycleGAN(Translator):
             fooled = self.fool(update, name, judge, fake, other)
             update.backward(f"adversarial_{name}", self.weights.adversarial * fooled)
             hint = fake + self.cycle_noise * update.normal(f"cycle {name}", fake) if self.cycle_noise else fake
-            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(back(hint), real))
+            self.come_back(update, name, hint, real, back)
         if self.weights.identity:
             update.backward(f"identity_{name}", self.weights.identity * l1_loss(back(real), real))
         return fake.detach()
+
+    def come_back(self, update: Update, name: Direction, fake: Tensor, real: Tensor, back: nn.Module) -> None:
+        """The way back ends where it began (eq. 2), and looks like it to a pretrained network, where there is one."""
+        if self.perceptual is None:
+            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(back(fake), real))
+            return
+        with update.fake(back, fake) as rebuilt:  # a cut of its own: the generator's graph waits, not the losses'
+            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
+            update.backward(f"perceptual_{name}", self.perceptual(rebuilt, real))
 
     def train_discriminators(self, batch: Any, fakes: list[tuple[Tensor, Tensor]] | None, update: Update) -> None:
         """Tell real images of each domain from fakes, present and past (eq. 1; pool: section 4)."""

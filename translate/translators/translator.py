@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
@@ -12,7 +12,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from translate.losses import Began, Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
+from translate.losses import (
+    Began,
+    Judge,
+    Labelled,
+    Logits,
+    Objective,
+    Penalty,
+    RelativisticAverage,
+    Wasserstein,
+    exchange,
+    over_scales,
+)
 from translate.networks import DiscriminatorConfig, GeneratorConfig
 from translate.networks.autoencoder import Autoencoder
 from translate.networks.growing import Growable, Grown, add_level, fade_in
@@ -132,6 +143,7 @@ class Translator(ABC):
             for name in networks if config.grows and isinstance(each, Growable)}
         self.fading = False
         self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
+        self.helpers: dict[str, nn.Module] = {}  # never trained, saved or given away
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -177,8 +189,8 @@ class Translator(ABC):
         """The generator's loss: what the discriminator `name` thinks of its `fake`, and, if asked, of `real`."""
         judged = judge(self.seen(update, f"fool {name}", fake))
         if isinstance(self.objective, RelativisticAverage):
-            return self.objective.generator(judged, judge(self.seen(update, f"real {name}", real)))
-        return self.objective.generator(judged)
+            return over_scales(self.objective.generator, judged, judge(self.seen(update, f"real {name}", real)))
+        return over_scales(self.objective.generator, judged)
 
     def tell_apart(self, update: Update, name: str, judge: Judge, real: Tensor, fake: Tensor) -> None:
         """The loss of the discriminator `name`, and its penalty; backpropagated and recorded.
@@ -187,17 +199,23 @@ class Translator(ABC):
         """
         real, fake = self.seen(update, f"real {name}", real), self.seen(update, f"fake {name}", fake)
         logits, judged = judge(real), judge(fake)
-        for what, value in self.objective.verdict(logits, judged)._asdict().items():
+        for what, value in self.objective.verdict(together(logits), together(judged))._asdict().items():
             update.observe(f"{what}_{name[-1]}", value)
-        if isinstance(self.objective, Labelled) and self.objective.flips:
-            logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
         if isinstance(self.objective, Began):
+            assert isinstance(logits, Tensor) and isinstance(judged, Tensor), "an autoencoder judges at one size"
             update.backward(name, self.objective.discriminator(logits, judged, self.balance(name)))
         else:
-            update.backward(name, self.objective.discriminator(logits, judged))
+            update.backward(name, over_scales(self.told_apart(update, name), logits, judged))
         del logits, judged  # their graph goes before the penalty's comes
         if self.penalty is not None:
             update.penalise(f"penalty_{name[-1]}", self.penalty, self.phases["discriminator"][name], judge, real, fake)
+
+    def told_apart(self, update: Update, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss of the discriminator `name`, of the logits of real and fake images at one size."""
+        if not (isinstance(self.objective, Labelled) and self.objective.flips):
+            return self.objective.discriminator
+        chosen, loss = update.uniform(f"flips {name}") < self.objective.flips, self.objective.discriminator
+        return lambda real, fake: loss(*exchange(real, fake, chosen))
 
     def seen(self, update: Update, name: str, images: Tensor) -> Tensor:
         """`images` as a discriminator sees them; `name` says which draw of noise is theirs."""
@@ -266,15 +284,24 @@ class Translator(ABC):
         follow = get_ema_multi_avg_fn(self.ema**num_images)
         for name, average in self.averages.items():
             network = self.phases["generator"][name]
-            # With the running statistics of batch norm: those of other weights would not fit the averaged ones.
-            kept, new = ([value for value in module.state_dict().values() if value.is_floating_point()]
-                         for module in (average, network))
-            follow(kept, new, 0)
+            # With the running statistics of batch norm: those of other weights would not fit the averaged ones. The
+            # mean of a spectral norm's unit vectors is none: the newest are taken, which are nearly the average's.
+            states = average.state_dict(), network.state_dict()
+            names = {name for name, value in states[0].items() if value.is_floating_point()}
+            vectors = {name for name in names if name.endswith(("._u", "._v"))}
+            follow(*([state[name] for name in sorted(names - vectors)] for state in states), 0)
+            for name in vectors:
+                states[0][name].copy_(states[1][name])
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Move every network, in place."""
-        for network in self.modules.values():
+        for network in [*self.modules.values(), *self.helpers.values()]:
             network.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
+
+
+def together(logits: Logits) -> Tensor:
+    """What a discriminator says at all sizes, (N, …), each logit counting alike."""
+    return logits if isinstance(logits, Tensor) else torch.cat([scale.flatten(1) for scale in logits], dim=1)
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:

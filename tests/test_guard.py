@@ -188,10 +188,10 @@ class TestSigns:
         assert seen is not None
         images, trouble = seen
         assert trouble.sign == sign and trouble.since == 200, "healthy at 200 images"
-        assert images == {"not_finite": 20, "won": 500}.get(sign, 100)
+        assert images == (500 if sign == "won" else 100)
         assert ("generator" in str(trouble) or "discriminator" in str(trouble)) and "200 images" in str(trouble)
 
-    @pytest.mark.parametrize("sign", set(SIGNS) - {"not_finite", "lost", "exploded", "vanished"})
+    @pytest.mark.parametrize("sign", sorted(SIGNS.keys() - {"lost", "exploded", "vanished"}))
     def test_what_is_there_from_the_beginning_gets_five_times_as_long(self, sign: str) -> None:
         """A fresh generator with batch norm is constant in eval mode until its running statistics have been learnt."""
         seen = watch(sign, 0, 40)
@@ -201,7 +201,7 @@ class TestSigns:
     def test_one_that_is_ignored_means_nothing(self, sign: str) -> None:
         assert watch(sign, 10, 60, ignore=(sign,)) is None
 
-    @pytest.mark.parametrize("sign", set(SIGNS) - {"not_finite"})
+    @pytest.mark.parametrize("sign", SIGNS)
     def test_one_that_goes_away_in_between_begins_anew(self, sign: str) -> None:
         watching = guard()
         probed, observed = SIGNS[sign]

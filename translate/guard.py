@@ -144,8 +144,7 @@ class Guard:
 
     def _has_lasted(self, sign: Sign, since: int) -> bool:
         slow = sign == "won" or since == 0  # running statistics, too, have to be learnt before outputs differ
-        patience = self.config.patience * (LONG if slow else 1)
-        return sign == "not_finite" or self.memory.looked - since >= patience
+        return self.memory.looked - since >= self.config.patience * (LONG if slow else 1)
 
     def _probe_signs(self, probed: dict[str, float]) -> dict[str, tuple[Sign, str]]:
         signs: dict[str, tuple[Sign, str]] = {}

@@ -49,8 +49,8 @@ POLES = {"vanilla": (1.0, 0.0), "nonsaturating": (1.0, 0.0), "relativistic": (1.
 
 WORDS: dict[Sign, str] = {  # the first that is there is named as the cause
     "not_finite": "{where}",
-    "constant": "{where} gives nearly the same output whatever goes in",
     "saturated": "{where} gives nothing but the ends of the range",
+    "constant": "{where} gives nearly the same output whatever goes in",
     "copy": "{where} gives back its input",
     "blind": "{where} says the same of every image",
     "won": "{where} is sure of every image, and right: the generator can learn nothing from it any more",

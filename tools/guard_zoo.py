@@ -346,8 +346,9 @@ def overhead(data: Path, small: Path, looks: int = 2) -> None:
     whole = {"kind": "paired", "folder": str(data), "augment": ["flip"]}
     print("| at the default cadence | a step | a look | overhead |\n|---|---|---|---|")
     try:
+        tiny = recipe_of(small, TRANSLATORS["pix2pix lsgan"], 0).dump()
         for name, recipe in (("pix2pix, 128 px (recipes/earth.yaml)", earth | {"data": whole, "precision": "fp32"}),
-                             ("pix2pix, 32 px, tiny networks", recipe_of(small, TRANSLATORS["pix2pix lsgan"], 0).dump())):
+                             ("pix2pix, 32 px, tiny networks", tiny)):
             batch = recipe["stages"][0]["batch_size"]
             recipe |= {"stages": [recipe["stages"][0] | {"images": 10 * batch * looks}], "workers": 0, "guard": {},
                        "every": EVERY | {"probe": 10 * batch}}

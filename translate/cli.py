@@ -138,7 +138,8 @@ def convert(
             display.progress(number, total, "", {}, worked=worked, megapixels=None if dry_run else pixels / 1e6)
 
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
-                                overwrite=overwrite, max_pixels=max_pixels or MAX_PIXELS, memory=memory,
+                                overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+                                memory=memory,
                                 file_format=file_format, quality=quality,  # type: ignore[arg-type]
                                 workers=workers, shard=part, dry_run=dry_run, on_progress=show)
         own = {row.path for row in summary.failed}
@@ -193,6 +194,9 @@ def evaluate(
         elif against is None:
             raise UsageError(f"{what}: neither a run nor a release; for a folder of images, say --against FOLDER")
         elif classes is not None:
+            if source is not None or most is not None:
+                raise UsageError("--classes: label maps are compared as they are, all of them; leave --source and "
+                                 "--images out")
             results = evaluate_labels(what, against, classes, ignore)
         else:
             results = evaluate_folder(what, against, source, most=most, on_progress=show)
@@ -270,8 +274,6 @@ def plan_command(
         wide.print(plan_table(stages, budget, named))
         if budget is None:
             say("say --memory 8GB to see what fits a card of that size")
-        if any(stage.chosen is not None and stage.chosen.plan.name != "blocks" for stage in stages):
-            say("memory: auto never takes blocks, as strips takes less memory and less compute; name it to use it")
     misfits = [stage for stage in stages if stage.chosen is None]
     if misfits:
         raise DoesNotFit("\n".join(f"stage {stage.number + 1} does not fit: {stage.advice}" for stage in misfits))
@@ -357,7 +359,8 @@ def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
         height, width = stage.stage.size
         pieces = f" in {stage.stage.micro_batch}s" if stage.stage.micro_batch else ""
         for row, each in enumerate(stage.predictions):
-            place = [str(stage.number + 1), f"{height}×{width}", f"{stage.stage.batch_size}{pieces}"]
+            level = f", level {stage.stage.levels}{' fading in' * stage.stage.fade}" if stage.stage.levels else ""
+            place = [str(stage.number + 1), f"{height}×{width}{level}", f"{stage.stage.batch_size}{pieces}"]
             chosen = stage.chosen is not None and each.plan == stage.chosen.plan
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)

@@ -66,7 +66,6 @@ class Update:
         self._share = 1.0  # of the current micro-batch in this process's batch
         self._keys: tuple[int, ...] = ()  # of the current micro-batch's samples
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
-        self._num_trained = 1  # networks of the current phase
 
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
         """Train the networks of phase `name`: run `body(*arguments, self)`, average the gradients, step the optimizer.
@@ -107,7 +106,6 @@ class Update:
     def _attempt(self, name: str, body: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str | None]:
         """The result of a phase's body, or how it ran out of memory."""
         trained = self.translator.phases[name]
-        self._num_trained = len(trained)
         try:
             with frozen(network for other, network in self.translator.networks.items() if other not in trained):
                 self.optimizers[name].zero_grad(set_to_none=True)
@@ -127,7 +125,7 @@ class Update:
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         networks = self.translator.networks.values()
-        plan = memory.leaner(self.plan, networks, len(self.translator.phases["generator"]))
+        plan = memory.leaner(self.plan, networks, self.translator.replays)
         reason = shortage or "another process ran out of memory"
         if plan is None:
             raise DoesNotFit(f"the {name} phase runs out of memory under {self.plan}, the leanest memory plan "
@@ -158,8 +156,8 @@ class Update:
         if not self.plan.cut:
             yield there(real)
             return
-        # A network trained alone has no other's graph to make room for: its own may wait for the gradient.
-        replay = self.plan.replay and self._num_trained > 1
+        # Where nobody but discriminators looks at a fake, its generator's graph may wait for the gradient.
+        replay = self.plan.replay and self.translator.replays
         start = starting_point(there) if replay else []
         with self.without_graph() if replay else nullcontext():
             image: Tensor | None = there(real)
@@ -237,6 +235,11 @@ class Update:
     def normal(self, name: str, like: Tensor) -> Tensor:
         """Standard normal noise of the shape of `like` (N, …); the same whenever this step is done again."""
         return draws.normal(self._keys, name, like.detach())
+
+    def places(self, name: str, num: int, size: tuple[int, int]) -> Tensor:
+        """Different rows and columns in a map of `size` for each sample of the micro-batch (2, N, at most `num`); the
+        same whenever this step is done again."""
+        return draws.places(self._keys, name, num, size, self.accelerator.device)
 
     def autocast(self) -> AbstractContextManager[object]:
         return autocast(self.accelerator.device, self.precision)

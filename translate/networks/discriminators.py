@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from translate.networks.growing import FadingEntry, outer_width
 from translate.networks.layers import Chain, Layer, Norm, PositionalDropout, initialise, make_norm
 from translate.schema import Config
 
-AnyChain = TypeVar("AnyChain", bound=Chain)
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
 class PatchGANConfig(Config):
@@ -24,7 +25,12 @@ class PatchGANConfig(Config):
     norm: Norm = "instance"
     dropout: float = Field(0.0, ge=0, lt=1)  # before each convolution but the first two; one mask for real and fake
     minibatch_std: bool = False  # shows the last layer how much the samples of a batch differ; needs a batch
+    # Kernels (such as 16) that show the last layer how near each sample is to the others; needs a batch. Their memory
+    # grows with the square of its samples. 0: none
+    minibatch_kernels: int = Field(0, ge=0)
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
+
+    fades: ClassVar[bool] = True
 
     @property
     def smallest(self) -> int:
@@ -32,9 +38,18 @@ class PatchGANConfig(Config):
         return 3 * 2**self.layers
 
     def build(self, in_channels: int) -> PatchGAN:
-        network = PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std)
+        network = PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std,
+                           self.minibatch_kernels)
         initialise(network)
         return spectrally_normed(network) if self.spectral else network
+
+    def grow(self, network: PatchGAN) -> None:
+        """Add one more strided layer in front of `network`, fading in until it is settled: patches twice as large."""
+        network.grow()
+        for part in network.newest():
+            initialise(part)
+            if self.spectral:
+                spectrally_normed(part)
 
 
 class PixelConfig(Config):
@@ -66,13 +81,35 @@ class MinibatchStd(nn.Module):
         return torch.cat([x, deviation.to(x.dtype).expand(len(x), 1, *x.shape[2:])], dim=1)
 
 
+class MinibatchDiscrimination(nn.Module):
+    """Appends channels that say how near a sample is to the others, so that D sees a generator that repeats itself.
+
+    Salimans et al. 2016, section 3.2: a learnt T makes B rows M of `size` numbers of the features, and the b-th channel
+    of sample i is Σⱼ exp(−‖Mᵢ,b − Mⱼ,b‖₁) over the others. The features are those of one place, so that every patch is
+    compared with the same patch of the other samples: those of a micro-batch in one process. Of a single sample the
+    channels are zero.
+    """
+
+    def __init__(self, channels: int, num_kernels: int, size: int = 5):
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(channels, num_kernels * size, 1, bias=False)  # T
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.conv(x)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32)).unflatten(1, (-1, self.size))
+        distances = (rows[:, None] - rows[None]).abs().sum(3)  # (N, N, B, h, w)
+        near = (-distances).exp().sum(1) - 1  # without the sample itself, whose distance is zero
+        return torch.cat([x, near.to(x.dtype)], dim=1)
+
+
 def in_turn(*parts: nn.Module | None) -> nn.Module | None:
     """What there is of `parts`, one after the other."""
     held = [part for part in parts if part is not None]
     return nn.Sequential(*held) if len(held) > 1 else held[0] if held else None
 
 
-def spectrally_normed(network: AnyChain) -> AnyChain:
+def spectrally_normed(network: AnyNetwork) -> AnyNetwork:
     """Divide each convolution's weights by their largest singular value, found by a power iteration a forward pass."""
     for part in network.modules():
         if isinstance(part, nn.Conv2d):
@@ -81,10 +118,15 @@ def spectrally_normed(network: AnyChain) -> AnyChain:
 
 
 class PatchGAN(Chain):
-    """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch."""
+    """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch.
+
+    Each outer level that it gains (`translate.networks.growing`) is one more strided layer, the new first one.
+    """
+
+    levels = 0
 
     def __init__(self, in_channels: int, width: int = 64, layers: int = 3, norm: Norm = "instance",
-                 dropout: float = 0.0, minibatch_std: bool = False):
+                 dropout: float = 0.0, minibatch_std: bool = False, minibatch_kernels: int = 0):
         bias = norm != "batch"
 
         def dropped(layer: int) -> nn.Module | None:
@@ -97,10 +139,35 @@ class PatchGAN(Chain):
             stride = 2 if layer < layers else 1
             chain.append(Layer(nn.Conv2d(before, after, 4, stride, 1, bias=bias), slope=0.2,
                                norm=in_turn(make_norm(norm, before), dropped(layer)) if layer > 1 else None))
-        chain.append(Layer(nn.Conv2d(widths[-1] + minibatch_std, 1, 4, 1, 1), slope=0.2,
+        last = widths[-1] + minibatch_std
+        compare = MinibatchDiscrimination(last, minibatch_kernels) if minibatch_kernels else None
+        chain.append(Layer(nn.Conv2d(last + minibatch_kernels, 1, 4, 1, 1), slope=0.2,
                            norm=in_turn(make_norm(norm, widths[-1]), dropped(layers + 1),
-                                        MinibatchStd() if minibatch_std else None)))
+                                        MinibatchStd() if minibatch_std else None, compare)))
         super().__init__(*chain)
+
+    def grow(self) -> None:
+        """Put a layer in front of the first, which fades out and comes again as the second."""
+        first = cast(Layer, self[0])
+        inside = first.conv.out_channels
+        width = outer_width(inside)
+        self[0] = FadingEntry(first, [Layer(nn.Conv2d(first.conv.in_channels, width, 4, 2, 1)),
+                                      Layer(nn.Conv2d(width, inside, 4, 2, 1), slope=0.2)])
+        self.levels += 1
+
+    def settle(self) -> None:
+        """Let go of the first layer that others have replaced."""
+        entry = self[0]
+        if isinstance(entry, FadingEntry):
+            first, second = entry.new
+            self[0] = second
+            self.insert(0, first)
+
+    def newest(self) -> list[nn.Module]:
+        """The layers that were added last; none before."""
+        if self.levels == 0:
+            return []
+        return list(self[0].new) if isinstance(self[0], FadingEntry) else list(self)[:2]
 
 
 class Pixel(Chain):

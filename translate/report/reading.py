@@ -18,6 +18,7 @@ from translate.data.cards import find_card, read_record
 from translate.errors import RunError, TranslateError
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe, load_recipe
+from translate.release import RELEASE
 from translate.report.charts import Best, Curve, Mark
 from translate.runs import MEMORY, RECIPE, STATUS
 from translate.tracking import EVENTS, METRICS
@@ -73,10 +74,14 @@ class RunRecord:
         return sum(spans) * len(self.training) / len(spans) if spans else None
 
     @cached_property
+    def timed(self) -> list[dict[str, Any]]:
+        """The records of losses whose speed is known: not the first after a start."""
+        return [record for record in self.training if record.get("images_per_second")]
+
+    @cached_property
     def speed(self) -> float | None:
         """Images per second: the median of what was recorded."""
-        known = [record["images_per_second"] for record in self.training if record.get("images_per_second")]
-        return statistics.median(known) if known else None
+        return statistics.median(record["images_per_second"] for record in self.timed) if self.timed else None
 
     @cached_property
     def peak_bytes(self) -> int | None:
@@ -153,6 +158,8 @@ class RunRecord:
 
 def read_run(folder: Path) -> RunRecord:
     """Raises `RunError` for a folder that holds no run, `RecipeError` for a recipe this version does not read."""
+    if (folder / RELEASE).is_file():
+        raise RunError(f"{folder}: is a release, which does not know how it was trained; name the run it is from")
     if not (folder / RECIPE).is_file():
         raise RunError(f"{folder}: there is no run here: it holds no {RECIPE}")
     recipe = load_recipe(folder / RECIPE)

@@ -35,6 +35,7 @@ class CycleGANConfig(GameConfig):
     cycle_noise: float = Field(0.0, ge=0)
     pool: int = Field(50, ge=0)  # past fakes a discriminator may be shown, kept on the CPU as 8-bit images
 
+    grows: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = False
 
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> CycleGAN:
@@ -45,6 +46,7 @@ class CycleGAN(Translator):
     """`generator_ab` and `generator_ba`, judged by `discriminator_b` and `discriminator_a`."""
 
     directions: ClassVar[tuple[Direction, ...]] = ("ab", "ba")
+    replays: ClassVar[bool] = True
 
     def __init__(self, config: CycleGANConfig, channels_a: int, channels_b: int, seed: int = 0):
         self.weights, self.cycle_noise = config.weights, config.cycle_noise

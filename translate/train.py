@@ -289,6 +289,8 @@ class Run:
         trouble = guard.despair()
         if trouble is None and looking:
             observed = guard.window.take(self.accelerator)
+            if self.progress.images <= self.recipe.translator.pace.warmup:  # D alone is trained: it wins, as it should
+                probed, observed = {}, {}
             trouble = by_main_process(lambda: guard.judge(self.progress.images, probed, observed), self.accelerator)
         return trouble
 

@@ -23,6 +23,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; rooms 
     ["release"],
     ["convert", "evaluate", "plan", "report"],
     ["train"],
+    ["adapt"],
     ["progress"],
     ["cli"],
     ["__main__"],

@@ -269,7 +269,8 @@ def _run_step(networks: str, channels: tuple[int, int], size: tuple[int, int], b
                   for phase in translator.phases}
     counter = LiveBytes("meta")
     with counter:
-        counter.add(tensor for module in translator.modules.values() for tensor in module.state_dict().values())
+        counter.add(tensor for module in [*translator.modules.values(), *translator.frozen.values()]
+                    for tensor in module.state_dict().values())
         a, b = (torch.empty(batch_size, num, *size, device="meta") for num in channels)
         for phase, optimizer in optimizers.items():  # as after the first step: with its state, and gradients
             for parameter in parameters_of(translator, phase):

@@ -24,6 +24,15 @@ from albumentations.augmentations.geometric import functional as geometric
 
 Augmentation = Literal["flip", "flip_vertical", "rotate90"]
 
+ClassicalAdaptation = Literal["histogram_matching", "fda", "pixel_distribution"]
+
+CLASSICAL = {  # as in full as each transform allows: half an adaptation would be half a baseline
+    "histogram_matching": lambda: albumentations.HistogramMatching(blend_ratio=(1.0, 1.0), metadata_key="like", p=1.0),
+    # Yang and Soatto 2020: the amplitudes of the lowest frequencies, within 1 to 9 % of each side
+    "fda": lambda: albumentations.FDA(beta_limit=(0.01, 0.09), metadata_key="like", p=1.0),
+    "pixel_distribution": lambda: albumentations.PixelDistributionAdaptation(
+        blend_ratio=(1.0, 1.0), transform_type="pca", metadata_key="like", p=1.0),
+}
 AUGMENTATIONS = {
     "flip": lambda: albumentations.HorizontalFlip(p=0.5),  # left ↔ right
     "flip_vertical": lambda: albumentations.VerticalFlip(p=0.5),  # for images without an up: satellites, tissue
@@ -87,6 +96,25 @@ class RandomTransform:
         targets = dict(zip(("image", "partner"), images, strict=False))
         drawn = self.compose(**targets)
         return [drawn[name] for name in targets]
+
+
+def adapted(kind: ClassicalAdaptation, image: np.ndarray, like: np.ndarray, key: int) -> np.ndarray:
+    """An image (H, W, C) of 8 bits made more like another of as many channels, without learning; `key`: of its draw.
+
+    Grey images are shown to the transform as RGB, which all of them know, and come back as the mean.
+    """
+    transform = CLASSICAL[kind]()
+    transform.set_random_seed(key)
+    grey, like = image.shape[2] == 1, resized(like, image.shape[:2])
+    shown, reference = (np.repeat(each, 3, axis=2) if grey else each for each in (image, like))
+    changed = transform(image=shown, like=[reference])["image"]
+    return np.rint(changed.mean(axis=2, keepdims=True)).astype(image.dtype) if grey else changed
+
+
+def at_resolution_of(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) shrunk until its short side is that of `like`; unchanged where it is no longer."""
+    short = min(like.shape[:2])
+    return image if short >= min(image.shape[:2]) else resized(image, target_shape(image.shape[:2], short))
 
 
 def use_one_thread() -> None:

@@ -19,6 +19,7 @@ from translate.losses.objectives import (
 )
 from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP
 from translate.losses.reconstruction import feature_matching, l1_loss
+from translate.losses.semantic import semantic_consistency
 
 Objective = Annotated[
     LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage | Began,
@@ -27,4 +28,4 @@ Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="k
 
 __all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective",
            "Orthogonal", "Penalty", "RelativisticAverage", "SlopePenalty", "Vanilla", "Wasserstein", "WassersteinGP",
-           "exchange", "feature_matching", "l1_loss"]
+           "exchange", "feature_matching", "l1_loss", "semantic_consistency"]

@@ -95,6 +95,7 @@ class Translator(ABC):
         self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
         self.phases = {"generator": generators, "discriminator": discriminators}
         self.pools = pools
+        self.frozen: dict[str, nn.Module] = {}  # asked and never trained; what they are, the recipe says
         self.ema = config.ema
         self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
 
@@ -203,7 +204,7 @@ class Translator(ABC):
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Move every network, in place."""
-        for network in self.modules.values():
+        for network in [*self.modules.values(), *self.frozen.values()]:
             network.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
 
 

@@ -46,6 +46,7 @@ from translate.heldout import spread
 from translate.metrics.intervals import LEVEL
 from translate.metrics.segmentation import class_ious
 from translate.recipe import Recipe
+from translate.report import Shown, encode, write_adaptation
 from translate.train import Reporter
 
 RowName = Literal["source", "histogram_matching", "fda", "pixel_distribution", "resolution", "translated",
@@ -55,7 +56,8 @@ TITLES: dict[RowName, str] = {
     "pixel_distribution": "pixel distribution adaptation", "resolution": "resolution matching",
     "translated": "translated", "translated_and_source": "translated + source", "oracle": "oracle (target labels)"}
 CLASSICAL: tuple[RowName, ...] = ("histogram_matching", "fda", "pixel_distribution", "resolution")
-RESULTS, TABLE = "results.jsonl", "table.json"
+RESULTS, TABLE, PAGE = "results.jsonl", "table.json", "table.html"
+NUM_SHOWN = 6
 NUM_ASKED = 1000  # source images, at most, that a trained network is asked about before and after translation
 VERSION = 1  # raise it when the same data and settings begin to give other results
 
@@ -69,6 +71,8 @@ class Sides:
     target_train: Examples | None  # None: no oracle
     unlabelled: Sequence[Path]  # the target's training images, as the translator saw them
     translated: Sequence[Examples]  # a set a variant
+    images: Path  # the folder of the source's images
+    places: Sequence[Path]  # and those of each set
     missing: tuple[str, ...] = ()
 
 
@@ -98,7 +102,25 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
                     "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
     with files.naming_disk_faults(home / TABLE):
         files.write_json(home / TABLE, table)
+    reports = [(numbered("set", number), json.loads(path.read_text())) for number in range(len(sides.translated))
+               if (path := home / f"{numbered('preservation', number)}.json").is_file()]
+    write_adaptation(table, reports, pictures(sides), home / PAGE)
     return table
+
+
+def pictures(sides: Sides) -> list[Shown]:
+    """Some source images, and what each set has made of them."""
+    shown = []
+    for number in spread(len(sides.source), NUM_SHOWN):
+        name = sides.source.files[number].name
+        images = {"source": sides.source.whole(number)[0]}
+        for variant, examples in enumerate(sides.translated):
+            place = sides.places[variant] / sides.source.files[number].relative_to(sides.images)
+            if place in examples.files:
+                images[numbered("set", variant)] = examples.whole(examples.files.index(place))[0]
+        if len({image.shape for image in images.values()}) == 1:
+            shown.append(Shown(name, {what: encode(image) for what, image in images.items()}))
+    return shown
 
 
 def find_sides(recipe: Recipe, home: Path) -> Sides:
@@ -119,11 +141,12 @@ def find_sides(recipe: Recipe, home: Path) -> Sides:
     if not sets:
         raise DataError(f"{home}: holds no adapted set yet; run: translate adapt make RECIPE")
     layout = adapt.source.model_copy(update={"card": None})
-    translated = [Examples.of(adapt.source, layout.model_copy(update={"folder": each}).find("train", root), b, resize)
-                  for each in sets]
+    made = [layout.model_copy(update={"folder": each}).find("train", root) for each in sets]
+    translated = [Examples.of(adapt.source, each, b, resize) for each in made]
     return Sides(Examples.of(adapt.source, found, a, resize), Examples.of(adapt.target, test, b, resize),
                  Examples.of(adapt.target, train, b, resize) if train is not None else None,
-                 recipe.data.build("train", root).files_b, translated, tuple(missing))
+                 recipe.data.build("train", root).files_b, translated, found.images, [each.images for each in made],
+                 tuple(missing))
 
 
 def key_of(recipe: Recipe, home: Path, sides: Sides, row: RowName, seed: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,6 +10,6 @@ from torch import Tensor
 def semantic_consistency(logits: Tensor, before: Tensor) -> Tensor:
     """Cross-entropy of a translation's logits with the class that its source was given (Hoffman et al. 2018, eq. 4).
 
-    Both are (N, classes) or (N, classes, H, W), of one frozen network; computed in float32.
+    Both are (N, classes) or (N, classes, H, W), of one frozen network; computed in at least float32.
     """
-    return F.cross_entropy(logits.float(), before.argmax(1))
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), before.argmax(1))

@@ -263,6 +263,8 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "data": ("test_data_folders.py", "test_every_option_of_the_data_changes_what_is_read"),
     "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
+    "translator.semantic": ("test_semantic.py", "test_every_option_of_the_consistency_changes_the_gradients"),
+    "adapt": ("test_adapt.py", "test_every_option_of_an_adaptation_changes_what_comes_of_it"),
     "translator.generator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
     "translator.discriminator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
 }

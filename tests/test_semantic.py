@@ -63,7 +63,7 @@ def test_every_plan_gives_the_gradients_of_the_textbook_consistency(name: str, p
     for micro_batch in (None, 1):
         translator = build(config)
         update = step(translator, make_batch((33, 50), 3), plan, micro_batch)
-        assert worst_error(gradients(translator), expected) <= (1e-10 if memory.PLANS[plan].in_strips else 1e-12)
+        assert worst_error(gradients(translator), expected) <= (1e-10 if memory.PLANS[plan].in_strips else 1e-11)
         assert {"semantic_ab", "semantic_ba"} <= update.losses.keys()
 
 

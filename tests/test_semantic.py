@@ -100,7 +100,7 @@ def test_the_planner_counts_the_task_network(tmp_path: Path) -> None:
     small, large = (write_task(tmp_path / str(width), FCNConfig(width=width, downs=1)) for width in (2, 48))
     plain = CycleGANConfig(generator=ResNetConfig(width=4, blocks=1), discriminator=PatchGANConfig(width=4, layers=2),
                            pool=0)
-    peaks = [predict_step(config, (3, 3), (64, 64), 1, memory.PLANS["split"], "fp32", "cpu").peak_bytes
+    peaks = [predict_step(config, 64, memory.PLANS["split"], "fp32", "cpu").peak_bytes
              for config in (plain, cyclegan(small), cyclegan(large))]
     assert peaks[0] <= peaks[1] < peaks[2]
 

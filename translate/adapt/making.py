@@ -36,6 +36,7 @@ from translate.convert.translating import choose_device
 from translate.data import data_root
 from translate.data.images import read_image, to_tensor
 from translate.data.labelled import Labelled, check_labels
+from translate.data.transforms import resized, target_shape
 from translate.errors import DataError, RecipeError, RunError, Stopped
 from translate.heldout import spread
 from translate.metrics.distribution import kernel_distance
@@ -47,7 +48,7 @@ from translate.runs import RECIPE, STATUS, refuse_changes
 from translate.schema import validate
 from translate.train import Reporter, train
 
-NUM_COMPARED = 256  # images of each side, at most, for the distance to the target
+NUM_COMPARED = 128  # images of each side, at most, for the distance to the target
 SEED_OF_JUDGE, SEED_OF_TASK = 1_000_003, 1_000_033  # far from those of runs and of tables
 
 
@@ -210,7 +211,7 @@ def names_of(source: Labelled) -> list[str]:
 def distances(recipe: Recipe, source: Labelled, after: Examples, where: torch.device) -> dict[str, float] | None:
     """The kernel distance of some images to the target's training images, which needs no label: before and after.
 
-    None where the weights of MobileNetV2 are not here (`translate data features`).
+    All are loaded at the size that the translator is trained at: a set of other sharpness would be another set. None where the weights of MobileNetV2 are not here (`translate data features`).
     """
     weights = find_mobilenet(data_root())
     if weights is None or recipe.data.channels_b not in (1, 3):
@@ -219,8 +220,9 @@ def distances(recipe: Recipe, source: Labelled, after: Examples, where: torch.de
     target = recipe.data.build("train", data_root()).files_b
 
     def features(paths: Sequence[Path], image: Any) -> list[torch.Tensor]:
-        return [network(to_tensor(read_image(paths[number], image), image))[network.name]
-                for number in spread(len(paths), NUM_COMPARED)]
+        loaded = (read_image(paths[number], image) for number in spread(len(paths), NUM_COMPARED))
+        return [network(to_tensor(resized(each, target_shape(each.shape[:2], recipe.data.resize)), image))[network.name]
+                for each in loaded]
 
     real = features(target, recipe.data.image_b)
     return {"untranslated": kernel_distance(features(source.files, recipe.data.image_a), real).value,

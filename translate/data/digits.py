@@ -33,7 +33,7 @@ class DigitsConfig(Config):
 
     kind: Literal["digits"] = "digits"
     side: int = Field(32, ge=8)  # px of A's images
-    train_a: int = Field(400, ge=1)  # of each digit, the first ones
+    train_a: int = Field(300, ge=1)  # of each digit, the first ones
     test_a: int = Field(100, ge=1)  # of each digit, the last ones
     test_b: int = Field(597, ge=1)  # of all, the last ones: mostly other writers than the first
 

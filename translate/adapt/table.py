@@ -152,9 +152,9 @@ def find_sides(recipe: Recipe, home: Path) -> Sides:
 def key_of(recipe: Recipe, home: Path, sides: Sides, row: RowName, seed: int) -> str:
     """What a result belongs to: made from anything else, it is made anew."""
     adapt = adaptation_of(recipe)
-    used = numbered("set", seed % len(sides.translated))
-    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), [str(path) for path in sides.source.files],
-             [str(path) for path in sides.target_test.files], manifest_hash(home / used)]
+    used = None if row in CLASSICAL else manifest_hash(home / numbered("set", seed % len(sides.translated)))
+    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), used, [str(path) for path in sides.source.files],
+             [str(path) for path in sides.target_test.files]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

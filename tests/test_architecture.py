@@ -22,6 +22,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; rooms 
     ["update", "checkpoint", "tracking", "runs", "tiling", "heldout"],
     ["release"],
     ["convert", "evaluate", "plan", "report"],
+    ["logbook"],
     ["train"],
     ["adapt"],
     ["progress"],

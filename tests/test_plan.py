@@ -314,7 +314,7 @@ class TestInTraining:
         def full(*arguments: Any, **named: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        monkeypatch.setattr("translate.train.sample_grid", full)
+        monkeypatch.setattr("translate.logbook.sample_grid", full)
         report = Silent()
         train(cyclegan_recipe(shared_pairs), tmp_path / "run", report)
         assert any("no picture" in line for line in report.lines)

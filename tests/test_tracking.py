@@ -23,14 +23,14 @@ def recipe(data: Path) -> Any:
 
 
 def test_tensorboard_gets_losses_scores_and_pictures(shared_pairs: Path, tmp_path: Path) -> None:
-    """As they stand in metrics.jsonl, at the same numbers of images."""
+    """As they stand in metrics.jsonl, at the same numbers of images; L1 the loss is not L1 the score."""
     train(recipe(shared_pairs), tmp_path / "run", Silent())
     board = EventAccumulator(str(tmp_path / "run" / "toy"))
     board.Reload()
     records = read_lines(tmp_path / "run" / "metrics.jsonl")
-    for name in ("l1", "ssim", "discriminator_b"):
-        written = [(record["images"], record[name]) for record in records if name in record]
-        kept = [(event.step, event.value) for event in board.Scalars(name)]
+    for kind, name in (("train", "l1"), ("evaluation", "l1"), ("evaluation", "ssim"), ("train", "discriminator_b")):
+        written = [(record["images"], record[name]) for record in records if record["kind"] == kind]
+        kept = [(event.step, event.value) for event in board.Scalars(f"{kind}/{name}")]
         assert len(written) > 1 and kept == [(images, pytest.approx(value, rel=1e-6)) for images, value in written]
     pictures = board.Images("samples")
     assert [event.step for event in pictures] == [6, 12]
@@ -72,7 +72,7 @@ def test_a_tracker_that_raises_is_left_out_with_one_warning(fault: str, shared_p
     assert calls.count(fault) == 1 and calls[-1] == fault, "it is not asked again"
     board = EventAccumulator(str(tmp_path / "run" / "toy"))
     board.Reload()
-    assert [event.step for event in board.Scalars("ssim")] == [6, 12]
+    assert [event.step for event in board.Scalars("evaluation/ssim")] == [6, 12]
     assert warnings[0] in [event["message"] for event in read_lines(tmp_path / "run" / "events.jsonl")]
 
 

@@ -68,13 +68,17 @@ class Tracker:
             with files.naming_disk_faults(path):
                 files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
-    def record(self, num_images: int, values: dict[str, float], **about: Any) -> None:
-        """Add one line to `metrics.jsonl` and send the values to the trackers."""
+    def record(self, num_images: int, kind: str, values: dict[str, float], **about: Any) -> None:
+        """Add one line of `kind` to `metrics.jsonl` and send the values to the trackers, as <kind>/<name>.
+
+        A name alone would not do: L1 is a weighted loss of the training and a score of the evaluation.
+        """
         if self.accelerator.is_main_process:
             plain = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
             with files.naming_disk_faults(self.folder / METRICS):
-                files.append_line(self.folder / METRICS, {"images": num_images, **about, **plain})
-        self._with_trackers(lambda tracker: tracker.log(values, step=num_images))
+                files.append_line(self.folder / METRICS, {"images": num_images, "kind": kind, **about, **plain})
+        named = {f"{kind}/{name}": value for name, value in values.items()}
+        self._with_trackers(lambda tracker: tracker.log(named, step=num_images))
 
     def event(self, num_images: int, what: str, message: str = "", **about: Any) -> None:
         """Add one line to `events.jsonl`."""

@@ -13,12 +13,11 @@ everything else that changes is in the checkpoint.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -35,13 +34,11 @@ from translate.checkpoint import (
     save_checkpoint,
     verify,
 )
-from translate.data import Batch, LabelsConfig, batches, data_root, held_out
-from translate.errors import CheckpointError, DataError, DiskError, DoesNotFit, Stopped, TranslateError
-from translate.heldout import Evaluator
-from translate.machine import describe_machine, take_peak_bytes
-from translate.metrics.observations import MEASURES
+from translate.data import Batch, batches, data_root
+from translate.errors import CheckpointError, DiskError, DoesNotFit, Stopped
+from translate.logbook import Logbook, Reporter
 from translate.networks import memory
-from translate.precision import autocast, choose_precision, is_out_of_memory
+from translate.precision import choose_precision
 from translate.processes import (
     by_main_process,
     check_shares,
@@ -51,24 +48,9 @@ from translate.processes import (
 )
 from translate.recipe import Recipe, Stage
 from translate.release import write_release
-from translate.report import Showcase, write_report
 from translate.runs import RunFolder
 from translate.signals import StopRequest, minding_signals
-from translate.tracking import Tracker, sample_grid
 from translate.update import Update
-
-NUM_SAMPLES = 4  # held-out images in a grid
-PLATEAU = 5  # evaluations without a better one after which a person is told
-
-
-class Reporter(Protocol):
-    """Who is told what happens. The command line shows it; a program may pass its own."""
-
-    def say(self, line: str) -> None:
-        """One thing worth knowing."""
-
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
-        """Called after every step; `losses` are the latest recorded means."""
 
 
 def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False, card: str | None = None) -> None:
@@ -111,7 +93,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
                  card: str | None = None):
-        self.recipe, self.home, self.accelerator, self.report, self.card = recipe, home, accelerator, report, card
+        self.recipe, self.home, self.accelerator, self.card = recipe, home, accelerator, card
         self.folder = home.path
         check_shares(recipe, accelerator.num_processes)
         torch.manual_seed(recipe.seed)
@@ -125,37 +107,21 @@ class Run:
         self.progress = Progress()
         self.state = RunState(self.progress, self.translator, self.optimizers, accelerator)
         self.samples = recipe.data.build("train", data_root())
-        self.unscored = ""  # why there are no scores, where there could be some
-        self.evaluator = self._make_evaluator()  # raises now what would leave the run without scores
-        self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
-        self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
+        self.log = Logbook(self.folder, recipe, accelerator, self.precision, self.progress, report)
         self.choices: dict[int, planner.Choice] = {}
         self.plan = memory.PLANS["split"]
-        self._held_out: Batch | None = None
-        self._losses: dict[str, tuple[Any, int]] = {}  # sum, and the number of steps that had it
-        self._since = (time.monotonic(), 0)
-        self._shown: dict[str, float] = {}
         self.stop = StopRequest()
 
     def begin(self, resume: bool) -> None:
         """Open the trackers, and continue where an earlier process stopped."""
-        self.tracker.open()
+        self.log.tracker.open()
         if resume:
             self.restore()
-        self.tracker.event(self.progress.images, "resumed" if resume else "started",
-                           num_processes=self.accelerator.num_processes, precision=self.precision,
-                           **describe_machine(self.accelerator.device))
-        if self.unscored:
-            self.tell("warning", self.unscored)
+        self.log.begin(resume)
         if resume:
             self.plan_stages(self.progress.stage)
-            if self._evaluate():  # a signal may have left no time for it
+            if self.log.evaluate(self.translator):  # a signal may have left no time for it
                 self.save()
-
-    def tell(self, what: str, line: str) -> None:
-        """Say one thing worth knowing, and keep it for the report."""
-        self.report.say(line)
-        self.tracker.event(self.progress.images, what, line)
 
     def plan_stages(self, first: int) -> None:
         """Choose the memory plan of every stage from number `first` on. Raises `DoesNotFit`, `UsageError`."""
@@ -166,20 +132,20 @@ class Run:
         """Continue from the newest checkpoint that verifies; say which were refused, and what else is different."""
         newest, refused = newest_checkpoint(self.folder / "checkpoints")
         for reason in refused:
-            self.tell("warning", f"refused {reason}")
+            self.log.tell("warning", f"refused {reason}")
         if newest is None:
             if refused:
                 raise CheckpointError(f"{self.folder}: none of its {len(refused)} checkpoints verifies")
-            self.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
-            self.tracker.resume_at(0)
+            self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
+            self.log.tracker.resume_at(0)
             return
         for difference in restore_checkpoint(newest, self.state):
-            self.tell("warning", f"warning: the run may not repeat bit for bit: {difference}")
-        self.tracker.resume_at(self.progress.images)
-        self.report.say(f"resumed at {self.progress.images:,} images from {newest}")
+            self.log.tell("warning", f"warning: the run may not repeat bit for bit: {difference}")
+        self.log.tracker.resume_at(self.progress.images)
+        self.log.report.say(f"resumed at {self.progress.images:,} images from {newest}")
         best = self.progress.best
         if best is not None and (fault := verify(checkpoint_at(self.folder / "checkpoints", best.images))):
-            self.tell("warning", f"warning: the best checkpoint, at {best.images:,} images, is lost: {fault}")
+            self.log.tell("warning", f"warning: the best checkpoint, at {best.images:,} images, is lost: {fault}")
             self.progress.best, self.progress.since_best = None, 0
 
     def enter(self, number: int) -> None:
@@ -189,13 +155,7 @@ class Run:
             self.progress.stage, self.progress.stage_images = number, 0
         choice = self.choices[number]
         self._use_plan(choice.plan, choice.asked)
-        self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
-        height, width = stage.size
-        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
-                        f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
-                        f"{self.accelerator.num_processes}; {choice.line}")
-        self.tracker.event(self.progress.images, "stage", choice.line, stage=number, plan=choice.plan.name,
-                           predicted_bytes=choice.peak_bytes)
+        self.log.enter(number, stage, choice.plan.name, choice.line, choice.peak_bytes)
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """This process's share of every global batch that is left in the stage; sets the learning rate before each."""
@@ -216,27 +176,24 @@ class Run:
         before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images
-        for name, loss in losses.items():  # not every step has every loss
-            total, steps = self._losses.get(name, (0.0, 0))
-            self._losses[name] = total + loss, steps + 1
+        self.log.note(losses)
         # All processes agree: a signal may have reached only one of them, or them between different steps.
         every, stopping = self.recipe.every, in_any_process(bool(self.stop), self.accelerator)
 
         def due(cadence: int | None) -> bool:
             return cadence is not None and self.progress.images // cadence > before // cadence
 
-        better = not stopping and self._evaluate()  # before a save, which then knows of it
+        better = not stopping and self.log.evaluate(self.translator)  # before a save, which then knows of it
         saving = better or due(every.checkpoint) or self.ended or stopping
         if due(every.log) or saving:  # before a save, so that a resumed run records what an uninterrupted one does
-            self._record_losses()
+            self.log.record_losses(self.optimizers["generator"].param_groups[0]["lr"])
         if saving:
             self.save()
         if due(every.sample) or self.ended:
-            self._picture()
+            self.log.picture(self.translator)
         if self.progress.evaluated == self.progress.images and not self.ended:
-            self._write_report()
-        stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
-        self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
+            self.log.write_report()
+        self.log.show_progress()
         if stopping:
             num = self.accelerator.num_processes
             launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
@@ -253,7 +210,7 @@ class Run:
             raise DoesNotFit(f"{planner.describe(self.progress.stage, stage)}: {error}; use a smaller resolution, "
                              "micro_batch or width (`translate plan` says what fits)") from None
         for note in update.notes:
-            self.tell("memory", note)
+            self.log.tell("memory", note)
         if update.plan != self.plan:
             self._use_plan(update.plan, None)
 
@@ -265,7 +222,7 @@ class Run:
     def finish(self) -> None:
         """Write the release: the newest generators, or the best where `evaluate.patience` lets the scores decide."""
         if self.why_stop:
-            self.tell("early stop", self.why_stop)
+            self.log.tell("early stop", self.why_stop)
         if self.accelerator.is_main_process:
             images, chosen = self.progress.images, "last"
             if self.recipe.evaluate.patience is not None and (best := self.progress.best) is not None:
@@ -273,7 +230,7 @@ class Run:
                 read_networks(checkpoint_at(self.folder / "checkpoints", best.images), self.translator)
             write_release(self.folder / "release", self.recipe, self.translator, images, chosen)
         self.accelerator.wait_for_everyone()
-        self.tracker.close()
+        self.log.tracker.close()
 
     @contextmanager
     def recording_status(self) -> Iterator[None]:
@@ -325,98 +282,12 @@ class Run:
             for group in optimizer.param_groups:
                 group["lr"] = getattr(self.recipe.optimizer, phase).lr * factor
 
-    def _record_losses(self) -> None:
-        means = torch.stack([total.float() / steps for total, steps in self._losses.values()])
-        means = self.accelerator.reduce(means, "mean")
-        self._shown = dict(zip(self._losses, means.tolist(), strict=True))
-        (then, images), now = self._since, time.monotonic()
-        speed = (self.progress.images - images) / (now - then) if images else 0.0
-        self._since = (now, self.progress.images)
-        self.tracker.record(self.progress.images, self._shown | {
-            "lr": self.optimizers["generator"].param_groups[0]["lr"], "images_per_second": speed,
-            "peak_bytes": take_peak_bytes(self.accelerator.device)}, kind="train", stage=self.progress.stage)
-        self._losses = {}
-
-    def _picture(self) -> None:
-        if self._held_out is None or not self.accelerator.is_main_process:
-            return
-        try:
-            with autocast(self.accelerator.device, self.precision):
-                grid = sample_grid(self.translator, self._held_out.a, self._held_out.b, self.accelerator.device,
-                                   labels=isinstance(self.recipe.data, LabelsConfig))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self.tell("warning", f"warning: no picture at {self.progress.images:,} images: out of memory")
-        else:
-            self.tracker.picture(self.progress.images, grid)
-
-    def _make_evaluator(self) -> Evaluator | None:
-        """None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does."""
-        wanted = self.recipe.every.evaluate
-        if wanted is None:
-            return None
-        try:
-            return Evaluator(self.recipe, self.accelerator, self.precision)
-        except DataError as error:
-            if self.recipe.needs_test_images:
-                raise
-            self.unscored = f"no held-out scores: {error}"
-            return None
-
-    def _evaluate(self) -> bool:
-        """Score the held-out images when it is time to; whether this is the best so far, which is then to be saved."""
-        progress = self.progress
-        if self.evaluator is None or not self._evaluation_is_due(self.evaluator.cadence):
-            return False
-        progress.evaluated = progress.images
-        start = time.monotonic()
-        try:
-            scores = self.evaluator(self.translator, self.showcase.keep if self.showcase else None)
-        except TranslateError as error:
-            self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
-            return False
-        num_images, metric = len(self.evaluator.held_out.sources), self.evaluator.metric
-        better = progress.compare(metric, scores[metric].value if metric in scores else None, num_images,
-                                  MEASURES[metric].better == "higher")
-        best = progress.best
-        self.tracker.record(
-            progress.images, {name: score.value for name, score in scores.items()}, kind="evaluation",
-            stage=progress.stage, num_held_out=num_images, decided_by=metric, best=best and asdict(best),
-            since_best=progress.since_best, seconds=time.monotonic() - start,
-            intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
-        self.report.say(f"{progress.images:,} images, held out: " + ", ".join(
-            f"{name} {score}" for name, score in scores.items()) + ("; the best so far" if better else ""))
-        if progress.since_best == PLATEAU and best is not None and not self.why_stop:
-            self.tell("plateau", f"{metric} has not got better in {PLATEAU} evaluations; it was best at "
-                                 f"{best.images:,} images, and that checkpoint is kept")
-        if (self.showcase is not None and self.accelerator.is_main_process
-                and (fault := self.showcase.note(progress.images, better))):
-            self.report.say(f"warning: not all held-out images could be kept for the report: {fault}")
-        return better
-
-    def _evaluation_is_due(self, cadence: int) -> bool:
-        images, evaluated = self.progress.images, self.progress.evaluated
-        at_the_end = images >= self.recipe.num_images and images != evaluated
-        return images // cadence > evaluated // cadence or at_the_end
-
     def _conclude(self, state: str, message: str, exit_code: int) -> None:
         """The last words of a run, in its status and in its report."""
         self._write_status(state, message, exit_code)
-        self.tracker.event(self.progress.images, state, message)
+        self.log.tracker.event(self.progress.images, state, message)
         if exit_code != 130:  # whoever presses Ctrl-C again is in a hurry
-            self._write_report()
-
-    def _write_report(self) -> None:
-        """The page of the run as it stands. A fault in it is no reason to lose a training."""
-        if not self.accelerator.is_main_process:
-            return
-        start = time.monotonic()
-        try:
-            write_report(self.folder)
-            self.tracker.event(self.progress.images, "report", seconds=round(time.monotonic() - start, 3))
-        except Exception as error:
-            self.report.say(f"warning: no report: {type(error).__name__}: {error}")
+            self.log.write_report()
 
     def _write_status(self, state: str, message: str = "", exit_code: int | None = None) -> None:
         if self.accelerator.is_main_process:

@@ -1,0 +1,181 @@
+"""What a training shows of itself: its losses, its scores, the same held-out images over time, and its report.
+
+Nothing here changes the training. A picture that does not fit, a test image that cannot be read or a report that cannot
+be drawn is a warning and no reason to lose a week of work.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from translate.checkpoint import Progress
+from translate.data import Batch, LabelsConfig, data_root, held_out
+from translate.errors import DataError, TranslateError
+from translate.heldout import Evaluator
+from translate.machine import describe_machine, take_peak_bytes
+from translate.metrics.observations import MEASURES
+from translate.precision import Format, autocast, is_out_of_memory
+from translate.recipe import Recipe, Stage
+from translate.report import Showcase, write_report
+from translate.tracking import Tracker, sample_grid
+from translate.translators import Translator
+
+NUM_SAMPLES = 4  # held-out images in a grid
+PLATEAU = 5  # evaluations without a better one after which a person is told
+
+
+class Reporter(Protocol):
+    """Who is told what happens. The command line shows it; a program may pass its own."""
+
+    def say(self, line: str) -> None:
+        """One thing worth knowing."""
+
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+        """Called after every step; `losses` are the latest recorded means."""
+
+
+class Logbook:
+    """Records one training in its run folder and tells `report` about it. Every process calls all methods alike."""
+
+    def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator, precision: Format, progress: Progress,
+                 report: Reporter):
+        """Raises `DataError` where the scores that the recipe decides by cannot be had, `MissingExtra`."""
+        self.folder, self.recipe, self.accelerator, self.precision = folder, recipe, accelerator, precision
+        self.progress, self.report = progress, report
+        self.unscored = ""  # why there are no scores, where there could be some
+        self.evaluator = self._make_evaluator()
+        self.showcase = Showcase(folder, self.evaluator.held_out) if self.evaluator else None
+        self.tracker = Tracker(folder, recipe, accelerator, lambda line: self.tell("warning", line))
+        self._held_out: Batch | None = None
+        self._losses: dict[str, tuple[Any, int]] = {}  # sum, and the number of steps that had it
+        self._since = (time.monotonic(), 0)
+        self._shown: dict[str, float] = {}
+
+    def begin(self, resumed: bool) -> None:
+        """The first entry: on what, and with what, the training begins or goes on."""
+        self.tracker.event(self.progress.images, "resumed" if resumed else "started",
+                           num_processes=self.accelerator.num_processes, precision=self.precision,
+                           **describe_machine(self.accelerator.device))
+        if self.unscored:
+            self.tell("warning", self.unscored)
+
+    def tell(self, what: str, line: str) -> None:
+        """Say one thing worth knowing, and keep it for the report."""
+        self.report.say(line)
+        self.tracker.event(self.progress.images, what, line)
+
+    def enter(self, number: int, stage: Stage, plan: str, line: str, predicted_bytes: int | None) -> None:
+        """Stage `number` begins, or goes on, under the memory plan named `plan`, of which `line` tells."""
+        self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
+        height, width = stage.size
+        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
+                        f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
+                        f"{self.accelerator.num_processes}; {line}")
+        self.tracker.event(self.progress.images, "stage", line, stage=number, plan=plan,
+                           predicted_bytes=predicted_bytes)
+
+    def note(self, losses: dict[str, Tensor]) -> None:
+        """Gather the losses of a step; not every step has every loss."""
+        for name, loss in losses.items():
+            total, steps = self._losses.get(name, (0.0, 0))
+            self._losses[name] = total + loss, steps + 1
+
+    def record_losses(self, lr: float) -> None:
+        """Record the means of all that was gathered since the last time."""
+        means = torch.stack([total.float() / steps for total, steps in self._losses.values()])
+        means = self.accelerator.reduce(means, "mean")
+        self._shown = dict(zip(self._losses, means.tolist(), strict=True))
+        (then, images), now = self._since, time.monotonic()
+        speed = (self.progress.images - images) / (now - then) if images else 0.0
+        self._since = (now, self.progress.images)
+        self.tracker.record(self.progress.images, "train", self._shown | {
+            "lr": lr, "images_per_second": speed, "peak_bytes": take_peak_bytes(self.accelerator.device)},
+            stage=self.progress.stage)
+        self._losses = {}
+
+    def show_progress(self) -> None:
+        """Say where the training stands."""
+        stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
+        self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
+
+    def picture(self, translator: Translator) -> None:
+        """Add a grid of the held-out samples as they are translated now."""
+        if self._held_out is None or not self.accelerator.is_main_process:
+            return
+        try:
+            with autocast(self.accelerator.device, self.precision):
+                grid = sample_grid(translator, self._held_out.a, self._held_out.b, self.accelerator.device,
+                                   labels=isinstance(self.recipe.data, LabelsConfig))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.tell("warning", f"warning: no picture at {self.progress.images:,} images: out of memory")
+        else:
+            self.tracker.picture(self.progress.images, grid)
+
+    def evaluate(self, translator: Translator) -> bool:
+        """Score the held-out images when it is time to; whether this is the best so far, which is then to be saved."""
+        progress = self.progress
+        if self.evaluator is None or not self._evaluation_is_due(self.evaluator.cadence):
+            return False
+        progress.evaluated = progress.images
+        start = time.monotonic()
+        try:
+            scores = self.evaluator(translator, self.showcase.keep if self.showcase else None)
+        except TranslateError as error:
+            self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
+            return False
+        num_images, metric = len(self.evaluator.held_out.sources), self.evaluator.metric
+        better = progress.compare(metric, scores[metric].value if metric in scores else None, num_images,
+                                  MEASURES[metric].better == "higher")
+        best = progress.best
+        self.tracker.record(
+            progress.images, "evaluation", {name: score.value for name, score in scores.items()}, stage=progress.stage,
+            num_held_out=num_images, decided_by=metric, best=best and asdict(best),
+            since_best=progress.since_best, seconds=time.monotonic() - start,
+            intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
+        self.report.say(f"{progress.images:,} images, held out: " + ", ".join(
+            f"{name} {score}" for name, score in scores.items()) + ("; the best so far" if better else ""))
+        stopping = progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
+        if progress.since_best == PLATEAU and best is not None and not stopping:
+            self.tell("plateau", f"{metric} has not got better in {PLATEAU} evaluations; it was best at "
+                                 f"{best.images:,} images, and that checkpoint is kept")
+        if (self.showcase is not None and self.accelerator.is_main_process
+                and (fault := self.showcase.note(progress.images, better))):
+            self.report.say(f"warning: not all held-out images could be kept for the report: {fault}")
+        return better
+
+    def write_report(self) -> None:
+        """The page of the run as it stands. A fault in it is no reason to lose a training."""
+        if not self.accelerator.is_main_process:
+            return
+        start = time.monotonic()
+        try:
+            write_report(self.folder)
+            self.tracker.event(self.progress.images, "report", seconds=round(time.monotonic() - start, 3))
+        except Exception as error:
+            self.report.say(f"warning: no report: {type(error).__name__}: {error}")
+
+    def _make_evaluator(self) -> Evaluator | None:
+        """None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does."""
+        if self.recipe.every.evaluate is None:
+            return None
+        try:
+            return Evaluator(self.recipe, self.accelerator, self.precision)
+        except DataError as error:
+            if self.recipe.needs_test_images:
+                raise
+            self.unscored = f"no held-out scores: {error}"
+            return None
+
+    def _evaluation_is_due(self, cadence: int) -> bool:
+        images, evaluated = self.progress.images, self.progress.evaluated
+        at_the_end = images >= self.recipe.num_images and images != evaluated
+        return images // cadence > evaluated // cadence or at_the_end

@@ -211,7 +211,8 @@ def names_of(source: Labelled) -> list[str]:
 def distances(recipe: Recipe, source: Labelled, after: Examples, where: torch.device) -> dict[str, float] | None:
     """The kernel distance of some images to the target's training images, which needs no label: before and after.
 
-    All are loaded at the size that the translator is trained at: a set of other sharpness would be another set. None where the weights of MobileNetV2 are not here (`translate data features`).
+    All are loaded at the size that the translator is trained at: the network would see another one. None where the
+    weights of MobileNetV2 are not here (`translate data features`).
     """
     weights = find_mobilenet(data_root())
     if weights is None or recipe.data.channels_b not in (1, 3):

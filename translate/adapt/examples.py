@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -39,6 +41,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def digest(self) -> str:
+        """Another one where a file was added, removed or written again, or is read with other classes."""
+        paths = (*self.files, *(label for label in self.labels if isinstance(label, Path)))
+        status = [(str(path), found.st_size, found.st_mtime_ns) for path in paths for found in [path.stat()]]
+        classes = [label for label in self.labels if not isinstance(label, Path)]
+        return hashlib.sha256(json.dumps([status, classes, self.layout.model_dump(mode="json")]).encode()).hexdigest()
 
     def __add__(self, other: Examples) -> Examples:
         """Both, read alike."""

@@ -97,7 +97,8 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
         report.progress(number + 1, len(wanted), "table", {})
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
         "name": recipe.name, "num_test": len(sides.target_test), "num_target": len(sides.target_train or ()),
-        "num_source": len(sides.source), "missing": list(sides.missing), "task": adapt.task.model_dump(mode="json"),
+        "num_source": len(sides.source), "num_sets": len(sides.translated),
+        "missing": list(sides.missing), "task": adapt.task.model_dump(mode="json"),
         "made_by": {"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
                     "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
     with files.naming_disk_faults(home / TABLE):
@@ -153,8 +154,10 @@ def key_of(recipe: Recipe, home: Path, sides: Sides, row: RowName, seed: int) ->
     """What a result belongs to: made from anything else, it is made anew."""
     adapt = adaptation_of(recipe)
     used = None if row in CLASSICAL else manifest_hash(home / numbered("set", seed % len(sides.translated)))
-    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), used, [str(path) for path in sides.source.files],
-             [str(path) for path in sides.target_test.files]]
+    trained_on = sides.target_train if row == "oracle" and sides.target_train is not None else sides.source
+    like = [path.name for path in sides.unlabelled] if row in CLASSICAL else None
+    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), used, like, trained_on.digest,
+             sides.target_test.digest]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -54,7 +54,7 @@ def train_task(config: Downstream, examples: Examples, seed: int, device: torch.
 def kept_task(folder: Path, config: Downstream, examples: Examples, seed: int, device: torch.device, workers: int,
               watch: Watch = lambda done, total: None) -> nn.Module:
     """The same, kept in a task folder: one that was trained alike before is read."""
-    about = {"training": config.model_dump(mode="json"), "seed": seed, "num_images": len(examples)}
+    about = {"training": config.model_dump(mode="json"), "seed": seed, "examples": examples.digest}
     record = read_task(folder)
     if record is None or record["about"] != about:
         network = train_task(config, examples, seed, device, workers, watch)

@@ -175,7 +175,7 @@ def test_the_consistency_leads_out_of_exchanged_classes_that_a_cyclegan_stays_in
     save_task(tmp_path / "task", trained_classifier(config, 1), config, 3, 2, {})
     judge = trained_classifier(config, 2)
     swaps = {}
-    for name, semantic in (("without", None), ("with", SemanticConfig(task=tmp_path / "task", weight=2.0, back=2.0))):
+    for name, semantic in (("without", None), ("with", SemanticConfig(task=tmp_path / "task", weight=10.0, back=10.0))):
         torch.manual_seed(0)
         translator = CycleGANConfig(
             generator=ResNetConfig(width=4, blocks=1), discriminator=PatchGANConfig(width=4, layers=1), pool=0,
@@ -183,7 +183,7 @@ def test_the_consistency_leads_out_of_exchanged_classes_that_a_cyclegan_stays_in
         begin_inverted(translator)
         images, classes = discs(200, 99)
         start = swap_rate(judge, translator.generator_ab, images, classes)
-        train_on_discs(translator, 150)
+        train_on_discs(translator, 200)
         swaps[name] = swap_rate(judge, translator.generator_ab, images, classes)
         record_property(f"swap rate {name} the consistency, before → after", f"{start:.3f} → {swaps[name]:.3f}")
         assert start > 0.95

@@ -35,6 +35,17 @@ def pix2pix_recipe(data: Path, **changes: Any) -> Recipe:
         "every": {"log": 4, "sample": 8, "checkpoint": 4}, "workers": 0, **changes}, "toy")
 
 
+def cut_recipe(data: Path, **changes: Any) -> Recipe:
+    """A FastCUT with an identity loss besides, so that all there is of CUT is trained; with an average."""
+    return validate(Recipe, {
+        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40},
+        "translator": {"kind": "cut", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
+                       "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "minibatch_kernels": 2},
+                       "patches": 9, "flip_equivariance": True, "ema": 0.9},
+        "stages": [{"resolution": 16, "images": 12, "batch_size": 2}],
+        "every": {"log": 4, "sample": 8, "checkpoint": 4}, "workers": 0, **changes}, "toy")
+
+
 def stabilised_recipe(data: Path, **changes: Any) -> Recipe:
     """A CycleGAN with all that draws chance, counts steps or images, or keeps vectors of its own."""
     translator = {

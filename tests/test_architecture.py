@@ -19,7 +19,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; rooms 
     ["translators"],
     ["recipe", "precision", "live_bytes", "draws", "machine"],
     ["processes"],
-    ["update", "checkpoint", "tracking", "runs", "tiling", "heldout"],
+    ["update", "checkpoint", "tracking", "runs", "tiling", "heldout", "probe", "guard"],
     ["release"],
     ["convert", "evaluate", "plan", "report"],
     ["logbook"],

@@ -67,6 +67,18 @@ def test_pages_go_to_no_format_that_cannot_hold_them(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "scans.png").exists()
 
 
+@pytest.mark.parametrize("memory", [None, "500MB"])
+def test_a_dry_run_foretells_which_pages_would_fail(memory: str | None, tmp_path: Path) -> None:
+    """They are not decoded ahead: of pages the reader knows nothing but their number."""
+    save_tiff(tmp_path / "in" / "pages.tif", noise(20, 30, seed=1), noise(20, 30, seed=2), photometric="rgb")
+    save_tiff(tmp_path / "in" / "one.tif", noise(20, 30), photometric="rgb")
+    save_tiff(tmp_path / "in" / "many.tif", *[noise(20, 30, 12)] * 2, photometric="minisblack", planarconfig="contig")
+    dry, real = (convert(tmp_path / "in", tmp_path / "out", tiny_release(), memory=memory, file_format="png",
+                         dry_run=dry_run) for dry_run in (True, False))
+    assert [str(row) for row in dry.failed] == [str(row) for row in real.failed] and len(real.failed) == 2
+    assert dry.todo == real.converted == 1
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpg"])
 def test_strips_give_the_files_that_the_whole_image_gives(name: str, tmp_path: Path) -> None:
     """To a level of 255, where a sum in another order rounds to the other side."""

@@ -14,10 +14,10 @@ from translate.train import train
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["earth", "earth_unpaired"])
+@pytest.mark.parametrize("name", ["earth", "earth_unpaired", "earth_cut"])
 def test_held_out_scores_move_in_the_right_direction(name: str, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also of the unpaired translator, which never sees a pair: the truth is known all the same."""
+    """Also of the unpaired translators, which never see a pair: the truth is known all the same."""
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
     prepare(find_card("earth"), tmp_path)
     train(load_recipe(find_recipe(name), ["every.evaluate=100"]), tmp_path / "run", Silent())

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torchvision
 from accelerate import Accelerator, debug_launcher
@@ -237,6 +238,18 @@ def test_what_cannot_be_scored_is_said_and_only_what_was_asked_for_is_refused(
         cyclegan_recipe(unpaired, every={"evaluate": 0})
 
 
+def test_a_score_that_could_never_decide_is_refused(shared_pairs: Path, unpaired: Path, with_features: None,
+                                                    tmp_path: Path) -> None:
+    """A training would go on to its end with no best checkpoint and a patience that never runs out."""
+    with pytest.raises(DataError, match="ms_ssim needs test images with sides of 176 px, and the first has 72"):
+        train(pix2pix_recipe(shared_pairs, evaluate={"metric": "ms_ssim"}), tmp_path / "run", Silent())
+    for path in sorted((unpaired / "testB").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(DataError, match="from two test images on each side"):
+        train(cyclegan_recipe(unpaired, evaluate={"patience": 2}), tmp_path / "run", Silent())
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_automatic_cadence_looks_at_one_pixel_for_twenty_trained_on(shared_pairs: Path, tmp_path: Path) -> None:
     """6 test images of 72×80 px beside crops of 64: 6 · 72 · 80 / 64² · 20 = 168.75 images."""
     for images, cadence in ((1000, 169), (50_000, 500)):
@@ -308,6 +321,34 @@ def test_grey_and_16_bit_images_are_scored_against_rgb(shared_pairs: Path, tmp_p
     assert evaluate_folder(tmp_path / "grey", tmp_path / "rgb").scores["l1"].value == pytest.approx(0, abs=1e-6)
 
 
+def test_a_folder_may_mix_grey_and_rgb_and_no_other_channels(unpaired: Path, tmp_path: Path) -> None:
+    """On either side, as the tools that write images decide by their content which of them are grey."""
+    mixed = shutil.copytree(unpaired / "testA", tmp_path / "mixed")
+    Image.open(mixed / "0.png").convert("L").save(mixed / "0.png")
+    for each in (unpaired / "testB", mixed):
+        found = evaluate_folder(mixed, each, mixed).as_json()["metrics"]
+        assert found["similarity"]["baselines"].keys() == {"identity", "colour_transfer"}
+    tifffile.imwrite(mixed / "1.tif", np.zeros((72, 80, 5), np.uint8), planarconfig="contig")
+    with pytest.raises(DataError, match=r"1\.tif: has 5 channels, and .*0\.png has 3"):
+        evaluate_folder(mixed, unpaired / "testB")
+
+
+def test_scores_that_these_images_cannot_have_are_named(shared_pairs: Path, with_features: None,
+                                                        tmp_path: Path) -> None:
+    """One image is no set, small images have no MS-SSIM, and no network knows five channels."""
+    (tmp_path / "one").mkdir()
+    shutil.copy(shared_pairs / "testA" / "0.png", tmp_path / "one" / "other.png")
+    missing = evaluate_folder(tmp_path / "one", shared_pairs / "testB").missing
+    assert any("from two images on, and here are 1 and 6" in line for line in missing)
+    missing = evaluate_folder(shared_pairs / "testA", shared_pairs / "testB").missing
+    assert "MS-SSIM needs images with sides of 176 px" in missing and not any("two images" in line for line in missing)
+    (tmp_path / "many").mkdir()
+    for number in range(3):
+        tifffile.imwrite(tmp_path / "many" / f"{number}.tif", np.zeros((72, 80, 5), np.uint8), planarconfig="contig")
+    results = evaluate_folder(tmp_path / "many", tmp_path / "many")
+    assert "l1" in results.scores and any("need grey or RGB images" in line for line in results.missing)
+
+
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     text = io.StringIO()
@@ -356,6 +397,7 @@ def test_label_maps_are_scored_by_class(tmp_path: Path, said: io.StringIO, monke
     assert call(monkeypatch, *words, 4) == 0
     assert "mIoU" in said.getvalue() and "per-class accuracy" in said.getvalue()
     assert call(monkeypatch, *words, 2) == 3 and "expected 0 … 1" in said.getvalue()
+    assert call(monkeypatch, *words, 4, "--images", 2) == 2 and "leave --source and --images out" in said.getvalue()
     same = evaluate_labels(tmp_path / "truth", tmp_path / "truth", 4).scores
     assert [score.value for score in same.values()] == [1, 1, 1]
 

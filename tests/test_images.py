@@ -156,10 +156,18 @@ def test_profile_exif_and_resolution_are_kept(tmp_path):
             assert image.getexif()[0x010F] == "A camera", suffix
         if suffix != ".webp":  # WebP has no field for it
             assert picture.dpi == pytest.approx((300, 300), abs=0.1), suffix
-    write_image(tmp_path / "deep.png", noise(8, 8, 3, np.uint16), icc=SRGB, exif=exif.tobytes())
-    assert read(tmp_path / "deep.png").icc == SRGB
+    write_image(tmp_path / "deep.png", noise(8, 8, 3, np.uint16), icc=SRGB, exif=exif.tobytes(), dpi=(300.0, 150.0))
+    deep = read(tmp_path / "deep.png")
+    assert deep.icc == SRGB and deep.dpi == pytest.approx((300, 150), abs=0.1)
     with Image.open(tmp_path / "deep.png") as image:
         assert image.getexif()[0x010F] == "A camera"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_no_resolution_is_made_up(tmp_path, suffix):
+    """Pillow reads a TIFF that gives none as of 1 dot per inch: 50 metres wide in a document."""
+    Image.fromarray(noise(8, 8, 3)).save(tmp_path / f"x{suffix}")
+    assert read(tmp_path / f"x{suffix}").dpi == (pytest.approx((96, 96), abs=0.1) if suffix == ".bmp" else None)
 
 
 def test_a_profile_is_left_out_where_it_describes_other_channels(tmp_path):

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrizations
 
 from tests.test_update import (
     build,
+    cut_reference,
     cyclegan_reference,
     gradients,
     make_batch,
@@ -33,7 +34,7 @@ from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetCo
 from translate.networks.layers import seed_dropout
 from translate.optimizers import SGD
 from translate.schema import validate
-from translate.translators import CycleGANConfig, Pix2PixConfig
+from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
 from translate.update import Update
 
 PLANS = list(memory.PLANS)
@@ -55,6 +56,15 @@ PIX2PIXS = {
         generator=ResNetConfig(width=4, blocks=1, norm="batch", upsample="resize"), discriminator=PATCH,
         objective=LeastSquares()),
 }
+CUTS = {
+    "resnet": CUTConfig(generator=ResNetConfig(width=4, blocks=6), discriminator=PATCH, patches=30),
+    "resnet-batch-resize-flipped": CUTConfig(
+        generator=ResNetConfig(width=4, blocks=2, norm="batch", upsample="resize"),
+        discriminator=PixelConfig(width=4, norm="batch"), patches=30, flip_equivariance=True),
+    "resnet-none-no-blocks": CUTConfig(generator=ResNetConfig(width=4, blocks=0, norm="none"), discriminator=PATCH,
+                                       weights={"identity": 0.0}),
+    "unet-batch-dropout": CUTConfig(generator=UNetConfig(width=4, downs=6), discriminator=PATCH, patches=30),
+}
 GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under every plan
     "hinge": {"objective": {"kind": "hinge"}},
     "wasserstein": {"objective": {"kind": "wasserstein"}},
@@ -69,10 +79,15 @@ GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under e
     "dropout": {"objective": {"kind": "hinge"}, "discriminator": {"dropout": 0.3}, "penalty": {"kind": "wgan_gp"}},
     "spectral": {"objective": {"kind": "hinge"}, "discriminator": {"spectral": True}, "penalty": {"kind": "r1"}},
     "minibatch std": {"discriminator": {"minibatch_std": True}, "penalty": {"kind": "r1"}},
+    "minibatch kernels": {"discriminator": {"minibatch_kernels": 3}, "penalty": {"kind": "r1"}},
     "smoothed, flipped": {"objective": {"kind": "vanilla", "smoothing": 0.1, "flips": 0.4}},
 }
-WHOLE_BATCHES = ("spectral", "minibatch std")  # a pass advances the vectors of one, and a batch is what the other sees
-CONFIGS = CYCLEGANS | {f"pix2pix-{name}": config for name, config in PIX2PIXS.items()}
+# A pass advances the vectors of one, and a batch is what the others see.
+WHOLE_BATCHES = ("spectral", "minibatch std", "minibatch kernels")
+CONFIGS = CYCLEGANS | {f"pix2pix-{name}": config for name, config in PIX2PIXS.items()} | {
+    f"cut-{name}": config for name, config in CUTS.items()}
+REFERENCES = {"cyclegan": cyclegan_reference, "pix2pix": pix2pix_reference, "cut": cut_reference}
+KINDS = {"cyclegan": CycleGANConfig, "pix2pix": Pix2PixConfig, "cut": CUTConfig}
 
 
 def allowed(plan: str) -> float:
@@ -85,7 +100,7 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> dict[str, Tens
     """The gradients of one joint backward pass, from the independent reference of tests/test_update.py."""
     translator, batch = build(CONFIGS[name]), make_batch(size, samples)
     seed_dropout(translator.networks.values(), batch.keys)
-    return (cyclegan_reference if name in CYCLEGANS else pix2pix_reference)(translator, batch)
+    return REFERENCES[CONFIGS[name].kind](translator, batch)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -104,9 +119,10 @@ def game(name: str, kind: str) -> Any:
     asked = changes.pop("discriminator", {})
     judge = {"width": 4} | ({} if "kind" in asked else {"kind": "patchgan", "layers": 2}) | asked
     small = {"generator": {"kind": "resnet", "width": 4, "blocks": 1}, "discriminator": judge}
-    small |= {"pool": 0, "cycle_noise": 0.1 if name == "noise" else 0.0} if kind == "cyclegan" else {
-        "weights": {"features": 3.0}}
-    return validate(CycleGANConfig if kind == "cyclegan" else Pix2PixConfig, small | changes, name)
+    small |= {"cyclegan": {"pool": 0, "cycle_noise": 0.1 if name == "noise" else 0.0},
+              "pix2pix": {"weights": {"features": 3.0}},
+              "cut": {"patches": 30, "flip_equivariance": True}}[kind]
+    return validate(KINDS[kind], small | changes, name)
 
 
 def build_game(name: str, kind: str) -> Any:
@@ -131,7 +147,7 @@ def buffers(translator: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("plan", ["split", "preact", "replay", "strips_blocks"])
-@pytest.mark.parametrize("kind", ["cyclegan", "pix2pix"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", GAMES)
 def test_every_game_has_the_same_gradients_and_losses_under_every_plan(name: str, kind: str, plan: str) -> None:
     """In micro-batches besides: what is drawn for a sample must not depend on how the batch is divided.
@@ -173,6 +189,17 @@ def forwards(translator: Any, batch: Batch) -> None:
             for image, judge in ((a, translator.discriminator_a), (fakes[1], translator.discriminator_a),
                                  (b, translator.discriminator_b), (fakes[0], translator.discriminator_b)):
                 judge(image)
+        elif hasattr(translator, "heads"):
+            generator, judge = translator.generator_ab, translator.discriminator_b
+
+            def encode(image: Tensor) -> None:
+                generator.features(image, lambda number, features: features)
+
+            fake = generator(a)
+            judge(fake), encode(a), encode(fake)
+            same = generator(b)
+            encode(b), encode(same)
+            judge(b), judge(fake)
         else:
             fake = translator.generator_ab(a)
             for image in (fake, b, fake):
@@ -181,7 +208,7 @@ def forwards(translator: Any, batch: Batch) -> None:
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", ["resnet-batch-resize-no-identity", "unet-batch-dropout", "pix2pix-unet-batch-dropout",
-                                  "pix2pix-resnet-batch-resize-lsgan"])
+                                  "pix2pix-resnet-batch-resize-lsgan", "cut-unet-batch-dropout"])
 def test_batch_norm_statistics_advance_once_a_pass_under_every_plan(name: str, plan: str) -> None:
     """A forward pass that is repeated for its gradient must not be noticed."""
     translator, batch = build(CONFIGS[name]), make_batch((64, 64))
@@ -235,7 +262,7 @@ def plain_in(precision: str, name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("plan", PLANS[1:])
-@pytest.mark.parametrize("name", ["resnet", "unet-batch-dropout"])
+@pytest.mark.parametrize("name", ["resnet", "unet-batch-dropout", "cut-resnet"])
 def test_a_bfloat16_step_is_as_exact_under_every_plan_as_under_plain(name: str, plan: str) -> None:
     """Compared with the float32 step. Every weight gets a gradient, also where a generator ran without a graph first:
     autocast could remember the low-precision weights made there."""
@@ -256,14 +283,15 @@ def in_a_process_of_two(name: str, plan: str, folder: str) -> None:
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_two_processes_give_the_gradients_of_the_whole_batch(plan: str, tmp_path: Path) -> None:
-    debug_launcher(in_a_process_of_two, ("resnet", plan, str(tmp_path)), num_processes=2)
-    expected = joint_step("resnet", (32, 40), 4)
+@pytest.mark.parametrize("name", ["resnet", "cut-resnet"])
+def test_two_processes_give_the_gradients_of_the_whole_batch(name: str, plan: str, tmp_path: Path) -> None:
+    debug_launcher(in_a_process_of_two, (name, plan, str(tmp_path)), num_processes=2)
+    expected = joint_step(name, (32, 40), 4)
     for process in range(2):
         assert worst_error(torch.load(tmp_path / f"{process}.pt")[0], expected) <= allowed(plan)
 
 
-@pytest.mark.parametrize("name", [name for name in GAMES if name != "minibatch std"])
+@pytest.mark.parametrize("name", [name for name in GAMES if not name.startswith("minibatch")])
 def test_two_processes_play_every_game_as_one_does(name: str, tmp_path: Path) -> None:
     debug_launcher(in_a_process_of_two, (name, "preact", str(tmp_path)), num_processes=2)
     translator = build_game(name, "cyclegan")
@@ -276,18 +304,20 @@ def test_two_processes_play_every_game_as_one_does(name: str, tmp_path: Path) ->
 
 def test_plans_from_most_to_least_do_ever_less() -> None:
     """Each plan of the ladder leads to a leaner one, and `blocks` joins it; the leanest is the end."""
-    networks, pix2pix = (build(CONFIGS[name]).networks.values() for name in ("resnet", "pix2pix-unet-resize"))
+    networks, pix2pix, cut = (build(CONFIGS[name]).networks.values()
+                              for name in ("resnet", "pix2pix-unet-resize", "cut-resnet"))
 
-    def ladder(networks: Any, num_generators: int) -> list[str]:
+    def ladder(networks: Any, replays: bool) -> list[str]:
         seen, plan = [], memory.PLANS["plain"]
         while plan is not None:
             seen.append(plan.name)
-            plan = memory.leaner(plan, networks, num_generators)
+            plan = memory.leaner(plan, networks, replays)
         return seen
 
-    assert ladder(networks, 2) == list(memory.LADDER) and memory.LADDER[-1] == "strips_blocks"
-    assert memory.leaner(memory.PLANS["blocks"], networks, 2).name == "strips"
-    assert ladder(pix2pix, 1) == ["plain", "split", "preact", "strips"], "a phase is not redone as it was"
+    assert ladder(networks, True) == list(memory.LADDER) and memory.LADDER[-1] == "strips_blocks"
+    assert ladder(cut, CUTConfig().build(3, 3).replays) == list(memory.LADDER)
+    assert memory.leaner(memory.PLANS["blocks"], networks, True).name == "strips"
+    assert ladder(pix2pix, False) == ["plain", "split", "preact", "strips"], "a phase is not redone as it was"
 
 
 def test_a_plan_is_applied_whatever_was_applied_before() -> None:

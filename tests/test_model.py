@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,9 @@ def test_tensors_come_back_as_floats_of_the_same_kind() -> None:
         expected = torch.cat([generator(image[None]) for image in batch])
     torch.testing.assert_close(model.convert(batch), expected, rtol=0, atol=0)
     torch.testing.assert_close(model.convert(batch[0]), expected[0], rtol=0, atol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.convert(batch.clone().requires_grad_())
     made = model.convert(batch.double())
     assert made.dtype == torch.float32 and not made.requires_grad and not made.is_inference()
 

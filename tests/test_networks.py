@@ -26,7 +26,7 @@ SMALL: dict[type, dict[str, object]] = {
 }
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
-    "minibatch_std": True,
+    "minibatch_std": True, "minibatch_kernels": 3,
 }
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from tests.test_images import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
 from translate import tiling
-from translate.data.decoding import decode
+from translate.data.decoding import count_pages, decode, inspect
 from translate.data.images import ImageConfig, read_image, to_array, to_tensor, write_image
 from translate.data.pages import Page, open_pages, page_of
 from translate.data.pictures import Picture
@@ -289,6 +290,24 @@ def test_a_cut_file_is_refused_when_it_is_opened(tmp_path, options):
         (tmp_path / "x.tif").write_bytes(content[:length])
         with pytest.raises(ImageError), open_pages(tmp_path / "x.tif", RGB8):
             pass
+
+
+@pytest.mark.parametrize("options", [{}, {"byteorder": ">", "bigtiff": True}])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_file_cut_between_two_pages_is_not_taken_for_one_of_fewer(tmp_path, options):
+    """tifffile gives the pages that are left, and no more than logs that there were others."""
+    path = tmp_path / "x.tif"
+    with tifffile.TiffWriter(path, **options) as writer:
+        for seed in range(4):
+            writer.write(noise(20, 15, 3, seed=seed), photometric="rgb", contiguous=False, metadata=None)
+    content = path.read_bytes()
+    assert count_pages(path) == inspect(path).frames == 4
+    for length in range(100, len(content), 40):
+        path.write_bytes(content[:length])
+        with pytest.raises(ImageError), open_pages(path, RGB8):
+            pytest.fail(f"{length} of {len(content)} bytes are taken for a whole file")
+        with suppress(ImageError):
+            assert count_pages(path) == 4
 
 
 @pytest.mark.parametrize("options", [{"tile": (16, 16), "compression": "zlib", "predictor": 2}, {"rowsperstrip": 5}])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import waves, write_pairs
-from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe
+from tests.runs import Silent, cut_recipe, cyclegan_recipe, final_state, pix2pix_recipe
 from translate.data import ComputedConfig, LabelsConfig, PairedConfig, UnpairedConfig
 from translate.errors import RecipeError
 from translate.files import read_lines
@@ -236,7 +236,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "stages.0.resolution": (20, weights), "stages.0.images": (6, weights), "stages.0.batch_size": (4, weights),
     "stages.0.resize": (30, weights), "stages.0.lr.kind": ({"kind": "linear", "to": 0.0}, weights),
     "stages.0.lr.factor": (0.5, weights), "stages.0.lr.start": (0.3, weights), "stages.0.lr.to": (0.9, weights),
-    "every.log": (2, lines), "every.sample": (4, listing("samples")), "every.checkpoint": (2, listing("checkpoints")),
+    "every.log": (2, lines), "every.probe": (4, lines), "every.sample": (4, listing("samples")),
+    "every.checkpoint": (2, listing("checkpoints")),
     "every.evaluate": (4, lines), "keep_checkpoints": (3, listing("checkpoints")),
     "evaluate.metric": ("l1", lambda run: last_evaluation(run)["decided_by"]),
     "evaluate.images": (3, lambda run: last_evaluation(run)["num_held_out"]),
@@ -245,7 +246,9 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.kind": (None, None),  # two translators: every other test
     "translator.weights.adversarial": (2.0, weights), "translator.weights.cycle": (1.0, weights),
     "translator.weights.identity": (0.0, weights), "translator.weights.l1": (1.0, weights),
-    "translator.weights.features": (1.0, weights),
+    "translator.weights.features": (1.0, weights), "translator.weights.nce": (3.0, weights),
+    "translator.temperature": (0.2, weights), "translator.patches": (4, weights),
+    "translator.flip_equivariance": (False, weights),
     "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "vanilla"}, weights),
     "translator.objective.smoothing": (0.1, weights), "translator.objective.flips": (0.4, weights),
     "translator.objective.clip": (0.02, weights),
@@ -258,9 +261,15 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.pace.warmup": (4, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
+MADE_BY = {  # options that CycleGAN does not have
+    "translator.weights.l1": pix2pix_recipe, "translator.weights.features": pix2pix_recipe,
+    "translator.weights.nce": cut_recipe, "translator.temperature": cut_recipe, "translator.patches": cut_recipe,
+    "translator.flip_equivariance": cut_recipe,
+}
 ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
     "workers": ("test_data_stream.py", "workers"),
     "data": ("test_data_folders.py", "test_every_option_of_the_data_changes_what_is_read"),
+    "guard": ("test_guard.py", "test_every_option_of_the_guard_changes_what_it_does"),
     "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.semantic": ("test_semantic.py", "test_every_option_of_the_consistency_changes_the_gradients"),
@@ -308,7 +317,7 @@ def test_without_a_cadence_there_is_a_picture_of_the_end_alone(shared_pairs: Pat
 @pytest.mark.parametrize("option", [option for option in CHANGES if CHANGES[option][1]])
 def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path, tmp_path: Path) -> None:
     value, observed = CHANGES[option]
-    make = pix2pix_recipe if option in ("translator.weights.l1", "translator.weights.features") else cyclegan_recipe
+    make = MADE_BY.get(option, cyclegan_recipe)
     document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4}}
     if make is cyclegan_recipe:
         document["stages"] = [SMALL_STAGE]

@@ -19,14 +19,31 @@ from PIL import Image
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import write_pairs
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, train_until
+from translate.checkpoint import verify
 from translate.cli import app
 from translate.data.cards import find_card
 from translate.data.images import ImageConfig, read_image, to_tensor
 from translate.errors import RunError, UsageError
+from translate.evaluate import evaluate_run
 from translate.files import read_lines
 from translate.release import load_release
 from translate.report import write_comparison, write_report
-from translate.report.charts import HEIGHT, LEFT, MOST_POINTS, TOP, Best, Curve, line_chart, short, thin, ticks
+from translate.report.charts import (
+    HEIGHT,
+    LEFT,
+    MOST_POINTS,
+    TOP,
+    Best,
+    Curve,
+    Mark,
+    Plot,
+    line_chart,
+    short,
+    thin,
+    ticks,
+)
+from translate.report.pages import words
+from translate.report.reading import read_run
 from translate.train import train
 
 ODD = "!<b>1 & 2.png"  # a file name that is also HTML
@@ -98,6 +115,13 @@ def test_the_report_says_what_the_run_folder_knows(run: Path) -> None:
         "started", "stage", "failed", "resumed", "stage", "finished"]
     assert all(what in page.text for what in ("started", "resumed", "memory plan split"))
     assert len(page.all("img", **{"data-when": "12 images"})) == 1
+
+
+def test_an_event_is_a_line_across_the_chart_where_it_happened() -> None:
+    chart = line_chart([Curve("loss", [0, 100], [0.0, 1.0])], marks=[Mark(50, "a <b>jump</b>"), Mark(500, "later")])
+    (place,) = re.findall(r'class="mark" x1="([\d.]+)"', chart)
+    assert float(place) == pytest.approx(LEFT + Plot.width / 2)
+    assert "a &lt;b&gt;jump" in chart and "later" not in chart
 
 
 def test_a_report_refers_to_nothing_outside_itself(run: Path, other: Path, tmp_path: Path) -> None:
@@ -215,6 +239,33 @@ def test_an_older_run_is_reported_as_far_as_it_is_known(run: Path, tmp_path: Pat
     assert "No held-out images: " in Page(write_report(old, make=True)).text
     with pytest.raises(RunError, match="no run here"):
         write_report(tmp_path)
+
+
+def test_a_table_of_scores_says_which_checkpoint_it_is_of(run: Path, tmp_path: Path) -> None:
+    """It stays in the folder when the run goes on, and is then no longer of the newest."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    results = evaluate_run(copied)
+    results.write(copied / "results.json")
+    assert ", of the checkpoint at 12 images" in Page(write_report(copied)).text
+
+
+def test_a_release_has_no_report(run: Path) -> None:
+    with pytest.raises(RunError, match="is a release"):
+        write_report(run / "release")
+    assert verify(run / "release") is None and not (run / "release" / "report.html").exists()
+
+
+def test_a_speed_that_is_not_known_is_not_drawn_as_none(run: Path) -> None:
+    """The first record after a start has no stretch behind it."""
+    record = read_run(run)
+    assert 0.0 in [each["images_per_second"] for each in record.training]
+    assert record.timed and all(each["images_per_second"] > 0 for each in record.timed)
+    (chart,) = re.findall(r'aria-label="images per second">(.*?)</svg></div>', Page(run / "report.html").source)
+    assert chart.count("<circle") == len(record.timed)
+
+
+def test_the_kind_of_a_thing_comes_first() -> None:
+    assert words({"smoothing": 0.1, "kind": "lsgan"}) == "lsgan, smoothing 0.1" and words([]) == "none"
 
 
 def test_the_command_writes_elsewhere_and_leaves_the_run_as_it_is(run: Path, tmp_path: Path) -> None:

@@ -146,12 +146,12 @@ def test_began_logs_its_convergence_and_moves_its_balance_once_a_step_whatever_t
         translator = build(config)
         for network in translator.phases["discriminator"].values():
             network.balance.fill_(0.5)
-        losses = step(translator, make_batch((32, 32)), micro_batch=micro_batch).losses
+        update = step(translator, make_batch((32, 32)), micro_batch=micro_batch)
         for side in "ab":
-            real, fake = losses[f"error_real_{side}"], losses[f"error_fake_{side}"]
+            real, fake = update.observed[f"real_{side}"], update.observed[f"fake_{side}"]
             balance = translator.networks[f"discriminator_{side}"].balance
             torch.testing.assert_close(balance, (0.5 + 0.5 * (real - fake)).clamp(0, 1))
-            torch.testing.assert_close(losses[f"convergence_{side}"], real + (real - fake).abs())
+            torch.testing.assert_close(update.losses[f"convergence_{side}"], real + (real - fake).abs())
             balances.append(balance)
     torch.testing.assert_close(balances[:2], balances[2:])
     assert balances[0] != 0.5

@@ -21,6 +21,7 @@ from PIL import Image
 from tests.runs import (
     Interrupted,
     Silent,
+    cut_recipe,
     cyclegan_recipe,
     final_state,
     in_a_process,
@@ -81,7 +82,7 @@ def test_the_learning_rate_follows_its_schedule(shared_pairs: Path, tmp_path: Pa
     assert rates[40] == pytest.approx(2e-4 * (1 - 14 / 16))
 
 
-@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe])
+@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe, cut_recipe])
 def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path, tmp_path: Path) -> None:
     recipe = make(shared_pairs)
     assert final_state(finished(recipe, tmp_path / "one")) == final_state(finished(recipe, tmp_path / "two"))
@@ -89,7 +90,7 @@ def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path,
     assert final_state(other) != final_state(tmp_path / "one")
 
 
-@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe, stabilised_recipe])
+@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe, cut_recipe, stabilised_recipe])
 @pytest.mark.parametrize("at", [6, 10])
 def test_an_interrupted_run_resumes_bit_identically(make: Any, at: int, shared_pairs: Path, tmp_path: Path) -> None:
     recipe = make(shared_pairs)
@@ -306,7 +307,7 @@ class TestProcesses:
         return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                                *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=180)
 
-    @pytest.mark.parametrize("kind", ["cyclegan", "pix2pix"])
+    @pytest.mark.parametrize("kind", ["cyclegan", "pix2pix", "cut"])
     def test_two_processes_train_as_one(self, kind: str, shared_pairs: Path, tmp_path: Path) -> None:
         """The same parameters after three steps with the same global batch, in float64 with SGD."""
         script = ROOT / "tests" / "three_steps.py"

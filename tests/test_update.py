@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from translate import draws
 from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.live_bytes import LiveBytes
@@ -24,7 +25,7 @@ from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetCo
 from translate.networks.layers import seed_dropout
 from translate.optimizers import SGD
 from translate.precision import is_out_of_memory
-from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
+from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, Translator
 from translate.update import Update
 
 RESNET = ResNetConfig(width=4, blocks=2)
@@ -44,6 +45,14 @@ PIX2PIXS = {
     "unet-batch-dropout": Pix2PixConfig(generator=UNetConfig(width=4, downs=6),
                                         discriminator=PatchGANConfig(width=4, layers=2, norm="batch")),
     "resnet-lsgan": Pix2PixConfig(generator=RESNET, discriminator=PATCH, objective=LeastSquares()),
+}
+
+CUTS = {
+    "resnet": CUTConfig(generator=RESNET, discriminator=PATCH, patches=20),
+    "resnet-flipped-no-identity": CUTConfig(generator=ResNetConfig(width=4, blocks=6, norm="none"),
+                                            discriminator=PATCH, patches=20, weights={"nce": 10.0, "identity": 0.0},
+                                            flip_equivariance=True),
+    "unet-batch-dropout": CUTConfig(generator=UNetConfig(width=4, downs=6), discriminator=PATCH, patches=20),
 }
 
 
@@ -135,6 +144,69 @@ def pix2pix_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
     return dict(zip(names, found, strict=True))
 
 
+def cut_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
+    """Equations 3 to 5 of the paper, patch by patch, as one sum and one backward pass; keys are constants."""
+    generator, heads, judge = (copy.deepcopy(network) for network in (
+        translator.generator_ab, translator.heads, translator.discriminator_b))
+    a, b, w = batch.a, batch.b, translator.weights
+    if hasattr(generator, "head"):
+        first, layers = generator.head[0], [*generator.head[1:], *generator.trunk[:1], *generator.trunk[1:5][-1:]]
+    else:
+        first, layers = generator.down[0], generator.down[:4]
+    flipped = draws.uniform(batch.keys, "flip", a.device) < 0.5
+    if not translator.flip_equivariance:
+        flipped = torch.zeros_like(flipped)
+
+    def flip(images: Tensor) -> Tensor:
+        return torch.stack([image.flip(2) if left else image for image, left in zip(images, flipped, strict=True)])
+
+    def encoded(image: Tensor) -> list[Tensor]:
+        """From a whole pass through the generator, which pads an image that does not fit."""
+        found: list[Tensor] = []
+        hooks = [first.register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0]))]
+        hooks += [layer.register_forward_hook(lambda layer, inputs, out: found.append(out)) for layer in layers]
+        generator(image)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    def contrasted(name: str, real: Tensor, fake: Tensor) -> Tensor:
+        losses = []
+        for number, (k, q) in enumerate(zip(encoded(real), encoded(fake), strict=True)):
+            places = draws.places(batch.keys, f"{name} {number}", translator.patches, q.shape[2:], q.device)
+            parts = []
+            for key, query, rows, columns in zip(k, flip(q), *places, strict=True):
+                vectors = [heads.heads[number](features[:, rows, columns].T) for features in (query, key)]
+                v, others = (vector / vector.square().sum(1, keepdim=True).sqrt() for vector in vectors)
+                alike = torch.exp(v @ others.detach().T / translator.temperature)
+                parts.append((alike.sum(1) / alike.diagonal()).log())
+            losses.append(torch.stack(parts).mean())
+        return torch.stack(losses).mean()
+
+    fake = generator(flip(a))
+    loss = w.adversarial * ((judge(fake) - 1) ** 2).mean() + w.nce * contrasted("nce", a, fake)
+    if w.identity:
+        loss = loss + w.identity * contrasted("identity", b, generator(flip(b)))
+    found = torch.autograd.grad(loss, [*generator.parameters(), *heads.parameters()])
+    judged = 0.5 * (((judge(b) - 1) ** 2).mean() + (judge(fake.detach()) ** 2).mean())
+    found += torch.autograd.grad(judged, list(judge.parameters()))
+    names = [f"{name}.{parameter}" for name, network in (
+        ("generator_ab", generator), ("heads", heads), ("discriminator_b", judge))
+        for parameter, _ in network.named_parameters()]
+    return dict(zip(names, found, strict=True))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("size", [(64, 64), (33, 50)], ids=["square", "odd"])
+@pytest.mark.parametrize("name", CUTS)
+def test_cut_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
+    translator, batch = build(CUTS[name]), make_batch(size)
+    seed_dropout(translator.networks.values(), batch.keys)
+    expected = cut_reference(translator, batch)
+    step(translator, batch, plan)
+    assert worst_error(gradients(translator), expected) <= 1e-12
+
+
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("size", [(64, 64), (33, 50)], ids=["square", "odd"])
 @pytest.mark.parametrize("name", CYCLEGANS)
@@ -157,7 +229,8 @@ def test_pix2pix_gradients_equal_one_joint_backward_pass(name: str, size: tuple[
     assert worst_error(gradients(translator), expected) <= 1e-12
 
 
-@pytest.mark.parametrize("config", [CYCLEGANS["resnet"], PIX2PIXS["unet"]], ids=["cyclegan", "pix2pix"])
+@pytest.mark.parametrize("config", [CYCLEGANS["resnet"], PIX2PIXS["unet"], CUTS["resnet-flipped-no-identity"]],
+                         ids=["cyclegan", "pix2pix", "cut"])
 @pytest.mark.parametrize("plan", PLANS)
 def test_micro_batches_give_the_gradients_of_the_whole_batch(config: Any, plan: str) -> None:
     batch = make_batch((32, 32), samples=3)
@@ -338,8 +411,9 @@ class TestOutOfMemory:
                        pool=1),
         Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance"),
                       discriminator=PatchGANConfig(width=4, norm="batch")),
+        CUTConfig(generator=UNetConfig(width=4, downs=5), discriminator=PatchGANConfig(width=4, norm="batch")),
         CycleGANConfig(generator=RESNET, discriminator=PATCH, pool=2, objective={"kind": "vanilla", "flips": 0.4},
-                       penalty={"kind": "wgan_gp"})], ids=["cyclegan", "pix2pix", "with chance and a penalty"])
+                       penalty={"kind": "wgan_gp"})], ids=["cyclegan", "pix2pix", "cut", "with chance and a penalty"])
     def test_a_later_phase_is_undone_without_a_trace(self, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """The discriminators run out once, after all their work: buffers, losses, pool and chance are as if not."""
         results = {}

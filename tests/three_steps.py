@@ -1,4 +1,4 @@
-"""Three float64 steps with SGD: `three_steps.py cyclegan|pix2pix DATA OUT`, by one process or under torchrun."""
+"""Three float64 steps with SGD: `three_steps.py cyclegan|pix2pix|cut DATA OUT`, by one process or under torchrun."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import tests.conftest  # noqa: F401, I001  (one thread, no GPU; before torch)
 import torch
 
-from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
+from tests.runs import Silent, cut_recipe, cyclegan_recipe, pix2pix_recipe
 from translate.data import Batch
 from translate.runs import RunFolder
 from translate.processes import make_accelerator
@@ -27,6 +27,10 @@ def main(kind: str, data: Path, out: Path) -> None:
         translator = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 4, "blocks": 1},
                       "discriminator": {"kind": "patchgan", "width": 4, "layers": 1}, "pool": 50}
         recipe = cyclegan_recipe(data, translator=translator, **changes)
+    elif kind == "cut":
+        translator = {"kind": "cut", "generator": {"kind": "resnet", "width": 4, "blocks": 1}, "patches": 30,
+                      "discriminator": {"kind": "patchgan", "width": 4, "layers": 1}, "flip_equivariance": True}
+        recipe = cut_recipe(data, translator=translator, **changes)
     else:
         translator = {"kind": "pix2pix", "generator": {"kind": "unet", "width": 4, "downs": 6, "norm": "instance"},
                       "discriminator": {"kind": "patchgan", "width": 4, "layers": 1, "norm": "none"}}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ class Progress:
     evaluated: int = 0  # `images` at the last evaluation
     best: Best | None = None
     since_best: int = 0  # evaluations that were not better
+    rollbacks: int = 0  # how often the run has gone back to a healthy checkpoint; each time its data are others
+    clear: int | None = None  # `images` at the last look of the guard that showed no sign; None: it needs no way back
+    guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
 
     def compare(self, metric: str, value: float | None, num_images: int, higher_is_better: bool) -> bool:
         """Note a new best, or that there was none; whether this is one. What was measured otherwise does not count."""
@@ -88,8 +91,8 @@ class RunState:
 
 
 def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
-    """Write the run's state to `folder`/<images>; keep the newest `keep` checkpoints and the best. Every process calls
-    this.
+    """Write the run's state to `folder`/<images>; keep the newest `keep` checkpoints, the best, and the newest that the
+    guard calls healthy. Every process calls this.
 
     Raises `DiskError` when the disk is full; all earlier checkpoints are then intact.
     """
@@ -111,7 +114,7 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
             _write_shared_state(building, run)
             seal(building)
             _publish(building, final)
-            _rotate(folder, final, keep, run.progress.best)
+            _rotate(folder, final, keep, run.progress)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
         raise DiskError.of(error, final, _bytes_needed(run) if is_disk_fault(error) else None) from error
@@ -164,7 +167,7 @@ def best_checkpoint(folder: Path) -> Path | None:
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and why each newer one was refused."""
     refused: list[str] = []
-    for path in sorted((path for path in folder.glob("[0-9]*") if path.is_dir()), reverse=True):
+    for path in reversed(_paths(folder)):
         fault = verify(path)
         if fault is None:
             return path, refused
@@ -285,15 +288,43 @@ def _publish(building: Path, final: Path) -> None:
     files.exchange_folder(building, final)
 
 
-def _rotate(folder: Path, newest: Path, keep: int, best: Best | None) -> None:
-    """Remove all but the last `keep` and the best. Later ones were refused by the resume that led here."""
-    paths = sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
-    kept = [path for path in paths if path.name <= newest.name and (path / MANIFEST).is_file()][-keep:]
-    best_path = None if best is None else checkpoint_at(folder, best.images)
+def healthy_checkpoint(folder: Path, clear: int) -> Path | None:
+    """The newest checkpoint that verifies of those that were written at `clear` images or before."""
+    for path in reversed(_paths(folder)):
+        if int(path.name) <= clear and verify(path) is None:
+            return path
+    return None
+
+
+def discard_after(path: Path) -> None:
+    """Remove all checkpoints that are newer than the one at `path`."""
+    for other in _paths(path.parent):
+        if other.name > path.name:
+            _remove(other)
+
+
+def _rotate(folder: Path, newest: Path, keep: int, progress: Progress) -> None:
+    """Remove all but the last `keep`, the best and the newest healthy one. Later ones were refused by the resume that
+    led here."""
+    paths = _paths(folder)
+    whole = [path for path in paths if path.name <= newest.name and (path / MANIFEST).is_file()]
+    kept = whole[-keep:]
+    if progress.best is not None:
+        kept.append(checkpoint_at(folder, progress.best.images))
+    if progress.clear is not None:
+        kept += [path for path in whole if int(path.name) <= progress.clear][-1:]
     for path in paths:
-        if path not in kept and path != best_path:
-            (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed one is not taken for a whole
-            shutil.rmtree(path, ignore_errors=True)
+        if path not in kept:
+            _remove(path)
+
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+
+
+def _remove(path: Path) -> None:
+    (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed one is not taken for a whole
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _bytes_needed(run: RunState) -> int:

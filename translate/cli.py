@@ -141,7 +141,8 @@ def convert(
             display.progress(number, total, "", {}, worked=worked, megapixels=None if dry_run else pixels / 1e6)
 
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
-                                overwrite=overwrite, max_pixels=max_pixels or MAX_PIXELS, memory=memory,
+                                overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+                                memory=memory,
                                 file_format=file_format, quality=quality,  # type: ignore[arg-type]
                                 workers=workers, shard=part, dry_run=dry_run, on_progress=show)
         own = {row.path for row in summary.failed}
@@ -196,6 +197,9 @@ def evaluate(
         elif against is None:
             raise UsageError(f"{what}: neither a run nor a release; for a folder of images, say --against FOLDER")
         elif classes is not None:
+            if source is not None or most is not None:
+                raise UsageError("--classes: label maps are compared as they are, all of them; leave --source and "
+                                 "--images out")
             results = evaluate_labels(what, against, classes, ignore)
         else:
             results = evaluate_folder(what, against, source, most=most, on_progress=show)
@@ -273,8 +277,6 @@ def plan_command(
         wide.print(plan_table(stages, budget, named))
         if budget is None:
             say("say --memory 8GB to see what fits a card of that size")
-        if any(stage.chosen is not None and stage.chosen.plan.name != "blocks" for stage in stages):
-            say("memory: auto never takes blocks, as strips takes less memory and less compute; name it to use it")
     misfits = [stage for stage in stages if stage.chosen is None]
     if misfits:
         raise DoesNotFit("\n".join(f"stage {stage.number + 1} does not fit: {stage.advice}" for stage in misfits))

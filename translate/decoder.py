@@ -85,6 +85,8 @@ class Decoder:
         """What `read` gives. Raises `ImageError`, also where the process dies of the file, and `NoDecoder`."""
         if self._closed:
             raise NoDecoder("the process that decodes images has been ended")
+        if self._process is not None and not self._process.is_alive():
+            self._end(self._process)  # between two files: it died of neither
         process = self._process or self._start()
         try:
             self._pipe.send(request)
@@ -92,9 +94,12 @@ class Decoder:
                 self._end(process)
                 raise ImageError(request.path, "read", f"was not decoded within {SECONDS:g} seconds")
             answer = self._pipe.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # a plain OSError where it died in the middle of its answer
             raise ImageError(request.path, "read", f"the process that decoded it {self._end(process)}; the file may be "
                              "damaged, or need more memory than there is") from None
+        except MemoryError:  # the rest of the answer is still in the pipe, and would be taken for the next file's
+            self._end(process)
+            raise
         if isinstance(answer, BaseException):
             raise answer
         return answer

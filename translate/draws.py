@@ -7,6 +7,7 @@ processes. Nothing is taken from torch's global generators.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 import torch
@@ -28,3 +29,16 @@ def normal(keys: Sequence[int], name: str, like: Tensor) -> Tensor:
         # Drawn in the plain order of memory, and not in place: a draw must not depend on how a batch lies in memory.
         sample.copy_(torch.randn(sample.shape, generator=chance, dtype=like.dtype, device=like.device))
     return noise
+
+
+def places(keys: Sequence[int], name: str, num: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    """`num` different places in a map of `size` (height, width) for each sample, as rows and columns: (2, N, num).
+
+    All of the places, in some order, where there are no more. They are drawn on the host, so no device waits.
+    """
+    height, width = size
+    drawn = [random.Random(stable_hash(key, name)).sample(range(height * width), min(num, height * width))
+             for key in keys]
+    rows, columns = ([[index // width for index in each] for each in drawn],
+                     [[index % width for index in each] for each in drawn])
+    return torch.tensor([rows, columns], device=device)

@@ -9,6 +9,7 @@
     ├── ImageError                 exit 3   one image file cannot be read or written
     ├── CheckpointError            exit 4   no checkpoint or release could be read and verified
     ├── DoesNotFit                 exit 5   the work does not fit into the memory that was allowed
+    ├── Collapsed                  exit 6   a training is lost, and going back has not helped
     ├── DiskError                  exit 74  the disk is full or cannot be written
     └── Stopped                    exit 75  a signal asked us to stop; the work can be resumed
 
@@ -85,6 +86,12 @@ class DoesNotFit(TranslateError):
     """The work does not fit into the memory that was allowed."""
 
     exit_code = 5
+
+
+class Collapsed(TranslateError):
+    """A training is lost: the guard has seen a sign of it that lasts, and going back has not helped."""
+
+    exit_code = 6
 
 
 class DiskError(TranslateError):

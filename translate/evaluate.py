@@ -3,6 +3,7 @@
 `results.json` holds
 
     what          the run or folder;  against: the real images;  direction: of a run
+    weights       of a run: the name of the folder they are from, of a checkpoint the images it had seen; else null
     num_images, num_reals, num_sources;  paired: whether image i has a truth
     features      the networks that sets were compared by
     interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
@@ -110,7 +111,8 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     results = compare(Images(len(held_out.sources), fake), Images(len(held_out.reals), held_out.real),
                       None if release.labels else Images(len(held_out.sources), held_out.source),
                       paired=held_out.paired, sources_paired=True, on_progress=on_progress)
-    results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction}
+    results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction,
+                      "weights": release.weights.name if release.weights else None}
     return results
 
 
@@ -139,7 +141,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
             notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
     results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
                       paired=paired, sources_paired=sources_paired, on_progress=on_progress)
-    results.about |= {"what": str(folder), "against": str(against), "direction": None}
+    results.about |= {"what": str(folder), "against": str(against), "direction": None, "weights": None}
     results.missing += notes
     return results
 
@@ -157,8 +159,9 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
             confusions.append(scores.confusion(read_labels(prediction), read_labels(truth)))
         except DataError as error:
             raise ImageError(prediction, "read", str(error)) from None
-    return Results({"what": str(folder), "against": str(against), "direction": None, "num_images": len(predictions),
-                    "num_reals": len(truths), "num_sources": 0, "paired": True, "features": []},
+    return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
+                    "num_images": len(predictions), "num_reals": len(truths), "num_sources": 0, "paired": True,
+                    "features": []},
                    scores.summarise(confusions))
 
 
@@ -186,8 +189,9 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
         kept[name].append(observe(image, truth, networks, small=diversity.LARGEST, lpips=lpips))
 
     for number in range(images.num):
+        image, truth = images.read(number), reals.read(number) if paired else None
         try:
-            look("images", *_like(images.read(number), reals.read(number) if paired else None))
+            look("images", image, truth)
         except DataError as error:
             raise DataError(f"{images.paths[number] if images.paths else f'image {number}'}: {error}") from None
         on_progress(reals.num + number + 1, total)
@@ -200,31 +204,36 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
             look("identity", plain, truth)
             look("colour_transfer", transfer(plain), truth)
         on_progress(reals.num + images.num + number + 1, total)
+    scores = summarise(kept["images"], kept["reals"], paired=paired)
+    missing += observations.why_not(scores, kept["images"], kept["reals"], networks, paired=paired)
     return Results(
         {"num_images": images.num, "num_reals": reals.num, "num_sources": sources.num if sources else 0,
          "paired": paired, "features": [network.title for network in networks]},
-        summarise(kept["images"], kept["reals"], paired=paired), observations.floor(kept["reals"]),
+        scores, observations.floor(kept["reals"]),
         {name: summarise(kept[name], kept["reals"], paired=paired and sources_paired)
          for name in ("identity", "colour_transfer") if len(kept[name]) == (sources.num if sources else -1)}, missing)
 
 
 def read_any(path: Path) -> Tensor:
-    """An image as it is: (C, H, W) float32, integers mapped to [-1, 1], no transparency. Raises `ImageError`."""
+    """An image as it is, but grey as RGB, as formats differ in whether they keep grey images grey: (C, H, W) float32,
+    integers mapped to [-1, 1], no transparency. Raises `ImageError`."""
     pixels = change_bits(decode(read_content(path), path).pixels, "float")
-    return to_tensor(pixels, ImageConfig(channels=pixels.shape[2], bits="float"))
+    image = to_tensor(pixels, ImageConfig(channels=pixels.shape[2], bits="float"))
+    return image if (rgb := identity(image, 3)) is None else rgb
 
 
 def _images(paths: Sequence[Path], most: int | None) -> Images:
     chosen = [paths[index] for index in spread(len(paths), most)]
-    return Images(len(chosen), lambda number: read_any(chosen[number]), chosen)
+    channels = len(read_any(chosen[0]))
 
+    def read(number: int) -> Tensor:
+        image = read_any(chosen[number])
+        if len(image) != channels:
+            raise DataError(f"{chosen[number]}: has {len(image)} channels, and {chosen[0]} has {channels}; images of "
+                            "one set are to have as many")
+        return image
 
-def _like(image: Tensor, truth: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Grey beside RGB is made RGB: formats differ in whether they keep grey images grey."""
-    if truth is None or image.shape[0] == truth.shape[0]:
-        return image, truth
-    most = max(image.shape[0], truth.shape[0])
-    return tuple(each if (same := identity(each, most)) is None else same for each in (image, truth))  # type: ignore[return-value]
+    return Images(len(chosen), read, chosen)
 
 
 def _list(folder: Path) -> list[Path]:

@@ -35,6 +35,7 @@ from translate.errors import DataError, TranslateError
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, observe, summarise
+from translate.metrics.reference import SMALLEST_MS_SSIM, SMALLEST_SSIM
 from translate.precision import Format, autocast
 from translate.recipe import Recipe
 from translate.translators import Direction, Translator
@@ -44,6 +45,7 @@ MOST_EVALUATIONS = 100  # of a run whose cadence is auto
 SMALL = 64  # px: how alike outputs are is told from copies of this size while training
 # called with the number of a held-out image, its source, its translation, and its truth where that is known
 Look = Callable[[int, Tensor, Tensor, Tensor | None], None]
+SMALLEST = {"ssim": SMALLEST_SSIM, "ms_ssim": SMALLEST_MS_SSIM, "gradient_error": 2}  # px a side
 NEEDS_TRUTH = ("psnr", "ssim", "ms_ssim", "l1", "gradient_error")
 
 
@@ -160,6 +162,12 @@ class Evaluator:
         if metric in NEEDS_TRUTH and not self.held_out.paired:
             raise DataError(f"evaluate.metric: {metric} needs the truth of the test images, which is known where the "
                             "two test folders pair by name; use kernel_distance")
+        if metric == "kernel_distance" and min(len(self.held_out.sources), len(self.held_out.reals)) < 2:
+            raise DataError("the kernel distance compares sets, from two test images on each side, and there is one")
+        side = min(self.held_out.source(0).shape[1:])
+        if side < SMALLEST.get(metric, 1):
+            raise DataError(f"evaluate.metric: {metric} needs test images with sides of {SMALLEST[metric]} px, and the "
+                            f"first has {side}; use another score")
         return metric
 
     def _cadence(self, recipe: Recipe) -> int:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -22,6 +21,8 @@ from translate.heldout import Evaluator
 from translate.machine import describe_machine, take_peak_bytes
 from translate.metrics.observations import MEASURES
 from translate.precision import Format, autocast, is_out_of_memory
+from translate.probe import Probe
+from translate.processes import Means, by_main_process
 from translate.recipe import Recipe, Stage
 from translate.report import Showcase, write_report
 from translate.tracking import Tracker, sample_grid
@@ -54,7 +55,8 @@ class Logbook:
         self.showcase = Showcase(folder, self.evaluator.held_out) if self.evaluator else None
         self.tracker = Tracker(folder, recipe, accelerator, lambda line: self.tell("warning", line))
         self._held_out: Batch | None = None
-        self._losses: dict[str, tuple[Any, int]] = {}  # sum, and the number of steps that had it
+        self._probe: Probe | None = None
+        self._losses, self._observed = Means(), Means()
         self._since = (time.monotonic(), 0)
         self._shown: dict[str, float] = {}
 
@@ -71,9 +73,12 @@ class Logbook:
         self.report.say(line)
         self.tracker.event(self.progress.images, what, line)
 
-    def enter(self, number: int, stage: Stage, plan: str, line: str, predicted_bytes: int | None) -> None:
+    def enter(self, number: int, stage: Stage, translator: Translator, plan: str, line: str,
+              predicted_bytes: int | None) -> None:
         """Stage `number` begins, or goes on, under the memory plan named `plan`, of which `line` tells."""
         self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
+        self._probe = Probe(self._held_out, translator, self.recipe.translator.needs_pairs, self.accelerator.device,
+                            self.precision)
         height, width = stage.size
         self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
                         f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
@@ -81,24 +86,46 @@ class Logbook:
         self.tracker.event(self.progress.images, "stage", line, stage=number, plan=plan,
                            predicted_bytes=predicted_bytes)
 
-    def note(self, losses: dict[str, Tensor]) -> None:
-        """Gather the losses of a step; not every step has every loss."""
-        for name, loss in losses.items():
-            total, steps = self._losses.get(name, (0.0, 0))
-            self._losses[name] = total + loss, steps + 1
+    def note(self, losses: dict[str, Tensor], observed: dict[str, Tensor]) -> None:
+        """Gather the losses of a step and what else it observed; not every step has all of either."""
+        self._losses.add(losses)
+        self._observed.add(observed)
 
     def record_losses(self, lr: float) -> None:
         """Record the means of all that was gathered since the last time."""
-        means = torch.stack([total.float() / steps for total, steps in self._losses.values()])
-        means = self.accelerator.reduce(means, "mean")
-        self._shown = dict(zip(self._losses, means.tolist(), strict=True))
+        self._shown = self._losses.take(self.accelerator)
         (then, images), now = self._since, time.monotonic()
         speed = (self.progress.images - images) / (now - then) if images else 0.0
         self._since = (now, self.progress.images)
         self.tracker.record(self.progress.images, "train", self._shown | {
             "lr": lr, "images_per_second": speed, "peak_bytes": take_peak_bytes(self.accelerator.device)},
             stage=self.progress.stage)
-        self._losses = {}
+        self.tracker.record(self.progress.images, "game", self._observed.take(self.accelerator),
+                            stage=self.progress.stage)
+
+    def probe(self) -> dict[str, float]:
+        """Look at the held-out samples as they are translated now, see `translate.probe`; record what is seen.
+
+        All processes get what the main one sees.
+        """
+        seen = by_main_process(self._look, self.accelerator)
+        if seen:
+            self.tracker.record(self.progress.images, "probe", seen, stage=self.progress.stage)
+        return seen
+
+    def _look(self) -> dict[str, float]:
+        try:
+            return {} if self._probe is None else self._probe()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.tell("warning", f"warning: no look at the probe at {self.progress.images:,} images: out of memory")
+            return {}
+
+    def go_back(self, num_images: int) -> None:
+        """The run is back at `num_images`: forget what was recorded and gathered since."""
+        self._losses, self._observed, self._since = Means(), Means(), (time.monotonic(), num_images)
+        self.tracker.resume_at(num_images)
 
     def show_progress(self) -> None:
         """Say where the training stands."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from translate.schema import Config
 
@@ -51,6 +51,12 @@ def clip_gradients(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         if group.get("clip") is not None:  # a checkpoint of earlier days has none
             nn.utils.clip_grad_norm_(group["params"], group["clip"])
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The norm of the whole gradient an optimizer is about to follow, a scalar on the device."""
+    return nn.utils.get_total_norm([parameter.grad for group in optimizer.param_groups for parameter in group["params"]
+                                    if parameter.grad is not None])
 
 
 class Optimizers(Config):

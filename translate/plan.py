@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
@@ -95,11 +95,20 @@ def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: For
 def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, device: Device = "cuda",
            num_processes: int = 1) -> Prediction | None:
     """The plan of the least compute whose prediction fits into `budget` bytes; None when none does."""
-    for name in LADDER[1:]:  # in the order of their compute; `plain` computes no less than `split`
+    def fits(name: memory.PlanName) -> Prediction | None:
         prediction = predict(recipe, stage, PLANS[name], precision, device, num_processes)
-        if budget is None or prediction.peak_bytes <= budget:
-            return prediction
-    return None
+        return prediction if budget is None or prediction.peak_bytes <= budget else None
+
+    # The ladder is in the order of compute; `plain` computes no less than `split`.
+    first = next(filter(None, map(fits, LADDER[1:])), None)
+    if first is not None and not first.plan.in_strips:
+        return first
+    return least_compute(filter(None, (first, fits("blocks"))))
+
+
+def least_compute(predictions: Iterable[Prediction]) -> Prediction | None:
+    """The first of those that compute least; None of none."""
+    return min(predictions, key=lambda each: each.compute, default=None)
 
 
 @dataclass(frozen=True)
@@ -216,18 +225,19 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
     translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b))
     for plan in plans.values():
         found = predict(recipe, stage, plan, precision, device)
-        does = memory.effect(plan, translator.networks.values(), len(translator.phases["generator"]))
+        does = memory.effect(plan, translator.networks.values(), translator.replays)
         first = effects.setdefault(does, plan.name)
         predictions.append(Prediction(plan, found.peak_bytes, found.compute, first if first != plan.name else None))
     by_name = {each.plan.name: each for each in predictions}
-    fitting = [by_name[name] for name in LADDER[1:] if budget is None or by_name[name].peak_bytes <= budget]
+    fitting = least_compute(by_name[name] for name in (*LADDER[1:], "blocks")
+                            if budget is None or by_name[name].peak_bytes <= budget)
     if named is None:
-        chosen = fitting[0] if fitting else None
+        chosen = fitting
     else:
         chosen = by_name[named.plan] if budget is None or by_name[named.plan].peak_bytes <= budget else None
     advice = ""
     if chosen is None and fitting:
-        advice = f"plan {named.plan if named else ''} does not fit and {fitting[0].plan} does: set memory to auto"
+        advice = f"plan {named.plan if named else ''} does not fit and {fitting.plan} does: set memory to auto"
     elif chosen is None and budget is not None:
         advice = advise(recipe, stage, number, budget, precision, device)
     return StagePlan(number, stage, predictions, chosen, advice)

@@ -16,8 +16,11 @@ def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: tor
     """The number format a device trains and translates in.
 
     `auto` is bf16 on CUDA cards from Ampere on, fp16 on older ones, bf16 on a CPU that computes in it (AMX or
-    AVX512-BF16), else fp32. Raises `UsageError` for fp16 on a CPU: autocast would quietly compute in fp32.
+    AVX512-BF16), else fp32. Raises `UsageError` for what is no format, and for fp16 on a CPU: autocast would quietly
+    compute in fp32.
     """
+    if asked not in ("auto", "fp32", "bf16", "fp16"):
+        raise UsageError(f"precision {asked}: expected auto, fp32, bf16 or fp16")
     if asked == "fp16" and device.type == "cpu":
         raise UsageError("precision: fp16 does nothing on a CPU; use bf16, fp32 or auto")
     if asked == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):

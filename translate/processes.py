@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.errors import TranslateError, UsageError
@@ -48,6 +49,27 @@ def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Acce
         module.to(accelerator.device)
         for tensor in [*module.parameters(), *module.buffers()]:
             torch.distributed.broadcast(tensor.data, src=0)
+
+
+class Means:
+    """Means of what steps bring, over steps and processes. Every process calls the methods alike."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[Tensor, int]] = {}  # and the number of steps that had it
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Take in scalars on the device; not every step has all of them."""
+        for name, value in values.items():
+            total, steps = self.sums.get(name, (torch.zeros_like(value), 0))
+            self.sums[name] = total + value, steps + 1
+
+    def take(self, accelerator: Accelerator) -> dict[str, float]:
+        """The means of all since the last time; empty where nothing came."""
+        sums, self.sums = self.sums, {}
+        if not sums:
+            return {}
+        means = torch.stack([total.float() / steps for total, steps in sums.values()])
+        return dict(zip(sums, accelerator.reduce(means, "mean").tolist(), strict=True))
 
 
 def by_main_process(decide: Callable[[], Made], accelerator: Accelerator) -> Made:

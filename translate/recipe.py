@@ -61,6 +61,7 @@ class Cadence(Config):
     """How often, in images."""
 
     log: int = Field(100, ge=1)
+    probe: int = Field(200, ge=1)  # a look at what the generators make of a few held-out images, in numbers
     sample: int | None = Field(2_000, ge=1)  # a grid of pictures; null: only at the end
     checkpoint: int = Field(10_000, ge=1)
     evaluate: int | Literal["auto"] | None = "auto"  # held-out scores; auto: as often as 5 % of the time allows, where
@@ -134,6 +135,19 @@ class Adaptation(Config):
         return self
 
 
+Sign = Literal["not_finite", "constant", "saturated", "copy", "lost", "blind", "won", "fooled", "vanished", "exploded"]
+
+
+class GuardConfig(Config):
+    """What is done about a training that is lost; docs/training.md tells the signs. Judged at every `every.probe`."""
+
+    patience: int = Field(2_000, ge=1)  # images that a sign must last; less is quicker, and surer to be wrong
+    skips: int = Field(10, ge=0)  # steps in a row that may be left out because their numbers are not finite
+    # returns to the newest healthy checkpoint, each with other data, before the run is given up; 0: at the first sign
+    rollbacks: int = Field(3, ge=0)
+    ignore: tuple[Sign, ...] = ()  # signs that mean nothing here
+
+
 class Recipe(Config):
     """Everything about a training."""
 
@@ -147,13 +161,14 @@ class Recipe(Config):
     stages: tuple[Stage, ...] = Field(min_length=1)
     every: Cadence = Cadence()
     evaluate: Evaluation = Evaluation()
+    guard: GuardConfig | None = GuardConfig()  # null: nobody watches
     keep_checkpoints: int = Field(2, ge=2)
     workers: int = Field(2, ge=0)  # processes that load images; the data stream does not depend on it
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     adapt: Adaptation | None = None  # for `translate adapt`
 
-    may_change: ClassVar[tuple[str, ...]] = ("every", "evaluate", "keep_checkpoints", "workers", "trackers", "memory",
-                                             "adapt")
+    may_change: ClassVar[tuple[str, ...]] = ("every", "evaluate", "guard", "keep_checkpoints", "workers", "trackers",
+                                             "memory", "adapt")
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
@@ -166,7 +181,11 @@ class Recipe(Config):
         a, b = self.data.channels_a, self.data.channels_b
         if self.translator.needs_pairs and not self.data.paired:
             yield (f"translator.kind: {self.translator.kind} needs pairs, and data.kind {self.data.kind} has none; use "
-                   "data.kind: paired, labels or computed, or translator.kind: cyclegan")
+                   "data.kind: paired, labels or computed, or translator.kind: cyclegan "
+                   "or cut")
+        if self.translator.kind == "cut" and a != b:
+            yield ("translator.kind: cut compares input and output by one encoder, which needs as many channels in A "
+                   f"as in B, not {a} and {b}; use cyclegan or pix2pix")
         if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
             yield f"translator.weights.identity: needs as many channels in A as in B, not {a} and {b}; set it to 0"
         if self.translator.kind == "cyclegan" and self.translator.semantic is not None and a != b:

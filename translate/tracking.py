@@ -1,7 +1,9 @@
 """What a run leaves for people and programs to look at: JSON lines, sample grids, and trackers through Accelerate.
 
-    metrics.jsonl   losses and scores; what a resume repeats is forgotten first
-    events.jsonl    what happened, and when: start, resume, stage, memory, warning, end; nothing of it is ever forgotten
+    metrics.jsonl   losses and scores, and how the game stands (docs/training.md); what a resume repeats, or the guard
+                    takes back, is forgotten first
+    events.jsonl    what happened, and when: start, resume, stage, memory, warning, what the guard did, end; nothing is
+                    ever forgotten
 
 The numbers and pictures also go to the trackers that the recipe names. A training never fails because one of them
 does: a tracker that raises is left out from then on, with one warning.

@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from translate import plan as planner
 from translate.checkpoint import (
     Progress,
     RunState,
     checkpoint_at,
+    discard_after,
+    healthy_checkpoint,
     newest_checkpoint,
     read_networks,
     restore_checkpoint,
@@ -35,7 +36,9 @@ from translate.checkpoint import (
     verify,
 )
 from translate.data import Batch, batches, data_root
-from translate.errors import CheckpointError, DiskError, DoesNotFit, Stopped
+from translate.data.transforms import stable_hash
+from translate.errors import CheckpointError, Collapsed, DiskError, DoesNotFit, Stopped
+from translate.guard import Guard, Trouble
 from translate.logbook import Logbook, Reporter
 from translate.networks import memory
 from translate.precision import choose_precision
@@ -50,7 +53,9 @@ from translate.recipe import Recipe, Stage
 from translate.release import write_release
 from translate.runs import RunFolder
 from translate.signals import StopRequest, minding_signals
-from translate.update import Update
+from translate.update import NotFinite, Update
+
+FEW, MANY = 10, 100  # steps that are left out: each of so few is told, and then every so many
 
 
 def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False, card: str | None = None) -> None:
@@ -59,7 +64,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     `card` is the size of the card that `memory: auto` chooses for, such as 8GB; None: the one there is. Raises
     `RunError` when the folder holds a run and `resume` is not set, or the other way round, `Stopped` after a SIGTERM
     or SIGINT (everything is saved), `DiskError` when a checkpoint cannot be written, `DoesNotFit` when a step runs out
-    of memory under the leanest memory plan.
+    of memory under the leanest memory plan, `Collapsed` when the guard gives the training up.
     """
     accelerator = make_accelerator(recipe, folder)
     home = RunFolder(folder)
@@ -74,17 +79,10 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     report.say(recipe.dump_yaml())
     with run.recording_status(), minding_signals() as run.stop:
         run.begin(resume)
-        for number in range(run.progress.stage, len(recipe.stages)):
-            if run.ended:
-                break
-            stage = recipe.stages[number]
-            run.enter(number)
+        for stage in run.stages():
             for batch in run.batches(stage):
-                update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision, stage.micro_batch,
-                                run.progress.stage_images // stage.batch_size, run.progress.images)
-                with run.minding_memory(update):
-                    run.translator.step(batch, update)
-                run.advance(len(batch) * accelerator.num_processes, update.losses)
+                update = run.step(stage, batch)
+                run.advance(len(batch) * accelerator.num_processes, update)
         run.finish()
 
 
@@ -108,6 +106,9 @@ class Run:
         self.state = RunState(self.progress, self.translator, self.optimizers, accelerator)
         self.samples = recipe.data.build("train", data_root())
         self.log = Logbook(self.folder, recipe, accelerator, self.precision, self.progress, report)
+        objective = recipe.translator.objective.kind
+        self.guard = None if recipe.guard is None else Guard(recipe.guard, objective, accelerator)
+        self.rolled_back = False
         self.choices: dict[int, planner.Choice] = {}
         self.plan = memory.PLANS["split"]
         self.stop = StopRequest()
@@ -139,66 +140,153 @@ class Run:
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
             return
-        for difference in restore_checkpoint(newest, self.state):
+        for difference in self.load(newest):
             self.log.tell("warning", f"warning: the run may not repeat bit for bit: {difference}")
-        self.log.tracker.resume_at(self.progress.images)
         self.log.report.say(f"resumed at {self.progress.images:,} images from {newest}")
+
+    def load(self, checkpoint: Path) -> list[str]:
+        """Put the run into the state of a checkpoint. Returns what differs between then and now."""
+        differences = restore_checkpoint(checkpoint, self.state)
+        if self.guard is not None:
+            self.guard.unpack(self.progress.guard)
+            if self.progress.clear is None:  # nobody watched until now, or the run had ended
+                self.guard.memory.looked = self.guard.memory.clear = self.progress.images
+        self.log.go_back(self.progress.images)
         best = self.progress.best
         if best is not None and (fault := verify(checkpoint_at(self.folder / "checkpoints", best.images))):
             self.log.tell("warning", f"warning: the best checkpoint, at {best.images:,} images, is lost: {fault}")
             self.progress.best, self.progress.since_best = None, 0
+        return differences
+
+    def stages(self) -> Iterator[Stage]:
+        """The stages that are left, each entered; after the guard went back, from the one on that this led to."""
+        number = self.progress.stage
+        while number < len(self.recipe.stages) and not self.ended:
+            self.rolled_back = False
+            self.enter(number)
+            yield self.recipe.stages[number]
+            number = self.progress.stage if self.rolled_back else number + 1
 
     def enter(self, number: int) -> None:
         """Begin, or go on with, stage `number`."""
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
+        if self.guard is not None and self.progress.stage_images == 0:
+            self.guard.enter()
         choice = self.choices[number]
         self._use_plan(choice.plan, choice.asked)
-        self.log.enter(number, stage, choice.plan.name, choice.line, choice.peak_bytes)
+        self.log.enter(number, stage, self.translator, choice.plan.name, choice.line, choice.peak_bytes)
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """This process's share of every global batch that is left in the stage; sets the learning rate before each."""
         first = self.progress.images - self.progress.stage_images
-        stream = batches(self.samples, seed=self.recipe.seed, start=self.progress.images, stop=first + stage.images,
+        stream = batches(self.samples, seed=self.data_seed, start=self.progress.images, stop=first + stage.images,
                          batch_size=stage.batch_size, rank=self.accelerator.process_index,
                          world=self.accelerator.num_processes, workers=self.recipe.workers, size=stage.size,
                          resize=stage.resize, pin_memory=self.accelerator.device.type == "cuda")
         for batch in stream:
-            if self.ended:
+            if self.ended or self.rolled_back:
                 return
             self._schedule(stage)
             yield batch.to(self.accelerator.device)
 
-    def advance(self, num_images: int, losses: dict[str, Tensor]) -> None:
-        """After a step: count, average, score, record, save, picture, and stop if a signal asked for it."""
+    @property
+    def data_seed(self) -> int:
+        """What the order of the data, and all chance of its samples, is drawn from: another one after each rollback."""
+        seed, rollbacks = self.recipe.seed, self.progress.rollbacks
+        return stable_hash(seed, "rollback", rollbacks) if rollbacks else seed
+
+    def step(self, stage: Stage, batch: Batch) -> Update:
+        """One step. The guard leaves it out, or what is left of it, where its numbers are not finite."""
+        update = Update(self.translator, self.optimizers, self.accelerator, self.plan, self.precision,
+                        stage.micro_batch, self.progress.stage_images // stage.batch_size, self.progress.images,
+                        guarded=self.guard is not None)
+        why_skipped = ""
+        if self.guard is not None and self.progress.images == 0:
+            self.save()  # what it goes back to before there is anything better
+        try:
+            with self.minding_memory(update):
+                self.translator.step(batch, update)
+        except NotFinite as error:
+            why_skipped = str(error)
+        if self.guard is not None:
+            self.guard.note(update.observed, bool(update.overflowed), why_skipped)
+            skipped = self.guard.memory.skipped
+            if why_skipped and (skipped <= FEW or skipped % MANY == 0):
+                self.log.tell("skipped", f"{self.progress.images:,} images: a step is left out, number {skipped:,} of "
+                                         f"this run: {why_skipped}")
+        return update
+
+    def advance(self, num_images: int, update: Update) -> None:
+        """After a step: count, average, let the guard judge, record and save, and stop if a signal asked for it."""
         self.translator.average(num_images)
         before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images
-        self.log.note(losses)
+        self.log.note(update.losses, update.observed)
         # All processes agree: a signal may have reached only one of them, or them between different steps.
-        every, stopping = self.recipe.every, in_any_process(bool(self.stop), self.accelerator)
-
-        def due(cadence: int | None) -> bool:
-            return cadence is not None and self.progress.images // cadence > before // cadence
-
-        better = not stopping and self.log.evaluate(self.translator)  # before a save, which then knows of it
-        saving = better or due(every.checkpoint) or self.ended or stopping
-        if due(every.log) or saving:  # before a save, so that a resumed run records what an uninterrupted one does
-            self.log.record_losses(self.optimizers["generator"].param_groups[0]["lr"])
-        if saving:
-            self.save()
-        if due(every.sample) or self.ended:
-            self.log.picture(self.translator)
-        if self.progress.evaluated == self.progress.images and not self.ended:
-            self.log.write_report()
+        stopping = in_any_process(bool(self.stop), self.accelerator)
+        trouble = self._trouble(self._crossed(self.recipe.every.probe, before) or self.ended)
+        if trouble is not None:
+            self.roll_back(trouble)  # and nothing of what led here is kept
+        else:
+            self._keep(before, stopping)
         self.log.show_progress()
         if stopping:
             num = self.accelerator.num_processes
             launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
             raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything "
                           f"is saved. Continue with: {launch} train --resume --run-dir {self.folder}")
+
+    def _keep(self, before: int, stopping: bool) -> None:
+        """Score, record, save and picture what is due since `before` images."""
+        every = self.recipe.every
+        better = not stopping and self.log.evaluate(self.translator)  # before a save, which then knows of it
+        saving = better or self._crossed(every.checkpoint, before) or self.ended or stopping
+        if self._crossed(every.log, before) or saving:  # before a save: a resume records what would have been recorded
+            self.log.record_losses(self.optimizers["generator"].param_groups[0]["lr"])
+        if saving:
+            self.save()
+        if self._crossed(every.sample, before) or self.ended:
+            self.log.picture(self.translator)
+        if self.progress.evaluated == self.progress.images and not self.ended:
+            self.log.write_report()
+
+    def _crossed(self, cadence: int | None, before: int) -> bool:
+        return cadence is not None and self.progress.images // cadence > before // cadence
+
+    def _trouble(self, looking: bool) -> Trouble | None:
+        """What the guard sees, at a look and before one; every process hears the same."""
+        probed = self.log.probe() if looking else {}
+        if (guard := self.guard) is None:
+            return None
+        trouble = guard.despair()
+        if trouble is None and looking:
+            observed = guard.window.take(self.accelerator)
+            trouble = by_main_process(lambda: guard.judge(self.progress.images, probed, observed), self.accelerator)
+        return trouble
+
+    def roll_back(self, trouble: Trouble) -> None:
+        """Go back to the newest healthy checkpoint, and on from there with other data. Raises `Collapsed`."""
+        guard = self.guard
+        assert guard is not None
+        images, count, most = self.progress.images, self.progress.rollbacks, guard.config.rollbacks
+        checkpoints = self.folder / "checkpoints"
+        self.log.tell("collapse", f"{images:,} images: {trouble}")
+        healthy = by_main_process(lambda: healthy_checkpoint(checkpoints, guard.memory.clear), self.accelerator)
+        if count >= most or healthy is None:
+            tried = f"{count} rollbacks have not helped" if healthy else "there is no healthy checkpoint to go back to"
+            raise Collapsed(f"given up at {images:,} images, {tried}. {trouble}. docs/training.md says what to change")
+        if self.accelerator.is_main_process:
+            discard_after(healthy)  # before anything else: a run that is killed here comes to the same place again
+        self.load(healthy)
+        self.progress.rollbacks = count + 1
+        self.plan_stages(self.progress.stage)
+        self.save()  # the count, in place of what was there
+        self.rolled_back = True
+        self.log.tell("rollback", f"back to the healthy checkpoint at {self.progress.images:,} images, and on with "
+                                  f"other data: rollback {count + 1} of {most}")
 
     @contextmanager
     def minding_memory(self, update: Update) -> Iterator[None]:
@@ -216,6 +304,10 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint, and the status."""
+        self.progress.guard, self.progress.clear = {}, None
+        if self.guard is not None:
+            self.progress.guard = self.guard.pack()
+            self.progress.clear = None if self.ended else self.guard.memory.clear  # from the end there is no way back
         save_checkpoint(self.folder / "checkpoints", self.state, self.recipe.keep_checkpoints)
         self._write_status("running")
 
@@ -294,4 +386,5 @@ class Run:
             self.home.write_status({
                 "state": state, "message": message, "exit_code": exit_code, "images": self.progress.images,
                 "of": self.recipe.num_images, "stage": self.progress.stage,
-                "best": self.progress.best and asdict(self.progress.best)})
+                "best": self.progress.best and asdict(self.progress.best), "rollbacks": self.progress.rollbacks,
+                "skipped_steps": self.guard.memory.skipped if self.guard is not None else 0})

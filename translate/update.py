@@ -8,12 +8,14 @@ at a time. Models are never wrapped (DDP would average the gradients at every pa
 across processes once a phase.
 
 A phase that runs out of memory is undone and run again under the next leaner memory plan. What an optimizer, a pool or
-the gradient scaler learns of a phase it learns at its end, so until then there is little to undo.
+the gradient scaler learns of a phase it learns at its end, so until then there is little to undo. In the same way a
+phase is undone whose losses or gradients are not finite: nothing of it reaches weights, buffers or pools.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -29,39 +31,47 @@ from translate.losses import Judge, Penalty
 from translate.networks import memory
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
-from translate.optimizers import clip_gradients
+from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, autocast, is_out_of_memory
 from translate.processes import in_any_process
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 
 
+class NotFinite(Exception):
+    """A phase brought numbers that are not finite. It is undone, and the step is over; the words say what and where."""
+
+
 class Update:
     """One step's machinery: phases, micro-batches, cuts, scaled backward passes, one gradient average a phase.
 
-    `losses` gathers what the step recorded, as scalars on the device: means over the batch of this process. `plan` is
-    the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase
-    ran out of memory it is a leaner one at the end, and `notes` say so. Before this step there were `number` steps in
-    its stage, and `images` images in the run.
+    `losses` gathers what the step recorded, and `observed` what it noted besides, as scalars on the device: means over
+    the batch of this process; `gradient_<phase>` is the norm of a phase's whole gradient before it is clipped. `plan`
+    is the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase ran
+    out of memory it is a leaner one at the end, and `notes` say so. Before this step there were `number` steps in its
+    stage, and `images` images in the run. `guarded`: a phase raises `NotFinite` rather than learn from numbers that are
+    not; the phases whose step the gradient scaler of fp16 left out, as it does now and then, are `overflowed`.
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,
-                 plan: Plan, precision: Format, micro_batch: int | None = None, number: int = 0, images: int = 0):
+                 plan: Plan, precision: Format, micro_batch: int | None = None, number: int = 0, images: int = 0,
+                 guarded: bool = False):
         self.translator, self.optimizers, self.accelerator = translator, optimizers, accelerator
         self.plan, self.precision, self.micro_batch = plan, precision, micro_batch
-        self.number, self.images = number, images
+        self.number, self.images, self.guarded = number, images, guarded
+        self.overflowed: list[str] = []
         self.losses: dict[str, Tensor] = {}
+        self.observed: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
         self._keys: tuple[int, ...] = ()  # of the current micro-batch's samples
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
-        self._num_trained = 1  # networks of the current phase
 
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
         """Train the networks of phase `name`: run `body(*arguments, self)`, average the gradients, step the optimizer.
 
         A phase is a call rather than a `with` block so that it can be run again when it runs out of memory. Raises
-        `DoesNotFit` when it does so under the leanest plan.
+        `DoesNotFit` when it does so under the leanest plan, `NotFinite` (in all processes) where that is asked for.
         """
         while True:
             before = _Before(self)
@@ -74,12 +84,21 @@ class Update:
             self._use_leaner_plan(name, shortage)
         try:
             self.average_gradients(self.translator.phases[name])
-            self.step_optimizer(self.optimizers[name])
+            norm = self.step_optimizer(self.optimizers[name])
+        except NotFinite:
+            what = self._not_finite(name)
+            self.optimizers[name].zero_grad(set_to_none=True)
+            before.restore(self)
+            raise NotFinite(what) from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise DoesNotFit(f"out of memory in the optimizer's step of the {name} phase, which cannot be undone; go "
                              "on from the newest checkpoint under a leaner memory plan (--set memory.plan=…)") from None
+        if self.guarded and self.accelerator.scaler is not None and not math.isfinite(norm.item()):
+            self.overflowed.append(name)
+        else:
+            self.observed[f"gradient_{name}"] = norm
         for pool in self.translator.pools.values():
             pool.commit()
         return result
@@ -87,7 +106,6 @@ class Update:
     def _attempt(self, name: str, body: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str | None]:
         """The result of a phase's body, or how it ran out of memory."""
         trained = self.translator.phases[name]
-        self._num_trained = len(trained)
         try:
             with frozen(network for other, network in self.translator.networks.items() if other not in trained):
                 self.optimizers[name].zero_grad(set_to_none=True)
@@ -107,7 +125,7 @@ class Update:
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         networks = self.translator.networks.values()
-        plan = memory.leaner(self.plan, networks, len(self.translator.phases["generator"]))
+        plan = memory.leaner(self.plan, networks, self.translator.replays)
         reason = shortage or "another process ran out of memory"
         if plan is None:
             raise DoesNotFit(f"the {name} phase runs out of memory under {self.plan}, the leanest memory plan "
@@ -138,8 +156,8 @@ class Update:
         if not self.plan.cut:
             yield there(real)
             return
-        # A network trained alone has no other's graph to make room for: its own may wait for the gradient.
-        replay = self.plan.replay and self._num_trained > 1
+        # Where nobody but discriminators looks at a fake, its generator's graph may wait for the gradient.
+        replay = self.plan.replay and self.translator.replays
         start = starting_point(there) if replay else []
         with self.without_graph() if replay else nullcontext():
             image: Tensor | None = there(real)
@@ -176,12 +194,19 @@ class Update:
 
     def record(self, name: str, value: Tensor) -> None:
         """Record a mean over the micro-batch."""
+        self._add(self.losses, name, value)
+
+    def observe(self, name: str, value: Tensor) -> None:
+        """Note a mean over the micro-batch that is no loss: it is logged, and nobody watches it go by."""
+        self._add(self.observed, name, value)
+
+    def _add(self, gathered: dict[str, Tensor], name: str, value: Tensor) -> None:
         share = value.detach() * self._share
-        self.losses[name] = self.losses[name] + share if name in self.losses else share
+        gathered[name] = gathered[name] + share if name in gathered else share
 
     def mean(self, name: str) -> Tensor:
-        """What was recorded under `name`, over all processes: for after a phase, which all processes have ended."""
-        value = self.losses[name].clone()
+        """What was observed under `name`, over all processes: for after a phase, which all processes have ended."""
+        value = self.observed[name].clone()
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(value)
         return value / self.accelerator.num_processes
@@ -210,6 +235,11 @@ class Update:
     def normal(self, name: str, like: Tensor) -> Tensor:
         """Standard normal noise of the shape of `like` (N, …); the same whenever this step is done again."""
         return draws.normal(self._keys, name, like.detach())
+
+    def places(self, name: str, num: int, size: tuple[int, int]) -> Tensor:
+        """Different rows and columns in a map of `size` for each sample of the micro-batch (2, N, at most `num`); the
+        same whenever this step is done again."""
+        return draws.places(self._keys, name, num, size, self.accelerator.device)
 
     def autocast(self) -> AbstractContextManager[object]:
         return autocast(self.accelerator.device, self.precision)
@@ -247,22 +277,50 @@ class Update:
         for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+    def step_optimizer(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """One optimizer step, its gradients clipped; under fp16 unscaled, and left out when a gradient overflowed.
+
+        Returns the norm of the whole gradient, before it is clipped. Raises `NotFinite` where that is asked for.
 
         There is one gradient scaler for all phases. It may be updated after each because a phase's backward passes
         and its step lie together: nothing scaled before an update is unscaled after it.
         """
         scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer)  # notes what is not finite; its `step` then leaves the optimizer's step out
+        norm = gradient_norm(optimizer)
+        if self.guarded and self._is_broken(norm):
+            if scaler is not None:
+                scaler.update()
+            raise NotFinite
+        clip_gradients(optimizer)
         if scaler is None:
-            clip_gradients(optimizer)
             optimizer.step()
-            return
-        if any(group.get("clip") is not None for group in optimizer.param_groups):
-            scaler.unscale_(optimizer)  # notes what is not finite; `step` then leaves the optimizer's step out
-            clip_gradients(optimizer)
-        scaler.step(optimizer)
-        scaler.update()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        return norm
+
+    def _is_broken(self, norm: Tensor) -> bool:
+        """Whether there is a loss or gradient that nothing may be learnt from; fp16's scaler minds the gradients."""
+        minded = [value.float() for value in self.losses.values()]
+        if self.accelerator.scaler is None:
+            minded.append(norm.float())
+        broken = bool(minded) and not torch.isfinite(torch.stack(minded)).all().item()
+        return in_any_process(broken, self.accelerator)
+
+    def _not_finite(self, name: str) -> str:
+        """What is not finite in a phase, in words."""
+        losses = [loss for loss, value in self.losses.items() if not torch.isfinite(value)]
+        networks = self.translator.phases[name]
+        weights = [each for each, network in self.translator.networks.items()
+                   if not all(torch.isfinite(parameter).all() for parameter in network.parameters())]
+        gradients = [f"{each}.{parameter}" for each, network in networks.items() for parameter, value in
+                     network.named_parameters() if value.grad is not None and not torch.isfinite(value.grad).all()]
+        found = [f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+                 for what, names in (("the weights of", weights), ("the loss", losses), ("the gradient of", gradients))
+                 if names]
+        return f"{name} phase: not finite: {'; '.join(found) or 'something in another process'}"
 
     def _propagate(self, loss: Tensor) -> None:
         with self.outside_autocast():
@@ -289,13 +347,13 @@ class _Before:
     def __init__(self, update: Update):
         self.buffers = [(buffer, buffer.clone()) for network in update.translator.networks.values()
                         for buffer in network.buffers()]
-        self.losses = dict(update.losses)
+        self.losses, self.observed = dict(update.losses), dict(update.observed)
         self.device = update.accelerator.device
         self.random = torch.get_rng_state()
         self.random_cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
 
     def restore(self, update: Update) -> None:
-        update.losses, update._waiting = self.losses, []
+        update.losses, update.observed, update._waiting = self.losses, self.observed, []
         for pool in update.translator.pools.values():
             pool.undo()
         with torch.no_grad():

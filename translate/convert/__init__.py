@@ -92,6 +92,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     check_quality(quality, file_format)
     if workers is not None and workers < 0:
         raise UsageError(f"workers {workers}: expected 0 or more")
+    if max_pixels < 1:
+        raise UsageError(f"max_pixels {max_pixels}: expected 1 or more")
     jobs, skipped = plan_jobs(source, out, Naming(release.image_out, file_format))
     ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
     if shard is not None:

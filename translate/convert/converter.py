@@ -120,9 +120,9 @@ class Converter:
         """Translate what has been read, and give it to the writers."""
         if isinstance(reading, Row):
             return writers.submit(self.record, reading)
-        if self.options.dry_run:
-            return writers.submit(self.record, Row(reading.job.name, "todo", reading.job.output_name, reading.key))
         try:
+            if self.options.dry_run:
+                return writers.submit(self.record, self._foretell(reading))
             if reading.picture is None:
                 return writers.submit(self.record, self._translate_pages(reading))
             if reading.image is None:
@@ -135,6 +135,22 @@ class Converter:
             return writers.submit(self.record, failure(reading.job, error))
         return writers.submit(self.write, reading, made)
 
+    def _foretell(self, reading: Reading) -> Row:
+        """What would become of a file: of pages that are read by rows nobody has looked at more than their number."""
+        if reading.picture is None:
+            with self._pages(reading.job):
+                pass
+        return Row(reading.job.name, "todo", reading.job.output_name, reading.key)
+
+    @contextmanager
+    def _pages(self, job: Job) -> Iterator[list[Page]]:
+        """The pages of a TIFF, if they can be read and its output can hold them. Raises `ImageError`."""
+        with open_pages(job.source, self.translating.release.image_in, self.options.max_pixels) as pages:
+            if len(pages) > 1 and not holds_pages(job.output):
+                raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
+                                 "leave --format out, or take tif")
+            yield pages
+
     def _by_rows(self, page: Page) -> np.ndarray:
         sink = ArraySink(page, self.translating.release.image_out)
         self.translating.translate_rows(page, sink)
@@ -145,14 +161,11 @@ class Converter:
         job, image_out = reading.job, self.translating.release.image_out
         self.ledger.append(Row(job.name, "started", job.output_name, reading.key))
         make_folder(job.output.parent)
-        with open_pages(job.source, self.translating.release.image_in, self.options.max_pixels) as pages:
-            if job.output.suffix.lower() in (".tif", ".tiff"):
+        with self._pages(job) as pages:
+            if holds_pages(job.output):
                 with writing_pages(job.output, pages, image_out) as sinks:
                     for page, sink in zip(pages, sinks, strict=True):
                         self.translating.translate_rows(page, sink)
-            elif len(pages) > 1:
-                raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
-                                 "leave --format out, or take tif")
             else:
                 (page,) = pages
                 alpha = page.read_alpha(0, page.height)
@@ -255,6 +268,11 @@ def failure(job: Job, error: Exception) -> Row:
         error = DoesNotFit("the image needs more memory than there is; set --memory (such as 2GB), or use "
                            "another device")
     return Row.failure(job, "convert", type(error).__name__, str(error))
+
+
+def holds_pages(path: Path) -> bool:
+    """Whether a file of this suffix can hold several images, and be written by rows."""
+    return path.suffix.lower() in (".tif", ".tiff")
 
 
 def make_folder(folder: Path) -> None:

@@ -105,8 +105,9 @@ class Model:
                 or 0 in tensor.shape):
             raise UsageError(f"convert: got a tensor {tuple(tensor.shape)} of {tensor.dtype}; expected floats in "
                              f"[-1, 1], ({channels}, H, W) or (N, {channels}, H, W)")
+        tensor = tensor.detach()
         check_range(float(tensor.min()), float(tensor.max()))
-        images = tensor.detach().to(torch.float32).reshape(-1, *tensor.shape[-3:])
+        images = tensor.to(torch.float32).reshape(-1, *tensor.shape[-3:])
         made = torch.stack([self._translating.translate(image, Path("tensor")) for image in images])
         return made.clamp(-1, 1).reshape(*tensor.shape[:-3], *made.shape[1:]).to(tensor.device)
 

@@ -96,6 +96,7 @@ def choose_device(asked: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        reason = reason if len(reason) < 200 else "is none of this machine"  # torch lists all that there ever were
+        if reason.startswith("Expected one of"):  # all that there ever were
+            reason = "is none of this machine"
         raise UsageError(f"device {asked}: {reason}; expected auto, cpu, cuda, cuda:1 …") from None
     return device

@@ -35,7 +35,7 @@ from translate.data.pictures import (
     faults_of,
     rotate_upright,
 )
-from translate.data.tiffs import TiffRows, full_pages, geo_tags, has_alpha, is_tiff, page_info
+from translate.data.tiffs import TiffRows, full_pages, geo_tags, has_alpha, is_tiff, page_info, resolution_of
 from translate.errors import ImageError, MissingExtra
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
@@ -112,7 +112,8 @@ def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Pictu
         image.seek(page.index)
         image.load()  # also turns it upright
         pixels, alpha = _decode_pillow(image, path)
-        return Picture(path, pixels, alpha, icc=_icc(image), dpi=_dpi(image), geo=geo)  # EXIF tells that file's layout
+        # EXIF tells that file's layout; and where no resolution is given, Pillow says 1 dot per inch.
+        return Picture(path, pixels, alpha, icc=_icc(image), dpi=resolution_of(page), geo=geo)
 
 
 def _check_still(num_frames: int, path: Path) -> None:

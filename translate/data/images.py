@@ -8,6 +8,8 @@ channels, several frames) is refused by name; see `translate.data.decoding` for 
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -202,7 +204,7 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     name = _PILLOW_FORMATS[path.suffix.lower()]
     with faults_of(path, "write"):
         if name == "PNG" and bits == 16:
-            content = _encode_deep_png(everything, icc, exif)
+            content = _encode_deep_png(everything, icc, exif, dpi)
         elif name == "TIFF" and (bits != 8 or channels > 3 or geo):
             content = _encode_tiff(everything, layout(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi,
                                                       geo=geo))
@@ -253,7 +255,8 @@ def _encode_tiff(pixels: np.ndarray, options: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None) -> bytes:
+def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None,
+                     dpi: tuple[float, float] | None) -> bytes:
     import cv2
 
     if pixels.shape[2] == 2:  # OpenCV has no grey with alpha
@@ -266,7 +269,13 @@ def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None) 
     done, content = cv2.imencodeWithMetadata(".png", np.ascontiguousarray(pixels[..., order]), kinds, values)
     if not done:
         raise ValueError("OpenCV cannot encode this 16-bit PNG")
-    return content.tobytes()
+    return content.tobytes() if dpi is None else _with_resolution(content.tobytes(), dpi)
+
+
+def _with_resolution(png: bytes, dpi: tuple[float, float]) -> bytes:
+    """A PNG with a chunk for its dots per metre (PNG, 11.3.4.3), which OpenCV does not write, behind the header."""
+    chunk = b"pHYs" + struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1)
+    return png[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:]
 
 
 def depth(bits: Bits) -> str:

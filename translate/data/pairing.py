@@ -53,10 +53,11 @@ def pair_files(folder_a: Path, files_a: Sequence[Path], folder_b: Path,
                                 "by name; remove or rename one")
     pairs, only_a, only_b = match(list(names_a), list(names_b))
     if only_a or only_b:
-        lonely = names_a[only_a[0]][0] if only_a else names_b[only_b[0]][0]
+        lonely = [names[name][0] for names, only in ((names_a, only_a), (names_b, only_b)) for name in only]
         raise DataError(f"{folder_a} and {folder_b}: {len(only_a)} of {len(files_a)} and {len(only_b)} of "
-                        f"{len(files_b)} images have no partner of the same name, the first {lonely}; "
-                        "`translate data check RECIPE` lists them all")
+                        f"{len(files_b)} images have no partner of the same name: "
+                        f"{', '.join(map(str, lonely[:3]))}{', …' * (len(lonely) > 3)}; rename or remove them "
+                        "(`translate data check RECIPE` lists all of a recipe's)")
     return [names_a[a][0] for a, _ in pairs], [names_b[b][0] for _, b in pairs]
 
 

@@ -7,6 +7,7 @@ in the file are read as they lie.
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 ICC_PROFILE = 34675
 CENTIMETRES = 3  # the unit of a resolution; 2 is inches, 1 none
 MEASURES = {2: 1.0, CENTIMETRES: 2.54}  # to dots per inch
+# What tifffile finds odd about tags it would print, without the name of a file. A handler of one's own sees it still.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def is_tiff(file: BinaryIO) -> bool:
@@ -45,12 +48,24 @@ def is_tiff(file: BinaryIO) -> bool:
 def full_pages(tiff: tifffile.TiffFile, path: Path) -> list[Any]:
     """The pages that are images; smaller copies of one (pyramids, thumbnails) are none. Raises ImageError."""
     all_pages: Any = tiff.pages
+    _check_last(tiff, path)
     pages = [page for page in all_pages if not page.is_reduced]
     if any(page.is_mask for page in pages):
         raise ImageError(path, "read", "holds a transparency mask as a page of its own; make it an alpha channel")
     if not pages:
         raise ImageError(path, "read", "holds nothing but reduced pages (thumbnails); save the image itself as a file")
     return pages
+
+
+def _check_last(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Refuse a file whose last page names a further one: tifffile leaves out, with all behind it, one that is cut."""
+    pointer, length = tiff.pages.next_page_offset, tiff.tiff.offsetsize
+    if pointer is None:  # not found by going from page to page
+        return
+    tiff.filehandle.seek(pointer)
+    content = tiff.filehandle.read(length)
+    if any(content) or len(content) < length:
+        raise ImageError(path, "read", f"is cut off or damaged: what follows page {len(tiff.pages)} cannot be read")
 
 
 def page_info(page: Any, frames: int = 1) -> ImageInfo:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from translate.losses.contrastive import patch_nce
 from translate.losses.objectives import (
     Began,
     Hinge,
@@ -28,4 +29,4 @@ Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="k
 
 __all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective",
            "Orthogonal", "Penalty", "RelativisticAverage", "SlopePenalty", "Vanilla", "Wasserstein", "WassersteinGP",
-           "exchange", "feature_matching", "l1_loss", "semantic_consistency"]
+           "exchange", "feature_matching", "l1_loss", "patch_nce", "semantic_consistency"]

@@ -1,15 +1,16 @@
 """Objectives of the game. Each takes logits of shape (N, …) and returns a scalar in at least float32.
 
-`generator(fake)` is what the generator minimises, `discriminator(real, fake)` what the discriminator minimises. The
-discriminator's loss is the mean of its two halves, as in pix2pix and CycleGAN ("we divide the objective by 2 while
-optimizing D, which slows down the rate at which D learns relative to G"; Isola et al. 2017, 3.3). Only a Wasserstein
-critic's is their sum: its negative then estimates a distance.
+`generator(fake)` is what the generator minimises, `discriminator(real, fake)` what the discriminator minimises, and
+`verdict(real, fake)` tells people and the guard how the game stands. The discriminator's loss is the mean of its two
+halves, as in pix2pix and CycleGAN ("we divide the objective by 2 while optimizing D, which slows down the rate at
+which D learns relative to G"; Isola et al. 2017, 3.3). Only a Wasserstein critic's is their sum: its negative then
+estimates a distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +20,55 @@ from torch import Tensor, nn
 from translate.schema import Config
 
 
-class Labelled(Config):
+class Verdict(NamedTuple):
+    """What a discriminator says, as scalars: the means over what it judged, how often it is right, how much it varies.
+
+    `real` and `fake` are in the objective's own terms: probabilities of being real (vanilla, nonsaturating,
+    relativistic), scores drawn to 1 and 0 (lsgan) or beyond 1 and −1 (hinge), a critic's values, whose difference alone
+    means something (wasserstein), or errors of reconstruction (began). `right` is a share in [0, 1]; `spread` is the
+    standard deviation of all scores, which is 0 where the discriminator says the same of everything.
+    """
+
+    real: Tensor
+    fake: Tensor
+    right: Tensor
+    spread: Tensor
+
+
+class Game(Config):
+    """What every objective has: a way to read its discriminator."""
+
+    # A score above says "real", one below "fake"; None: what is above the middle of both means does.
+    even: ClassVar[float | None] = 0.5
+
+    def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits in the objective's own terms, of the same shapes."""
+        return wide(real), wide(fake)
+
+    @torch.no_grad()
+    def verdict(self, real: Tensor, fake: Tensor) -> Verdict:
+        """How the game stands by the logits of a step."""
+        real, fake = self.scores(real, fake)
+        middle = (real.mean() + fake.mean()) / 2 if self.even is None else self.even
+        right = ((real > middle).to(real.dtype).mean() + (fake < middle).to(fake.dtype).mean()) / 2
+        return Verdict(real.mean(), fake.mean(), right, torch.cat([real.flatten(), fake.flatten()]).std())
+
+
+class Labelled(Game):
     """What objectives with a label for real and one for fake can do to a discriminator that is too sure of itself."""
 
     smoothing: float = Field(0.0, ge=0, lt=0.5)  # real's label is 1 − this, fake's stays 0 (Salimans et al. 2016, 3.4)
     flips: float = Field(0.0, ge=0, lt=0.5)  # share of samples whose real and fake trade labels in D's loss
 
 
-class Vanilla(Labelled):
+class LogLoss(Labelled):
+    """What objectives share whose logits are log odds."""
+
+    def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        return wide(real).sigmoid(), wide(fake).sigmoid()
+
+
+class Vanilla(LogLoss):
     """The minimax game of Goodfellow et al. 2014, eq. 1: G minimises log(1 − D(G)). Its gradient vanishes early."""
 
     kind: Literal["vanilla"] = "vanilla"
@@ -38,7 +80,7 @@ class Vanilla(Labelled):
         return log_loss(real, fake, self.smoothing)
 
 
-class NonSaturating(Labelled):
+class NonSaturating(LogLoss):
     """Goodfellow et al. 2014, section 3: G maximises log D(G) instead; what most code calls "vanilla"."""
 
     kind: Literal["nonsaturating"] = "nonsaturating"
@@ -62,10 +104,12 @@ class LeastSquares(Labelled):
         return ((wide(real) - (1 - self.smoothing)).square().mean() + wide(fake).square().mean()) / 2
 
 
-class Hinge(Config):
+class Hinge(Game):
     """The hinge loss (Lim & Ye 2017; Miyato et al. 2018, eq. 16 and 17): D ignores what it tells apart by a margin."""
 
     kind: Literal["hinge"] = "hinge"
+
+    even: ClassVar[float | None] = 0.0
 
     def generator(self, fake: Tensor) -> Tensor:
         return -wide(fake).mean()
@@ -74,7 +118,7 @@ class Hinge(Config):
         return (F.relu(1 - wide(real)).mean() + F.relu(1 + wide(fake)).mean()) / 2
 
 
-class Wasserstein(Config):
+class Wasserstein(Game):
     """The Wasserstein distance of real and fake, by a critic of bounded slope (Arjovsky et al. 2017, algorithm 1).
 
     The slope is bounded by clipping the critic's weights after each of its steps; or by a penalty (`wgan_gp`), with
@@ -83,6 +127,8 @@ class Wasserstein(Config):
 
     kind: Literal["wasserstein"] = "wasserstein"
     clip: float | None = Field(0.01, gt=0)  # largest magnitude of a weight of D; null: a penalty bounds D instead
+
+    even: ClassVar[float | None] = None
 
     def generator(self, fake: Tensor) -> Tensor:
         return -wide(fake).mean()
@@ -100,7 +146,7 @@ class Wasserstein(Config):
                 parameter.clamp_(-self.clip, self.clip)
 
 
-class RelativisticAverage(Config):
+class RelativisticAverage(Game):
     """Whether real looks more real than the average fake, and fake than the average real (Jolicoeur-Martineau 2019).
 
     RaSGAN, section 4 of the paper: logits count relative to the mean of the other kind's. The generator's loss is
@@ -115,11 +161,19 @@ class RelativisticAverage(Config):
         return 2 * self.discriminator(fake, real)
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return log_loss(*self.relative(real, fake))
+
+    def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        real, fake = self.relative(real, fake)
+        return real.sigmoid(), fake.sigmoid()
+
+    def relative(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits as they count: relative to the mean of the sample's counterpart."""
         real, fake = wide(real).flatten(1), wide(fake).flatten(1)
-        return log_loss(real - fake.mean(1, keepdim=True), fake - real.mean(1, keepdim=True))
+        return real - fake.mean(1, keepdim=True), fake - real.mean(1, keepdim=True)
 
 
-class Began(Config):
+class Began(Game):
     """BEGAN (Berthelot et al. 2017, section 3.4): D is an autoencoder, good with real images and bad with fakes.
 
     What it judges with are errors of reconstruction, L. Its loss is L(real) − k L(fake). After each of its steps
@@ -130,11 +184,18 @@ class Began(Config):
     gamma: float = Field(0.5, gt=0, le=1)  # γ: less makes truer and more alike images, more makes more varied ones
     rate: float = Field(1e-3, gt=0)  # λ
 
+    even: ClassVar[float | None] = None
+
     def generator(self, fake: Tensor) -> Tensor:
         return wide(fake).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor, balance: Tensor | float = 0.0) -> Tensor:
         return wide(real).mean() - balance * wide(fake).mean()
+
+    def verdict(self, real: Tensor, fake: Tensor) -> Verdict:
+        """The same of errors, of which the smaller says "real"."""
+        turned = super().verdict(-real, -fake)
+        return Verdict(-turned.real, -turned.fake, turned.right, turned.spread)
 
     @torch.no_grad()
     def rebalance(self, balance: Tensor, real: Tensor, fake: Tensor) -> Tensor:

@@ -6,20 +6,15 @@ inputs should not make its outputs more alike than these. Where the images are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
 
 from translate.errors import DataError
 from translate.metrics.checks import check_image
 from translate.metrics.intervals import Estimate, mean
-from translate.metrics.reference import SMALLEST_MS_SSIM, SMALLEST_SSIM
+from translate.metrics.reference import SMALLEST_MS_SSIM, SMALLEST_SSIM, ms_ssim, ssim
 
 MOST_IMAGES = 64  # evenly spread: each costs two comparisons
 LARGEST = 192  # px, the side that larger images are shrunk to: enough for the five scales of MS-SSIM
@@ -46,14 +41,12 @@ def similarity(thumbnails: Sequence[Tensor]) -> Estimate:
     if min(size) < SMALLEST_SSIM:
         raise DataError(f"images of {size[1]}×{size[0]} px are too small for SSIM; {SMALLEST_SSIM} px are needed")
     small = [_resized(each, size)[None] for each in thumbnails]
-    compare: Callable[..., Any] = (
-        multiscale_structural_similarity_index_measure if min(size) >= SMALLEST_MS_SSIM
-               else structural_similarity_index_measure)
+    compare = ms_ssim if min(size) >= SMALLEST_MS_SSIM else ssim
     steps = range(1, 1 + min(NEIGHBOURS, len(small) - 1))
 
     def likeness(number: int) -> float:
         others = [small[(number + step) % len(small)] for step in steps]
-        return sum(compare(small[number], other, data_range=2.0).item() for other in others) / len(others)
+        return sum(compare(small[number], other) for other in others) / len(others)
 
     return mean([likeness(number) for number in range(len(small))])
 

@@ -140,6 +140,8 @@ def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, 
     if target.is_file():
         must_be(target, MOBILENET_SHA256)
         return target
+    if file is not None and not file.is_file():
+        raise DataError(f"{file}: no such file")
     scratch = target.parent / ".tmp-mobilenet"
     try:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -80,6 +80,21 @@ def summarise(images: Sequence[Observed], reals: Sequence[Observed], *, paired: 
     return found | compare_sets(images, reals, paired=paired)
 
 
+def why_not(scores: dict[str, Estimate], images: Sequence[Observed], reals: Sequence[Observed],
+            networks: Sequence[FeatureNetwork], *, paired: bool) -> list[str]:
+    """What these images themselves, and no missing file, keep out of `scores`: a line each."""
+    lines = []
+    if min(len(images), len(reals)) < 2:
+        lines.append(f"sets are compared from two images on, and here are {len(images)} and {len(reals)}")
+    if networks and any(not each.features for each in (*images, *reals)):
+        lines.append("kernel distance, precision, recall and the like need grey or RGB images")
+    if paired and "ssim" not in scores:
+        lines.append(f"SSIM needs images with sides of {reference.SMALLEST_SSIM} px")
+    if paired and "ms_ssim" not in scores:
+        lines.append(f"MS-SSIM needs images with sides of {reference.SMALLEST_MS_SSIM} px")
+    return lines
+
+
 def compare_sets(images: Sequence[Observed], reals: Sequence[Observed], *, paired: bool) -> dict[str, Estimate]:
     """The set-against-set part of `summarise`; two halves of the real images give the floor of it."""
     found: dict[str, Estimate] = {}

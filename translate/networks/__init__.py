@@ -8,11 +8,13 @@ from pydantic import Field
 
 from translate.networks.autoencoder import AutoencoderConfig
 from translate.networks.discriminators import PatchGANConfig, PixelConfig
+from translate.networks.heads import ProjectionHeads
 from translate.networks.resnet import ResNetConfig
 from translate.networks.unet import UNetConfig
 
 GeneratorConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]
+EncodingConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]  # generators that show `features`
 DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig | AutoencoderConfig, Field(discriminator="kind")]
 
-__all__ = ["AutoencoderConfig", "DiscriminatorConfig", "GeneratorConfig", "PatchGANConfig", "PixelConfig",
-           "ResNetConfig", "UNetConfig"]
+__all__ = ["AutoencoderConfig", "DiscriminatorConfig", "EncodingConfig", "GeneratorConfig", "PatchGANConfig",
+           "PixelConfig", "ProjectionHeads", "ResNetConfig", "UNetConfig"]

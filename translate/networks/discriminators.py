@@ -24,6 +24,9 @@ class PatchGANConfig(Config):
     norm: Norm = "instance"
     dropout: float = Field(0.0, ge=0, lt=1)  # before each convolution but the first two; one mask for real and fake
     minibatch_std: bool = False  # shows the last layer how much the samples of a batch differ; needs a batch
+    # Kernels (such as 16) that show the last layer how near each sample is to the others; needs a batch. Their memory
+    # grows with the square of its samples. 0: none
+    minibatch_kernels: int = Field(0, ge=0)
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
 
     @property
@@ -32,7 +35,8 @@ class PatchGANConfig(Config):
         return 3 * 2**self.layers
 
     def build(self, in_channels: int) -> PatchGAN:
-        network = PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std)
+        network = PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std,
+                           self.minibatch_kernels)
         initialise(network)
         return spectrally_normed(network) if self.spectral else network
 
@@ -66,6 +70,28 @@ class MinibatchStd(nn.Module):
         return torch.cat([x, deviation.to(x.dtype).expand(len(x), 1, *x.shape[2:])], dim=1)
 
 
+class MinibatchDiscrimination(nn.Module):
+    """Appends channels that say how near a sample is to the others, so that D sees a generator that repeats itself.
+
+    Salimans et al. 2016, section 3.2: a learnt T makes B rows M of `size` numbers of the features, and the b-th channel
+    of sample i is Σⱼ exp(−‖Mᵢ,b − Mⱼ,b‖₁) over the others. The features are those of one place, so that every patch is
+    compared with the same patch of the other samples: those of a micro-batch in one process. Of a single sample the
+    channels are zero.
+    """
+
+    def __init__(self, channels: int, num_kernels: int, size: int = 5):
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(channels, num_kernels * size, 1, bias=False)  # T
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.conv(x)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32)).unflatten(1, (-1, self.size))
+        distances = (rows[:, None] - rows[None]).abs().sum(3)  # (N, N, B, h, w)
+        near = (-distances).exp().sum(1) - 1  # without the sample itself, whose distance is zero
+        return torch.cat([x, near.to(x.dtype)], dim=1)
+
+
 def in_turn(*parts: nn.Module | None) -> nn.Module | None:
     """What there is of `parts`, one after the other."""
     held = [part for part in parts if part is not None]
@@ -84,7 +110,7 @@ class PatchGAN(Chain):
     """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch."""
 
     def __init__(self, in_channels: int, width: int = 64, layers: int = 3, norm: Norm = "instance",
-                 dropout: float = 0.0, minibatch_std: bool = False):
+                 dropout: float = 0.0, minibatch_std: bool = False, minibatch_kernels: int = 0):
         bias = norm != "batch"
 
         def dropped(layer: int) -> nn.Module | None:
@@ -97,9 +123,11 @@ class PatchGAN(Chain):
             stride = 2 if layer < layers else 1
             chain.append(Layer(nn.Conv2d(before, after, 4, stride, 1, bias=bias), slope=0.2,
                                norm=in_turn(make_norm(norm, before), dropped(layer)) if layer > 1 else None))
-        chain.append(Layer(nn.Conv2d(widths[-1] + minibatch_std, 1, 4, 1, 1), slope=0.2,
+        last = widths[-1] + minibatch_std
+        compare = MinibatchDiscrimination(last, minibatch_kernels) if minibatch_kernels else None
+        chain.append(Layer(nn.Conv2d(last + minibatch_kernels, 1, 4, 1, 1), slope=0.2,
                            norm=in_turn(make_norm(norm, widths[-1]), dropped(layers + 1),
-                                        MinibatchStd() if minibatch_std else None)))
+                                        MinibatchStd() if minibatch_std else None, compare)))
         super().__init__(*chain)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,12 @@ from torch.utils.checkpoint import checkpoint
 
 from translate.networks.strips import run_in_strips
 
+Made = TypeVar("Made", Tensor, tuple[Tensor, ...])
 Norm = Literal["instance", "batch", "none"]
 Upsample = Literal["transposed", "resize"]
 Keep = Literal["everything", "convolutions", "input", "strips"]
 Role = Literal["head", "tail", "judge"]  # what memory plans tell chains apart by
+Look = Callable[[int, Tensor], Tensor]  # takes from a layer's output, given its number, what one wants of it
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module | None:
@@ -115,6 +117,21 @@ class Chain(nn.Sequential):
             x = layer(x, keep_input=self.keep == "convolutions")
         return x
 
+    def looked_at(self, x: Tensor, look: Look) -> tuple[Tensor, ...]:
+        """The output, and after it what `look` takes of the convolution outputs of all layers but the first.
+
+        Where a chain keeps only its input it keeps besides what was taken. It never runs in strips.
+        """
+        def run(x: Tensor) -> tuple[Tensor, ...]:
+            taken = []
+            for number, layer in enumerate(self):
+                x = layer(x, keep_input=self.keep == "convolutions")
+                if number:
+                    taken.append(look(number, x))
+            return x, *taken
+
+        return checkpointed(self, run, x) if self.keep in ("input", "strips") else run(x)
+
     def features(self, x: Tensor) -> list[Tensor]:
         """The convolution outputs of every layer but the last, as they are on the way through the chain."""
         found = []
@@ -177,6 +194,7 @@ class Generator(nn.Module):
 
     multiple: int
     smallest: int
+    feature_channels: tuple[int, ...] = ()  # of what `features` shows; none: what is its encoder is not said
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -186,6 +204,14 @@ class Generator(nn.Module):
     def translate(self, image: Tensor) -> Tensor:
         """The network itself, for an image whose sides divide by `multiple` and reach `smallest`."""
         raise TypeError(f"{type(self).__name__} does not define translate(image)")
+
+    def features(self, image: Tensor, look: Look) -> list[Tensor]:
+        """What `look` takes of each layer of the encoder: of the image (padded to fit), number 0, and ever deeper.
+
+        Nothing behind the last of these layers is computed. What is looked at need not be kept, so `look` should take
+        no more than is wanted.
+        """
+        raise TypeError(f"{type(self).__name__} does not say which layers are its encoder's")
 
 
 def pad_to_fit(image: Tensor, multiple: int, smallest: int) -> Tensor:
@@ -268,7 +294,7 @@ def seed_dropout(networks: Iterable[nn.Module], keys: tuple[int, ...]) -> None:
                 module.keys = keys
 
 
-def checkpointed(module: nn.Module, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def checkpointed(module: nn.Module, function: Callable[..., Made], *inputs: Tensor) -> Made:
     """Run `function` (a part of `module`) keeping only its inputs; the backward pass runs it again.
 
     Where the last operation is a convolution, that one is not run again: autograd stops as soon as it has back what

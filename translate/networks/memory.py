@@ -15,7 +15,9 @@ to `plain`). `translate plan` gives these for any recipe, and docs/memory.md say
 
 What does not apply becomes the nearest that does. A U-Net has levels instead of ends and blocks: they keep their
 convolutions' outputs under `preact` and `replay`, and only their inputs under `blocks` and both `strips`. A
-generator that is trained alone (pix2pix) is not replayed, as nothing else needs memory while its graph waits.
+generator whose fakes no generator looks at (pix2pix) is not replayed, as nothing else needs memory while its graph
+waits. Where an encoder shows its features (CUT) the head keeps only its input under both `strips` as well, and the
+tail has no part in it: features are exact under all plans.
 Discriminators never run in strips: they keep their convolutions' outputs under all plans from `preact` on.
 """
 
@@ -72,17 +74,16 @@ PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
          judge="convolutions"),
 )}
 
-# From the most memory to the least. `blocks` is left out: `strips` takes less of both memory and compute.
+# From the most memory to the least. `blocks` is left out: it takes now less and now more than `strips`.
 LADDER: tuple[PlanName, ...] = ("plain", "split", "preact", "replay", "strips", "strips_blocks")
 
 
-def leaner(plan: Plan, networks: Collection[nn.Module], num_generators: int) -> Plan | None:
+def leaner(plan: Plan, networks: Collection[nn.Module], replays: bool) -> Plan | None:
     """The plan to try when `plan` ran out of memory, one that does something else to these networks; None after the
     leanest."""
-    here, position = effect(plan, networks, num_generators), LADDER.index("replay" if plan.name == "blocks" else
-                                                                          plan.name)
+    here, position = effect(plan, networks, replays), LADDER.index("replay" if plan.name == "blocks" else plan.name)
     candidates = (replace(PLANS[name], num_strips=plan.num_strips) for name in LADDER[position + 1:])
-    return next((each for each in candidates if effect(each, networks, num_generators) != here), None)
+    return next((each for each in candidates if effect(each, networks, replays) != here), None)
 
 
 class MemoryConfig(Config):
@@ -141,13 +142,13 @@ def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
                     part.keep = "input"  # its statistics are of several processes
 
 
-def effect(plan: Plan, networks: Collection[nn.Module], num_generators: int, num_processes: int = 1) -> tuple[Any, ...]:
-    """Equal for plans that do the same to these networks, of which `num_generators` are trained together.
+def effect(plan: Plan, networks: Collection[nn.Module], replays: bool, num_processes: int = 1) -> tuple[Any, ...]:
+    """Equal for plans that do the same to these networks, of a translator that `replays` or not.
 
     Leaves `plan` applied to them.
     """
     for network in networks:
         apply(plan, network, num_processes)
     parts = [part for network in networks for part in network.modules() if isinstance(part, Chain | Block | Level)]
-    return (plan.cut, plan.replay and num_generators > 1, *(
+    return (plan.cut, plan.replay and replays, *(
         (part.keep, part.num_strips if isinstance(part, Chain) and part.keep == "strips" else None) for part in parts))

@@ -7,7 +7,18 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.layers import Block, Chain, Generator, Layer, Norm, Upsample, initialise, make_norm
+from translate.networks.layers import (
+    Block,
+    Chain,
+    Generator,
+    Layer,
+    Look,
+    Norm,
+    Upsample,
+    initialise,
+    make_norm,
+    pad_to_fit,
+)
 from translate.schema import Config
 
 
@@ -46,6 +57,8 @@ class ResNet(Generator):
             Layer(nn.Conv2d(2 * width, 4 * width, 3, 2, 1, bias=bias), norm=make_norm(norm, 2 * width), slope=0.0),
             role="head")
         self.norm = make_norm(norm, 4 * width)
+        self.shown = sorted({0, min(4, blocks - 1)}) if blocks else []  # the first block and the fifth, or the last
+        self.feature_channels = (in_channels, 2 * width, 4 * width, *[4 * width] * len(self.shown))
         self.trunk = nn.Sequential(*(residual(4 * width, norm, bias) for _ in range(blocks)))
         self.tail = Chain(
             enlarging(4 * width, 2 * width, upsample, bias),
@@ -55,9 +68,26 @@ class ResNet(Generator):
             role="tail")
 
     def translate(self, image: Tensor) -> Tensor:
-        y = self.head(image)
+        return self.tail(self.trunk(self._into_trunk(self.head(image))))
+
+    def features(self, image: Tensor, look: Look) -> list[Tensor]:
+        """The image, both downsampling convolutions, and the first and the fifth residual block (Park et al. 2020).
+
+        They see 1, 9, 13, 29 and 93 pixels; the paper's 1, 9, 15, 35 and 99 are with a blur before each downsampling.
+        """
+        image = pad_to_fit(image, self.multiple, self.smallest)
+        pixels = look(0, image)
+        y, *taken = self.head.looked_at(image, look)
+        y, taken = self._into_trunk(y), [pixels, *taken]
+        for number in range(self.shown[-1] + 1 if self.shown else 0):
+            y = self.trunk[number](y)
+            if number in self.shown:
+                taken.append(look(len(taken), y))
+        return taken
+
+    def _into_trunk(self, y: Tensor) -> Tensor:
         y = y if self.norm is None else self.norm(y)
-        return self.tail(self.trunk(nn.functional.relu(y, inplace=self.norm is not None)))
+        return nn.functional.relu(y, inplace=self.norm is not None)
 
 
 def residual(channels: int, norm: Norm, bias: bool) -> Block:

@@ -11,11 +11,13 @@ from translate.networks.layers import (
     Generator,
     Layer,
     Level,
+    Look,
     Norm,
     PositionalDropout,
     Upsample,
     initialise,
     make_norm,
+    pad_to_fit,
 )
 from translate.schema import Config
 
@@ -45,6 +47,7 @@ class UNet(Generator):
         self.multiple = self.smallest = 2**downs
         bias = norm != "batch"
         widths = [min(2**level, 8) * width for level in range(downs)]
+        self.feature_channels = (in_channels, *widths[:4])
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level, channels in enumerate(widths):
@@ -68,6 +71,15 @@ class UNet(Generator):
         for up in reversed(self.up[:-1]):
             y = up(skips.pop(), y)
         return y
+
+    def features(self, image: Tensor, look: Look) -> list[Tensor]:
+        """The image and the first four levels down: as far as a sixteenth of the size."""
+        y = pad_to_fit(image, self.multiple, self.smallest)
+        taken = [look(0, y)]
+        for number in range(1, len(self.feature_channels)):
+            y = self.down[number - 1](y)
+            taken.append(look(number, y))
+        return taken
 
 
 def enlarging_conv(in_channels: int, out_channels: int, upsample: Upsample, bias: bool

@@ -36,7 +36,16 @@ class Best:
     series: int = 0
 
 
-def line_chart(curves: Sequence[Curve], best: Sequence[Best] = (), title: str = "", from_zero: bool = False) -> Markup:
+@dataclass(frozen=True)
+class Mark:
+    """An event: a line across the chart."""
+
+    x: float
+    words: str
+
+
+def line_chart(curves: Sequence[Curve], best: Sequence[Best] = (), title: str = "", from_zero: bool = False,
+               marks: Sequence[Mark] = ()) -> Markup:
     """An SVG of `curves` over one pair of axes; empty where there is nothing to draw."""
     drawn = [thinned for curve in curves if len((thinned := thin(curve)).x)]
     if not drawn:
@@ -44,7 +53,7 @@ def line_chart(curves: Sequence[Curve], best: Sequence[Best] = (), title: str = 
     left, right = min(min(curve.x) for curve in drawn), max(max(curve.x) for curve in drawn)
     bottom, top = value_range(drawn, from_zero)
     plot = Plot(min(left, 0), right if right > min(left, 0) else left + 1, bottom, top)
-    parts = [plot.grid()]
+    parts = [plot.grid(), *(plot.mark(mark) for mark in marks if plot.left <= mark.x <= plot.right)]
     inner = [band for curve in drawn if (band := plot.band(curve))] + [plot.line(curve) for curve in drawn]
     parts += [f'<svg x="{LEFT}" y="{TOP}" width="{plot.width}" height="{plot.height}" overflow="hidden">'
               f"{''.join(inner)}</svg>"]
@@ -79,6 +88,11 @@ class Plot:
              f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>' for y, text in rows]
             + [f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="{"end" if x > WIDTH - 30 else "middle"}">{text}</text>'
                for x, text in columns])
+
+    def mark(self, mark: Mark) -> str:
+        x = LEFT + self.x(mark.x)
+        return (f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{TOP + self.height}">'
+                f"<title>{escape(mark.words)}</title></line>")
 
     def line(self, curve: Curve) -> str:
         return (f'<polyline class="line series-{curve.series}" points="{self._points(curve.x, curve.y)}">'

@@ -52,7 +52,7 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
         run=record, status=record.status, settings=settings(record.recipe), sliders=[slider(each) for each in kept],
         index=index, missing=missing, left_out=len(shown) - len(kept), grids=grids(run),
         two_way=record.recipe.translator.kind == "cyclegan",  # what the columns of a grid are
-        speed=record.curve(record.training, "images_per_second"),
+        speed=record.curve(record.timed, "images_per_second"),
         memory=record.curve(record.training, "peak_bytes", scale=2**-30), stages=stages(record),
         events=[event for event in record.events if event["what"] != "report"], recipe_text=record.recipe.dump_yaml())
     return _write(page, file or run / REPORT)
@@ -103,8 +103,9 @@ def settings(recipe: Recipe) -> list[tuple[str, str]]:
 def words(value: Any) -> str:
     """A part of a recipe as a person says it: its kind first, then its settings."""
     if not isinstance(value, dict):
-        return "none" if value is None else str(value)
-    return ", ".join(str(each) if name == "kind" else f"{name} {words(each)}" for name, each in value.items())
+        return "none" if value is None or value == [] else str(value)
+    kind = [str(value["kind"])] if "kind" in value else []
+    return ", ".join(kind + [f"{name} {words(each)}" for name, each in value.items() if name != "kind"])
 
 
 def stages(record: RunRecord) -> list[dict[str, Any]]:

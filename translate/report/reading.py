@@ -18,12 +18,19 @@ from translate.data.cards import find_card, read_record
 from translate.errors import RunError, TranslateError
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe, load_recipe
-from translate.report.charts import Best, Curve
+from translate.release import RELEASE
+from translate.report.charts import Best, Curve, Mark
 from translate.runs import MEMORY, RECIPE, STATUS
 from translate.tracking import EVENTS, METRICS
 
 RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}
 NO_LOSS = ("images", "kind", "stage", "lr", "images_per_second", "peak_bytes")
+GUARD_EVENTS = ("skipped", "rollback", "collapse")
+DIAGNOSTICS = {  # what charts of diagnostics are called
+    "right": "how often discriminators are right", "spread": "how much discriminators vary",
+    "gradient_generator": "gradient of the generators", "gradient_discriminator": "gradient of the discriminators",
+    "diversity": "diversity of the probe's outputs", "error": "error on the probe",
+    "saturation": "saturation of the probe's outputs", "change": "change from input to output on the probe"}
 SIDES = ("_ab", "_ba", "_a", "_b")  # losses that differ in these belong into one chart
 
 
@@ -36,6 +43,8 @@ class RunRecord:
     status: dict[str, Any]
     training: list[dict[str, Any]]  # the records of losses, as `Tracker.record` writes them
     evaluations: list[dict[str, Any]]  # those of held-out scores, see `translate.heldout`
+    game: list[dict[str, Any]]  # those of what the discriminators say, and of gradients, see `Update.observed`
+    probes: list[dict[str, Any]]  # those of what generators make of a few images, see `translate.probe`
     events: list[dict[str, Any]]
     memory: dict[str, Any]
     card: dict[str, Any] | None
@@ -65,10 +74,14 @@ class RunRecord:
         return sum(spans) * len(self.training) / len(spans) if spans else None
 
     @cached_property
+    def timed(self) -> list[dict[str, Any]]:
+        """The records of losses whose speed is known: not the first after a start."""
+        return [record for record in self.training if record.get("images_per_second")]
+
+    @cached_property
     def speed(self) -> float | None:
         """Images per second: the median of what was recorded."""
-        known = [record["images_per_second"] for record in self.training if record.get("images_per_second")]
-        return statistics.median(known) if known else None
+        return statistics.median(record["images_per_second"] for record in self.timed) if self.timed else None
 
     @cached_property
     def peak_bytes(self) -> int | None:
@@ -97,6 +110,24 @@ class RunRecord:
             curves = charts.setdefault(without_side(name), [])
             curves.append(self.curve(self.training, name, len(curves)))
         return charts
+
+    def diagnostics(self) -> dict[str, list[Curve]]:
+        """The curves of what is no loss and tells how the game stands, by the chart they belong into."""
+        charts: dict[str, list[Curve]] = {}
+        for records in (self.game, self.probes):
+            for name in dict.fromkeys(name for record in records for name in record if name not in NO_LOSS):
+                what, _, where = name.partition("_")
+                title = f"discriminator {where}: real and fake" if what in ("real", "fake") else DIAGNOSTICS.get(
+                    what if what != "gradient" else name, without_side(name).replace("_", " "))
+                curves = charts.setdefault(title, [])
+                curves.append(self.curve(records, name, len(curves)))
+        return charts
+
+    @cached_property
+    def marks(self) -> list[Mark]:
+        """What the guard has done, where it did."""
+        return [Mark(event["images"], f"{event['images']:,} images: {event['message']}") for event in self.events
+                if event["what"] in GUARD_EVENTS]
 
     def score(self, name: str, series: int = 0) -> Curve:
         """The curve of a held-out score, with its intervals."""
@@ -127,14 +158,17 @@ class RunRecord:
 
 def read_run(folder: Path) -> RunRecord:
     """Raises `RunError` for a folder that holds no run, `RecipeError` for a recipe this version does not read."""
+    if (folder / RELEASE).is_file():
+        raise RunError(f"{folder}: is a release, which does not know how it was trained; name the run it is from")
     if not (folder / RECIPE).is_file():
         raise RunError(f"{folder}: there is no run here: it holds no {RECIPE}")
     recipe = load_recipe(folder / RECIPE)
     records = files.read_lines(folder / METRICS)
+    training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]
+                                           for kind in ("train", "evaluation", "game", "probe"))
     return RunRecord(
-        folder, recipe, read_json(folder / STATUS), [record for record in records if record.get("kind") == "train"],
-        [record for record in records if record.get("kind") == "evaluation"], files.read_lines(folder / EVENTS),
-        read_json(folder / MEMORY), read_card(recipe),
+        folder, recipe, read_json(folder / STATUS), training, evaluations, game, probes,
+        files.read_lines(folder / EVENTS), read_json(folder / MEMORY), read_card(recipe),
         {title: found for name, title in RESULTS.items() if (found := read_json(folder / name))})
 
 

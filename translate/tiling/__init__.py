@@ -123,14 +123,17 @@ def forecast(generator: nn.Module, shape: Sequence[int], *, memory: int | str | 
 
 
 def num_bytes(size: int | str) -> int:
-    """Bytes from a number, or from text such as 800MB, 4GB (10⁹) or 4GiB (2³⁰)."""
-    if isinstance(size, int):
-        return size
-    text = size.strip().lower().removesuffix("b")
+    """Bytes, more than none, from a number, or from text such as 800MB, 4GB (10⁹) or 4GiB (2³⁰).
+
+    Raises `UsageError`.
+    """
+    text = str(size).strip().lower().removesuffix("b")
     units = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "": 1}
     number = text.rstrip("kmgti")
-    with contextlib.suppress(ValueError, KeyError):
-        return int(float(number) * units[text[len(number):]])
+    with contextlib.suppress(ValueError, KeyError, OverflowError):  # the last: infinity
+        found = int(float(number) * units[text[len(number):]])
+        if found > 0:
+            return found
     raise UsageError(f"{size!r} is not a size of memory; write it as 800MB, 4GB or 4GiB")
 
 
@@ -189,8 +192,9 @@ class _Job:
             if too_thin:  # one strip is too much, wherever rows wait
                 break
         size, needed, allowed = f"{output.height}×{output.shape[3]}", least + self.held, num_bytes(self.memory)
-        raise DoesNotFit(f"translating {size} pixels needs {needed / 1e9:.2f} GB of memory at the least, with "
-                         f"{free / 1e9:.0f} GB of disk free, and {allowed / 1e9:.2f} GB are allowed; allow more")
+        raise DoesNotFit(f"translating {size} pixels needs {needed / 1e6:,.0f} MB of memory at the least, with "
+                         f"{free / 1e6:,.0f} MB free in {tempfile.gettempdir()} (TMPDIR names another place), and "
+                         f"{allowed / 1e6:,.0f} MB are allowed; allow more")
 
 
 def _record(generator: Callable[[Any], Any], image: LazyImage, network: nn.Module) -> LazyImage | Tensor:

@@ -112,6 +112,15 @@ for _name in ("add", "sub", "mul", "truediv", "pow"):
         setattr(LazyImage, f"__{_prefix}{_name}__", _method)
 
 
+def _refused(name: str) -> Callable[..., LazyImage]:
+    """An operator without a rule. Python's own answer to == would be False, and to `if x` True, of any image."""
+    return lambda self, *others: _call(name, None, (self, *others), {})
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge", "floordiv", "mod", "and", "or", "xor", "invert", "bool", "iter"):
+    setattr(LazyImage, f"__{_name}__", _refused(_name))
+
+
 def _call(name: str, function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Record a call of a torch function on at least one lazy image."""
     plain = name.removesuffix("_")
@@ -143,7 +152,9 @@ def _pointwise(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dic
     images: list[Node] = []
     recipe: list[int | None] = []  # for every argument, which of the images it is
     for arg in args:
-        whole = isinstance(arg, Tensor) and arg.ndim == 4 and arg.shape[2] == height > 1
+        whole = isinstance(arg, Tensor) and arg.ndim >= 2 and arg.shape[-2] == height > 1
+        if whole:
+            arg = arg.reshape((1,) * (4 - arg.ndim) + arg.shape)
         node = _node_of(arg, first) if whole else arg.node if isinstance(arg, LazyImage) else None
         recipe.append(None if node is None else len(images))
         images += [] if node is None else [node]
@@ -176,8 +187,9 @@ def _shape(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[st
     def empty(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return type(value)(empty(item) for item in value)
-        floating = isinstance(value, LazyImage) or (isinstance(value, Tensor) and value.is_floating_point())
-        return torch.empty(value.shape, device="meta") if floating else value
+        if isinstance(value, Tensor) and not value.is_floating_point():
+            return value.to("meta")
+        return torch.empty(value.shape, device="meta") if isinstance(value, LazyImage | Tensor) else value
     with torch.autocast("cpu", enabled=False):
         return function(*empty(tuple(args)), **{key: empty(value) for key, value in kwargs.items()}).shape
 
@@ -297,12 +309,13 @@ def _interpolate(x: LazyImage, size: Any = None, scale_factor: Any = None, mode:
                  align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
                  antialias: bool = False) -> LazyImage:
     height, width = x.shape[2:]
-    if scale_factor is not None and recompute_scale_factor:
-        scales = (scale_factor,) * 2 if isinstance(scale_factor, int | float) else tuple(scale_factor)
-        size, scale_factor = (math.floor(height * scales[0]), math.floor(width * scales[1])), None
+    scales = (scale_factor,) * 2 if isinstance(scale_factor, int | float) else tuple(scale_factor or ())
+    if scales and recompute_scale_factor:
+        size, scale_factor, scales = (math.floor(height * scales[0]), math.floor(width * scales[1])), None, ()
     options = {"size": size, "scale_factor": scale_factor, "mode": mode, "align_corners": align_corners}
     shape = _shape(F.interpolate, (x,), options)
-    if mode == "nearest" and shape[2] % height == shape[3] % width == 0:
+    whole = shape[2] % height == shape[3] % width == 0 and all(by == int(by) for by in scales)
+    if mode == "nearest" and whole:  # 2.05 makes 20 rows of 10 as well, but not each of them twice
         return _image(x, rows.nearest((shape[2] // height, shape[3] // width)), [x.node], shape)
     if mode == "bilinear" and not antialias:
         where = {"size": size} if scale_factor is None else {"scale": scale_factor}

@@ -6,10 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from translate.translators.cut import CUTConfig
 from translate.translators.cyclegan import CycleGANConfig
 from translate.translators.pix2pix import Pix2PixConfig
 from translate.translators.translator import Direction, Translator
 
-TranslatorConfig = Annotated[CycleGANConfig | Pix2PixConfig, Field(discriminator="kind")]
+TranslatorConfig = Annotated[CycleGANConfig | Pix2PixConfig | CUTConfig, Field(discriminator="kind")]
 
-__all__ = ["CycleGANConfig", "Direction", "Pix2PixConfig", "Translator", "TranslatorConfig"]
+__all__ = ["CUTConfig", "CycleGANConfig", "Direction", "Pix2PixConfig", "Translator", "TranslatorConfig"]

@@ -37,6 +37,9 @@ class Update(Protocol):
     def full_precision(self) -> Any:
         """A context in which nothing is computed in half precision."""
 
+    def without_graph(self) -> Any:
+        """A context in which what is computed is not backpropagated through."""
+
     def translated(self, there: nn.Module, real: Tensor) -> Tensor:
         """A fake image that nothing is backpropagated through."""
 
@@ -46,11 +49,11 @@ class Update(Protocol):
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool; the exchange counts when the phase has ended."""
 
-    def record(self, name: str, value: Tensor) -> None:
-        """Record a mean over the micro-batch that nothing is learnt from."""
+    def observe(self, name: str, value: Tensor) -> None:
+        """Note a mean over the micro-batch that is no loss, for the log and the guard."""
 
     def mean(self, name: str) -> Tensor:
-        """What was recorded under `name` in this step, over all processes: for after a phase."""
+        """What was observed under `name` in this step, over all processes: for after a phase."""
 
     losses: dict[str, Tensor]  # what this step recorded
     images: int  # images of the run that were seen before this step
@@ -61,6 +64,10 @@ class Update(Protocol):
 
     def normal(self, name: str, like: Tensor) -> Tensor:
         """Standard normal noise of the shape of `like` (N, …), the same whenever this step is done again."""
+
+    def places(self, name: str, num: int, size: tuple[int, int]) -> Tensor:
+        """Rows and columns of `num` different places in a map of `size` for each sample (2, N, num), or of all places
+        where there are fewer; the same whenever this step is done again."""
 
     def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
                  fake: Tensor) -> None:
@@ -88,12 +95,14 @@ class Translator(ABC):
     """
 
     directions: ClassVar[tuple[Direction, ...]]
+    replays: ClassVar[bool] = False  # a generator looks at fakes: to compute these again makes room for its graph
 
     def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
-                 pools: dict[str, ImagePool]):
+                 pools: dict[str, ImagePool], beside: dict[str, nn.Module] | None = None):
+        """`beside`: networks that are trained with the generators, and that nobody translates with."""
         self.objective, self.penalty = config.objective, config.penalty
         self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
-        self.phases = {"generator": generators, "discriminator": discriminators}
+        self.phases = {"generator": generators | (beside or {}), "discriminator": discriminators}
         self.pools = pools
         self.frozen: dict[str, nn.Module] = {}  # asked and never trained; what they are, the recipe says
         self.ema = config.ema
@@ -124,7 +133,7 @@ class Translator(ABC):
             self.objective.bound(self.phases["discriminator"].values())
         elif isinstance(self.objective, Began):
             for name in self.phases["discriminator"]:
-                errors = (update.mean(f"error_{kind}_{name[-1]}") for kind in ("real", "fake"))
+                errors = (update.mean(f"{kind}_{name[-1]}") for kind in ("real", "fake"))
                 update.losses[f"convergence_{name[-1]}"] = self.objective.rebalance(self.balance(name), *errors)
 
     def balance(self, name: str) -> Tensor:
@@ -153,12 +162,12 @@ class Translator(ABC):
         """
         real, fake = self.seen(update, f"real {name}", real), self.seen(update, f"fake {name}", fake)
         logits, judged = judge(real), judge(fake)
+        for what, value in self.objective.verdict(logits, judged)._asdict().items():
+            update.observe(f"{what}_{name[-1]}", value)
         if isinstance(self.objective, Labelled) and self.objective.flips:
             logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
         if isinstance(self.objective, Began):
             update.backward(name, self.objective.discriminator(logits, judged, self.balance(name)))
-            update.record(f"error_real_{name[-1]}", logits.mean())
-            update.record(f"error_fake_{name[-1]}", judged.mean())
         else:
             update.backward(name, self.objective.discriminator(logits, judged))
         del logits, judged  # their graph goes before the penalty's comes

@@ -1,0 +1,46 @@
+"""A training whose generator is constant for a while: `collapsing.py RECIPE RUN`, under torchrun."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import tests.conftest  # noqa: F401, I001  (one thread, no GPU; before torch)
+import torch
+
+import translate.train
+from tests.runs import Silent
+from translate.data import Batch
+from translate.recipe import Stage, load_recipe
+from translate.train import Run, train
+from translate.update import Update
+
+
+class Collapsing(Run):
+    """Constant before four steps from 20 images on, after images that are not finite in one process at 8."""
+
+    left = 4
+
+    def step(self, stage: Stage, batch: Batch) -> Update:
+        if self.progress.images == 8 and self.accelerator.process_index == 1:
+            batch.a[:] = float("nan")
+        if self.progress.images >= 20 and self.left:
+            self.left -= 1
+            with torch.no_grad():
+                for parameter in self.translator.networks["generator_ab"].parameters():
+                    parameter.zero_()
+        return super().step(stage, batch)
+
+    def finish(self) -> None:
+        weights = {f"{name}.{key}": value for name, network in self.translator.networks.items()
+                   for key, value in network.named_parameters()}
+        torch.save({"rollbacks": self.progress.rollbacks, "seed": self.data_seed, "weights": weights},
+                   self.folder / f"{self.accelerator.process_index}.pt")
+        super().finish()
+
+
+if __name__ == "__main__":
+    translate.train.Run = Collapsing  # type: ignore[misc]
+    train(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), Silent())

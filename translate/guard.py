@@ -1,0 +1,241 @@
+"""The guard: tells a training that is lost from one that is merely having a hard time.
+
+It never looks at single losses: those of healthy trainings swing by factors of ten. It looks for signs of what no
+healthy training does, each of which must last (`patience`, in images), by two sorts of numbers:
+
+    of the probe (`translate.probe`), at every look     of the game (`Update.observed`), as means between two looks
+    constant    all outputs are the same                blind      D says the same of whatever it sees
+    saturated   all values are at the ends              won        D is sure, and right, of everything
+    copy        the output is the input                 fooled     D takes real for fake and fake for real
+    lost        as bad as the mean colour, and it       vanished   a gradient is a millionth of what it was
+                was twice as good                       exploded   a gradient is a thousand times what it was
+
+and for numbers that are not finite: `Update` keeps those out of weights and buffers, and leaves the step out; too many
+in a row are a sign as well. What each sign means and what to change is in docs/training.md.
+
+What the guard remembers is plain numbers, which a checkpoint holds: a resumed run judges as an uninterrupted one does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from translate.processes import Means
+from translate.recipe import GuardConfig, Sign
+
+# Where the marks stand is justified by docs/training.md, from runs of tools/guard_zoo.py.
+CONSTANT = 0.02  # diversity
+SATURATED = 0.9
+COPY = 0.02  # change
+WORSE = 2.0  # error, relative to the best there was
+SURE = 0.98  # of the way from even to a score that leaves nothing to be learnt
+RIGHT, WRONG = 0.995, 0.02
+BLIND = 1e-6  # spread
+VANISHED, EXPLODED = 1e-6, 1e3  # gradient, relative to its level
+BRIEF = 2  # looks in a row that show a sign which no training comes back from
+LONG = 5  # times `patience`: D may win for a while, and a beginning takes its time
+OVERFLOWS = 32  # steps in a row that fp16's scaler left out: by then 2^16 has become 2^-16
+SETTLED = 5  # looks after which a level is known
+
+# Where the scores of objectives lie when D is sure of real and of fake. A critic's have no such places, and BEGAN holds
+# its errors apart on purpose.
+POLES = {"vanilla": (1.0, 0.0), "nonsaturating": (1.0, 0.0), "relativistic": (1.0, 0.0), "lsgan": (1.0, 0.0),
+         "hinge": (1.0, -1.0)}
+
+WORDS: dict[Sign, str] = {  # the first that is there is named as the cause
+    "not_finite": "{where}",
+    "constant": "{where} gives nearly the same output whatever goes in",
+    "saturated": "{where} gives nothing but the ends of the range",
+    "copy": "{where} gives back its input",
+    "blind": "{where} says the same of every image",
+    "won": "{where} is sure of every image, and right: the generator can learn nothing from it any more",
+    "fooled": "{where} takes real images for fakes and fakes for real ones",
+    "vanished": "the gradient of the {where} phase has vanished",
+    "exploded": "the gradient of the {where} phase has exploded",
+    "lost": "{where} is as bad on held-out images as their mean colour would be, and it was twice as good"}
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A sign that has lasted. The run was free of signs at `since` images."""
+
+    sign: Sign
+    where: str
+    since: int
+
+    def __str__(self) -> str:
+        return f"{self.sign}: {WORDS[self.sign].format(where=self.where)}, since {self.since:,} images"
+
+
+@dataclass
+class Memory:
+    """What the guard remembers: the part of a checkpoint that is its own. Plain numbers."""
+
+    looked: int = 0  # images at the last look
+    clear: int = 0  # images at the last look that showed no sign
+    since: dict[str, int] = field(default_factory=dict)  # images at the last look before a sign that is there now
+    looks: dict[str, int] = field(default_factory=dict)  # in a row that showed it
+    error: dict[str, float] = field(default_factory=dict)  # of the probe, smoothed
+    best: dict[str, float] = field(default_factory=dict)  # the least that was
+    level: dict[str, tuple[float, int]] = field(default_factory=dict)  # gradients: mean logarithm, of how many looks
+    skipped: int = 0  # steps
+    skipped_in_a_row: int = 0
+    overflows_in_a_row: int = 0
+    window: dict[str, tuple[float, int]] = field(default_factory=dict)  # sums since the last look, of how many steps
+
+
+class Guard:
+    """Watches one run. Every process calls all methods alike; the main one judges."""
+
+    def __init__(self, config: GuardConfig, objective: str, accelerator: Accelerator):
+        """`objective` is the kind of the translator's."""
+        self.config, self.objective, self.accelerator = config, objective, accelerator
+        self.memory = Memory()
+        self.window = Means()  # of what was observed since the last look
+        self.why_skipped = ""
+
+    # -- numbers that are not finite
+
+    def note(self, observed: dict[str, Tensor], overflowed: bool, why_skipped: str = "") -> None:
+        """Take in a step: what it observed, whether fp16's scaler left a part of it out, and why the guard did."""
+        memory = self.memory
+        self.window.add(observed)
+        memory.overflows_in_a_row = memory.overflows_in_a_row + 1 if overflowed else 0
+        memory.skipped += bool(why_skipped)
+        memory.skipped_in_a_row = memory.skipped_in_a_row + 1 if why_skipped else 0
+        self.why_skipped = why_skipped
+
+    def despair(self) -> Trouble | None:
+        """What need not wait for the next look: too many steps in a row that nothing could be learnt from."""
+        skipped, overflows, clear = self.memory.skipped_in_a_row, self.memory.overflows_in_a_row, self.memory.clear
+        if "not_finite" in self.config.ignore:
+            return None
+        if skipped > self.config.skips:
+            return Trouble("not_finite", f"{skipped} steps in a row were left out, the last for: {self.why_skipped}",
+                           clear)
+        if overflows > OVERFLOWS:
+            return Trouble("not_finite", f"gradients overflowed fp16 in {overflows} steps in a row; use precision: "
+                                         "bf16 or fp32", clear)
+        return None
+
+    # -- signs that must last
+
+    def judge(self, images: int, probed: dict[str, float], observed: dict[str, float]) -> Trouble | None:
+        """What is to be done something about, after `images` images, by a look and by the means since the one before.
+
+        Names are those of `metrics.jsonl`. The main process alone calls this.
+        """
+        memory = self.memory
+        signs = {key: sign for key, sign in (self._probe_signs(probed) | self._game_signs(observed)).items()
+                 if sign[0] not in self.config.ignore}
+        memory.since = {key: memory.since.get(key, memory.looked) for key in signs}
+        memory.looks = {key: memory.looks.get(key, 0) + 1 for key in signs}
+        memory.looked = images
+        if not signs:
+            memory.clear = images
+        lasting = [memory.since[key] for key, (sign, _) in signs.items() if self._has_lasted(key, sign)]
+        if not lasting:
+            return None
+        sign, where = min(signs.values(), key=lambda each: list(WORDS).index(each[0]))
+        return Trouble(sign, where, min(lasting))
+
+    def _has_lasted(self, key: str, sign: Sign) -> bool:
+        if sign == "not_finite":
+            return True
+        if sign in ("lost", "exploded"):
+            return self.memory.looks[key] >= BRIEF
+        since = self.memory.since[key]
+        slow = sign == "won" or since == 0  # running statistics, too, have to be learnt before outputs differ
+        return self.memory.looked - since >= self.config.patience * (LONG if slow else 1)
+
+    def _probe_signs(self, probed: dict[str, float]) -> dict[str, tuple[Sign, str]]:
+        signs: dict[str, tuple[Sign, str]] = {}
+        for name, value in probed.items():
+            what, _, direction = name.rpartition("_")
+            where = f"generator_{direction}"
+            if not math.isfinite(value):
+                signs[f"not_finite {direction}"] = ("not_finite", f"what {where} gives for held-out images is not "
+                                                                  "finite: its weights or its running statistics are "
+                                                                  "broken")
+            elif what == "diversity" and value < CONSTANT:
+                signs[f"constant {direction}"] = ("constant", where)
+            elif what == "saturation" and value > SATURATED:
+                signs[f"saturated {direction}"] = ("saturated", where)
+            elif what == "change" and value < COPY:
+                signs[f"copy {direction}"] = ("copy", where)
+            elif what == "error" and self._is_lost(direction, value):
+                signs[f"lost {direction}"] = ("lost", where)
+        return signs
+
+    def _is_lost(self, direction: str, error: float) -> bool:
+        """Whether an error is that of a generator which knows nothing, and once knew something."""
+        best = self.memory.best.get(direction, math.inf)
+        if error >= 1 and error >= WORSE * best:
+            return True
+        smooth = (self.memory.error.get(direction, error) + error) / 2
+        self.memory.error[direction], self.memory.best[direction] = smooth, min(best, smooth)
+        return False
+
+    def _game_signs(self, observed: dict[str, float]) -> dict[str, tuple[Sign, str]]:
+        signs: dict[str, tuple[Sign, str]] = {}
+        for side in sorted({name.rpartition("_")[2] for name in observed if name.startswith("right_")}):
+            where = f"discriminator_{side}"
+            right = observed[f"right_{side}"]
+            if observed[f"spread_{side}"] < BLIND:
+                signs[f"blind {side}"] = ("blind", where)
+            elif self.objective in POLES:
+                if right > RIGHT and self._is_sure(observed[f"real_{side}"], observed[f"fake_{side}"]):
+                    signs[f"won {side}"] = ("won", where)
+                if right < WRONG:
+                    signs[f"fooled {side}"] = ("fooled", where)
+        for name, value in observed.items():
+            what, _, phase = name.partition("_")
+            if what == "gradient" and (sign := self._gradient_sign(phase, value)):
+                signs[f"{sign} {phase}"] = (sign, phase)
+        return signs
+
+    def _is_sure(self, real: float, fake: float) -> bool:
+        """Whether the mean scores lie where nothing is left to be learnt, or beyond."""
+        at_real, at_fake = POLES[self.objective]
+        middle, reach = (at_real + at_fake) / 2, (at_real - at_fake) / 2
+        return real > middle + (2 * SURE - 1) * reach and fake < middle - (2 * SURE - 1) * reach
+
+    def _gradient_sign(self, phase: str, norm: float) -> Sign | None:
+        mean, looks = self.memory.level.get(phase, (0.0, 0))
+        logarithm = math.log10(max(norm, 1e-30)) if math.isfinite(norm) else 30.0
+        if looks >= SETTLED:
+            if logarithm < mean + math.log10(VANISHED):
+                return "vanished"
+            if logarithm > mean + math.log10(EXPLODED):
+                return "exploded"
+        share = max(1 / (looks + 1), 0.1)  # a mean at first, then one that forgets
+        self.memory.level[phase] = mean + share * (logarithm - mean), looks + 1
+        return None
+
+    # -- a checkpoint's part, and new beginnings
+
+    def enter(self) -> None:
+        """A stage begins: errors and gradients of another resolution are no measure for what comes."""
+        self.memory.error, self.memory.best, self.memory.level = {}, {}, {}
+
+    def pack(self) -> dict[str, Any]:
+        """What it remembers, as JSON; every process goes on from the same means."""
+        if sums := self.window.sums:
+            totals = self.accelerator.reduce(torch.stack([total.float() for total, _ in sums.values()]), "mean")
+            self.window.sums = {name: (total, steps) for (name, (_, steps)), total in
+                                zip(sums.items(), totals, strict=True)}
+        self.memory.window = {name: (total.item(), steps) for name, (total, steps) in self.window.sums.items()}
+        return asdict(self.memory)
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        """Go on from what `pack` returned."""
+        self.memory = Memory(**packed)
+        device = self.accelerator.device
+        self.window.sums = {name: (torch.tensor(total, device=device), steps)
+                            for name, (total, steps) in self.memory.window.items()}

@@ -1,0 +1,33 @@
+"""Projection heads: what a contrastive loss compares are not features, but what small networks make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ProjectionHeads(nn.Module):
+    """A two-layer perceptron H_l for each layer of an encoder (Park et al. 2020, section 3.2).
+
+    `channels` are those of the layers' features. 256 units, and the published initialisation: N(0, 0.02), zero biases.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 256):
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(num, width), nn.ReLU(), nn.Linear(width, width)) for num in channels)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight, 0.0, 0.02)
+                nn.init.zeros_(part.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Features of some places in each layer, (N, S, C_l), to vectors (N, S, width) of length one.
+
+        In at least float32: what is compared are small angles.
+        """
+        return [F.normalize(head(each.to(torch.promote_types(each.dtype, torch.float32))), dim=2)
+                for head, each in zip(self.heads, features, strict=True)]

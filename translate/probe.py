@@ -1,0 +1,112 @@
+"""The probe: what the generators make of a few held-out images, in numbers, again and again while a training goes on.
+
+A look leaves in `metrics.jsonl` a line of `kind: probe` with, for each direction (`_ab`, `_ba`):
+
+    diversity   how much the outputs differ from each other, relative to their inputs or to real images, whichever
+                differ less: 0 where all outputs are the same
+    error       how far the outputs are from the truth or, where that is not known and there is a way back, the inputs
+                from what comes back: 1 where the mean colour would do as well
+    saturation  the share of the outputs' values at the ends of their range, beyond that of real images: 1 where all are
+    change      how far the outputs are from the inputs, relative to how far the images of the other side are: 0 where
+                they are copies (only where both sides have as many channels)
+
+It is the generators as they are trained that are looked at, not their averages, in eval mode: so it also tells when
+their running statistics are broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from translate.data import Batch
+from translate.precision import Format, autocast
+from translate.translators import Direction, Translator
+
+SMALL = 32  # px: images are told apart by copies of this size, where noise does not count
+END = 0.99  # of a range that reaches from −1 to 1
+LEAST = 1e-3  # what is as alike as this is no measure for anything
+
+
+class Probe:
+    """Looks at the generators of `translator` through a batch of held-out images. `paired`: b is the truth of a."""
+
+    def __init__(self, batch: Batch, translator: Translator, paired: bool, device: torch.device, precision: Format):
+        self.batch, self.translator, self.paired = batch, translator, paired
+        self.device, self.precision = device, precision
+
+    @torch.no_grad()
+    def __call__(self) -> dict[str, float]:
+        """One look. The networks, and all random states, stay as they are."""
+        found: dict[str, Tensor] = {}
+        for direction in self.translator.directions:
+            found |= {f"{name}_{direction}": value for name, value in self._look(direction).items()}
+        values = torch.stack([value.float().to(self.device) for value in found.values()]).tolist()
+        return dict(zip(found, values, strict=True))
+
+    def _look(self, direction: Direction) -> dict[str, Tensor]:
+        back: Direction = "ba" if direction == "ab" else "ab"
+        sources, reals = (self.batch.a, self.batch.b) if direction == "ab" else (self.batch.b, self.batch.a)
+        outputs, errors, saturated, changes = [], [], [], []
+        for source, real in zip(sources.split(1), reals.split(1), strict=True):
+            source, real = source.to(self.device), real.to(self.device)
+            output = self._translate(direction, source)
+            outputs.append(small(output))
+            saturated.append(at_the_ends(output))
+            if output.shape == source.shape:
+                changes.append((output - source).abs().mean())
+            if self.paired:
+                errors.append((output - real).abs().mean())
+            elif back in self.translator.directions:
+                errors.append((self._translate(back, output) - source).abs().mean())
+        found = {}
+        least = torch.minimum(spread(sources), spread(reals)) if len(sources) > 1 else torch.zeros(())
+        if least > LEAST:
+            found["diversity"] = distance(outputs) / least.to(self.device)
+        targets = reals if self.paired else sources
+        plain = (targets.float() - targets.float().mean((0, 2, 3), keepdim=True)).abs().mean()
+        if errors and plain > LEAST:
+            found["error"] = torch.stack(errors).mean() / plain.to(self.device)
+        taken = at_the_ends(reals)
+        if taken < 1:
+            taken = taken.to(self.device)
+            found["saturation"] = (torch.stack(saturated).mean() - taken).clamp(min=0) / (1 - taken)
+        if changes:
+            apart = (sources - reals).abs().mean()
+            if apart > LEAST:
+                found["change"] = torch.stack(changes).mean() / apart.to(self.device)
+        return found
+
+    def _translate(self, direction: Direction, source: Tensor) -> Tensor:
+        generator: nn.Module = self.translator.phases["generator"][f"generator_{direction}"]
+        training = generator.training
+        generator.eval()
+        try:
+            with autocast(self.device, self.precision):
+                return generator(source).float()
+        finally:
+            generator.train(training)
+
+
+def small(image: Tensor) -> Tensor:
+    """(1, C, H, W) as the mean colours of at most `SMALL` rows and columns."""
+    return F.adaptive_avg_pool2d(image.float(), [min(side, SMALL) for side in image.shape[2:]])  # type: ignore[arg-type]
+
+
+def spread(images: Tensor) -> Tensor:
+    """How far images (N, C, H, W) are from each other."""
+    return distance([small(image) for image in images.split(1)])
+
+
+def distance(thumbnails: Sequence[Tensor]) -> Tensor:
+    """The mean absolute difference of all pairs."""
+    return torch.stack([(one - other).abs().mean() for one, other in combinations(thumbnails, 2)]).mean()
+
+
+def at_the_ends(images: Tensor) -> Tensor:
+    """The share of values that are as large or as small as can be."""
+    return (images.abs() > END).float().mean()

@@ -1,0 +1,123 @@
+"""CUT and FastCUT: one-sided unpaired translation, held to its input patch by patch (Park et al. 2020).
+
+A patch of the output should be more like the patch of the input at its own place than like the others: alike in the
+generator's own encoder, whose features projection heads make comparable. There is no way back, and no cycle. FastCUT
+is `weights: {nce: 10, identity: 0}` with `flip_equivariance: true`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from translate.losses import LeastSquares, Objective, patch_nce
+from translate.networks import DiscriminatorConfig, EncodingConfig, PatchGANConfig, ProjectionHeads, ResNetConfig
+from translate.schema import Config
+from translate.translators.translator import Direction, GameConfig, Translator, Update
+
+
+class CUTWeights(Config):
+    """L_GAN + λ_X L_PatchNCE(X) + λ_Y L_PatchNCE(Y) (eq. 5), each PatchNCE the mean over layers and patches.
+
+    The paper has 1 and 1 for CUT, 10 and 0 for FastCUT. Its authors' code takes the mean of the two where both are
+    used, which is ½ and ½.
+    """
+
+    adversarial: float = Field(1.0, ge=0)
+    nce: float = Field(1.0, gt=0)  # λ_X: more is truer to the input and changes it less
+    identity: float = Field(1.0, ge=0)  # λ_Y: keeps an image of B as it is; 0 leaves its passes out
+
+
+class CUTConfig(GameConfig):
+    """Unpaired translation A → B: one generator, its encoder's projection heads, one discriminator."""
+
+    kind: Literal["cut"] = "cut"
+    generator: EncodingConfig = ResNetConfig()
+    discriminator: DiscriminatorConfig = PatchGANConfig()
+    objective: Objective = LeastSquares()
+    weights: CUTWeights = CUTWeights()
+    temperature: float = Field(0.07, gt=0)  # τ of eq. 3: less minds only the negatives that are most alike
+    patches: int = Field(256, ge=2)  # of each image and layer; each is a negative of all the others
+    flip_equivariance: bool = False  # half of the images are translated mirrored: features must be mirrored too
+
+    needs_pairs: ClassVar[bool] = False
+
+    def build(self, channels_a: int, channels_b: int, seed: int = 0) -> CUT:
+        return CUT(self, channels_a, channels_b)
+
+
+class CUT(Translator):
+    """One generator A → B, whose encoder also looks at what it made; `heads` and it are trained as one.
+
+    The authors give the heads an optimizer of their own with the generator's settings. One Adam for both takes the same
+    steps, and their gradients come from the same backward passes, which belong into one phase.
+    """
+
+    directions: ClassVar[tuple[Direction, ...]] = ("ab",)
+    replays: ClassVar[bool] = True
+
+    def __init__(self, config: CUTConfig, channels_a: int, channels_b: int):
+        self.weights, self.temperature, self.patches = config.weights, config.temperature, config.patches
+        self.flip_equivariance = config.flip_equivariance
+        self.generator_ab = config.generator.build(channels_a, channels_b)
+        self.heads = ProjectionHeads(self.generator_ab.feature_channels)
+        self.discriminator_b = config.discriminator.build(channels_b)
+        super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {},
+                         beside={"heads": self.heads})
+
+    def train_generators(self, batch: Any, update: Update) -> list[Tensor]:
+        """Fool the discriminator, and keep every patch like its own (eq. 5); returns the fakes, one a micro-batch."""
+        fakes = []
+        for a, b in update.micro_batches(batch):
+            flipped = update.uniform("flip") < 0.5 if self.flip_equivariance else None
+            with update.fake(self.generator_ab, mirrored(a, flipped)) as fake:
+                fooled = self.fool(update, "discriminator_b", self.discriminator_b, fake, b)
+                update.backward("adversarial", self.weights.adversarial * fooled)
+                update.backward("nce", self.weights.nce * self.unlikeness(update, "nce", a, fake, flipped))
+            if self.weights.identity:
+                with update.fake(self.generator_ab, mirrored(b, flipped)) as same:
+                    unlike = self.unlikeness(update, "identity", b, same, flipped)
+                    update.backward("identity", self.weights.identity * unlike)
+            fakes.append(fake.detach())
+        return fakes
+
+    def train_discriminators(self, batch: Any, fakes: list[Tensor] | None, update: Update) -> None:
+        """Tell real images of B from fakes (eq. 1)."""
+        for number, (a, b) in enumerate(update.micro_batches(batch)):
+            fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
+            self.tell_apart(update, "discriminator_b", self.discriminator_b, b, fake)
+
+    def unlikeness(self, update: Update, name: str, real: Tensor, fake: Tensor, flipped: Tensor | None) -> Tensor:
+        """L_PatchNCE (eq. 4): how far patches of `fake` are from their own in `real` and near to the others there.
+
+        The gradient goes into the heads, the encoder and `fake`. The keys, which are of `real`, take none.
+        """
+        with update.without_graph():
+            keys = self.projected(update, name, real, None)
+        queries = self.projected(update, name, fake, flipped)
+        with update.full_precision():
+            losses = [patch_nce(query, key, self.temperature) for query, key in zip(queries, keys, strict=True)]
+        return torch.stack(losses).mean()
+
+    def projected(self, update: Update, name: str, image: Tensor, flipped: Tensor | None) -> list[Tensor]:
+        """Unit vectors (N, S, 256) of S places in every layer of the encoder: those that the draw `name` says, or
+        their mirror images where `flipped` (N,)."""
+        def at_places(layer: int, features: Tensor) -> Tensor:
+            height, width = features.shape[2:]
+            rows, columns = update.places(f"{name} {layer}", self.patches, (height, width))
+            if flipped is not None:
+                columns = torch.where(flipped[:, None], width - 1 - columns, columns)
+            samples = torch.arange(len(features), device=features.device)[:, None]
+            return features[samples, :, rows, columns]
+
+        taken = self.generator_ab.features(image, at_places)
+        with update.full_precision():
+            return self.heads(taken)
+
+
+def mirrored(images: Tensor, flipped: Tensor | None) -> Tensor:
+    """Images (N, C, H, W), left and right exchanged where `flipped` (N,)."""
+    return images if flipped is None else torch.where(flipped[:, None, None, None], images.flip(3), images)

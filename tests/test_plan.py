@@ -364,11 +364,20 @@ def test_the_large_recipes_plan_as_their_own_headers_say(name: str) -> None:
         assert found is not None
         assert (found.plan.name, f"{found.peak_bytes / GIB:.2f}", f"{found.compute:.2f}") == (plan, peak, compute)
         num_checked += 1
-    assert num_checked >= len(recipe.stages)
+    assert num_checked >= len({stage.size for stage in recipe.stages})
+
+
+@pytest.mark.parametrize("name", [name for name in LARGE if name.endswith("2000")])
+def test_every_stage_of_the_recipes_for_2000_px_fits_a_card_of_8_gb(name: str) -> None:
+    """Those that fade a level in, too."""
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    assert recipe.stages[-1].size == (2000, 2000)
+    assert all(choose(recipe, stage, budget_of("8GB"), "fp16") for stage in recipe.stages)
 
 
 @pytest.mark.parametrize(("name", "card", "overrides"), [
-    ("maps_2000", "4GB", []), ("maps_2000", "16GB", ["stages.1.batch_size=4"]), ("monet2photo_2000", "6GB", []),
+    ("maps_2000", "4GB", []), ("maps_2000", "16GB", ["stages.3.batch_size=4"]),
+    ("maps_growing_2000", "16GB", ["stages.5.batch_size=4", "stages.6.batch_size=4"]), ("monet2photo_2000", "6GB", []),
     ("monet2photo_4000", "24GB", ["stages.1.memory.plan=strips", "stages.1.memory.strips=16"])])
 def test_what_else_the_headers_promise_fits(name: str, card: str, overrides: list[str]) -> None:
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", overrides)

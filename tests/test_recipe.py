@@ -190,8 +190,7 @@ def test_every_shipped_recipe_validates_and_trains_two_steps(path: Path, tmp_pat
     generator |= {"width": 2} | ({"downs": 6} if "downs" in generator else {"blocks": 1})
     document["translator"]["discriminator"] |= {"width": 2}
     document["data"]["resize"] = 72 if recipe.data.resize else None
-    size = recipe.stages[0].batch_size
-    document["stages"] = [stage | {"resolution": 64, "resize": None, "images": size}
+    document["stages"] = [stage | {"resolution": 64, "resize": None, "images": stage["batch_size"]}
                           for stage in document["stages"][:2]]
     document |= {"workers": 0, "every": {"log": 1, "sample": 1, "checkpoint": 1}}
     train(validate(Recipe, document, str(path)), tmp_path / "run", Silent())
@@ -234,6 +233,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "optimizer.discriminator.momentum": (0.9, weights),
     "optimizer.generator.clip": (1e-3, weights), "optimizer.discriminator.clip": (1e-3, weights),
     "stages.0.resolution": (20, weights), "stages.0.images": (6, weights), "stages.0.batch_size": (4, weights),
+    "stages.0.levels": (1, weights),
     "stages.0.resize": (30, weights), "stages.0.lr.kind": ({"kind": "linear", "to": 0.0}, weights),
     "stages.0.lr.factor": (0.5, weights), "stages.0.lr.start": (0.3, weights), "stages.0.lr.to": (0.9, weights),
     "every.log": (2, lines), "every.probe": (4, lines), "every.sample": (4, listing("samples")),
@@ -271,6 +271,8 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "data": ("test_data_folders.py", "test_every_option_of_the_data_changes_what_is_read"),
     "guard": ("test_guard.py", "test_every_option_of_the_guard_changes_what_it_does"),
     "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
+    "stages.0.fade": ("test_growing.py", "test_gradients_reach_a_level_as_soon_as_it_fades_in"),
+    "stages.0.freeze": ("test_growing.py", "test_a_level_that_is_trained_alone"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.semantic": ("test_semantic.py", "test_every_option_of_the_consistency_changes_the_gradients"),
     "adapt": ("test_adapt.py", "test_every_option_of_an_adaptation_changes_what_comes_of_it"),

@@ -24,6 +24,7 @@ from translate.data.transforms import Augmentation
 from translate.errors import RecipeError
 from translate.losses import SlopePenalty
 from translate.mistakes import shown
+from translate.networks.growing import Growable
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.networks.tasks import TaskNetworkConfig
 from translate.optimizers import Constant, Optimizers, Schedule
@@ -41,7 +42,11 @@ class Stage(Config):
     batch_size: int = Field(1, ge=1)  # global: over all processes and micro-batches
     micro_batch: int | None = Field(None, ge=1)  # samples a process holds at once; null: all of its share
     resize: int | None = Field(None, ge=1)  # short side to load at in this stage; null: as `data.resize` says
-    lr: Schedule = Constant()
+    lr: Schedule = Constant()  # {kind: constant, factor: 0.5}: half of the optimizers'
+    levels: int = Field(0, ge=0, le=8)  # outer levels that the networks have gained, each for twice the size, inside
+    # of which they see the scale they knew (docs/high-resolution.md); as many as in the stage before, or one more
+    fade: bool = False  # the newest level fades in over this stage's images; what it replaces is gone in the next
+    freeze: bool = False  # of the generators the newest level is trained alone in this stage
     memory: AutoMemory | None = None  # null: the recipe's
 
     @property
@@ -172,7 +177,8 @@ class Recipe(Config):
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        problems = [*self._translator_problems(), *self._stage_problems(), *self._evaluation_problems()]
+        problems = [*self._translator_problems(), *self._stage_problems(), *self._level_problems(),
+                    *self._evaluation_problems()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -211,8 +217,9 @@ class Recipe(Config):
             if resize is not None and resize < min(stage.size):
                 yield (f"stages.{number}.resolution: a crop of {min(stage.size)} px is larger than the {resize} px "
                        f"that images are resized to; raise stages.{number}.resize")
-            if min(stage.size) < smallest:
-                yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {smallest} px that the "
+            least = smallest * 2**stage.levels if isinstance(self.translator.discriminator, Growable) else smallest
+            if min(stage.size) < least:
+                yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {least} px that the "
                        "discriminator can judge; use more px, or fewer translator.discriminator.layers")
             if stage.images % stage.batch_size:
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
@@ -221,6 +228,25 @@ class Recipe(Config):
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
                 yield (f"stages.{number}.micro_batch: {stage.micro_batch} does not divide batch_size "
                        f"{stage.batch_size}")
+
+    def _level_problems(self) -> Iterator[str]:
+        generator, before = self.translator.generator, None
+        for number, stage in enumerate(self.stages):
+            if stage.levels and not (self.translator.grows and isinstance(generator, Growable)):
+                part = f"generator.kind: {generator.kind}" if self.translator.grows else f"kind: {self.translator.kind}"
+                yield f"stages.{number}.levels: translator.{part} cannot gain levels; leave them out"
+            elif before is not None and stage.levels not in (before, before + 1):
+                yield (f"stages.{number}.levels: {stage.levels} after {before}; a stage has as many as the one before, "
+                       f"or one more: use {before} or {before + 1}")
+            elif stage.fade and (before is None or stage.levels != before + 1):
+                yield (f"stages.{number}.fade: there is nothing to fade, as this stage has no level more than the one "
+                       "before; raise its levels, or leave fade out")
+            elif stage.fade and isinstance(generator, Growable) and not generator.fades:
+                yield (f"stages.{number}.fade: the levels of generator.kind: {generator.kind} do not fade in; leave "
+                       "fade out, and train the level alone at first (freeze: true)")
+            if stage.freeze and not stage.levels:
+                yield f"stages.{number}.freeze: there is no level to train alone; set levels, or leave freeze out"
+            before = stage.levels
 
     def _evaluation_problems(self) -> Iterator[str]:
         if self.evaluate.patience is not None and self.every.evaluate is None:

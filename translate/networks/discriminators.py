@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from translate.networks.growing import FadingEntry, outer_width
 from translate.networks.layers import Chain, Layer, Norm, PositionalDropout, initialise, make_norm
 from translate.schema import Config
 
-AnyChain = TypeVar("AnyChain", bound=Chain)
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
 class PatchGANConfig(Config):
@@ -29,6 +30,8 @@ class PatchGANConfig(Config):
     minibatch_kernels: int = Field(0, ge=0)
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
 
+    fades: ClassVar[bool] = True
+
     @property
     def smallest(self) -> int:
         """The smallest side it can judge: what leaves the two unstrided layers at its end one logit."""
@@ -39,6 +42,14 @@ class PatchGANConfig(Config):
                            self.minibatch_kernels)
         initialise(network)
         return spectrally_normed(network) if self.spectral else network
+
+    def grow(self, network: PatchGAN) -> None:
+        """Add one more strided layer in front of `network`, fading in until it is settled: patches twice as large."""
+        network.grow()
+        for part in network.newest():
+            initialise(part)
+            if self.spectral:
+                spectrally_normed(part)
 
 
 class PixelConfig(Config):
@@ -98,7 +109,7 @@ def in_turn(*parts: nn.Module | None) -> nn.Module | None:
     return nn.Sequential(*held) if len(held) > 1 else held[0] if held else None
 
 
-def spectrally_normed(network: AnyChain) -> AnyChain:
+def spectrally_normed(network: AnyNetwork) -> AnyNetwork:
     """Divide each convolution's weights by their largest singular value, found by a power iteration a forward pass."""
     for part in network.modules():
         if isinstance(part, nn.Conv2d):
@@ -107,7 +118,12 @@ def spectrally_normed(network: AnyChain) -> AnyChain:
 
 
 class PatchGAN(Chain):
-    """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch."""
+    """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch.
+
+    Each outer level that it gains (`translate.networks.growing`) is one more strided layer, the new first one.
+    """
+
+    levels = 0
 
     def __init__(self, in_channels: int, width: int = 64, layers: int = 3, norm: Norm = "instance",
                  dropout: float = 0.0, minibatch_std: bool = False, minibatch_kernels: int = 0):
@@ -129,6 +145,29 @@ class PatchGAN(Chain):
                            norm=in_turn(make_norm(norm, widths[-1]), dropped(layers + 1),
                                         MinibatchStd() if minibatch_std else None, compare)))
         super().__init__(*chain)
+
+    def grow(self) -> None:
+        """Put a layer in front of the first, which fades out and comes again as the second."""
+        first = cast(Layer, self[0])
+        inside = first.conv.out_channels
+        width = outer_width(inside)
+        self[0] = FadingEntry(first, [Layer(nn.Conv2d(first.conv.in_channels, width, 4, 2, 1)),
+                                      Layer(nn.Conv2d(width, inside, 4, 2, 1), slope=0.2)])
+        self.levels += 1
+
+    def settle(self) -> None:
+        """Let go of the first layer that others have replaced."""
+        entry = self[0]
+        if isinstance(entry, FadingEntry):
+            first, second = entry.new
+            self[0] = second
+            self.insert(0, first)
+
+    def newest(self) -> list[nn.Module]:
+        """The layers that were added last; none before."""
+        if self.levels == 0:
+            return []
+        return list(self[0].new) if isinstance(self[0], FadingEntry) else list(self)[:2]
 
 
 class Pixel(Chain):

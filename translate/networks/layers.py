@@ -101,7 +101,7 @@ class Chain(nn.Sequential):
     num_strips: int = 8  # with keep = "strips"
     strips_from: int = 0  # with keep = "strips": layers before this one run whole, keeping their inputs
 
-    def __init__(self, *layers: Layer, role: Role = "judge"):
+    def __init__(self, *layers: nn.Module, role: Role = "judge"):
         super().__init__(*layers)
         self.role = role
 

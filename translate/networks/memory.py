@@ -137,7 +137,7 @@ def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
             part.num_strips = plan.num_strips
             if part.keep == "strips":
                 # Beginning with a norm, a chain needs no pass for it: the layer before runs whole (−6 % compute).
-                part.strips_from = 1
+                part.strips_from = min(1, len(part) - 1)
                 if num_processes > 1 and any(isinstance(inside, _BatchNorm) for inside in part.modules()):
                     part.keep = "input"  # its statistics are of several processes
 

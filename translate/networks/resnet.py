@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.networks.growing import FadingEntry, FadingExit, outer_width
 from translate.networks.layers import (
     Block,
     Chain,
@@ -31,25 +32,36 @@ class ResNetConfig(Config):
     norm: Norm = "instance"
     upsample: Upsample = "transposed"  # resize: slower, and free of checkerboards
 
+    fades: ClassVar[bool] = True
+
     def build(self, in_channels: int, out_channels: int) -> ResNet:
         network = ResNet(in_channels, out_channels, self.width, self.blocks, self.norm, self.upsample)
         initialise(network)
         return network
+
+    def grow(self, network: ResNet) -> None:
+        """Add one more downsampling and upsampling around `network`, fading in until it is settled."""
+        network.grow(self.norm, self.upsample)
+        for part in network.newest():
+            initialise(part)
 
 
 class ResNet(Generator):
     """Two downsamplings, `blocks` residual blocks at quarter resolution, two upsamplings.
 
     `head` and `tail` work at full resolution and hold most of the memory and little of the compute; the trunk between
-    them holds most of the compute. Memory plans address them separately.
+    them holds most of the compute. Memory plans address them separately. Each outer level that it gains
+    (`translate.networks.growing`) makes both ends one layer longer, and the trunk's resolution half as large.
     """
 
-    multiple = 4
-    smallest = 8
+    levels = 0
+
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, blocks: int = 9,
                  norm: Norm = "instance", upsample: Upsample = "transposed"):
         super().__init__()
+        self.multiple, self.smallest = 4, 8
+        self.exit: FadingExit | None = None  # while a level fades in: what `tail` then ends before
         bias = norm != "batch"  # BatchNorm has a shift of its own
         self.head = Chain(
             Layer(nn.Conv2d(in_channels, width, 7, bias=bias), reflect=3),
@@ -68,7 +80,8 @@ class ResNet(Generator):
             role="tail")
 
     def translate(self, image: Tensor) -> Tensor:
-        return self.tail(self.trunk(self._into_trunk(self.head(image))))
+        y = self.tail(self.trunk(self._into_trunk(self.head(image))))
+        return y if self.exit is None else self.exit(y)
 
     def features(self, image: Tensor, look: Look) -> list[Tensor]:
         """The image, both downsampling convolutions, and the first and the fifth residual block (Park et al. 2020).
@@ -88,6 +101,40 @@ class ResNet(Generator):
     def _into_trunk(self, y: Tensor) -> Tensor:
         y = y if self.norm is None else self.norm(y)
         return nn.functional.relu(y, inplace=self.norm is not None)
+
+    def grow(self, norm: Norm, upsample: Upsample) -> None:
+        """Put a level around the ends, which fade out."""
+        bias = norm != "batch"
+        first, last = cast(Layer, self.head[0]), cast(Layer, self.tail[-1])
+        down, up = first.conv.out_channels, last.conv.in_channels
+        width = outer_width(down)
+        self.head = Chain(
+            FadingEntry(first, [
+                Layer(nn.Conv2d(first.conv.in_channels, width, 7, bias=bias), reflect=3),
+                Layer(nn.Conv2d(width, down, 3, 2, 1, bias=bias), norm=make_norm(norm, width), slope=0.0)]),
+            *list(self.head)[1:], role="head")
+        self.exit = FadingExit(Chain(last, role="tail"), Chain(
+            enlarging(up, width, upsample, bias, norm=make_norm(norm, up), slope=0.0),
+            Layer(nn.Conv2d(width, last.conv.out_channels, 7), norm=make_norm(norm, width), slope=0.0, reflect=3,
+                  last=nn.Tanh()),
+            role="tail"))
+        self.tail = Chain(*list(self.tail)[:-1], role="tail")
+        self.levels, self.multiple, self.smallest = self.levels + 1, 2 * self.multiple, 2 * self.smallest
+
+    def settle(self) -> None:
+        """Let go of the ends that a level has replaced."""
+        if self.exit is not None:
+            self.head = Chain(*cast(FadingEntry, self.head[0]).new, *list(self.head)[1:], role="head")
+            self.tail = Chain(*self.tail, *self.exit.new, role="tail")
+            self.exit = None
+
+    def newest(self) -> list[nn.Module]:
+        """The two layers down and the two layers up of the outermost level that was added; none before."""
+        if self.levels == 0:
+            return []
+        first, last = (self.head, self.tail) if self.exit is None else (cast(FadingEntry, self.head[0]).new,
+                                                                        self.exit.new)
+        return [*list(first)[:2], *list(last)[-2:]]
 
 
 def residual(channels: int, norm: Norm, bias: bool) -> Block:

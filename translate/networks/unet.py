@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.networks.growing import FadingLevel, outer_width
 from translate.networks.layers import (
     Generator,
     Layer,
@@ -32,19 +33,33 @@ class UNetConfig(Config):
     dropout: float = Field(0.5, ge=0, lt=1)  # in the three innermost full-width levels; pix2pix's only noise
     upsample: Upsample = "transposed"  # resize: slower, and free of checkerboards
 
+    fades: ClassVar[bool] = True
+
     def build(self, in_channels: int, out_channels: int) -> UNet:
         network = UNet(in_channels, out_channels, self.width, self.downs, self.norm, self.dropout, self.upsample)
         initialise(network)
         return network
 
+    def grow(self, network: UNet) -> None:
+        """Add one more level around `network`, fading in until it is settled."""
+        network.grow(self.norm, self.upsample)
+        for part in network.newest():
+            initialise(part)
+
 
 class UNet(Generator):
-    """`downs` halvings to a point and as many doublings back; each level sees its own scale's features again."""
+    """`downs` halvings to a point and as many doublings back; each level sees its own scale's features again.
+
+    Each outer level that it gains (`translate.networks.growing`) is one more of them.
+    """
+
+    levels = 0
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, downs: int = 8, norm: Norm = "batch",
                  dropout: float = 0.5, upsample: Upsample = "transposed"):
         super().__init__()
         self.multiple = self.smallest = 2**downs
+        self.fading: FadingLevel | None = None  # the outermost level of before, while another fades in around it
         bias = norm != "batch"
         widths = [min(2**level, 8) * width for level in range(downs)]
         self.feature_channels = (in_channels, *widths[:4])
@@ -65,12 +80,40 @@ class UNet(Generator):
 
     def translate(self, image: Tensor) -> Tensor:
         skips = [image]
-        for down in self.down:
-            skips.append(down(skips[-1]))
-        y = self.up[-1](skips.pop())
-        for up in reversed(self.up[:-1]):
-            y = up(skips.pop(), y)
-        return y
+        for level, down in enumerate(self.down):
+            y = down(skips[-1])
+            skips.append(y if level != 1 or self.fading is None else self.fading.enter(image, y))
+        y, old = self.up[-1](skips.pop()), None
+        for level in reversed(range(len(self.up) - 1)):
+            if level == 1 and self.fading is not None:
+                old = self.fading.leave(skips[-1], y)
+            y = self.up[level](skips.pop(), y)
+        return y if self.fading is None or old is None else self.fading.mix(old, y)
+
+    def grow(self, norm: Norm, upsample: Upsample) -> None:
+        """Put a level around the outermost one, which fades out."""
+        bias = norm != "batch"
+        first, last = cast(Level, self.down[0]), cast(Level, self.up[0])
+        inside = first.layer.conv.out_channels
+        width = outer_width(inside)
+        enlarge = 2 if upsample == "resize" else 1
+        self.fading = FadingLevel(first, last)
+        self.down[0] = Level(Layer(nn.Conv2d(width, inside, 4, 2, 1, bias=bias), slope=0.2),
+                             norm=make_norm(norm, inside))
+        self.down.insert(0, Level(Layer(nn.Conv2d(first.layer.conv.in_channels, width, 4, 2, 1, bias=bias))))
+        self.up[0] = Level(Layer(enlarging_conv(2 * inside, width, upsample, bias), slope=0.0, enlarge=enlarge),
+                           norm=make_norm(norm, width))
+        self.up.insert(0, Level(Layer(enlarging_conv(2 * width, last.layer.conv.out_channels, upsample, True),
+                                      slope=0.0, enlarge=enlarge, last=nn.Tanh())))
+        self.levels, self.multiple, self.smallest = self.levels + 1, 2 * self.multiple, 2 * self.smallest
+
+    def settle(self) -> None:
+        """Let go of the level that another has replaced."""
+        self.fading = None
+
+    def newest(self) -> list[nn.Module]:
+        """The outermost level that was added, and what joins it to the one inside; none before."""
+        return [*self.down[:2], *self.up[:2]] if self.levels else []
 
     def features(self, image: Tensor, look: Look) -> list[Tensor]:
         """The image and the first four levels down: as far as a sixteenth of the size."""

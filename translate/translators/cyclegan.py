@@ -46,6 +46,7 @@ class CycleGANConfig(GameConfig):
     semantic: SemanticConfig | None = None  # for domain adaptation; null: none
     pool: int = Field(50, ge=0)  # past fakes a discriminator may be shown, kept on the CPU as 8-bit images
 
+    grows: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = False
 
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> CycleGAN:

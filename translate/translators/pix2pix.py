@@ -31,6 +31,7 @@ class Pix2PixConfig(GameConfig):
     objective: Objective = NonSaturating()
     weights: Pix2PixWeights = Pix2PixWeights()
 
+    grows: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = True
 
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> Pix2Pix:

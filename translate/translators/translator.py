@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from translate.losses import Began, Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
+from translate.networks import DiscriminatorConfig, GeneratorConfig
 from translate.networks.autoencoder import Autoencoder
+from translate.networks.growing import Growable, Grown, add_level, fade_in
 from translate.schema import Config
 from translate.translators.augmentation import DiffAugmentation, cut_out, moved, recoloured
 from translate.translators.pool import ImagePool
@@ -74,10 +76,30 @@ class Update(Protocol):
         """Backpropagate and record a penalty on `discriminator`, in float32, in the steps it is due in."""
 
 
+class StagePart(Protocol):
+    """What a stage of a recipe says about the networks."""
+
+    @property
+    def levels(self) -> int:
+        """Outer levels that the networks have gained, each for images of twice the size."""
+
+    @property
+    def fade(self) -> bool:
+        """Whether the newest fades in over the stage's images, and takes the place of what was there at its end."""
+
+    @property
+    def freeze(self) -> bool:
+        """Whether of the generators the newest level is trained alone."""
+
+
 class GameConfig(Config):
     """What every translator's recipe says about the game of its generators and discriminators."""
 
+    grows: ClassVar[bool] = False  # whether its networks may gain outer levels
+
     kind: str
+    generator: GeneratorConfig
+    discriminator: DiscriminatorConfig
     objective: Objective
     penalty: Penalty | None = None  # on the discriminators; null: none
     augment: tuple[DiffAugmentation, ...] = ()  # of what the discriminators see; for little data
@@ -106,6 +128,10 @@ class Translator(ABC):
         self.pools = pools
         self.frozen: dict[str, nn.Module] = {}  # asked and never trained; what they are, the recipe says
         self.ema = config.ema
+        self.growing: dict[str, Growable] = {
+            name: each for networks, each in ((generators, config.generator), (discriminators, config.discriminator))
+            for name in networks if config.grows and isinstance(each, Growable)}
+        self.fading = False
         self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
 
     @property
@@ -190,6 +216,41 @@ class Translator(ABC):
         if "cutout" in self.augment:
             images = cut_out(images, update.uniform("row"), update.uniform("column"))
         return images
+
+    def enter(self, stage: StagePart) -> None:
+        """Give the networks the shape they have in `stage`: grow, let go of what has faded out, freeze and thaw.
+
+        The shape is a function of the stage alone, so this may be called again, and after a `build` for any stage: a
+        resumed run does so before it loads weights. New levels have fresh weights, the same in a network and its
+        average. They are where their network is, in no memory plan yet, and no optimizer knows them
+        (`translate.optimizers.follow`).
+        """
+        for name, config in self.growing.items():
+            network, average = self.networks[name], self.averages.get(name)
+            pair = [network] if average is None else [network, average]
+            while cast(Grown, network).levels < stage.levels:
+                for each in pair:
+                    add_level(config, each)
+                if average is not None:
+                    for own, new in zip(*(cast(Grown, each).newest() for each in pair[::-1]), strict=True):
+                        own.load_state_dict(new.state_dict())
+                    average.requires_grad_(False).eval()
+                for each in pair:
+                    each.to(memory_format=torch.channels_last)
+            if not stage.fade:
+                for each in pair:
+                    cast(Grown, each).settle()
+            if name in self.phases["generator"]:
+                network.requires_grad_(not stage.freeze)
+                for part in cast(Grown, network).newest():
+                    part.requires_grad_(True)
+        self.fading = stage.fade
+        self.fade_in(0.0)
+
+    def fade_in(self, share: float) -> None:
+        """The stage has seen this share of its images, from 0 to 1: so much of a level that fades in is there."""
+        for network in self.modules.values():
+            fade_in(network, share if self.fading else 1.0)
 
     def generator(self, direction: Direction) -> nn.Module:
         """The generator one uses: the averaged one where an average is kept."""

@@ -281,14 +281,9 @@ def _run_step(networks: str, channels: tuple[int, int], stage: Stage, plan: Plan
                   for phase in translator.phases}
     counter = LiveBytes("meta")
     with counter:
-<<<<<<< HEAD
         counter.add(tensor for module in [*translator.modules.values(), *translator.frozen.values()]
                     for tensor in module.state_dict().values())
-        a, b = (torch.empty(batch_size, num, *size, device="meta") for num in channels)
-=======
-        counter.add(tensor for module in translator.modules.values() for tensor in module.state_dict().values())
         a, b = (torch.empty(stage.batch_size, num, *stage.size, device="meta") for num in channels)
->>>>>>> main
         for phase, optimizer in optimizers.items():  # as after the first step: with its state, and gradients
             for parameter in parameters_of(translator, phase):
                 parameter.grad = torch.empty_like(parameter)

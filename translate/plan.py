@@ -281,7 +281,7 @@ def _run_step(networks: str, channels: tuple[int, int], stage: Stage, plan: Plan
                   for phase in translator.phases}
     counter = LiveBytes("meta")
     with counter:
-        counter.add(tensor for module in [*translator.modules.values(), *translator.helpers.values()]
+        counter.add(tensor for module in [*translator.modules.values(), *translator.frozen.values()]
                     for tensor in module.state_dict().values())
         a, b = (torch.empty(stage.batch_size, num, *stage.size, device="meta") for num in channels)
         for phase, optimizer in optimizers.items():  # as after the first step: with its state, and gradients

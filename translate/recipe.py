@@ -19,11 +19,14 @@ import yaml
 from pydantic import Field
 
 from translate.data import DataConfig
+from translate.data.labelled import LabelledLayout
+from translate.data.transforms import Augmentation
 from translate.errors import RecipeError
 from translate.losses import SlopePenalty
 from translate.mistakes import shown
 from translate.networks.growing import Growable
 from translate.networks.memory import AutoMemory, MemoryConfig
+from translate.networks.tasks import TaskNetworkConfig
 from translate.optimizers import Constant, Optimizers, Schedule
 from translate.schema import Config, Name, read_document, read_yaml, validate
 from translate.translators import TranslatorConfig
@@ -87,6 +90,56 @@ class Evaluation(Config):
     patience: int | None = Field(None, ge=1)
 
 
+class Downstream(Config):
+    """How a task network is trained: every one of a table alike, whatever it is trained on."""
+
+    network: TaskNetworkConfig
+    resolution: int | tuple[int, int] = 256  # px: crops, a square or [height, width]
+    resize: int | None = Field(None, ge=1)  # short side to load at; null keeps the size
+    images: int = Field(100_000, ge=1)  # seen in training, over all epochs
+    batch_size: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0)  # of AdamW; falls to 0 along a cosine
+    weight_decay: float = Field(1e-2, ge=0)
+    augment: tuple[Augmentation, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the crops."""
+        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
+
+
+class SemanticWeights(Config):
+    """The consistency loss that `translate adapt make` adds to a CycleGAN, with a network that it trains first."""
+
+    weight: float = Field(1.0, ge=0)  # of A → B
+    back: float = Field(0.0, ge=0)  # of B → A; 1 in the paper, for a network that is right about most images of B
+
+
+class Adaptation(Config):
+    """Domain adaptation: labelled images of A become labelled images that look like B, and are put to the test."""
+
+    source: LabelledLayout  # labelled images of A
+    target: LabelledLayout  # images of B: test labels for the table, training labels for its oracle
+    task: Downstream
+    semantic: SemanticWeights | None = SemanticWeights()  # null: without; only CycleGANs have it
+    variants: int = Field(1, ge=1)  # translators to train, from as many seeds; each makes a set
+    reject: float | None = Field(None, gt=0, lt=1)  # leave out images of which a larger share changes; null: none
+    seeds: int = Field(5, ge=1)  # of downstream trainings; seed i takes set i modulo `variants`
+
+    @pydantic.model_validator(mode="after")
+    def _one_task(self) -> Adaptation:
+        if self.source.per_pixel != self.target.per_pixel:
+            raise ValueError("source and target: one has label maps and the other a class for each image")
+        if self.source.num_classes != self.target.num_classes:
+            raise ValueError(f"source and target: {self.source.num_classes} and {self.target.num_classes} classes; "
+                             "they need the same")
+        if self.task.network.per_pixel != self.source.per_pixel:
+            raise ValueError(f"task.network: {self.task.network.kind} names "
+                             f"{'every pixel' if self.task.network.per_pixel else 'the image as a whole'}, and the "
+                             f"labels of {self.source.kind} do not")
+        return self
+
+
 Sign = Literal["not_finite", "constant", "saturated", "copy", "lost", "blind", "won", "fooled", "vanished", "exploded"]
 
 
@@ -117,9 +170,10 @@ class Recipe(Config):
     keep_checkpoints: int = Field(2, ge=2)
     workers: int = Field(2, ge=0)  # processes that load images; the data stream does not depend on it
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    adapt: Adaptation | None = None  # for `translate adapt`
 
     may_change: ClassVar[tuple[str, ...]] = ("every", "evaluate", "guard", "keep_checkpoints", "workers", "trackers",
-                                             "memory")
+                                             "memory", "adapt")
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
@@ -140,6 +194,14 @@ class Recipe(Config):
                    f"as in B, not {a} and {b}; use cyclegan or pix2pix")
         if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
             yield f"translator.weights.identity: needs as many channels in A as in B, not {a} and {b}; set it to 0"
+        if self.translator.kind == "cyclegan" and self.translator.semantic is not None and a != b:
+            yield f"translator.semantic: one network sees images of A and B, which have {a} and {b} channels"
+        if self.adapt is not None and (a != b or self.data.kind == "labels"):
+            yield (f"adapt: one task network sees images of A and of B, and data.kind {self.data.kind} has {a} and {b} "
+                   "channels; they need as many")
+        if self.adapt is not None and self.adapt.semantic is not None and self.translator.kind != "cyclegan":
+            yield (f"adapt.semantic: is a loss of a CycleGAN, and translator.kind is {self.translator.kind}; set it to "
+                   "null")
         if (self.translator.objective.kind == "began") != (self.translator.discriminator.kind == "autoencoder"):
             yield (f"translator.objective.kind: {self.translator.objective.kind} cannot be played with a discriminator "
                    f"of kind {self.translator.discriminator.kind}: began and autoencoder belong together")
@@ -327,3 +389,8 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 def default_run(recipe: Recipe) -> Path:
     """Where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
     return Path(os.environ.get("DIPTYCH_RUNS", "runs")) / recipe.name
+
+
+def default_adaptation(recipe: Recipe) -> Path:
+    """Where an adaptation goes when nobody says: beside the runs, `<name>-adapt`."""
+    return default_run(recipe).with_name(f"{recipe.name}-adapt")

@@ -23,6 +23,7 @@ from translate.losses.objectives import (
 from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP
 from translate.losses.perceptual import VGG19, MobileNetV2, PerceptualLoss
 from translate.losses.reconstruction import feature_matching, l1_loss
+from translate.losses.semantic import semantic_consistency
 
 Objective = Annotated[
     LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage | Began,
@@ -32,4 +33,5 @@ Perceptual = Annotated[VGG19 | MobileNetV2, Field(discriminator="kind")]
 
 __all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "Logits", "NonSaturating", "Objective",
            "Orthogonal", "Penalty", "Perceptual", "PerceptualLoss", "RelativisticAverage", "SlopePenalty", "Vanilla",
-           "Wasserstein", "WassersteinGP", "exchange", "feature_matching", "l1_loss", "over_scales", "patch_nce"]
+           "Wasserstein", "WassersteinGP", "exchange", "feature_matching", "l1_loss", "over_scales", "patch_nce",
+           "semantic_consistency"]

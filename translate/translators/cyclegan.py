@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.losses import Judge, LeastSquares, Objective, Perceptual, l1_loss
+from translate.losses import Judge, LeastSquares, Objective, Perceptual, l1_loss, semantic_consistency
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, ResNetConfig
+from translate.networks.tasks import load_task
 from translate.schema import Config
 from translate.translators.pool import ImagePool
 from translate.translators.translator import Direction, GameConfig, Translator, Update
@@ -20,6 +22,14 @@ class CycleGANWeights(Config):
     adversarial: float = Field(1.0, ge=0)
     cycle: float = Field(10.0, ge=0)
     identity: float = Field(5.0, ge=0)  # keeps shared colours; 0 leaves its passes out (two forwards less)
+
+
+class SemanticConfig(Config):
+    """A translation is to show what its source shows, in the opinion of a frozen task network (Hoffman et al. 2018)."""
+
+    task: Path  # its folder: `translate adapt make` trains one on labelled images of A
+    weight: float = Field(1.0, ge=0)  # of A → B
+    back: float = Field(0.0, ge=0)  # of B → A; 1 in the paper, for a network that is right about most images of B
 
 
 class CycleGANConfig(GameConfig):
@@ -34,6 +44,7 @@ class CycleGANConfig(GameConfig):
     # Deviation of noise on the fake before it is translated back: it hides what a generator smuggles through the cycle
     # in patterns too faint to be seen (Chu et al. 2017). Images reach from −1 to 1; 0.02 is some steps of 8 bits.
     cycle_noise: float = Field(0.0, ge=0)
+    semantic: SemanticConfig | None = None  # for domain adaptation; null: none
     pool: int = Field(50, ge=0)  # past fakes a discriminator may be shown, kept on the CPU as 8-bit images
 
     grows: ClassVar[bool] = True
@@ -60,7 +71,12 @@ class CycleGAN(Translator):
                          {"discriminator_a": self.discriminator_a, "discriminator_b": self.discriminator_b},
                          {"pool_a": self.pool_a, "pool_b": self.pool_b})
         self.perceptual = None if config.perceptual is None else config.perceptual.build()
-        self.helpers = {} if self.perceptual is None else {"perceptual": self.perceptual}
+        if self.perceptual is not None:
+            self.frozen["perceptual"] = self.perceptual
+        self.semantic: dict[Direction, float] = {}
+        if config.semantic is not None:
+            self.semantic = {"ab": config.semantic.weight, "ba": config.semantic.back}
+            self.frozen["task"] = load_task(config.semantic.task, channels_a)
 
     def train_generators(self, batch: Any, update: Update) -> list[tuple[Tensor, Tensor]]:
         """Both directions (eq. 3); returns (fake_a, fake_b), one a micro-batch."""
@@ -73,7 +89,8 @@ class CycleGAN(Translator):
 
     def round_trip(self, update: Update, name: Direction, real: Tensor, other: Tensor, there: nn.Module,
                    back: nn.Module, judge: Judge) -> Tensor:
-        """real → fake → reconstruction: fool the judge (eq. 1), come back (eq. 2), leave alone what needs no change.
+        """real → fake → reconstruction: fool the judge (eq. 1), come back (eq. 2), leave alone what needs no change;
+        with `semantic`, let the fake show what the real image does.
 
         `other` is a real image of the fake's domain.
         """
@@ -82,6 +99,9 @@ class CycleGAN(Translator):
             update.backward(f"adversarial_{name}", self.weights.adversarial * fooled)
             hint = fake + self.cycle_noise * update.normal(f"cycle {name}", fake) if self.cycle_noise else fake
             self.come_back(update, name, hint, real, back)
+            if self.semantic.get(name):
+                opinion, before = self.frozen["task"](fake), update.translated(self.frozen["task"], real)
+                update.backward(f"semantic_{name}", self.semantic[name] * semantic_consistency(opinion, before))
         if self.weights.identity:
             update.backward(f"identity_{name}", self.weights.identity * l1_loss(back(real), real))
         return fake.detach()

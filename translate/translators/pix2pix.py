@@ -50,7 +50,8 @@ class Pix2Pix(Translator):
         self.discriminator_b = config.discriminator.build(channels_a + channels_b)
         super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {})
         self.perceptual = None if config.perceptual is None else config.perceptual.build()
-        self.helpers = {} if self.perceptual is None else {"perceptual": self.perceptual}
+        if self.perceptual is not None:
+            self.frozen["perceptual"] = self.perceptual
 
     def train_generators(self, batch: Any, update: Update) -> list[Tensor]:
         """Fool the discriminator and stay near the truth (eq. 4); returns the fakes, one a micro-batch."""

@@ -137,13 +137,13 @@ class Translator(ABC):
         self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
         self.phases = {"generator": generators | (beside or {}), "discriminator": discriminators}
         self.pools = pools
+        self.frozen: dict[str, nn.Module] = {}  # asked and never trained; what they are, the recipe says
         self.ema = config.ema
         self.growing: dict[str, Growable] = {
             name: each for networks, each in ((generators, config.generator), (discriminators, config.discriminator))
             for name in networks if config.grows and isinstance(each, Growable)}
         self.fading = False
         self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
-        self.helpers: dict[str, nn.Module] = {}  # never trained, saved or given away
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -295,7 +295,7 @@ class Translator(ABC):
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Move every network, in place."""
-        for network in [*self.modules.values(), *self.helpers.values()]:
+        for network in [*self.modules.values(), *self.frozen.values()]:
             network.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
 
 

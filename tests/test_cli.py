@@ -213,7 +213,7 @@ def test_what_points_to_the_check_names_what_to_give_it(shared_pairs: Path, tmp_
         (tmp_path / name).write_bytes((shared_pairs / name).read_bytes())
     (tmp_path / "my.yaml").write_text(pix2pix_recipe(tmp_path).dump_yaml())
     assert call(monkeypatch, "train", tmp_path / "my.yaml", "--run", tmp_path / "run") == 2
-    assert f"`translate data check {tmp_path / 'my.yaml'}` lists them all" in said.getvalue()
+    assert f"`translate data check {tmp_path / 'my.yaml'}` lists all" in said.getvalue()
 
 
 def test_a_direction_a_model_does_not_have_is_named(shared_pairs: Path, tmp_path: Path, said: io.StringIO,

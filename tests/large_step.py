@@ -1,7 +1,8 @@
-"""One 2000×2000 step of a full-width translator under a hard limit: `large_step.py cyclegan|pix2pix PLAN LIMIT_MIB`.
+"""One 2000×2000 step of a full-width translator under a hard limit: `large_step.py WHAT PLAN LIMIT_MIB`.
 
-The limit is the system's (RLIMIT_DATA: what the process itself allocates). Prints peak resident memory and
-seconds, and beside them what is predicted for this step and for the textbook one.
+WHAT is cyclegan or pix2pix as published, or a recipe, of which it is a step of the last stage. The limit is the
+system's (RLIMIT_DATA: what the process itself allocates). Prints peak resident memory and seconds, and beside them what
+is predicted for this step and for the textbook one.
 """
 
 from __future__ import annotations
@@ -20,26 +21,38 @@ from accelerate import Accelerator
 from translate.data import Batch
 from translate.networks import memory
 from translate.optimizers import Adam
-from translate.plan import parameters_of, predict_step
-from translate.translators import CycleGANConfig, Pix2PixConfig
+from translate.plan import parameters_of, predict
+from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.update import Update
 
-SIZE = 2000
+PUBLISHED = {"cyclegan": {"data": {"kind": "unpaired", "card": "monet2photo", "resize": None}},
+             "pix2pix": {"data": {"kind": "paired", "card": "maps", "resize": None}}}
 
 
-def main(kind: str, plan: memory.Plan, limit: int) -> None:
+def recipe_of(what: str) -> Recipe:
+    if what in PUBLISHED:
+        return Recipe.model_validate({"name": what, "translator": {"kind": what}, **PUBLISHED[what],
+                                      "stages": [{"resolution": 2000, "images": 1}]})
+    return load_recipe(find_recipe(what))
+
+
+def main(what: str, plan: memory.Plan, limit: int) -> None:
     torch.set_num_threads(2)
+    recipe = recipe_of(what)
+    stage = recipe.stages[-1]
+    assert stage.size == (2000, 2000)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.manual_seed(0)
-    config = CycleGANConfig() if kind == "cyclegan" else Pix2PixConfig()
-    predicted, textbook = (predict_step(config, SIZE, each, "fp32", "cpu").peak_bytes
+    predicted, textbook = (predict(recipe, stage, each, "fp32", "cpu").peak_bytes
                            for each in (plan, memory.PLANS["plain"]))
-    translator = config.build(3, 3)
+    translator = recipe.translator.build(3, 3)
     translator.to(torch.device("cpu"))
+    translator.enter(stage)
+    translator.fade_in(0.5)
     for network in translator.networks.values():
         memory.apply(plan, network)
     optimizers = {phase: Adam().build(parameters_of(translator, phase)) for phase in translator.phases}
-    a, b = (torch.rand(1, 3, SIZE, SIZE) * 2 - 1 for _ in range(2))
+    a, b = (torch.rand(1, 3, *stage.size) * 2 - 1 for _ in range(2))
     update = Update(translator, optimizers, Accelerator(cpu=True), plan, "fp32")
     before = {phase: next(parameters_of(translator, phase)).clone() for phase in translator.phases}
     begin = time.monotonic()

@@ -24,6 +24,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; rooms 
     ["convert", "evaluate", "plan", "report"],
     ["logbook"],
     ["train"],
+    ["adapt"],
     ["progress"],
     ["cli"],
     ["__main__"],

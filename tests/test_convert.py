@@ -32,8 +32,9 @@ from translate.data import images
 from translate.data.decoding import decode
 from translate.data.images import ImageConfig, write_image
 from translate.errors import DataError, DiskError, ImageError, UsageError
-from translate.networks.layers import Generator, initialise
+from translate.networks.layers import Generator
 from translate.networks.resnet import ResNet
+from translate.networks.weights import initialise
 from translate.release import Release
 
 # Children are forked from a server that has imported torch, so that a kill costs milliseconds.

@@ -32,8 +32,8 @@ from translate import decoder
 from translate.convert import convert
 from translate.data.images import write_image
 from translate.errors import DiskError
-from translate.networks.layers import initialise
 from translate.networks.resnet import ResNet
+from translate.networks.weights import initialise
 
 GEO = ((33550, "d", 3, (10.0, 10.0, 0.0), True), (33922, "d", 6, (0, 0, 0, 500000.0, 4500000.0, 0), True),
        (34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 32633), True))  # pixels of 10 m, tied to UTM zone 33 N

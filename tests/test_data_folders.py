@@ -16,7 +16,7 @@ from PIL import Image
 from translate import data
 from translate.data.folders import DataConfig, LayoutConfig
 from translate.data.images import ImageConfig, to_tensor, write_image
-from translate.data.labels import one_hot, read_labels
+from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
 from translate.errors import DataError, ImageError
@@ -199,10 +199,47 @@ def test_an_aligned_file_of_odd_width_is_refused(tmp_path: Path) -> None:
 
 def test_labels_become_one_hot_and_ignored_pixels_are_of_no_class() -> None:
     labels = np.array([[0, 2], [255, 1]], np.uint8)[..., None]
-    planes = one_hot(labels, classes=3, ignore=255)
+    planes = Labelling(classes=3).planes(labels)
     expected = [[[1, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 1], [0, 0]]]
     assert planes.tolist() == expected
-    assert one_hot(np.array([[0, 1]], np.uint8)[..., None], classes=2, ignore=0).tolist() == [[[0, 0]], [[0, 1]]]
+    two = Labelling(classes=2, ignore=0)
+    assert two.planes(np.array([[0, 1]], np.uint8)[..., None]).tolist() == [[[0, 0]], [[0, 1]]]
+
+
+def test_instances_become_their_class_and_the_edges_between_them_a_channel() -> None:
+    """In Cityscapes' numbers: 2 is a class without things, 3007 a thing of class 3; 65535 is ignored as stored."""
+    stored = np.array([[2, 2, 3007, 3007], [2, 2, 3007, 3008], [2, 2, 65535, 3008]], np.uint16)[..., None]
+    labelling = Labelling(classes=4, ignore=65535, instances=1000, edges=True)
+    planes = labelling.planes(stored)
+    assert planes.shape == (5, 3, 4)
+    assert planes[2].tolist() == [[1, 1, 0, 0]] * 3
+    assert planes[3].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]]
+    assert planes[4].tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1]]
+    assert Labelling(4, 65535, 1000).planes(stored).shape == (4, 3, 4)
+    of_classes = Labelling(classes=4, edges=True).planes(np.minimum(stored, 3))
+    assert of_classes[4].tolist() == [[0, 1, 1, 0]] * 3, "between classes, without instances"
+    assert labelling.unknown(stored) == [] and labelling.unknown(stored + 2000) == [5]
+    assert Labelling(4, 255, 1000).unknown(stored) == [65]
+
+
+def test_edges_are_those_of_the_published_code_on_random_maps() -> None:
+    """Written once more pixel by pixel: an edge where any of the four neighbours has another number."""
+    numbers = np.random.default_rng(0).integers(0, 3, (9, 11)).astype(np.uint8)
+    padded = np.pad(numbers.astype(int), 1, mode="edge")
+    neighbours = [padded[1 + down:10 + down, 1 + right:12 + right]
+                  for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+    expected = np.any([neighbour != numbers for neighbour in neighbours], axis=0).astype(float)
+    assert Labelling(3, edges=True).planes(numbers[..., None])[3].tolist() == expected.tolist()
+
+
+def test_edges_are_drawn_after_a_label_map_was_resized_and_cropped(tmp_path: Path) -> None:
+    """A line one pixel wide would not survive shrinking; at every size it is one pixel on either side."""
+    save(tmp_path / "train_label" / "0.png", np.repeat(np.uint8([0, 1]), 40)[None].repeat(60, axis=0))
+    save(tmp_path / "train_img" / "0.png", coordinates(60, 80))
+    samples = config_of(kind="labels", folder=tmp_path, classes=2, edges=True).build("train", tmp_path)
+    for resize in (15, 60, 90):
+        a = samples.whole(0, resize).a
+        assert a.shape[0] == 3 and (a[2].sum(1) == 2).all()
 
 
 def test_labels_beyond_the_classes_are_named_with_their_file(tmp_path: Path) -> None:
@@ -334,6 +371,11 @@ def data_options(kind: str, root: Path) -> dict[str, tuple[dict[str, Any], dict[
         options["classes"] = ({}, {"classes": 5})
         options["ignore"] = ({}, {"ignore": 0})
         options["labels"] = ({}, {"labels": "*_ids.png"})
+        save(root / "things" / "train_label" / "0.png", np.full((30, 30), 9, np.uint8))
+        save(root / "things" / "train_img" / "0.png", coordinates(30, 30))
+        things = {"folder": root / "things", "labels": "*"}
+        options["instances"] = (things | {"instances": 4}, things | {"instances": 5})
+        options["edges"] = ({}, {"edges": True})
     if kind == "computed":
         options["input"] = ({}, {"input": "edges"})
         options["test_folder"] = ({}, {"test_folder": root / "other" / "train"})

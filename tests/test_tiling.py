@@ -25,6 +25,7 @@ from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.resnet import ResNet
 from translate.networks.rows import Rows
 from translate.networks.unet import UNet
+from translate.networks.weights import spectrally_normed
 from translate.tiling import Settings, TilingError
 from translate.tiling.bands import DiskBand
 from translate.tiling.graph import Held, Node, Read
@@ -47,13 +48,20 @@ def difference(found: Tensor, truth: Tensor) -> float:
 
 @pytest.mark.parametrize("config", GENERATORS, ids=lambda config: config.__name__)
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-@pytest.mark.parametrize("upsample", ["transposed", "resize"])
+@pytest.mark.parametrize("options", [{"upsample": "transposed"}, {"upsample": "resize"},
+                                     {"upsample": "bilinear", "downsample": "blurred"}, {"attention": True},
+                                     {"spectral": True}], ids=str)
 @pytest.mark.parametrize("training", [True, False])
 def test_every_generator_in_strips_gives_the_whole_images_output(
-        config: type, norm: str, upsample: str, training: bool) -> None:
+        config: type, norm: str, options: dict[str, Any], training: bool) -> None:
     """In training mode with dropout on, and a batch norm takes the statistics of the image."""
     torch.manual_seed(0)
-    network = randomise(config(**SMALL[config], norm=norm, upsample=upsample).build(3, 2)).train(training)
+    spectral = "spectral" in options
+    network = randomise(config(**SMALL[config], norm=norm, **({} if spectral else options)).build(3, 2)).train(training)
+    network = spectrally_normed(network) if spectral else network
+    for name, parameter in network.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.constant_(parameter, 0.5)
     for size in [(8, 8), (1, 30), (67, 50), (96, 33)]:
         image = torch.randn(1, 3, *size, dtype=NUMBERS)
         truth = whole_image(network, image, seed=3)

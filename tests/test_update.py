@@ -63,7 +63,10 @@ def make_batch(size: tuple[int, int], samples: int = 2, dtype: torch.dtype = tor
 
 
 def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:
-    """A translator at ten times the published initial weights, so that no gradient is near zero."""
+    """A translator at ten times the published initial weights, so that no gradient is near zero.
+
+    The γ of attention is 0 at first, and then the only gradient of attention: here it is ½.
+    """
     torch.manual_seed(0)
     translator = config.build(3, 3, 0)
     translator.to(torch.device("cpu"), dtype)
@@ -71,6 +74,8 @@ def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:
         for network in translator.networks.values():
             for parameter in network.parameters():
                 parameter.mul_(10.0 if parameter.ndim == 4 else 1.0)
+                if parameter.ndim == 0:
+                    parameter.fill_(0.5)
     return translator
 
 

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from translate.convert import convert
 from translate.data import ImageConfig
-from translate.networks.layers import initialise
 from translate.networks.resnet import ResNet
+from translate.networks.weights import initialise
 from translate.release import Release
 
 

@@ -123,7 +123,10 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
 
 
 def restore_checkpoint(path: Path, run: RunState) -> list[str]:
-    """Load a verified checkpoint into the run, in place. Returns what differs between then and now, for a warning."""
+    """Load a verified checkpoint into the run, in place. Returns what differs between then and now, for a warning.
+
+    The networks have the shape of its stage by then (`read_progress`, `Translator.enter`).
+    """
     state = json.loads((path / STATE).read_text())
     processes = run.accelerator.num_processes
     if state["num_processes"] != processes:
@@ -150,6 +153,13 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
     run.progress.load(state["progress"])
     return [f"{what}: {state['machine'][what]} then, {now} now" for what, now in machine().items()
             if state["machine"].get(what) != now]
+
+
+def read_progress(path: Path) -> Progress:
+    """Where the run of a verified checkpoint stood."""
+    progress = Progress()
+    progress.load(json.loads((path / STATE).read_text())["progress"])
+    return progress
 
 
 def checkpoint_at(folder: Path, images: int) -> Path:

@@ -20,6 +20,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="High-resolution image translation that fits your GPU.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
 app.add_typer(data_app, name="data")
+adapt_app = typer.Typer(no_args_is_help=True, help="Domain adaptation: make labelled images that look like a target, "
+                        "and see whether training on them helps.")
+app.add_typer(adapt_app, name="adapt")
 
 is_main_process = os.environ.get("RANK", "0") == "0"  # of the processes a launcher starts, only one speaks
 out = Console(highlight=False, quiet=not is_main_process)
@@ -348,6 +351,112 @@ def check_data(
     raise typer.Exit(5 if counts["error"] else 0)
 
 
+@adapt_app.command("make")
+def make_adapted(
+    recipe: Annotated[str, typer.Argument(help="A recipe with `adapt`: a file, or the name of a shipped one.")],
+    folder: Annotated[Path | None, typer.Option("--out", metavar="OUT", help="[default: runs/<name>-adapt]")] = None,
+    models: Annotated[list[Path] | None, typer.Option("--model", help="Take this run or release, and train none; "
+                                                      "repeatable, each makes a set.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only translate the part of one of N processes; a "
+                                              "last call without makes the set. torchrun's share by themselves."
+                                              )] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; repeatable.")
+                         ] = None,
+) -> None:
+    """Train a translator, translate all labelled source images, carry the labels over, and check what they show."""
+    from translate.adapt import make
+    from translate.convert.together import choose_shard
+    from translate.progress import Display
+    from translate.recipe import default_adaptation, find_recipe, load_recipe
+
+    chosen = load_recipe(find_recipe(recipe), overrides or [])
+    home, part = folder or default_adaptation(chosen), choose_shard(shard)
+    with Display(out, chosen.name) as display:
+        made = make(chosen, home, display, models=models or (), shard=part, device=device)
+    for each in made:
+        out.print(preservation_table(each.report, str(each.folder)))
+        if each.report["flagged"]:
+            say("flagged: what these show changes in translation, so their labels may be wrong: "
+                + ", ".join(each.report["flagged"]))
+        if each.report["kernel_distance"]:
+            say("kernel distance to the target: {untranslated:.4g} untranslated, {translated:.4g} translated".format(
+                **each.report["kernel_distance"]))
+        say(f"{each.kept} kept, {each.rejected} rejected, {each.failed} failed, of {each.total} images → {each.folder} "
+            f"(hash {each.hash[:16]})")
+    if part is not None:
+        say(f"shard {part.index} of {part.num} is translated; when all are: translate adapt make {recipe}")
+    raise typer.Exit(3 if any(each.failed for each in made) else 0)
+
+
+@adapt_app.command("evaluate")
+def evaluate_adapted(
+    recipe: Annotated[str, typer.Argument(help="A recipe with `adapt`: a file, or the name of a shipped one.")],
+    folder: Annotated[Path | None, typer.Option("--out", metavar="OUT", help="Where `adapt make` has left its sets.  "
+                                                "[default: runs/<name>-adapt]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; repeatable.")
+                         ] = None,
+) -> None:
+    """Train the same network on the source, classical baselines, the adapted set and the target; test on the target."""
+    from translate.adapt import evaluate as evaluate_rows
+    from translate.progress import Display
+    from translate.recipe import default_adaptation, find_recipe, load_recipe
+
+    chosen = load_recipe(find_recipe(recipe), overrides or [])
+    home = folder or default_adaptation(chosen)
+    with Display(out, chosen.name) as display:
+        table = evaluate_rows(chosen, home, display, device=device)
+    wide = out if out.is_terminal else Console(file=out.file, highlight=False, quiet=not is_main_process, width=160)
+    for each in adaptation_tables(table):
+        wide.print(each)
+    for line in table["missing"]:
+        say(f"missing: {line}")
+    say(f"table: {home / 'table.json'}; with pictures: {home / 'table.html'}")
+
+
+def preservation_table(report: dict[str, Any], title: str) -> Table:
+    """What `translate adapt make` shows: how often the judge changes its opinion, with the control beside it."""
+    table = Table("class", report["of"], "changed", "held out", "wrong untranslated", "wrong translated", title=title,
+                  title_justify="left")
+    for name, row in [*report["classes"].items(), ("all", report["all"])]:
+        shares = (row["changed"], row["wrong_untranslated"], row["wrong_translated"])
+        changed, before, after = ("" if share is None else f"{share:.1%}" for share in shares)
+        mark = " !" if name in report["flagged"] else ""
+        table.add_row(f"{name}{mark}", f"{row['num']:,}", changed, f"{row['num_held_out']:,}", before, after)
+    return table
+
+
+def adaptation_tables(table: dict[str, Any]) -> list[Table]:
+    """What `translate adapt evaluate` shows: a row for each thing to train on; what networks say of carried labels."""
+    level = f"{table['level']:.0%}"
+    classical = table["rows"][table["strongest_classical"]]["title"]
+    also = ["accuracy"] if table["metric"] == "mIoU" else []
+    rows = Table("trained on", table["metric"], *also, "over source only", f"over {classical}",
+                 "gap from source only", f"gap from {classical}", title_justify="left",
+                 title=f"{table['name']}: {table['num_test']} target test images, {table['num_seeds']} seeds, mean ± "
+                       f"{level} interval")
+    for row in table["rows"].values():
+        accuracy = [shown_half(row["accuracy"])] if also else []
+        rows.add_row(row["title"], shown_half(row["value"]), *accuracy, shown_half(row["over_source"], sign=True),
+                     shown_half(row["over_classical"], sign=True),
+                     *("" if row[part] is None else f"{row[part]:.0%}" for part in ("gap_from_source",
+                                                                                    "gap_from_classical")))
+    wrong = Table("network trained on", "untranslated (control)", "translated", title_justify="left",
+                  title="wrong about carried labels")
+    for name, shares in table["wrong_about_labels"].items():
+        wrong.add_row(table["rows"][name]["title"], *map(shown_half, (shares["untranslated"], shares["translated"])))
+    return [rows, wrong]
+
+
+def shown_half(score: dict[str, Any] | None, sign: bool = False) -> str:
+    """A share as a percentage, with half its interval."""
+    if score is None:
+        return ""
+    mean = f"{100 * score['mean']:+.1f}" if sign else f"{100 * score['mean']:.1f}"
+    return mean if score["half"] is None else f"{mean} ± {100 * score['half']:.1f}"
+
+
 def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
     """What `translate plan` shows: a row for every stage and memory plan, an arrow at the one a training takes."""
     from translate.plan import amount
@@ -359,7 +468,8 @@ def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
         height, width = stage.stage.size
         pieces = f" in {stage.stage.micro_batch}s" if stage.stage.micro_batch else ""
         for row, each in enumerate(stage.predictions):
-            place = [str(stage.number + 1), f"{height}×{width}", f"{stage.stage.batch_size}{pieces}"]
+            level = f", level {stage.stage.levels}{' fading in' * stage.stage.fade}" if stage.stage.levels else ""
+            place = [str(stage.number + 1), f"{height}×{width}{level}", f"{stage.stage.batch_size}{pieces}"]
             chosen = stage.chosen is not None and each.plan == stage.chosen.plan
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,9 +31,12 @@ from translate.data.pictures import faults_of
 from translate.data.rows import Head, PageRows
 from translate.errors import ImageError, TranslateError
 
+if TYPE_CHECKING:
+    from translate.data.labels import Labelling
+
 SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
-# torch's threads forbid to fork this process. The server has imported this module once, and forks within milliseconds.
 PIECE_BYTES = 4_000_000  # of rows, in one answer; while it arrives it stands three times in memory
+# torch's threads forbid to fork this process. The server has imported this module once, and forks within milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__])
 
@@ -53,7 +56,7 @@ class Request:
     max_pixels: int
     salt: str
     known: str | None = None
-    labels: tuple[int, int | None] | None = None  # a map of so many classes, and the number to ignore
+    labels: Labelling | None = None  # it is a label map, and these are its numbers
     by_rows: bool = False
 
 
@@ -98,9 +101,7 @@ def read(request: Request) -> Answer:
     content = read_content(request.path)
     if request.labels is None:
         return Answer(key, decode(content, request.path, request.max_pixels))
-    from translate.data.labels import read_classes
-
-    return Answer(key, Picture(request.path, read_classes(request.path, *request.labels, request.max_pixels)))
+    return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
 
 
 class Decoder:

@@ -35,10 +35,9 @@ SATURATED = 0.9
 COPY = 0.02  # change
 WORSE = 2.0  # error, relative to the best there was
 SURE = 0.98  # of the way from even to a score that leaves nothing to be learnt
-RIGHT, WRONG = 0.995, 0.02
+RIGHT, WRONG = 0.995, 0.25  # a discriminator that knows nothing is right half the time
 BLIND = 1e-6  # spread
 VANISHED, EXPLODED = 1e-6, 1e3  # gradient, relative to its level
-BRIEF = 2  # looks in a row that show a sign which no training comes back from
 LONG = 5  # times `patience`: D may win for a while, and a beginning takes its time
 OVERFLOWS = 32  # steps in a row that fp16's scaler left out: by then 2^16 has become 2^-16
 SETTLED = 5  # looks after which a level is known
@@ -50,8 +49,8 @@ POLES = {"vanilla": (1.0, 0.0), "nonsaturating": (1.0, 0.0), "relativistic": (1.
 
 WORDS: dict[Sign, str] = {  # the first that is there is named as the cause
     "not_finite": "{where}",
-    "constant": "{where} gives nearly the same output whatever goes in",
     "saturated": "{where} gives nothing but the ends of the range",
+    "constant": "{where} gives nearly the same output whatever goes in",
     "copy": "{where} gives back its input",
     "blind": "{where} says the same of every image",
     "won": "{where} is sure of every image, and right: the generator can learn nothing from it any more",
@@ -80,7 +79,6 @@ class Memory:
     looked: int = 0  # images at the last look
     clear: int = 0  # images at the last look that showed no sign
     since: dict[str, int] = field(default_factory=dict)  # images at the last look before a sign that is there now
-    looks: dict[str, int] = field(default_factory=dict)  # in a row that showed it
     error: dict[str, float] = field(default_factory=dict)  # of the probe, smoothed
     best: dict[str, float] = field(default_factory=dict)  # the least that was
     level: dict[str, tuple[float, int]] = field(default_factory=dict)  # gradients: mean logarithm, of how many looks
@@ -135,22 +133,16 @@ class Guard:
         signs = {key: sign for key, sign in (self._probe_signs(probed) | self._game_signs(observed)).items()
                  if sign[0] not in self.config.ignore}
         memory.since = {key: memory.since.get(key, memory.looked) for key in signs}
-        memory.looks = {key: memory.looks.get(key, 0) + 1 for key in signs}
         memory.looked = images
         if not signs:
             memory.clear = images
-        lasting = [memory.since[key] for key, (sign, _) in signs.items() if self._has_lasted(key, sign)]
+        lasting = [since for key, since in memory.since.items() if self._has_lasted(signs[key][0], since)]
         if not lasting:
             return None
         sign, where = min(signs.values(), key=lambda each: list(WORDS).index(each[0]))
         return Trouble(sign, where, min(lasting))
 
-    def _has_lasted(self, key: str, sign: Sign) -> bool:
-        if sign == "not_finite":
-            return True
-        if sign in ("lost", "exploded"):
-            return self.memory.looks[key] >= BRIEF
-        since = self.memory.since[key]
+    def _has_lasted(self, sign: Sign, since: int) -> bool:
         slow = sign == "won" or since == 0  # running statistics, too, have to be learnt before outputs differ
         return self.memory.looked - since >= self.config.patience * (LONG if slow else 1)
 

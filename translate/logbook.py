@@ -80,7 +80,9 @@ class Logbook:
         self._probe = Probe(self._held_out, translator, self.recipe.translator.needs_pairs, self.accelerator.device,
                             self.precision)
         height, width = stage.size
-        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {stage.images:,} images, "
+        levels = f"level {stage.levels}{' fading in' * stage.fade}{' alone' * stage.freeze}, " if stage.levels else ""
+        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {levels}"
+                        f"{stage.images:,} images, "
                         f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
                         f"{self.accelerator.num_processes}; {line}")
         self.tracker.event(self.progress.images, "stage", line, stage=number, plan=plan,
@@ -129,7 +131,10 @@ class Logbook:
 
     def show_progress(self) -> None:
         """Say where the training stands."""
+        at = self.recipe.stages[self.progress.stage]
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
+        if at.fade:
+            stage += f", level {at.levels} α {self.progress.stage_images / at.images:.2f}"
         self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
 
     def picture(self, translator: Translator) -> None:

@@ -53,6 +53,18 @@ def clip_gradients(optimizer: torch.optim.Optimizer) -> None:
             nn.utils.clip_grad_norm_(group["params"], group["clip"])
 
 
+def follow(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Train these parameters from now on: go on with those that are known, begin with the others, forget what is gone.
+
+    The order is that of `parameters`, as in an optimizer that was built with them: a checkpoint knows them by it.
+    """
+    (group,) = optimizer.param_groups
+    group["params"] = list(parameters)
+    known = {id(parameter) for parameter in group["params"]}
+    for gone in [parameter for parameter in optimizer.state if id(parameter) not in known]:
+        del optimizer.state[gone]
+
+
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     """The norm of the whole gradient an optimizer is about to follow, a scalar on the device."""
     return nn.utils.get_total_norm([parameter.grad for group in optimizer.param_groups for parameter in group["params"]

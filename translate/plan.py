@@ -81,15 +81,15 @@ def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device:
     """The peak and the compute of a step of `stage` under `plan`, for one of `num_processes` equal processes."""
     networks = recipe.model_dump_json(include={"translator", "optimizer"})
     channels = (recipe.data.channels_a, recipe.data.channels_b)
-    batch_size = stage.batch_size // num_processes
-    return _predict(networks, channels, stage.size, batch_size, stage.micro_batch, plan, precision, device,
-                    num_processes)
+    own = Stage(images=1, batch_size=stage.batch_size // num_processes,  # what a prediction depends on
+                **stage.model_dump(include={"resolution", "micro_batch", "levels", "fade", "freeze"}))
+    return _predict(networks, channels, own, plan, precision, device, num_processes)
 
 
 def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: Format, device: Device) -> Prediction:
     """The same for a translator without a recipe: one sample of size × size px, three channels each, Adam."""
     networks = _Networks(translator=config, optimizer=Optimizers()).model_dump_json()
-    return _predict(networks, (3, 3), (size, size), 1, None, plan, precision, device)
+    return _predict(networks, (3, 3), Stage(resolution=size, images=1), plan, precision, device)
 
 
 def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, device: Device = "cuda",
@@ -196,7 +196,7 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
             note = (" (its batch norms then see one image at a time)" if has_batch_norm(recipe) else
                     " (the gradients stay those of the whole batch)")
             return f"set {field}.micro_batch to 1{note}"
-    multiple = 2**getattr(recipe.translator.generator, "downs", 4)
+    multiple = 2**(getattr(recipe.translator.generator, "downs", 4) + stage.levels)
     here = min(stage.size)
     half = stage.model_copy(update={"resolution": max(here // 2 // multiple, 1) * multiple})
     small, large = peak(half), peak(stage)
@@ -205,7 +205,7 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
     fitting = max(small_area + (budget - small) / per_pixel, 0) ** 0.5
     side = int(fitting) // multiple * multiple
     pieces = f"{field}.micro_batch to 1 and " if stage.micro_batch == 1 and stage.batch_size > 1 else ""
-    if side >= recipe.translator.discriminator.smallest and side >= 64:
+    if side >= recipe.translator.discriminator.smallest * 2**stage.levels and side >= 64:
         return f"set {pieces}{field}.resolution to {side}, or the networks' width to less"
     return "set the networks' width to less: most of it is weights"
 
@@ -222,7 +222,7 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
     plans = {name: named.resolve() if named and named.plan == name else plan for name, plan in PLANS.items()}
     predictions: list[Prediction] = []
     effects: dict[Any, str] = {}
-    translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b))
+    translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b), stage)
     for plan in plans.values():
         found = predict(recipe, stage, plan, precision, device)
         does = memory.effect(plan, translator.networks.values(), translator.replays)
@@ -243,11 +243,13 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
     return StagePlan(number, stage, predictions, chosen, advice)
 
 
-def build_on_meta(config: TranslatorConfig, channels: tuple[int, int]) -> Translator:
-    """A translator of images with so many channels (A, B), as shapes."""
+def build_on_meta(config: TranslatorConfig, channels: tuple[int, int], stage: Stage | None = None) -> Translator:
+    """A translator of images with so many channels (A, B), as it is in `stage`, as shapes."""
     with torch.device("meta"):
         translator = config.build(*channels)
     translator.to(torch.device("meta"))
+    if stage is not None:
+        translator.enter(stage)
     return translator
 
 
@@ -258,38 +260,42 @@ class _Networks(Config):
     optimizer: Optimizers
 
 
-def _predict(networks: str, channels: tuple[int, int], size: tuple[int, int], batch_size: int, micro_batch: int | None,
-             plan: Plan, precision: Format, device: Device, num_processes: int = 1) -> Prediction:
+def _predict(networks: str, channels: tuple[int, int], stage: Stage, plan: Plan, precision: Format, device: Device,
+             num_processes: int = 1) -> Prediction:
     (peak_bytes, flops), (_, least_flops) = (
-        _run_step(networks, channels, size, batch_size, micro_batch, each, precision, device, num_processes)
+        _run_step(networks, channels, stage, each, precision, device, num_processes)
         for each in (plan, PLANS["split"]))
     return Prediction(plan, peak_bytes, flops / least_flops)
 
 
 @functools.lru_cache(maxsize=256)
-def _run_step(networks: str, channels: tuple[int, int], size: tuple[int, int], batch_size: int,
-              micro_batch: int | None, plan: Plan, precision: Format, device: Device,
+def _run_step(networks: str, channels: tuple[int, int], stage: Stage, plan: Plan, precision: Format, device: Device,
               num_processes: int) -> tuple[int, int]:
-    """(peak in bytes, floating-point operations) of one step. `networks` is a `_Networks` as JSON."""
+    """(peak in bytes, floating-point operations) of one step. `networks` is a `_Networks` as JSON, and `stage` that of
+    one process."""
     config = _Networks.model_validate_json(networks)
-    translator = build_on_meta(config.translator, channels)
+    translator = build_on_meta(config.translator, channels, stage)
     for network in translator.networks.values():
         memory.apply(plan, network, num_processes)
     optimizers = {phase: getattr(config.optimizer, phase).build(parameters_of(translator, phase))
                   for phase in translator.phases}
     counter = LiveBytes("meta")
     with counter:
-        counter.add(tensor for module in translator.modules.values() for tensor in module.state_dict().values())
-        a, b = (torch.empty(batch_size, num, *size, device="meta") for num in channels)
+        counter.add(tensor for module in [*translator.modules.values(), *translator.frozen.values()]
+                    for tensor in module.state_dict().values())
+        a, b = (torch.empty(stage.batch_size, num, *stage.size, device="meta") for num in channels)
         for phase, optimizer in optimizers.items():  # as after the first step: with its state, and gradients
             for parameter in parameters_of(translator, phase):
                 parameter.grad = torch.empty_like(parameter)
             optimizer.step()
+            for parameter in parameters_of(translator, phase):
+                if not parameter.requires_grad:  # frozen; what the optimizer knows of it is kept for later
+                    parameter.grad = None
         counter.peak, counter.flops = counter.live, 0
-        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, micro_batch,
+        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, stage.micro_batch,
                             images=config.translator.pace.warmup)  # number 0: all that comes every k steps is due
         update.device = device
-        translator.step(Batch(a, b, tuple(range(batch_size))), update)
+        translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
     return counter.peak, counter.flops
 
 

@@ -22,6 +22,7 @@ class Display:
                              TextColumn("{task.fields[detail]}"), console=console, transient=True)
         self._task = self._bar.add_task(title, total=None, speed="", detail="", start=False)
         self._first: tuple[float, int, float] | None = None
+        self._worked = 0
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -42,9 +43,10 @@ class Display:
         """Show how far the work is. `worked`: so many of the images took work, the others were done before."""
         now = time.monotonic()
         worked = images if worked is None else worked
-        if self._first is None:
+        if self._first is None or worked < self._worked:  # the first of all, or of another kind of work
             self._first = (now, worked, megapixels or 0.0)
             self._bar.start_task(self._task)
+        self._worked = worked
         elapsed = now - self._first[0]
         rate = (worked - self._first[1]) / elapsed if elapsed > 0 else 0.0
         speed = f"{rate:.1f} images/s"

@@ -19,10 +19,14 @@ import yaml
 from pydantic import Field
 
 from translate.data import DataConfig
+from translate.data.labelled import LabelledLayout
+from translate.data.transforms import Augmentation
 from translate.errors import RecipeError
 from translate.losses import SlopePenalty
 from translate.mistakes import shown
+from translate.networks.growing import Growable
 from translate.networks.memory import AutoMemory, MemoryConfig
+from translate.networks.tasks import TaskNetworkConfig
 from translate.optimizers import Constant, Optimizers, Schedule
 from translate.schema import Config, Name, read_document, read_yaml, validate
 from translate.translators import TranslatorConfig
@@ -38,7 +42,11 @@ class Stage(Config):
     batch_size: int = Field(1, ge=1)  # global: over all processes and micro-batches
     micro_batch: int | None = Field(None, ge=1)  # samples a process holds at once; null: all of its share
     resize: int | None = Field(None, ge=1)  # short side to load at in this stage; null: as `data.resize` says
-    lr: Schedule = Constant()
+    lr: Schedule = Constant()  # {kind: constant, factor: 0.5}: half of the optimizers'
+    levels: int = Field(0, ge=0, le=8)  # outer levels that the networks have gained, each for twice the size, inside
+    # of which they see the scale they knew (docs/high-resolution.md); as many as in the stage before, or one more
+    fade: bool = False  # the newest level fades in over this stage's images; what it replaces is gone in the next
+    freeze: bool = False  # of the generators the newest level is trained alone in this stage
     memory: AutoMemory | None = None  # null: the recipe's
 
     @property
@@ -82,6 +90,56 @@ class Evaluation(Config):
     patience: int | None = Field(None, ge=1)
 
 
+class Downstream(Config):
+    """How a task network is trained: every one of a table alike, whatever it is trained on."""
+
+    network: TaskNetworkConfig
+    resolution: int | tuple[int, int] = 256  # px: crops, a square or [height, width]
+    resize: int | None = Field(None, ge=1)  # short side to load at; null keeps the size
+    images: int = Field(100_000, ge=1)  # seen in training, over all epochs
+    batch_size: int = Field(8, ge=1)
+    lr: float = Field(1e-3, gt=0)  # of AdamW; falls to 0 along a cosine
+    weight_decay: float = Field(1e-2, ge=0)
+    augment: tuple[Augmentation, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the crops."""
+        return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
+
+
+class SemanticWeights(Config):
+    """The consistency loss that `translate adapt make` adds to a CycleGAN, with a network that it trains first."""
+
+    weight: float = Field(1.0, ge=0)  # of A → B
+    back: float = Field(0.0, ge=0)  # of B → A; 1 in the paper, for a network that is right about most images of B
+
+
+class Adaptation(Config):
+    """Domain adaptation: labelled images of A become labelled images that look like B, and are put to the test."""
+
+    source: LabelledLayout  # labelled images of A
+    target: LabelledLayout  # images of B: test labels for the table, training labels for its oracle
+    task: Downstream
+    semantic: SemanticWeights | None = SemanticWeights()  # null: without; only CycleGANs have it
+    variants: int = Field(1, ge=1)  # translators to train, from as many seeds; each makes a set
+    reject: float | None = Field(None, gt=0, lt=1)  # leave out images of which a larger share changes; null: none
+    seeds: int = Field(5, ge=1)  # of downstream trainings; seed i takes set i modulo `variants`
+
+    @pydantic.model_validator(mode="after")
+    def _one_task(self) -> Adaptation:
+        if self.source.per_pixel != self.target.per_pixel:
+            raise ValueError("source and target: one has label maps and the other a class for each image")
+        if self.source.num_classes != self.target.num_classes:
+            raise ValueError(f"source and target: {self.source.num_classes} and {self.target.num_classes} classes; "
+                             "they need the same")
+        if self.task.network.per_pixel != self.source.per_pixel:
+            raise ValueError(f"task.network: {self.task.network.kind} names "
+                             f"{'every pixel' if self.task.network.per_pixel else 'the image as a whole'}, and the "
+                             f"labels of {self.source.kind} do not")
+        return self
+
+
 Sign = Literal["not_finite", "constant", "saturated", "copy", "lost", "blind", "won", "fooled", "vanished", "exploded"]
 
 
@@ -112,13 +170,15 @@ class Recipe(Config):
     keep_checkpoints: int = Field(2, ge=2)
     workers: int = Field(2, ge=0)  # processes that load images; the data stream does not depend on it
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    adapt: Adaptation | None = None  # for `translate adapt`
 
     may_change: ClassVar[tuple[str, ...]] = ("every", "evaluate", "guard", "keep_checkpoints", "workers", "trackers",
-                                             "memory")
+                                             "memory", "adapt")
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        problems = [*self._translator_problems(), *self._stage_problems(), *self._evaluation_problems()]
+        problems = [*self._translator_problems(), *self._stage_problems(), *self._level_problems(),
+                    *self._evaluation_problems()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -134,6 +194,14 @@ class Recipe(Config):
                    f"as in B, not {a} and {b}; use cyclegan or pix2pix")
         if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
             yield f"translator.weights.identity: needs as many channels in A as in B, not {a} and {b}; set it to 0"
+        if self.translator.kind == "cyclegan" and self.translator.semantic is not None and a != b:
+            yield f"translator.semantic: one network sees images of A and B, which have {a} and {b} channels"
+        if self.adapt is not None and (a != b or self.data.kind == "labels"):
+            yield (f"adapt: one task network sees images of A and of B, and data.kind {self.data.kind} has {a} and {b} "
+                   "channels; they need as many")
+        if self.adapt is not None and self.adapt.semantic is not None and self.translator.kind != "cyclegan":
+            yield (f"adapt.semantic: is a loss of a CycleGAN, and translator.kind is {self.translator.kind}; set it to "
+                   "null")
         if (self.translator.objective.kind == "began") != (self.translator.discriminator.kind == "autoencoder"):
             yield (f"translator.objective.kind: {self.translator.objective.kind} cannot be played with a discriminator "
                    f"of kind {self.translator.discriminator.kind}: began and autoencoder belong together")
@@ -142,6 +210,12 @@ class Recipe(Config):
                    "mixes samples (Gulrajani et al. 2017, section 4); set translator.discriminator.norm to instance or "
                    "none")
 
+        if getattr(self.translator, "perceptual", None) is not None:
+            for side in {"a", "b"} if self.translator.kind == "cyclegan" else {"b"}:
+                if getattr(self.data, f"channels_{side}") not in (1, 3):
+                    yield (f"translator.perceptual: its network knows images of 1 or 3 channels, not of "
+                           f"{getattr(self.data, f'channels_{side}')} (side {side.upper()}); set it to null")
+
     def _stage_problems(self) -> Iterator[str]:
         smallest = self.translator.discriminator.smallest
         for number, stage in enumerate(self.stages):
@@ -149,8 +223,9 @@ class Recipe(Config):
             if resize is not None and resize < min(stage.size):
                 yield (f"stages.{number}.resolution: a crop of {min(stage.size)} px is larger than the {resize} px "
                        f"that images are resized to; raise stages.{number}.resize")
-            if min(stage.size) < smallest:
-                yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {smallest} px that the "
+            least = smallest * 2**stage.levels if isinstance(self.translator.discriminator, Growable) else smallest
+            if min(stage.size) < least:
+                yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {least} px that the "
                        "discriminator can judge; use more px, or fewer translator.discriminator.layers")
             if stage.images % stage.batch_size:
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
@@ -159,6 +234,25 @@ class Recipe(Config):
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
                 yield (f"stages.{number}.micro_batch: {stage.micro_batch} does not divide batch_size "
                        f"{stage.batch_size}")
+
+    def _level_problems(self) -> Iterator[str]:
+        generator, before = self.translator.generator, None
+        for number, stage in enumerate(self.stages):
+            if stage.levels and not (self.translator.grows and isinstance(generator, Growable)):
+                part = f"generator.kind: {generator.kind}" if self.translator.grows else f"kind: {self.translator.kind}"
+                yield f"stages.{number}.levels: translator.{part} cannot gain levels; leave them out"
+            elif before is not None and stage.levels not in (before, before + 1):
+                yield (f"stages.{number}.levels: {stage.levels} after {before}; a stage has as many as the one before, "
+                       f"or one more: use {before} or {before + 1}")
+            elif stage.fade and (before is None or stage.levels != before + 1):
+                yield (f"stages.{number}.fade: there is nothing to fade, as this stage has no level more than the one "
+                       "before; raise its levels, or leave fade out")
+            elif stage.fade and isinstance(generator, Growable) and not generator.fades:
+                yield (f"stages.{number}.fade: the levels of generator.kind: {generator.kind} do not fade in; leave "
+                       "fade out, and train the level alone at first (freeze: true)")
+            if stage.freeze and not stage.levels:
+                yield f"stages.{number}.freeze: there is no level to train alone; set levels, or leave freeze out"
+            before = stage.levels
 
     def _evaluation_problems(self) -> Iterator[str]:
         if self.evaluate.patience is not None and self.every.evaluate is None:
@@ -295,3 +389,8 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 def default_run(recipe: Recipe) -> Path:
     """Where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
     return Path(os.environ.get("DIPTYCH_RUNS", "runs")) / recipe.name
+
+
+def default_adaptation(recipe: Recipe) -> Path:
+    """Where an adaptation goes when nobody says: beside the runs, `<name>-adapt`."""
+    return default_run(recipe).with_name(f"{recipe.name}-adapt")

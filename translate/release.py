@@ -16,9 +16,19 @@ import torch
 from torch import nn
 
 from translate import __version__, files
-from translate.checkpoint import best_checkpoint, newest_checkpoint, read_tensors, seal, verify, write_network
+from translate.checkpoint import (
+    Progress,
+    best_checkpoint,
+    newest_checkpoint,
+    read_progress,
+    read_tensors,
+    seal,
+    verify,
+    write_network,
+)
 from translate.data import ImageConfig, LabelsConfig
 from translate.errors import CheckpointError, DiskError, UsageError
+from translate.networks.growing import Growable, extend, fade_in
 from translate.recipe import Recipe, load_recipe
 from translate.translators import Direction, Translator
 
@@ -74,10 +84,11 @@ def _best_weights(run: Path) -> Path:
     return weights
 
 
-def write_release(folder: Path, recipe: Recipe, translator: Translator, num_images: int, chosen: str = "last") -> None:
+def write_release(folder: Path, recipe: Recipe, translator: Translator, progress: Progress,
+                  chosen: str = "last") -> None:
     """Replace `folder` by a release of the translator's generators. Raises `DiskError`.
 
-    `num_images` is how many these generators have seen, and `chosen` why they and not others were taken.
+    `progress` is what these generators have seen, and `chosen` why they and not others were taken.
     """
     building = folder.with_name(f"{files.TEMPORARY}{folder.name}")
     try:
@@ -87,8 +98,10 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, num_imag
             write_network(building, f"generator_{direction}", translator.generator(direction))
         files.write_bytes(building / "recipe.yaml", recipe.dump_yaml().encode())
         files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
-                                              "images": num_images, "chosen": chosen, "diptych": __version__})
-        files.write_bytes(building / "README.md", _model_card(recipe, translator, num_images, chosen).encode())
+                                              "images": progress.images, "stage": progress.stage,
+                                              "stage_images": progress.stage_images, "chosen": chosen,
+                                              "diptych": __version__})
+        files.write_bytes(building / "README.md", _model_card(recipe, translator, progress.images, chosen).encode())
         seal(building)
         files.exchange_folder(building, folder)
     except OSError as error:
@@ -106,16 +119,34 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     file = averaged if averaged.is_file() else weights / f"generator_{direction}.safetensors"
     with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
         generator = config.generator.build(*(channels if direction == "ab" else reversed(channels)))
+        shape = _shape(generator, recipe, weights)
     try:
         generator.load_state_dict(read_tensors(file))
     except RuntimeError as error:
         raise CheckpointError(f"{file}: not the network of its recipe: {error}") from None
     image_in, image_out = (a, b) if direction == "ab" else (b, a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels, files.sha256(file),
-                           image_in.model_dump(mode="json"), image_out.model_dump(mode="json")])
+                           image_in.model_dump(mode="json"), image_out.model_dump(mode="json"), *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(),
                    recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None, weights)
+
+
+def _shape(generator: nn.Module, recipe: Recipe, weights: Path) -> tuple[float, ...]:
+    """Give a generator the shape it had when these weights were written. Returns what says so; nothing without levels.
+    """
+    if (weights / RELEASE).is_file():
+        about = json.loads((weights / RELEASE).read_text())
+        progress = Progress(stage=about.get("stage", 0), stage_images=about.get("stage_images", 0))
+    else:
+        progress = read_progress(weights)
+    stage, config = recipe.stages[progress.stage], recipe.translator.generator
+    if not stage.levels or not isinstance(config, Growable):
+        return ()
+    extend(config, generator, stage.levels, stage.fade)
+    share = progress.stage_images / stage.images if stage.fade else 1.0
+    fade_in(generator, share)
+    return stage.levels, share
 
 
 def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str) -> str:

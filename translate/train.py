@@ -31,6 +31,7 @@ from translate.checkpoint import (
     healthy_checkpoint,
     newest_checkpoint,
     read_networks,
+    read_progress,
     restore_checkpoint,
     save_checkpoint,
     verify,
@@ -41,6 +42,8 @@ from translate.errors import CheckpointError, Collapsed, DiskError, DoesNotFit, 
 from translate.guard import Guard, Trouble
 from translate.logbook import Logbook, Reporter
 from translate.networks import memory
+from translate.optimizers import follow
+from translate.plan import parameters_of
 from translate.precision import choose_precision
 from translate.processes import (
     by_main_process,
@@ -94,16 +97,9 @@ class Run:
         self.recipe, self.home, self.accelerator, self.card = recipe, home, accelerator, card
         self.folder = home.path
         check_shares(recipe, accelerator.num_processes)
-        torch.manual_seed(recipe.seed)
-        self.translator = recipe.translator.build(recipe.data.channels_a, recipe.data.channels_b, recipe.seed)
-        prepare_for_processes(self.translator.modules, accelerator)
-        self.translator.to(accelerator.device)
         self.precision = choose_precision(recipe.precision, accelerator.device)
-        self.optimizers = {phase: getattr(recipe.optimizer, phase).build(
-            parameter for network in networks.values() for parameter in network.parameters())
-            for phase, networks in self.translator.phases.items()}
         self.progress = Progress()
-        self.state = RunState(self.progress, self.translator, self.optimizers, accelerator)
+        self.build()
         self.samples = recipe.data.build("train", data_root())
         self.log = Logbook(self.folder, recipe, accelerator, self.precision, self.progress, report)
         objective = recipe.translator.objective.kind
@@ -112,6 +108,30 @@ class Run:
         self.choices: dict[int, planner.Choice] = {}
         self.plan = memory.PLANS["split"]
         self.stop = StopRequest()
+
+    def build(self) -> None:
+        """Fresh networks in the shape of the first stage, and their optimizers."""
+        torch.manual_seed(self.recipe.seed)
+        data = self.recipe.data
+        self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
+        self.translator.to(self.accelerator.device)
+        self.shaped = 0  # the stage whose shape the networks have
+        self.translator.enter(self.recipe.stages[0])
+        prepare_for_processes(self.translator.modules, self.accelerator)
+        self.optimizers = {phase: getattr(self.recipe.optimizer, phase).build(parameters_of(self.translator, phase))
+                           for phase in self.translator.phases}
+        self.state = RunState(self.progress, self.translator, self.optimizers, self.accelerator)
+
+    def shape(self, number: int) -> None:
+        """Give the networks the shape they have in stage `number`; the optimizers follow. Going back begins anew."""
+        if number < self.shaped:
+            self.build()
+        if number > self.shaped:
+            self.translator.enter(self.recipe.stages[number])
+            prepare_for_processes(self.translator.modules, self.accelerator)
+            for phase, optimizer in self.optimizers.items():
+                follow(optimizer, parameters_of(self.translator, phase))
+            self.shaped = number
 
     def begin(self, resume: bool) -> None:
         """Open the trackers, and continue where an earlier process stopped."""
@@ -146,7 +166,9 @@ class Run:
 
     def load(self, checkpoint: Path) -> list[str]:
         """Put the run into the state of a checkpoint. Returns what differs between then and now."""
+        self.shape(read_progress(checkpoint).stage)
         differences = restore_checkpoint(checkpoint, self.state)
+        self.translator.fade_in(self.share)
         if self.guard is not None:
             self.guard.unpack(self.progress.guard)
             if self.progress.clear is None:  # nobody watched until now, or the run had ended
@@ -172,6 +194,8 @@ class Run:
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
+        self.shape(number)
+        self.translator.fade_in(self.share)
         if self.guard is not None and self.progress.stage_images == 0:
             self.guard.enter()
         choice = self.choices[number]
@@ -224,6 +248,7 @@ class Run:
         before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images
+        self.translator.fade_in(self.share)
         self.log.note(update.losses, update.observed)
         # All processes agree: a signal may have reached only one of them, or them between different steps.
         stopping = in_any_process(bool(self.stop), self.accelerator)
@@ -264,6 +289,8 @@ class Run:
         trouble = guard.despair()
         if trouble is None and looking:
             observed = guard.window.take(self.accelerator)
+            if self.progress.images <= self.recipe.translator.pace.warmup:  # D alone is trained: it wins, as it should
+                probed, observed = {}, {}
             trouble = by_main_process(lambda: guard.judge(self.progress.images, probed, observed), self.accelerator)
         return trouble
 
@@ -315,12 +342,15 @@ class Run:
         """Write the release: the newest generators, or the best where `evaluate.patience` lets the scores decide."""
         if self.why_stop:
             self.log.tell("early stop", self.why_stop)
+        progress, chosen = self.progress, "last"
+        if self.recipe.evaluate.patience is not None and (best := self.progress.best) is not None:
+            checkpoint = checkpoint_at(self.folder / "checkpoints", best.images)
+            progress = read_progress(checkpoint)
+            chosen = f"best {best.metric} ({best.value:.5g}) of all that were evaluated"
+            self.shape(progress.stage)
+            read_networks(checkpoint, self.translator)
         if self.accelerator.is_main_process:
-            images, chosen = self.progress.images, "last"
-            if self.recipe.evaluate.patience is not None and (best := self.progress.best) is not None:
-                images, chosen = best.images, f"best {best.metric} ({best.value:.5g}) of all that were evaluated"
-                read_networks(checkpoint_at(self.folder / "checkpoints", best.images), self.translator)
-            write_release(self.folder / "release", self.recipe, self.translator, images, chosen)
+            write_release(self.folder / "release", self.recipe, self.translator, progress, chosen)
         self.accelerator.wait_for_everyone()
         self.log.tracker.close()
 
@@ -368,8 +398,13 @@ class Run:
         """What the scores say for ending early; empty where they do not."""
         return self.progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
 
+    @property
+    def share(self) -> float:
+        """The share of its images that the stage has seen."""
+        return self.progress.stage_images / self.recipe.stages[self.progress.stage].images
+
     def _schedule(self, stage: Stage) -> None:
-        factor = stage.lr.at(self.progress.stage_images / stage.images)
+        factor = stage.lr.at(self.share)
         for phase, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = getattr(self.recipe.optimizer, phase).lr * factor

@@ -104,7 +104,7 @@ class Converter:
             labels = self.translating.release.labels
             by_rows = self.translating.memory is not None and labels is None
             answer = read(Request(job.source, self.options.max_pixels, self.salt, known,
-                                  None if labels is None else (labels.classes, labels.ignore), by_rows))
+                                  None if labels is None else labels.labelling, by_rows))
             if answer.num_pages:
                 return Reading(job, answer.key)
             if answer.picture is None:

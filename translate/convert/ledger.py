@@ -85,9 +85,13 @@ class Ledger:
 
     def key_of(self, job: Job) -> str | None:
         """What the job's output was made from, where it is done and still there."""
-        row = self._last.get(job.name, {})
+        row = self.last(job.name)
         there = row.get("status") == "done" and row.get("output") == job.output_name and job.output.is_file()
         return row.get("key") if there else None
+
+    def last(self, path: str) -> dict[str, Any]:
+        """The row that counts of a path, by the names of `Row`; empty where there is none."""
+        return self._last.get(path, {})
 
     def owns(self, job: Job) -> bool:
         """Whether a file under the job's output name is one that we wrote."""

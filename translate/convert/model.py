@@ -21,7 +21,6 @@ from translate.convert.translating import Translating
 from translate.data import ImageConfig, LabelsConfig
 from translate.data.decoding import Picture, decode
 from translate.data.images import change_bits, holds, to_array
-from translate.data.labels import unknown_labels
 from translate.errors import UsageError
 
 CARRIERS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG", "RGBA": "PNG", "I;16": "PNG", "PA": "TIFF",
@@ -100,7 +99,7 @@ class Model:
 
     def _convert_tensor(self, tensor: Tensor) -> Tensor:
         labels = self._translating.release.labels
-        channels = self.image_in.channels if labels is None else labels.classes
+        channels = self.image_in.channels if labels is None else labels.image_a.channels
         if (tensor.ndim not in (3, 4) or not tensor.is_floating_point() or tensor.shape[-3] != channels
                 or 0 in tensor.shape):
             raise UsageError(f"convert: got a tensor {tuple(tensor.shape)} of {tensor.dtype}; expected floats in "
@@ -148,7 +147,7 @@ def check_classes(numbers: np.ndarray, labels: LabelsConfig) -> None:
     if numbers.shape[2] != 1 or numbers.dtype.kind != "u":
         raise UsageError(f"convert: this model takes label maps, one class number a pixel (H, W) of uint8 or uint16; "
                          f"got {numbers.shape} of {numbers.dtype}")
-    unknown = unknown_labels(numbers, labels.classes, labels.ignore)
+    unknown = labels.labelling.unknown(numbers)
     if unknown:
         raise UsageError(f"convert: class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
                          f"{labels.classes - 1}, ignored {labels.ignore}")

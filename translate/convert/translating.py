@@ -13,7 +13,6 @@ from torch import Tensor
 from translate import tiling
 from translate.data.decoding import Picture
 from translate.data.images import fit, to_tensor
-from translate.data.labels import one_hot
 from translate.errors import ImageError, UsageError
 from translate.precision import Format, autocast, choose_precision
 from translate.release import Release
@@ -51,7 +50,7 @@ class Translating:
         """
         labels = self.release.labels
         if labels is not None:
-            return picture, one_hot(picture.pixels, labels.classes, labels.ignore)
+            return picture, labels.labelling.planes(picture.pixels)
         picture = fit(picture, self.release.image_in)
         return picture, to_tensor(picture.pixels, self.release.image_in)
 

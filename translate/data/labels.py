@@ -1,7 +1,8 @@
-"""Label maps: images whose pixels are class numbers, and their one-hot form."""
+"""Label maps: images whose pixels are class numbers, their one-hot form, and the edges of what they show."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -35,28 +36,68 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return array.astype(np.uint16 if array.dtype.itemsize > 1 else np.uint8)[..., None]
 
 
-def read_classes(path: Path, classes: int, ignore: int | None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """`read_labels`, with every number a class or `ignore`. Raises `ImageError` naming those that are neither."""
-    labels = read_labels(path, max_pixels)
-    unknown = unknown_labels(labels, classes, ignore)
-    if unknown:
-        raise ImageError(path, "read", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                                       f"{classes - 1} (data.classes), ignored {ignore} (data.ignore)")
-    return labels
+@dataclass(frozen=True)
+class Labelling:
+    """What the numbers of a label map say, and what a generator is shown of them.
 
-
-def unknown_labels(labels: np.ndarray, classes: int, ignore: int | None) -> list[int]:
-    """The numbers in a label map that are neither a class nor `ignore`."""
-    return [int(number) for number in np.unique(labels) if number >= classes and number != ignore]
-
-
-def one_hot(labels: np.ndarray, classes: int, ignore: int | None) -> Tensor:
-    """(H, W, 1) class numbers → (classes, H, W) float32: 1 where a pixel is of the class, else 0.
-
-    0 rather than −1 stands for "not this class", as in pix2pixHD: a convolution's zero padding and an ignored pixel
-    then both say that nothing is known here. Numbers that are no class must have been refused before.
+    A number is a class, or `ignore`, or, from `instances` on, class × `instances` + which of its things a pixel is
+    part of (Cityscapes: 1000). With `edges`, one more channel says where a pixel's number is not its neighbour's.
     """
-    numbers = torch.from_numpy(labels[..., 0].astype(np.int64))
-    known = numbers < classes if ignore is None else (numbers < classes) & (numbers != ignore)
-    planes = torch.zeros(classes, *numbers.shape)
-    return planes.scatter_(0, numbers.clamp(max=classes - 1)[None], known[None].float())
+
+    classes: int
+    ignore: int | None = 255
+    instances: int | None = None
+    edges: bool = False
+
+    @property
+    def channels(self) -> int:
+        return self.classes + self.edges
+
+    def read(self, path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+        """`read_labels`, with every number one of these. Raises `ImageError` naming those that are not."""
+        labels = read_labels(path, max_pixels)
+        unknown = self.unknown(labels)
+        if unknown:
+            raise ImageError(path, "read", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
+                                           f"{self.classes - 1} (data.classes), ignored {self.ignore} (data.ignore)")
+        return labels
+
+    def unknown(self, labels: np.ndarray) -> list[int]:
+        """The class numbers in a label map that are neither a class nor `ignore`."""
+        numbers = np.unique(labels)
+        unknown = {int(self.of_class(number)) for number in numbers if number != self.ignore}
+        return sorted(number for number in unknown if number >= self.classes and number != self.ignore)
+
+    def of_class(self, labels: np.ndarray) -> np.ndarray:
+        """The class, or `ignore`, of each number."""
+        return labels if self.instances is None else np.where(labels >= self.instances, labels // self.instances,
+                                                              labels)
+
+    def planes(self, labels: np.ndarray) -> Tensor:
+        """(H, W, 1) numbers → (channels, H, W) float32: 1 where a pixel is of the class, else 0; then its edges.
+
+        0 rather than −1 stands for "not this class", as in pix2pixHD: a convolution's zero padding and an ignored
+        pixel then both say that nothing is known here. Numbers that are no class must have been refused before.
+        """
+        stored = torch.from_numpy(labels[..., 0].astype(np.int64))
+        numbers = torch.from_numpy(self.of_class(labels)[..., 0].astype(np.int64))
+        known = (numbers < self.classes) & (numbers != self.ignore) & (stored != self.ignore)
+        planes = torch.zeros(self.channels, *numbers.shape)
+        planes.scatter_(0, numbers.clamp(max=self.classes - 1)[None], known[None].float())
+        if self.edges:
+            planes[-1] = edges(stored)
+        return planes
+
+
+def edges(numbers: Tensor) -> Tensor:
+    """(H, W) → (H, W) float32: 1 where a pixel or the one beside, above or below it differ, on both sides, else 0.
+
+    The boundary map of pix2pixHD (Wang et al. 2018, section 3.3), which tells things of one class apart.
+    """
+    found = torch.zeros(numbers.shape)
+    for dimension in (0, 1):
+        differs = numbers.diff(dim=dimension) != 0
+        for start in (0, 1):
+            side = found.narrow(dimension, start, differs.shape[dimension])
+            side.masked_fill_(differs, 1.0)
+    return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from translate.data.images import ImageConfig, read_image, to_tensor
-from translate.data.labels import one_hot, read_classes
+from translate.data.labels import Labelling
 from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
 from translate.errors import DataError, ImageError
 
@@ -118,17 +118,16 @@ class LabelSamples(Samples):
     labels = (True, False)
 
     def __init__(self, loading: Loading, split: str, files_a: Sequence[Path], files_b: Sequence[Path],
-                 ignore: int | None):
+                 labelling: Labelling):
         super().__init__(loading, split, files_a, files_b)
-        self.classes, self.ignore = loading.image_a.channels, ignore
+        self.labelling = labelling
 
     def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
-        labels = read_classes(self.files_a[index_a], self.classes, self.ignore)
-        return [labels, read_image(self.files_b[index_b], self.image_b)]
+        return [self.labelling.read(self.files_a[index_a]), read_image(self.files_b[index_b], self.image_b)]
 
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         labels, b = images
-        return one_hot(labels, self.classes, self.ignore), to_tensor(b, self.image_b)
+        return self.labelling.planes(labels), to_tensor(b, self.image_b)
 
 
 class ComputedSamples(Samples):

@@ -24,6 +24,8 @@ from albumentations.augmentations.geometric import functional as geometric
 
 Augmentation = Literal["flip", "flip_vertical", "rotate90"]
 
+ClassicalAdaptation = Literal["histogram_matching", "fda", "pixel_distribution"]
+
 AUGMENTATIONS = {
     "flip": lambda: albumentations.HorizontalFlip(p=0.5),  # left ↔ right
     "flip_vertical": lambda: albumentations.VerticalFlip(p=0.5),  # for images without an up: satellites, tissue
@@ -87,6 +89,43 @@ class RandomTransform:
         targets = dict(zip(("image", "partner"), images, strict=False))
         drawn = self.compose(**targets)
         return [drawn[name] for name in targets]
+
+
+def adapted(kind: ClassicalAdaptation, image: np.ndarray, like: np.ndarray, key: int) -> np.ndarray:
+    """An image (H, W, C) of 8 bits made more like another of as many channels, without learning; `key`: of its draw.
+
+    All of the way, not a part of it: half an adaptation would be half a baseline. Grey images are shown to
+    albumentations as RGB, which all its transforms know, and come back as the mean.
+    """
+    like = resized(like, image.shape[:2])
+    if kind == "pixel_distribution":
+        return with_moments_of(image, like)
+    if kind == "histogram_matching":
+        transform = albumentations.HistogramMatching(blend_ratio=(1.0, 1.0), metadata_key="like", p=1.0)
+    else:  # the amplitudes of the lowest frequencies: 1 to 9 % of the side, and one of them at least
+        least = 1 / min(image.shape[:2]) + 1e-6
+        transform = albumentations.FDA(beta_limit=(max(0.01, least), max(0.09, least)), metadata_key="like", p=1.0)
+    transform.set_random_seed(key)
+    grey = image.shape[2] == 1
+    shown, reference = (np.repeat(each, 3, axis=2) if grey else each for each in (image, like))
+    changed = transform(image=shown, like=[reference])["image"]
+    return np.rint(changed.mean(axis=2, keepdims=True)).astype(image.dtype) if grey else changed
+
+
+def with_moments_of(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) of 8 bits with the mean and deviation, channel by channel, of another.
+
+    What albumentations' PixelDistributionAdaptation is to do (`standard`), and in 2.0.8 gives black images for.
+    """
+    mean, deviation = (moment((0, 1), dtype=np.float64) for moment in (image.mean, image.std))
+    changed = (image - mean) / np.maximum(deviation, 1e-6) * like.std((0, 1)) + like.mean((0, 1))
+    return np.rint(changed).clip(0, 255).astype(np.uint8)
+
+
+def at_resolution_of(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) shrunk until its short side is that of `like`; unchanged where it is no longer."""
+    short = min(like.shape[:2])
+    return image if short >= min(image.shape[:2]) else resized(image, target_shape(image.shape[:2], short))
 
 
 def use_one_thread() -> None:

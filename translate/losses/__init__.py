@@ -12,20 +12,26 @@ from translate.losses.objectives import (
     Hinge,
     Labelled,
     LeastSquares,
+    Logits,
     NonSaturating,
     RelativisticAverage,
     Vanilla,
     Wasserstein,
     exchange,
+    over_scales,
 )
 from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP
+from translate.losses.perceptual import VGG19, MobileNetV2, PerceptualLoss
 from translate.losses.reconstruction import feature_matching, l1_loss
+from translate.losses.semantic import semantic_consistency
 
 Objective = Annotated[
     LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage | Began,
     Field(discriminator="kind")]
 Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="kind")]
+Perceptual = Annotated[VGG19 | MobileNetV2, Field(discriminator="kind")]
 
-__all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "NonSaturating", "Objective",
-           "Orthogonal", "Penalty", "RelativisticAverage", "SlopePenalty", "Vanilla", "Wasserstein", "WassersteinGP",
-           "exchange", "feature_matching", "l1_loss", "patch_nce"]
+__all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "Logits", "NonSaturating", "Objective",
+           "Orthogonal", "Penalty", "Perceptual", "PerceptualLoss", "RelativisticAverage", "SlopePenalty", "Vanilla",
+           "Wasserstein", "WassersteinGP", "exchange", "feature_matching", "l1_loss", "over_scales", "patch_nce",
+           "semantic_consistency"]

@@ -9,7 +9,7 @@ estimates a distance.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.schema import Config
+
+Logits = Tensor | tuple[Tensor, ...]  # of a discriminator, or of each that judges an image at a size of its own
 
 
 class Verdict(NamedTuple):
@@ -204,6 +206,12 @@ class Began(Game):
         tilt = self.gamma * real - fake
         balance.add_(self.rate * tilt).clamp_(0, 1)
         return real + tilt.abs()
+
+
+def over_scales(loss: Callable[..., Tensor], *logits: Logits) -> Tensor:
+    """A loss of logits, summed over the sizes that an image is judged at (Wang et al. 2018, eq. 3)."""
+    each = [(scale,) if isinstance(scale, Tensor) else scale for scale in logits]
+    return torch.stack([loss(*scale) for scale in zip(*each, strict=True)]).sum()
 
 
 def log_loss(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:

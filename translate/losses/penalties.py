@@ -21,9 +21,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.losses.objectives import Logits
 from translate.schema import Config
 
-Judge = Callable[[Tensor], Tensor]  # a discriminator, as a function of the image it judges
+Judge = Callable[[Tensor], Logits]  # a discriminator, as a function of the image it judges
 
 
 class _Penalty(Config):
@@ -51,7 +52,7 @@ class WassersteinGP(SlopePenalty):
 
     def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
         mix = mix.view(-1, *[1] * (real.ndim - 1))
-        return (slope(judge, mix * real + (1 - mix) * fake) - 1).square().mean()
+        return (slope(judge, mix * real + (1 - mix) * fake) - 1).square().mean(1).sum()
 
 
 class R1(SlopePenalty):
@@ -61,7 +62,7 @@ class R1(SlopePenalty):
     weight: float = Field(10.0, gt=0)  # γ
 
     def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        return slope(judge, real).square().mean() / 2
+        return slope(judge, real).square().mean(1).sum() / 2
 
 
 class R2(SlopePenalty):
@@ -71,7 +72,7 @@ class R2(SlopePenalty):
     weight: float = Field(10.0, gt=0)  # γ
 
     def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        return slope(judge, fake).square().mean() / 2
+        return slope(judge, fake).square().mean(1).sum() / 2
 
 
 class Orthogonal(_Penalty):
@@ -89,8 +90,12 @@ class Orthogonal(_Penalty):
 
 
 def slope(judge: Judge, images: Tensor) -> Tensor:
-    """‖∇D‖ at each of `images` (N, …), as a function of D's weights: (N,). Its own gradient is 0 where it is 0."""
+    """‖∇D‖ at each of `images` (N, …), as a function of D's weights: (S, N) for a D that judges at S sizes, each
+    counting as a discriminator. Its own gradient is 0 where it is 0."""
     images = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
-    logits = judge(images)
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return torch.linalg.vector_norm(gradient.flatten(1), dim=1) / logits[0].numel() ** 0.5
+    judged = judge(images)
+    slopes = []
+    for logits in (judged,) if isinstance(judged, Tensor) else judged:
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        slopes.append(torch.linalg.vector_norm(gradient.flatten(1), dim=1) / logits[0].numel() ** 0.5)
+    return torch.stack(slopes)

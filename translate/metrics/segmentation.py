@@ -54,6 +54,13 @@ class LabelScores:
                 for name, value in whole.items()}
 
 
+def class_ious(confusion: np.ndarray) -> np.ndarray:
+    """(classes, classes + 1) counts → (classes,) intersection over union; NaN of a class that is nowhere."""
+    right = np.diagonal(confusion[:, :-1])
+    union = confusion.sum(1) + confusion[:, :-1].sum(0) - right
+    return np.where(union > 0, right / np.where(union > 0, union, 1), np.nan)
+
+
 def _scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Of (N, classes, classes + 1) confusions, (N,) each."""
     right = np.diagonal(confusion[:, :, :-1], axis1=1, axis2=2)

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.layers import Chain, Layer, Norm, initialise, make_norm, pad_to_fit
+from translate.networks.layers import Chain, Layer, Norm, make_norm, pad_to_fit
+from translate.networks.weights import initialise
 from translate.schema import Config
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
-from translate.networks.layers import Chain, Layer, Norm, PositionalDropout, initialise, make_norm
+from translate.networks.growing import FadingEntry, outer_width
+from translate.networks.layers import Chain, Downsample, Layer, Norm, PositionalDropout, halved, make_norm
+from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
-
-AnyChain = TypeVar("AnyChain", bound=Chain)
 
 
 class PatchGANConfig(Config):
@@ -28,17 +28,37 @@ class PatchGANConfig(Config):
     # grows with the square of its samples. 0: none
     minibatch_kernels: int = Field(0, ge=0)
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
+    init: Initialisation = "normal"
+    downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
+    scales: int = Field(1, ge=1, le=6)  # as many of them, each on the image at half the last one's size (pix2pixHD: 3)
+
+    fades: ClassVar[bool] = True
 
     @property
     def smallest(self) -> int:
         """The smallest side it can judge: what leaves the two unstrided layers at its end one logit."""
-        return 3 * 2**self.layers
+        return (3 * 2**self.layers - 1) * 2**(self.scales - 1) + 1
 
-    def build(self, in_channels: int) -> PatchGAN:
-        network = PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std,
-                           self.minibatch_kernels)
-        initialise(network)
-        return spectrally_normed(network) if self.spectral else network
+    def build(self, in_channels: int) -> PatchGAN | Pyramid:
+        judges = [self.judge(in_channels) for _ in range(self.scales)]
+        return prepared(judges[0] if self.scales == 1 else Pyramid(judges), self.init, self.spectral)
+
+    def judge(self, in_channels: int) -> PatchGAN:
+        """One discriminator, without its first weights."""
+        return PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std,
+                        self.minibatch_kernels, self.downsample)
+
+    def grow(self, network: PatchGAN | Pyramid) -> None:
+        """Add one more strided layer in front of `network`, fading in until it is settled: patches twice as large.
+
+        A pyramid keeps its discriminators at the sizes they know and gains one, at once, for the new size.
+        """
+        if isinstance(network, Pyramid):
+            network.grow(self.judge(network.in_channels))
+        else:
+            network.grow()
+        for part in network.newest():
+            prepared(part, self.init, self.spectral)
 
 
 class PixelConfig(Config):
@@ -48,13 +68,12 @@ class PixelConfig(Config):
     width: int = Field(64, ge=1)
     norm: Norm = "instance"
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
+    init: Initialisation = "normal"
 
     smallest: ClassVar[int] = 1
 
     def build(self, in_channels: int) -> Pixel:
-        network = Pixel(in_channels, self.width, self.norm)
-        initialise(network)
-        return spectrally_normed(network) if self.spectral else network
+        return prepared(Pixel(in_channels, self.width, self.norm), self.init, self.spectral)
 
 
 class MinibatchStd(nn.Module):
@@ -98,30 +117,30 @@ def in_turn(*parts: nn.Module | None) -> nn.Module | None:
     return nn.Sequential(*held) if len(held) > 1 else held[0] if held else None
 
 
-def spectrally_normed(network: AnyChain) -> AnyChain:
-    """Divide each convolution's weights by their largest singular value, found by a power iteration a forward pass."""
-    for part in network.modules():
-        if isinstance(part, nn.Conv2d):
-            parametrizations.spectral_norm(part)
-    return network
-
-
 class PatchGAN(Chain):
-    """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch."""
+    """Maps images (N, C, H, W) to logits (N, 1, h, w), one a patch.
+
+    Each outer level that it gains (`translate.networks.growing`) is one more strided layer, the new first one.
+    """
+
+    levels = 0
 
     def __init__(self, in_channels: int, width: int = 64, layers: int = 3, norm: Norm = "instance",
-                 dropout: float = 0.0, minibatch_std: bool = False, minibatch_kernels: int = 0):
+                 dropout: float = 0.0, minibatch_std: bool = False, minibatch_kernels: int = 0,
+                 downsample: Downsample = "strided"):
         bias = norm != "batch"
 
         def dropped(layer: int) -> nn.Module | None:
             return PositionalDropout(dropout, layer) if dropout else None
 
         widths = [min(2**layer, 8) * width for layer in range(layers + 1)]
-        chain = [Layer(nn.Conv2d(in_channels, width, 4, 2, 1))]
+        blurred = downsample == "blurred"
+        chain = [Layer(nn.Conv2d(in_channels, width, 4, 2, 1), smooth=blurred)]
         for layer in range(1, layers + 1):
             before, after = widths[layer - 1], widths[layer]
             stride = 2 if layer < layers else 1
             chain.append(Layer(nn.Conv2d(before, after, 4, stride, 1, bias=bias), slope=0.2,
+                               smooth=blurred and stride > 1,
                                norm=in_turn(make_norm(norm, before), dropped(layer)) if layer > 1 else None))
         last = widths[-1] + minibatch_std
         compare = MinibatchDiscrimination(last, minibatch_kernels) if minibatch_kernels else None
@@ -129,6 +148,74 @@ class PatchGAN(Chain):
                            norm=in_turn(make_norm(norm, widths[-1]), dropped(layers + 1),
                                         MinibatchStd() if minibatch_std else None, compare)))
         super().__init__(*chain)
+
+    def grow(self) -> None:
+        """Put a layer in front of the first, which fades out and comes again as the second."""
+        first = cast(Layer, self[0])
+        inside = first.conv.out_channels
+        width = outer_width(inside)
+        self[0] = FadingEntry(first, [Layer(nn.Conv2d(first.conv.in_channels, width, 4, 2, 1), smooth=first.smooth),
+                                      Layer(nn.Conv2d(width, inside, 4, 2, 1), slope=0.2, smooth=first.smooth)])
+        self.levels += 1
+
+    def settle(self) -> None:
+        """Let go of the first layer that others have replaced."""
+        entry = self[0]
+        if isinstance(entry, FadingEntry):
+            first, second = entry.new
+            self[0] = second
+            self.insert(0, first)
+
+    def newest(self) -> list[nn.Module]:
+        """The layers that were added last; none before."""
+        if self.levels == 0:
+            return []
+        return list(self[0].new) if isinstance(self[0], FadingEntry) else list(self)[:2]
+
+
+class Pyramid(nn.Module):
+    """Discriminators of one image at several sizes: full, half, a quarter … (pix2pixHD: Wang et al. 2018, section 3.2).
+
+    Maps images (N, C, H, W) to the logits of each, the finest first. The coarse ones see more of an image at once and
+    judge what it shows, the fine ones its textures. Each level that it gains is one more of them, in front.
+    """
+
+    levels = 0
+
+    def __init__(self, judges: Sequence[PatchGAN]):
+        super().__init__()
+        self.judges = nn.ModuleList(judges)
+
+    @property
+    def in_channels(self) -> int:
+        return cast(Layer, cast(PatchGAN, self.judges[0])[0]).conv.in_channels
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(judge(seen) for judge, seen in zip(self.judges, self.sizes(image), strict=True))
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The convolution outputs of every layer but the last, of each discriminator."""
+        return [found for judge, seen in zip(self.judges, self.sizes(image), strict=True)
+                for found in cast(Chain, judge).features(seen)]
+
+    def sizes(self, image: Tensor) -> list[Tensor]:
+        """The image at its own size and, averaged, at every coarser one."""
+        images = [image]
+        while len(images) < len(self.judges):
+            images.append(halved(images[-1]))
+        return images
+
+    def grow(self, judge: PatchGAN) -> None:
+        """Gain a discriminator for images of twice the size."""
+        self.judges.insert(0, judge)
+        self.levels += 1
+
+    def settle(self) -> None:
+        """It gains a discriminator at once: there is nothing to let go of."""
+
+    def newest(self) -> list[nn.Module]:
+        """The discriminator that was gained last; none before."""
+        return [self.judges[0]] if self.levels else []
 
 
 class Pixel(Chain):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,8 @@ from translate.networks.strips import run_in_strips
 
 Made = TypeVar("Made", Tensor, tuple[Tensor, ...])
 Norm = Literal["instance", "batch", "none"]
-Upsample = Literal["transposed", "resize"]
+Upsample = Literal["transposed", "resize", "bilinear"]
+Downsample = Literal["strided", "blurred"]
 Keep = Literal["everything", "convolutions", "input", "strips"]
 Role = Literal["head", "tail", "judge"]  # what memory plans tell chains apart by
 Look = Callable[[int, Tensor], Tensor]  # takes from a layer's output, given its number, what one wants of it
@@ -60,14 +61,18 @@ class Layer(nn.Module):
     Maps (N, C, H, W) to (N, C', H', W'). `slope` is the activation: None for none, 0 for ReLU, else LeakyReLU.
     `reflect` rows and columns are mirrored at each border before the convolution; zero padding is the convolution's
     own. `enlarge` repeats every pixel so many times in each direction before padding (a resize-convolution, which has
-    no checkerboard: Odena et al. 2016). `last` is applied to the convolution's output (a generator's tanh).
+    no checkerboard: Odena et al. 2016). With `smooth` what is enlarged (twice) is bilinear instead, and what is not is
+    low-pass filtered before it is convolved with a stride, so that nothing aliases. `last` is applied to the
+    convolution's output (a generator's tanh).
     """
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: nn.Module | None = None,
-                 slope: float | None = None, reflect: int = 0, enlarge: int = 1, last: nn.Module | None = None):
+                 slope: float | None = None, reflect: int = 0, enlarge: int = 1, smooth: bool = False,
+                 last: nn.Module | None = None):
         super().__init__()
-        self.norm, self.slope, self.reflect, self.enlarge = norm, slope, reflect, enlarge
-        self.conv, self.last = conv, last
+        self.norm, self.slope, self.reflect, self.enlarge, self.smooth = norm, slope, reflect, enlarge, smooth
+        self.conv: Any = conv
+        self.last = last
 
     def forward(self, x: Tensor, keep_input: bool = False) -> Tensor:
         """With `keep_input`, autograd holds `x` and the convolution's output and nothing between them."""
@@ -76,14 +81,18 @@ class Layer(nn.Module):
 
     def to_convolution(self, x: Tensor) -> Tensor:
         """norm → act → pad → conv, without `last`."""
-        if self.norm is not None:
-            x = self.norm(x)
-        x = self.activate(x)
+        x = self.activated(x)
         if self.enlarge > 1:
-            x = F.interpolate(x, scale_factor=self.enlarge, mode="nearest")
+            x = F.interpolate(x, scale_factor=self.enlarge, mode="bilinear" if self.smooth else "nearest")
+        elif self.smooth:
+            x = low_passed(x)
         if self.reflect:
             x = F.pad(x, (self.reflect,) * 4, mode="reflect")
         return self.conv(x)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """norm → act."""
+        return self.activate(x if self.norm is None else self.norm(x))
 
     def activate(self, x: Tensor) -> Tensor:
         """ReLU or LeakyReLU; in place where a norm has just made the tensor, so that nobody else holds it."""
@@ -91,6 +100,25 @@ class Layer(nn.Module):
             return x
         ours = isinstance(self.norm, _NormBase)
         return F.leaky_relu(x, self.slope, inplace=ours) if self.slope else F.relu(x, inplace=ours)
+
+
+def low_passed(x: Tensor) -> Tensor:
+    """Each pixel becomes the mean of its neighbourhood, weighted 1 : 2 : 1 along rows and along columns.
+
+    Before a stride it takes away what the remaining pixels could not show: the remedy of Zhang 2019 ("Making
+    convolutional networks shift-invariant again") in the order of Karras et al. 2019, section 2, filter → strided
+    convolution, which needs a quarter of the multiplications. Two means of 2 × 2 pixels are that filter.
+    """
+    x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    return F.avg_pool2d(F.avg_pool2d(x, 2, 1), 2, 1)
+
+
+def halved(image: Tensor) -> Tensor:
+    """An image (N, C, H, W) at half its size, each side rounded up: means of the 3 × 3 pixels around every second one.
+
+    As pix2pixHD makes its pyramids; at the borders it is the mean of the pixels that there are.
+    """
+    return F.avg_pool2d(image, 3, 2, 1, count_include_pad=False)
 
 
 class Chain(nn.Sequential):
@@ -101,19 +129,21 @@ class Chain(nn.Sequential):
     num_strips: int = 8  # with keep = "strips"
     strips_from: int = 0  # with keep = "strips": layers before this one run whole, keeping their inputs
 
-    def __init__(self, *layers: Layer, role: Role = "judge"):
+    def __init__(self, *layers: nn.Module, role: Role = "judge"):
         super().__init__(*layers)
         self.role = role
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, num_layers: int | None = None) -> Tensor:
+        """The output of all layers, or of the first `num_layers`."""
+        layers = cast(list[Layer], list(self)[:num_layers])
         if self.keep == "strips":
-            layers = cast(list[Layer], list(self))
             for whole in layers[:self.strips_from]:
                 x = whole(x, keep_input=True)
-            return run_in_strips(layers[self.strips_from:], x, self.num_strips)
+            rest = layers[self.strips_from:]
+            return run_in_strips(rest, x, self.num_strips) if rest else x
         if self.keep == "input":
-            return checkpointed(self, super().forward, x)
-        for layer in self:
+            return checkpointed(self, nn.Sequential(*layers), x)
+        for layer in layers:
             x = layer(x, keep_input=self.keep == "convolutions")
         return x
 
@@ -339,20 +369,3 @@ class recomputing:
         for module, buffers in self.held:
             module._buffers.update(buffers)
         self.held = []
-
-
-def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:
-    """The published initialisation: N(0, gain) for convolutions, N(1, gain) for BatchNorm, zero biases.
-
-    Radford et al. 2016, section 3; used by pix2pix and CycleGAN alike.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, 0.0, gain)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, gain)
-        else:
-            continue
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    return network

@@ -17,7 +17,7 @@ What does not apply becomes the nearest that does. A U-Net has levels instead of
 convolutions' outputs under `preact` and `replay`, and only their inputs under `blocks` and both `strips`. A
 generator whose fakes no generator looks at (pix2pix) is not replayed, as nothing else needs memory while its graph
 waits. Where an encoder shows its features (CUT) the head keeps only its input under both `strips` as well, and the
-tail has no part in it: features are exact under all plans.
+tail has no part in it: features are exact under all plans. Attention keeps only its input where blocks or levels do.
 Discriminators never run in strips: they keep their convolutions' outputs under all plans from `preact` on.
 """
 
@@ -31,6 +31,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from translate.networks.attention import Attention
 from translate.networks.layers import Block, Chain, Keep, Level
 from translate.schema import Config
 
@@ -132,12 +133,14 @@ def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
                 "everything", plan.trunk)
         elif isinstance(part, Level):
             part.keep = plan.levels
+        elif isinstance(part, Attention):
+            part.keep = "input" if "input" in (plan.trunk, plan.levels) else "everything"
         elif isinstance(part, Chain) and part not in inner:
             part.keep = {"head": plan.head, "tail": plan.tail, "judge": plan.judge}[part.role]
             part.num_strips = plan.num_strips
             if part.keep == "strips":
                 # Beginning with a norm, a chain needs no pass for it: the layer before runs whole (−6 % compute).
-                part.strips_from = 1
+                part.strips_from = min(1, len(part) - 1)
                 if num_processes > 1 and any(isinstance(inside, _BatchNorm) for inside in part.modules()):
                     part.keep = "input"  # its statistics are of several processes
 
@@ -149,6 +152,7 @@ def effect(plan: Plan, networks: Collection[nn.Module], replays: bool, num_proce
     """
     for network in networks:
         apply(plan, network, num_processes)
-    parts = [part for network in networks for part in network.modules() if isinstance(part, Chain | Block | Level)]
+    parts = [part for network in networks for part in network.modules()
+             if isinstance(part, Chain | Block | Level | Attention)]
     return (plan.cut, plan.replay and replays, *(
         (part.keep, part.num_strips if isinstance(part, Chain) and part.keep == "strips" else None) for part in parts))

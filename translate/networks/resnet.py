@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.networks.attention import Attention
+from translate.networks.growing import FadingEntry, FadingExit, outer_width
 from translate.networks.layers import (
     Block,
     Chain,
+    Downsample,
     Generator,
     Layer,
     Look,
     Norm,
     Upsample,
-    initialise,
     make_norm,
     pad_to_fit,
 )
+from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
 
 
@@ -26,49 +29,124 @@ class ResNetConfig(Config):
     """A ResNet generator: width 64, 9 blocks and instance norm are the published one (11.378 M parameters)."""
 
     kind: Literal["resnet"] = "resnet"
-    width: int = Field(64, ge=1)  # channels at full resolution; doubled at each of the two downsamplings
+    width: int = Field(64, ge=1)  # channels at full resolution; doubled at each of the downsamplings
     blocks: int = Field(9, ge=0)  # 9 for 256 px and more, 6 below
+    downs: int = Field(2, ge=1, le=6)  # halvings before the blocks; 4 is pix2pixHD's global generator (182.4 M)
     norm: Norm = "instance"
-    upsample: Upsample = "transposed"  # resize: slower, and free of checkerboards
+    upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
+    downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
+    attention: bool = False  # among the blocks; its cost grows with the square of the pixels (docs/high-resolution.md)
+    spectral: bool = False  # spectral norm: each convolution's largest singular value is one
+    init: Initialisation = "normal"
+
+    fades: ClassVar[bool] = True
 
     def build(self, in_channels: int, out_channels: int) -> ResNet:
-        network = ResNet(in_channels, out_channels, self.width, self.blocks, self.norm, self.upsample)
-        initialise(network)
-        return network
+        network = ResNet(in_channels, out_channels, self.width, self.blocks, self.norm, self.upsample, self.downs,
+                         self.downsample, self.attention)
+        return prepared(network, self.init, self.spectral)
+
+    def grow(self, network: ResNet) -> None:
+        """Add one more downsampling and upsampling around `network`, fading in until it is settled."""
+        network.grow(self.norm, self.upsample, self.downsample)
+        for part in network.newest():
+            prepared(part, self.init, self.spectral)
 
 
 class ResNet(Generator):
-    """Two downsamplings, `blocks` residual blocks at quarter resolution, two upsamplings.
+    """`downs` downsamplings, `blocks` residual blocks at the coarsest scale, as many upsamplings.
 
     `head` and `tail` work at full resolution and hold most of the memory and little of the compute; the trunk between
-    them holds most of the compute. Memory plans address them separately.
+    them holds most of the compute. Memory plans address them separately. Each outer level that it gains
+    (`translate.networks.growing`) makes both ends one layer longer, and the trunk's resolution half as large.
     """
 
-    multiple = 4
-    smallest = 8
+    levels = 0
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, blocks: int = 9,
-                 norm: Norm = "instance", upsample: Upsample = "transposed"):
+                 norm: Norm = "instance", upsample: Upsample = "transposed", downs: int = 2,
+                 downsample: Downsample = "strided", attention: bool = False):
         super().__init__()
+        self.multiple = 2**downs
+        self.smallest = 2 * self.multiple  # two pixels at the coarsest scale, which are mirrored
+        self.exit: FadingExit | None = None  # while a level fades in: what `tail` then ends before
         bias = norm != "batch"  # BatchNorm has a shift of its own
+        widths = [width * 2**level for level in range(downs + 1)]
         self.head = Chain(
             Layer(nn.Conv2d(in_channels, width, 7, bias=bias), reflect=3),
-            Layer(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=bias), norm=make_norm(norm, width), slope=0.0),
-            Layer(nn.Conv2d(2 * width, 4 * width, 3, 2, 1, bias=bias), norm=make_norm(norm, 2 * width), slope=0.0),
+            *(Layer(nn.Conv2d(before, 2 * before, 3, 2, 1, bias=bias), norm=make_norm(norm, before), slope=0.0,
+                    smooth=downsample == "blurred") for before in widths[:-1]),
             role="head")
-        self.norm = make_norm(norm, 4 * width)
-        self.shown = sorted({0, min(4, blocks - 1)}) if blocks else []  # the first block and the fifth, or the last
-        self.feature_channels = (in_channels, 2 * width, 4 * width, *[4 * width] * len(self.shown))
-        self.trunk = nn.Sequential(*(residual(4 * width, norm, bias) for _ in range(blocks)))
+        self.norm = make_norm(norm, widths[-1])
+        trunk: list[nn.Module] = [residual(widths[-1], norm, bias) for _ in range(blocks)]
+        shown = sorted({0, min(4, blocks - 1)}) if blocks else []  # the first block and the fifth, or the last
+        if attention:
+            trunk.insert(blocks // 2, Attention(widths[-1]))
+            shown = [number + (number >= blocks // 2) for number in shown]
+        self.shown, self.feature_channels = shown, (in_channels, *widths[1:], *[widths[-1]] * len(shown))
+        self.trunk = nn.Sequential(*trunk)
         self.tail = Chain(
-            enlarging(4 * width, 2 * width, upsample, bias),
-            enlarging(2 * width, width, upsample, bias, norm=make_norm(norm, 2 * width), slope=0.0),
+            enlarging(widths[-1], widths[-2], upsample, bias),
+            *(enlarging(before, before // 2, upsample, bias, norm=make_norm(norm, before), slope=0.0)
+              for before in widths[-2:0:-1]),
             Layer(nn.Conv2d(width, out_channels, 7), norm=make_norm(norm, width), slope=0.0, reflect=3,
                   last=nn.Tanh()),
             role="tail")
 
-    def translate(self, image: Tensor) -> Tensor:
-        return self.tail(self.trunk(self._into_trunk(self.head(image))))
+    def translate(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
+        """With `beside`, features of the size of what enters the trunk, these are added to it."""
+        y = self.tail(self.waist(image, beside))
+        return y if self.exit is None else self.exit(y)
+
+    def finest(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
+        """The features at full resolution that the last layer convolves, (N, width, H, W)."""
+        last = cast(Layer, self.tail[-1])
+        return last.activated(self.tail(self.waist(image, beside), num_layers=len(self.tail) - 1))
+
+    def open(self) -> None:
+        """Let go of the last convolution: from now on there is `finest` alone, for a generator around this one."""
+        last = cast(Layer, self.tail[-1])
+        last.conv, last.last = nn.Identity(), None
+
+    def waist(self, image: Tensor, beside: Tensor | None = None) -> Tensor:
+        """What the trunk makes of an image, at its coarsest scale."""
+        y = self._into_trunk(self.head(image))
+        return self.trunk(y if beside is None else y + beside)
+
+    def grow(self, norm: Norm, upsample: Upsample, downsample: Downsample = "strided") -> None:
+        """Put a level around the ends, which fade out."""
+        bias = norm != "batch"
+        first, last = cast(Layer, self.head[0]), cast(Layer, self.tail[-1])
+        down, up = first.conv.out_channels, last.conv.in_channels
+        width = outer_width(down)
+        self.head = Chain(
+            FadingEntry(first, [
+                Layer(nn.Conv2d(first.conv.in_channels, width, 7, bias=bias), reflect=3),
+                Layer(nn.Conv2d(width, down, 3, 2, 1, bias=bias), norm=make_norm(norm, width), slope=0.0,
+                      smooth=downsample == "blurred")]),
+            *list(self.head)[1:], role="head")
+        self.exit = FadingExit(Chain(last, role="tail"), Chain(
+            enlarging(up, width, upsample, bias, norm=make_norm(norm, up), slope=0.0),
+            Layer(nn.Conv2d(width, last.conv.out_channels, 7), norm=make_norm(norm, width), slope=0.0, reflect=3,
+                  last=nn.Tanh()),
+            role="tail"))
+        self.tail = Chain(*list(self.tail)[:-1], role="tail")
+        self.levels, self.multiple, self.smallest = self.levels + 1, 2 * self.multiple, 2 * self.smallest
+
+    def settle(self) -> None:
+        """Let go of the ends that a level has replaced."""
+        if self.exit is not None:
+            self.head = Chain(*cast(FadingEntry, self.head[0]).new, *list(self.head)[1:], role="head")
+            self.tail = Chain(*self.tail, *self.exit.new, role="tail")
+            self.exit = None
+
+    def newest(self) -> list[nn.Module]:
+        """The two layers down and the two layers up of the outermost level that was added; none before."""
+        if self.levels == 0:
+            return []
+        first, last = (self.head, self.tail) if self.exit is None else (cast(FadingEntry, self.head[0]).new,
+                                                                        self.exit.new)
+        return [*list(first)[:2], *list(last)[-2:]]
 
     def features(self, image: Tensor, look: Look) -> list[Tensor]:
         """The image, both downsampling convolutions, and the first and the fifth residual block (Park et al. 2020).
@@ -100,8 +178,9 @@ def residual(channels: int, norm: Norm, bias: bool) -> Block:
 
 def enlarging(in_channels: int, out_channels: int, upsample: Upsample, bias: bool, *, norm: nn.Module | None = None,
               slope: float | None = None) -> Layer:
-    """A layer that doubles both sides: a transposed convolution, or nearest-neighbour resize and a convolution."""
+    """A layer that doubles both sides: a transposed convolution, or an enlargement and a convolution."""
     if upsample == "transposed":
         conv = nn.ConvTranspose2d(in_channels, out_channels, 3, 2, 1, output_padding=1, bias=bias)
         return Layer(conv, norm=norm, slope=slope)
-    return Layer(nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias), norm=norm, slope=slope, enlarge=2)
+    return Layer(nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias), norm=norm, slope=slope, enlarge=2,
+                 smooth=upsample == "bilinear")

@@ -63,13 +63,13 @@ from translate.networks.statistics import Moments, Statistics
 
 
 class ChainLayer(Protocol):
-    """What strips use of a `translate.networks.layers.Layer`: norm → activate → enlarge → reflect → conv → last.
-
-    `last` must be pointwise.
+    """What strips use of a `translate.networks.layers.Layer`: norm → activate → enlarge and smooth → reflect → conv →
+    last. `last` must be pointwise.
     """
 
     norm: Any
     enlarge: int
+    smooth: bool
     reflect: int
     conv: Any
     last: Any
@@ -347,6 +347,8 @@ def _geometry(layer: ChainLayer, weights: Weights) -> InTurn:
     steps: list[Operation] = []
     if layer.enlarge > 1:
         steps.append(rows.nearest(layer.enlarge))
+    if layer.smooth:  # bilinear enlargement by two is nearest-neighbour enlargement and this filter
+        steps += [rows.Pad(1, 1, 1, 1, mode="reflect"), rows.average_pool(2, 1), rows.average_pool(2, 1)]
     if layer.reflect:
         steps.append(rows.Pad(*(layer.reflect,) * 4, mode="reflect"))
     conv, own = layer.conv, (weights.weight, weights.bias, layer.conv.stride, layer.conv.padding)

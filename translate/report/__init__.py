@@ -1,6 +1,6 @@
-"""The report of a run, and several runs side by side: one HTML file each, which asks for nothing from anywhere."""
+"""Reports of a run, of several side by side, of an adaptation: one HTML file each, which loads nothing."""
 
-from translate.report.pages import write_comparison, write_report
-from translate.report.showcase import Showcase
+from translate.report.pages import write_adaptation, write_comparison, write_report
+from translate.report.showcase import Showcase, Shown, encode
 
-__all__ = ["Showcase", "write_comparison", "write_report"]
+__all__ = ["Showcase", "Shown", "encode", "write_adaptation", "write_comparison", "write_report"]

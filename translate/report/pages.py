@@ -1,4 +1,4 @@
-"""Runs as pages: `report.html` of one, and several side by side. The templates lie beside this file.
+"""Pages: `report.html` of a run, several runs side by side, an adaptation. The templates lie beside this file.
 
 A page is one file of at most some 20 MB: pictures are data in it, and only so many of them. It loads nothing, and its
 Content-Security-Policy forbids it to.
@@ -74,6 +74,17 @@ def write_comparison(runs: Sequence[Path], file: Path) -> Path:
     page = _templates().get_template("compare.html.j2").render(
         runs=list(zip(names, records, strict=True)), differences=differing(records), scores=scores, losses=losses,
         sliders=[slider(each, (names[0], names[1])) for each in pictures])
+    return _write(page, file)
+
+
+def write_adaptation(table: dict[str, Any], reports: Sequence[tuple[str, dict[str, Any]]], shown: Sequence[Shown],
+                     file: Path) -> Path:
+    """Write the page of an adaptation: its table, what the judge says of each set, source images before and after.
+
+    `table` and `reports` are what `table.json` and `preservation.json` hold. Raises `DiskError`.
+    """
+    sliders = [slider(each, ("source", "set")) for each in showcase.within(shown, MOST_BYTES)]
+    page = _templates().get_template("adaptation.html.j2").render(table=table, reports=reports, sliders=sliders)
     return _write(page, file)
 
 

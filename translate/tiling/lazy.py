@@ -408,7 +408,7 @@ RULES: dict[str, Callable[..., Any]] = {
 POINTWISE: dict[str, Callable[..., Tensor]] = {
     name: getattr(torch, name, None) or getattr(F, name) for name in (
         "abs", "add", "celu", "clamp", "clamp_max", "clamp_min", "div", "elu", "exp", "gelu", "hardsigmoid",
-        "hardswish", "hardtanh", "leaky_relu", "log", "logsigmoid", "maximum", "minimum", "mish", "mul", "neg", "pow",
-        "prelu", "relu6", "rsub", "selu", "sigmoid", "sign", "silu", "sin", "softplus", "softsign", "sqrt", "square",
-        "sub", "tanh", "true_divide")}
+        "hardswish", "hardtanh", "leaky_relu", "lerp", "log", "logsigmoid", "maximum", "minimum", "mish", "mul", "neg",
+        "pow", "prelu", "relu6", "rsub", "selu", "sigmoid", "sign", "silu", "sin", "softplus", "softsign", "sqrt",
+        "square", "sub", "tanh", "true_divide")}
 ALL_ROWS = frozenset(("flatten", "permute", "reshape", "transpose", "unflatten", "view"))

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from translate.losses import Judge, NonSaturating, Objective, feature_matching, l1_loss
+from translate.losses import Judge, NonSaturating, Objective, Perceptual, feature_matching, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, UNetConfig
 from translate.schema import Config
 from translate.translators.translator import Direction, GameConfig, Translator, Update
@@ -30,7 +30,9 @@ class Pix2PixConfig(GameConfig):
     discriminator: DiscriminatorConfig = PatchGANConfig(norm="batch")
     objective: Objective = NonSaturating()
     weights: Pix2PixWeights = Pix2PixWeights()
+    perceptual: Perceptual | None = None  # distance of a pretrained network's features from the truth's; null: none
 
+    grows: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = True
 
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> Pix2Pix:
@@ -47,6 +49,9 @@ class Pix2Pix(Translator):
         self.generator_ab = config.generator.build(channels_a, channels_b)
         self.discriminator_b = config.discriminator.build(channels_a + channels_b)
         super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {})
+        self.perceptual = None if config.perceptual is None else config.perceptual.build()
+        if self.perceptual is not None:
+            self.frozen["perceptual"] = self.perceptual
 
     def train_generators(self, batch: Any, update: Update) -> list[Tensor]:
         """Fool the discriminator and stay near the truth (eq. 4); returns the fakes, one a micro-batch."""
@@ -57,6 +62,8 @@ class Pix2Pix(Translator):
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 if self.weights.features:
                     update.backward("features", self.weights.features * self.feature_distance(a, fake, b))
+                if self.perceptual is not None:
+                    update.backward("perceptual", self.perceptual(fake, b))
                 update.backward("l1", self.weights.l1 * l1_loss(fake, b))
             fakes.append(fake.detach())
         return fakes

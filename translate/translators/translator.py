@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
@@ -12,8 +12,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from translate.losses import Began, Judge, Labelled, Objective, Penalty, RelativisticAverage, Wasserstein, exchange
+from translate.losses import (
+    Began,
+    Judge,
+    Labelled,
+    Logits,
+    Objective,
+    Penalty,
+    RelativisticAverage,
+    Wasserstein,
+    exchange,
+    over_scales,
+)
+from translate.networks import DiscriminatorConfig, GeneratorConfig
 from translate.networks.autoencoder import Autoencoder
+from translate.networks.growing import Growable, Grown, add_level, fade_in
 from translate.schema import Config
 from translate.translators.augmentation import DiffAugmentation, cut_out, moved, recoloured
 from translate.translators.pool import ImagePool
@@ -74,10 +87,30 @@ class Update(Protocol):
         """Backpropagate and record a penalty on `discriminator`, in float32, in the steps it is due in."""
 
 
+class StagePart(Protocol):
+    """What a stage of a recipe says about the networks."""
+
+    @property
+    def levels(self) -> int:
+        """Outer levels that the networks have gained, each for images of twice the size."""
+
+    @property
+    def fade(self) -> bool:
+        """Whether the newest fades in over the stage's images, and takes the place of what was there at its end."""
+
+    @property
+    def freeze(self) -> bool:
+        """Whether of the generators the newest level is trained alone."""
+
+
 class GameConfig(Config):
     """What every translator's recipe says about the game of its generators and discriminators."""
 
+    grows: ClassVar[bool] = False  # whether its networks may gain outer levels
+
     kind: str
+    generator: GeneratorConfig
+    discriminator: DiscriminatorConfig
     objective: Objective
     penalty: Penalty | None = None  # on the discriminators; null: none
     augment: tuple[DiffAugmentation, ...] = ()  # of what the discriminators see; for little data
@@ -104,7 +137,12 @@ class Translator(ABC):
         self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
         self.phases = {"generator": generators | (beside or {}), "discriminator": discriminators}
         self.pools = pools
+        self.frozen: dict[str, nn.Module] = {}  # asked and never trained; what they are, the recipe says
         self.ema = config.ema
+        self.growing: dict[str, Growable] = {
+            name: each for networks, each in ((generators, config.generator), (discriminators, config.discriminator))
+            for name in networks if config.grows and isinstance(each, Growable)}
+        self.fading = False
         self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
 
     @property
@@ -151,8 +189,8 @@ class Translator(ABC):
         """The generator's loss: what the discriminator `name` thinks of its `fake`, and, if asked, of `real`."""
         judged = judge(self.seen(update, f"fool {name}", fake))
         if isinstance(self.objective, RelativisticAverage):
-            return self.objective.generator(judged, judge(self.seen(update, f"real {name}", real)))
-        return self.objective.generator(judged)
+            return over_scales(self.objective.generator, judged, judge(self.seen(update, f"real {name}", real)))
+        return over_scales(self.objective.generator, judged)
 
     def tell_apart(self, update: Update, name: str, judge: Judge, real: Tensor, fake: Tensor) -> None:
         """The loss of the discriminator `name`, and its penalty; backpropagated and recorded.
@@ -161,17 +199,23 @@ class Translator(ABC):
         """
         real, fake = self.seen(update, f"real {name}", real), self.seen(update, f"fake {name}", fake)
         logits, judged = judge(real), judge(fake)
-        for what, value in self.objective.verdict(logits, judged)._asdict().items():
+        for what, value in self.objective.verdict(together(logits), together(judged))._asdict().items():
             update.observe(f"{what}_{name[-1]}", value)
-        if isinstance(self.objective, Labelled) and self.objective.flips:
-            logits, judged = exchange(logits, judged, update.uniform(f"flips {name}") < self.objective.flips)
         if isinstance(self.objective, Began):
+            assert isinstance(logits, Tensor) and isinstance(judged, Tensor), "an autoencoder judges at one size"
             update.backward(name, self.objective.discriminator(logits, judged, self.balance(name)))
         else:
-            update.backward(name, self.objective.discriminator(logits, judged))
+            update.backward(name, over_scales(self.told_apart(update, name), logits, judged))
         del logits, judged  # their graph goes before the penalty's comes
         if self.penalty is not None:
             update.penalise(f"penalty_{name[-1]}", self.penalty, self.phases["discriminator"][name], judge, real, fake)
+
+    def told_apart(self, update: Update, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+        """The loss of the discriminator `name`, of the logits of real and fake images at one size."""
+        if not (isinstance(self.objective, Labelled) and self.objective.flips):
+            return self.objective.discriminator
+        chosen, loss = update.uniform(f"flips {name}") < self.objective.flips, self.objective.discriminator
+        return lambda real, fake: loss(*exchange(real, fake, chosen))
 
     def seen(self, update: Update, name: str, images: Tensor) -> Tensor:
         """`images` as a discriminator sees them; `name` says which draw of noise is theirs."""
@@ -190,6 +234,41 @@ class Translator(ABC):
             images = cut_out(images, update.uniform("row"), update.uniform("column"))
         return images
 
+    def enter(self, stage: StagePart) -> None:
+        """Give the networks the shape they have in `stage`: grow, let go of what has faded out, freeze and thaw.
+
+        The shape is a function of the stage alone, so this may be called again, and after a `build` for any stage: a
+        resumed run does so before it loads weights. New levels have fresh weights, the same in a network and its
+        average. They are where their network is, in no memory plan yet, and no optimizer knows them
+        (`translate.optimizers.follow`).
+        """
+        for name, config in self.growing.items():
+            network, average = self.networks[name], self.averages.get(name)
+            pair = [network] if average is None else [network, average]
+            while cast(Grown, network).levels < stage.levels:
+                for each in pair:
+                    add_level(config, each)
+                if average is not None:
+                    for own, new in zip(*(cast(Grown, each).newest() for each in pair[::-1]), strict=True):
+                        own.load_state_dict(new.state_dict())
+                    average.requires_grad_(False).eval()
+                for each in pair:
+                    each.to(memory_format=torch.channels_last)
+            if not stage.fade:
+                for each in pair:
+                    cast(Grown, each).settle()
+            if name in self.phases["generator"]:
+                network.requires_grad_(not stage.freeze)
+                for part in cast(Grown, network).newest():
+                    part.requires_grad_(True)
+        self.fading = stage.fade
+        self.fade_in(0.0)
+
+    def fade_in(self, share: float) -> None:
+        """The stage has seen this share of its images, from 0 to 1: so much of a level that fades in is there."""
+        for network in self.modules.values():
+            fade_in(network, share if self.fading else 1.0)
+
     def generator(self, direction: Direction) -> nn.Module:
         """The generator one uses: the averaged one where an average is kept."""
         name = f"generator_{direction}"
@@ -205,15 +284,24 @@ class Translator(ABC):
         follow = get_ema_multi_avg_fn(self.ema**num_images)
         for name, average in self.averages.items():
             network = self.phases["generator"][name]
-            # With the running statistics of batch norm: those of other weights would not fit the averaged ones.
-            kept, new = ([value for value in module.state_dict().values() if value.is_floating_point()]
-                         for module in (average, network))
-            follow(kept, new, 0)
+            # With the running statistics of batch norm: those of other weights would not fit the averaged ones. The
+            # mean of a spectral norm's unit vectors is none: the newest are taken, which are nearly the average's.
+            states = average.state_dict(), network.state_dict()
+            names = {name for name, value in states[0].items() if value.is_floating_point()}
+            vectors = {name for name in names if name.endswith(("._u", "._v"))}
+            follow(*([state[name] for name in sorted(names - vectors)] for state in states), 0)
+            for name in vectors:
+                states[0][name].copy_(states[1][name])
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Move every network, in place."""
-        for network in self.modules.values():
+        for network in [*self.modules.values(), *self.frozen.values()]:
             network.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
+
+
+def together(logits: Logits) -> Tensor:
+    """What a discriminator says at all sizes, (N, …), each logit counting alike."""
+    return logits if isinstance(logits, Tensor) else torch.cat([scale.flatten(1) for scale in logits], dim=1)
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:

@@ -1,0 +1,450 @@
+"""Growing is seamless, is trained and remembered like the rest, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
+from tests.test_networks import DISCRIMINATORS, GENERATORS, SMALL
+from tests.test_strips import randomise
+from tests.test_update import gradients, make_batch, step, worst_error
+from translate import tiling
+from translate.checkpoint import checkpoint_at
+from translate.data import held_out
+from translate.errors import RecipeError
+from translate.heldout import Evaluator
+from translate.metrics.intervals import Estimate
+from translate.networks import PatchGANConfig, ResNetConfig, memory
+from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
+from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.optimizers import Adam, follow
+from translate.plan import parameters_of, predict
+from translate.processes import make_accelerator
+from translate.recipe import Recipe, Stage
+from translate.release import load_release
+from translate.runs import RunFolder
+from translate.tiling import Settings
+from translate.train import Run, train
+from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
+
+GROWING = [config for config in GENERATORS + DISCRIMINATORS if isinstance(config, Growable)]
+FADING = [config for config in GROWING if config.fades]
+VARIANTS = {
+    **{f"{config.__name__}-{norm}": (config, {"norm": norm}) for config in FADING
+       for norm in ("instance", "batch", "none")},
+    **{f"{config.__name__}-resize": (config, {"upsample": "resize"}) for config in FADING if config in GENERATORS},
+    "PatchGANConfig-spectral": (PatchGANConfig, {"spectral": True}),
+}
+
+
+def make(variant: str) -> tuple[Any, Any]:
+    """A small config of a variant, and what it builds: float64, with weights large enough to matter."""
+    config, changes = VARIANTS[variant]
+    configured = config(**(SMALL[config] | changes))
+    torch.manual_seed(0)
+    network = configured.build(3, 3) if config in GENERATORS else configured.build(3)
+    return configured, network.double() if changes.get("spectral") else randomise(network)
+
+
+def halved(image: Tensor) -> Tensor:
+    """Means of 2×2 pixels, without the function under test."""
+    return image.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+
+
+def doubled(image: Tensor) -> Tensor:
+    return image.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def image_for(network: nn.Module, samples: int = 2) -> Tensor:
+    """Random images whose sides the network need not pad, whatever it is."""
+    return torch.randn(samples, 3, 256, 256, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_level_that_has_not_begun_to_fade_in_changes_nothing(variant: str, training: bool) -> None:
+    """At α = 0 a generator is: halve, translate as before, double; a discriminator: halve, judge as before."""
+    config, network = make(variant)
+    image = image_for(network)
+    for level in (1, 2):
+        network.train(training)
+        start = starting_point(network)
+        seed_dropout([network], (5,))
+        with torch.no_grad(), recomputing(start):
+            before = network(halved(image))
+        add_level(config, network)
+        network.train(training)
+        seed_dropout([network], (5,))
+        fade_in(network, 0.0)
+        with torch.no_grad(), recomputing(starting_point(network)):
+            after = network(image)
+        assert network.levels == level
+        expected = doubled(before) if type(config) in GENERATORS else before
+        assert (after - expected).abs().max() <= 1e-6 * max(1.0, before.abs().max().item())
+        fade_in(network, 1.0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_reach_a_level_as_soon_as_it_fades_in_and_the_old_ends_until_it_is_in(variant: str) -> None:
+    config, network = make(variant)
+    inside = list(network.parameters())
+    add_level(config, network)
+    fresh = [parameter for part in network.newest() for parameter in part.parameters()]
+    old = [parameter for parameter in inside if all(parameter is not each for each in fresh)]
+    assert len(fresh) + len(inside) == len(list(network.parameters()))
+    for alpha, new_moves, old_moves in ((0.0, False, True), (0.3, True, True)):
+        fade_in(network, alpha)
+        network.zero_grad()
+        network(image_for(network)).square().mean().backward()
+        weights = [parameter for parameter in fresh if parameter.ndim == 4]
+        assert all(bool(parameter.grad.abs().max() > 0) == new_moves for parameter in weights)
+        assert old_moves and all(bool(parameter.grad.abs().max() > 0) for parameter in old if parameter.ndim == 4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_level_that_is_in_leaves_nothing_of_what_it_replaced(variant: str) -> None:
+    """At α = 1 the old ends do nothing; once settled they are not in memory any more."""
+    config, network = make(variant)
+    before = sum(parameter.numel() for parameter in network.parameters())
+    add_level(config, network)
+    fade_in(network, 1.0)
+    network.train()
+    start, image = starting_point(network), image_for(network)
+    with torch.no_grad(), recomputing(start):
+        mixed = network(image)
+    del start  # it holds modules
+    everything = {id(parameter): weakref.ref(parameter) for parameter in network.parameters()}
+    network.settle()
+    gc.collect()
+    left = {id(parameter) for parameter in network.parameters()}
+    gone = [reference for key, reference in everything.items() if key not in left]
+    assert gone and all(reference() is None for reference in gone)
+    with torch.no_grad():
+        assert (network(image) - mixed).abs().max() <= 1e-12
+    assert sum(parameter.numel() for parameter in network.parameters()) < before + sum(
+        parameter.numel() for part in network.newest() for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("config", FADING, ids=lambda config: config.__name__)
+def test_a_grown_network_is_the_larger_network_of_its_kind(config: type) -> None:
+    """It has as many layers as one that was built larger, and takes images of any size."""
+    configured = config(**SMALL[config])
+    network = configured.build(3, 2) if config in GENERATORS else configured.build(3)
+    convolutions = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+    extend(configured, network, 2, fading=False)
+    grown = [part for part in network.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+    assert len(grown) == len(convolutions) + (4 if config in GENERATORS else 2)
+    if config in GENERATORS:
+        for size in [(1, 1), (33, 70), (64, 96)]:
+            out = network(torch.randn(2, 3, *size))
+            assert out.shape == (2, 2, *size) and out.isfinite().all()
+
+
+GROWN: dict[str, tuple[Any, dict[str, Any]]] = {}
+for generator in (config for config in FADING if config in GENERATORS):
+    for kind, config_of, norm in (("cyclegan", CycleGANConfig, "instance"), ("pix2pix", Pix2PixConfig, "batch")):
+        config = config_of(generator=generator(**SMALL[generator], norm=norm),
+                           discriminator=PatchGANConfig(width=4, layers=1),
+                           **({"pool": 0} if kind == "cyclegan" else {}))
+        GROWN |= {f"{kind}-{generator.__name__}-{name}": (config, shape) for name, shape in (
+            ("fading", {"levels": 1, "fade": True}), ("settled", {"levels": 2}),
+            ("alone", {"levels": 1, "freeze": True}))}
+
+
+def build_grown(name: str) -> Translator:
+    """A translator in the shape of a stage, half faded in where it fades, at ten times the published weights."""
+    config, shape = GROWN[name]
+    torch.manual_seed(0)
+    translator = config.build(3, 3, 0)
+    translator.to(torch.device("cpu"), torch.float64)
+    translator.enter(Stage(resolution=64, images=1, **shape))
+    translator.fade_in(0.4)
+    with torch.no_grad():
+        for network in translator.networks.values():
+            for parameter in network.parameters():
+                parameter.mul_(10.0 if parameter.ndim == 4 else 1.0)
+    return translator
+
+
+def known(translator: Translator) -> dict[str, Tensor]:
+    return {name: gradient for name, gradient in gradients(translator).items() if gradient is not None}
+
+
+@functools.cache
+def textbook(name: str) -> dict[str, Tensor]:
+    translator = build_grown(name)
+    step(translator, make_batch((96, 128), 2), "plain")
+    return known(translator)
+
+
+@pytest.mark.parametrize("plan", [plan for plan in memory.PLANS if plan != "plain"])
+@pytest.mark.parametrize("name", GROWN)
+def test_every_plan_gives_the_gradients_of_the_textbook_step(name: str, plan: str) -> None:
+    translator = build_grown(name)
+    step(translator, make_batch((96, 128), 2), plan)
+    found = known(translator)
+    assert found.keys() == textbook(name).keys()
+    assert worst_error(found, textbook(name)) <= (1e-10 if memory.PLANS[plan].in_strips else 1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in GROWN if name.endswith("alone")])
+def test_a_level_that_is_trained_alone_leaves_the_generators_inside_as_they_are(name: str) -> None:
+    translator = build_grown(name)
+    found = textbook(name)
+    for network in translator.phases["generator"]:
+        mine = translator.networks[network]
+        fresh = {id(parameter) for part in mine.newest() for parameter in part.parameters()}
+        for parameter, value in mine.named_parameters():
+            assert (f"{network}.{parameter}" in found) == (id(value) in fresh) == value.requires_grad
+    translator.enter(Stage(resolution=64, images=1, levels=1))
+    assert all(parameter.requires_grad for network in translator.networks.values()
+               for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if VARIANTS[variant][0] in GENERATORS])
+@pytest.mark.parametrize("fading", [True, False])
+def test_a_grown_generator_in_strips_gives_the_whole_images_output(variant: str, fading: bool) -> None:
+    config, network = make(variant)
+    extend(config, network, 1, fading)
+    fade_in(network, 0.4)
+    network.eval()
+    for size in [(70, 50), (128, 33)]:
+        image = torch.randn(1, 3, *size, dtype=torch.float64)
+        with torch.no_grad():
+            truth = network(image)
+        for settings in [Settings(1, 16.0), Settings(7, 0.0), Settings(999, float("inf"))]:
+            found = tiling.apply(network, image, settings=settings)
+            assert (found - truth).abs().max() <= 1e-10 * truth.abs().max()
+
+
+GROWTH = [  # a stage before, one that fades in, one that goes on, and a second level that fades in and is the last
+    {"resolution": 16, "images": 8, "batch_size": 2},
+    {"resolution": 32, "images": 8, "batch_size": 2, "levels": 1, "fade": True},
+    {"resolution": 32, "images": 4, "batch_size": 2, "levels": 1},
+    {"resolution": 64, "images": 8, "batch_size": 2, "levels": 2, "fade": True, "resize": 70},
+]
+
+
+def growing_recipe(data: Path, **changes: Any) -> Recipe:
+    return cyclegan_recipe(data, **{"stages": GROWTH, "every": {"log": 4, "sample": 8, "checkpoint": 4}} | changes)
+
+
+def growing_unet_recipe(data: Path) -> Recipe:
+    """With batch norm, dropout, an average, and a spectral norm in what grows of the discriminator."""
+    return pix2pix_recipe(data, stages=GROWTH, translator={
+        "kind": "pix2pix", "generator": {"kind": "unet", "width": 2, "downs": 4}, "ema": 0.9,
+        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "spectral": True}})
+
+
+@pytest.mark.parametrize("recipe_of", [growing_recipe, growing_unet_recipe])
+@pytest.mark.parametrize("at", [8, 10, 14, 16, 20, 26])
+def test_a_run_that_grows_resumes_bit_identically(recipe_of: Any, at: int, shared_pairs: Path, tmp_path: Path,
+                                                  whole_runs: dict[Any, Any]) -> None:
+    """At the end of a stage, in the middle of a fade, after one, and in the middle of a second."""
+    recipe = recipe_of(shared_pairs)
+    if recipe_of not in whole_runs:
+        train(recipe, tmp_path / "whole", Silent())
+        whole_runs[recipe_of] = final_state(tmp_path / "whole")
+    train_until(recipe, tmp_path / "broken", at)
+    train(recipe, tmp_path / "broken", Silent(), resume=True)
+    assert final_state(tmp_path / "broken") == whole_runs[recipe_of]
+
+
+@pytest.fixture(scope="module")
+def whole_runs() -> dict[Any, Any]:
+    """The final states of runs that were not interrupted."""
+    return {}
+
+
+def whole(translator: Translator) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, module in translator.modules.items()
+            for key, value in module.state_dict().items()}
+
+
+def test_a_restore_that_forgets_how_far_a_level_has_faded_in_is_caught(shared_pairs: Path, tmp_path: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof that the comparison above can fail: a fade that begins again ends in another state."""
+    recipe = growing_recipe(shared_pairs, every={"log": 4, "sample": 8, "checkpoint": 2})
+    train(recipe, tmp_path / "whole", Silent())
+    train_until(recipe, tmp_path / "broken", 12)
+    fade = Translator.fade_in
+    monkeypatch.setattr(Translator, "fade_in", lambda self, share: fade(self, max(share - 0.5, 0.0)))
+    train(recipe, tmp_path / "broken", Silent(), resume=True)
+    assert final_state(tmp_path / "broken") != final_state(tmp_path / "whole")
+
+
+def test_an_optimizer_goes_on_with_what_it_knows_and_forgets_what_is_gone() -> None:
+    torch.manual_seed(0)
+    translator = CycleGANConfig(generator=ResNetConfig(width=4, blocks=1), discriminator=PatchGANConfig(
+        width=4, layers=1), pool=0).build(3, 3)
+    held = Adam().build(parameters_of(translator, "generator"))
+    for parameter in parameters_of(translator, "generator"):
+        parameter.grad = torch.ones_like(parameter)
+    held.step()
+    inner = translator.generator_ab.trunk[0].chain[0].conv.weight
+    moment, old = held.state[inner]["exp_avg"], translator.generator_ab.head[0].conv.weight
+    for stage in ({"levels": 1, "fade": True}, {"levels": 1}):
+        translator.enter(Stage(resolution=32, images=1, **stage))
+        follow(held, parameters_of(translator, "generator"))
+        assert held.state[inner]["exp_avg"] is moment
+        assert [id(each) for each in held.param_groups[0]["params"]] == [
+            id(each) for each in parameters_of(translator, "generator")]
+        assert (old in held.state) == bool(stage.get("fade"))
+    fresh = translator.generator_ab.head[0].conv.weight
+    assert fresh not in held.state
+    for parameter in parameters_of(translator, "generator"):
+        parameter.grad = torch.ones_like(parameter)
+    before = fresh.clone()
+    held.step()
+    assert not torch.equal(before, fresh) and fresh in held.state
+
+
+@pytest.mark.parametrize("generator", [config for config in FADING if config in GENERATORS],
+                         ids=lambda config: config.__name__)
+def test_an_average_starts_a_level_from_its_networks_weights_and_keeps_its_own_inside(generator: type) -> None:
+    torch.manual_seed(0)
+    translator = Pix2PixConfig(generator=generator(**SMALL[generator], norm="instance"), ema=0.5).build(3, 3)
+    network, average = translator.generator_ab, translator.averages["generator_ab"]
+    with torch.no_grad():
+        for parameter in average.parameters():
+            parameter.add_(1.0)
+    mean = {id(parameter): (parameter, parameter.clone()) for parameter in average.parameters()}
+    translator.enter(Stage(resolution=256, images=1, levels=1, fade=True))
+    for mine, own in zip(network.newest(), average.newest(), strict=True):
+        torch.testing.assert_close(own.state_dict(), mine.state_dict(), rtol=0, atol=0)
+    assert not any(parameter.requires_grad for parameter in average.parameters()) and not average.training
+    now = {id(parameter) for parameter in average.parameters()}
+    assert mean.keys() <= now and all(torch.equal(*both) for both in mean.values())
+    translator.average(1)
+    translator.enter(Stage(resolution=256, images=1, levels=1))
+    assert average.state_dict().keys() == network.state_dict().keys()
+
+
+@pytest.mark.parametrize("at", [12, 20, 26])
+def test_a_model_is_read_in_the_shape_and_the_fade_of_its_checkpoint(at: int, shared_pairs: Path, tmp_path: Path
+                                                                     ) -> None:
+    """In the middle of a fade, after it, and in a second one: as the run itself would translate."""
+    recipe = growing_unet_recipe(shared_pairs)
+    train_until(recipe, tmp_path / "run", at)
+    held = Run(recipe, RunFolder(tmp_path / "run"), make_accelerator(recipe, tmp_path / "run"), Silent())
+    held.restore()
+    assert held.progress.images == at // 4 * 4
+    release = load_release(tmp_path / "run")
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected = held.translator.generator("ab").eval()(image)
+        assert torch.equal(release.generator(image), expected)
+        fade_in(release.generator, 0.9)
+        faded = [part for part in release.generator.modules() if isinstance(part, Fading)]
+        assert bool(faded) == recipe.stages[held.progress.stage].fade
+        assert torch.equal(release.generator(image), expected) != bool(faded)
+
+
+def test_a_finished_run_gives_away_what_it_ended_with(shared_pairs: Path, tmp_path: Path) -> None:
+    """Also where the last stage fades in a level: by then it is all there."""
+    train(growing_recipe(shared_pairs), tmp_path / "run", report := Silent())
+    from_run, given_away = load_release(tmp_path / "run"), load_release(tmp_path / "run" / "release")
+    assert from_run.fingerprint == given_away.fingerprint and given_away.generator.levels == 2
+    assert all(part.alpha == 1.0 for part in given_away.generator.modules() if isinstance(part, Fading))
+    assert any("32×32, level 1 fading in, 8 images" in line for line in report.lines)
+
+
+def test_a_run_can_go_back_to_before_a_level_came(shared_pairs: Path, tmp_path: Path) -> None:
+    """As the guard's rollbacks do; and forward again."""
+    recipe = growing_recipe(shared_pairs, keep_checkpoints=9)
+    train_until(recipe, tmp_path / "run", 20)
+    held = Run(recipe, RunFolder(tmp_path / "run"), make_accelerator(recipe, tmp_path / "run"), Silent())
+    held.restore()
+    there = {name: value.clone() for name, value in whole(held.translator).items()}
+    for images, levels in ((8, 0), (12, 1), (4, 0), (20, 1)):
+        held.load(checkpoint_at(tmp_path / "run" / "checkpoints", images))
+        assert held.translator.generator_ab.levels == levels and held.progress.images == images
+        for phase, optimizer in held.optimizers.items():
+            assert [id(each) for each in optimizer.param_groups[0]["params"]] == [
+                id(each) for each in parameters_of(held.translator, phase)]
+            assert optimizer is held.state.optimizers[phase]
+    torch.testing.assert_close(whole(held.translator), there, rtol=0, atol=0)
+
+
+def test_the_best_generator_is_given_away_in_the_shape_it_had(shared_pairs: Path, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be that of an earlier stage, before a level came."""
+    scores = iter([0.5] + [0.1] * 20)
+
+    def score(self: Any, *arguments: Any) -> dict[str, Estimate]:
+        return {"ssim": Estimate(next(scores))}
+
+    monkeypatch.setattr(Evaluator, "__call__", score)
+    recipe = growing_recipe(shared_pairs, every={"log": 4, "sample": 28, "checkpoint": 4, "evaluate": 6},
+                            evaluate={"patience": 20, "metric": "ssim"})
+    train(recipe, tmp_path / "run", Silent())
+    release = load_release(tmp_path / "run" / "release")
+    assert release.generator.levels == 0
+    assert release.fingerprint == load_release(tmp_path / "run" / "best").fingerprint
+
+
+def test_progress_says_the_stage_and_how_far_a_level_has_faded_in(shared_pairs: Path, tmp_path: Path) -> None:
+    seen: dict[int, str] = {}
+
+    class Listening(Silent):
+        def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+            seen[images] = stage
+
+    train(growing_recipe(shared_pairs), tmp_path / "run", Listening())
+    assert seen[8] == "stage 1/4" and seen[12] == "stage 2/4, level 1 α 0.50" and seen[20] == "stage 3/4"
+
+
+def test_the_samples_show_the_same_images_in_every_stage(shared_pairs: Path, tmp_path: Path) -> None:
+    """What the held-out inputs show at 16 px is what they show at 64, shrunk."""
+    recipe = growing_recipe(shared_pairs)
+    shown = [held_out(recipe.data, Path(), 4, stage.size, round(stage.size[0] * 1.1)) for stage in recipe.stages]
+    for stage, batch in zip(recipe.stages, shown, strict=True):
+        small, large = (torch.nn.functional.interpolate(each.a, (8, 8), mode="area") for each in (batch, shown[-1]))
+        closeness = [[(mine - other).abs().mean().item() for other in large] for mine in small]
+        assert all(min(row) == row[number] < 0.12 for number, row in enumerate(closeness)), stage.size
+
+
+def test_a_plan_counts_a_fade_and_a_frozen_inside(shared_pairs: Path) -> None:
+    recipe = growing_recipe(shared_pairs)
+
+    def peak(**shape: Any) -> int:
+        return predict(recipe, Stage(resolution=256, images=1, **shape), memory.PLANS["split"], "fp32").peak_bytes
+
+    assert peak(levels=1, fade=True) > peak(levels=1) > peak(levels=1, freeze=True)
+    assert peak(levels=2) < peak(levels=1) < peak()
+
+
+@pytest.mark.parametrize(("stages", "complaint"), [
+    ([{"levels": 1}, {"levels": 3}], "stages.1.levels: 3 after 1; .* use 1 or 2"),
+    ([{"levels": 1}, {}], "stages.1.levels: 0 after 1"),
+    ([{"levels": 1, "fade": True}], "stages.0.fade: there is nothing to fade"),
+    ([{"levels": 1}, {"levels": 1, "fade": True}], "stages.1.fade: there is nothing to fade"),
+    ([{"freeze": True}], "stages.0.freeze: there is no level to train alone"),
+    ([{"levels": 3}], "stages.0.resolution: 32 px is less than the 48 px that the discriminator can judge")])
+def test_stages_that_cannot_be_are_refused_by_name(stages: list[dict[str, Any]], complaint: str,
+                                                   shared_pairs: Path) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        growing_recipe(shared_pairs, stages=[{"resolution": 32, "images": 2, "batch_size": 2} | stage
+                                             for stage in stages])
+
+
+def test_networks_and_translators_that_cannot_grow_are_named(shared_pairs: Path) -> None:
+    stages = [{"resolution": 32, "images": 2, "batch_size": 2, "levels": 1}]
+    with pytest.raises(RecipeError, match=r"stages.0.levels: translator.kind: cut cannot gain levels"):
+        growing_recipe(shared_pairs, stages=stages, translator={"kind": "cut"})
+
+
+def test_a_stage_that_is_entered_twice_is_as_it_was() -> None:
+    """A resumed run enters the stage it is in, and must change nothing."""
+    translator = build_grown(next(iter(GROWN)))
+    before = {name: value.clone() for name, value in whole(translator).items()}
+    translator.enter(Stage(resolution=64, images=1, levels=1, fade=True))
+    torch.testing.assert_close(whole(translator), before, rtol=0, atol=0)

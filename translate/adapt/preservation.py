@@ -1,0 +1,105 @@
+"""Whether translations still show what their labels say: a second opinion, class by class.
+
+The judge is a task network of its own, trained on labelled source images from another seed than the one that may have
+helped to train the translator, which learns to please that one. It looks at each image before and after. Beside how
+often it changes its opinion stands how often it is wrong about images that nobody has translated; both are counted on
+images that it was not trained on, as it knows the others by heart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from translate.adapt.examples import Examples
+from translate.adapt.tasks import opinions
+
+HELD_OUT = 10  # one image in so many is not shown to the judge in its training
+ALARM = 0.25  # a class is flagged where so much more of it changes than is wrong anyway
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What became of one image, counted by the class that its label says: of pixels, or of the one image."""
+
+    counted: np.ndarray  # (classes,)
+    wrong_before: np.ndarray
+    wrong_after: np.ndarray
+    changed: np.ndarray
+
+    @property
+    def share_changed(self) -> float:
+        """Of all that counts in the image."""
+        return float(self.changed.sum() / max(self.counted.sum(), 1))
+
+
+def compare_opinions(judge: nn.Module, before: Examples, after: Examples, device: torch.device) -> Iterator[Opinion]:
+    """The judge's opinion of each image, before and after; both hold the same images with the same labels."""
+    classes, ignore = before.layout.num_classes, getattr(before.layout, "ignore", None)
+    truths: list[np.ndarray] = []
+
+    def images(examples: Examples, keep: bool) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
+        for number in range(len(examples)):
+            image, truth = examples.whole(number)
+            if keep:
+                truths.append(truth)
+            yield image, truth.shape
+
+    pairs = zip(opinions(judge, images(before, True), device), opinions(judge, images(after, False), device),
+                strict=True)
+    for first, second in pairs:
+        truth = truths.pop(0)
+        counts = np.ones(truth.shape, bool) if ignore is None else truth != ignore
+
+        def by_class(which: np.ndarray, truth: np.ndarray = truth, counts: np.ndarray = counts) -> np.ndarray:
+            return np.bincount(truth[counts & which].ravel(), minlength=classes)
+
+        yield Opinion(by_class(np.ones_like(counts)), by_class(first != truth), by_class(second != truth),
+                      by_class(first != second))
+
+
+def summarise(found: Sequence[Opinion], held_out: Sequence[bool], names: Sequence[str]) -> dict[str, Any]:
+    """The report: for each class and for all, the shares of images or pixels
+
+    changed            about which the judge changes its opinion
+    changed_held_out   the same of images it was not trained on
+    wrong_untranslated that it is wrong about before any translation, of images it was not trained on: the control
+    wrong_translated   that it is wrong about after it, of the same
+
+    and `flagged`, the classes of which too much changes. A share of nothing is null.
+    """
+    held = [opinion for opinion, is_held in zip(found, held_out, strict=True) if is_held]
+    everything, few = _total(found, len(names)), _total(held, len(names))
+
+    def row(pick: Any) -> dict[str, Any]:
+        counted, held_counted = int(pick(everything.counted)), int(pick(few.counted))
+        return {"num": counted, "changed": _share(pick(everything.changed), counted),
+                "num_held_out": held_counted, "changed_held_out": _share(pick(few.changed), held_counted),
+                "wrong_untranslated": _share(pick(few.wrong_before), held_counted),
+                "wrong_translated": _share(pick(few.wrong_after), held_counted)}
+
+    classes = {name: row(lambda counts, number=number: counts[number]) for number, name in enumerate(names)}
+    flagged = [name for name, each in classes.items()
+               if each["changed"] is not None and each["changed"] - (each["wrong_untranslated"] or 0.0) > ALARM]
+    return {"classes": classes, "all": row(np.sum), "flagged": flagged, "alarm": ALARM}
+
+
+def is_held_out(name: str) -> bool:
+    """Whether an image is kept from the judge's training: by its name alone, so that every set agrees."""
+    return hashlib.sha256(name.encode()).digest()[0] % HELD_OUT == 0
+
+
+def _total(found: Sequence[Opinion], classes: int) -> Opinion:
+    none = np.zeros(classes, np.int64)
+    return Opinion(*(sum((getattr(each, name) for each in found), none)
+                     for name in ("counted", "wrong_before", "wrong_after", "changed")))
+
+
+def _share(part: float, whole: int) -> float | None:
+    return float(part) / whole if whole else None

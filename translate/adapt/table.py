@@ -1,0 +1,258 @@
+"""`translate adapt evaluate`: does training on translations help where it counts, on real target labels?
+
+The same task network is trained in the same way on
+
+    source                  the source as it is
+    histogram_matching      the source, each image changed towards a random target image, without learning:
+    fda                         its histogram; its low frequencies (Yang and Soatto 2020);
+    pixel_distribution          its pixels' mean and principal axes
+    resolution              the source shrunk to the target's resolution
+    translated              the adapted set
+    translated_and_source   both
+    oracle                  the target's own training images and labels
+
+and tested on the target's test labels, from several seeds. `OUT/results.jsonl` keeps a line for each training, so that
+an interrupted table goes on; `OUT/table.json` and `OUT/table.html` hold the table.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import nn
+
+from translate import __version__, files
+from translate.adapt.carrying import manifest_hash
+from translate.adapt.examples import Change, Examples
+from translate.adapt.making import adaptation_of, numbered
+from translate.adapt.tasks import confusions, train_task
+from translate.convert.translating import choose_device
+from translate.data import data_root
+from translate.data.images import read_image
+from translate.data.labelled import Labelled, check_labels
+from translate.data.transforms import adapted, at_resolution_of, stable_hash
+from translate.errors import DataError
+from translate.heldout import spread
+from translate.metrics.intervals import LEVEL
+from translate.metrics.segmentation import class_ious
+from translate.recipe import Recipe
+from translate.report import Shown, encode, write_adaptation
+from translate.train import Reporter
+
+RowName = Literal["source", "histogram_matching", "fda", "pixel_distribution", "resolution", "translated",
+                  "translated_and_source", "oracle"]
+TITLES: dict[RowName, str] = {
+    "source": "source only", "histogram_matching": "histogram matching", "fda": "FDA",
+    "pixel_distribution": "pixel distribution adaptation", "resolution": "resolution matching",
+    "translated": "translated", "translated_and_source": "translated + source", "oracle": "oracle (target labels)"}
+CLASSICAL: tuple[RowName, ...] = ("histogram_matching", "fda", "pixel_distribution", "resolution")
+RESULTS, TABLE, PAGE = "results.jsonl", "table.json", "table.html"
+NUM_SHOWN = 6
+NUM_ASKED = 1000  # source images, at most, that a trained network is asked about before and after translation
+VERSION = 1  # raise it when the same data and settings begin to give other results
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the rows of a table are made of."""
+
+    source: Examples
+    target_test: Examples
+    target_train: Examples | None  # None: no oracle
+    unlabelled: Sequence[Path]  # the target's training images, as the translator saw them
+    translated: Sequence[Examples]  # a set a variant
+    images: Path  # the folder of the source's images
+    places: Sequence[Path]  # and those of each set
+    missing: tuple[str, ...] = ()
+
+
+def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto") -> dict[str, Any]:
+    """Train and test every row from every seed; returns the table, which is also written to `home`.
+
+    Raises `DataError` where labels cannot be used or there is no adapted set yet.
+    """
+    adapt, where = adaptation_of(recipe), choose_device(device)
+    sides = find_sides(recipe, home)
+    known = {record["key"]: record for record in files.read_lines(home / RESULTS)}
+    results: dict[RowName, list[dict[str, Any]]] = {}
+    wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
+                                         if row != "oracle" or sides.target_train is not None]
+    for number, (seed, row) in enumerate(wanted):
+        key = key_of(recipe, home, sides, row, seed)
+        if key not in known:
+            known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, sides, row, seed, where, report)
+            with files.naming_disk_faults(home / RESULTS):
+                files.append_line(home / RESULTS, known[key])
+        results.setdefault(row, []).append(known[key])
+        report.progress(number + 1, len(wanted), "table", {})
+    table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
+        "name": recipe.name, "num_test": len(sides.target_test), "num_target": len(sides.target_train or ()),
+        "num_source": len(sides.source), "num_sets": len(sides.translated),
+        "missing": list(sides.missing), "task": adapt.task.model_dump(mode="json"),
+        "made_by": {"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
+                    "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
+    with files.naming_disk_faults(home / TABLE):
+        files.write_json(home / TABLE, table)
+    reports = [(numbered("set", number), json.loads(path.read_text())) for number in range(len(sides.translated))
+               if (path := home / f"{numbered('preservation', number)}.json").is_file()]
+    write_adaptation(table, reports, pictures(sides), home / PAGE)
+    return table
+
+
+def pictures(sides: Sides) -> list[Shown]:
+    """Some source images, and what each set has made of them."""
+    shown = []
+    for number in spread(len(sides.source), NUM_SHOWN):
+        name = sides.source.files[number].name
+        images = {"source": sides.source.whole(number)[0]}
+        for variant, examples in enumerate(sides.translated):
+            place = sides.places[variant] / sides.source.files[number].relative_to(sides.images)
+            if place in examples.files:
+                images[numbered("set", variant)] = examples.whole(examples.files.index(place))[0]
+        if len({image.shape for image in images.values()}) == 1:
+            shown.append(Shown(name, {what: encode(image) for what, image in images.items()}))
+    return shown
+
+
+def find_sides(recipe: Recipe, home: Path) -> Sides:
+    """Everything that is trained and tested on, its labels looked through. Raises `DataError`."""
+    adapt, root = adaptation_of(recipe), data_root()
+    resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
+    found, test = adapt.source.find("train", root), adapt.target.find("test", root)
+    check_labels(adapt.source, found)
+    check_labels(adapt.target, test)
+    missing = []
+    train: Labelled | None = None
+    try:
+        train = adapt.target.find("train", root)
+        check_labels(adapt.target, train)
+    except DataError as error:
+        missing.append(f"no oracle, and no part of the gap: {error}")
+    sets = sorted(home.glob("set*/"), key=lambda path: (len(path.name), path.name))
+    if not sets:
+        raise DataError(f"{home}: holds no adapted set yet; run: translate adapt make RECIPE")
+    layout = adapt.source.model_copy(update={"card": None})
+    made = [layout.model_copy(update={"folder": each}).find("train", root) for each in sets]
+    translated = [Examples.of(adapt.source, each, b, resize) for each in made]
+    return Sides(Examples.of(adapt.source, found, a, resize), Examples.of(adapt.target, test, b, resize),
+                 Examples.of(adapt.target, train, b, resize) if train is not None else None,
+                 recipe.data.build("train", root).files_b, translated, found.images, [each.images for each in made],
+                 tuple(missing))
+
+
+def key_of(recipe: Recipe, home: Path, sides: Sides, row: RowName, seed: int) -> str:
+    """What a result belongs to: made from anything else, it is made anew."""
+    adapt = adaptation_of(recipe)
+    used = None if row in CLASSICAL else manifest_hash(home / numbered("set", seed % len(sides.translated)))
+    trained_on = sides.target_train if row == "oracle" and sides.target_train is not None else sides.source
+    like = [path.name for path in sides.unlabelled] if row in CLASSICAL else None
+    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), used, like, trained_on.digest,
+             sides.target_test.digest]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def run_row(recipe: Recipe, sides: Sides, row: RowName, seed: int, where: torch.device,
+            report: Reporter) -> dict[str, Any]:
+    """Train for one row from one seed, and test: {confusion, and of some rows `wrong` about carried labels}."""
+    adapt = adaptation_of(recipe)
+    translated = sides.translated[seed % len(sides.translated)]
+    network = train_task(adapt.task, examples_for(sides, row, seed, translated), seed, where, recipe.workers,
+                         lambda done, total: report.progress(done, total, f"{row}, seed {seed}", {}))
+    confusion = np.sum(confusions(network, sides.target_test, where), axis=0)
+    result: dict[str, Any] = {"confusion": confusion.astype(int).tolist()}
+    if row in ("source", "oracle"):
+        result["wrong"] = wrong_about_labels(network, sides.source, translated, where)
+    return result
+
+
+def examples_for(sides: Sides, row: RowName, seed: int, translated: Examples) -> Examples:
+    """What a row is trained on."""
+    if row == "oracle":
+        assert sides.target_train is not None, "a table without an oracle has no such row"
+        return sides.target_train
+    if row in ("translated", "translated_and_source"):
+        return translated if row == "translated" else translated + sides.source
+    if row == "source":
+        return sides.source
+    source, image = sides.source, sides.target_test.image
+
+    def change(picture: np.ndarray, number: int) -> np.ndarray:
+        key = stable_hash(row, seed, number)
+        like = read_image(sides.unlabelled[key % len(sides.unlabelled)], image)
+        return at_resolution_of(picture, like) if row == "resolution" else adapted(row, picture, like, key)  # type: ignore[arg-type]
+
+    changed: Change = change
+    return Examples(source.layout, source.files, source.labels, source.image, source.resize, changed)
+
+
+def wrong_about_labels(network: nn.Module, source: Examples, translated: Examples,
+                       where: torch.device) -> dict[str, float]:
+    """The share of images or pixels that a network disagrees with the labels of: before translation, and after.
+
+    Of the oracle, which has never seen the source, the first is the control: how much of it such a network gets wrong
+    whatever was done to it.
+    """
+    shares = {}
+    for name, examples in (("untranslated", source), ("translated", translated)):
+        confusion = np.sum(confusions(network, examples.part(spread(len(examples), NUM_ASKED)), where), axis=0)
+        shares[name] = 1 - accuracy(confusion)
+    return shares
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """The share of images or pixels that are right, of a (classes, classes + 1) confusion."""
+    return float(np.trace(confusion[:, :-1]) / confusion.sum())
+
+
+def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str], per_pixel: bool) -> dict[str, Any]:
+    """The numbers of the table, from results whose lists are in the order of the seeds.
+
+    A row's `value` is the mean over seeds of mIoU (of accuracy, where an image has one class) with the half width of
+    its Student t interval. `gap_from_source` is the part of the way from source only to the oracle that it covers, and
+    `gap_from_classical` that from the strongest classical row, which is chosen by its test score and so favoured.
+    `over_source` and `over_classical` are differences, seed by seed.
+    """
+    confusion = {row: [np.array(each["confusion"]) for each in found] for row, found in results.items()}
+    scores = {row: np.array([float(np.nanmean(class_ious(each))) if per_pixel else accuracy(each) for each in found])
+              for row, found in confusion.items()}
+    strongest = max((row for row in CLASSICAL if row in scores), key=lambda row: scores[row].mean())
+    oracle = scores["oracle"].mean() if "oracle" in scores else None
+    rows = {}
+    for row, values in scores.items():
+        rows[row] = {
+            "title": TITLES[row], "values": values.tolist(), "value": estimate(values),
+            "accuracy": estimate(np.array([accuracy(each) for each in confusion[row]])),
+            "over_source": None if row == "source" else estimate(values - scores["source"]),
+            "over_classical": None if row == strongest else estimate(values - scores[strongest]),
+            "gap_from_source": gap(values.mean(), scores["source"].mean(), oracle),
+            "gap_from_classical": gap(values.mean(), scores[strongest].mean(), oracle)}
+        if per_pixel:
+            of_classes = np.stack([class_ious(each) for each in confusion[row]])
+            rows[row]["class_ious"] = {name: estimate(column[np.isfinite(column)]) for name, column
+                                       in zip(names, of_classes.T, strict=True) if np.isfinite(column).any()}
+    wrong = {row: {what: estimate(np.array([each["wrong"][what] for each in results[row]]))
+                   for what in ("untranslated", "translated")} for row in results if "wrong" in results[row][0]}
+    return {"metric": "mIoU" if per_pixel else "accuracy", "rows": rows, "strongest_classical": strongest,
+            "num_seeds": len(scores["source"]), "level": LEVEL, "wrong_about_labels": wrong}
+
+
+def estimate(values: np.ndarray) -> dict[str, float | None]:
+    """{mean, half}: half the width of the Student t interval over seeds; null for one seed."""
+    num = len(values)
+    half = None if num < 2 else float(stats.t.ppf((1 + LEVEL) / 2, num - 1) * values.std(ddof=1) / num**0.5)
+    return {"mean": float(values.mean()), "half": half}
+
+
+def gap(value: float, low: float, high: float | None) -> float | None:
+    """The part of the way from `low` to `high` that `value` has come; null where there is no such way."""
+    return None if high is None or high <= low else float((value - low) / (high - low))

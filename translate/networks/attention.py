@@ -1,0 +1,56 @@
+"""Self-attention: every place of an image sees every other, which convolutions of a few pixels do not."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from translate.networks.layers import Keep, checkpointed
+
+HEADS = 4
+
+
+class Attention(nn.Module):
+    """x + γ · out(attention(x)), γ = 0 at first: the network begins as if it were not there.
+
+    SAGAN (Zhang et al. 2019, section 3.1) in BigGAN's form (Brock et al. 2019, appendix B): keys and values are
+    max-pooled by two, values have half as many channels as the image. Its one head has become four of an eighth of
+    the channels each, as the fused kernels that never hold the matrix of weights take queries, keys and values of one
+    size. Maps (N, C, H, W), sides of at least 2, to the same; its cost grows with the square of the pixels, its
+    memory with the pixels.
+    """
+
+    keep: Keep = "everything"
+
+    def __init__(self, channels: int):
+        super().__init__()
+        inner = HEADS * max(channels // (2 * HEADS), 1)
+        self.query, self.key, self.value = (nn.Conv2d(channels, inner, 1, bias=False) for _ in range(3))
+        self.out = nn.Conv2d(inner, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpointed(self, self._run, x) if self.keep == "input" else self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        whole = x.flatten(2).unflatten(2, x.shape[2:])  # a view; exact tiling learns here that all rows are needed
+        query = in_heads(self.query(whole))
+        key, value = (in_heads(F.max_pool2d(conv(whole), 2)) for conv in (self.key, self.value))
+        seen = attend(query, key, value).transpose(2, 3).reshape(len(whole), -1, *whole.shape[2:])
+        return x + self.gamma.to(seen.dtype) * self.out(seen)
+
+
+def in_heads(x: Tensor) -> Tensor:
+    """(N, heads · D, H, W) → (N, heads, H · W, D)."""
+    return x.flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query · keyᵀ / √D) · value, each (N, heads, places, D), without ever holding the matrix of weights.
+
+    On the meta device, where the planner counts, torch's own would be the textbook's, which does hold it.
+    """
+    if query.is_meta:
+        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
+    return F.scaled_dot_product_attention(query, key, value)

@@ -1,0 +1,200 @@
+"""Task networks: they say what an image shows, and are what translated images are made for.
+
+Trained on labelled images of one domain, such a network is tested on another, or asked whether a translation still
+shows what it did before. Logits are (N, classes) for an image, or (N, classes, H, W) for each of its pixels.
+
+A task folder holds `task.safetensors` and, written last, `task.json`: the network's config, channels, classes, the
+SHA-256 of the weights, and what it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import torchvision
+from pydantic import Field, TypeAdapter
+from torch import Tensor, nn
+
+from translate import files
+from translate.errors import CheckpointError, UsageError
+from translate.schema import Config
+
+WEIGHTS, RECORD = "task.safetensors", "task.json"
+
+
+class TaskConfig(Config, ABC):
+    """What every task network's config has."""
+
+    @property
+    @abstractmethod
+    def per_pixel(self) -> bool:
+        """Whether it names every pixel, or the image as a whole."""
+
+    @abstractmethod
+    def build(self, channels: int, classes: int) -> nn.Module:
+        """The network, untrained where it is not `pretrained`."""
+
+
+class CNNConfig(TaskConfig):
+    """A small classifier: convolution, batch norm, ReLU and pooling, `downs` times; the mean; a linear layer."""
+
+    kind: Literal["cnn"] = "cnn"
+    width: int = Field(32, ge=1)  # channels of the first layer; doubled by each next
+    downs: int = Field(3, ge=1)
+
+    @property
+    def per_pixel(self) -> bool:
+        return False
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        widths = [channels, *(self.width * 2**depth for depth in range(self.downs + 1))]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [*_convolution(before, after), nn.MaxPool2d(2)]
+        return nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
+
+
+class FCNConfig(TaskConfig):
+    """A small segmentation network: down `downs` times and up again, each level seeing what it was made from."""
+
+    kind: Literal["fcn"] = "fcn"
+    width: int = Field(16, ge=1)
+    downs: int = Field(2, ge=1)
+
+    @property
+    def per_pixel(self) -> bool:
+        return True
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        return FCN(channels, classes, self.width, self.downs)
+
+
+class TorchvisionConfig(TaskConfig):
+    """A network of torchvision, for images of 1 or 3 channels."""
+
+    kind: Literal["torchvision"] = "torchvision"
+    name: Literal["resnet18", "resnet50", "lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large",
+                  "deeplabv3_resnet50", "fcn_resnet50"] = "deeplabv3_resnet50"
+    pretrained: bool = True  # begin with ImageNet weights: from torch's cache, or downloaded by torchvision
+
+    @property
+    def per_pixel(self) -> bool:
+        return "_" in self.name
+
+    def build(self, channels: int, classes: int) -> nn.Module:
+        if channels not in (1, 3):
+            raise UsageError(f"task network {self.name}: takes images of 1 or 3 channels, not {channels}")
+        weights = "DEFAULT" if self.pretrained else None
+        try:
+            if self.per_pixel:
+                backbone = weights and _BACKBONES[self.name.split("_", 1)[1]].DEFAULT
+                network = torchvision.models.get_model(self.name, weights=None, weights_backbone=backbone,
+                                                       num_classes=classes)
+            else:
+                network = torchvision.models.get_model(self.name, weights=weights)
+                network.fc = nn.Linear(network.fc.in_features, classes)
+        except OSError as error:  # no network here, and nothing in the cache
+            raise UsageError(f"task network {self.name}: its ImageNet weights could not be had ({error}); put them "
+                             "into TORCH_HOME, or set pretrained: false") from None
+        return FromTorchvision(network)
+
+
+_BACKBONES: dict[str, Any] = {"mobilenet_v3_large": torchvision.models.MobileNet_V3_Large_Weights,
+                              "resnet50": torchvision.models.ResNet50_Weights}
+TaskNetworkConfig = Annotated[CNNConfig | FCNConfig | TorchvisionConfig, Field(discriminator="kind")]
+
+
+class FCN(nn.Module):
+    """Images of any size (N, C, H, W) → logits (N, classes, H, W)."""
+
+    def __init__(self, channels: int, classes: int, width: int, downs: int):
+        super().__init__()
+        widths = [width * 2**depth for depth in range(downs + 1)]
+        self.first = nn.Sequential(*_convolution(channels, width))
+        self.down = nn.ModuleList(nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), *_convolution(fine, coarse),
+                                                *_convolution(coarse, coarse))
+                                  for fine, coarse in pairwise(widths))
+        self.up = nn.ModuleList(nn.Sequential(*_convolution(coarse + fine, fine))
+                                for fine, coarse in reversed(list(pairwise(widths))))
+        self.last = nn.Conv2d(width, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        levels = [self.first(images)]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        features = levels.pop()
+        for up in self.up:
+            finer = levels.pop()
+            features = F.interpolate(features, finer.shape[2:], mode="bilinear", align_corners=False)
+            features = up(torch.cat([features, finer], dim=1))
+        return self.last(features)
+
+
+class FromTorchvision(nn.Module):
+    """A network of torchvision behind our ranges: images (N, 1 or 3, H, W) in [-1, 1] → logits."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        unit = (images.expand(-1, 3, -1, -1) + 1) / 2
+        made = self.network((unit - self.mean) / self.deviation)
+        return made["out"] if isinstance(made, dict) else made
+
+
+def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
+
+
+def save_task(folder: Path, network: nn.Module, config: TaskConfig, channels: int, classes: int,
+              about: dict[str, Any]) -> None:
+    """Write a task folder. Raises `DiskError`."""
+    with files.naming_disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
+        files.write_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
+        files.write_json(folder / RECORD, {"network": config.model_dump(mode="json"), "channels": channels,
+                                           "classes": classes, "sha256": files.sha256(folder / WEIGHTS),
+                                           "about": about})
+
+
+def read_task(folder: Path) -> dict[str, Any] | None:
+    """What `task.json` says, where the weights are those that it names; else None."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        return record if files.sha256(folder / WEIGHTS) == record["sha256"] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def load_task(folder: Path, channels: int) -> nn.Module:
+    """The trained network of a task folder: frozen, in eval mode; on the meta device only its shapes.
+
+    Raises `CheckpointError` for a folder that is none, or of images with other `channels`.
+    """
+    record = read_task(folder)
+    if record is None:
+        raise CheckpointError(f"{folder}: no task network, or a damaged one; `translate adapt make RECIPE` trains one "
+                              "(OUT/task)")
+    if record["channels"] != channels:
+        raise CheckpointError(f"{folder}: a task network of images with {record['channels']} channels, not {channels}")
+    config: TaskConfig = TypeAdapter(TaskNetworkConfig).validate_python(
+        record["network"] | ({"pretrained": False} if "pretrained" in record["network"] else {}))
+    with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
+        network = config.build(channels, record["classes"])
+    if not any(parameter.is_meta for parameter in network.parameters()):
+        network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,50 @@
+"""How weights begin, and what bounds them."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+from torch import nn
+from torch.nn.utils import parametrizations
+
+Initialisation = Literal["normal", "orthogonal"]
+AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
+
+
+def prepared(network: AnyNetwork, init: Initialisation, spectral: bool) -> AnyNetwork:
+    """A network with its first weights, and with the bound on them that its recipe asks for."""
+    initialise(network, init=init)
+    return spectrally_normed(network) if spectral else network
+
+
+def initialise(network: AnyNetwork, gain: float = 0.02, init: Initialisation = "normal") -> AnyNetwork:
+    """`normal` is the published initialisation: N(0, gain) for convolutions, N(1, gain) for BatchNorm, zero biases.
+
+    Radford et al. 2016, section 3; used by pix2pix and CycleGAN alike. `orthogonal` makes the rows of every
+    convolution's matrix orthonormal instead (Saxe et al. 2014; in BigGAN: Brock et al. 2019, section 3): images
+    neither fade nor grow on their way through many layers, also without norms.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if init == "orthogonal":
+                nn.init.orthogonal_(module.weight)
+            else:
+                nn.init.normal_(module.weight, 0.0, gain)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, gain)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    return network
+
+
+def spectrally_normed(network: AnyNetwork) -> AnyNetwork:
+    """Divide each convolution's weights by their largest singular value, found by a power iteration a forward pass.
+
+    Miyato et al. 2018; for generators too: Zhang et al. 2019 (SAGAN), section 3.2.
+    """
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            parametrizations.spectral_norm(part)
+    return network

@@ -459,7 +459,7 @@ def shown_half(score: dict[str, Any] | None, sign: bool = False) -> str:
 
 def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
     """What `translate plan` shows: a row for every stage and memory plan, an arrow at the one a training takes."""
-    from translate.plan import amount
+    from translate.sizes import amount
 
     usable = f", {amount(budget)} usable" if budget else ""
     table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "compute",

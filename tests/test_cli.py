@@ -298,3 +298,11 @@ def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.Mon
 def test_a_recipe_document_is_what_was_read(shared_pairs: Path) -> None:
     recipe = cyclegan_recipe(shared_pairs)
     assert validate(type(recipe), recipe.dump(), "dump") == recipe
+
+
+def test_a_glob_without_quotes_is_told_to_take_them(tmp_path: Path, said: io.StringIO,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell has put every image in its place."""
+    assert call(monkeypatch, "convert", "a.png", "b.png", "c.png", tmp_path / "out", "--model", tmp_path) == 2
+    assert "2 words more, the first of them c.png; put a glob in quotes" in said.getvalue()
+    assert call(monkeypatch, "convert", "a.png", tmp_path / "out", "--model", tmp_path, "--wrong") == 2

@@ -1,8 +1,9 @@
-"""Three float64 steps with SGD: `three_steps.py cyclegan|pix2pix|cut DATA OUT`, by one process or under torchrun."""
+"""Three float64 steps with SGD: `three_steps.py DATA OUT`, each translator in turn."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -14,28 +15,31 @@ from tests.runs import Silent, cut_recipe, cyclegan_recipe, pix2pix_recipe
 from translate.data import Batch
 from translate.runs import RunFolder
 from translate.processes import make_accelerator
+from translate.recipe import Recipe
 from translate.train import Run
 from translate.update import Update
 
 SGD = {"kind": "sgd", "lr": 0.05}
 
 
+STEPS = {"optimizer": {"generator": SGD, "discriminator": SGD},
+         "stages": [{"resolution": 32, "images": 12, "batch_size": 4, "micro_batch": 1}]}
+RESNET = {"kind": "resnet", "width": 4, "blocks": 1}
+PATCHGAN = {"kind": "patchgan", "width": 4, "layers": 1}
+RECIPES: dict[str, Callable[[Path], Recipe]] = {
+    "cyclegan": lambda data: cyclegan_recipe(data, **STEPS, translator={
+        "kind": "cyclegan", "generator": RESNET, "discriminator": PATCHGAN, "pool": 50}),
+    "cut": lambda data: cut_recipe(data, **STEPS, translator={
+        "kind": "cut", "generator": RESNET, "discriminator": PATCHGAN, "patches": 30, "flip_equivariance": True}),
+    "pix2pix": lambda data: pix2pix_recipe(data, **STEPS, translator={
+        "kind": "pix2pix", "generator": {"kind": "unet", "width": 4, "downs": 6, "norm": "instance"},
+        "discriminator": PATCHGAN | {"norm": "none"}}),
+}
+
+
 def main(kind: str, data: Path, out: Path) -> None:
-    changes = {"optimizer": {"generator": SGD, "discriminator": SGD},
-               "stages": [{"resolution": 32, "images": 12, "batch_size": 4, "micro_batch": 1}]}
-    if kind == "cyclegan":
-        translator = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 4, "blocks": 1},
-                      "discriminator": {"kind": "patchgan", "width": 4, "layers": 1}, "pool": 50}
-        recipe = cyclegan_recipe(data, translator=translator, **changes)
-    elif kind == "cut":
-        translator = {"kind": "cut", "generator": {"kind": "resnet", "width": 4, "blocks": 1}, "patches": 30,
-                      "discriminator": {"kind": "patchgan", "width": 4, "layers": 1}, "flip_equivariance": True}
-        recipe = cut_recipe(data, translator=translator, **changes)
-    else:
-        translator = {"kind": "pix2pix", "generator": {"kind": "unet", "width": 4, "downs": 6, "norm": "instance"},
-                      "discriminator": {"kind": "patchgan", "width": 4, "layers": 1, "norm": "none"}}
-        recipe = pix2pix_recipe(data, translator=translator, **changes)
-    out.mkdir(exist_ok=True)
+    recipe = RECIPES[kind](data)
+    out.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(recipe, out)
     run = Run(recipe, RunFolder(out), accelerator, Silent())
     run.translator.to(accelerator.device, torch.float64)
@@ -56,4 +60,5 @@ def state(run: Run) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    for kind in RECIPES:
+        main(kind, Path(sys.argv[1]), Path(sys.argv[2]) / kind)

@@ -35,6 +35,7 @@ class LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self.flops = 0
         self._sizes: dict[int, int] = {}  # by storage
+        self._results: dict[Any, tuple[Any, Any, torch.dtype]] = {}  # by operation and what it was given
 
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Count tensors that were there before."""
@@ -42,13 +43,39 @@ class LiveBytes(TorchDispatchMode):
             self._add(tensor)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = self._on_meta(function, args, kwargs) if self.device == "meta" else function(*args, **kwargs)
         for value in tree_iter(result):
             if isinstance(value, Tensor):
                 self._add(value)
         count = flop_registry.get(function._overloadpacket)
         if count is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=result)
+            self.flops += count(*args, **kwargs, out_val=result)
+        return result
+
+    def _on_meta(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operation, whose shape is found once for the same arguments.
+
+        Torch finds most shapes in Python, which took most of the time of a prediction; and a step, above all one in
+        strips, comes back to the same shapes again and again. Remembered is what is one tensor with its own storage.
+        """
+        if torch.Tag.pointwise in function.tags and function._schema.name.endswith("_") and args[0].is_meta:
+            return args[0]  # in place: nothing is new
+        key = (function, _given(args), _given(tuple(sorted(kwargs.items()))))
+        try:
+            known = self._results.get(key)
+        except TypeError:  # given something that has no hash
+            return function(*args, **kwargs)
+        if known is not None:
+            size, stride, dtype = known
+            return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+        result = function(*args, **kwargs)
+        if isinstance(result, Tensor) and result.device.type == "meta":
+            like = torch.empty_strided(result.size(), result.stride(), dtype=result.dtype, device="meta")
+            given = {value.untyped_storage()._cdata for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)}
+            if (result.untyped_storage()._cdata not in given and result.storage_offset() == 0
+                    and result.untyped_storage().nbytes() == like.untyped_storage().nbytes()):
+                self._results[key] = (result.size(), result.stride(), result.dtype)
         return result
 
     def _add(self, tensor: Tensor) -> None:
@@ -67,6 +94,15 @@ class LiveBytes(TorchDispatchMode):
 
     def _free(self, key: int) -> None:
         self.live -= self._sizes.pop(key)
+
+
+def _given(values: Any) -> Any:
+    """What a shape depends on, as a key: of a tensor its layout, of a number also its type."""
+    if isinstance(values, Tensor):
+        return values.size(), values.stride(), values.dtype, values.device
+    if isinstance(values, tuple | list):
+        return tuple(map(_given, values))
+    return type(values), values
 
 
 @contextmanager

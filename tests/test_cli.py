@@ -213,7 +213,7 @@ def test_what_points_to_the_check_names_what_to_give_it(shared_pairs: Path, tmp_
         (tmp_path / name).write_bytes((shared_pairs / name).read_bytes())
     (tmp_path / "my.yaml").write_text(pix2pix_recipe(tmp_path).dump_yaml())
     assert call(monkeypatch, "train", tmp_path / "my.yaml", "--run", tmp_path / "run") == 2
-    assert f"`translate data check {tmp_path / 'my.yaml'}` lists them all" in said.getvalue()
+    assert f"`translate data check {tmp_path / 'my.yaml'}` lists all" in said.getvalue()
 
 
 def test_a_direction_a_model_does_not_have_is_named(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
@@ -298,3 +298,11 @@ def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.Mon
 def test_a_recipe_document_is_what_was_read(shared_pairs: Path) -> None:
     recipe = cyclegan_recipe(shared_pairs)
     assert validate(type(recipe), recipe.dump(), "dump") == recipe
+
+
+def test_a_glob_without_quotes_is_told_to_take_them(tmp_path: Path, said: io.StringIO,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell has put every image in its place."""
+    assert call(monkeypatch, "convert", "a.png", "b.png", "c.png", tmp_path / "out", "--model", tmp_path) == 2
+    assert "2 words more, the first of them c.png; put a glob in quotes" in said.getvalue()
+    assert call(monkeypatch, "convert", "a.png", tmp_path / "out", "--model", tmp_path, "--wrong") == 2

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +18,17 @@ import pytest
 import tifffile
 import torch
 
-from tests.test_convert import Identity, last_rows, noise, release_of, tiny_release
+from tests.test_convert import (
+    SERVER,
+    Identity,
+    convert_in_child,
+    last_rows,
+    noise,
+    processes_of,
+    release_of,
+    tiny_release,
+)
+from translate import decoder
 from translate.convert import convert
 from translate.data.images import write_image
 from translate.errors import DiskError
@@ -112,6 +128,90 @@ def test_depth_channels_and_coordinates_survive(dtype: type, channels: int, memo
         for code, _, _, value, _ in GEO:
             assert tuple(tiff.pages[0].tags.valueof(code)) == pytest.approx(value)
         assert tiff.is_bigtiff == (memory is not None), "read by rows, it is written as it was"
+
+
+def files_of(process: int) -> set[Path]:
+    """What a process has open."""
+    found = set()
+    with suppress(OSError):  # it, or one of them, is gone meanwhile
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            found.add(link.readlink())
+    return found
+
+
+class Striking(Identity):
+    """A generator that, the first time it is called while another process has `path` open, strikes that process."""
+
+    def __init__(self, path: Path, strike: Callable[[int], None]):
+        super().__init__()
+        self.path = path
+        self.strike: Callable[[int], None] | None = strike
+
+    def translate(self, image: torch.Tensor) -> torch.Tensor:
+        for child in multiprocessing.active_children():
+            if self.strike is not None and child.pid is not None and self.path in files_of(child.pid):
+                strike, self.strike = self.strike, None
+                strike(child.pid)
+        return super().translate(image)
+
+
+def three_tiffs(folder: Path, num_pages: int) -> Path:
+    """1.tif, 2.tif, 3.tif; the path of the second."""
+    for index in range(1, 4):
+        save_tiff(folder / f"{index}.tif", *[noise(40, 30, seed=index + seed) for seed in range(num_pages)],
+                  photometric="rgb", tile=(16, 16), compression="zlib")
+    return folder / "2.tif"
+
+
+@pytest.mark.parametrize(("memory", "num_pages"), [(None, 2), ("500MB", 1)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_tiff_that_ends_the_process_that_reads_its_rows_costs_one_file(
+        number: int, memory: str | None, num_pages: int, tmp_path: Path) -> None:
+    """The decoders of TIFF are C; what kills one in the middle of a file must not end the run."""
+    path = three_tiffs(tmp_path / "in", num_pages)
+    generator = Striking(path, lambda process: os.kill(process, number))
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), memory=memory, workers=1)
+    assert (summary.exit_code, summary.converted, [row.path for row in summary.failed]) == (3, 2, ["2.tif"])
+    row = last_rows(tmp_path / "out")["2.tif"]
+    assert row["stage"] == "read" and f"was ended by {signal.Signals(number).name}" in row["message"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*tif*")) == ["1.tif", "3.tif"]
+    assert not multiprocessing.active_children()
+    for name in ("1.tif", "3.tif"):
+        assert np.array_equal(pages_of(tmp_path / "out" / name), pages_of(tmp_path / "in" / name))
+
+
+@pytest.mark.parametrize(("memory", "num_pages"), [(None, 2), ("500MB", 1)])
+def test_a_tiff_whose_rows_take_for_ever_costs_one_file(memory: str | None, num_pages: int, tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    path = three_tiffs(tmp_path / "in", num_pages)
+
+    def stop(process: int) -> None:
+        os.kill(process, signal.SIGSTOP)
+        monkeypatch.setattr(decoder, "SECONDS", 10.0)
+
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(Striking(path, stop)), memory=memory, workers=1)
+    assert (summary.exit_code, summary.converted, [row.path for row in summary.failed]) == (3, 2, ["2.tif"])
+    row = last_rows(tmp_path / "out")["2.tif"]
+    assert row["stage"] == "read" and "was not decoded within 10 seconds" in row["message"]
+    assert not multiprocessing.active_children()
+
+
+def test_a_kill_leaves_no_process_behind_that_has_pages_open(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "scans.tif"
+    save_tiff(path, *[noise(96, 96, seed=seed) for seed in range(60)], photometric="rgb", tile=(16, 16))
+    child = SERVER.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 1))
+    child.start()
+    assert child.pid is not None
+    began = time.monotonic()
+    while not any((tmp_path / "out").glob(".tmp*")) or len(processes := processes_of(child.pid)) < 4:
+        assert time.monotonic() < began + 60, "itself, the server that forks, one that reads ahead, one for the rows"
+    assert any(path in files_of(process) for process in processes)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    began = time.monotonic()
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        assert time.monotonic() < began + 30, "one lives on"
+        time.sleep(0.05)
 
 
 def test_a_disk_that_fills_in_the_middle_of_a_page_stops_the_run_and_leaves_nothing(

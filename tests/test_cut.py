@@ -96,7 +96,7 @@ class TestFeatures:
             cut_recipe(tmp_path, translator=translator)
         else:
             assert not network.feature_channels
-            with pytest.raises(RecipeError, match=rf"translator.generator.kind: '{network.kind}'.*resnet"):
+            with pytest.raises(RecipeError, match=rf"generator.kind: '{translator['generator']['kind']}'.*resnet"):
                 cut_recipe(tmp_path, translator=translator)
 
     def test_one_without_is_refused(self) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
+from translate import decoder as isolated
+from translate.data import rows
 from translate.data.images import write_image
 from translate.decoder import Decoder, Request
 from translate.errors import ImageError
@@ -83,3 +86,75 @@ def test_an_answer_there_is_no_memory_for_is_not_taken_for_the_next_file_s(decod
     with pytest.raises(MemoryError):
         decoder.read(request(tmp_path / "large.png", 1)[0])
     assert_reads(decoder, tmp_path / "next.png")
+
+
+def two_pages(path: Path) -> list[np.ndarray]:
+    """A page stored upside down in compressed tiles, with alpha, and one without alpha in plain rows."""
+    draw = np.random.default_rng(3)
+    pages = [draw.integers(0, 65536, (90, 50, samples), np.uint16) for samples in (4, 3)]
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(pages[0][::-1, ::-1], photometric="rgb", extrasamples=["unassalpha"], tile=(16, 16),
+                     compression="zlib", iccprofile=b"a profile", extratags=[(274, "H", 1, 3, True)])
+        writer.write(pages[1], photometric="rgb")
+    return pages
+
+
+@pytest.mark.parametrize("piece", [1, 5000, 10**9])
+def test_rows_of_another_process_are_those_of_the_file(piece: int, tmp_path: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of them go through the pipe at once."""
+    arrays = two_pages(tmp_path / "x.tif")
+    monkeypatch.setattr(isolated, "PIECE_BYTES", piece)
+    with isolated.open_rows(tmp_path / "x.tif", 10**6) as pages:
+        assert [(page.head.height, page.head.picture.pixels.shape) for page in pages] == [(90, (0, 50, 3))] * 2
+        assert [page.head.picture.icc for page in pages] == [b"a profile", None]
+        for a, b in ((0, 0), (0, 37), (30, 89), (89, 90), (0, 90)):
+            for page, array in zip(pages, arrays, strict=True):
+                assert np.array_equal(page.rows.read(a, b).pixels, array[a:b, :, :3])
+            assert np.array_equal(pages[0].alpha_rows.read(a, b).alpha, arrays[0][a:b, :, 3])
+            assert pages[1].alpha_rows.read(a, b).alpha is None
+
+
+def test_what_goes_through_the_pipe_at_once_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 MB of rows are asked for: memory that was allowed for an image must hold no second one."""
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((4000, 5000), np.uint8), photometric="minisblack")
+    sizes = []
+    answer = Decoder.read_rows
+    monkeypatch.setattr(Decoder, "read_rows", lambda self, request: (
+        sizes.append((found := answer(self, request)).pixels.nbytes), found)[1])
+    with isolated.open_rows(tmp_path / "x.tif", 10**6) as (page,):
+        page.rows.read(0, 4000)
+    assert sum(sizes) == 20_000_000 and max(sizes) <= 4_000_000
+
+
+def test_what_cannot_be_opened_or_decoded_there_is_the_same_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 256, (96, 64, 3), np.uint8), photometric="rgb",
+                     tile=(32, 32), compression="zlib")
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[0].dataoffsets[2]  # of the second row of tiles
+    content = bytearray(path.read_bytes())
+    content[offset:offset + 40] = bytes(40)
+    path.write_bytes(content)
+    messages = []
+    for opening in (rows.open_rows, isolated.open_rows):
+        with opening(path, 10**6) as (page,):
+            page.rows.read(0, 32)
+            with pytest.raises(ImageError) as caught:
+                page.rows.read(31, 33)
+            messages.append(str(caught.value))
+            page.rows.read(64, 96)
+        with pytest.raises(ImageError, match="above the limit of 10 pixels"), opening(path, 10):
+            pass
+    assert messages[0] == messages[1]
+
+
+def test_rows_asked_for_after_the_process_has_died_are_an_error(tmp_path: Path) -> None:
+    """A fresh process knows nothing of the file."""
+    two_pages(tmp_path / "x.tif")
+    with isolated.open_rows(tmp_path / "x.tif", 10**6) as (page, _):
+        decoder: Decoder = page.rows.decoder  # type: ignore[attr-defined]
+        kill(decoder)
+        for reason in ("was ended by SIGKILL", "is not open any more"):
+            with pytest.raises(ImageError, match=reason):
+                page.rows.read(0, 10)

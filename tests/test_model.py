@@ -20,7 +20,7 @@ from translate.convert import convert
 from translate.convert.model import Model
 from translate.convert.translating import Translating
 from translate.data import LabelsConfig
-from translate.data.images import Bits
+from translate.data.images import Bits, write_image
 from translate.errors import ImageError, UsageError
 from translate.release import Release
 from translate.train import train
@@ -79,6 +79,17 @@ def test_grey_deep_and_float_pil_images_keep_their_depth() -> None:
     np.testing.assert_array_equal(np.asarray(model_of(Identity(), 1, "float").convert(floats)), np.asarray(floats))
     see_through = Image.merge("LA", [Image.fromarray(noise(8, 9, 1, seed)[..., 0]) for seed in (1, 2)])
     np.testing.assert_array_equal(np.asarray(model_of(Identity(), 1).convert(see_through)), np.asarray(see_through))
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_samples_that_pillow_would_cut_are_refused_before_it_does(channels: int, tmp_path: Path) -> None:
+    """The command line refuses the same file by a recipe of 8 bits, and reads all of it by one of 16."""
+    array = noise(20, 20, channels, dtype=np.uint16)
+    colours, alpha = (array, None) if channels == 3 else (array[..., :-1], array[..., -1])
+    write_image(tmp_path / "deep.png", colours, alpha=alpha)
+    model = model_of(Identity(), 1 if channels == 2 else 3)
+    with pytest.raises(UsageError, match=r"of a PNG with 16-bit samples, .* NumPy array of uint16, or the file"):
+        model.convert(Image.open(tmp_path / "deep.png"))
 
 
 def test_a_photograph_is_turned_upright_once_and_keeps_profile_and_camera(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from translate.networks.resnet import ResNet
 from translate.networks.rows import Rows
 from translate.networks.unet import UNet
 from translate.networks.weights import spectrally_normed
+from translate.sizes import num_bytes
 from translate.tiling import Settings, TilingError
 from translate.tiling.bands import DiskBand
 from translate.tiling.graph import Held, Node, Read
@@ -355,7 +356,7 @@ def test_settings_follow_from_the_memory_that_is_allowed() -> None:
     shape, found = (1, 3, 2000, 2000), []
     for memory in ("8GB", "1GB", "300MB"):
         found.append(tiling.forecast(network, shape, memory=memory))
-        assert found[-1].peak_bytes <= tiling.num_bytes(memory)
+        assert found[-1].peak_bytes <= num_bytes(memory)
     assert found[0].compute == pytest.approx(1.0, abs=0.01) and found[0].settings.place == "device"
     assert found[-1].settings.place == "disk" and found[-1].disk_bytes > 5e8
     assert all(each.compute < 1.2 for each in found)
@@ -367,18 +368,6 @@ def test_a_bounded_translation_is_exact() -> None:
     network = randomise(ResNet(3, 3, 16, 1))
     image = torch.randn(1, 3, 300, 200, dtype=NUMBERS)
     assert difference(tiling.apply(network, image, memory="100MB"), whole_image(network, image)) < 1e-10
-
-
-@pytest.mark.parametrize(("text", "number"), [
-    ("800MB", 800_000_000), ("4GB", 4_000_000_000), ("4 GiB", 2**32), ("1.5g", 1_500_000_000), ("12", 12), (7, 7)])
-def test_memory_is_read_as_people_write_it(text: str | int, number: int) -> None:
-    assert tiling.num_bytes(text) == number
-
-
-@pytest.mark.parametrize("text", ["", "many", "4XB", "GB", "inf", "1e999GB", "nan", "-1GB", "0", "0.1", 0, -5])
-def test_what_is_no_size_of_memory_is_refused(text: str | int) -> None:
-    with pytest.raises(UsageError, match="write it as 800MB"):
-        tiling.num_bytes(text)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a file system that gives back parts of a file")

@@ -95,8 +95,9 @@ def train(
     say(f"convert with: translate convert IN OUT --model {folder}")
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True})  # to say why there are too many
 def convert(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, a folder of any depth, or a glob in quotes, "
                                            "such as 'photos/**/*.png'.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to (or a file, for a file).")],
@@ -126,6 +127,9 @@ def convert(
     from translate.progress import Display
     from translate.release import load_release
 
+    if context.args:
+        raise UsageError(f"convert: IN and OUT are followed by {len(context.args)} words more, the first of them "
+                         f"{context.args[0]}; put a glob in quotes ('photos/*.png'), or the shell makes words of it")
     one_of("--direction", direction, ("ab", "ba"))
     one_of("--precision", precision, ("auto", "fp32", "bf16", "fp16"))
     if file_format is not None:

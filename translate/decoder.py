@@ -2,7 +2,8 @@
 
 A decoder that crashes, is killed for its memory or hangs is replaced, and the next file goes on. Every process has a
 pipe of its own: pools whose processes share one (pebble) hang when a process dies while it is sending, others
-(concurrent.futures) give up all their work.
+(concurrent.futures) give up all their work. A file is read whole (`Decoder.read`), or kept open and read by rows
+(`open_rows`), of which a few megabytes go through the pipe at once.
 
 What is imported here is what such a process needs: the fewer, the sooner it is ready.
 """
@@ -10,22 +11,31 @@ What is imported here is what such a process needs: the fewer, the sooner it is 
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from translate.data import rows
 from translate.data.decoding import Picture, count_pages, decode, read_content
 from translate.data.pictures import faults_of
+from translate.data.rows import Head, PageRows
 from translate.errors import ImageError, TranslateError
 
 if TYPE_CHECKING:
     from translate.data.labels import Labelling
 
-SECONDS = 600.0  # for one file, a slow disk included; and for a process to start
+SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
+PIECE_BYTES = 4_000_000  # of rows, in one answer; while it arrives it stands three times in memory
 # torch's threads forbid to fork this process. The server has imported this module once, and forks within milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__])
@@ -59,6 +69,25 @@ class Answer:
     num_pages: int = 0
 
 
+@dataclass(frozen=True)
+class OpenRequest:
+    """A file to open and to keep open, its pages to be read by rows. The answer is a `Head` for each."""
+
+    path: Path
+    max_pixels: int
+
+
+@dataclass(frozen=True)
+class RowsRequest:
+    """Rows [a, b) of a page of the open file, by its reader for colours or for alpha. The answer is a `Picture`."""
+
+    path: Path
+    page: int
+    for_alpha: bool
+    a: int
+    b: int
+
+
 def read(request: Request) -> Answer:
     """Read and decode a file in this process. Raises `ImageError`."""
     with faults_of(request.path, "read"), request.path.open("rb") as file:
@@ -76,20 +105,37 @@ def read(request: Request) -> Answer:
 
 
 class Decoder:
-    """A process that reads and decodes one file at a time, started when it is first needed. For one thread's use."""
+    """A process that reads and decodes one file at a time, started when it is first needed."""
 
     def __init__(self) -> None:
         self._process: BaseProcess | None = None
         self._pipe: Connection
+        self._lock = Lock()
         self._closed = False
 
     def read(self, request: Request) -> Answer:
         """What `read` gives. Raises `ImageError`, also where the process dies of the file, and `NoDecoder`."""
-        if self._closed:
-            raise NoDecoder("the process that decodes images has been ended")
-        if self._process is not None and not self._process.is_alive():
-            self._end(self._process)  # between two files: it died of neither
-        process = self._process or self._start()
+        with self._lock:
+            if self._process is not None and not self._process.is_alive():
+                self._end(self._process)  # between two files: it died of neither
+            answer: Answer = self._ask(self._process or self._start(), request)
+            return answer
+
+    def open(self, request: OpenRequest) -> list[Head]:
+        """Open the file that this decoder is for from now on. Raises as `read` does."""
+        with self._lock:
+            heads: list[Head] = self._ask(self._process or self._start(), request)
+            return heads
+
+    def read_rows(self, request: RowsRequest) -> Picture:
+        """Rows of the open file. Raises `ImageError`, as well for all that is asked after the process has died."""
+        with self._lock:
+            if self._process is None:
+                raise ImageError(request.path, "read", "is not open any more: the process that decoded it has ended")
+            picture: Picture = self._ask(self._process, request)
+            return picture
+
+    def _ask(self, process: BaseProcess, request: Request | OpenRequest | RowsRequest) -> Any:
         try:
             self._pipe.send(request)
             if not self._pipe.poll(SECONDS):
@@ -115,6 +161,8 @@ class Decoder:
             process.join(10.0)
 
     def _start(self) -> BaseProcess:
+        if self._closed:
+            raise NoDecoder("the process that decodes images has been ended")
         self._pipe, theirs = PROCESSES.Pipe()
         process = PROCESSES.Process(target=_serve, args=(theirs,), name="decoder", daemon=True)
         process.start()
@@ -144,22 +192,68 @@ class Decoder:
         return f"was ended by {signal.Signals(-dead).name}"
 
 
+@dataclass(frozen=True)
+class SentRows:
+    """Rows of a page of the file that a decoder has open, by its reader for colours or for alpha."""
+
+    decoder: Decoder
+    head: Head
+    page: int
+    for_alpha: bool
+
+    def read(self, a: int, b: int) -> Picture:
+        """Rows [a, b), asked for in pieces: beside them no more than those few megabytes stand in memory."""
+        none = self.head.picture
+        pixels = np.empty((b - a, *none.pixels.shape[1:]), none.pixels.dtype)
+        alpha = None if none.alpha is None else np.empty((b - a, *none.alpha.shape[1:]), none.alpha.dtype)
+        row_bytes = math.prod(pixels.shape[1:]) * pixels.itemsize * (1 if alpha is None else 2)
+        num = max(1, PIECE_BYTES // row_bytes)
+        for top in range(a, b, num):
+            piece = slice(top - a, min(top + num, b) - a)
+            picture = self.decoder.read_rows(RowsRequest(none.path, self.page, self.for_alpha, top, a + piece.stop))
+            pixels[piece] = picture.pixels
+            if alpha is not None:
+                alpha[piece] = picture.alpha
+        return Picture(none.path, pixels, alpha)
+
+
+@contextmanager
+def open_rows(path: Path, max_pixels: int) -> Iterator[list[PageRows]]:
+    """What `translate.data.rows.open_rows` gives, opened and decoded in a process of its own. It ends with the block.
+
+    Raises `ImageError`, also where the process dies of the file, and `NoDecoder`.
+    """
+    with closing(Decoder()) as decoder:
+        heads = decoder.open(OpenRequest(path, max_pixels))
+        yield [PageRows(head, SentRows(decoder, head, page, False), SentRows(decoder, head, page, True))
+               for page, head in enumerate(heads)]
+
+
 def _serve(pipe: Connection) -> None:
     """Answer requests until the other side is gone. Signals to the whole group are for the parent, which ends us."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    pages: list[PageRows] = []
     try:
-        pipe.send(True)
-        while True:
-            request = pipe.recv()
-            answer: Answer | BaseException
-            try:
-                answer = read(request)
-            except (ImageError, MemoryError) as error:
-                answer = error
-            except Exception as error:  # it may hold what no pipe carries
-                answer = ImageError(request.path, "read", f"{type(error).__name__}: {error}")
-            pipe.send(answer)
-            del answer
+        with ExitStack() as opened:
+            pipe.send(True)
+            while True:
+                request = pipe.recv()
+                answer: Any
+                try:
+                    if isinstance(request, OpenRequest):
+                        pages = opened.enter_context(rows.open_rows(request.path, request.max_pixels))
+                        answer = [page.head for page in pages]
+                    elif isinstance(request, RowsRequest):
+                        page = pages[request.page]
+                        answer = (page.alpha_rows if request.for_alpha else page.rows).read(request.a, request.b)
+                    else:
+                        answer = read(request)
+                except (ImageError, MemoryError) as error:
+                    answer = error
+                except Exception as error:  # it may hold what no pipe carries
+                    answer = ImageError(request.path, "read", f"{type(error).__name__}: {error}")
+                pipe.send(answer)
+                del answer
     except (EOFError, ConnectionError):
         return

@@ -9,7 +9,6 @@ the allocator loses to fragmentation, and the device's own context; `USABLE` lea
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.data import Batch
-from translate.errors import DoesNotFit, UsageError
+from translate.errors import DoesNotFit
 from translate.live_bytes import LiveBytes, emulated_autocast
 from translate.networks import memory
 from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan
@@ -28,6 +27,7 @@ from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
 from translate.schema import Config
+from translate.sizes import amount, num_bytes
 from translate.translators import Translator, TranslatorConfig
 from translate.translators.pool import ImagePool
 from translate.update import Update
@@ -169,17 +169,8 @@ def usable_bytes(device: torch.device) -> int:
 
 
 def budget_of(memory_size: str) -> int:
-    """The bytes that predictions may fill on a card of a given size, such as 8GB (10⁹ bytes each) or 16GiB (2³⁰)."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG])(i?)B\s*", memory_size, re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise UsageError(f"--memory {memory_size}: expected the size of a card, such as 8GB, 500MB or 16GiB")
-    power = {"M": 2, "G": 3}[match[2].upper()]
-    return int(USABLE * float(match[1]) * (1024 if match[3] else 1000) ** power)
-
-
-def amount(num_bytes: float) -> str:
-    """Bytes as a person reads them."""
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+    """The bytes that predictions may fill on a card of a given size, such as 8GB. Raises `UsageError`."""
+    return int(USABLE * num_bytes(memory_size))
 
 
 def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Format, device: Device = "cuda",

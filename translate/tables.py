@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from translate.sizes import amount
+
 
 def preservation_table(report: dict[str, Any], title: str) -> Table:
     """What `translate adapt make` shows: how often the judge changes its opinion, with the control beside it."""
@@ -51,8 +53,6 @@ def shown_half(score: dict[str, Any] | None, sign: bool = False) -> str:
 
 def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
     """What `translate plan` shows: a row for every stage and memory plan, an arrow at the one a training takes."""
-    from translate.plan import amount
-
     usable = f", {amount(budget)} usable" if budget else ""
     table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "compute",
                   *(["fits"] if budget else []), title=f"CUDA, {precision}{usable}", title_justify="left")

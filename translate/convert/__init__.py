@@ -71,7 +71,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     A suffix is kept where its format can hold the output, else it becomes .png (.tif for floats and many channels);
     `file_format` gives all outputs one. Where another file claims a name, the suffix is added to the whole name (x.gif
     beside x.png → x.gif.png). Outputs have the size of their inputs seen upright; alpha, ICC profile, EXIF and
-    resolution go along where the format holds them. `quality` (1 to 100) is that of JPEG, and makes WebP lossy.
+    resolution go along where the format holds them (EXIF not from a TIFF, and into one only if that has 8 bits and at
+    most 3 colours). `quality` (1 to 100) is that of JPEG, and makes WebP lossy.
     `source` may be a file; then `out` may be a file too, and no ledger is written. What a glob matches keeps its tree
     below the glob's fixed part.
 

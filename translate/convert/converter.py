@@ -28,6 +28,7 @@ from translate.convert.translating import Translating
 from translate.data.decoding import Picture
 from translate.data.images import change_bits, fit, to_array, write_image
 from translate.data.pages import Page, open_pages, page_of
+from translate.data.rows import open_rows
 from translate.data.sinks import ArraySink, writing_pages
 from translate.decoder import Answer, Decoder, NoDecoder, Request
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault
@@ -129,7 +130,7 @@ class Converter:
                 made: Tensor | np.ndarray = self._by_rows(page_of(reading.picture, self.translating.release.image_in))
             else:
                 made = self.translating.translate(reading.image, reading.job.source)
-        except DiskError:
+        except (DiskError, NoDecoder):
             raise
         except Exception as error:  # the next file may well be fine, and the row says what this one did
             return writers.submit(self.record, failure(reading.job, error))
@@ -144,8 +145,9 @@ class Converter:
 
     @contextmanager
     def _pages(self, job: Job) -> Iterator[list[Page]]:
-        """The pages of a TIFF, if they can be read and its output can hold them. Raises `ImageError`."""
-        with open_pages(job.source, self.translating.release.image_in, self.options.max_pixels) as pages:
+        """The pages of a TIFF, if they can be read and its output can hold them. Raises `ImageError`, `NoDecoder`."""
+        opening = decoder.open_rows if self.options.workers else open_rows
+        with open_pages(job.source, self.translating.release.image_in, self.options.max_pixels, opening) as pages:
             if len(pages) > 1 and not holds_pages(job.output):
                 raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
                                  "leave --format out, or take tif")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from translate.convert.translating import Translating
 from translate.data import ImageConfig, LabelsConfig
-from translate.data.decoding import Picture, decode
+from translate.data.decoding import Picture, decode, raw_mode
 from translate.data.images import change_bits, holds, to_array
 from translate.errors import UsageError
 
@@ -123,7 +123,11 @@ class Model:
 
 
 def opened(image: Image.Image) -> Picture:
-    """What a file of this image would be read as. Raises `UsageError` for a mode that no such file has."""
+    """What a file of this image would be read as. Raises `UsageError` for a mode that no such file has, and for one
+    that Pillow has opened and not yet loaded, of colours that it would cut to 8 bits: the decoder of files does not."""
+    if ";16" in raw_mode(image) and not image.mode.startswith("I"):
+        raise UsageError(f"convert: the PIL image is of a {image.format} with 16-bit samples, which Pillow would cut "
+                         "to 8 bits; pass them as a NumPy array of uint16, or the file to `translate convert`")
     image = ImageOps.exif_transpose(image)
     exif = None
     with suppress(Exception):  # a tag that can be read and not be written again is no reason to lose an image

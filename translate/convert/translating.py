@@ -16,6 +16,7 @@ from translate.data.images import fit, to_tensor
 from translate.errors import ImageError, UsageError
 from translate.precision import Format, autocast, choose_precision
 from translate.release import Release
+from translate.sizes import num_bytes
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -39,7 +40,7 @@ class Translating:
             precision = "fp32"
         chosen = choose_precision(precision, where)
         if memory is not None:
-            tiling.num_bytes(memory)
+            num_bytes(memory)
         release.generator.to(where)
         return cls(release, where, chosen, memory)
 

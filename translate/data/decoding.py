@@ -160,7 +160,7 @@ def _pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
     exif = _exif(image) if image.format != "PNG" or "exif" in image.info else None
     if exif and exif.get(ORIENTATION) in SIDEWAYS:
         width, height = height, width
-    grey = image.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F") or _raw_mode(image).startswith("LA")
+    grey = image.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F") or raw_mode(image).startswith("LA")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # an MPO is a photograph with its previews
     return ImageInfo(image.format, image.mode, width, height, 1 if grey else 3, _pillow_bits(image, file), frames)
 
@@ -177,7 +177,7 @@ def _pillow_bits(image: Image.Image, file: BinaryIO) -> int | Literal["float"]:
         return int(image.info["bit_depth"])
     if image.format == "AVIF":
         return _avif_bits(file)
-    return 16 if ";16" in _raw_mode(image) and image.format == "PNG" else 32 if image.mode == "I" else 8
+    return 16 if ";16" in raw_mode(image) and image.format == "PNG" else 32 if image.mode == "I" else 8
 
 
 def _avif_bits(file: BinaryIO) -> int:
@@ -188,7 +188,7 @@ def _avif_bits(file: BinaryIO) -> int:
     return 12 if high and twelve else 10 if high else 8
 
 
-def _raw_mode(image: Image.Image) -> str:
+def raw_mode(image: Image.Image) -> str:
     """How samples lie in the file, such as `RGB;16B`; empty where a plugin does not say."""
     arguments = _tile_arguments(image)
     mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments

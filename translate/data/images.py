@@ -181,7 +181,8 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
 
     Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
     and on the disk. Alpha is dropped where the format has none; an ICC profile is kept where it describes the
-    channels written; the tags of a GeoTIFF (`geo`) are kept in a TIFF.
+    channels written; the tags of a GeoTIFF (`geo`) are kept in a TIFF. A TIFF of more than 8 bits or 3 colours, or
+    with `geo`, is written without EXIF, a directory of its own inside the file, which tifffile does not write.
 
     `quality` (1 to 100) is that of a JPEG, 95 unless given, always without chroma subsampling; and of a WebP, which is
     written without loss unless a quality is given or `lossless` is false (then 95). With `lossless` a WebP has no

@@ -25,6 +25,7 @@ from translate.report import showcase
 from translate.report.charts import Curve, line_chart, short
 from translate.report.reading import RunRecord, flat, read_run
 from translate.report.showcase import Shown
+from translate.sizes import amount
 
 REPORT, COMPARISON = "report.html", "comparison.html"
 NUM_GRIDS = 8  # sample grids, evenly spread over the training, the newest among them
@@ -186,11 +187,6 @@ def distinct_names(records: Sequence[RunRecord]) -> list[str]:
 def data_uri(content: bytes) -> str:
     """A JPEG file inside a page."""
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
-
-
-def amount(num_bytes: float) -> str:
-    """Bytes as a person reads them."""
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
 
 
 def duration(seconds: float) -> str:

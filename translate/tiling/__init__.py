@@ -10,7 +10,6 @@ schedule is executed, or, for a forecast, only added up.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from translate.errors import DoesNotFit, UsageError
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.rows import Rows
 from translate.networks.statistics import Moments
+from translate.sizes import num_bytes
 from translate.tiling.bands import Place, Settings, WaitingBytes, band
 from translate.tiling.graph import Barrier, Held, Node, Schedule, Source, TilingError, nodes_of
 from translate.tiling.lazy import LazyImage, Recording
@@ -120,21 +120,6 @@ def forecast(generator: nn.Module, shape: Sequence[int], *, memory: int | str | 
     heaviest = max((found for _, found in parts), key=lambda found: found.peak_bytes)
     return replace(heaviest, compute=done / once if once else 1.0,
                    disk_bytes=max(found.disk_bytes for _, found in parts))
-
-
-def num_bytes(size: int | str) -> int:
-    """Bytes, more than none, from a number, or from text such as 800MB, 4GB (10⁹) or 4GiB (2³⁰).
-
-    Raises `UsageError`.
-    """
-    text = str(size).strip().lower().removesuffix("b")
-    units = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "": 1}
-    number = text.rstrip("kmgti")
-    with contextlib.suppress(ValueError, KeyError, OverflowError):  # the last: infinity
-        found = int(float(number) * units[text[len(number):]])
-        if found > 0:
-            return found
-    raise UsageError(f"{size!r} is not a size of memory; write it as 800MB, 4GB or 4GiB")
 
 
 class _Whole:

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ from tests.runs import Silent
 from tests.test_cli import call, said  # noqa: F401 (a fixture)
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.examples import Draws, Examples
-from translate.adapt.preservation import compare_opinions, summarise
-from translate.adapt.table import RowName, examples_for, find_sides, tabulate
+from translate.adapt.preservation import compare_opinions, is_held_out, summarise
+from translate.adapt.table import RowName, examples_for, find_sides, tabulate, wrong_about_labels
 from translate.adapt.tasks import confusions, train_task
 from translate.convert import Shard
 from translate.data.images import ImageConfig
@@ -148,6 +149,25 @@ def test_each_variant_is_a_set_of_its_own_translator(tmp_path: Path) -> None:
     assert (first.folder.name, second.folder.name) == ("set", "set-2") and first.hash != second.hash
     one, two = contents(first.folder), contents(second.folder)
     assert one.keys() == two.keys() and one["train/lying/000.png"] != two["train/lying/000.png"]
+
+
+def test_a_label_that_was_put_right_is_in_the_set_though_nothing_else_has_changed(tmp_path: Path) -> None:
+    """That of an image which the judge was not trained on: no network changes with it."""
+    recipe, name = scenes_recipe(write_scenes(tmp_path, 22), adapt={"semantic": None}), "021.png"
+    assert is_held_out(name)
+    (made,) = make(recipe, tmp_path / "out", Silent(), device="cpu")
+    label = tmp_path / "source" / "train" / "masks" / name
+    save(label, np.flipud(scene(1)[1]))
+    (again,) = make(recipe, tmp_path / "out", Silent(), device="cpu")
+    assert (again.folder / "train" / "masks" / name).read_bytes() == label.read_bytes() and again.hash != made.hash
+
+
+def test_a_recipe_that_gains_a_stage_trains_its_translator_on(tmp_path: Path) -> None:
+    recipe = stripes_recipe(write_stripes(tmp_path, 4))
+    (first,) = make(recipe, tmp_path / "out", Silent(), device="cpu")
+    (longer,) = make(recipe.model_copy(update={"stages": 2 * recipe.stages}), tmp_path / "out", Silent(), device="cpu")
+    assert json.loads((tmp_path / "out" / "translator" / "status.json").read_text())["images"] == 16
+    assert longer.hash != first.hash
 
 
 def test_models_that_are_named_are_taken_and_none_is_trained(lines: tuple[Path, Recipe, Path, MadeSet],
@@ -374,6 +394,27 @@ def test_without_target_training_labels_there_is_no_oracle_and_the_table_says_so
     assert table["rows"]["translated"]["value"]["half"] is None, "one seed has no interval"
 
 
+def test_target_labels_that_cannot_be_used_are_named_before_the_table_trains(tmp_path: Path) -> None:
+    """Those of the oracle too: it is not trained on what is left of them."""
+    recipe = scenes_recipe(write_scenes(tmp_path, 3))
+    place = tmp_path / "target" / "train" / "masks" / "001.png"
+    save(place, scene(1)[1] + 3)
+    (tmp_path / "out" / "set").mkdir(parents=True)
+    with pytest.raises(DataError, match="unknown class numbers 3, 4, 5"):
+        evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
+
+
+def test_the_control_is_of_the_images_that_the_set_has_kept(lines: tuple[Path, Recipe, Path, MadeSet]) -> None:
+    """Of a set that is its own source, less some: no network can tell the two apart."""
+    _, recipe, out, _ = lines
+    sides = find_sides(recipe, out)
+    kept = replace(sides, translated=[sides.source.part(range(10, 31))], places=[sides.images])
+    torch.manual_seed(2)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2))
+    found = wrong_about_labels(network, kept, 0, CPU)
+    assert found["untranslated"] == found["translated"] and 0.1 < found["translated"] < 0.9
+
+
 def test_a_table_before_a_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no adapted set yet; run: translate adapt make"):
         evaluate(stripes_recipe(write_stripes(tmp_path, 2)), tmp_path / "out", Silent(), device="cpu")
@@ -560,17 +601,17 @@ def test_the_commands_make_a_set_and_show_the_table(tmp_path: Path, said: io.Str
 def test_the_segmentation_case_runs_from_translation_to_the_table(tmp_path: Path, record_property: Any) -> None:
     """Rendered scenes of 32 px: the target's colours are exchanged, darker and noisy. What is learnt from translations
     must tell the target's scenes apart better than what is learnt from the source alone."""
-    folder = write_scenes(tmp_path, 120)
+    folder = write_scenes(tmp_path, 60)
     recipe = scenes_recipe(
         folder, translator={"kind": "cyclegan", "generator": {"kind": "resnet", "width": 8, "blocks": 1}, "pool": 20,
                             "discriminator": {"kind": "patchgan", "width": 12, "layers": 1},
                             "weights": {"identity": 0.0}},
-        stages=[{"resolution": 24, "images": 4000, "batch_size": 4}],
-        adapt={"task": {"network": {"kind": "fcn", "width": 8, "downs": 2}, "resolution": 32, "images": 3200,
-                        "batch_size": 8, "lr": 0.005, "augment": ["flip"]}, "seeds": 3,
+        stages=[{"resolution": 24, "images": 2400, "batch_size": 4}],
+        adapt={"task": {"network": {"kind": "fcn", "width": 8, "downs": 2}, "resolution": 32, "images": 1600,
+                        "batch_size": 8, "lr": 0.005, "augment": ["flip"]}, "seeds": 2,
                "semantic": {"weight": 1.0, "back": 0.0}})
     (made,) = make(recipe, tmp_path / "out", Silent(), device="cpu")
-    assert made.kept == 120
+    assert made.kept == 60
     table = evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
     for name, row in table["rows"].items():
         record_property(name, row["value"])

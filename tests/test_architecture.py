@@ -25,7 +25,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; rooms 
     ["logbook"],
     ["train"],
     ["adapt"],
-    ["progress"],
+    ["progress", "tables"],
     ["cli"],
     ["__main__"],
 ]

@@ -56,14 +56,19 @@ def with_semantic(translator: Any, weight: float, back: float) -> dict[str, Tens
 @pytest.mark.parametrize("plan", list(memory.PLANS))
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_plan_gives_the_gradients_of_the_textbook_consistency(name: str, plan: str, tmp_path: Path) -> None:
-    """In micro-batches besides, and with both directions weighted differently."""
+    """In micro-batches besides, and with both directions weighted differently.
+
+    The gradients that are not 0 reach a tenth of their network's largest at least, and agree to 2e-14. Those of biases
+    in front of a norm are 0 up to rounding, 2e-15 of the largest: the reference takes the consistency in a pass of its
+    own, and micro-batches sum in another order. Against the usual floor of a thousandth that rounding alone is 2e-12.
+    """
     config = cyclegan(write_task(tmp_path / "task", NETWORKS[name]), weight=2.0, back=0.5)
     expected = with_semantic(build(config), 2.0, 0.5)
     assert worst_error(expected, cyclegan_reference(build(config), make_batch((33, 50), 3))) > 1e-3, "it adds nothing"
     for micro_batch in (None, 1):
         translator = build(config)
         update = step(translator, make_batch((33, 50), 3), plan, micro_batch)
-        assert worst_error(gradients(translator), expected) <= (1e-10 if memory.PLANS[plan].in_strips else 1e-11)
+        assert worst_error(gradients(translator), expected, floor=0.05) <= 1e-12
         assert {"semantic_ab", "semantic_ba"} <= update.losses.keys()
 
 
@@ -167,6 +172,7 @@ def trained_classifier(config: TaskConfig, seed: int) -> nn.Module:
     return network.eval()
 
 
+@pytest.mark.slow
 def test_the_consistency_leads_out_of_exchanged_classes_that_a_cyclegan_stays_in(
         tmp_path: Path, record_property: Any) -> None:
     """Two domains that look alike, and generators that invert colours: discriminators and cycle have nothing against

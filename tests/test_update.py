@@ -99,14 +99,15 @@ def gradients(translator: Translator) -> dict[str, Tensor]:
             for parameter, value in network.named_parameters()}
 
 
-def worst_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+def worst_error(found: dict[str, Tensor], expected: dict[str, Tensor], floor: float = 1e-3) -> float:
     """The largest error of any gradient, relative to that gradient's own largest value (or to the network's).
 
-    A bias in front of a norm has an exact gradient of zero, and what is found is rounding: hence the floor.
+    A bias in front of a norm has an exact gradient of zero, and what is found is rounding: hence the floor, a part of
+    the network's.
     """
     size = {name: value.abs().max().item() for name, value in expected.items()}
     network = {name: max(size[other] for other in size if other.split(".")[0] == name.split(".")[0]) for name in size}
-    return max((found[name] - value).abs().max().item() / max(size[name], 1e-3 * network[name])
+    return max((found[name] - value).abs().max().item() / max(size[name], floor * network[name])
                for name, value in expected.items())
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
     adapt = adaptation_of(recipe)
     source = adapt.source.find("train", data_root())
     check_labels(adapt.source, source)
-    check_names(source, recipe.data.image_b)
+    if not models:
+        check_names(source, recipe.data.image_b)
     where = choose_device(device)
     made = []
     for number in range(len(models) or adapt.variants):
@@ -88,6 +89,7 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
                                                                  may_train=shard is None)
         staged = home / numbered("translated", number)
         release = load_release(model)
+        check_names(source, release.image_out)
         report.say(f"set {number + 1}: weights {release.weights}")
         summary = translate_all(source, staged, release, shard, report, device)
         if shard is None:
@@ -114,10 +116,12 @@ def source_examples(recipe: Recipe, source: Labelled) -> Examples:
     return Examples.of(adapt.source, source, recipe.data.image_a, adapt.task.resize)
 
 
-def train_judge(recipe: Recipe, source: Labelled, home: Path, report: Reporter, where: torch.device) -> nn.Module:
-    """The task network that is asked about translations; a tenth of the source is kept from it."""
+def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], home: Path, report: Reporter,
+                where: torch.device) -> nn.Module:
+    """The task network that is asked about translations; a tenth of the source is kept from it, and what is unreadable.
+    """
     examples = source_examples(recipe, source)
-    seen = [number for number, name in enumerate(names_of(source)) if not is_held_out(name)]
+    seen = [number for number, name in enumerate(names_of(source)) if not is_held_out(name) and name not in unreadable]
     if not seen:
         raise DataError(f"{source.images}: holds too few images to train the judge on")
     return kept_task(home / "judge", adaptation_of(recipe).task, examples.part(seen), SEED_OF_JUDGE, where,
@@ -127,24 +131,24 @@ def train_judge(recipe: Recipe, source: Labelled, home: Path, report: Reporter, 
 def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int, report: Reporter, where: torch.device,
                        may_train: bool) -> Path:
     """The run of variant `number`: as it is if finished, else trained on, with the consistency loss if asked for."""
-    adapt, folder = adaptation_of(recipe), home / numbered("translator", number)
+    adapt, folder, task = adaptation_of(recipe), home / numbered("translator", number), (home / "task").resolve()
     document = recipe.dump() | {"adapt": None, "seed": recipe.seed + number}
     if adapt.semantic is not None:
-        task = (home / "task").resolve()
-        if may_train:
-            kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
-                      lambda done, total: report.progress(done, total, "task network", {}))
         document["translator"]["semantic"] = adapt.semantic.model_dump() | {"task": str(task)}
     chosen = validate(Recipe, document, recipe.name)
     begun = (folder / RECIPE).is_file()
-    if begun and json.loads((folder / STATUS).read_text() if (folder / STATUS).is_file() else "{}").get(
-            "state") == "finished":
+    if begun:
         refuse_changes(load_recipe(folder / RECIPE), chosen, folder)
-        return folder
-    if not may_train:
+    status = json.loads((folder / STATUS).read_text()) if begun and (folder / STATUS).is_file() else {}
+    finished = status.get("state") == "finished" and status["of"] == chosen.num_images  # it may have gained stages
+    if not finished and not may_train:
         raise RunError(f"{folder}: the translator is not trained yet, and a shard does not train; run `translate adapt "
                        "make RECIPE` without --shard first, or name one with --model")
-    train(chosen, folder, report, resume=begun)
+    if not finished and adapt.semantic is not None:
+        kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
+                  lambda done, total: report.progress(done, total, "task network", {}))
+    if not finished:
+        train(chosen, folder, report, resume=begun)
     return folder
 
 
@@ -167,28 +171,29 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
                report: Reporter, where: torch.device) -> MadeSet:
     """Ask the judge, and put translations and labels together. What is there already and made alike is kept."""
     adapt, staged, final = adaptation_of(recipe), home / numbered("translated", number), home / numbered("set", number)
-    judge = train_judge(recipe, source, home, report, where)
-    ledger = Ledger(staged)
-    keys = {name: ledger.last(name).get("key") for name in names_of(source)}
-    failed = {row.path: str(row) for row in summary.failed}
-    done = [index for index, name in enumerate(names_of(source)) if name not in failed]
+    ledger, names = Ledger(staged), names_of(source)
+    keys = {name: ledger.last(name).get("key") for name in names}
+    failed = {name: "left out by the converter, as if it were made by one" for name in names
+              if not (staged / name).is_file()} | {row.path: str(row) for row in summary.failed}
+    done = [index for index, name in enumerate(names) if name not in failed]
     if not done:
         raise DataError(f"{source.images}: none of its {len(source)} images could be translated; the first: "
                         f"{next(iter(failed.values()))}")
+    unreadable = {row.path for row in summary.failed if row.stage in ("find", "read")}
+    judge = train_judge(recipe, source, unreadable, home, report, where)
+    everything = source_examples(recipe, source)
     made_from = hashlib.sha256(json.dumps([
-        keys, sorted(failed), adapt.source.model_dump(mode="json"), adapt.reject, adapt.task.resize,
-        files.sha256(home / "judge" / WEIGHTS)]).encode()).hexdigest()
+        keys, sorted(failed), everything.digest, source.metadata and files.sha256(source.metadata), adapt.reject,
+        adapt.task.resize, files.sha256(home / "judge" / WEIGHTS)]).encode()).hexdigest()
     told = home / f"{numbered('preservation', number)}.json"
     before = json.loads(told.read_text()) if told.is_file() else {}
     if before.get("made_from") != made_from or manifest_hash(final) != before.get("hash"):
-        everything = source_examples(recipe, source)
         after = Examples(adapt.source, [staged / source.files[index].relative_to(source.images) for index in done],
                          [source.labels[index] for index in done], recipe.data.image_b, adapt.task.resize)
         found: list[Opinion] = []
         for opinion in compare_opinions(judge, everything.part(done), after, where):
             found.append(opinion)
             report.progress(len(found), len(done), "check", {})
-        names = names_of(source)
         opinions = {names[index]: opinion for index, opinion in zip(done, found, strict=True)}
         rejected = {name for name, opinion in opinions.items()
                     if adapt.reject is not None and opinion.share_changed > adapt.reject}
@@ -197,7 +202,8 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
         before = summarise(found, [is_held_out(names[index]) for index in done], adapt.source.class_names) | {
             "made_from": made_from, "hash": manifest_hash(final), "counts": counts, "reject": adapt.reject,
             "of": "pixels" if adapt.source.per_pixel else "images", "model": release.name,
-            "fingerprint": release.fingerprint, "kernel_distance": distances(recipe, source, after, where)}
+            "fingerprint": release.fingerprint,
+            "kernel_distance": distances(recipe, everything.part(done), after, where)}
         files.write_json(told, before)
     counts = before["counts"]
     return MadeSet(final, counts["kept"], counts["rejected"], counts["failed"], before["hash"], before)
@@ -208,7 +214,7 @@ def names_of(source: Labelled) -> list[str]:
     return [path.relative_to(source.images).as_posix() for path in source.files]
 
 
-def distances(recipe: Recipe, source: Labelled, after: Examples, where: torch.device) -> dict[str, float] | None:
+def distances(recipe: Recipe, before: Examples, after: Examples, where: torch.device) -> dict[str, float] | None:
     """The kernel distance of some images to the target's training images, which needs no label: before and after.
 
     All are loaded at the size that the translator is trained at: the network would see another one. None where the
@@ -226,5 +232,5 @@ def distances(recipe: Recipe, source: Labelled, after: Examples, where: torch.de
                 for each in loaded]
 
     real = features(target, recipe.data.image_b)
-    return {"untranslated": kernel_distance(features(source.files, recipe.data.image_a), real).value,
+    return {"untranslated": kernel_distance(features(before.files, recipe.data.image_a), real).value,
             "translated": kernel_distance(features(after.files, recipe.data.image_b), real).value}

@@ -5,7 +5,7 @@ The same task network is trained in the same way on
     source                  the source as it is
     histogram_matching      the source, each image changed towards a random target image, without learning:
     fda                         its histogram; its low frequencies (Yang and Soatto 2020);
-    pixel_distribution          its pixels' mean and principal axes
+    pixel_distribution          the mean and deviation of each channel
     resolution              the source shrunk to the target's resolution
     translated              the adapted set
     translated_and_source   both
@@ -41,7 +41,7 @@ from translate.data import data_root
 from translate.data.images import read_image
 from translate.data.labelled import Labelled, check_labels
 from translate.data.transforms import adapted, at_resolution_of, stable_hash
-from translate.errors import DataError
+from translate.errors import DataError, RecipeError
 from translate.heldout import spread
 from translate.metrics.intervals import LEVEL
 from translate.metrics.segmentation import class_ious
@@ -87,6 +87,8 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     results: dict[RowName, list[dict[str, Any]]] = {}
     wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
                                          if row != "oracle" or sides.target_train is not None]
+    for line in sides.missing:
+        report.say(line)
     for number, (seed, row) in enumerate(wanted):
         key = key_of(recipe, home, sides, row, seed)
         if key not in known:
@@ -128,6 +130,9 @@ def find_sides(recipe: Recipe, home: Path) -> Sides:
     """Everything that is trained and tested on, its labels looked through. Raises `DataError`."""
     adapt, root = adaptation_of(recipe), data_root()
     resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
+    if a.bits != 8 or b.bits != 8 or a.channels not in (1, 3):
+        raise RecipeError([f"{recipe.name}: data.image_a, data.image_b: bits {a.bits} and {b.bits}, {a.channels} "
+                           "channels; the classical rows of the table know images of 8 bits with 1 or 3 channels"])
     found, test = adapt.source.find("train", root), adapt.target.find("test", root)
     check_labels(adapt.source, found)
     check_labels(adapt.target, test)
@@ -135,9 +140,10 @@ def find_sides(recipe: Recipe, home: Path) -> Sides:
     train: Labelled | None = None
     try:
         train = adapt.target.find("train", root)
-        check_labels(adapt.target, train)
     except DataError as error:
         missing.append(f"no oracle, and no part of the gap: {error}")
+    if train is not None:
+        check_labels(adapt.target, train)
     sets = sorted(home.glob("set*/"), key=lambda path: (len(path.name), path.name))
     if not sets:
         raise DataError(f"{home}: holds no adapted set yet; run: translate adapt make RECIPE")
@@ -165,13 +171,14 @@ def run_row(recipe: Recipe, sides: Sides, row: RowName, seed: int, where: torch.
             report: Reporter) -> dict[str, Any]:
     """Train for one row from one seed, and test: {confusion, and of some rows `wrong` about carried labels}."""
     adapt = adaptation_of(recipe)
-    translated = sides.translated[seed % len(sides.translated)]
-    network = train_task(adapt.task, examples_for(sides, row, seed, translated), seed, where, recipe.workers,
+    variant = seed % len(sides.translated)
+    examples = examples_for(sides, row, seed, sides.translated[variant])
+    network = train_task(adapt.task, examples, seed, where, recipe.workers,
                          lambda done, total: report.progress(done, total, f"{row}, seed {seed}", {}))
     confusion = np.sum(confusions(network, sides.target_test, where), axis=0)
     result: dict[str, Any] = {"confusion": confusion.astype(int).tolist()}
     if row in ("source", "oracle"):
-        result["wrong"] = wrong_about_labels(network, sides.source, translated, where)
+        result["wrong"] = wrong_about_labels(network, sides, variant, where)
     return result
 
 
@@ -195,18 +202,17 @@ def examples_for(sides: Sides, row: RowName, seed: int, translated: Examples) ->
     return Examples(source.layout, source.files, source.labels, source.image, source.resize, changed)
 
 
-def wrong_about_labels(network: nn.Module, source: Examples, translated: Examples,
-                       where: torch.device) -> dict[str, float]:
+def wrong_about_labels(network: nn.Module, sides: Sides, variant: int, where: torch.device) -> dict[str, float]:
     """The share of images or pixels that a network disagrees with the labels of: before translation, and after.
 
-    Of the oracle, which has never seen the source, the first is the control: how much of it such a network gets wrong
-    whatever was done to it.
+    Both of the same images, of those that the set has kept. Of the oracle, which has never seen the source, the first
+    is the control: how much of it such a network gets wrong whatever was done to it.
     """
-    shares = {}
-    for name, examples in (("untranslated", source), ("translated", translated)):
-        confusion = np.sum(confusions(network, examples.part(spread(len(examples), NUM_ASKED)), where), axis=0)
-        shares[name] = 1 - accuracy(confusion)
-    return shares
+    numbers = {path.relative_to(sides.images): number for number, path in enumerate(sides.source.files)}
+    after = sides.translated[variant].part(spread(len(sides.translated[variant]), NUM_ASKED))
+    before = sides.source.part([numbers[path.relative_to(sides.places[variant])] for path in after.files])
+    return {name: 1 - accuracy(np.sum(confusions(network, examples, where), axis=0))
+            for name, examples in (("untranslated", before), ("translated", after))}
 
 
 def accuracy(confusion: np.ndarray) -> float:

@@ -437,6 +437,26 @@ def test_a_run_that_was_rolled_back_resumes_bit_identically(at: int, shared_pair
     assert found[0] == found[1]
 
 
+def test_a_kill_while_a_rollback_replaces_the_only_checkpoint_costs_nothing(
+        shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All newer ones are gone by then, and the healthy one has another name for an instant."""
+    break_steps(monkeypatch, 4)
+    run, report, rename = tmp_path / "run", Silent(), Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if list(path.parent.glob(".tmp-old-*")):
+            raise KeyError("killed")
+        return rename(path, target)
+
+    with monkeypatch.context() as until_the_kill, pytest.raises(KeyError, match="killed"):
+        until_the_kill.setattr(Path, "rename", killed)
+        train(guarded_recipe(shared_pairs), run, Silent())
+    assert newest_checkpoint(run / "checkpoints") == (None, []), "the construction does what it says"
+    train(guarded_recipe(shared_pairs), run, report, resume=True)
+    assert any("resumed at 20 images" in line for line in report.lines)
+    assert not list((run / "checkpoints").glob(".tmp-*"))
+
+
 def train_after_rollback(recipe: Recipe, folder: Path, images: int) -> None:
     """Train until so many images are seen for the second time, and break off without any goodbye."""
     times: list[int] = []

@@ -16,7 +16,7 @@ import pytest
 
 from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from translate import files
-from translate.checkpoint import newest_checkpoint, save_checkpoint, verify
+from translate.checkpoint import Best, newest_checkpoint, save_checkpoint, verify
 from translate.errors import DiskError
 from translate.processes import make_accelerator
 from translate.runs import RunFolder
@@ -139,6 +139,15 @@ def test_checkpoints_are_kept_as_many_as_the_recipe_says(shared_pairs: Path, tmp
     train(cyclegan_recipe(shared_pairs, keep_checkpoints=3), tmp_path / "run", Silent())
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
         "000000000032", "000000000036", "000000000040"]
+
+
+def test_what_was_the_best_at_the_healthy_checkpoint_is_kept_with_it(run: Run) -> None:
+    """A rollback discards what was better since then: without it there would be no best checkpoint at all."""
+    for images, best, clear in ((6, 6, 6), (8, 6, 8), (10, 10, 8), (12, 10, 8), (14, 10, 8)):
+        run.progress.images, run.progress.clear = images, clear
+        run.progress.best = Best(best, "l1", 1 / best, 4)
+        save(run)
+    assert [int(path.name) for path in sorted((run.folder / "checkpoints").iterdir())] == [6, 8, 10, 12, 14]
 
 
 def test_what_a_resume_refused_never_crowds_out_what_it_saves(shared_pairs: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class Painter(nn.Module):
         return self.paint(image)
 
 
-def look(paint: Any, paired: bool = True, back: Any = None) -> dict[str, float]:
+def look(paint: Any, paired: bool = True, back: Any = None, reals: torch.Tensor | None = None) -> dict[str, float]:
     config = (Pix2PixConfig if back is None else CycleGANConfig)(generator=ResNetConfig(width=2, blocks=0))
     translator = config.build(3, 3)
     generators: dict[str, nn.Module] = {"generator_ab": Painter(paint)}
@@ -121,7 +121,8 @@ def look(paint: Any, paired: bool = True, back: Any = None) -> dict[str, float]:
         generators["generator_ba"] = Painter(back)
     translator.phases["generator"] = generators
     batch = make_batch((24, 40), 4, torch.float32)
-    found = Probe(Batch(batch.a, batch.b, batch.keys), translator, paired, torch.device("cpu"), "fp32")()
+    seen = Batch(batch.a, batch.b if reals is None else reals, batch.keys)
+    found = Probe(seen, translator, paired, torch.device("cpu"), "fp32")()
     assert not any(any(each.seen) for each in generators.values()), "it looks in eval mode"
     assert all(each.training for each in generators.values())
     return found
@@ -147,6 +148,13 @@ class TestProbe:
         assert copy["change_ab"] == 0 and copy["saturation_ab"] == pytest.approx(0, abs=0.01)
         sign = look(torch.sign)
         assert sign["saturation_ab"] == pytest.approx(1) and sign["change_ab"] > 0.3
+
+    def test_images_that_are_black_and_white_by_nature_say_nothing_about_saturation(self) -> None:
+        """Masks with soft edges: a good generator, whose edges are harder, would have been taken for a broken one."""
+        masks = make_batch((24, 40), 4, torch.float32).b.sign()
+        masks[:, :, :, ::20] *= 0.5  # a twentieth of the values are edges
+        found = look(lambda image: image.sign(), reals=masks)
+        assert "saturation_ab" not in found and "diversity_ab" in found
 
 
 # -- signs -------------------------------------------------------------------------------------------------------------
@@ -427,6 +435,26 @@ def test_a_run_that_was_rolled_back_resumes_bit_identically(at: int, shared_pair
         found.append(final_state(run))
         assert json.loads((run / "status.json").read_text())["rollbacks"] == 1
     assert found[0] == found[1]
+
+
+def test_a_kill_while_a_rollback_replaces_the_only_checkpoint_costs_nothing(
+        shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All newer ones are gone by then, and the healthy one has another name for an instant."""
+    break_steps(monkeypatch, 4)
+    run, report, rename = tmp_path / "run", Silent(), Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if list(path.parent.glob(".tmp-old-*")):
+            raise KeyError("killed")
+        return rename(path, target)
+
+    with monkeypatch.context() as until_the_kill, pytest.raises(KeyError, match="killed"):
+        until_the_kill.setattr(Path, "rename", killed)
+        train(guarded_recipe(shared_pairs), run, Silent())
+    assert newest_checkpoint(run / "checkpoints") == (None, []), "the construction does what it says"
+    train(guarded_recipe(shared_pairs), run, report, resume=True)
+    assert any("resumed at 20 images" in line for line in report.lines)
+    assert not list((run / "checkpoints").glob(".tmp-*"))
 
 
 def train_after_rollback(recipe: Recipe, folder: Path, images: int) -> None:

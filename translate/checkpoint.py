@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,8 @@ class RunState:
 
 
 def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
-    """Write the run's state to `folder`/<images>; keep the newest `keep` checkpoints, the best, and the newest that the
-    guard calls healthy. Every process calls this.
+    """Write the run's state to `folder`/<images>; keep the newest `keep` checkpoints, the best, the newest that the
+    guard calls healthy, and the best that this one knows. Every process calls this.
 
     Raises `DiskError` when the disk is full; all earlier checkpoints are then intact.
     """
@@ -172,6 +173,13 @@ def best_checkpoint(folder: Path) -> Path | None:
     newest, _ = newest_checkpoint(folder)
     best = json.loads((newest / STATE).read_text())["progress"].get("best") if newest is not None else None
     return checkpoint_at(folder, best["images"]) if best else None
+
+
+def put_back(folder: Path) -> None:
+    """Before a resume: what a rollback was about to replace, and a kill left under another name, is there again."""
+    if folder.is_dir():
+        with files.naming_disk_faults(folder):
+            files.finish_exchanges(folder)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -314,15 +322,19 @@ def discard_after(path: Path) -> None:
 
 
 def _rotate(folder: Path, newest: Path, keep: int, progress: Progress) -> None:
-    """Remove all but the last `keep`, the best and the newest healthy one. Later ones were refused by the resume that
-    led here."""
+    """Remove all but the last `keep`, the best, the newest healthy one and what was the best then. Later ones were
+    refused by the resume that led here."""
     paths = _paths(folder)
     whole = [path for path in paths if path.name <= newest.name and (path / MANIFEST).is_file()]
     kept = whole[-keep:]
     if progress.best is not None:
         kept.append(checkpoint_at(folder, progress.best.images))
     if progress.clear is not None:
-        kept += [path for path in whole if int(path.name) <= progress.clear][-1:]
+        for healthy in [path for path in whole if int(path.name) <= progress.clear][-1:]:
+            kept.append(healthy)
+            with suppress(OSError, ValueError, KeyError):  # it may have rotted; then there is no way back to it
+                if (best := read_progress(healthy).best) is not None:  # a rollback discards what was better since
+                    kept.append(checkpoint_at(folder, best.images))
     for path in paths:
         if path not in kept:
             _remove(path)

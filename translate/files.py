@@ -85,6 +85,16 @@ def exchange_folder(building: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def finish_exchanges(folder: Path) -> None:
+    """Put back what an `exchange_folder` in `folder` had moved aside when its process died between its two renames."""
+    start = f"{TEMPORARY}old-"
+    for aside in folder.glob(f"{start}*"):
+        final = folder / aside.name.removeprefix(start)
+        if not final.exists():
+            aside.rename(final)
+    sync_folder(folder)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:

@@ -7,6 +7,7 @@ A look leaves in `metrics.jsonl` a line of `kind: probe` with, for each directio
     error       how far the outputs are from the truth or, where that is not known and there is a way back, the inputs
                 from what comes back: 1 where the mean colour would do as well
     saturation  the share of the outputs' values at the ends of their range, beyond that of real images: 1 where all are
+                (only where most values of real images are not: masks and drawings lie there by nature)
     change      how far the outputs are from the inputs, relative to how far the images of the other side are: 0 where
                 they are copies (only where both sides have as many channels)
 
@@ -29,6 +30,7 @@ from translate.translators import Direction, Translator
 
 SMALL = 32  # px: images are told apart by copies of this size, where noise does not count
 END = 0.99  # of a range that reaches from −1 to 1
+MOST = 0.5  # of the values: real images that have more of them at the ends say nothing about saturation
 LEAST = 1e-3  # what is as alike as this is no measure for anything
 
 
@@ -72,7 +74,7 @@ class Probe:
         if errors and plain > LEAST:
             found["error"] = torch.stack(errors).mean() / plain.to(self.device)
         taken = at_the_ends(reals)
-        if taken < 1:
+        if taken < MOST:
             taken = taken.to(self.device)
             found["saturation"] = (torch.stack(saturated).mean() - taken).clamp(min=0) / (1 - taken)
         if changes:

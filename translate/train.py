@@ -30,6 +30,7 @@ from translate.checkpoint import (
     discard_after,
     healthy_checkpoint,
     newest_checkpoint,
+    put_back,
     read_networks,
     read_progress,
     restore_checkpoint,
@@ -151,7 +152,9 @@ class Run:
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that verifies; say which were refused, and what else is different."""
-        newest, refused = newest_checkpoint(self.folder / "checkpoints")
+        checkpoints = self.folder / "checkpoints"
+        by_main_process(lambda: put_back(checkpoints), self.accelerator)
+        newest, refused = newest_checkpoint(checkpoints)
         for reason in refused:
             self.log.tell("warning", f"refused {reason}")
         if newest is None:

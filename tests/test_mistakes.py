@@ -135,9 +135,10 @@ GOOD = {"name": "x", "data": {"kind": "unpaired", "folder": "d"}, "translator": 
      "optimizer.generator.betas.0: 'true': expected a number"),
     ({"optimizer": {"generator": {"kind": "adam", "betas": [0.5]}}},
      "optimizer.generator.betas: [0.5]: expected a list of 2 numbers"),
-    ({"resolution": 64}, "resolution: unknown field; did you mean stages.0.resolution?"),
-    ({"images": 64}, "images: unknown field; did you mean translator.noise.images, stages.0.images or "
-     "evaluate.images?"),
+    ({"resolution": 64}, "resolution: unknown field; did you mean stages.0.resolution or "
+     "adapt.task.resolution?"),
+    ({"images": 64}, "images: unknown field; did you mean evaluate.images, translator.noise.images, stages.0.images "
+     "or adapt.source.images?"),
     ({"precision": 16}, "precision: 16 is not a precision; did you mean fp16? (auto, fp32, bf16, fp16)"),
 ])
 def test_a_mistake_is_told_in_words(changes: dict[str, Any], expected: str) -> None:

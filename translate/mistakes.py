@@ -146,8 +146,8 @@ def _advice(name: str, place: _Place, root: type[pydantic.BaseModel]) -> str:
     """What may have been meant by an unknown field: one of its name elsewhere, else one of a similar name here."""
     fields = list(place.owner.model_fields) if place.owner else []
     elsewhere = [path for path in dict.fromkeys(_paths(root, name)) if path != place.where]
-    if 1 <= len(elsewhere) <= 3:
-        return f"did you mean {_or(elsewhere)}?"
+    if 1 <= len(elsewhere) <= 6:  # of more, such as `kind`, none is likelier than another
+        return f"did you mean {_or(sorted(elsewhere, key=lambda path: path.count('.'))[:4])}?"
     close = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"known fields: {', '.join(fields)}"
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.test_strips import randomise
-from tests.test_update import gradients, make_batch, step, worst_error
+from tests.test_update import known, make_batch, step, strengthen, worst_error
 from translate import tiling
 from translate.errors import UsageError
 from translate.networks import CoarseToFineConfig, PatchGANConfig, memory
@@ -138,15 +138,7 @@ def in_stage(kind: str, stage: str, **changes: Any) -> Translator:
     translator: Translator = CONFIGS[kind].model_copy(update=changes).build(3, 3, 0)
     translator.to(torch.device("cpu"), torch.float64)
     translator.enter(STAGES[stage])
-    with torch.no_grad():
-        for network in translator.networks.values():
-            for parameter in network.parameters():
-                parameter.mul_(10.0 if parameter.ndim == 4 else 1.0)
-    return translator
-
-
-def known(translator: Translator) -> dict[str, Tensor]:
-    return {name: gradient for name, gradient in gradients(translator).items() if gradient is not None}
+    return strengthen(translator)
 
 
 @functools.cache

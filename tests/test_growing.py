@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.test_networks import DISCRIMINATORS, GENERATORS, SMALL
 from tests.test_strips import randomise
-from tests.test_update import gradients, make_batch, step, worst_error
+from tests.test_update import known, make_batch, step, strengthen, worst_error
 from translate import tiling
 from translate.checkpoint import checkpoint_at
 from translate.data import held_out
@@ -163,19 +163,11 @@ def build_grown(name: str) -> Translator:
     """A translator in the shape of a stage, half faded in where it fades, at ten times the published weights."""
     config, shape = GROWN[name]
     torch.manual_seed(0)
-    translator = config.build(3, 3, 0)
+    translator: Translator = config.build(3, 3, 0)
     translator.to(torch.device("cpu"), torch.float64)
     translator.enter(Stage(resolution=64, images=1, **shape))
     translator.fade_in(0.4)
-    with torch.no_grad():
-        for network in translator.networks.values():
-            for parameter in network.parameters():
-                parameter.mul_(10.0 if parameter.ndim == 4 else 1.0)
-    return translator
-
-
-def known(translator: Translator) -> dict[str, Tensor]:
-    return {name: gradient for name, gradient in gradients(translator).items() if gradient is not None}
+    return strengthen(translator)
 
 
 @functools.cache

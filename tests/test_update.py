@@ -63,13 +63,18 @@ def make_batch(size: tuple[int, int], samples: int = 2, dtype: torch.dtype = tor
 
 
 def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:
-    """A translator at ten times the published initial weights, so that no gradient is near zero.
+    """A translator whose gradients are all worth comparing, see `strengthen`."""
+    torch.manual_seed(0)
+    translator: Translator = config.build(3, 3, 0)
+    translator.to(torch.device("cpu"), dtype)
+    return strengthen(translator)
+
+
+def strengthen(translator: Translator) -> Translator:
+    """Ten times the published initial weights, so that no gradient is near zero.
 
     The γ of attention is 0 at first, and then the only gradient of attention: here it is ½.
     """
-    torch.manual_seed(0)
-    translator = config.build(3, 3, 0)
-    translator.to(torch.device("cpu"), dtype)
     with torch.no_grad():
         for network in translator.networks.values():
             for parameter in network.parameters():
@@ -97,6 +102,11 @@ def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split"
 def gradients(translator: Translator) -> dict[str, Tensor]:
     return {f"{name}.{parameter}": value.grad for name, network in translator.networks.items()
             for parameter, value in network.named_parameters()}
+
+
+def known(translator: Translator) -> dict[str, Tensor]:
+    """The gradients of what is trained: a frozen network has none."""
+    return {name: gradient for name, gradient in gradients(translator).items() if gradient is not None}
 
 
 def worst_error(found: dict[str, Tensor], expected: dict[str, Tensor], floor: float = 1e-3) -> float:

@@ -62,13 +62,11 @@ class MobileNet(FeatureNetwork):
     def __init__(self, weights: Path, device: torch.device | str = "cpu"):
         """Raises `DataError` for a file that is not the one torchvision published."""
         self.layers = pretrained.mobilenet_layers(weights).to(device)
-        self.mean = torch.tensor(pretrained.MEAN, device=device)[:, None, None]
-        self.deviation = torch.tensor(pretrained.DEVIATION, device=device)[:, None, None]
+        self.range, self.device = pretrained.ImageNetRange().to(device), device
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        unit = (rgb(image).to(self.mean.device) + 1) / 2
-        features = self.layers(patches((unit - self.mean) / self.deviation))
+        features = self.layers(patches(self.range(rgb(image).to(self.device))))
         return {self.name: features.mean((2, 3)).cpu()}
 
 

@@ -26,6 +26,21 @@ VGG19_URL = f"https://download.pytorch.org/models/{VGG19_FILE}"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
 
 
+class ImageNetRange(nn.Module):
+    """Maps images (…, 1 or 3, H, W) in [-1, 1] to what torchvision's networks were trained to see; no weights."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ((images.expand(*images.shape[:-3], 3, -1, -1) + 1) / 2 - self.mean) / self.deviation
+
+
 class Features(nn.Module):
     """What a frozen network makes of images on its way, at scales from fine to coarse.
 
@@ -33,18 +48,13 @@ class Features(nn.Module):
     input for the backward pass: at full resolution these networks are as large as the generator they help.
     """
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, *stages: nn.Module):
         super().__init__()
-        self.stages = nn.ModuleList(stages)
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
-        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None])
+        self.range, self.stages = ImageNetRange(), nn.ModuleList(stages)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = ((images.expand(-1, 3, -1, -1) + 1) / 2 - self.mean) / self.deviation
+        x = self.range(images)
         found = []
         for stage in self.stages:
             x = checkpointed(stage, stage, x)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from translate import files
 from translate.errors import CheckpointError, UsageError
+from translate.networks.features import ImageNetRange
 from translate.schema import Config
 
 WEIGHTS, RECORD = "task.safetensors", "task.json"
@@ -140,18 +141,12 @@ class FCN(nn.Module):
 class FromTorchvision(nn.Module):
     """A network of torchvision behind our ranges: images (N, 1 or 3, H, W) in [-1, 1] → logits."""
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        self.range, self.network = ImageNetRange(), network
 
     def forward(self, images: Tensor) -> Tensor:
-        unit = (images.expand(-1, 3, -1, -1) + 1) / 2
-        made = self.network((unit - self.mean) / self.deviation)
+        made = self.network(self.range(images))
         return made["out"] if isinstance(made, dict) else made
 
 

@@ -7,7 +7,7 @@ RUN ?= runs/earth
 OUT ?= out/earth
 export DIPTYCH_DATA := $(DATA)
 
-.PHONY: install demo test slow lint bench clean
+.PHONY: install demo test slow cuda lint bench clean
 
 install: $(VENV)/installed-$(shell cksum pyproject.toml | cut -d' ' -f1)
 
@@ -32,12 +32,16 @@ test: install  ## the quick tests; under ten minutes on two cores
 slow: install  ## the proofs that take long: hundreds of kills, trainings on real data, steps at 2000×2000
 	$(BIN)/python -m pytest -m slow
 
+cuda: install  ## the tests that need a GPU
+	$(BIN)/python -m pytest -m cuda tests/test_cuda.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: install  ## measure on this machine and write docs/benchmarks.md
+bench: install  ## measure on this machine and write docs/benchmarks.md; on a GPU, docs/benchmarks-recipes.md as well
 	$(BIN)/python tools/bench.py
+	! $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || $(BIN)/python tools/bench_recipes.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

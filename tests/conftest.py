@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the proofs are about the CPU, whatever the machine has
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
@@ -16,6 +15,12 @@ import torch
 from PIL import Image
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The proofs are about the CPU, whatever the machine has; but for those that `make cuda` asks for."""
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def waves(number: int, size: tuple[int, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
 import weakref
@@ -21,6 +22,7 @@ from translate.checkpoint import checkpoint_at
 from translate.data import held_out
 from translate.errors import RecipeError
 from translate.heldout import Evaluator
+from translate.losses import R1, NonSaturating, RelativisticAverage, feature_matching, over_scales
 from translate.metrics.intervals import Estimate
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
@@ -148,7 +150,66 @@ def test_a_grown_network_is_the_larger_network_of_its_kind(config: type) -> None
             assert out.shape == (2, 2, *size) and out.isfinite().all()
 
 
-GROWN: dict[str, tuple[Any, dict[str, Any]]] = {}
+PYRAMID = PatchGANConfig(width=4, layers=1, scales=2)
+
+
+def grown_pyramid(alpha: float) -> tuple[Any, Any]:
+    """A pyramid, and the same with one more discriminator for twice the size, so far faded in."""
+    torch.manual_seed(0)
+    before = randomise(PYRAMID.build(3))
+    after = copy.deepcopy(before)
+    add_level(PYRAMID, after)
+    randomise(after.judges[0])
+    fade_in(after, alpha)
+    return before, after
+
+
+def losses_of(judge: Any, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    """Everything that a translator asks of a discriminator."""
+    apart, penalty = NonSaturating(), R1()
+    return {"discriminator": over_scales(apart.discriminator, judge(real), judge(fake)),
+            "generator": over_scales(apart.generator, judge(fake)),
+            "relativistic": over_scales(RelativisticAverage().generator, judge(fake), judge(real)),
+            "features": feature_matching(judge.features(fake), judge.features(real)),
+            "penalty": penalty(judge, judge, real, fake, torch.zeros(2))}
+
+
+@pytest.mark.parametrize("name", ["discriminator", "generator", "relativistic", "features"])
+def test_a_pyramid_says_and_teaches_at_first_what_it_did_of_images_of_half_the_size(name: str) -> None:
+    """At α = 0 every loss, its gradients in the weights inside and in what is judged; and nothing in the newest."""
+    before, after = grown_pyramid(0.0)
+    small = [torch.randn(2, 3, 64, 48, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    large = [doubled(image).detach().requires_grad_() for image in small]
+    expected, found = losses_of(before, *small)[name], losses_of(after, *large)[name]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    expected.backward(), found.backward()
+    inside = dict(zip(before.judges, list(after.judges)[1:], strict=True))
+    for old, new in inside.items():
+        for mine, other in zip(new.parameters(), old.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-12)
+    for mine, other in zip(large, small, strict=True):
+        if other.grad is not None:
+            torch.testing.assert_close(halved(mine.grad) * 4, other.grad, rtol=1e-9, atol=1e-12)
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in after.judges[0].parameters())
+
+
+def test_a_pyramids_newest_counts_as_far_as_it_has_faded_in_and_in_the_end_as_all_do() -> None:
+    real, fake = (torch.randn(2, 3, 65, 48, dtype=torch.float64) for _ in range(2))
+    _, settled = grown_pyramid(1.0)
+    settled.settle()
+    found = {alpha: losses_of(grown_pyramid(alpha)[1], real, fake) for alpha in (0.3, 1.0)}
+    for name, value in losses_of(settled, real, fake).items():
+        torch.testing.assert_close(found[1.0][name], value, rtol=1e-12, atol=0)
+        assert not torch.isclose(found[0.3][name], value, rtol=1e-6)
+    judge = grown_pyramid(0.3)[1]
+    over_scales(NonSaturating().generator, judge(fake)).backward()
+    assert all(parameter.grad.any() for parameter in judge.judges[0].parameters() if parameter.ndim == 4)
+
+
+GROWN: dict[str, tuple[Any, dict[str, Any]]] = {
+    "pix2pix-pyramid-fading": (Pix2PixConfig(generator=ResNetConfig(width=4, blocks=1), discriminator=PYRAMID,
+                                             weights={"features": 3.0}, penalty={"kind": "r1"}),
+                               {"levels": 1, "fade": True})}
 for generator in (config for config in FADING if config in GENERATORS):
     for kind, config_of, norm in (("cyclegan", CycleGANConfig, "instance"), ("pix2pix", Pix2PixConfig, "batch")):
         config = config_of(generator=generator(**SMALL[generator], norm=norm),

@@ -88,6 +88,7 @@ GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under e
     "r1": {"objective": {"kind": "nonsaturating"}, "penalty": {"kind": "r1", "every": 16}},
     "r2 of hinge": {"objective": {"kind": "hinge"}, "penalty": {"kind": "r2"}},
     "orthogonal": {"penalty": {"kind": "orthogonal", "weight": 0.1}},
+    "orthogonal generator": {"orthogonal": 0.1, "generator": {"spectral": True}},
     "noise": {"noise": {"sigma": 0.3, "images": 100}, "penalty": {"kind": "r1"}},
     "augmented": {"augment": ["color", "translation", "cutout"], "penalty": {"kind": "r1"}},
     "began": {"objective": {"kind": "began", "rate": 0.1}, "discriminator": {"kind": "autoencoder", "downs": 2}},
@@ -103,7 +104,7 @@ GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under e
     "smoothed, flipped": {"objective": {"kind": "vanilla", "smoothing": 0.1, "flips": 0.4}},
 }
 # A pass advances the vectors of a spectral norm, and a batch is what the others see.
-WHOLE_BATCHES = ("spectral", "spectral generator", "minibatch std", "minibatch kernels")
+WHOLE_BATCHES = ("spectral", "spectral generator", "orthogonal generator", "minibatch std", "minibatch kernels")
 CONFIGS = CYCLEGANS | {f"pix2pix-{name}": config for name, config in PIX2PIXS.items()} | {
     f"cut-{name}": config for name, config in CUTS.items()}
 REFERENCES = {"cyclegan": cyclegan_reference, "pix2pix": pix2pix_reference, "cut": cut_reference}

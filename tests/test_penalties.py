@@ -11,14 +11,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.utils import parametrizations
 
 from tests.runs import cyclegan_recipe
 from tests.test_update import build, gradients, make_batch, step, worst_error
 from translate.errors import RecipeError
-from translate.losses import R1, R2, Orthogonal, Penalty, WassersteinGP
-from translate.networks import PatchGANConfig, ResNetConfig, memory
+from translate.losses import R1, R2, Orthogonal, Penalty, WassersteinGP, non_orthogonality
+from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.layers import InstanceNorm
-from translate.translators import Pix2PixConfig
+from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
 from translate.update import Update
 
 PENALTIES = typing.get_args(typing.get_args(Penalty)[0])
@@ -76,6 +77,17 @@ class TestClosedForms:
             with torch.no_grad():
                 layer.weight.copy_(torch.tensor(rows))
             assert Orthogonal()(layer, layer, self.real, self.fake, self.mix).item() == pytest.approx(cost)
+
+    def test_rows_are_those_of_output_channels_also_where_torch_stores_them_the_other_way_round(self) -> None:
+        """And what is frozen costs nothing; under a spectral norm it is the stored weights that are held apart."""
+        down, up = nn.Conv2d(2, 3, 2, bias=False), nn.ConvTranspose2d(2, 3, 2, bias=False)
+        with torch.no_grad():
+            up.weight.copy_(down.weight.transpose(0, 1))
+        matrix = down.weight.detach().reshape(3, -1)
+        expected = sum((matrix[i] @ matrix[j]).square() for i in range(3) for j in range(3) if i != j)
+        frozen = nn.Conv2d(2, 3, 2).requires_grad_(False)
+        for layer in (down, up, nn.Sequential(down, frozen), parametrizations.spectral_norm(copy.deepcopy(down))):
+            torch.testing.assert_close(non_orthogonality(layer), expected)
 
 
 class PlainNorm(nn.Module):
@@ -148,6 +160,37 @@ def test_a_lazy_penalty_comes_every_k_steps_and_counts_k_times(kind: str) -> Non
     assert torch.equal(found[4, 1], none) and torch.equal(found[4, 3], none) and torch.equal(found[4, 4], found[4, 0])
     torch.testing.assert_close(found[4, 0] - none, 4 * (found[1, 0] - none), rtol=1e-8, atol=1e-10)
     assert (found[1, 0] - none).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("config", [
+    CycleGANConfig(generator=GENERATOR, pool=0, discriminator=PatchGANConfig(width=4, layers=1)),
+    Pix2PixConfig(generator=UNetConfig(width=4, downs=4), discriminator=PatchGANConfig(width=4, layers=1)),
+    CUTConfig(generator=GENERATOR, patches=8, discriminator=PatchGANConfig(width=4, layers=1))],
+    ids=lambda config: config.kind)
+@pytest.mark.parametrize(("plan", "micro_batch"), [("plain", None), ("split", 1), ("strips", 2)])
+def test_the_filters_of_all_generators_are_held_apart_once_a_step_and_those_of_nothing_else(
+        config: Any, plan: str, micro_batch: int | None) -> None:
+    """β times the gradient of the textbook formula, of all channels' rows, whatever the micro-batches."""
+    batch, found = make_batch((33, 50), 2), {}
+    for beta in (0.0, 0.3):
+        translator = build(config.model_copy(update={"orthogonal": beta}))
+        update = step(translator, batch, plan, micro_batch=micro_batch)
+        found[beta] = gradients(translator)
+    total = torch.zeros((), dtype=torch.float64)
+    for name, network in translator.networks.items():
+        for part in network.modules():
+            if name.startswith("generator") and isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+                axis = 1 if isinstance(part, nn.ConvTranspose2d) else 0
+                rows = part.weight.movedim(axis, 0).reshape(part.weight.shape[axis], -1)
+                total = total + ((rows @ rows.T) * (1 - torch.eye(len(rows)))).square().sum()
+    weights = {f"{name}.{key}": value for name, network in translator.networks.items()
+               for key, value in network.named_parameters()}
+    expected = dict(zip(weights, torch.autograd.grad(0.3 * total, list(weights.values()), allow_unused=True),
+                        strict=True))
+    torch.testing.assert_close(update.losses["orthogonal"], 0.3 * total.detach())
+    for name, value in expected.items():
+        added = found[0.3][name] - found[0.0][name]
+        torch.testing.assert_close(added, torch.zeros_like(added) if value is None else value, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("plan", ["split", "preact"])

@@ -261,6 +261,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.augment": (["cutout"], weights), "translator.cycle_noise": (0.2, weights),
     "translator.pace.generator": (2, weights), "translator.pace.discriminator": (2, weights),
     "translator.pace.warmup": (4, weights),
+    "translator.orthogonal": (0.1, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
 MADE_BY = {  # options that CycleGAN does not have

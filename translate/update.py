@@ -186,6 +186,12 @@ class Update:
         else:
             self._waiting.append(share * times)
 
+    def regularise(self, name: str, loss: Tensor) -> None:
+        """Backpropagate a loss of weights alone, and record it under `name`: outside of micro-batches, once a phase."""
+        self._share = 1.0
+        self.record(name, loss)
+        self._propagate(loss)
+
     def translated(self, there: nn.Module, real: Tensor) -> Tensor:
         """`there(real)` in at least float32, without a graph."""
         with self.without_graph():

@@ -20,7 +20,7 @@ from translate.losses.objectives import (
     exchange,
     over_scales,
 )
-from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP
+from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP, non_orthogonality
 from translate.losses.perceptual import VGG19, MobileNetV2, PerceptualLoss
 from translate.losses.reconstruction import feature_matching, l1_loss
 from translate.losses.semantic import semantic_consistency
@@ -33,5 +33,5 @@ Perceptual = Annotated[VGG19 | MobileNetV2, Field(discriminator="kind")]
 
 __all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "Logits", "NonSaturating", "Objective",
            "Orthogonal", "Penalty", "Perceptual", "PerceptualLoss", "RelativisticAverage", "SlopePenalty", "Vanilla",
-           "Wasserstein", "WassersteinGP", "exchange", "feature_matching", "l1_loss", "over_scales", "patch_nce",
-           "semantic_consistency"]
+           "Wasserstein", "WassersteinGP", "exchange", "feature_matching", "l1_loss", "non_orthogonality",
+           "over_scales", "patch_nce", "semantic_consistency"]

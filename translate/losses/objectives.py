@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.networks.discriminators import Scales
 from translate.schema import Config
 
 Logits = Tensor | tuple[Tensor, ...]  # of a discriminator, or of each that judges an image at a size of its own
@@ -209,9 +210,14 @@ class Began(Game):
 
 
 def over_scales(loss: Callable[..., Tensor], *logits: Logits) -> Tensor:
-    """A loss of logits, summed over the sizes that an image is judged at (Wang et al. 2018, eq. 3)."""
+    """A loss of logits, summed over the sizes that an image is judged at (Wang et al. 2018, eq. 3).
+
+    The finest counts as much as it has faded in.
+    """
     each = [(scale,) if isinstance(scale, Tensor) else scale for scale in logits]
-    return torch.stack([loss(*scale) for scale in zip(*each, strict=True)]).sum()
+    finest, *others = (loss(*scale) for scale in zip(*each, strict=True))
+    share = logits[0].share if isinstance(logits[0], Scales) else 1.0
+    return torch.stack([finest if share == 1 else share * finest, *others]).sum()
 
 
 def log_loss(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from translate.losses.objectives import Logits
+from translate.losses.objectives import Logits, over_scales
 from translate.schema import Config
 
 Judge = Callable[[Tensor], Logits]  # a discriminator, as a function of the image it judges
@@ -52,7 +53,7 @@ class WassersteinGP(SlopePenalty):
 
     def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
         mix = mix.view(-1, *[1] * (real.ndim - 1))
-        return (slope(judge, mix * real + (1 - mix) * fake) - 1).square().mean(1).sum()
+        return over_slopes(lambda slope: (slope - 1).square(), judge, mix * real + (1 - mix) * fake)
 
 
 class R1(SlopePenalty):
@@ -62,7 +63,7 @@ class R1(SlopePenalty):
     weight: float = Field(10.0, gt=0)  # γ
 
     def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        return slope(judge, real).square().mean(1).sum() / 2
+        return over_slopes(lambda slope: slope.square() / 2, judge, real)
 
 
 class R2(SlopePenalty):
@@ -72,30 +73,44 @@ class R2(SlopePenalty):
     weight: float = Field(10.0, gt=0)  # γ
 
     def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        return slope(judge, fake).square().mean(1).sum() / 2
+        return over_slopes(lambda slope: slope.square() / 2, judge, fake)
 
 
 class Orthogonal(_Penalty):
-    """Orthogonal regularisation (Brock et al. 2019, eq. 3): Σ ‖WWᵀ ⊙ (1 − I)‖² over the weight matrices of D.
-
-    A convolution's matrix has a row for each output channel. Rows are drawn apart; their lengths are left free.
-    """
+    """Orthogonal regularisation of D's weights: `non_orthogonality`."""
 
     kind: Literal["orthogonal"] = "orthogonal"
     weight: float = Field(1e-4, gt=0)  # β
 
     def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        products = [weight.flatten(1) @ weight.flatten(1).T for weight in discriminator.parameters() if weight.ndim > 1]
-        return torch.stack([(product - product.diag().diag()).square().sum() for product in products]).sum()
+        return non_orthogonality(discriminator)
 
 
-def slope(judge: Judge, images: Tensor) -> Tensor:
-    """‖∇D‖ at each of `images` (N, …), as a function of D's weights: (S, N) for a D that judges at S sizes, each
-    counting as a discriminator. Its own gradient is 0 where it is 0."""
+def non_orthogonality(network: nn.Module) -> Tensor:
+    """Σ ‖WWᵀ ⊙ (1 − I)‖² over the weight matrices that are trained, a scalar (Brock et al. 2019, eq. 3).
+
+    A convolution's matrix has a row for each output channel. Rows are drawn apart; their lengths are left free. Under a
+    spectral norm W is what it divides.
+    """
+    costs = []
+    for part in network.modules():
+        if not isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            continue
+        weight = cast(Any, part).parametrizations.weight.original if is_parametrized(part, "weight") else part.weight
+        if weight.requires_grad:
+            rows = (weight.transpose(0, 1) if isinstance(part, nn.ConvTranspose2d) else weight).flatten(1)
+            product = rows @ rows.T
+            costs.append((product - product.diag().diag()).square().sum())
+    return torch.stack(costs).sum()
+
+
+def over_slopes(price: Callable[[Tensor], Tensor], judge: Judge, images: Tensor) -> Tensor:
+    """The mean of `price(‖∇D‖)`, of the slope at each of `images` (N, …), as a function of D's weights. Of a D that
+    judges at several sizes each counts as a discriminator. The gradient of a slope is 0 where it is 0."""
     images = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
-    judged = judge(images)
-    slopes = []
-    for logits in (judged,) if isinstance(judged, Tensor) else judged:
+
+    def mean_price(logits: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-        slopes.append(torch.linalg.vector_norm(gradient.flatten(1), dim=1) / logits[0].numel() ** 0.5)
-    return torch.stack(slopes)
+        return price(torch.linalg.vector_norm(gradient.flatten(1), dim=1) / logits[0].numel() ** 0.5).mean()
+
+    return over_scales(mean_price, judge(images))

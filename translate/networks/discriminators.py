@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.growing import FadingEntry, outer_width
+from translate.networks.growing import Fading, FadingEntry, outer_width
 from translate.networks.layers import Chain, Downsample, Layer, Norm, PositionalDropout, halved, make_norm
 from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
@@ -51,7 +52,7 @@ class PatchGANConfig(Config):
     def grow(self, network: PatchGAN | Pyramid) -> None:
         """Add one more strided layer in front of `network`, fading in until it is settled: patches twice as large.
 
-        A pyramid keeps its discriminators at the sizes they know and gains one, at once, for the new size.
+        A pyramid keeps its discriminators at the sizes they know and gains one for the new size.
         """
         if isinstance(network, Pyramid):
             network.grow(self.judge(network.in_channels))
@@ -173,14 +174,25 @@ class PatchGAN(Chain):
         return list(self[0].new) if isinstance(self[0], FadingEntry) else list(self)[:2]
 
 
-class Pyramid(nn.Module):
+class Scales(tuple[Tensor, ...]):
+    """The logits of one image at several sizes, the finest first. Those count as `share` of what the others do."""
+
+    share: float = 1.0
+
+
+class Pyramid(Fading):
     """Discriminators of one image at several sizes: full, half, a quarter … (pix2pixHD: Wang et al. 2018, section 3.2).
 
     Maps images (N, C, H, W) to the logits of each, the finest first. The coarse ones see more of an image at once and
     judge what it shows, the fine ones its textures. Each level that it gains is one more of them, in front.
+
+    While one fades in, it counts as its share α, and the others see (1 − α) · s(x) + α · h(x) of an image x, where s is
+    the half size of all growing (means of 2×2 pixels) and h that of pyramids: at α = 0 they say of x what they would
+    have said before of s(x).
     """
 
     levels = 0
+    fading = False
 
     def __init__(self, judges: Sequence[PatchGAN]):
         super().__init__()
@@ -190,28 +202,44 @@ class Pyramid(nn.Module):
     def in_channels(self) -> int:
         return cast(Layer, cast(PatchGAN, self.judges[0])[0]).conv.in_channels
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(judge(seen) for judge, seen in zip(self.judges, self.sizes(image), strict=True))
+    @property
+    def share(self) -> float:
+        """How much the finest counts."""
+        return self.alpha if self.fading else 1.0
+
+    def forward(self, image: Tensor) -> Scales:
+        logits = Scales(judge(seen) for judge, seen in zip(self.judges, self.sizes(image), strict=True))
+        logits.share = self.share
+        return logits
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The convolution outputs of every layer but the last, of each discriminator."""
-        return [found for judge, seen in zip(self.judges, self.sizes(image), strict=True)
-                for found in cast(Chain, judge).features(seen)]
+        """The convolution outputs of every layer but the last, of each discriminator; those of one that fades in are
+        multiplied by its share, and so is every distance of them."""
+        finest, *others = (cast(Chain, judge).features(seen)
+                           for judge, seen in zip(self.judges, self.sizes(image), strict=True))
+        if self.fading:
+            finest = [self.share * found for found in finest]
+        return [*finest, *(found for features in others for found in features)]
 
     def sizes(self, image: Tensor) -> list[Tensor]:
         """The image at its own size and, averaged, at every coarser one."""
         images = [image]
         while len(images) < len(self.judges):
-            images.append(halved(images[-1]))
+            half = halved(images[-1])
+            if self.fading and len(images) == 1:
+                half = self.mix(F.avg_pool2d(image, 2, ceil_mode=True), half)
+            images.append(half)
         return images
 
     def grow(self, judge: PatchGAN) -> None:
-        """Gain a discriminator for images of twice the size."""
+        """Gain a discriminator for images of twice the size, which fades in until it is settled."""
         self.judges.insert(0, judge)
         self.levels += 1
+        self.fading = True
 
     def settle(self) -> None:
-        """It gains a discriminator at once: there is nothing to let go of."""
+        """From now on the newest counts as all do."""
+        self.fading = False
 
     def newest(self) -> list[nn.Module]:
         """The discriminator that was gained last; none before."""

@@ -22,6 +22,7 @@ from translate.losses import (
     RelativisticAverage,
     Wasserstein,
     exchange,
+    non_orthogonality,
     over_scales,
 )
 from translate.networks import DiscriminatorConfig, GeneratorConfig
@@ -58,6 +59,9 @@ class Update(Protocol):
 
     def backward(self, name: str, loss: Tensor) -> None:
         """Backpropagate a loss and record it under this name."""
+
+    def regularise(self, name: str, loss: Tensor) -> None:
+        """Backpropagate a loss of weights alone and record it, outside of micro-batches, once a phase."""
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes with a pool; the exchange counts when the phase has ended."""
@@ -113,6 +117,8 @@ class GameConfig(Config):
     discriminator: DiscriminatorConfig
     objective: Objective
     penalty: Penalty | None = None  # on the discriminators; null: none
+    # Keeps the generators' filters apart (orthogonal regularisation, Brock et al. 2019: 1e-4); 0: leaves them alone
+    orthogonal: float = Field(0.0, ge=0)
     augment: tuple[DiffAugmentation, ...] = ()  # of what the discriminators see; for little data
     noise: InstanceNoise | None = None  # on what the discriminators see; null: none
     pace: Pace = Pace()
@@ -133,8 +139,9 @@ class Translator(ABC):
     def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
                  pools: dict[str, ImagePool], beside: dict[str, nn.Module] | None = None):
         """`beside`: networks that are trained with the generators, and that nobody translates with."""
-        self.objective, self.penalty = config.objective, config.penalty
+        self.objective, self.penalty, self.orthogonal = config.objective, config.penalty, config.orthogonal
         self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
+        self.generators = generators
         self.phases = {"generator": generators | (beside or {}), "discriminator": discriminators}
         self.pools = pools
         self.frozen: dict[str, nn.Module] = {}  # asked and never trained; what they are, the recipe says
@@ -159,7 +166,7 @@ class Translator(ABC):
         """One update on one batch: of the generators, then of the discriminators, where it is their turn."""
         pace, fakes = self.pace, None
         if update.images >= pace.warmup and update.number % pace.generator == 0:
-            fakes = update.phase("generator", self.train_generators, batch)
+            fakes = update.phase("generator", self.improve_generators, batch)
         if update.images < pace.warmup or update.number % pace.discriminator == 0:
             update.phase("discriminator", self.train_discriminators, batch, fakes)
             self.settle(update)
@@ -176,6 +183,15 @@ class Translator(ABC):
     def balance(self, name: str) -> Tensor:
         """BEGAN's k of the discriminator `name`."""
         return cast(Autoencoder, self.phases["discriminator"][name]).balance
+
+    def improve_generators(self, batch: Any, update: Update) -> list[Any]:
+        """The generators' phase: their losses, and what keeps their filters apart; returns the fakes."""
+        fakes = self.train_generators(batch, update)
+        if self.orthogonal:
+            with update.full_precision():
+                apart = torch.stack([non_orthogonality(network) for network in self.generators.values()]).sum()
+                update.regularise("orthogonal", self.orthogonal * apart)
+        return fakes
 
     @abstractmethod
     def train_generators(self, batch: Any, update: Update) -> list[Any]:

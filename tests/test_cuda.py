@@ -1,0 +1,229 @@
+"""What only a GPU can show: `make cuda`. Nothing else depends on one."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from tests.runs import Silent, cyclegan_recipe, final_state, train_until
+from tests.test_growing import growing_recipe
+from tests.test_update import strengthen
+from translate import tiling
+from translate.convert import convert
+from translate.data import Batch
+from translate.data.images import read_image
+from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
+from translate.optimizers import SGD, Adam
+from translate.plan import Stage, parameters_of, predict, predict_step
+from translate.precision import Format
+from translate.recipe import Recipe
+from translate.release import load_release
+from translate.tiling import Settings
+from translate.train import train
+from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, Translator
+from translate.update import Update
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+
+CUDA = torch.device("cuda")
+PATCH = PatchGANConfig(width=16)
+CONFIGS = {
+    "cyclegan": CycleGANConfig(generator=ResNetConfig(width=16, blocks=3), discriminator=PATCH, pool=0),
+    "pix2pix": Pix2PixConfig(generator=UNetConfig(width=16, downs=6, norm="instance"), discriminator=PATCH),
+    "cut": CUTConfig(generator=ResNetConfig(width=16, blocks=6), discriminator=PATCH),
+}
+LOW: tuple[Format, ...] = ("fp16", "bf16")
+
+
+def accelerator_for(precision: str) -> Accelerator:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision="fp16" if precision == "fp16" else "no")
+
+
+def batch_of(size: int, samples: int = 1) -> Batch:
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.rand(samples, 3, size // 16, size // 16, generator=generator) * 2 - 1 for _ in range(2))
+    large = (F.interpolate(image, (size, size), mode="bicubic", align_corners=False).clamp(-1, 1) for image in (a, b))
+    return Batch(*(image.to(CUDA) for image in large), tuple(range(samples)))
+
+
+def stepped(config: Any, plan: str, precision: Format, size: int = 256) -> Tensor:
+    """All gradients of one step, in a row, in the scale of the losses."""
+    torch.manual_seed(0)
+    translator: Translator = config.build(3, 3, 0)
+    strengthen(translator)
+    translator.to(CUDA)
+    for network in translator.networks.values():
+        memory.apply(memory.PLANS[plan], network)
+    optimizers = {phase: SGD(lr=1e-30).build(parameters_of(translator, phase)) for phase in translator.phases}
+    accelerator = accelerator_for(precision)
+    if accelerator.scaler is not None:  # whose first scale, 65536, would have the first steps left out
+        accelerator.scaler = torch.amp.GradScaler("cuda", init_scale=128.0)
+    update = Update(translator, optimizers, accelerator, memory.PLANS[plan], precision)
+    translator.step(batch_of(size), update)
+    assert not update.notes and not update.overflowed
+    return torch.cat([parameter.grad.flatten().double() for phase in translator.phases
+                      for parameter in parameters_of(translator, phase)])
+
+
+@functools.cache
+def textbook(name: str, precision: Format) -> Tensor:
+    return stepped(CONFIGS[name], "plain", precision)
+
+
+@pytest.fixture(autouse=True)
+def exact_convolutions() -> Iterator[None]:
+    """No TF32 in what is called fp32 here, and nothing of the last test in memory."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize("plan", [plan for plan in memory.PLANS if plan != "plain"])
+@pytest.mark.parametrize("precision", LOW)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_in_half_precision_is_as_exact_under_every_plan_as_the_textbook_step(
+        name: str, precision: Format, plan: str) -> None:
+    """Against the textbook step in float32; strips sum in another order, and keep their sums in float32."""
+    exact, plain = textbook(name, "fp32"), textbook(name, precision)
+    found = stepped(CONFIGS[name], plan, precision)
+    assert F.cosine_similarity(found, exact, dim=0).item() > 0.95
+    assert (found - exact).norm() <= 1.5 * (plain - exact).norm()
+
+
+@pytest.mark.parametrize("plan", [plan for plan in memory.PLANS if plan != "plain"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_plan_gives_the_gradients_of_the_textbook_step_in_float32(name: str, plan: str) -> None:
+    exact, found = textbook(name, "fp32"), stepped(CONFIGS[name], plan, "fp32")
+    assert (found - exact).norm() <= 1e-3 * exact.norm()
+
+
+@contextmanager
+def card_of(size: int) -> Iterator[None]:
+    """torch may not take more than so many bytes of the card meanwhile."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(size / torch.cuda.get_device_properties(CUDA).total_memory)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("plan", memory.PLANS)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_torch_allocates_in_a_step_is_what_was_predicted(name: str, plan: str) -> None:
+    """The second step's peak. What is not predicted, cuDNN's own memory, is little at this size."""
+    config: Any = CONFIGS[name]
+    predicted = predict_step(config, 1024, memory.PLANS[plan], "fp16", "cuda").peak_bytes
+    translator: Translator = config.build(3, 3, 0)
+    translator.to(CUDA)
+    for network in translator.networks.values():
+        memory.apply(memory.PLANS[plan], network)
+    optimizers = {phase: Adam().build(parameters_of(translator, phase)) for phase in translator.phases}
+    accelerator, batch = accelerator_for("fp16"), batch_of(1024)
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        translator.step(batch, Update(translator, optimizers, accelerator, memory.PLANS[plan], "fp16"))
+    peak = torch.cuda.max_memory_allocated()
+    assert 0.9 * predicted <= peak <= 1.25 * predicted, f"{peak / predicted:.3f} of what was predicted"
+
+
+def test_a_phase_that_runs_out_of_the_cards_memory_is_done_again_under_a_leaner_plan() -> None:
+    """With torch's real errors, and to the same gradients as if the leaner plan had been asked for."""
+    config = CONFIGS["cyclegan"]
+    needs = {plan: predict_step(config, 1024, memory.PLANS[plan], "fp32", "cuda").peak_bytes
+             for plan in ("plain", "split", "preact")}
+    translator: Translator = config.build(3, 3, 0)
+    strengthen(translator)
+    translator.to(CUDA)
+    batch = batch_of(1024)
+    optimizers = {phase: SGD(lr=1e-30).build(parameters_of(translator, phase)) for phase in translator.phases}
+    update = Update(translator, optimizers, accelerator_for("fp32"), memory.PLANS["plain"], "fp32")
+    with card_of((needs["split"] + needs["plain"]) // 2):
+        translator.step(batch, update)
+    assert len(update.notes) == 1 and update.plan.name == "split", update.notes
+    found = torch.cat([parameter.grad.flatten() for phase in translator.phases
+                       for parameter in parameters_of(translator, phase)])
+    assert found.isfinite().all() and found.norm() > 0
+
+
+def fp16_recipe(data: Path, **changes: Any) -> Recipe:
+    return cyclegan_recipe(data, precision="fp16", **changes)
+
+
+@pytest.mark.parametrize("recipe_of", [fp16_recipe, lambda data: growing_recipe(data, precision="fp16")],
+                         ids=["cyclegan", "growing"])
+def test_a_training_in_fp16_goes_on_where_it_was_interrupted(recipe_of: Any, shared_pairs: Path, tmp_path: Path
+                                                             ) -> None:
+    """Scaler and all: cuDNN does not promise equal bits, so the state is compared by its parts and its losses."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recipe = recipe_of(shared_pairs)
+    train(recipe, tmp_path / "whole", Silent())
+    train_until(recipe, tmp_path / "broken", 16)
+    train(recipe, tmp_path / "broken", report := Silent(), resume=True)
+    assert any("resumed at 16 images" in line for line in report.lines)
+    whole, broken = (final_state(tmp_path / run) for run in ("whole", "broken"))
+    assert whole["images"] == broken["images"] and whole["files"].keys() == broken["files"].keys()
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    outputs = [load_release(tmp_path / run / "release").generator(image) for run in ("whole", "broken")]
+    assert all(output.isfinite().all() for output in outputs)
+    assert (outputs[0] - outputs[1]).abs().mean() < 0.05
+
+
+def test_the_planner_foresees_a_training_on_this_card(shared_pairs: Path, tmp_path: Path) -> None:
+    """A whole run, with its samples, probes and checkpoints, stays within what was predicted for its steps, and a
+    tenth of a gigabyte besides."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    translator = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 32, "blocks": 6},
+                  "discriminator": {"kind": "patchgan", "width": 32}, "pool": 2}
+    recipe = fp16_recipe(shared_pairs, translator=translator, memory={"plan": "strips"},
+                         data={"kind": "unpaired", "folder": str(shared_pairs), "resize": 800},
+                         stages=[{"resolution": 768, "images": 6, "batch_size": 1}])
+    predicted = predict(recipe, Stage(resolution=768, images=1), memory.PLANS["strips"], "fp16").peak_bytes
+    torch.cuda.reset_peak_memory_stats()
+    train(recipe, tmp_path / "run", Silent())
+    assert torch.cuda.max_memory_allocated() <= 1.25 * predicted + 0.1 * 2**30
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "pix2pix"])
+def test_strips_on_the_card_give_the_whole_images_output(name: str) -> None:
+    torch.manual_seed(0)
+    translator: Translator = CONFIGS[name].build(3, 3, 0)
+    strengthen(translator)
+    generator = translator.generator("ab").double().to(CUDA).eval()
+    image = batch_of(320).a.double()[:, :, :300]
+    with torch.no_grad():
+        truth = generator(image)
+    for settings in (Settings(7, 0.0), Settings(64, float("inf"))):
+        found = tiling.apply(generator, image, settings=settings)
+        assert (found.to(CUDA) - truth).abs().max() <= 1e-10 * truth.abs().max()
+
+
+def test_a_folder_converted_on_the_card_is_that_of_the_cpu(shared_pairs: Path, tmp_path: Path) -> None:
+    """In fp32, whole and in strips: at most one step of 8 bits apart."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    train(cyclegan_recipe(shared_pairs), tmp_path / "run", Silent())
+    source = shared_pairs / "testA"
+    for out, device, limit in (("cpu", "cpu", None), ("whole", "cuda", None), ("strips", "cuda", "200MB")):
+        convert(source, tmp_path / out, load_release(tmp_path / "run"), device=device, precision="fp32", memory=limit)
+    config = load_release(tmp_path / "run").image_out
+    for path in sorted(source.iterdir()):
+        truth, *others = (read_image(tmp_path / out / path.name, config).astype(np.int32)
+                          for out in ("cpu", "whole", "strips"))
+        assert all(np.abs(truth - other).max() <= 1 for other in others)

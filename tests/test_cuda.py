@@ -26,7 +26,7 @@ from translate.data import Batch
 from translate.data.images import read_image
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import SGD, Adam
-from translate.plan import Stage, parameters_of, predict, predict_step
+from translate.plan import parameters_of, predict_step
 from translate.precision import Format
 from translate.recipe import Recipe
 from translate.release import load_release
@@ -126,22 +126,21 @@ def card_of(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("plan", memory.PLANS)
-@pytest.mark.parametrize("name", CONFIGS)
-def test_what_torch_allocates_in_a_step_is_what_was_predicted(name: str, plan: str) -> None:
-    """The second step's peak. What is not predicted, cuDNN's own memory, is little at this size."""
-    config: Any = CONFIGS[name]
-    predicted = predict_step(config, 1024, memory.PLANS[plan], "fp16", "cuda").peak_bytes
+@pytest.mark.parametrize("config", [CycleGANConfig(pool=0), Pix2PixConfig()], ids=lambda config: config.kind)
+def test_what_torch_allocates_in_a_step_is_what_was_predicted(config: Any, plan: str) -> None:
+    """The second step's peak, at the published widths: what is not predicted, cuDNN's own memory, is little beside."""
+    predicted = predict_step(config, 512, memory.PLANS[plan], "fp16", "cuda").peak_bytes
     translator: Translator = config.build(3, 3, 0)
     translator.to(CUDA)
     for network in translator.networks.values():
         memory.apply(memory.PLANS[plan], network)
     optimizers = {phase: Adam().build(parameters_of(translator, phase)) for phase in translator.phases}
-    accelerator, batch = accelerator_for("fp16"), batch_of(1024)
+    accelerator, batch = accelerator_for("fp16"), batch_of(512)
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
         translator.step(batch, Update(translator, optimizers, accelerator, memory.PLANS[plan], "fp16"))
     peak = torch.cuda.max_memory_allocated()
-    assert 0.9 * predicted <= peak <= 1.25 * predicted, f"{peak / predicted:.3f} of what was predicted"
+    assert 0.95 * predicted <= peak <= 1.1 * predicted, f"{peak / predicted:.3f} of what was predicted"
 
 
 def test_a_phase_that_runs_out_of_the_cards_memory_is_done_again_under_a_leaner_plan() -> None:
@@ -184,21 +183,6 @@ def test_a_training_in_fp16_goes_on_where_it_was_interrupted(recipe_of: Any, sha
     outputs = [load_release(tmp_path / run / "release").generator(image) for run in ("whole", "broken")]
     assert all(output.isfinite().all() for output in outputs)
     assert (outputs[0] - outputs[1]).abs().mean() < 0.05
-
-
-def test_the_planner_foresees_a_training_on_this_card(shared_pairs: Path, tmp_path: Path) -> None:
-    """A whole run, with its samples, probes and checkpoints, stays within what was predicted for its steps, and a
-    tenth of a gigabyte besides."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    translator = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 32, "blocks": 6},
-                  "discriminator": {"kind": "patchgan", "width": 32}, "pool": 2}
-    recipe = fp16_recipe(shared_pairs, translator=translator, memory={"plan": "strips"},
-                         data={"kind": "unpaired", "folder": str(shared_pairs), "resize": 800},
-                         stages=[{"resolution": 768, "images": 6, "batch_size": 1}])
-    predicted = predict(recipe, Stage(resolution=768, images=1), memory.PLANS["strips"], "fp16").peak_bytes
-    torch.cuda.reset_peak_memory_stats()
-    train(recipe, tmp_path / "run", Silent())
-    assert torch.cuda.max_memory_allocated() <= 1.25 * predicted + 0.1 * 2**30
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "pix2pix"])

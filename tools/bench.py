@@ -172,8 +172,9 @@ def page(sections: list[str], width: int, precision: str, device: torch.device) 
                "identity loss on. Times are relative to the first plan of the same table.")
     missing = [] if on_gpu else ["**GPU columns are unmeasured**: there was no GPU. `make bench` on a machine with one "
                                  "fills them; what is predicted for CUDA is in [memory.md](memory.md).", ""]
-    return "\n".join(["# Benchmarks", "", "Written by `make bench` (`tools/bench.py`).", "", machine, "", *missing,
-                      *sections])
+    return "\n".join(["# Benchmarks", "", "Written by `make bench` (`tools/bench.py`). Every stage of the recipes for "
+                      "2000×2000 px on a GPU: [benchmarks-recipes.md](benchmarks-recipes.md).", "", machine, "",
+                      *missing, *sections])
 
 
 if __name__ == "__main__":

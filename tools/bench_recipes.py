@@ -196,8 +196,7 @@ def train_briefly(name: str, card: str) -> str:
         begin, told = time.perf_counter(), Told()
         train(recipe, Path(folder) / "run", told, card=card)
         fell = sum("out of memory" in line for line in told.lines)
-        return (f"| `{name}` | {recipe.num_images} | {torch.cuda.max_memory_allocated() / 2**30:.2f} | "
-                f"{torch.cuda.max_memory_reserved() / 2**30:.2f} | {fell} | {time.perf_counter() - begin:.0f} |")
+        return f"| `{name}` | {recipe.num_images} | {fell} | {time.perf_counter() - begin:.0f} |"
 
 
 def pictures(folder: Path) -> None:
@@ -219,14 +218,15 @@ def page(card: str, limit: int, rows: list[str], trained: list[str]) -> str:
         f"{datetime.date.today().isoformat()}, {torch.cuda.get_device_name()}, of which torch could take "
         f"{limit / 2**30:.2f} GiB: a card of {card} less what CUDA itself had taken; fp16, torch {torch.__version__}, "
         f"cuDNN {torch.backends.cudnn.version()}, Python {platform.python_version()}, Diptych {__version__}. Random "
-        "images. Memory in GiB; seconds are those of this card, which is a larger and faster one.", "",
+        "images. Memory in GiB; seconds are those of this card, which is a larger and faster one. A level alone is "
+        "foreseen with what Adam knows of all other weights from the stage before, which a step by itself has not.", "",
         "| recipe | px | plan | predicted | allocated | reserved | allocated / predicted | reserved / predicted | "
         "textbook step, predicted | s an image |", "|---|---|---|---|---|---|---|---|---|---|", *rows, ""]
     if trained:
         lines += [
             f"`translate train NAME --memory {card}` under the same limit, every stage two steps long, on pictures of "
             "2100 px: with loading, guard, samples, checkpoints and release.", "",
-            "| recipe | images | allocated | reserved | phases that ran out | s |", "|---|---|---|---|---|---|",
+            "| recipe | images | phases that ran out | s |", "|---|---|---|---|",
             *trained, ""]
     return "\n".join(lines)
 

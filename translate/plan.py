@@ -34,7 +34,7 @@ from translate.update import Update
 
 Device = Literal["cuda", "cpu"]
 
-USABLE = 0.8  # the share of a card that predictions may fill, until it has been measured on a GPU
+USABLE = 0.8  # the share of a card that predictions may fill: measured to be enough, docs/benchmarks-recipes.md
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,21 @@ def test_a_yaml_bomb_is_refused_in_a_moment(tmp_path: Path) -> None:
     assert time.monotonic() - start < 1
 
 
+def test_a_part_whose_kind_is_left_out_is_of_the_kind_that_stands_there_by_default(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: r\ndata: {kind: unpaired, folder: x}\ntranslator: {kind: cyclegan}\n"
+                    "stages: [{resolution: 256, images: 4}]\n")
+    recipe = load_recipe(path, ["optimizer.generator.lr=1e-3", "stages.0.lr.factor=0.5",
+                                "translator.discriminator.layers=2", "translator.generator.width=8"])
+    plain = load_recipe(path)
+    assert recipe.optimizer.generator == plain.optimizer.generator.model_copy(update={"lr": 1e-3})
+    assert recipe.stages[0].lr == plain.stages[0].lr.model_copy(update={"factor": 0.5})
+    assert recipe.translator.generator.kind == "resnet" and recipe.translator.generator.width == 8
+    assert recipe.translator.discriminator.layers == 2
+    with pytest.raises(RecipeError, match=r"stages.0.lr.to: unknown field; kind: linear has it, this is constant"):
+        load_recipe(path, ["stages.0.lr.to=0"])
+
+
 def test_overrides_change_fields_and_name_their_mistakes(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(GOOD)
     recipe = load_recipe(tmp_path / "x.yaml", ["stages.0.images=7", "translator.pool=3", "data.resize=null",

@@ -41,10 +41,12 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 class _Place(NamedTuple):
-    """Where a mistake is: the path a person wrote, the model that its last step belongs to, and what it may hold."""
+    """Where a mistake is: the path a person wrote, the model that its last step belongs to (`kinds`: those that could
+    stand in its place), and what it may hold."""
 
     where: str
     owner: Any
+    kinds: Sequence[Any]
     holds: Any
 
 
@@ -56,17 +58,20 @@ def _locate(location: Sequence[int | str], model: type[pydantic.BaseModel]) -> _
     """
     written: list[str] = []
     owner: Any = None
+    kinds: Sequence[Any] = ()
+    around: Sequence[Any] = ()
     here: Any = model
     holds: Any = model
     for step in location:
         members = _members(here)
         if len(members) > 1:
-            here = _untagged(next((member for member in members if step in _names(member)), Any))
+            here, around = _untagged(next((member for member in members if step in _names(member)), Any)), members
             continue
         written.append(str(step))
         owner = members[0] if members and _is_model(members[0]) else None
+        kinds, around = around, ()
         here = holds = _inside(members[0] if members else Any, step)
-    return _Place(".".join(written), owner, holds)
+    return _Place(".".join(written), owner, kinds, holds)
 
 
 def _inside(holder: Any, step: int | str) -> Any:
@@ -143,8 +148,13 @@ def _line(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> str:
 
 
 def _advice(name: str, place: _Place, root: type[pydantic.BaseModel]) -> str:
-    """What may have been meant by an unknown field: one of its name elsewhere, else one of a similar name here."""
+    """What may have been meant by an unknown field: one of another kind of this part, one of its name elsewhere, else
+    one of a similar name here."""
     fields = list(place.owner.model_fields) if place.owner else []
+    having = [tag for member in map(_untagged, place.kinds) if _is_model(member) and name in member.model_fields
+              for tag in _tags(member)]
+    if having:
+        return f"kind: {_or(having)} has it, this is {_or(_tags(place.owner))}"
     elsewhere = [path for path in dict.fromkeys(_paths(root, name)) if path != place.where]
     if 1 <= len(elsewhere) <= 6:  # of more, such as `kind`, none is likelier than another
         return f"did you mean {_or(sorted(elsewhere, key=lambda path: path.count('.'))[:4])}?"

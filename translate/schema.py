@@ -40,6 +40,17 @@ class Config(pydantic.BaseModel):
         return {name: _number(value, set(leaves(cls.model_fields[name].annotation)))
                 if name in cls.model_fields else value for name, value in document.items()}
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _kinds_are_those_of_defaults(cls, document: Any) -> Any:
+        """`optimizer.generator: {lr: 1e-4}` is the Adam that stands there when nothing is said."""
+        if not isinstance(document, Mapping):
+            return document
+        kinds = {name: {"kind": field.default.kind} for name, field in cls.model_fields.items()
+                 if isinstance(field.default, Config) and hasattr(field.default, "kind")}
+        return {name: kinds[name] | dict(value) if name in kinds and isinstance(value, Mapping) else value
+                for name, value in document.items()}
+
 
 def _number(value: Any, types_of_field: set[Any]) -> Any:
     if isinstance(value, list):

@@ -41,7 +41,7 @@ lint: install
 
 bench: install  ## measure on this machine and write docs/benchmarks.md; on a GPU, docs/benchmarks-recipes.md as well
 	$(BIN)/python tools/bench.py
-	! $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || $(BIN)/python tools/bench_recipes.py
+	$(BIN)/python tools/bench_recipes.py --train
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

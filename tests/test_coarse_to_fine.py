@@ -17,7 +17,7 @@ from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, tra
 from tests.test_strips import randomise
 from tests.test_update import known, make_batch, step, strengthen, worst_error
 from translate import tiling
-from translate.errors import UsageError
+from translate.errors import RecipeError
 from translate.networks import CoarseToFineConfig, PatchGANConfig, memory
 from translate.networks.discriminators import Pyramid
 from translate.networks.growing import add_level
@@ -101,10 +101,12 @@ def test_the_generator_is_that_of_the_paper(levels: int) -> None:
     torch.testing.assert_close(network(image), last(inside))
 
 
-def test_an_odd_width_cannot_be_halved_and_says_so() -> None:
-    grown(1, width=6, blocks=0, downs=1)
-    with pytest.raises(UsageError, match="width: 6 cannot be halved 2 times, once for each level; use a multiple of 4"):
-        grown(2, width=6, blocks=0, downs=1)
+def test_a_width_that_cannot_be_halved_for_every_level_is_one_of_a_recipes_mistakes(shared_pairs: Path) -> None:
+    generator = {"kind": "coarse_to_fine", "width": 6, "blocks": 0, "downs": 1}
+    with pytest.raises(RecipeError, match=r"generator.width: 6 cannot be halved 2 times, once for each of "
+                                          r"stages.2.levels; use a multiple of 4"):
+        pix2pix_recipe(shared_pairs, translator={"kind": "pix2pix", "generator": generator}, stages=[
+            {"resolution": 32, "images": 2, "levels": levels} for levels in (0, 1, 2)])
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"upsample": "bilinear", "downsample": "blurred"},

@@ -21,6 +21,7 @@ from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from tests.test_growing import growing_recipe
 from tests.test_update import strengthen
 from translate import tiling
+from translate.checkpoint import save_checkpoint
 from translate.convert import convert
 from translate.data import Batch
 from translate.data.images import read_image
@@ -28,10 +29,12 @@ from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import SGD, Adam
 from translate.plan import parameters_of, predict_step
 from translate.precision import Format
+from translate.processes import make_accelerator
 from translate.recipe import Recipe
 from translate.release import load_release
+from translate.runs import RunFolder
 from translate.tiling import Settings
-from translate.train import train
+from translate.train import Run, train
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, Translator
 from translate.update import Update
 
@@ -157,9 +160,10 @@ def test_a_phase_that_runs_out_of_the_cards_memory_is_done_again_under_a_leaner_
     with card_of((needs["split"] + needs["plain"]) // 2):
         translator.step(batch, update)
     assert len(update.notes) == 1 and update.plan.name == "split", update.notes
-    found = torch.cat([parameter.grad.flatten() for phase in translator.phases
+    found = torch.cat([parameter.grad.flatten().double() for phase in translator.phases
                        for parameter in parameters_of(translator, phase)])
-    assert found.isfinite().all() and found.norm() > 0
+    expected = stepped(config, "split", "fp32", 1024)
+    assert (found - expected).norm() <= 1e-2 * expected.norm()
 
 
 def fp16_recipe(data: Path, **changes: Any) -> Recipe:
@@ -170,19 +174,24 @@ def fp16_recipe(data: Path, **changes: Any) -> Recipe:
                          ids=["cyclegan", "growing"])
 def test_a_training_in_fp16_goes_on_where_it_was_interrupted(recipe_of: Any, shared_pairs: Path, tmp_path: Path
                                                              ) -> None:
-    """Scaler and all. cuDNN does not promise equal bits: what is compared is which files there are, and the outputs."""
+    """What a checkpoint holds is what the resumed run has, the gradient scaler too, to the last bit: saved again, it is
+    the same checkpoint. What comes after cuDNN does not promise to repeat."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    recipe = recipe_of(shared_pairs)
-    train(recipe, tmp_path / "whole", Silent())
-    train_until(recipe, tmp_path / "broken", 16)
-    train(recipe, tmp_path / "broken", report := Silent(), resume=True)
+    recipe, folder = recipe_of(shared_pairs), tmp_path / "run"
+    train_until(recipe, folder, 16)
+    before = final_state(folder)
+    held = Run(recipe, RunFolder(folder), make_accelerator(recipe, folder), Silent())
+    held.restore()
+    scaler = held.accelerator.scaler
+    assert scaler is not None and scaler.state_dict() != torch.amp.GradScaler("cuda").state_dict(), "nothing to lose"
+    again = tmp_path / "again" / "checkpoints"
+    again.mkdir(parents=True)
+    save_checkpoint(again, held.state, 2)
+    assert final_state(again.parent) == before
+    train(recipe, folder, report := Silent(), resume=True)
     assert any("resumed at 16 images" in line for line in report.lines)
-    whole, broken = (final_state(tmp_path / run) for run in ("whole", "broken"))
-    assert whole["images"] == broken["images"] and whole.keys() == broken.keys()
-    image = torch.rand(1, 3, 64, 64) * 2 - 1
-    outputs = [load_release(tmp_path / run / "release").generator(image) for run in ("whole", "broken")]
-    assert all(output.isfinite().all() for output in outputs)
-    assert (outputs[0] - outputs[1]).abs().mean() < 0.05
+    output = load_release(folder / "release").generator(torch.rand(1, 3, 64, 64) * 2 - 1)
+    assert output.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "pix2pix"])

@@ -20,7 +20,7 @@ from tests.test_update import known, make_batch, step, strengthen, worst_error
 from translate import tiling
 from translate.checkpoint import checkpoint_at
 from translate.data import held_out
-from translate.errors import RecipeError
+from translate.errors import RecipeError, RunError
 from translate.heldout import Evaluator
 from translate.losses import R1, NonSaturating, RelativisticAverage, feature_matching, over_scales
 from translate.metrics.intervals import Estimate
@@ -36,6 +36,7 @@ from translate.runs import RunFolder
 from translate.tiling import Settings
 from translate.train import Run, train
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
+from translate.translators.translator import together
 
 GROWING = [config for config in GENERATORS + DISCRIMINATORS if isinstance(config, Growable)]
 FADING = [config for config in GROWING if config.fades]
@@ -100,15 +101,19 @@ def test_gradients_reach_a_level_as_soon_as_it_fades_in_and_the_old_ends_until_i
     inside = list(network.parameters())
     add_level(config, network)
     fresh = [parameter for part in network.newest() for parameter in part.parameters()]
+    ends = [parameter for part in network.modules() if isinstance(part, Fading) for name, parameter
+            in part.named_parameters() if name.startswith(("old", "down", "up"))]  # of what is replaced
     old = [parameter for parameter in inside if all(parameter is not each for each in fresh)]
     assert len(fresh) + len(inside) == len(list(network.parameters()))
-    for alpha, new_moves, old_moves in ((0.0, False, True), (0.3, True, True)):
+    for alpha, new_moves, old_moves in ((0.0, False, True), (0.3, True, True), (1.0, True, False)):
         fade_in(network, alpha)
         network.zero_grad()
         network(image_for(network)).square().mean().backward()
         weights = [parameter for parameter in fresh if parameter.ndim == 4]
         assert all(bool(parameter.grad.abs().max() > 0) == new_moves for parameter in weights)
-        assert old_moves and all(bool(parameter.grad.abs().max() > 0) for parameter in old if parameter.ndim == 4)
+        assert ends and all(bool(parameter.grad.abs().max() > 0) == (old_moves or all(parameter is not end
+                                                                                         for end in ends))
+                            for parameter in old if parameter.ndim == 4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -206,6 +211,38 @@ def test_a_pyramids_newest_counts_as_far_as_it_has_faded_in_and_in_the_end_as_al
     assert all(parameter.grad.any() for parameter in judge.judges[0].parameters() if parameter.ndim == 4)
 
 
+def test_nobody_hears_of_the_game_from_a_discriminator_that_is_still_fading_in() -> None:
+    before, after = grown_pyramid(0.4)
+    image = torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    said = together(after(image))
+    assert torch.equal(said, torch.cat([scale.flatten(1) for scale in after(image)[1:]], dim=1))
+    assert said.shape == together(before(halved(image))).shape
+    after.settle()
+    assert together(after(image)).shape[1] > said.shape[1]
+
+
+@pytest.mark.parametrize("config", [PatchGANConfig(width=4, layers=2), PYRAMID], ids=["one", "pyramid"])
+def test_the_distance_of_features_has_no_seam_where_a_level_comes_or_settles(config: PatchGANConfig) -> None:
+    torch.manual_seed(0)
+    judge = randomise(config.build(3))
+    real, fake = (doubled(torch.randn(2, 3, 32, 24, dtype=torch.float64)) for _ in range(2))
+
+    def distance(of: Any) -> Tensor:
+        return feature_matching(judge.features(of(fake)), judge.features(of(real)))
+
+    before = distance(halved)
+    add_level(config, judge)
+    for part in judge.newest():
+        randomise(part)
+    fade_in(judge, 0.0)
+    torch.testing.assert_close(distance(lambda image: image), before, rtol=1e-9, atol=0)
+    fade_in(judge, 1.0)
+    faded = distance(lambda image: image)
+    judge.settle()
+    torch.testing.assert_close(distance(lambda image: image), faded, rtol=1e-12, atol=0)
+    assert not torch.isclose(faded, before)
+
+
 GROWN: dict[str, tuple[Any, dict[str, Any]]] = {
     "pix2pix-pyramid-fading": (Pix2PixConfig(generator=ResNetConfig(width=4, blocks=1), discriminator=PYRAMID,
                                              weights={"features": 3.0}, penalty={"kind": "r1"}),
@@ -295,6 +332,32 @@ def growing_unet_recipe(data: Path) -> Recipe:
     return pix2pix_recipe(data, stages=GROWTH, translator={
         "kind": "pix2pix", "generator": {"kind": "unet", "width": 2, "downs": 4}, "ema": 0.9,
         "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "spectral": True}})
+
+
+def growing_pyramid_recipe(data: Path) -> Recipe:
+    """With all that looks at what a pyramid says: features, a penalty, and an average."""
+    return pix2pix_recipe(data, stages=GROWTH, translator={
+        "kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 1}, "ema": 0.9, "orthogonal": 0.01,
+        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "scales": 2}, "weights": {"features": 3.0},
+        "penalty": {"kind": "r1"}})
+
+
+def test_a_run_whose_pyramid_grows_resumes_bit_identically_in_the_middle_of_a_fade(shared_pairs: Path, tmp_path: Path
+                                                                                   ) -> None:
+    recipe = growing_pyramid_recipe(shared_pairs)
+    train(recipe, tmp_path / "whole", Silent())
+    train_until(recipe, tmp_path / "broken", 12)
+    train(recipe, tmp_path / "broken", Silent(), resume=True)
+    assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
+
+
+def test_a_last_stage_that_fades_cannot_be_made_longer(shared_pairs: Path, tmp_path: Path) -> None:
+    """Its share follows from how many images it has: it would jump back."""
+    train(growing_recipe(shared_pairs, stages=GROWTH[:2]), tmp_path / "run", Silent())
+    longer = [GROWTH[0], GROWTH[1] | {"images": 16}]
+    with pytest.raises(RunError, match=r"stages.1.images: 8 → 16"):
+        train(growing_recipe(shared_pairs, stages=longer), tmp_path / "run", Silent(), resume=True)
+    train(growing_recipe(shared_pairs, stages=[*GROWTH[:2], GROWTH[2]]), tmp_path / "run", Silent(), resume=True)
 
 
 @pytest.mark.parametrize("recipe_of", [growing_recipe, growing_unet_recipe])
@@ -495,9 +558,10 @@ def test_networks_and_translators_that_cannot_grow_are_named(shared_pairs: Path)
         growing_recipe(shared_pairs, stages=stages, translator={"kind": "cut"})
 
 
-def test_a_stage_that_is_entered_twice_is_as_it_was() -> None:
+@pytest.mark.parametrize("name", [name for name in GROWN if name.endswith("fading")])
+def test_a_stage_that_is_entered_twice_is_as_it_was(name: str) -> None:
     """A resumed run enters the stage it is in, and must change nothing."""
-    translator = build_grown(next(iter(GROWN)))
+    translator = build_grown(name)
     before = {name: value.clone() for name, value in whole(translator).items()}
     translator.enter(Stage(resolution=64, images=1, levels=1, fade=True))
     torch.testing.assert_close(whole(translator), before, rtol=0, atol=0)

@@ -24,6 +24,7 @@ from translate.losses import (
     over_scales,
 )
 from translate.losses.penalties import R1, WassersteinGP
+from translate.networks.discriminators import Scales
 
 OBJECTIVES = typing.get_args(typing.get_args(Objective)[0])
 
@@ -151,7 +152,7 @@ def test_losses_of_an_image_judged_at_several_sizes_add_up() -> None:
     real, fake = ([torch.randn(2, 1, side, side) for side in (8, 3)] for _ in range(2))
     for objective in (LeastSquares(), NonSaturating(), Hinge()):
         expected = sum(objective.discriminator(*pair) for pair in zip(real, fake, strict=True))
-        torch.testing.assert_close(over_scales(objective.discriminator, tuple(real), tuple(fake)), expected)
+        torch.testing.assert_close(over_scales(objective.discriminator, Scales(real), Scales(fake)), expected)
         torch.testing.assert_close(over_scales(objective.generator, fake[0]), objective.generator(fake[0]))
     alike = [logits.expand(-1, 2, -1, -1) for logits in real]
     expected = sum((one - other).abs().mean() for one, other in zip(alike, fake, strict=True))
@@ -162,8 +163,8 @@ def test_a_penalty_counts_each_size_that_an_image_is_judged_at_as_a_discriminato
     fine, coarse = nn.Conv2d(3, 1, 1).double(), nn.Conv2d(3, 1, 1).double()
     images, mix = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
 
-    def both(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return fine(image), coarse(image[:, :, :2])
+    def both(image: torch.Tensor) -> Scales:
+        return Scales((fine(image), coarse(image[:, :, :2])))
 
     for penalty in (R1(), WassersteinGP()):
         apart = sum(penalty(fine, judge, images, images, mix)

@@ -72,10 +72,10 @@ class TestClosedForms:
             assert R1()(critic, critic, images, images, torch.rand(2)).item() == pytest.approx(squared / 2)
 
     def test_orthogonal_rows_cost_nothing_whatever_their_length_and_parallel_ones_do(self) -> None:
-        layer = nn.Linear(2, 2, bias=False).double()
+        layer = nn.Conv2d(2, 2, 1, bias=False).double()
         for rows, cost in [([[2.0, 0.0], [0.0, 5.0]], 0.0), ([[1.0, 0.0], [3.0, 0.0]], 2 * 3.0**2)]:
             with torch.no_grad():
-                layer.weight.copy_(torch.tensor(rows))
+                layer.weight.copy_(torch.tensor(rows)[:, :, None, None])
             assert Orthogonal()(layer, layer, self.real, self.fake, self.mix).item() == pytest.approx(cost)
 
     def test_rows_are_those_of_output_channels_also_where_torch_stores_them_the_other_way_round(self) -> None:

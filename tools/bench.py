@@ -66,12 +66,13 @@ def main() -> None:
     width = asked.width or (64 if on_gpu else 16)
     precision = choose_precision(asked.precision, device)
     sections = []
-    for name, config in translators(width).items():
+    games = translators(width)
+    for name, config in games.items():
         for size in sizes:
             rows = measure_all(config, size, precision, device, asked.rounds)
             sections.append(f"### {name}, {size}×{size}\n\n{table(rows, on_gpu)}\n")
             print(sections[-1], flush=True)
-            asked.out.write_text(page(sections, width, precision, device), encoding="utf-8")
+            asked.out.write_text(page(sections, len(sizes) * len(games), width, precision, device), encoding="utf-8")
 
 
 def translators(width: int) -> dict[str, Any]:
@@ -163,8 +164,8 @@ def table(rows: list[Row], on_gpu: bool) -> str:
     return "\n".join(lines)
 
 
-def page(sections: list[str], width: int, precision: str, device: torch.device) -> str:
-    """The whole of docs/benchmarks.md."""
+def page(sections: list[str], num_asked: int, width: int, precision: str, device: torch.device) -> str:
+    """The whole of docs/benchmarks.md, as far as it has got."""
     on_gpu = device.type == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else f"{platform.processor() or platform.machine()} CPU"
     machine = (f"{datetime.date.today().isoformat()}, {name}, {torch.get_num_threads()} threads, torch "
@@ -172,9 +173,10 @@ def page(sections: list[str], width: int, precision: str, device: torch.device) 
                "identity loss on. Times are relative to the first plan of the same table.")
     missing = [] if on_gpu else ["**GPU columns are unmeasured**: there was no GPU. `make bench` on a machine with one "
                                  "fills them; what is predicted for CUDA is in [memory.md](memory.md).", ""]
-    return "\n".join(["# Benchmarks", "", "Written by `make bench` (`tools/bench.py`). Every stage of the recipes for "
-                      "2000×2000 px on a GPU: [benchmarks-recipes.md](benchmarks-recipes.md).", "", machine, "",
-                      *missing, *sections])
+    done = "" if len(sections) == num_asked else f", ended after {len(sections)} of {num_asked} tables"
+    written = (f"Written by `{' '.join(['tools/bench.py', *sys.argv[1:]])}`{done}. Every stage of the recipes for "
+               "2000×2000 px on a GPU: [benchmarks-recipes.md](benchmarks-recipes.md).")
+    return "\n".join(["# Benchmarks", "", written, "", machine, "", *missing, *sections])
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     asked = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("no GPU: `translate plan` predicts what this measures")
+        print("no GPU: nothing is measured; `translate plan` predicts what would be")
+        return
     names = asked.names or [path.stem for path in shipped_recipes() if path.stem.endswith("_2000")]
     recipes = {name: load_recipe(find_recipe(name)) for name in names}
     work = [(name, number) for name, recipe in recipes.items() for number in distinct(recipe)]
@@ -161,9 +162,7 @@ def measure(recipe: Recipe, stage: Stage, foreseen: Foreseen) -> Measured:
 
 def row(recipe: Recipe, number: int, foreseen: Foreseen, measured: Measured) -> str:
     stage, gib = recipe.stages[number], 2**30
-    what = "".join((f", level {stage.levels}" if stage.levels else "", ", fading in" if stage.fade else "",
-                    ", alone" if stage.freeze else ""))
-    return (f"| `{recipe.name}` | {stage.size[0]}, batch {stage.batch_size}{what} | `{foreseen.plan}` | "
+    return (f"| `{recipe.name}` | {stage.size[0]}, batch {stage.batch_size}{stage.level} | `{foreseen.plan}` | "
             f"{foreseen.peak / gib:.2f} | {measured.allocated / gib:.2f} | {measured.reserved / gib:.2f} | "
             f"{measured.allocated / foreseen.peak:.2f} | {measured.reserved / foreseen.peak:.2f} | "
             f"{foreseen.textbook / gib:.2f} | {measured.seconds:.2f} |")
@@ -176,7 +175,7 @@ class Told:
         self.lines: list[str] = []
 
     def say(self, line: str) -> None:
-        if "memory" in line.splitlines()[0]:
+        if "memory" in line:
             self.lines.append(line)
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
@@ -216,7 +215,8 @@ def page(card: str, limit: int, rows: list[str], trained: list[str]) -> str:
     lines = [
         "# The recipes for 2000×2000 px, measured", "", "Written by `tools/bench_recipes.py`.", "",
         f"{datetime.date.today().isoformat()}, {torch.cuda.get_device_name()}, of which torch could take "
-        f"{limit / 2**30:.2f} GiB: a card of {card} less what CUDA itself had taken; fp16, torch {torch.__version__}, "
+        f"{limit / 2**30:.2f} GiB: a card of {card} less what CUDA itself had taken (what cuDNN loads later is not "
+        f"deducted); fp16, torch {torch.__version__}, "
         f"cuDNN {torch.backends.cudnn.version()}, Python {platform.python_version()}, Diptych {__version__}. Random "
         "images. Memory in GiB; seconds are those of this card, which is a larger and faster one. A level alone is "
         "foreseen with what Adam knows of all other weights from the stage before, which a step by itself has not.", "",

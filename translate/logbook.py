@@ -80,11 +80,9 @@ class Logbook:
         self._probe = Probe(self._held_out, translator, self.recipe.translator.needs_pairs, self.accelerator.device,
                             self.precision)
         height, width = stage.size
-        levels = f"level {stage.levels}{' fading in' * stage.fade}{' alone' * stage.freeze}, " if stage.levels else ""
-        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}, {levels}"
-                        f"{stage.images:,} images, "
-                        f"batch {stage.batch_size}, {self.precision} on {self.accelerator.device} × "
-                        f"{self.accelerator.num_processes}; {line}")
+        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}{stage.level}, "
+                        f"{stage.images:,} images, batch {stage.batch_size}, {self.precision} on "
+                        f"{self.accelerator.device} × {self.accelerator.num_processes}; {line}")
         self.tracker.event(self.progress.images, "stage", line, stage=number, plan=plan,
                            predicted_bytes=predicted_bytes)
 

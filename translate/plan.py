@@ -34,7 +34,7 @@ from translate.update import Update
 
 Device = Literal["cuda", "cpu"]
 
-USABLE = 0.8  # the share of a card that predictions may fill: measured to be enough, docs/benchmarks-recipes.md
+USABLE = 0.8  # the share of a card that predictions may fill: enough where it was measured, docs/benchmarks-recipes.md
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
     fitting = max(small_area + (budget - small) / per_pixel, 0) ** 0.5
     side = int(fitting) // multiple * multiple
     pieces = f"{field}.micro_batch to 1 and " if stage.micro_batch == 1 and stage.batch_size > 1 else ""
-    if side >= recipe.translator.discriminator.smallest * 2**stage.levels and side >= 64:
+    if side >= max(recipe.smallest_side(stage), 64):
         return f"set {pieces}{field}.resolution to {side}, or the networks' width to less"
     return "set the networks' width to less: most of it is weights"
 

@@ -54,6 +54,11 @@ class Stage(Config):
         """(height, width) of the crops."""
         return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
 
+    @property
+    def level(self) -> str:
+        """The newest level in words, with a comma before it; nothing where there is none."""
+        return f", level {self.levels}{' fading in' * self.fade}{' alone' * self.freeze}" if self.levels else ""
+
     @pydantic.field_validator("resolution")
     @classmethod
     def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
@@ -217,13 +222,12 @@ class Recipe(Config):
                            f"{getattr(self.data, f'channels_{side}')} (side {side.upper()}); set it to null")
 
     def _stage_problems(self) -> Iterator[str]:
-        smallest = self.translator.discriminator.smallest
         for number, stage in enumerate(self.stages):
             resize = stage.resize or self.data.resize
             if resize is not None and resize < min(stage.size):
                 yield (f"stages.{number}.resolution: a crop of {min(stage.size)} px is larger than the {resize} px "
                        f"that images are resized to; raise stages.{number}.resize")
-            least = smallest * 2**stage.levels if isinstance(self.translator.discriminator, Growable) else smallest
+            least = self.smallest_side(stage)
             if min(stage.size) < least:
                 yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {least} px that the "
                        "discriminator can judge; use more px, or fewer translator.discriminator.layers")
@@ -250,6 +254,9 @@ class Recipe(Config):
             elif stage.fade and isinstance(generator, Growable) and not generator.fades:
                 yield (f"stages.{number}.fade: the levels of generator.kind: {generator.kind} do not fade in; leave "
                        "fade out, and train the level alone at first (freeze: true)")
+            if generator.kind == "coarse_to_fine" and generator.width % 2**stage.levels:
+                yield (f"translator.generator.width: {generator.width} cannot be halved {stage.levels} times, once for "
+                       f"each of stages.{number}.levels; use a multiple of {2**stage.levels}")
             if stage.freeze and not stage.levels:
                 yield f"stages.{number}.freeze: there is no level to train alone; set levels, or leave freeze out"
             before = stage.levels
@@ -257,6 +264,11 @@ class Recipe(Config):
     def _evaluation_problems(self) -> Iterator[str]:
         if self.evaluate.patience is not None and self.every.evaluate is None:
             yield "evaluate.patience: counts evaluations, and every.evaluate is null; set that to a number or auto"
+
+    def smallest_side(self, stage: Stage) -> int:
+        """The smallest side, in px, that the discriminator can judge in a stage."""
+        judge = self.translator.discriminator
+        return judge.smallest * 2**stage.levels if isinstance(judge, Growable) else judge.smallest
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
         """The memory plan that is named for a stage; None: the one that fits is chosen."""

@@ -88,7 +88,8 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path) -> None:
     if len(new["stages"]) >= known:
         new["stages"] = new["stages"][:known]
         last_old, last_new = old["stages"][-1], new["stages"][-1]
-        if last_new["images"] > last_old["images"] and last_new["lr"]["kind"] == "constant":
+        over_images = last_new["lr"]["kind"] != "constant" or last_new["fade"]  # what follows from how many there are
+        if last_new["images"] > last_old["images"] and not over_images:
             last_new["images"] = last_old["images"]
     changed = list(differences(old, new))
     if changed:

@@ -60,8 +60,7 @@ def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
         height, width = stage.stage.size
         pieces = f" in {stage.stage.micro_batch}s" if stage.stage.micro_batch else ""
         for row, each in enumerate(stage.predictions):
-            level = f", level {stage.stage.levels}{' fading in' * stage.stage.fade}" if stage.stage.levels else ""
-            place = [str(stage.number + 1), f"{height}×{width}{level}", f"{stage.stage.batch_size}{pieces}"]
+            place = [str(stage.number + 1), f"{height}×{width}{stage.stage.level}", f"{stage.stage.batch_size}{pieces}"]
             chosen = stage.chosen is not None and each.plan == stage.chosen.plan
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from translate.networks.discriminators import Scales
 from translate.schema import Config
 
-Logits = Tensor | tuple[Tensor, ...]  # of a discriminator, or of each that judges an image at a size of its own
+Logits = Tensor | Scales  # of a discriminator, or of each that judges an image at a size of its own
 
 
 class Verdict(NamedTuple):
@@ -214,10 +214,9 @@ def over_scales(loss: Callable[..., Tensor], *logits: Logits) -> Tensor:
 
     The finest counts as much as it has faded in.
     """
-    each = [(scale,) if isinstance(scale, Tensor) else scale for scale in logits]
+    each = [Scales((scale,)) if isinstance(scale, Tensor) else scale for scale in logits]
     finest, *others = (loss(*scale) for scale in zip(*each, strict=True))
-    share = logits[0].share if isinstance(logits[0], Scales) else 1.0
-    return torch.stack([finest if share == 1 else share * finest, *others]).sum()
+    return torch.stack([each[0].share * finest, *others]).sum()
 
 
 def log_loss(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:

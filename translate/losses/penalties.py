@@ -94,7 +94,7 @@ def non_orthogonality(network: nn.Module) -> Tensor:
     """
     costs = []
     for part in network.modules():
-        if not isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if not isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
             continue
         weight = cast(Any, part).parametrizations.weight.original if is_parametrized(part, "weight") else part.weight
         if weight.requires_grad:

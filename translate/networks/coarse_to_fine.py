@@ -13,7 +13,6 @@ from typing import ClassVar, Literal, cast
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.errors import UsageError
 from translate.networks.layers import Downsample, Generator, Norm, Upsample, halved
 from translate.networks.resnet import ResNet
 from translate.networks.weights import Initialisation, prepared
@@ -47,11 +46,9 @@ class CoarseToFineConfig(Config):
         return CoarseToFine(prepared(coarse, self.init, self.spectral), in_channels, out_channels)
 
     def grow(self, network: CoarseToFine) -> None:
-        """Add an enhancer, at once. Raises `UsageError` where what is inside has an odd number of channels."""
+        """Add an enhancer, at once; what is inside has an even number of channels."""
         width, odd = divmod(self.width, 2**(network.levels + 1))
-        if odd:
-            raise UsageError(f"translator.generator.width: {self.width} cannot be halved {network.levels + 1} times, "
-                             f"once for each level; use a multiple of {2**(network.levels + 1)}")
+        assert not odd, f"a recipe refuses {network.levels + 1} levels of {self.width} channels"
         fine = ResNet(network.in_channels, network.out_channels, width, self.fine_blocks, self.norm, self.upsample, 1,
                       self.downsample)
         network.grow(prepared(fine, self.init, self.spectral))

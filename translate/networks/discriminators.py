@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.growing import Fading, FadingEntry, outer_width
+from translate.networks.growing import Fading, FadingEntry, outer_width, shrunk
 from translate.networks.layers import Chain, Downsample, Layer, Norm, PositionalDropout, halved, make_norm
 from translate.networks.weights import Initialisation, prepared
 from translate.schema import Config
@@ -175,7 +174,7 @@ class PatchGAN(Chain):
 
 
 class Scales(tuple[Tensor, ...]):
-    """The logits of one image at several sizes, the finest first. Those count as `share` of what the others do."""
+    """The logits of one image at several sizes, the finest first. The finest count as `share` of what the others do."""
 
     share: float = 1.0
 
@@ -227,7 +226,7 @@ class Pyramid(Fading):
         while len(images) < len(self.judges):
             half = halved(images[-1])
             if self.fading and len(images) == 1:
-                half = self.mix(F.avg_pool2d(image, 2, ceil_mode=True), half)
+                half = self.mix(shrunk(image, round_up=True), half)
             images.append(half)
         return images
 

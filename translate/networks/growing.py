@@ -83,9 +83,9 @@ def outer_width(width: int) -> int:
     return max(width // 2, min(width, 16))
 
 
-def shrunk(image: Tensor) -> Tensor:
-    """Half the size: means of 2×2 pixels."""
-    return F.avg_pool2d(image, 2)
+def shrunk(image: Tensor, round_up: bool = False) -> Tensor:
+    """Half the size: means of 2×2 pixels, or of those there are where an odd side is rounded up."""
+    return F.avg_pool2d(image, 2, ceil_mode=round_up)
 
 
 def enlarged(image: Tensor) -> Tensor:
@@ -113,10 +113,21 @@ class FadingEntry(Fading):
         self.old, self.new = old, nn.ModuleList(new)
 
     def forward(self, image: Tensor, keep_input: bool = False) -> Tensor:
-        y = image
+        *_, y = self.outputs(image, keep_input)
+        return y
+
+    def outputs(self, image: Tensor, keep_input: bool) -> list[Tensor]:
+        """What the layers give that come instead; of the last, mixed with what was there."""
+        found, y = [], image
         for layer in self.new:
             y = layer(y, keep_input)
-        return self.mix(self.old(shrunk(image), keep_input), y)
+            found.append(y)
+        return [*found[:-1], self.mix(self.old(shrunk(image), keep_input), y)]
+
+    def features(self, image: Tensor, keep_input: bool) -> list[Tensor]:
+        """The same as the features they will be: those that nothing was there for count as their share."""
+        *fresh, last = self.outputs(image, keep_input)
+        return [*(self.alpha * found for found in fresh), last]
 
 
 class FadingExit(Fading):

@@ -79,6 +79,10 @@ class Layer(nn.Module):
         x = checkpointed(self, self.to_convolution, x) if keep_input else self.to_convolution(x)
         return x if self.last is None else self.last(x)
 
+    def features(self, x: Tensor, keep_input: bool) -> list[Tensor]:
+        """What a distance of features looks at, its output last. A layer that fades in has more than one."""
+        return [self(x, keep_input)]
+
     def to_convolution(self, x: Tensor) -> Tensor:
         """norm → act → pad → conv, without `last`."""
         x = self.activated(x)
@@ -164,10 +168,10 @@ class Chain(nn.Sequential):
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The convolution outputs of every layer but the last, as they are on the way through the chain."""
-        found = []
-        for layer in list(self)[:-1]:
-            x = layer(x, keep_input=self.keep == "convolutions")
-            found.append(x)
+        found: list[Tensor] = []
+        for layer in cast(list[Layer], list(self)[:-1]):
+            found += layer.features(x, keep_input=self.keep == "convolutions")
+            x = found[-1]
         return found
 
 

@@ -316,8 +316,11 @@ class Translator(ABC):
 
 
 def together(logits: Logits) -> Tensor:
-    """What a discriminator says at all sizes, (N, …), each logit counting alike."""
-    return logits if isinstance(logits, Tensor) else torch.cat([scale.flatten(1) for scale in logits], dim=1)
+    """What a discriminator says at all sizes, (N, …), each logit counting alike; what fades in, and does not know yet
+    what it says, is left out."""
+    if isinstance(logits, Tensor):
+        return logits
+    return torch.cat([scale.flatten(1) for scale in (logits if logits.share == 1 else logits[1:])], dim=1)
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:

@@ -206,6 +206,13 @@ def test_labels_become_one_hot_and_ignored_pixels_are_of_no_class() -> None:
     assert two.planes(np.array([[0, 1]], np.uint8)[..., None]).tolist() == [[[0, 0]], [[0, 1]]]
 
 
+def test_a_map_of_eight_bits_holds_no_instances_and_its_numbers_are_classes() -> None:
+    """1000 does not fit into its numbers."""
+    labels = np.array([[0, 3], [255, 1]], np.uint8)
+    labelling = Labelling(classes=4, ignore=255, instances=1000)
+    assert labelling.of_class(labels).tolist() == labels.tolist() and labelling.unknown(labels) == []
+
+
 def test_instances_become_their_class_and_the_edges_between_them_a_channel() -> None:
     """In Cityscapes' numbers: 2 is a class without things, 3007 a thing of class 3; 65535 is ignored as stored."""
     stored = np.array([[2, 2, 3007, 3007], [2, 2, 3007, 3008], [2, 2, 65535, 3008]], np.uint16)[..., None]

@@ -490,21 +490,39 @@ def test_a_run_can_go_back_to_before_a_level_came(shared_pairs: Path, tmp_path: 
     torch.testing.assert_close(whole(held.translator), there, rtol=0, atol=0)
 
 
-def test_the_best_generator_is_given_away_in_the_shape_it_had(shared_pairs: Path, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be that of an earlier stage, before a level came."""
-    scores = iter([0.5] + [0.1] * 20)
+def test_no_network_that_has_not_all_its_levels_is_the_best_or_costs_patience(
+        shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores are of test images at their full size. The best is given away in the shape it had, here half faded in."""
+    scores = iter([0.5, 0.4, 0.3, 0.2, 0.1])
 
     def score(self: Any, *arguments: Any) -> dict[str, Estimate]:
         return {"ssim": Estimate(next(scores))}
 
     monkeypatch.setattr(Evaluator, "__call__", score)
     recipe = growing_recipe(shared_pairs, every={"log": 4, "sample": 28, "checkpoint": 4, "evaluate": 6},
-                            evaluate={"patience": 20, "metric": "ssim"})
+                            evaluate={"patience": 2, "metric": "ssim"})
     train(recipe, tmp_path / "run", Silent())
+    best = load_release(tmp_path / "run" / "best")
+    assert best.weights is not None and best.weights.name.lstrip("0") == "24" and best.generator.levels == 2
+    assert "2 of 2 levels, the newest faded in to α = 0.50; it knows images of about 64×64 px" in best.growth
     release = load_release(tmp_path / "run" / "release")
-    assert release.generator.levels == 0
-    assert release.fingerprint == load_release(tmp_path / "run" / "best").fingerprint
+    assert release.fingerprint == best.fingerprint and release.growth == best.growth
+
+
+def test_what_was_the_best_before_a_level_was_added_is_so_no_more(shared_pairs: Path, tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.4, 0.3])
+
+    def score(self: Any, *arguments: Any) -> dict[str, Estimate]:
+        return {"ssim": Estimate(next(scores))}
+
+    monkeypatch.setattr(Evaluator, "__call__", score)
+    options = {"every": {"log": 4, "sample": 28, "checkpoint": 4, "evaluate": 8}, "evaluate": {"metric": "ssim"}}
+    train(growing_recipe(shared_pairs, stages=GROWTH[:1], **options), tmp_path / "run", Silent())
+    assert load_release(tmp_path / "run" / "best").generator.levels == 0
+    train(growing_recipe(shared_pairs, stages=GROWTH[:2], **options), tmp_path / "run", Silent(), resume=True)
+    best = load_release(tmp_path / "run" / "best")
+    assert best.generator.levels == 1 and best.growth == ""
 
 
 def test_progress_says_the_stage_and_how_far_a_level_has_faded_in(shared_pairs: Path, tmp_path: Path) -> None:
@@ -544,7 +562,8 @@ def test_a_plan_counts_a_fade_and_a_frozen_inside(shared_pairs: Path) -> None:
     ([{"levels": 1, "fade": True}], "stages.0.fade: there is nothing to fade"),
     ([{"levels": 1}, {"levels": 1, "fade": True}], "stages.1.fade: there is nothing to fade"),
     ([{"freeze": True}], "stages.0.freeze: there is no level to train alone"),
-    ([{"levels": 3}], "stages.0.resolution: 32 px is less than the 48 px that the discriminator can judge")])
+    ([{}, {"levels": 1}], "stages.1.resolution: 32 px with a level more than the 32 px before; .* use about 64"),
+    ([{"levels": 3}], "stages.0.resolution: 32 px is less than the 48 px that the .* can judge with 3 levels")])
 def test_stages_that_cannot_be_are_refused_by_name(stages: list[dict[str, Any]], complaint: str,
                                                    shared_pairs: Path) -> None:
     with pytest.raises(RecipeError, match=complaint):

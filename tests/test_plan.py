@@ -21,7 +21,7 @@ from translate.errors import DoesNotFit, RecipeError, UsageError
 from translate.live_bytes import LiveBytes
 from translate.networks import memory
 from translate.plan import USABLE, advise, budget_of, choose, parameters_of, plan_recipe, predict, predict_step
-from translate.recipe import Recipe, load_recipe
+from translate.recipe import Recipe, Stage, load_recipe
 from translate.schema import validate
 from translate.train import train
 from translate.translators import Pix2PixConfig
@@ -209,6 +209,18 @@ def test_the_advice_fits() -> None:
     side = int(advice.split("resolution to ")[1].split(",")[0])
     assert 1000 < side < 2000
     assert prediction(SMALL_CYCLEGAN, side, "strips_blocks").peak_bytes <= budget
+
+
+def test_where_half_the_size_could_not_be_judged_the_advice_is_the_width_and_of_levels_all_sizes_together() -> None:
+    grown = {"generator": SMALL_CYCLEGAN["generator"], "kind": "cyclegan", "pool": 0,
+             "discriminator": {"kind": "patchgan", "layers": 3, "scales": 2}}
+    least = recipe_of(grown, 64).smallest_side(Stage(images=1))
+    tight = recipe_of(grown, least + 1)
+    assert advise(tight, tight.stages[0], 0, 1, "fp16").startswith("set the networks' width to less")
+    growing = recipe_of(SMALL_CYCLEGAN, 1000)
+    growing = growing.model_copy(update={"stages": (growing.stages[0], growing.stages[0].model_copy(
+        update={"levels": 1, "resolution": 2000}))})
+    assert "in proportion" in advise(growing, growing.stages[1], 1, budget_of("400MB"), "fp16")
 
 
 def test_smaller_pieces_are_advised_where_they_fit_and_for_what_they_are() -> None:

@@ -138,7 +138,7 @@ def convert(
     release = load_release(model, direction)  # type: ignore[arg-type]
     for reason in release.refused:
         say(f"refused {reason}")
-    say(f"weights: {release.weights}")
+    say(f"weights: {release.weights}" + (f" ({release.growth})" if release.growth else ""))
     with Display(out, f"convert with {release.name}") as display:
         worked, pixels = 0, 0
 

@@ -163,7 +163,10 @@ class Logbook:
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False
         num_images, metric = len(self.evaluator.held_out.sources), self.evaluator.metric
-        better = progress.compare(metric, scores[metric].value if metric in scores else None, num_images,
+        if progress.best is not None and progress.best.images <= self.recipe.complete_from:
+            progress.best, progress.since_best = None, 0  # a level was added to the recipe since
+        counts = metric in scores and progress.images > self.recipe.complete_from
+        better = progress.compare(metric, scores[metric].value if counts else None, num_images,
                                   MEASURES[metric].better == "higher")
         best = progress.best
         self.tracker.record(

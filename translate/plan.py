@@ -187,18 +187,22 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
             note = (" (its batch norms then see one image at a time)" if has_batch_norm(recipe) else
                     " (the gradients stay those of the whole batch)")
             return f"set {field}.micro_batch to 1{note}"
+    smaller_networks = "set the networks' width to less: most of it is weights"
     multiple = 2**(getattr(recipe.translator.generator, "downs", 4) + stage.levels)
-    here = min(stage.size)
-    half = stage.model_copy(update={"resolution": max(here // 2 // multiple, 1) * multiple})
+    half = stage.model_copy(update={"resolution": max(min(stage.size) // 2 // multiple, 1) * multiple})
+    if min(half.size) < recipe.smallest_side(stage):
+        return smaller_networks
     small, large = peak(half), peak(stage)
     area, small_area = stage.size[0] * stage.size[1], half.size[0] * half.size[1]
     per_pixel = max(large - small, 1) / max(area - small_area, 1)  # the peak is a line over the number of pixels
     fitting = max(small_area + (budget - small) / per_pixel, 0) ** 0.5
     side = int(fitting) // multiple * multiple
     pieces = f"{field}.micro_batch to 1 and " if stage.micro_batch == 1 and stage.batch_size > 1 else ""
-    if side >= max(recipe.smallest_side(stage), 64):
-        return f"set {pieces}{field}.resolution to {side}, or the networks' width to less"
-    return "set the networks' width to less: most of it is weights"
+    if side < max(recipe.smallest_side(stage), 64):
+        return smaller_networks
+    grows = any(other.levels != stage.levels for other in recipe.stages)
+    others = " (and the others in proportion: each level is for twice the size)" if grows else ""
+    return f"set {pieces}{field}.resolution to {side}{others}, or the networks' width to less"
 
 
 def has_batch_norm(recipe: Recipe) -> bool:

@@ -229,8 +229,10 @@ class Recipe(Config):
                        f"that images are resized to; raise stages.{number}.resize")
             least = self.smallest_side(stage)
             if min(stage.size) < least:
+                fewer = "layers or scales" if getattr(self.translator.discriminator, "scales", 1) > 1 else "layers"
+                levels = f" with {stage.levels} levels, each of which doubles it" if stage.levels else ""
                 yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {least} px that the "
-                       "discriminator can judge; use more px, or fewer translator.discriminator.layers")
+                       f"discriminator can judge{levels}; use more px, or fewer translator.discriminator.{fewer}")
             if stage.images % stage.batch_size:
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
                 yield (f"stages.{number}.images: {stage.images} is no multiple of batch_size {stage.batch_size}; "
@@ -240,7 +242,7 @@ class Recipe(Config):
                        f"{stage.batch_size}")
 
     def _level_problems(self) -> Iterator[str]:
-        generator, before = self.translator.generator, None
+        generator, before, size = self.translator.generator, None, 0
         for number, stage in enumerate(self.stages):
             if stage.levels and not (self.translator.grows and isinstance(generator, Growable)):
                 part = f"generator.kind: {generator.kind}" if self.translator.grows else f"kind: {self.translator.kind}"
@@ -254,16 +256,27 @@ class Recipe(Config):
             elif stage.fade and isinstance(generator, Growable) and not generator.fades:
                 yield (f"stages.{number}.fade: the levels of generator.kind: {generator.kind} do not fade in; leave "
                        "fade out, and train the level alone at first (freeze: true)")
+            elif before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
+                yield (f"stages.{number}.resolution: {min(stage.size)} px with a level more than the {size} px before; "
+                       f"a level is for twice the size, use about {2 * size}")
             if generator.kind == "coarse_to_fine" and generator.width % 2**stage.levels:
                 yield (f"translator.generator.width: {generator.width} cannot be halved {stage.levels} times, once for "
                        f"each of stages.{number}.levels; use a multiple of {2**stage.levels}")
             if stage.freeze and not stage.levels:
                 yield f"stages.{number}.freeze: there is no level to train alone; set levels, or leave freeze out"
-            before = stage.levels
+            # After a jump the next stage is measured by what this one should be.
+            before = stage.levels if before is None else min(stage.levels, before + 1)
+            size = min(stage.size)
 
     def _evaluation_problems(self) -> Iterator[str]:
         if self.evaluate.patience is not None and self.every.evaluate is None:
             yield "evaluate.patience: counts evaluations, and every.evaluate is null; set that to a number or auto"
+
+    @property
+    def complete_from(self) -> int:
+        """Images after which the networks have all the levels they will have; until then test images at their full
+        size are no measure of them."""
+        return sum(stage.images for stage in self.stages if stage.levels < self.stages[-1].levels)
 
     def smallest_side(self, stage: Stage) -> int:
         """The smallest side, in px, that the discriminator can judge in a stage."""

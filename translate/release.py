@@ -48,6 +48,7 @@ class Release:
     labels: LabelsConfig | None = None  # what goes in are label maps, which become one-hot images
     weights: Path | None = None  # the folder that they are from
     refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
+    growth: str = ""  # of a network that has not grown to its end: what it knows, in words
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
@@ -129,17 +130,33 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
                            image_in.model_dump(mode="json"), image_out.model_dump(mode="json"), *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(),
-                   recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None, weights)
+                   recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None, weights,
+                   growth=_growth(recipe, _progress(weights)))
+
+
+def _progress(weights: Path) -> Progress:
+    """How far a checkpoint or a release had been trained."""
+    if not (weights / RELEASE).is_file():
+        return read_progress(weights)
+    about = json.loads((weights / RELEASE).read_text())
+    return Progress(stage=about.get("stage", 0), stage_images=about.get("stage_images", 0))
+
+
+def _growth(recipe: Recipe, progress: Progress) -> str:
+    """What a network knows that has not all of its levels yet, or not for good; nothing of others."""
+    stage, levels = recipe.stages[progress.stage], recipe.stages[-1].levels
+    share = progress.stage_images / stage.images if stage.fade else 1.0
+    if stage.levels == levels and share == 1:
+        return ""
+    faded = f", the newest faded in to α = {share:.2f}" if share < 1 else ""
+    return (f"a network that is still growing: {stage.levels} of {levels} levels{faded}; it knows images of about "
+            "{}×{} px".format(*stage.size))
 
 
 def _shape(generator: nn.Module, recipe: Recipe, weights: Path) -> tuple[float, ...]:
     """Give a generator the shape it had when these weights were written. Returns what says so; nothing without levels.
     """
-    if (weights / RELEASE).is_file():
-        about = json.loads((weights / RELEASE).read_text())
-        progress = Progress(stage=about.get("stage", 0), stage_images=about.get("stage_images", 0))
-    else:
-        progress = read_progress(weights)
+    progress = _progress(weights)
     stage, config = recipe.stages[progress.stage], recipe.translator.generator
     if not stage.levels or not isinstance(config, Growable):
         return ()

@@ -88,7 +88,13 @@ def validate(model: type[Model], document: Any, source: str | Callable[[str], st
     try:
         return model.model_validate(document)
     except pydantic.ValidationError as error:
-        raise RecipeError([f"{tell(line.partition(': ')[0])}: {line}" for line in explain(error, model)]) from None
+        raise RecipeError([_told(tell(line.partition(": ")[0]), line) for line in explain(error, model)]) from None
+
+
+def _told(source: str, line: str) -> str:
+    """A mistake behind what a person has to edit; its path once, where that is an override of this very field."""
+    where = line.partition(": ")[0]
+    return f"{source}{line.removeprefix(where)}" if source.endswith(f" {where}") else f"{source}: {line}"
 
 
 def read_document(path: Path, advice: str) -> dict[str, Any]:

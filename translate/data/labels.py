@@ -70,8 +70,9 @@ class Labelling:
 
     def of_class(self, labels: np.ndarray) -> np.ndarray:
         """The class, or `ignore`, of each number."""
-        return labels if self.instances is None else np.where(labels >= self.instances, labels // self.instances,
-                                                              labels)
+        if self.instances is None or self.instances > np.iinfo(labels.dtype).max:  # such numbers are all classes
+            return labels
+        return np.where(labels >= self.instances, labels // self.instances, labels)
 
     def planes(self, labels: np.ndarray) -> Tensor:
         """(H, W, 1) numbers → (channels, H, W) float32: 1 where a pixel is of the class, else 0; then its edges.

@@ -96,8 +96,10 @@ def settings(recipe: Recipe) -> list[tuple[str, str]]:
     rows += [(f"optimizer: {phase}", words(config))
              for phase, config in recipe.optimizer.model_dump(mode="json").items()]
     where = data.card or data.folder or f"{getattr(data, 'a', '')}, {getattr(data, 'b', '')}"
-    return [("data", f"{data.kind}, {where}, {data.channels_a} → {data.channels_b} channels, "
-                     + (f"resized to {data.resize} px" if data.resize else "in their own size")),
+    sizes = {stage.resize or data.resize for stage in recipe.stages}
+    size = "loaded in their own size" if sizes == {None} else "resized to " + ", ".join(
+        f"{side} px" if side else "their own size" for side in sorted(sizes, key=lambda side: side or 0))
+    return [("data", f"{data.kind}, {where}, {data.channels_a} → {data.channels_b} channels, {size}"),
             *rows, ("seed", str(recipe.seed))]
 
 
@@ -117,8 +119,8 @@ def stages(record: RunRecord) -> list[dict[str, Any]]:
                                         if event["what"] == "stage" and event.get("stage") == number), {})
         used = record.memory.get(str(number), {})
         strips = f" ({used['strips']} strips)" if used.get("strips") else ""
-        rows.append({"size": "{}×{}".format(*stage.size), "images": stage.images, "batch_size": stage.batch_size,
-                     "lr": words(stage.lr.model_dump(mode="json")),
+        rows.append({"size": "{}×{}".format(*stage.size) + stage.level, "images": stage.images,
+                     "batch_size": stage.batch_size, "lr": words(stage.lr.model_dump(mode="json")),
                      "plan": f"{used['plan']}{strips}" if used else "",
                      "predicted": planned.get("predicted_bytes") if planned.get("plan") == used.get("plan") else None})
     return rows

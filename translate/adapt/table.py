@@ -159,8 +159,8 @@ def find_sides(recipe: Recipe, home: Path) -> Sides:
         refuse_all_ignored(adapt.target, train)
     sets, reports = find_sets(recipe, home, found)
     if len(sets) < adapt.variants:
-        missing.append(f"sets: {len(sets)} of {adapt.variants} (adapt.variants), and seeds share them; `translate adapt "
-                       "make RECIPE` makes all")
+        missing.append(f"sets: {len(sets)} of {adapt.variants} (adapt.variants), and seeds share them; `translate "
+                       "adapt make RECIPE` makes all")
     unread = {row["from"] for folder in sets for row in files.read_lines(folder / MANIFEST)
               if row.get("stage") in UNREAD}
     if unread:

@@ -266,7 +266,7 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
     adapt, staged, final = adaptation_of(recipe), home / numbered("translated", number), home / numbered("set", number)
     ledger, names = Ledger(staged), names_of(source)
     keys = {name: ledger.last(name).get("key") for name in names}
-    failed = {name: {"stage": "find", "message": "left out by the converter, as if it were made by one"}
+    failed = {name: {"stage": "convert", "message": "left out by the converter, as if it were made by one"}
               for name in names if not (staged / name).is_file()}
     failed |= {row.path: {"stage": row.stage or "", "message": str(row)} for row in summary.failed}
     done = [index for index, name in enumerate(names) if name not in failed]

@@ -101,6 +101,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_checksums: dict[tuple[int, int, int, int], str] = {}
+
+
+def checksum(path: Path) -> str | None:
+    """The SHA-256 of a file as it is now; None where it cannot be read.
+
+    A process reads a file once for as long as it stays as it is, under all of its names: sets of 60 GB are looked at
+    from several sides.
+    """
+    try:
+        status = path.stat()
+        known = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if known not in _checksums:
+            _checksums[known] = sha256(path)
+        return _checksums[known]
+    except OSError:
+        return None
+
+
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one record to a JSON-lines file, in a single write, flushed to the disk."""
     with path.open("ab") as file:

@@ -76,8 +76,11 @@ class RunFolder:
             self._lock.close()
 
 
-def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path) -> None:
-    """Raise `RunError` listing what differs, unless the new recipe only adds to the stages or changes no result."""
+def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:
+    """Raise `RunError` listing what differs, unless the new recipe only adds to the stages or changes no result.
+
+    `advice` says what to do where it was not `translate train` that was called.
+    """
     old, new = saved.dump(), recipe.dump()
     for document in (old, new):
         for field in Recipe.may_change:
@@ -94,5 +97,5 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path) -> None:
     changed = list(differences(old, new))
     if changed:
         raise RunError("\n".join([f"{folder}: belongs to another recipe, and resuming would mix the two:", *changed,
-                                  "start a new run with --run, or take the changes back: "
+                                  advice or "start a new run with --run, or take the changes back: "
                                   f"`translate train --resume --run {folder}` takes the saved recipe"]))

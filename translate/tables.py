@@ -11,13 +11,15 @@ from translate.sizes import amount
 
 def preservation_table(report: dict[str, Any], title: str) -> Table:
     """What `translate adapt make` shows: how often the judge changes its opinion, with the control beside it."""
-    table = Table("class", report["of"], "changed", "held out", "wrong untranslated", "wrong translated", title=title,
-                  title_justify="left")
+    table = Table("class", report["of"], "kept", "changed", "held out", "wrong untranslated", "wrong translated",
+                  title=title, title_justify="left")
     for name, row in [*report["classes"].items(), ("all", report["all"])]:
         shares = (row["changed"], row["wrong_untranslated"], row["wrong_translated"])
         changed, before, after = ("" if share is None else f"{share:.1%}" for share in shares)
-        mark = " !" if name in report["flagged"] else ""
-        table.add_row(f"{name}{mark}", f"{row['num']:,}", changed, f"{row['num_held_out']:,}", before, after)
+        unsure = name in report["unsure"] or name in report["unknown"]
+        mark = " !" if name in report["flagged"] else " ?" if unsure else ""
+        table.add_row(f"{name}{mark}", f"{row['num']:,}", f"{row['num_kept']:,}", changed,
+                      f"{row['num_held_out']:,}", before, after)
     return table
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from translate import __version__, files
 from translate.data.cards import find_card
 from translate.data.images import ImageConfig, suffix_for
-from translate.data.labelled import METADATA, Labelled, metadata_rows
+from translate.data.labelled import METADATA, Labelled, LabelledConfig, metadata_rows
 from translate.errors import DataError, TranslateError
 from translate.recipe import Recipe
 from translate.release import Release
@@ -32,12 +32,13 @@ def check_names(source: Labelled, image_out: ImageConfig) -> None:
 
 
 def assemble(recipe: Recipe, source: Labelled, staged: Path, final: Path, release: Release,
-             changed: Mapping[str, float], rejected: Collection[str], failed: Mapping[str, str],
-             keys: Mapping[str, str | None]) -> dict[str, int]:
+             changed: Mapping[str, float], rejected: Collection[str], failed: Mapping[str, Mapping[str, str]],
+             keys: Mapping[str, str | None], notes: Sequence[str]) -> dict[str, int]:
     """Replace `final` by the set. Returns how many images were kept, rejected and failed; together, all of them.
 
-    Images are named below `source.images`. `changed` are the shares that the judge has changed its opinion of, `keys`
-    what each translation was made from. Raises `DiskError`.
+    Images are named below `source.images`. `changed` are the shares that the judge has changed its opinion of, `failed`
+    the stage and the message of each failure, `keys` what each translation was made from, `notes` lines for the card.
+    Raises `DiskError`.
     """
     building = final.with_name(f"{files.TEMPORARY}{final.name}")
     images = source.images.relative_to(source.folder)
@@ -47,35 +48,43 @@ def assemble(recipe: Recipe, source: Labelled, staged: Path, final: Path, releas
         building.mkdir(parents=True)
         for path, label in zip(source.files, source.labels, strict=True):
             name = path.relative_to(source.images).as_posix()
-            row: dict[str, Any] = {"from": (images / name).as_posix(), "key": keys.get(name)}
+            row: dict[str, Any] = {"from": (images / name).as_posix(), "from_sha256": files.checksum(path),
+                                   "key": keys.get(name)}
+            if isinstance(label, Path):
+                row |= {"label": label.relative_to(source.folder).as_posix(), "label_sha256": files.checksum(label)}
+            else:
+                row["class"] = recipe.adapt.source.class_names[label] if recipe.adapt else label
             if name in failed:
-                rows.append(row | {"status": "failed", "message": failed[name]})
+                rows.append(row | {"status": "failed", **failed[name]})
                 continue
             row |= {"status": "rejected" if name in rejected else "kept", "changed": round(changed[name], 6)}
             if name not in rejected:
                 link(staged / name, building / images / name)
-                row |= {"image": (images / name).as_posix(), "sha256": files.sha256(staged / name)}
+                row |= {"image": (images / name).as_posix(), "sha256": files.checksum(staged / name)}
                 if isinstance(label, Path):
-                    below = label.relative_to(source.folder)
-                    row |= {"label": below.as_posix(), "label_sha256": carry(label, building / below)}
-                else:
-                    row["class"] = recipe.adapt.source.class_names[label] if recipe.adapt else label
+                    row["label_sha256"] = carry(label, building / row["label"])
             rows.append(row)
         kept = {row["from"] for row in rows if row["status"] == "kept"}
         if source.metadata is not None:
             content = rows_of(source.metadata, {Path(each).relative_to(images).as_posix() for each in kept})
             files.write_bytes(building / images / METADATA, content)
+            carried = {"label": (images / METADATA).as_posix(), "label_sha256": hashlib.sha256(content).hexdigest()}
+            rows = [row | carried if row["from"] in kept else row for row in rows]
         rows.sort(key=lambda row: row["from"])
         lines = "".join(json.dumps(row, ensure_ascii=True, sort_keys=True) + "\n" for row in rows)
         files.write_bytes(building / MANIFEST, lines.encode())
         counts = {status: sum(row["status"] == status for row in rows) for status in ("kept", "rejected", "failed")}
-        files.write_bytes(building / CARD, describe(recipe, release, counts).encode())
+        files.write_bytes(building / CARD, describe(recipe, release, counts, notes).encode())
         files.exchange_folder(building, final)
     return counts
 
 
 def link(there: Path, here: Path) -> None:
-    """One more name for a file, or a copy of it where the disk has no links."""
+    """One more name for a file, or a copy of it where the disk has no links.
+
+    No copy, which would double what a set of 60 GB takes: who edits the set edits the staged file with it, and the
+    checksum in the converter's ledger, which neither of them is part of, tells.
+    """
     here.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(there, here)
@@ -102,10 +111,46 @@ def rows_of(metadata: Path, names: Collection[str]) -> bytes:
 
 def manifest_hash(folder: Path) -> str | None:
     """The hash of a set, which its manifest is checked by; None where there is none."""
-    return files.sha256(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    return files.checksum(folder / MANIFEST)
 
 
-def describe(recipe: Recipe, release: Release, counts: Mapping[str, int]) -> str:
+def damage(folder: Path, layout: LabelledConfig, expected: str | None) -> str | None:
+    """What of a set is missing or other than it was made, by its manifest, whose own hash is `expected`; else None."""
+    if not (folder / MANIFEST).is_file() or manifest_hash(folder) != expected:
+        return f"{folder / MANIFEST} is missing, or is not the one that was written"
+    kept = [row for row in files.read_lines(folder / MANIFEST) if row["status"] == "kept"]
+    for row in kept:
+        for file, digest in (("image", "sha256"), ("label", "label_sha256")):
+            if file in row and files.checksum(folder / row[file]) != row[digest]:
+                return f"{folder / row[file]} is missing, or is not the one that was written"
+    try:
+        found = layout.model_copy(update={"card": None, "folder": folder}).find("train", folder)
+    except DataError as error:
+        return str(error)
+    added = {path.relative_to(folder).as_posix() for path in found.files} - {row["image"] for row in kept}
+    return f"{folder / min(added)} is no image of the set" if added else None
+
+
+def change_of_source(folder: Path, layout: LabelledConfig, source: Labelled) -> str | None:
+    """What of the source is other than when a set, which is whole, was made from it; None where nothing is."""
+    rows = {row["from"]: row for row in files.read_lines(folder / MANIFEST)}
+    now = {path.relative_to(source.folder).as_posix(): label
+           for path, label in zip(source.files, source.labels, strict=True)}
+    for names, what in ((rows.keys() - now.keys(), "is not there any more"), (now.keys() - rows.keys(), "is new")):
+        if names:
+            return f"{source.folder / min(names)} {what}"
+    for name, label in now.items():
+        row = rows[name]
+        if row["from_sha256"] != files.checksum(source.folder / name):
+            return f"{source.folder / name} is not the image that it was"
+        if isinstance(label, Path) and row["label_sha256"] != files.checksum(label):
+            return f"{label} is not the label map that it was"
+        if not isinstance(label, Path) and row["class"] != layout.class_names[label]:
+            return f"{source.folder / name} was of class {row['class']} and is now of {layout.class_names[label]}"
+    return None
+
+
+def describe(recipe: Recipe, release: Release, counts: Mapping[str, int], notes: Sequence[str]) -> str:
     """The card of an adapted set. It holds nothing that changes from one day to another."""
     assert recipe.adapt is not None
     source, origin = recipe.adapt.source, recipe.adapt.source.card or "a folder"
@@ -125,4 +170,5 @@ def describe(recipe: Recipe, release: Release, counts: Mapping[str, int]) -> str
         f"- Model: {model} (Diptych {__version__})",
         f"- Licence of the source: {licences['source']}", f"- Licence of the target: {licences['target']}",
         "- What a model learns from these images is only as right as their labels: see `preservation.json` beside "
-        "this folder.", "", "Recipe:", "", "```yaml", recipe.dump_yaml().rstrip(), "```", ""])
+        "this folder.", *(f"- {note}" for note in notes), "",
+        "Recipe:", "", "```yaml", recipe.dump_yaml().rstrip(), "```", ""])

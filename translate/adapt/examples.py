@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from translate import files
 from translate.data.images import ImageConfig, read_image, to_tensor
 from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.stream import permutation
 from translate.data.transforms import RandomTransform, resized, stable_hash, target_shape, use_one_thread
-from translate.errors import TranslateError
+from translate.errors import DataError, TranslateError
 from translate.recipe import Downstream
 
 CACHED_BYTES = 2**29  # of images of one set that are kept in memory rather than read in every epoch
@@ -44,11 +45,14 @@ class Examples:
 
     @property
     def digest(self) -> str:
-        """Another one where a file was added, removed or written again, or is read with other classes."""
-        paths = (*self.files, *(label for label in self.labels if isinstance(label, Path)))
-        status = [(str(path), found.st_size, found.st_mtime_ns) for path in paths for found in [path.stat()]]
-        classes = [label for label in self.labels if not isinstance(label, Path)]
-        return hashlib.sha256(json.dumps([status, classes, self.layout.model_dump(mode="json")]).encode()).hexdigest()
+        """Another one where an image or a label is another, or is read in another way; not where they were copied.
+
+        Contents are read rather than dates: a training reads them many times over, and begun anew it costs far more.
+        """
+        labels = [files.checksum(label) if isinstance(label, Path) else label for label in self.labels]
+        read_by = self.layout.model_dump(mode="json", exclude={"card", "folder"}), self.image.model_dump(mode="json")
+        parts = [list(map(files.checksum, self.files)), labels, read_by, self.resize]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def __add__(self, other: Examples) -> Examples:
         """Both, read alike."""
@@ -74,6 +78,14 @@ class Examples:
     def whole(self, number: int) -> tuple[Tensor, np.ndarray]:
         """(C, H, W) in [-1, 1], and its classes: (h, w, 1) at the size of the label map, or (1,)."""
         return to_tensor(self.read(number), self.image), self.layout.read(self.labels[number])
+
+
+def refuse_all_ignored(layout: LabelledConfig, found: Labelled) -> None:
+    """Raise `DataError` where no pixel of any label counts: nothing could be learnt from such labels, or tested."""
+    if layout.per_pixel and not any((layout.read(label) != getattr(layout, "ignore", None)).any()
+                                    for label in found.labels):
+        raise DataError(f"{found.folder}: all pixels of its {len(found)} labels are ignored, so that none of them "
+                        "counts; look at ids, classes and ignore of this layout (adapt in the recipe)")
 
 
 class Draws(Dataset):

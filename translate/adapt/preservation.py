@@ -22,6 +22,7 @@ from translate.adapt.tasks import opinions
 
 HELD_OUT = 10  # one image in so many is not shown to the judge in its training
 ALARM = 0.25  # a class is flagged where so much more of it changes than is wrong anyway
+UNSURE = 0.25  # a judge that is wrong about more of what nobody has translated cannot tell what translation changes
 
 
 @dataclass(frozen=True)
@@ -64,30 +65,56 @@ def compare_opinions(judge: nn.Module, before: Examples, after: Examples, device
                       by_class(first != second))
 
 
-def summarise(found: Sequence[Opinion], held_out: Sequence[bool], names: Sequence[str]) -> dict[str, Any]:
-    """The report: for each class and for all, the shares of images or pixels
+def summarise(found: Sequence[Opinion], held_out: Sequence[bool], names: Sequence[str],
+              kept: Sequence[bool] | None = None) -> dict[str, Any]:
+    """The report: for each class and for all, how many were `kept` (None: all), and the shares of images or pixels
 
     changed            about which the judge changes its opinion
     changed_held_out   the same of images it was not trained on
     wrong_untranslated that it is wrong about before any translation, of images it was not trained on: the control
     wrong_translated   that it is wrong about after it, of the same
 
-    and `flagged`, the classes of which too much changes. A share of nothing is null.
+    and the classes that are `flagged` (too much changes), `unsure` (the judge does not know them untranslated, `all` as
+    a whole), `unknown` (without a control, so that nothing can be said) or `lost` (nothing is kept). A share of nothing
+    is null.
     """
     held = [opinion for opinion, is_held in zip(found, held_out, strict=True) if is_held]
-    everything, few = _total(found, len(names)), _total(held, len(names))
+    left = [opinion for opinion, is_kept in zip(found, kept or [True] * len(found), strict=True) if is_kept]
+    everything, few, rest = (_total(each, len(names)) for each in (found, held, left))
 
     def row(pick: Any) -> dict[str, Any]:
         counted, held_counted = int(pick(everything.counted)), int(pick(few.counted))
-        return {"num": counted, "changed": _share(pick(everything.changed), counted),
-                "num_held_out": held_counted, "changed_held_out": _share(pick(few.changed), held_counted),
+        return {"num": counted, "num_kept": int(pick(rest.counted)),
+                "changed": _share(pick(everything.changed), counted), "num_held_out": held_counted,
+                "changed_held_out": _share(pick(few.changed), held_counted),
                 "wrong_untranslated": _share(pick(few.wrong_before), held_counted),
                 "wrong_translated": _share(pick(few.wrong_after), held_counted)}
 
     classes = {name: row(lambda counts, number=number: counts[number]) for number, name in enumerate(names)}
-    flagged = [name for name, each in classes.items()
-               if each["changed"] is not None and each["changed"] - (each["wrong_untranslated"] or 0.0) > ALARM]
-    return {"classes": classes, "all": row(np.sum), "flagged": flagged, "alarm": ALARM}
+    there = {name: each for name, each in classes.items() if each["num"]}
+    control = {name: each["wrong_untranslated"] for name, each in there.items() if each["num_held_out"]}
+    return {"classes": classes, "all": row(np.sum), "alarm": ALARM, "unsure_above": UNSURE,
+            "flagged": [name for name, wrong in control.items() if there[name]["changed"] - wrong > ALARM],
+            "unsure": [name for name, wrong in control.items() if wrong > UNSURE],
+            "unknown": [name for name in there if name not in control],
+            "lost": [name for name, each in there.items() if not each["num_kept"]]}
+
+
+def warnings_of(report: dict[str, Any], of: str, rejects: bool) -> list[str]:
+    """What a person must know before they believe a report, which counts images or pixels (`of`)."""
+    lines, wrong, limit = [], report["all"]["wrong_untranslated"], f"{100 * UNSURE:.0f} %"
+    if wrong is not None and wrong > UNSURE:
+        lines.append(f"the judge is wrong about {100 * wrong:.0f} % of untranslated {of}: this check says little"
+                     f"{', and what was rejected no more' if rejects else ''}; train it longer (adapt.task.images)")
+    elif report["unsure"]:
+        lines.append(f"the judge is wrong about more than {limit} of untranslated {of} of {', '.join(report['unsure'])}"
+                     ": of these, this check says little; train it longer (adapt.task.images)")
+    if report["unknown"]:
+        lines.append(f"of {', '.join(report['unknown'])} no {of} were kept from the judge's training: how often it is "
+                     "wrong about them anyway is unknown, and they cannot be flagged; more source images would tell")
+    if report["lost"]:
+        lines.append(f"nothing is left of {', '.join(report['lost'])}: all of it was rejected (adapt.reject)")
+    return lines
 
 
 def is_held_out(name: str) -> bool:

@@ -32,9 +32,17 @@ from scipy import stats
 from torch import nn
 
 from translate import __version__, files
-from translate.adapt.carrying import manifest_hash
-from translate.adapt.examples import Change, Examples
-from translate.adapt.making import adaptation_of, numbered
+from translate.adapt.carrying import MANIFEST, change_of_source, damage, manifest_hash
+from translate.adapt.examples import Change, Examples, refuse_all_ignored
+from translate.adapt.making import (
+    UNREAD,
+    adaptation_of,
+    is_finished,
+    numbered,
+    recipe_of_translator,
+    refuse_other,
+    saved_here,
+)
 from translate.adapt.tasks import confusions, train_task
 from translate.convert.translating import choose_device
 from translate.data import data_root
@@ -47,6 +55,7 @@ from translate.metrics.intervals import LEVEL
 from translate.metrics.segmentation import class_ious
 from translate.recipe import Recipe
 from translate.report import Shown, encode, write_adaptation
+from translate.runs import RECIPE
 from translate.train import Reporter
 
 RowName = Literal["source", "histogram_matching", "fda", "pixel_distribution", "resolution", "translated",
@@ -59,7 +68,7 @@ CLASSICAL: tuple[RowName, ...] = ("histogram_matching", "fda", "pixel_distributi
 RESULTS, TABLE, PAGE = "results.jsonl", "table.json", "table.html"
 NUM_SHOWN = 6
 NUM_ASKED = 1000  # source images, at most, that a trained network is asked about before and after translation
-VERSION = 1  # raise it when the same data and settings begin to give other results
+VERSION = 2  # raise it when the same data and settings begin to give other results
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,15 @@ class Sides:
     translated: Sequence[Examples]  # a set a variant
     images: Path  # the folder of the source's images
     places: Sequence[Path]  # and those of each set
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # what the table has to do without
+    reports: tuple[dict[str, Any], ...] = ()  # of each set, what its preservation.json holds
 
 
 def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto") -> dict[str, Any]:
     """Train and test every row from every seed; returns the table, which is also written to `home`.
 
-    Raises `DataError` where labels cannot be used or there is no adapted set yet.
+    Raises `DataError` where labels cannot be used, there is no adapted set yet, or one is damaged or was made from
+    something else, and `RunError` where it was made by another recipe.
     """
     adapt, where = adaptation_of(recipe), choose_device(device)
     sides = find_sides(recipe, home)
@@ -87,6 +98,8 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     results: dict[RowName, list[dict[str, Any]]] = {}
     wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
                                          if row != "oracle" or sides.target_train is not None]
+    names = [numbered("set", number) for number in range(len(sides.translated))]
+    report.say(f"trained on {', '.join(names)} ({len(names)} of {adapt.variants} in adapt.variants)")
     for line in sides.missing:
         report.say(line)
     for number, (seed, row) in enumerate(wanted):
@@ -99,15 +112,13 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
         report.progress(number + 1, len(wanted), "table", {})
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
         "name": recipe.name, "num_test": len(sides.target_test), "num_target": len(sides.target_train or ()),
-        "num_source": len(sides.source), "num_sets": len(sides.translated),
+        "num_source": len(sides.source), "num_sets": len(sides.translated), "sets": names, "variants": adapt.variants,
         "missing": list(sides.missing), "task": adapt.task.model_dump(mode="json"),
         "made_by": {"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
                     "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
     with files.naming_disk_faults(home / TABLE):
         files.write_json(home / TABLE, table)
-    reports = [(numbered("set", number), json.loads(path.read_text())) for number in range(len(sides.translated))
-               if (path := home / f"{numbered('preservation', number)}.json").is_file()]
-    write_adaptation(table, reports, pictures(sides), home / PAGE)
+    write_adaptation(table, list(zip(names, sides.reports, strict=True)), pictures(sides), home / PAGE)
     return table
 
 
@@ -136,7 +147,8 @@ def find_sides(recipe: Recipe, home: Path) -> Sides:
     found, test = adapt.source.find("train", root), adapt.target.find("test", root)
     check_labels(adapt.source, found)
     check_labels(adapt.target, test)
-    missing = []
+    refuse_all_ignored(adapt.target, test)
+    missing: list[str] = []
     train: Labelled | None = None
     try:
         train = adapt.target.find("train", root)
@@ -144,25 +156,84 @@ def find_sides(recipe: Recipe, home: Path) -> Sides:
         missing.append(f"no oracle, and no part of the gap: {error}")
     if train is not None:
         check_labels(adapt.target, train)
-    sets = sorted(home.glob("set*/"), key=lambda path: (len(path.name), path.name))
-    if not sets:
-        raise DataError(f"{home}: holds no adapted set yet; run: translate adapt make RECIPE")
+        refuse_all_ignored(adapt.target, train)
+    sets, reports = find_sets(recipe, home, found)
+    if len(sets) < adapt.variants:
+        missing.append(f"sets: {len(sets)} of {adapt.variants} (adapt.variants), and seeds share them; `translate "
+                       "adapt make RECIPE` makes all")
+    unread = {row["from"] for folder in sets for row in files.read_lines(folder / MANIFEST)
+              if row.get("stage") in UNREAD}
+    if unread:
+        missing.append(f"source images: {len(unread)} could not be read when the set was made, and no row is trained "
+                       f"on them: {', '.join(sorted(unread)[:5])}{' …' if len(unread) > 5 else ''}")
     layout = adapt.source.model_copy(update={"card": None})
     made = [layout.model_copy(update={"folder": each}).find("train", root) for each in sets]
     translated = [Examples.of(adapt.source, each, b, resize) for each in made]
-    return Sides(Examples.of(adapt.source, found, a, resize), Examples.of(adapt.target, test, b, resize),
+    read = [number for number, path in enumerate(found.files)
+            if path.relative_to(found.folder).as_posix() not in unread]
+    return Sides(Examples.of(adapt.source, found, a, resize).part(read), Examples.of(adapt.target, test, b, resize),
                  Examples.of(adapt.target, train, b, resize) if train is not None else None,
                  recipe.data.build("train", root).files_b, translated, found.images, [each.images for each in made],
-                 tuple(missing))
+                 tuple(missing), tuple(reports))
+
+
+def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path], list[dict[str, Any]]]:
+    """The sets that the last `make` was about, as far as it came, and their reports.
+
+    They are refused where one of them is damaged or does not belong to this recipe and source (`DataError`,
+    `RunError`), before anything is trained on it.
+    """
+    adapt = adaptation_of(recipe)
+    sets: list[Path] = []
+    reports: list[dict[str, Any]] = []
+    num = 1  # the first report says how many
+    while len(sets) < num:
+        number = len(sets)
+        folder, told = home / numbered("set", number), home / f"{numbered('preservation', number)}.json"
+        report = json.loads(told.read_text()) if told.is_file() else None
+        if report is None or (report["hash"] is not None and not folder.is_dir()):
+            break
+        fault = fault_of(report, folder, recipe, source)
+        if fault is not None:
+            raise DataError(f"{folder}: {fault}; run again: translate adapt make RECIPE")
+        translator = home / numbered("translator", number)
+        if report["trained_here"] and (translator / RECIPE).is_file():
+            chosen = recipe_of_translator(recipe, home, number)
+            refuse_other(saved_here(translator, chosen), chosen, translator)
+            if not is_finished(translator, chosen):
+                raise DataError(f"{folder}: its translator is to be trained on by this recipe; run again: translate "
+                                "adapt make RECIPE")
+        if number == 0:
+            num = min(report["sets"], adapt.variants) if report["trained_here"] else report["sets"]
+        sets, reports = [*sets, folder], [*reports, report]
+    if not sets:
+        raise DataError(f"{home}: holds no adapted set yet; run: translate adapt make RECIPE")
+    return sets, reports
+
+
+def fault_of(report: dict[str, Any], folder: Path, recipe: Recipe, source: Labelled) -> str | None:
+    """Why a set is not the one that its report, this recipe and this source would have; None where it is."""
+    adapt = adaptation_of(recipe)
+    if "sets" not in report:
+        return "was made by an older version of Diptych"
+    if report["hash"] is None:
+        return "nothing was left of it when it was made last (adapt.reject)"
+    if report["reject"] != adapt.reject:
+        return f"was made with adapt.reject {report['reject']}, and the recipe says {adapt.reject}"
+    return damage(folder, adapt.source, report["hash"]) or change_of_source(folder, adapt.source, source)
 
 
 def key_of(recipe: Recipe, home: Path, sides: Sides, row: RowName, seed: int) -> str:
-    """What a result belongs to: made from anything else, it is made anew."""
+    """What a result belongs to: made from anything else, it is made anew.
+
+    Digests say what images and labels hold and how they are read, the set's hash what it holds.
+    """
     adapt = adaptation_of(recipe)
     used = None if row in CLASSICAL else manifest_hash(home / numbered("set", seed % len(sides.translated)))
-    trained_on = sides.target_train if row == "oracle" and sides.target_train is not None else sides.source
-    like = [path.name for path in sides.unlabelled] if row in CLASSICAL else None
-    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), used, like, trained_on.digest,
+    own = sides.target_train.digest if row == "oracle" and sides.target_train is not None else None
+    like = [files.checksum(path) for path in sides.unlabelled] if row in CLASSICAL else None
+    image_b = recipe.data.image_b.model_dump(mode="json")
+    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), image_b, used, like, own, sides.source.digest,
              sides.target_test.digest]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

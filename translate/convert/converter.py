@@ -175,7 +175,7 @@ class Converter:
                             alpha=None if alpha is None else change_bits(alpha, image_out.bits),
                             quality=self.options.quality)
         pixels = sum(page.height * page.width for page in pages)
-        return Row(job.name, "done", job.output_name, reading.key, pixels=pixels)
+        return Row(job.name, "done", job.output_name, reading.key, pixels=pixels, sha256=files.sha256(job.output))
 
     def write(self, reading: Reading, made: Tensor | np.ndarray) -> Row:
         """Write an output, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its rows.
@@ -191,12 +191,13 @@ class Converter:
             write_image(job.output, pixels, icc=picture.icc, exif=picture.exif, dpi=picture.dpi, geo=picture.geo,
                         alpha=None if picture.alpha is None else change_bits(picture.alpha, image_out.bits),
                         quality=self.options.quality)
+            digest = files.sha256(job.output)
         except DiskError:
             raise
         except Exception as error:
             return self.record(failure(job, error))
         num_pixels = pixels.shape[0] * pixels.shape[1]
-        return self.record(Row(job.name, "done", job.output_name, reading.key, pixels=num_pixels))
+        return self.record(Row(job.name, "done", job.output_name, reading.key, pixels=num_pixels, sha256=digest))
 
     def record(self, row: Row) -> Row:
         """Put a row into the ledger, unless it says nothing new. Raises `DiskError`."""

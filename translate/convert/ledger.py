@@ -3,7 +3,7 @@
 `OUT/.translate-ledger.jsonl` holds one JSON object a line; the last one of a path counts:
 
     started   the output is about to be written; what lies under its name is ours from here on
-    done      the output is complete and on the disk; `key` says what it was made from
+    done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written
     failed    why: the stage (find, read, convert, write), the class of the error, its message
 
 Processes that share a folder have a ledger each (`.translate-ledger-2-of-4.jsonl`) and read all of them. Which row is
@@ -40,6 +40,7 @@ class Row:
     error: str | None = None  # the class of what was raised
     message: str | None = None
     pixels: int | None = None  # of the output
+    sha256: str | None = None  # of the output, by which a later change of it can be told
 
     @classmethod
     def failure(cls, job: Job, stage: str, error: str, message: str) -> Row:

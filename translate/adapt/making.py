@@ -2,6 +2,8 @@
 
     OUT/
       judge/  task/           task networks trained on the source: for the check, and for the consistency loss
+      checked.json            what was looked at before anything was trained
+      translator.yaml         the recipe of the translator, for training it elsewhere (`prepare`)
       translator/             the run of the translator, as `translate train` leaves it
       translated/             its translations of all source images, with the converter's ledger
       set/                    the adapted set in the source's own layout, labels byte for byte; with its card
@@ -27,15 +29,17 @@ from torch import nn
 
 from translate import files
 from translate.adapt.carrying import assemble, check_names, manifest_hash
+from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
 from translate.adapt.preservation import Opinion, compare_opinions, is_held_out, summarise
+from translate.adapt.stopping import stopping
 from translate.adapt.tasks import kept_task
 from translate.convert import Shard, Summary, convert
 from translate.convert.ledger import Ledger
 from translate.convert.translating import choose_device
 from translate.data import data_root
 from translate.data.images import read_image, to_tensor
-from translate.data.labelled import Labelled, check_labels
+from translate.data.labelled import Labelled
 from translate.data.transforms import resized, target_shape
 from translate.errors import DataError, RecipeError, RunError, Stopped
 from translate.heldout import spread
@@ -45,11 +49,11 @@ from translate.networks.tasks import WEIGHTS
 from translate.recipe import Adaptation, Recipe, load_recipe
 from translate.release import Release, load_release
 from translate.runs import RECIPE, STATUS, refuse_changes
-from translate.schema import validate
 from translate.train import Reporter, train
 
 NUM_COMPARED = 128  # images of each side, at most, for the distance to the target
 SEED_OF_JUDGE, SEED_OF_TASK = 1_000_003, 1_000_033  # far from those of runs and of tables
+KEPT = "finished networks and translations are kept, a network in training begins again"
 
 
 @dataclass(frozen=True)
@@ -74,27 +78,48 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
 
     `models` are runs or releases to take in the place of translators trained here, one a variant. With a `shard`, only
     its part of the images is translated, by translators that are there, and no set is made: a last call without one
-    makes it. Raises `DataError` with all that is wrong with the labels before anything is trained, `Stopped` after a
-    signal.
+    makes it, and looks at every file, which a shard does not. Raises `DataError` with all that is wrong with labels and
+    images before anything is trained, `Stopped` after a signal.
     """
     adapt = adaptation_of(recipe)
     source = adapt.source.find("train", data_root())
-    check_labels(adapt.source, source)
     if not models:
         check_names(source, recipe.data.image_b)
-    where = choose_device(device)
     made = []
-    for number in range(len(models) or adapt.variants):
-        model = models[number] if models else trained_translator(recipe, source, home, number, report, where,
-                                                                 may_train=shard is None)
-        staged = home / numbered("translated", number)
-        release = load_release(model)
-        check_names(source, release.image_out)
-        report.say(f"set {number + 1}: weights {release.weights}")
-        summary = translate_all(source, staged, release, shard, report, device)
+    with stopping(report, KEPT) as report:
         if shard is None:
-            made.append(finish_set(recipe, source, home, number, release, summary, report, where))
+            check_everything(recipe, source, home, report)
+        where = choose_device(device)
+        for number in range(len(models) or adapt.variants):
+            model = models[number] if models else trained_translator(recipe, source, home, number, report, where,
+                                                                     may_train=shard is None)
+            staged = home / numbered("translated", number)
+            release = load_release(model)
+            check_names(source, release.image_out)
+            report.say(f"set {number + 1}: weights {release.weights}")
+            summary = translate_all(source, staged, release, shard, report, device)
+            if shard is None:
+                made.append(finish_set(recipe, source, home, number, release, summary, report, where))
     return made
+
+
+def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto") -> list[Path]:
+    """All that `make` does before it trains a translator: for training that elsewhere, or on several GPUs.
+
+    Returns the recipes of the translators, one a variant; `make` goes on with what was trained from each in the folder
+    of its name.
+    """
+    source = adaptation_of(recipe).source.find("train", data_root())
+    check_names(source, recipe.data.image_b)
+    written = []
+    with stopping(report, KEPT) as report:
+        check_everything(recipe, source, home, report)
+        train_task_network(recipe, source, home, report, choose_device(device))
+        for number in range(adaptation_of(recipe).variants):
+            written.append(home / f"{numbered('translator', number)}.yaml")
+            with files.naming_disk_faults(written[-1]):
+                files.write_bytes(written[-1], translators_recipe(recipe, home, number).dump_yaml().encode())
+    return written
 
 
 def adaptation_of(recipe: Recipe) -> Adaptation:
@@ -128,14 +153,23 @@ def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], h
                      recipe.workers, lambda done, total: report.progress(done, total, "judge", {}))
 
 
+def train_task_network(recipe: Recipe, source: Labelled, home: Path, report: Reporter, where: torch.device) -> None:
+    """The network of the consistency loss, where there is one."""
+    adapt = adaptation_of(recipe)
+    if adapt.semantic is not None:
+        kept_task(home / "task", adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
+                  lambda done, total: report.progress(done, total, "task network", {}))
+
+
+def translators_recipe(recipe: Recipe, home: Path, number: int) -> Recipe:
+    """What variant `number` is trained from: another seed, and the consistency loss if asked for."""
+    return recipe.with_consistency((home / "task").resolve(), recipe.seed + number)
+
+
 def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int, report: Reporter, where: torch.device,
                        may_train: bool) -> Path:
     """The run of variant `number`: as it is if finished, else trained on, with the consistency loss if asked for."""
-    adapt, folder, task = adaptation_of(recipe), home / numbered("translator", number), (home / "task").resolve()
-    document = recipe.dump() | {"adapt": None, "seed": recipe.seed + number}
-    if adapt.semantic is not None:
-        document["translator"]["semantic"] = adapt.semantic.model_dump() | {"task": str(task)}
-    chosen = validate(Recipe, document, recipe.name)
+    folder, chosen = home / numbered("translator", number), translators_recipe(recipe, home, number)
     begun = (folder / RECIPE).is_file()
     if begun:
         refuse_changes(load_recipe(folder / RECIPE), chosen, folder)
@@ -144,11 +178,12 @@ def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int
     if not finished and not may_train:
         raise RunError(f"{folder}: the translator is not trained yet, and a shard does not train; run `translate adapt "
                        "make RECIPE` without --shard first, or name one with --model")
-    if not finished and adapt.semantic is not None:
-        kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
-                  lambda done, total: report.progress(done, total, "task network", {}))
     if not finished:
-        train(chosen, folder, report, resume=begun)
+        train_task_network(recipe, source, home, report, where)
+        try:
+            train(chosen, folder, report, resume=begun, tell_recipe=False)
+        except Stopped as error:
+            raise Stopped(f"{error}\nThe same `translate adapt make` goes on from there, too") from None
     return folder
 
 
@@ -157,7 +192,7 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
     """Translate all source images, or a shard of them, into `staged`. Raises `Stopped` after a signal."""
     if release.labels is not None:
         raise DataError(f"{release.name}: translates label maps, and labelled images are to be adapted")
-    summary = convert(source.images, staged, release, device=device, shard=shard,
+    summary = convert(source.images, staged, release, device=device, shard=shard, only=frozenset(names_of(source)),
                       on_progress=lambda row, number, total: report.progress(number, total, "translate", {}))
     for row in summary.failed:
         report.say(str(row))

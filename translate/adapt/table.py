@@ -33,13 +33,15 @@ from torch import nn
 
 from translate import __version__, files
 from translate.adapt.carrying import manifest_hash
+from translate.adapt.checking import target_splits
 from translate.adapt.examples import Change, Examples
 from translate.adapt.making import adaptation_of, numbered
-from translate.adapt.tasks import confusions, train_task
+from translate.adapt.stopping import stopping
+from translate.adapt.tasks import Watch, confusions, train_task
 from translate.convert.translating import choose_device
 from translate.data import data_root
 from translate.data.images import read_image
-from translate.data.labelled import Labelled, check_labels
+from translate.data.labelled import check_labels
 from translate.data.transforms import adapted, at_resolution_of, stable_hash
 from translate.errors import DataError, RecipeError
 from translate.heldout import spread
@@ -79,24 +81,25 @@ class Sides:
 def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto") -> dict[str, Any]:
     """Train and test every row from every seed; returns the table, which is also written to `home`.
 
-    Raises `DataError` where labels cannot be used or there is no adapted set yet.
+    Raises `DataError` where labels cannot be used or there is no adapted set yet, `Stopped` after a signal.
     """
     adapt, where = adaptation_of(recipe), choose_device(device)
-    sides = find_sides(recipe, home)
     known = {record["key"]: record for record in files.read_lines(home / RESULTS)}
     results: dict[RowName, list[dict[str, Any]]] = {}
-    wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
-                                         if row != "oracle" or sides.target_train is not None]
-    for line in sides.missing:
-        report.say(line)
-    for number, (seed, row) in enumerate(wanted):
-        key = key_of(recipe, home, sides, row, seed)
-        if key not in known:
-            known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, sides, row, seed, where, report)
-            with files.naming_disk_faults(home / RESULTS):
-                files.append_line(home / RESULTS, known[key])
-        results.setdefault(row, []).append(known[key])
-        report.progress(number + 1, len(wanted), "table", {})
+    with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
+        sides = find_sides(recipe, home, lambda done, total: report.progress(done, total, "labels", {}))
+        wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
+                                             if row != "oracle" or sides.target_train is not None]
+        for line in sides.missing:
+            report.say(line)
+        for number, (seed, row) in enumerate(wanted):
+            key = key_of(recipe, home, sides, row, seed)
+            if key not in known:
+                known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, sides, row, seed, where, report)
+                with files.naming_disk_faults(home / RESULTS):
+                    files.append_line(home / RESULTS, known[key])
+            results.setdefault(row, []).append(known[key])
+            report.progress(number + 1, len(wanted), "table", {})
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
         "name": recipe.name, "num_test": len(sides.target_test), "num_target": len(sides.target_train or ()),
         "num_source": len(sides.source), "num_sets": len(sides.translated),
@@ -126,28 +129,23 @@ def pictures(sides: Sides) -> list[Shown]:
     return shown
 
 
-def find_sides(recipe: Recipe, home: Path) -> Sides:
+def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None) -> Sides:
     """Everything that is trained and tested on, its labels looked through. Raises `DataError`."""
     adapt, root = adaptation_of(recipe), data_root()
     resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
     if a.bits != 8 or b.bits != 8 or a.channels not in (1, 3):
         raise RecipeError([f"{recipe.name}: data.image_a, data.image_b: bits {a.bits} and {b.bits}, {a.channels} "
                            "channels; the classical rows of the table know images of 8 bits with 1 or 3 channels"])
-    found, test = adapt.source.find("train", root), adapt.target.find("test", root)
-    check_labels(adapt.source, found)
-    check_labels(adapt.target, test)
-    missing = []
-    train: Labelled | None = None
-    try:
-        train = adapt.target.find("train", root)
-    except DataError as error:
-        missing.append(f"no oracle, and no part of the gap: {error}")
+    found = adapt.source.find("train", root)
+    test, train, missing = target_splits(adapt)
+    check_labels(adapt.source, found, watch)
+    check_labels(adapt.target, test, watch)
     if train is not None:
-        check_labels(adapt.target, train)
+        check_labels(adapt.target, train, watch)
     sets = sorted(home.glob("set*/"), key=lambda path: (len(path.name), path.name))
     if not sets:
         raise DataError(f"{home}: holds no adapted set yet; run: translate adapt make RECIPE")
-    layout = adapt.source.model_copy(update={"card": None})
+    layout = adapt.source.model_copy(update={"card": None, "exclude": ()})
     made = [layout.model_copy(update={"folder": each}).find("train", root) for each in sets]
     translated = [Examples.of(adapt.source, each, b, resize) for each in made]
     return Sides(Examples.of(adapt.source, found, a, resize), Examples.of(adapt.target, test, b, resize),

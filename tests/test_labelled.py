@@ -29,6 +29,9 @@ PUBLISHED = {0: ("road", 7), 1: ("sidewalk", 8), 2: ("building", 11), 3: ("wall"
              14: ("truck", 27), 15: ("bus", 28), 16: ("train", 31), 17: ("motorcycle", 32), 18: ("bicycle", 33)}
 
 
+LAYOUTS = (GTA5Config, CityscapesConfig, MasksConfig, ClassesConfig, ImageFolderConfig)
+
+
 def save_fractions(path: Path, value: float) -> None:
     """In the place of a label map, one of floats."""
     path.unlink()
@@ -133,6 +136,15 @@ def test_in_cityscapes_the_label_of_an_excluded_image_goes_with_it_though_it_is_
         assert len(found) == kept and len(found.labels) == kept, pattern
 
 
+def test_in_gta5_frames_are_excluded_by_their_numbers(tmp_path: Path) -> None:
+    for number in (15187, 15188, 20800, 20801, 20860, 20861):
+        image, labels = scene(number)
+        save(tmp_path / "images" / f"{number}.png", image)
+        save(tmp_path / "labels" / f"{number}.png", labels + 7)
+    config = GTA5Config(folder=tmp_path, exclude=("15188", "2080[1-9]", "20860"))
+    assert [path.stem for path in config.find("train", tmp_path).files] == ["15187", "20800", "20861"]
+
+
 def test_excluded_images_of_the_layouts_of_classes_are_left_out(tmp_path: Path) -> None:
     write_stripes(tmp_path, 3)
     found = ClassesConfig(folder=tmp_path / "source", names=("upright", "lying"), exclude=("lying/001", "upright/*")
@@ -214,7 +226,10 @@ def test_every_option_of_a_layout_changes_what_is_read(tmp_path: Path) -> None:
     source, label = tmp_path / "source", tmp_path / "source/train/masks/001.png"
     plain = MasksConfig(folder=source, classes=3)
 
+    tried = {"kind", "card", "folder", "column"}  # which layout, and where: every other test
+
     def changed(**options: Any) -> MasksConfig:
+        tried.update(options)
         return MasksConfig(**({"folder": source, "classes": 3} | options))
 
     with pytest.raises(DataError):
@@ -235,6 +250,7 @@ def test_every_option_of_a_layout_changes_what_is_read(tmp_path: Path) -> None:
     assert (swapped.read(label) != plain.read(label)).any()
     assert len(changed(exclude=["001"]).find("train", tmp_path)) == 1
     assert changed(names=("a", "b", "c")).class_names == ("a", "b", "c")
+    assert tried == {field for layout in LAYOUTS for field in layout.model_fields}
     renamed = write_image_folder(tmp_path / "hf") / "train" / "metadata.jsonl"
     renamed.write_bytes(renamed.read_bytes().replace(b'"label"', b'"kind"'))
     assert len(ImageFolderConfig(folder=tmp_path / "hf", names=("upright", "lying"), column="kind").find(

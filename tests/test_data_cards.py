@@ -326,6 +326,40 @@ def test_cityscapes_as_its_instructions_lay_it_out_is_paired(tmp_path: Path) -> 
         ("bonn_0_19_gtFine_color", "bonn_0_19_leftImg8bit"), ("jena_0_19_gtFine_color", "jena_0_19_leftImg8bit")]
 
 
+def lay_out_gta(root: Path) -> Path:
+    """GTA5 and Cityscapes as they are unpacked, and the links that the card's instructions ask for, by a real shell."""
+    folder = root / "gta"
+    names = [f"images/{number:05d}.png" for number in range(1, 31)]
+    names += [f"leftImg8bit/{split}/ulm/ulm_{n}_leftImg8bit.png" for split in ("train", "val") for n in range(2)]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png(np.zeros((8, 8, 3), np.uint8)))
+    source = find_card("gta").source
+    assert source.kind == "manual"
+    step = source.instructions.split("by links:")[1].split("4. Run")[0]
+    subprocess.run(["sh", "-ec", textwrap.dedent(step)], cwd=folder, check=True)
+    return folder
+
+
+def test_the_links_of_gtas_instructions_make_both_splits(tmp_path: Path) -> None:
+    folder, card = lay_out_gta(tmp_path), find_card("gta")
+    assert prepare(card, tmp_path) == folder
+    assert cards.read_record(folder)["num_samples"] == {"train": 30, "test": 3}
+    test = card.layout.build("test", tmp_path)
+    assert [path.name for path in test.files_a] == ["00005.png", "00015.png", "00025.png"]
+    assert all(path.exists() for path in (*test.files_a, *test.files_b))
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["at first", "when it was prepared before"])
+def test_a_link_that_leads_nowhere_is_named_by_prepare(before: bool, tmp_path: Path) -> None:
+    folder, card = lay_out_gta(tmp_path), find_card("gta")
+    if before:
+        prepare(card, tmp_path)
+    (folder / "testA" / "000[0-9]5.png").symlink_to("../images/000[0-9]5.png")
+    with pytest.raises(DataError, match=r"testA/000\[0-9\]5.png: a link to \.\./images/000\[0-9\]5.png, which is not"):
+        prepare(card, tmp_path)
+
+
 def test_the_data_root_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIPTYCH_DATA", "/somewhere")
     assert cards.data_root() == Path("/somewhere")

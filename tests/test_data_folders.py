@@ -272,7 +272,7 @@ def test_label_maps_are_read_as_stored(tmp_path: Path) -> None:
         assert read_labels(tmp_path / f"{name}.png")[..., 0].tolist() == numbers.tolist()
     assert read_labels(tmp_path / "deep.tif").max() == 25500
     Image.fromarray(coordinates()).save(tmp_path / "colours.png")
-    with pytest.raises(ImageError, match="colours, and class numbers were expected"):
+    with pytest.raises(ImageError, match=r"colours \(mode RGB\), and class numbers were expected"):
         read_labels(tmp_path / "colours.png")
     Image.fromarray(numbers).save(tmp_path / "lossy.jpg")
     with pytest.raises(ImageError, match="not a label map; expected one of PNG"):

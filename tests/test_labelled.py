@@ -29,6 +29,15 @@ PUBLISHED = {0: ("road", 7), 1: ("sidewalk", 8), 2: ("building", 11), 3: ("wall"
              14: ("truck", 27), 15: ("bus", 28), 16: ("train", 31), 17: ("motorcycle", 32), 18: ("bicycle", 33)}
 
 
+LAYOUTS = (GTA5Config, CityscapesConfig, MasksConfig, ClassesConfig, ImageFolderConfig)
+
+
+def save_fractions(path: Path, value: float) -> None:
+    """In the place of a label map, one of floats."""
+    path.unlink()
+    Image.fromarray(np.full((32, 32), value, np.float32)).save(path.with_suffix(".tif"))
+
+
 def write_gta(folder: Path, numbers: np.ndarray) -> GTA5Config:
     """One frame, and its labels as GTA5 has them: a palette image whose indices are ids."""
     save(folder / "images" / "00001.png", np.zeros((*numbers.shape, 3), np.uint8))
@@ -80,7 +89,9 @@ def test_cityscapes_pairs_by_city_and_frame_and_reads_train_ids(tmp_path: Path) 
     (lambda folder: save(folder / "masks" / "999.png", scene(1)[1]), "masks/999.png"),
     (lambda folder: save(folder / "masks" / "001.png", scene(1)[1][:, :30]), "is 32×32 and its labels .* 30×32 pixels"),
     (lambda folder: save(folder / "masks" / "001.png", scene(1)[1] + 3), "001.png.*unknown class numbers 3, 4, 5"),
-    (lambda folder: save(folder / "masks" / "001.png", scene(1)[0]), "001.png.*colours"),
+    (lambda folder: save(folder / "masks" / "001.png", scene(1)[0]), "001.png.*colours.*in one channel"),
+    (lambda folder: save_fractions(folder / "masks" / "001.png", 1.7), "001.tif.*holds fractions.*whole numbers"),
+    (lambda folder: save_fractions(folder / "masks" / "001.png", np.nan), "001.tif.*holds fractions.*whole numbers"),
     (lambda folder: (folder / "masks" / "001.png").write_bytes(b"no image"), "001.png.*not a label map"),
 ])
 def test_what_is_wrong_with_label_maps_is_named(spoil: Any, message: str, tmp_path: Path) -> None:
@@ -99,6 +110,74 @@ def test_all_labels_that_cannot_be_used_are_named_at_once(tmp_path: Path) -> Non
     config = MasksConfig(folder=tmp_path / "source", classes=3)
     with pytest.raises(DataError, match=r"2 of 4 labels cannot be used:\n.*001.png.*\n.*003.png"):
         check_labels(config, config.find("train", tmp_path))
+
+
+def test_excluded_images_are_left_out_with_their_labels(tmp_path: Path) -> None:
+    """By name, by a pattern, or where there is no image any more; so that what is wrong with them is gone."""
+    folder = write_scenes(tmp_path, 6) / "source" / "train"
+    save(folder / "masks" / "001.png", scene(1)[1][:, :30])
+    (folder / "masks" / "002.png").unlink()
+    (folder / "images" / "003.png").unlink()
+    config = MasksConfig(folder=tmp_path / "source", classes=3, exclude=("001", "002.png", "00[34]"))
+    found = config.find("train", tmp_path)
+    assert [path.name for path in found.files] == ["000.png", "005.png"]
+    assert [path.name for path in found.labels if isinstance(path, Path)] == ["000.png", "005.png"]
+    check_labels(config, found)
+
+
+def test_in_cityscapes_the_label_of_an_excluded_image_goes_with_it_though_it_is_called_otherwise(
+        tmp_path: Path) -> None:
+    for city, number in (("aachen", 0), ("aachen", 1), ("ulm", 0), ("ulm", 1)):
+        image, labels = scene(number)
+        save(tmp_path / f"leftImg8bit/train/{city}/{city}_{number}_leftImg8bit.png", image)
+        save(tmp_path / f"gtFine/train/{city}/{city}_{number}_gtFine_labelTrainIds.png", labels)
+    for pattern, kept in (("ulm_1_leftImg8bit", 3), ("ulm_1_gtFine_labelTrainIds.png", 3), ("ulm/*", 2)):
+        found = CityscapesConfig(folder=tmp_path, exclude=(pattern,)).find("train", tmp_path)
+        assert len(found) == kept and len(found.labels) == kept, pattern
+
+
+def test_in_gta5_frames_are_excluded_by_their_numbers(tmp_path: Path) -> None:
+    for number in (15187, 15188, 20800, 20801, 20860, 20861):
+        image, labels = scene(number)
+        save(tmp_path / "images" / f"{number}.png", image)
+        save(tmp_path / "labels" / f"{number}.png", labels + 7)
+    config = GTA5Config(folder=tmp_path, exclude=("15188", "2080[1-9]", "20860"))
+    assert [path.stem for path in config.find("train", tmp_path).files] == ["15187", "20800", "20861"]
+
+
+def test_excluded_images_of_the_layouts_of_classes_are_left_out(tmp_path: Path) -> None:
+    write_stripes(tmp_path, 3)
+    found = ClassesConfig(folder=tmp_path / "source", names=("upright", "lying"), exclude=("lying/001", "upright/*")
+                          ).find("train", tmp_path)
+    assert [(path.name, label) for path, label in zip(found.files, found.labels, strict=True)] == [
+        ("000.png", 1), ("002.png", 1)]
+    folder = write_image_folder(tmp_path / "hf")
+    (folder / "train" / "deep" / "4.png").unlink()  # its row stays
+    found = ImageFolderConfig(folder=folder, names=("upright", "lying"), exclude=("deep/[34].png", "0")
+                              ).find("train", tmp_path)
+    assert [(path.name, label) for path, label in zip(found.files, found.labels, strict=True)] == [
+        ("1.png", 1), ("2.png", 0), ("5.png", 1)]
+
+
+def test_a_pattern_that_excludes_nothing_is_named(tmp_path: Path) -> None:
+    """Unless it is there for the images of the other split."""
+    target = write_scenes(tmp_path, 3) / "target"
+    config = MasksConfig(folder=target, classes=3, exclude=("001", "15188", "7*"))
+    with pytest.raises(DataError, match=r"target/train/images: exclude: 15188, 7\*: matches no image"):
+        config.find("train", tmp_path)
+    save(target / "test" / "images" / "777.png", scene(1)[0])
+    config = MasksConfig(folder=target, classes=3, exclude=("001", "777"))
+    assert len(config.find("train", tmp_path)) == 2 and len(config.find("test", tmp_path)) == 2
+    with pytest.raises(DataError, match="exclude: leaves none of its 3 images"):
+        MasksConfig(folder=target, classes=3, exclude=("0*",)).find("train", tmp_path)
+
+
+def test_all_lonely_labels_are_named_up_to_twenty(tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path, 24) / "source" / "train" / "masks"
+    for number in range(22):
+        (folder / f"{number:03d}.png").unlink()
+    with pytest.raises(DataError, match=r"22 of 24 and 0 of 2 .*: .*000.png, .*/019.png, …; rename"):
+        MasksConfig(folder=tmp_path / "source", classes=3).find("train", tmp_path)
 
 
 def test_folders_of_classes_are_numbered_by_the_names_of_the_recipe(tmp_path: Path) -> None:
@@ -147,7 +226,10 @@ def test_every_option_of_a_layout_changes_what_is_read(tmp_path: Path) -> None:
     source, label = tmp_path / "source", tmp_path / "source/train/masks/001.png"
     plain = MasksConfig(folder=source, classes=3)
 
+    tried = {"kind", "card", "folder", "column"}  # which layout, and where: every other test
+
     def changed(**options: Any) -> MasksConfig:
+        tried.update(options)
         return MasksConfig(**({"folder": source, "classes": 3} | options))
 
     with pytest.raises(DataError):
@@ -166,7 +248,9 @@ def test_every_option_of_a_layout_changes_what_is_read(tmp_path: Path) -> None:
             changed(**options).read(label)
     swapped = changed(ids={0: 1, 1: 0, 2: 2, 255: 255})
     assert (swapped.read(label) != plain.read(label)).any()
+    assert len(changed(exclude=["001"]).find("train", tmp_path)) == 1
     assert changed(names=("a", "b", "c")).class_names == ("a", "b", "c")
+    assert tried == {field for layout in LAYOUTS for field in layout.model_fields}
     renamed = write_image_folder(tmp_path / "hf") / "train" / "metadata.jsonl"
     renamed.write_bytes(renamed.read_bytes().replace(b'"label"', b'"kind"'))
     assert len(ImageFolderConfig(folder=tmp_path / "hf", names=("upright", "lying"), column="kind").find(
@@ -178,6 +262,10 @@ def test_every_option_of_a_layout_changes_what_is_read(tmp_path: Path) -> None:
     ({"folder": "x", "classes": 3, "ids": {1: 7}}, "ids: lead to 7"),
     ({"folder": "x", "classes": 3, "names": ["a"]}, "names: 1 names for 3 classes"),
     ({"folder": "x", "classes": 3, "ignore": 2}, "ignore: 2 is one of the 3 classes"),
+    ({"folder": "x", "classes": 3, "images": "/data/images"}, "images: /data/images: leaves the folder"),
+    ({"folder": "x", "classes": 3, "labels": "{split}/../../y"}, "labels: .*: leaves the folder; give a path below"),
+    ({"folder": "x", "classes": 3, "train": "../train"}, "train: ../train: leaves the folder"),
+    ({"folder": "x", "classes": 3, "test": "C:/test"}, "test: C:/test: leaves the folder"),
 ])
 def test_options_that_do_not_fit_together_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -153,6 +153,17 @@ def test_a_mistake_of_an_override_is_not_blamed_on_the_file(overrides: list[str]
     assert caught.value.lines[0].startswith(expected.replace("FILE", str(file)))
 
 
+@pytest.mark.parametrize(("override", "expected"), [
+    ("ids=cityscape", "ids: 'cityscape': expected cityscapes, a mapping of whole numbers to whole numbers or null"),
+    ("ids={7: road}", "ids.7: 'road': expected a whole number"),
+    ("exclude=[15188]", "exclude.0: 15188: expected text, as in \"15188\""),
+])
+def test_a_mistake_about_labels_says_what_may_stand_there(override: str, expected: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(find_recipe("gta2cityscapes"), [f"adapt.source.{override}"])
+    assert caught.value.lines[0].endswith(f": adapt.source.{expected}")
+
+
 def test_a_recipe_is_found_by_path_or_by_the_name_of_a_shipped_one() -> None:
     assert find_recipe("monet2photo").name == "monet2photo.yaml"
     assert find_recipe("my.yaml") == Path("my.yaml")

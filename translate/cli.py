@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,11 +88,8 @@ def train(
     one_of("--precision", precision or "auto", ("auto", "fp32", "bf16", "fp16"))
     chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
     folder = run or default_run(chosen)
-    with Display(out, chosen.name) as display:
-        try:
-            train_run(chosen, folder, display, resume=resume, card=memory)
-        except DataError as error:  # what reads images does not know where its recipe came from
-            raise DataError(str(error).replace("check RECIPE`", f"check {recipe or file}`")) from error
+    with Display(out, chosen.name) as display, advising_check(recipe or file):
+        train_run(chosen, folder, display, resume=resume, card=memory)
     say(f"finished: {folder}; its report: {folder / 'report.html'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
 
@@ -269,7 +268,7 @@ def plan_command(
 
     import torch
 
-    from translate.plan import budget_of, plan_recipe, usable_bytes
+    from translate.plan import budget_of, plan_recipe, usable_bytes, with_consistency
     from translate.recipe import find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
@@ -278,12 +277,17 @@ def plan_command(
     named = "fp16" if asked == "auto" else asked
     here = usable_bytes(torch.device("cuda")) if memory is None and torch.cuda.is_available() else None
     budget = here if memory is None else budget_of(memory)
-    stages = plan_recipe(chosen, budget, named)  # type: ignore[arg-type]
+    with with_consistency(chosen) as planned:
+        stages = plan_recipe(planned, budget, named)  # type: ignore[arg-type]
     if as_json:
         say(json.dumps({"recipe": chosen.name, "device": "cuda", "precision": named, "usable_bytes": budget,
+                        "consistency": planned is not chosen,
                         "stages": [stage.as_json(budget) for stage in stages]}, indent=2))
     else:
         say_table(plan_table(stages, budget, named))
+        if planned is not chosen:
+            say("with the network of the consistency loss, as `translate adapt make` trains; `translate train` alone "
+                "needs less: --set adapt.semantic=null")
         if budget is None:
             say("say --memory 8GB to see what fits a card of that size")
     misfits = [stage for stage in stages if stage.chosen is None]
@@ -342,7 +346,8 @@ def prepare_features(
 def check_data(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER_OR_RECIPE", help="A folder, or a recipe to read it for.")],
 ) -> None:
-    """Find unpaired names, unreadable files, odd sizes and modes before a training does."""
+    """Find unpaired names, unreadable files, odd sizes and modes before a training does; of a recipe with `adapt` in
+    its labelled images as well."""
     from translate.data.cards import data_root
     from translate.data.check import check
     from translate.progress import Display
@@ -353,6 +358,10 @@ def check_data(
         findings = check(recipe.data if recipe else folder, data_root(), recipe.stages[-1].size if recipe else None,
                          lambda done, total: display.progress(done, total, "", {}),
                          needs_test_images=recipe is not None and recipe.needs_test_images)
+        if recipe is not None and recipe.adapt is not None:
+            from translate.adapt.checking import label_findings
+
+            findings += label_findings(recipe, lambda done, total: display.progress(done, total, "labels", {}))
     for finding in findings:
         say(f"{finding.severity}: {finding.path}: {finding.what}" + (f"; {finding.advice}" if finding.advice else ""))
     counts = {kind: sum(finding.severity == kind for finding in findings) for kind in ("error", "warning", "note")}
@@ -369,19 +378,30 @@ def make_adapted(
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="Only translate the part of one of N processes; a "
                                               "last call without makes the set. torchrun's share by themselves."
                                               )] = None,
+    only_prepare: Annotated[bool, typer.Option("--prepare", help="Stop before a translator is trained: look at all "
+                                               "files, train the network of the consistency loss, and write the "
+                                               "translator's recipe, for training it on several GPUs.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a field; repeatable.")
                          ] = None,
 ) -> None:
     """Train a translator, translate all labelled source images, carry the labels over, and check what they show."""
-    from translate.adapt import make
+    from translate.adapt import make, prepare
     from translate.convert.together import choose_shard
     from translate.progress import Display
     from translate.recipe import default_adaptation, find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     home, part = folder or default_adaptation(chosen), choose_shard(shard)
-    with Display(out, chosen.name) as display:
+    if only_prepare and (models or part is not None):
+        raise UsageError("--prepare: is one process's work, before there is a translator; leave --model, --shard and "
+                         "torchrun out")
+    with Display(out, chosen.name) as display, advising_check(recipe):
+        if only_prepare:
+            for file in prepare(chosen, home, display, device=device):
+                say(f"prepared: {file}; train it with: torchrun --nproc_per_node N -m translate train {file} --run-dir "
+                    f"{file.with_suffix('')}, and then go on with the same command without --prepare")
+            return
         made = make(chosen, home, display, models=models or (), shard=part, device=device)
     for each in made:
         say_table(preservation_table(each.report, str(each.folder)))
@@ -414,13 +434,22 @@ def evaluate_adapted(
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     home = folder or default_adaptation(chosen)
-    with Display(out, chosen.name) as display:
+    with Display(out, chosen.name) as display, advising_check(recipe):
         table = evaluate_rows(chosen, home, display, device=device)
     for each in adaptation_tables(table):
         say_table(each)
     for line in table["missing"]:
         say(f"missing: {line}")
     say(f"table: {home / 'table.json'}; with pictures: {home / 'table.html'}")
+
+
+@contextmanager
+def advising_check(recipe: str | Path) -> Iterator[None]:
+    """Put a recipe into the advice of an error: what reads images does not know where its recipe came from."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace("check RECIPE`", f"check {recipe}`")) from error
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@
     ├── UsageError                 exit 2   a command was called with words that do not fit together
     │   ├── RecipeError                     a recipe has mistakes (all of them, one a line)
     │   ├── DataError                       a data set, card or folder is not what the recipe says
+    │   │   └── NoData                      there is no such folder or split, or it is empty
     │   ├── RunError                        a run folder exists, is missing, or belongs to another recipe
     │   └── MissingExtra                    an optional library is not installed
     ├── ImageError                 exit 3   one image file cannot be read or written
@@ -46,6 +47,10 @@ class RecipeError(UsageError):
 
 class DataError(UsageError):
     """A data set, a card or a folder is not what the recipe says it is."""
+
+
+class NoData(DataError):
+    """There is no such folder or split, or nothing in it: nobody has said anything wrong of it yet."""
 
 
 class RunError(UsageError):

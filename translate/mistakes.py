@@ -79,6 +79,8 @@ def _inside(holder: Any, step: int | str) -> Any:
     if _is_model(holder):
         return holder.model_fields[step].annotation if step in holder.model_fields else Any
     entries = [argument for argument in typing.get_args(holder) if argument is not ...]
+    if typing.get_origin(holder) is dict:
+        return entries[1]
     return entries[min(step, len(entries) - 1)] if isinstance(step, int) and entries else Any
 
 
@@ -100,7 +102,7 @@ def _names(member: Any) -> set[Any]:
     """What pydantic may call a member of a union."""
     if typing.get_origin(member) is Annotated:
         return {extra.tag for extra in typing.get_args(member)[1:] if isinstance(extra, pydantic.Tag)}
-    return {*_tags(member), getattr(member, "__name__", None), str(member)}
+    return {*_tags(member), getattr(member, "__name__", None), str(member), str(member).replace(" ", "")}
 
 
 def _tags(member: Any) -> tuple[Any, ...]:
@@ -197,6 +199,9 @@ def _described(member: Any) -> list[str]:
         return [f"fields ({', '.join(member.model_fields)})"]
     if origin is tuple and ... not in arguments:
         return [f"a list of {len(arguments)} {WORDS.get(arguments[0], 'a value').removeprefix('a ')}s"]
+    if origin is dict:
+        words = [WORDS.get(each, "a value").removeprefix("a ") + "s" for each in arguments]
+        return [f"a mapping of {' to '.join(words)}"]
     return ["a list"] if origin is tuple else [WORDS.get(member, "something else")]
 
 

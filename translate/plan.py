@@ -9,9 +9,11 @@ the allocator loses to fragmentation, and the device's own context; `USABLE` lea
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -23,6 +25,7 @@ from translate.errors import DoesNotFit
 from translate.live_bytes import LiveBytes, emulated_autocast
 from translate.networks import memory
 from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan
+from translate.networks.tasks import save_shapes
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
@@ -74,6 +77,18 @@ class StagePlan:
 def plan_recipe(recipe: Recipe, budget: int | None, precision: Format, device: Device = "cuda") -> list[StagePlan]:
     """Predictions for every stage under every plan. `budget` is in bytes; None: as much as it takes."""
     return [_plan_stage(recipe, number, budget, precision, device) for number in range(len(recipe.stages))]
+
+
+@contextmanager
+def with_consistency(recipe: Recipe) -> Iterator[Recipe]:
+    """The recipe as `translate adapt make` trains it: with the network of the consistency loss, which is not trained
+    yet. A prediction needs its shapes alone. A recipe without `adapt.semantic` stays as it is."""
+    if recipe.adapt is None or recipe.adapt.semantic is None:
+        yield recipe
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_shapes(Path(folder), recipe.adapt.task.network, recipe.data.channels_a, recipe.adapt.source.num_classes)
+        yield recipe.with_consistency(Path(folder), recipe.seed)
 
 
 def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device: Device = "cuda",

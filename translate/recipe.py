@@ -294,6 +294,14 @@ class Recipe(Config):
         return self.every.evaluate is not None and (self.every.evaluate != "auto" or self.evaluate.metric != "auto"
                                                     or self.evaluate.patience is not None)
 
+    def with_consistency(self, task: Path, seed: int) -> Recipe:
+        """What `translate adapt make` trains: the translator from `seed`, with the loss that asks the network in the
+        folder `task` where there is `adapt.semantic`."""
+        document = self.dump() | {"adapt": None, "seed": seed}
+        if self.adapt is not None and self.adapt.semantic is not None:
+            document["translator"]["semantic"] = self.adapt.semantic.model_dump() | {"task": str(task)}
+        return validate(Recipe, document, self.name)
+
     @property
     def num_images(self) -> int:
         """How many images the whole training sees."""

@@ -62,10 +62,12 @@ from translate.update import NotFinite, Update
 FEW, MANY = 10, 100  # steps that are left out: each of so few is told, and then every so many
 
 
-def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False, card: str | None = None) -> None:
+def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False, card: str | None = None,
+          tell_recipe: bool = True) -> None:
     """Train `recipe` in the run folder `folder`, from its newest checkpoint when `resume` is set.
 
-    `card` is the size of the card that `memory: auto` chooses for, such as 8GB; None: the one there is. Raises
+    `card` is the size of the card that `memory: auto` chooses for, such as 8GB; None: the one there is. The resolved
+    recipe lies in the run folder, and is told to `report` as well unless `tell_recipe` says no. Raises
     `RunError` when the folder holds a run and `resume` is not set, or the other way round, `Stopped` after a SIGTERM
     or SIGINT (everything is saved), `DiskError` when a checkpoint cannot be written, `DoesNotFit` when a step runs out
     of memory under the leanest memory plan, `Collapsed` when the guard gives the training up.
@@ -80,7 +82,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         run.plan_stages(0)  # so does a stage that does not fit, however late it comes
     if accelerator.is_main_process:
         home.claim(recipe)
-    report.say(recipe.dump_yaml())
+    if tell_recipe:
+        report.say(recipe.dump_yaml())
     with run.recording_status(), minding_signals() as run.stop:
         run.begin(resume)
         for stage in run.stages():

@@ -1,10 +1,11 @@
 """Domain adaptation: labelled source images become labelled images that look like the target, and are put to the test.
 
+    prepare     all that must be looked at and trained before a translator is
     make        the adapted set, its labels carried over, and what a judge says of it
     evaluate    the table that says whether training on it helps
 """
 
-from translate.adapt.making import MadeSet, make
+from translate.adapt.making import MadeSet, make, prepare
 from translate.adapt.table import evaluate
 
-__all__ = ["MadeSet", "evaluate", "make"]
+__all__ = ["MadeSet", "evaluate", "make", "prepare"]

@@ -124,7 +124,7 @@ def damage(folder: Path, layout: LabelledConfig, expected: str | None) -> str | 
             if file in row and files.checksum(folder / row[file]) != row[digest]:
                 return f"{folder / row[file]} is missing, or is not the one that was written"
     try:
-        found = layout.model_copy(update={"card": None, "folder": folder}).find("train", folder)
+        found = layout.model_copy(update={"card": None, "folder": folder, "exclude": ()}).find("train", folder)
     except DataError as error:
         return str(error)
     added = {path.relative_to(folder).as_posix() for path in found.files} - {row["image"] for row in kept}

@@ -3,6 +3,8 @@
     OUT/
       judge/  task/           task networks trained on the source: for the check, and for the consistency loss
       consistency.json        what task/ held when the first translator began with it
+      checked.json            what was looked at before anything was trained
+      translator.yaml         the recipe of the translator, for training it elsewhere (`prepare`)
       translator/             the run of the translator, as `translate train` leaves it
       translated/             its translations of all source images, with the converter's ledger
       set/                    the adapted set in the source's own layout, labels byte for byte; with its card
@@ -19,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,31 +30,40 @@ from torch import nn
 
 from translate import files
 from translate.adapt.carrying import assemble, check_names, damage, manifest_hash
-from translate.adapt.examples import Examples, refuse_all_ignored
+from translate.adapt.checking import check_everything
+from translate.adapt.examples import Examples
 from translate.adapt.preservation import Opinion, compare_opinions, is_held_out, summarise, warnings_of
+from translate.adapt.stopping import stopping
 from translate.adapt.tasks import kept_task
+from translate.adapt.translators import (
+    adaptation_of,
+    notes_on_consistency,
+    numbered,
+    prepare_consistency,
+    source_examples,
+    trained_translator,
+    translators_recipe,
+)
 from translate.convert import Shard, Summary, convert
 from translate.convert.ledger import Ledger
 from translate.convert.translating import choose_device
 from translate.data import data_root
 from translate.data.images import read_image, to_tensor
-from translate.data.labelled import Labelled, check_labels
+from translate.data.labelled import Labelled
 from translate.data.transforms import resized, target_shape
-from translate.errors import DataError, RecipeError, RunError, Stopped
+from translate.errors import DataError, Stopped
 from translate.heldout import spread
 from translate.metrics.distribution import kernel_distance
 from translate.metrics.features import MobileNet, find_mobilenet
-from translate.networks.tasks import WEIGHTS, read_task
-from translate.recipe import Adaptation, Recipe, differences, load_recipe
+from translate.networks.tasks import WEIGHTS
+from translate.recipe import Recipe
 from translate.release import Release, load_release
-from translate.runs import RECIPE, STATUS, refuse_changes
-from translate.schema import validate
-from translate.train import Reporter, train
+from translate.train import Reporter
 
 NUM_COMPARED = 128  # images of each side, at most, for the distance to the target
-SEED_OF_JUDGE, SEED_OF_TASK = 1_000_003, 1_000_033  # far from those of runs and of tables
-CONSISTENCY = "consistency.json"
+SEED_OF_JUDGE = 1_000_003  # far from those of runs and of tables
 UNREAD = ("find", "read")  # stages of the converter at which the source image is to blame
+KEPT = "finished networks and translations are kept, a network in training begins again"
 
 
 @dataclass(frozen=True)
@@ -78,50 +88,52 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
 
     `models` are runs or releases to take in the place of translators trained here, one a variant. With a `shard`, only
     its part of the images is translated, by translators that are there, and no set is made: a last call without one
-    makes it. Raises `DataError` with all that is wrong with the labels before anything is trained and where a set has
-    nothing left, `RunError` where the folder was begun with another recipe, `Stopped` after a signal.
+    makes it, and looks at every file, which a shard does not. Raises `DataError` with all that is wrong with labels and
+    images before anything is trained and where a set has nothing left, `RunError` where the folder was begun with
+    another recipe, `Stopped` after a signal.
     """
     adapt = adaptation_of(recipe)
     source = adapt.source.find("train", data_root())
-    check_labels(adapt.source, source)
-    refuse_all_ignored(adapt.source, source)
     if not models:
         check_names(source, recipe.data.image_b)
-    where = choose_device(device)
     made, num = [], len(models) or adapt.variants
-    for number in range(num):
-        model = models[number] if models else trained_translator(recipe, source, home, number, report, where,
-                                                                 may_train=shard is None)
-        staged = home / numbered("translated", number)
-        release = load_release(model)
-        check_names(source, release.image_out)
-        report.say(f"set {number + 1}: weights {release.weights}")
+    with stopping(report, KEPT) as report:
         if shard is None:
-            discard_changed(source, staged, report)
-        summary = translate_all(source, staged, release, shard, report, device)
-        if shard is None:
-            of = {"sets": num, "trained_here": not models}  # for `evaluate`, which takes these and no older ones
-            made.append(finish_set(recipe, source, home, number, release, summary, of, report, where))
+            check_everything(recipe, source, home, report, training=not models)
+        where = choose_device(device)
+        for number in range(num):
+            model = models[number] if models else trained_translator(recipe, source, home, number, report, where,
+                                                                     may_train=shard is None)
+            staged = home / numbered("translated", number)
+            release = load_release(model)
+            check_names(source, release.image_out)
+            report.say(f"set {number + 1}: weights {release.weights}")
+            if shard is None:
+                discard_changed(source, staged, report)
+            summary = translate_all(source, staged, release, shard, report, device)
+            if shard is None:
+                of = {"sets": num, "trained_here": not models}  # for `evaluate`, which takes these and no older ones
+                made.append(finish_set(recipe, source, home, number, release, summary, of, report, where))
     return made
 
 
-def adaptation_of(recipe: Recipe) -> Adaptation:
-    """Raises `RecipeError` where the recipe does not say what to adapt."""
-    if recipe.adapt is None:
-        raise RecipeError([f"{recipe.name}: adapt: missing; it says where labelled source images and the target are "
-                           "(docs/domain-adaptation.md)"])
-    return recipe.adapt
+def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto") -> list[Path]:
+    """All that `make` does before it trains a translator: for training that elsewhere, or on several GPUs.
 
-
-def numbered(name: str, number: int) -> str:
-    """What belongs to variant `number`, from 0."""
-    return name if number == 0 else f"{name}-{number + 1}"
-
-
-def source_examples(recipe: Recipe, source: Labelled) -> Examples:
-    """All source images, as a task network sees them."""
-    adapt = adaptation_of(recipe)
-    return Examples.of(adapt.source, source, recipe.data.image_a, adapt.task.resize)
+    Returns the recipes of the translators, one a variant; `make` goes on with what was trained from each in the folder
+    of its name.
+    """
+    source = adaptation_of(recipe).source.find("train", data_root())
+    check_names(source, recipe.data.image_b)
+    written = []
+    with stopping(report, KEPT) as report:
+        check_everything(recipe, source, home, report)
+        prepare_consistency(recipe, source, home, report, choose_device(device))
+        for number in range(adaptation_of(recipe).variants):
+            written.append(home / f"{numbered('translator', number)}.yaml")
+            with files.naming_disk_faults(written[-1]):
+                files.write_bytes(written[-1], translators_recipe(recipe, home, number).dump_yaml().encode())
+    return written
 
 
 def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], home: Path, report: Reporter,
@@ -134,102 +146,6 @@ def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], h
         raise DataError(f"{source.images}: holds too few images to train the judge on")
     return kept_task(home / "judge", adaptation_of(recipe).task, examples.part(seen), SEED_OF_JUDGE, where,
                      recipe.workers, lambda done, total: report.progress(done, total, "judge", {}))
-
-
-def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int, report: Reporter, where: torch.device,
-                       may_train: bool) -> Path:
-    """The run of variant `number`: as it is if finished, else trained on, with the consistency loss if asked for."""
-    adapt, folder = adaptation_of(recipe), home / numbered("translator", number)
-    chosen = recipe_of_translator(recipe, home, number)
-    begun = (folder / RECIPE).is_file()
-    if begun:
-        saved = saved_here(folder, chosen)
-        refuse_other(saved, chosen, folder)
-    finished = begun and is_finished(folder, chosen)
-    if not finished and not may_train:
-        raise RunError(f"{folder}: the translator is not trained yet, and a shard does not train; run `translate adapt "
-                       "make RECIPE` without --shard first, or name one with --model")
-    if not finished and adapt.semantic is not None:
-        prepare_consistency(recipe, source, home, report, where)
-    if begun:
-        with files.naming_disk_faults(folder):
-            files.write_bytes(folder / RECIPE, saved.dump_yaml().encode())
-    if not finished:
-        try:
-            train(chosen, folder, report, resume=begun)
-        except Stopped:
-            raise Stopped(f"{folder}: stopped by a signal; everything is saved, and the same command goes on") from None
-    for line in notes_on_consistency(recipe, home):
-        report.say(line)
-    return folder
-
-
-def is_finished(folder: Path, chosen: Recipe) -> bool:
-    """Whether a translator's training is over. The recipe may have gained stages since."""
-    status = json.loads((folder / STATUS).read_text()) if (folder / STATUS).is_file() else {}
-    return status.get("state") == "finished" and status["of"] == chosen.num_images
-
-
-def recipe_of_translator(recipe: Recipe, home: Path, number: int) -> Recipe:
-    """What the translator of variant `number` is trained by."""
-    adapt = adaptation_of(recipe)
-    document = recipe.dump() | {"adapt": None, "seed": recipe.seed + number}
-    if adapt.semantic is not None:
-        document["translator"]["semantic"] = adapt.semantic.model_dump() | {"task": str((home / "task").resolve())}
-    return validate(Recipe, document, recipe.name)
-
-
-def saved_here(folder: Path, chosen: Recipe) -> Recipe:
-    """The recipe that a translator was begun with, its task network where it lies now: OUT may have been moved.
-
-    Whether that is the network it began with, `consistency.json` tells by its content.
-    """
-    document, wanted = load_recipe(folder / RECIPE).dump(), chosen.dump()["translator"].get("semantic")
-    if wanted is not None and document["translator"].get("semantic") is not None:
-        document["translator"]["semantic"]["task"] = wanted["task"]
-    return validate(Recipe, document, str(folder / RECIPE))
-
-
-def refuse_other(saved: Recipe, chosen: Recipe, folder: Path) -> None:
-    """Raise `RunError` where a translator was begun with another recipe."""
-    refuse_changes(saved, chosen, folder, "take the changes back, or let `translate adapt make` begin anew in another "
-                                          f"folder (--out); {folder} may be removed as well, and is then trained anew")
-
-
-def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Reporter, where: torch.device) -> None:
-    """Train the network of the consistency loss. Once a translator has begun with one, that one is kept: what is
-    trained with two of them belongs to no recipe. Raises `RunError` where it is not there any more.
-    """
-    adapt, task = adaptation_of(recipe), home / "task"
-    begun = next((path.parent for path in sorted(home.glob(f"translator*/{RECIPE}"))), None)
-    if begun is None:
-        kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
-                  lambda done, total: report.progress(done, total, "task network", {}))
-    found, known = read_task(task), began_with(home)
-    if found is None or (begun is not None and known is not None and found["sha256"] != known["sha256"]):
-        raise RunError(f"{task}: is not the task network that {begun} began with ({CONSISTENCY}), and going on would "
-                       f"mix the two; put it back, or remove {begun} to train it anew")
-    if found != known:
-        with files.naming_disk_faults(home):
-            files.write_json(home / CONSISTENCY, found)
-
-
-def began_with(home: Path) -> dict[str, Any] | None:
-    """The record of the task network that the translators of a folder have begun with; None where none is known."""
-    with suppress(OSError, ValueError):
-        return json.loads((home / CONSISTENCY).read_bytes())
-    return None
-
-
-def notes_on_consistency(recipe: Recipe, home: Path) -> list[str]:
-    """Where the recipe's settings are no longer those of the task network that a translator was trained with."""
-    known = began_with(home)
-    if adaptation_of(recipe).semantic is None or known is None:
-        return []
-    changed = list(differences(known["about"]["training"], adaptation_of(recipe).task.model_dump(mode="json"),
-                               "adapt.task"))
-    return [f"the consistency loss has kept the task network that the translator began with; for the judge and the "
-            f"table alone: {', '.join(changed)}"] if changed else []
 
 
 def discard_changed(source: Labelled, staged: Path, report: Reporter) -> None:
@@ -247,7 +163,7 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
     """Translate all source images, or a shard of them, into `staged`. Raises `Stopped` after a signal."""
     if release.labels is not None:
         raise DataError(f"{release.name}: translates label maps, and labelled images are to be adapted")
-    summary = convert(source.images, staged, release, device=device, shard=shard,
+    summary = convert(source.images, staged, release, device=device, shard=shard, only=frozenset(names_of(source)),
                       on_progress=lambda row, number, total: report.progress(number, total, "translate", {}))
     for row in summary.failed:
         report.say(str(row))

@@ -33,17 +33,19 @@ from torch import nn
 
 from translate import __version__, files
 from translate.adapt.carrying import MANIFEST, change_of_source, damage, manifest_hash
+from translate.adapt.checking import target_splits
 from translate.adapt.examples import Change, Examples, refuse_all_ignored
-from translate.adapt.making import (
-    UNREAD,
+from translate.adapt.making import UNREAD
+from translate.adapt.stopping import stopping
+from translate.adapt.tasks import Watch, confusions, train_task
+from translate.adapt.translators import (
     adaptation_of,
     is_finished,
     numbered,
-    recipe_of_translator,
     refuse_other,
     saved_here,
+    translators_recipe,
 )
-from translate.adapt.tasks import confusions, train_task
 from translate.convert.translating import choose_device
 from translate.data import data_root
 from translate.data.images import read_image
@@ -90,26 +92,27 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     """Train and test every row from every seed; returns the table, which is also written to `home`.
 
     Raises `DataError` where labels cannot be used, there is no adapted set yet, or one is damaged or was made from
-    something else, and `RunError` where it was made by another recipe.
+    something else, `RunError` where it was made by another recipe, and `Stopped` after a signal.
     """
     adapt, where = adaptation_of(recipe), choose_device(device)
-    sides = find_sides(recipe, home)
     known = {record["key"]: record for record in files.read_lines(home / RESULTS)}
     results: dict[RowName, list[dict[str, Any]]] = {}
-    wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
-                                         if row != "oracle" or sides.target_train is not None]
-    names = [numbered("set", number) for number in range(len(sides.translated))]
-    report.say(f"trained on {', '.join(names)} ({len(names)} of {adapt.variants} in adapt.variants)")
-    for line in sides.missing:
-        report.say(line)
-    for number, (seed, row) in enumerate(wanted):
-        key = key_of(recipe, home, sides, row, seed)
-        if key not in known:
-            known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, sides, row, seed, where, report)
-            with files.naming_disk_faults(home / RESULTS):
-                files.append_line(home / RESULTS, known[key])
-        results.setdefault(row, []).append(known[key])
-        report.progress(number + 1, len(wanted), "table", {})
+    with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
+        sides = find_sides(recipe, home, lambda done, total: report.progress(done, total, "labels", {}))
+        wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
+                                             if row != "oracle" or sides.target_train is not None]
+        names = [numbered("set", number) for number in range(len(sides.translated))]
+        report.say(f"trained on {', '.join(names)} ({len(names)} of {adapt.variants} in adapt.variants)")
+        for line in sides.missing:
+            report.say(line)
+        for number, (seed, row) in enumerate(wanted):
+            key = key_of(recipe, home, sides, row, seed)
+            if key not in known:
+                known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, sides, row, seed, where, report)
+                with files.naming_disk_faults(home / RESULTS):
+                    files.append_line(home / RESULTS, known[key])
+            results.setdefault(row, []).append(known[key])
+            report.progress(number + 1, len(wanted), "table", {})
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
         "name": recipe.name, "num_test": len(sides.target_test), "num_target": len(sides.target_train or ()),
         "num_source": len(sides.source), "num_sets": len(sides.translated), "sets": names, "variants": adapt.variants,
@@ -137,26 +140,19 @@ def pictures(sides: Sides) -> list[Shown]:
     return shown
 
 
-def find_sides(recipe: Recipe, home: Path) -> Sides:
+def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None) -> Sides:
     """Everything that is trained and tested on, its labels looked through. Raises `DataError`."""
     adapt, root = adaptation_of(recipe), data_root()
     resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
     if a.bits != 8 or b.bits != 8 or a.channels not in (1, 3):
         raise RecipeError([f"{recipe.name}: data.image_a, data.image_b: bits {a.bits} and {b.bits}, {a.channels} "
                            "channels; the classical rows of the table know images of 8 bits with 1 or 3 channels"])
-    found, test = adapt.source.find("train", root), adapt.target.find("test", root)
-    check_labels(adapt.source, found)
-    check_labels(adapt.target, test)
-    refuse_all_ignored(adapt.target, test)
-    missing: list[str] = []
-    train: Labelled | None = None
-    try:
-        train = adapt.target.find("train", root)
-    except DataError as error:
-        missing.append(f"no oracle, and no part of the gap: {error}")
-    if train is not None:
-        check_labels(adapt.target, train)
-        refuse_all_ignored(adapt.target, train)
+    found = adapt.source.find("train", root)
+    test, train, missing = target_splits(adapt)
+    for layout, labelled in ((adapt.source, found), (adapt.target, test), (adapt.target, train)):
+        if labelled is not None:
+            check_labels(layout, labelled, watch)
+            refuse_all_ignored(layout, labelled)
     sets, reports = find_sets(recipe, home, found)
     if len(sets) < adapt.variants:
         missing.append(f"sets: {len(sets)} of {adapt.variants} (adapt.variants), and seeds share them; `translate "
@@ -166,7 +162,7 @@ def find_sides(recipe: Recipe, home: Path) -> Sides:
     if unread:
         missing.append(f"source images: {len(unread)} could not be read when the set was made, and no row is trained "
                        f"on them: {', '.join(sorted(unread)[:5])}{' …' if len(unread) > 5 else ''}")
-    layout = adapt.source.model_copy(update={"card": None})
+    layout = adapt.source.model_copy(update={"card": None, "exclude": ()})
     made = [layout.model_copy(update={"folder": each}).find("train", root) for each in sets]
     translated = [Examples.of(adapt.source, each, b, resize) for each in made]
     read = [number for number, path in enumerate(found.files)
@@ -198,7 +194,7 @@ def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path],
             raise DataError(f"{folder}: {fault}; run again: translate adapt make RECIPE")
         translator = home / numbered("translator", number)
         if report["trained_here"] and (translator / RECIPE).is_file():
-            chosen = recipe_of_translator(recipe, home, number)
+            chosen = translators_recipe(recipe, home, number)
             refuse_other(saved_here(translator, chosen), chosen, translator)
             if not is_finished(translator, chosen):
                 raise DataError(f"{folder}: its translator is to be trained on by this recipe; run again: translate "

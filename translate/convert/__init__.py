@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ class Summary:
 def convert(source: Path, out: Path, release: Release, *, device: str = "auto", precision: Precision = "auto",
             overwrite: bool = False, max_pixels: int = MAX_PIXELS, memory: str | None = None,
             file_format: FileFormat | None = None, quality: int | None = None, shard: Shard | None = None,
-            workers: int | None = None, dry_run: bool = False,
+            only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
             on_progress: Callable[[Row, int, int], None] | None = None) -> Summary:
     """Translate an image, every image below a folder, or all that a glob (`**` too) matches, into `out`; go on where
     an earlier call was interrupted.
@@ -83,7 +83,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
 
     `workers` processes decode ahead and as many threads write behind, each holding one image more in memory; 0: all in
     this process, where a file that crashes the decoder ends it. None: 1 where there is a second core for it. Of several
-    processes over one folder each does its `shard`. A `dry_run` reads everything and writes nothing.
+    processes over one folder each does its `shard`. With `only`, other files than these (names below the folder) are
+    left alone. A `dry_run` reads everything and writes nothing.
     `on_progress(row, number, total)` is called after each file, in their order.
 
     A file that cannot be translated is a row of the summary. Raises `UsageError` for words that do not fit together and
@@ -97,6 +98,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         raise UsageError(f"max_pixels {max_pixels}: expected 1 or more")
     jobs, skipped = plan_jobs(source, out, Naming(release.image_out, file_format))
     ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
+    if only is not None:
+        jobs = [job for job in jobs if job.name in only]
     if shard is not None:
         jobs = [job for job in jobs if shard.has(job.name)]
         skipped = [name for name in skipped if shard.has(name)]

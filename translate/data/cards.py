@@ -179,11 +179,22 @@ def _downloads(card: Card, root: Path) -> Path:
 
 def _finish(card: Card, made: Path, root: Path, about: dict[str, Any]) -> None:
     """Try whether the card's own layout reads what was made, and note what it was made from."""
+    _refuse_dead_links(card, root)
     num = {"train": len(card.layout.build("train", root))}
     num |= {name: len(found) for name in FOLDERS_OF["test"] if (found := card.layout.find(name, root)) is not None}
     write_json(made / RECORD, about | _origin(card) | {
         "name": card.name, "title": card.title, "licence": card.licence, "attribution": card.attribution,
         "citation": card.citation, "num_samples": num})
+
+
+def _refuse_dead_links(card: Card, root: Path) -> None:
+    """Raise `DataError` for links of a layout that lead nowhere: a listing takes them for images."""
+    found = [card.layout.find(name, root) for name in (*FOLDERS_OF["train"], *FOLDERS_OF["test"])]
+    files = {path for samples in found if samples is not None for path in (*samples.files_a, *samples.files_b)}
+    dead = sorted(path for path in files if path.is_symlink() and not path.exists())
+    if dead:
+        raise DataError(f"{dead[0]}: a link to {dead[0].readlink()}, which is not there"
+                        + (f", and so are {len(dead) - 1} more" if len(dead) > 1 else "") + "; make the links anew")
 
 
 def _origin(card: Card) -> dict[str, Any]:
@@ -202,6 +213,8 @@ def _accept_existing(card: Card, folder: Path, root: Path) -> None:
         except DataError as error:
             raise DataError(f"{error}\n{_for_this_machine(card.source.instructions, card, root)}") from None
         return
+    if isinstance(card.source, ManualSource):  # what a person put there, a person may change
+        _refuse_dead_links(card, root)
     noted = read_record(folder)
     if any(noted.get(key) != value for key, value in _origin(card).items()):
         raise DataError(f"{folder}: was made from another version of the card; delete it to prepare it anew "

@@ -7,16 +7,17 @@
     imagefolder  folder/{train,test}/metadata.jsonl as Hugging Face has it: file_name, and a column with the class
 
 Paths in a recipe may hold `{split}`; where the images' does not, there is only one split, the training images. Files of
-labels are never changed: `ids` says how their numbers are read.
+labels are never changed: `ids` says how their numbers are read. `exclude` leaves images out, with their labels.
 """
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -26,11 +27,12 @@ from pydantic import Field
 from translate.data.decoding import inspect
 from translate.data.folders import Split
 from translate.data.labels import read_labels
-from translate.data.pairing import list_images, pair_files
-from translate.errors import DataError, ImageError
+from translate.data.pairing import NUM_NAMED, list_images, match, named, pair_files
+from translate.errors import DataError, ImageError, NoData
 from translate.schema import Config, Name
 
 METADATA = "metadata.jsonl"
+SPLITS: tuple[Split, ...] = ("train", "test")
 VOID = 255  # in label maps that are read by Cityscapes' ids: pixels that do not count
 # Cityscapes' label ids → trainIds, 0 road … 18 bicycle; all others, with 34 (GTA5's licence plates), do not count.
 CITYSCAPES_IDS = dict.fromkeys(range(35), VOID) | {
@@ -61,8 +63,10 @@ class LabelledConfig(Config):
     kind: str
     card: Name | None = None  # a data set of `translate data list`
     folder: Path | None = None
+    images: str  # below the folder
     train: str = "train"  # what {split} stands for
     test: str = "test"
+    exclude: tuple[str, ...] = ()  # images to leave out, with their labels: "00123", "002*", "city/*" below the images
 
     per_pixel: ClassVar[bool]
 
@@ -84,25 +88,28 @@ class LabelledConfig(Config):
         """Class numbers as int64: (H, W, 1) of a label map, (1,) of a class. Raises `ImageError`."""
         return np.array([label], dtype=np.int64)
 
-    def problems(self, found: Labelled) -> Iterator[str]:
-        """What is wrong with its labels, image by image: a size that is not the image's, a number that is no class."""
-        yield from ()
+    def problem(self, path: Path, label: Path | int) -> str | None:
+        """What is wrong with the label of an image: a size that is not the image's, a number that is no class."""
+        return None
 
     def place(self, root: Path) -> Path:
         """The folder that holds all. Raises `DataError`."""
         place = root / self.card if self.card is not None else (self.folder or root).expanduser()
         if not place.is_dir():
-            raise DataError(f"{place}: no such folder; labelled images ({self.kind}) were expected there{self.hint()}")
+            raise NoData(f"{place}: no such folder; labelled images ({self.kind}) were expected there{self.hint()}")
         return place
+
+    def folder_of(self, place: Path, path: str, split: Split) -> Path:
+        return place / path.replace("{split}", self.train if split == "train" else self.test)
 
     def below(self, place: Path, path: str, split: Split) -> Path:
         """A folder of a split. Raises `DataError` where it is not there, or there is only one split."""
         if "{split}" not in path and split != "train":
-            raise DataError(f"{place}: {path} has no test images: with {{split}} in the path, as in "
+            raise NoData(f"{place}: {path} has no test images: with {{split}} in the path, as in "
                             f"{{split}}/{path}, it could have")
-        folder = place / path.replace("{split}", self.train if split == "train" else self.test)
+        folder = self.folder_of(place, path, split)
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; {split} images or labels ({self.kind}) were expected "
+            raise NoData(f"{folder}: no such folder; {split} images or labels ({self.kind}) were expected "
                             f"there{self.hint()}")
         return folder
 
@@ -113,11 +120,45 @@ class LabelledConfig(Config):
         except ImageError as error:
             raise DataError(str(error)) from None
         if not found:
-            raise DataError(f"{folder}: holds no images named {pattern}{self.hint()}")
+            raise NoData(f"{folder}: holds no images named {pattern}{self.hint()}")
         return found
+
+    def excluded(self, folder: Path, files: Iterable[Path]) -> set[Path]:
+        """Those of the files below `folder` that `exclude` names."""
+        return {path for path in files if any(matches(pattern, path.relative_to(folder)) for pattern in self.exclude)}
+
+    def left(self, place: Path, images: Path, files: list[Path], out: set[Path],
+             rows: Iterable[PurePath]) -> list[Path]:
+        """The images that are not `out`. `rows` are names of labels: a pattern may mean one that has no image.
+
+        Raises `DataError` where nothing is left, and for a pattern that matches no image or label of either split.
+        """
+        names = [*(path.relative_to(images) for path in files), *rows]
+        idle = [pattern for pattern in self.exclude if not any(matches(pattern, name) for name in names)]
+        for split in SPLITS if idle else ():
+            other = self.folder_of(place, self.images, split)
+            names = [path.relative_to(other) for path in (list_images(other) if other.is_dir() else ())]
+            idle = [pattern for pattern in idle if not any(matches(pattern, name) for name in names)]
+        if idle:
+            raise DataError(f"{images}: exclude: {', '.join(idle)}: matches no image; give names of files with or "
+                            "without suffix, patterns of them (002*), or paths below this folder (a/*)")
+        kept = [path for path in files if path not in out]
+        if files and not kept:
+            raise DataError(f"{images}: exclude: leaves none of its {len(files)} images")
+        return kept
 
     def hint(self) -> str:
         return f"; run: translate data prepare {self.card}" if self.card is not None else ""
+
+    @pydantic.model_validator(mode="after")
+    def _inside_the_folder(self) -> LabelledConfig:
+        """A set is made in the layout of its source, and must not write outside its own folder."""
+        for field in ("images", "labels", "train", "test"):
+            path = getattr(self, field, "")
+            if ".." in PurePath(path).parts or PurePath(path).is_absolute() or PureWindowsPath(path).is_absolute():
+                raise ValueError(f"{field}: {path}: leaves the folder; give a path below it, or set folder to one that "
+                                 "holds images and labels (links in it may lead elsewhere)")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _one_place(self) -> LabelledConfig:
@@ -129,7 +170,6 @@ class LabelledConfig(Config):
 class LabelMaps(LabelledConfig):
     """Layouts with a label map beside each image."""
 
-    images: str
     labels: str
     pattern: str = "*"  # file names of label maps, where others lie beside them
     classes: int = Field(ge=2)
@@ -149,10 +189,24 @@ class LabelMaps(LabelledConfig):
         return CITYSCAPES_IDS if self.ids == "cityscapes" else self.ids
 
     def find(self, split: Split, root: Path) -> Labelled:
+        place, images, files, labels, maps = self.sides(split, root)
+        files, maps = pair_files(images, files, labels, maps)
+        return Labelled(place, images, tuple(files), tuple(maps))
+
+    def sides(self, split: Split, root: Path) -> tuple[Path, Path, list[Path], Path, list[Path]]:
+        """The folder of all, that of the images and they, that of the label maps and they; paired or not."""
         place = self.place(root)
         images, labels = self.below(place, self.images, split), self.below(place, self.labels, split)
-        files, maps = pair_files(images, self.listed(images), labels, self.listed(labels, self.pattern))
-        return Labelled(place, images, tuple(files), tuple(maps))
+        files, maps = self.listed(images), self.listed(labels, self.pattern)
+        if self.exclude:  # an image and its label go together, whichever of them is named
+            names, others = named(images, files), named(labels, maps)
+            out = self.excluded(images, files) | self.excluded(labels, maps)
+            for image, label in match(list(names), list(others))[0]:
+                pair = {*names[image], *others[label]}
+                out |= pair if pair & out else set()
+            files = self.left(place, images, files, out, [path.relative_to(labels) for path in maps])
+            maps = [path for path in maps if path not in out]
+        return place, images, files, labels, maps
 
     def read(self, label: Path | int) -> np.ndarray:
         assert isinstance(label, Path)
@@ -172,15 +226,14 @@ class LabelMaps(LabelledConfig):
             table[number] = known[int(number)]
         return table[stored]
 
-    def problems(self, found: Labelled) -> Iterator[str]:
-        for path, label in zip(found.files, found.labels, strict=True):
-            try:
-                info, shape = inspect(path), self.read(label).shape
-            except ImageError as error:
-                yield str(error)
-                continue
-            if (info.height, info.width) != shape[:2]:
-                yield f"{path} is {info.size} and its labels {label} {shape[1]}×{shape[0]} pixels; they need one size"
+    def problem(self, path: Path, label: Path | int) -> str | None:
+        try:
+            info, shape = inspect(path), self.read(label).shape
+        except ImageError as error:
+            return str(error)
+        if (info.height, info.width) == shape[:2]:
+            return None
+        return f"{path} is {info.size} and its labels {label} {shape[1]}×{shape[0]} pixels; they need one size"
 
     @pydantic.model_validator(mode="after")
     def _numbers_fit(self) -> LabelMaps:
@@ -248,6 +301,7 @@ class ClassesConfig(Classes):
         place = self.place(root)
         images = self.below(place, self.images, split)
         files = self.listed(images)
+        files = self.left(place, images, files, self.excluded(images, files), ())
         found = [path.relative_to(images).parts for path in files]
         unknown = sorted({parts[0] if len(parts) > 1 else f"{parts[0]}, which lies in no folder" for parts in found
                           if len(parts) < 2 or parts[0] not in self.names})
@@ -272,7 +326,11 @@ class ImageFolderConfig(Classes):
             raise DataError(f"{metadata}: no such file; an imagefolder without it has a folder for each class: use "
                             "kind: classes")
         classes = dict(self._rows(metadata))
-        names = {path.relative_to(images).as_posix(): path for path in self.listed(images)}
+        files, rows = self.listed(images), [PurePath(name) for name in classes]
+        files = self.left(place, images, files, self.excluded(images, files), rows)
+        names = {path.relative_to(images).as_posix(): path for path in files}
+        classes = {name: label for name, label in classes.items()
+                   if not any(matches(pattern, PurePath(name)) for pattern in self.exclude)}
         for what, missing in (("no row in it", sorted(names.keys() - classes)),
                               ("a row and no image", sorted(classes.keys() - names))):
             if missing:
@@ -298,6 +356,13 @@ class ImageFolderConfig(Classes):
                                 "recipe), or their numbers")
 
 
+def matches(pattern: str, name: PurePath) -> bool:
+    """Whether a pattern of `exclude` means a file, by its name or its path, each with or without the suffix."""
+    path = name.as_posix()
+    texts = (name.name, name.stem, path, path.removesuffix(name.suffix))
+    return any(fnmatchcase(text, pattern) for text in texts)
+
+
 def metadata_rows(metadata: Path) -> Iterator[tuple[int, str, dict[str, object]]]:
     """(line number from 1, file_name, row) of a `metadata.jsonl`. Raises `DataError`."""
     for number, line in enumerate(metadata.read_bytes().splitlines(), 1):
@@ -315,10 +380,20 @@ LabelledLayout = Annotated[GTA5Config | CityscapesConfig | MasksConfig | Classes
                            Field(discriminator="kind")]
 
 
-def check_labels(config: LabelledConfig, found: Labelled) -> None:
-    """Look at every label of a split. Raises `DataError` with what is wrong, before anything is trained on it."""
-    faults = list(config.problems(found))
+def check_labels(config: LabelledConfig, found: Labelled, watch: Callable[[int, int], None] = lambda done, total: None,
+                 ) -> None:
+    """Look at every label of a split. Raises `DataError` with what is wrong, before anything is trained on it.
+
+    `watch` is told how many labels of how many have been looked at.
+    """
+    faults = []
+    for number, (path, label) in enumerate(zip(found.files, found.labels, strict=True), 1):
+        fault = config.problem(path, label)
+        if fault is not None:
+            faults.append(fault)
+        watch(number, len(found))
     if faults:
-        more = f"\n… and {len(faults) - 20} more" if len(faults) > 20 else ""
+        more = f"\n… and {len(faults) - NUM_NAMED} more" if len(faults) > NUM_NAMED else ""
         raise DataError("\n".join([f"{found.folder}: {len(faults)} of {len(found)} labels cannot be used:",
-                                   *faults[:20]]) + more)
+                                   *faults[:NUM_NAMED]]) + more + "\nput them right, or leave their images out: "
+                        "exclude (docs/domain-adaptation.md)")

@@ -28,9 +28,12 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         array = np.asarray(ImageOps.exif_transpose(image))
     if array.ndim == 3:
         if (array != array[..., :1]).any():
-            raise ImageError(path, "read", "colours, and class numbers were expected (one channel); a map drawn in "
-                                           "colours is an ordinary image: use kind: paired")
+            raise ImageError(path, "read", f"colours (mode {image.mode}), and class numbers were expected: store the "
+                                           "number of each pixel's class in one channel. Only `data` can take maps as "
+                                           "drawn, for ordinary images (kind: paired)")
         array = array[..., 0]
+    if array.dtype.kind == "f":  # a cast would make classes of 1.7 and of NaN
+        raise ImageError(path, "read", f"holds fractions (mode {image.mode}); store class numbers as whole numbers")
     if array.min(initial=0) < 0 or array.max(initial=0) > 65535:
         raise ImageError(path, "read", f"values from {array.min()} to {array.max()}; class numbers are 0 … 65535")
     return array.astype(np.uint16 if array.dtype.itemsize > 1 else np.uint8)[..., None]

@@ -11,6 +11,8 @@ from pathlib import Path
 from translate.data.images import find_images
 from translate.errors import DataError
 
+NUM_NAMED = 20  # files that an error names before it says how many more there are
+
 
 def list_images(folder: Path, pattern: str = "*") -> list[Path]:
     """The image files below `folder`, nested ones too, sorted; hidden ones left out (macOS keeps notes under `._name`).
@@ -56,8 +58,8 @@ def pair_files(folder_a: Path, files_a: Sequence[Path], folder_b: Path,
         lonely = [names[name][0] for names, only in ((names_a, only_a), (names_b, only_b)) for name in only]
         raise DataError(f"{folder_a} and {folder_b}: {len(only_a)} of {len(files_a)} and {len(only_b)} of "
                         f"{len(files_b)} images have no partner of the same name: "
-                        f"{', '.join(map(str, lonely[:3]))}{', …' * (len(lonely) > 3)}; rename or remove them "
-                        "(`translate data check RECIPE` lists all of a recipe's)")
+                        f"{', '.join(map(str, lonely[:NUM_NAMED]))}{', …' * (len(lonely) > NUM_NAMED)}; rename or "
+                        "remove them (`translate data check RECIPE` lists all of a recipe's)")
     return [names_a[a][0] for a, _ in pairs], [names_b[b][0] for _, b in pairs]
 
 

@@ -166,6 +166,13 @@ def save_task(folder: Path, network: nn.Module, config: TaskConfig, channels: in
                                            "about": about})
 
 
+def save_shapes(folder: Path, config: TaskConfig, channels: int, classes: int) -> None:
+    """Write a task folder without weights: what `load_task` needs of one on the meta device."""
+    files.write_bytes(folder / WEIGHTS, b"")
+    files.write_json(folder / RECORD, {"network": config.model_dump(mode="json"), "channels": channels,
+                                       "classes": classes, "sha256": files.sha256(folder / WEIGHTS), "about": {}})
+
+
 def read_task(folder: Path) -> dict[str, Any] | None:
     """What `task.json` says, where the weights are those that it names; else None."""
     try:

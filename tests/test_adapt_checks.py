@@ -216,7 +216,7 @@ def test_a_signal_stops_the_table_at_the_next_step_and_keeps_its_rows(tmp_path: 
     assert len(table["rows"]) == 8 and len(read_lines(tmp_path / "out" / "results.jsonl")) == 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_command_ends_with_75_and_a_message(number: int, tmp_path: Path) -> None:
     task = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": 16, "images": 10_000_000}
     recipe = stripes_recipe(write_stripes(tmp_path, 4), adapt={"task": task})
@@ -249,6 +249,7 @@ def test_the_planner_counts_the_network_of_the_consistency_loss_before_it_is_tra
     assert "with the network of the consistency loss, as `translate adapt make` trains" in said.getvalue()
 
 
+@pytest.mark.slow
 def test_a_translator_that_was_prepared_and_trained_under_torchrun_is_what_make_goes_on_with(tmp_path: Path) -> None:
     """As docs/domain-adaptation.md says it, with two processes on a CPU."""
     recipe = scenes_recipe(write_scenes(tmp_path, 8), adapt={"semantic": {"weight": 1.0, "back": 0.5}})

@@ -29,6 +29,7 @@ from translate.update import Update
 
 ROOT = Path(__file__).parent.parent
 GIB = 2**30
+LARGE = sorted(path.stem for path in (ROOT / "recipes").glob("*_?000.yaml"))
 SMALL_CYCLEGAN = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 8, "blocks": 1},
                   "discriminator": {"kind": "patchgan", "width": 8, "layers": 3}, "pool": 0}
 SMALL_PIX2PIX = {"kind": "pix2pix", "generator": {"kind": "unet", "width": 8, "downs": 5},
@@ -217,10 +218,11 @@ def test_where_half_the_size_could_not_be_judged_the_advice_is_the_width_and_of_
     least = recipe_of(grown, 64).smallest_side(Stage(images=1))
     tight = recipe_of(grown, least + 1)
     assert advise(tight, tight.stages[0], 0, 1, "fp16").startswith("set the networks' width to less")
-    growing = recipe_of(SMALL_CYCLEGAN, 1000)
+    growing = recipe_of(SMALL_CYCLEGAN, 256)
     growing = growing.model_copy(update={"stages": (growing.stages[0], growing.stages[0].model_copy(
-        update={"levels": 1, "resolution": 2000}))})
-    assert "in proportion" in advise(growing, growing.stages[1], 1, budget_of("400MB"), "fp16")
+        update={"levels": 1, "resolution": 512}))})
+    leanest = predict(growing, growing.stages[1], memory.PLANS["strips_blocks"], "fp16").peak_bytes
+    assert "in proportion" in advise(growing, growing.stages[1], 1, int(0.8 * leanest), "fp16")
 
 
 def test_smaller_pieces_are_advised_where_they_fit_and_for_what_they_are() -> None:
@@ -264,7 +266,8 @@ def test_a_recipe_names_plans_and_strips_or_is_told_how() -> None:
 
 
 def test_every_recipe_that_is_shipped_can_be_planned() -> None:
-    for file in sorted((ROOT / "recipes").glob("*.yaml")):
+    """The large ones are, besides, planned as their headers say: below."""
+    for file in sorted(set((ROOT / "recipes").glob("*.yaml")) - {ROOT / "recipes" / f"{name}.yaml" for name in LARGE}):
         recipe = load_recipe(file)
         for stage in {(stage.size, stage.levels, stage.freeze): stage for stage in recipe.stages}.values():
             assert predict(recipe, stage, memory.PLANS["split"], "fp16").peak_bytes > 0
@@ -347,9 +350,6 @@ class TestInTraining:
         report = Silent()
         train(cyclegan_recipe(shared_pairs), tmp_path / "run", report)
         assert any("no picture" in line for line in report.lines)
-
-
-LARGE = sorted(path.stem for path in (ROOT / "recipes").glob("*_?000.yaml"))
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -161,7 +161,7 @@ def test_a_mistake_of_an_override_is_not_blamed_on_the_file(overrides: list[str]
 def test_a_mistake_about_labels_says_what_may_stand_there(override: str, expected: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(find_recipe("gta2cityscapes"), [f"adapt.source.{override}"])
-    assert caught.value.lines[0].endswith(f": adapt.source.{expected}")
+    assert caught.value.lines[0].endswith(f" adapt.source.{expected}")
 
 
 def test_a_recipe_is_found_by_path_or_by_the_name_of_a_shipped_one() -> None:

@@ -36,6 +36,12 @@ def toy_pairs(tmp_path: Path) -> Path:
     return write_pairs(tmp_path / "pairs")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_prepared_data(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `make demo` has prepared in this checkout is not there for tests."""
+    os.environ["DIPTYCH_DATA"] = str(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(scope="session")
 def shared_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, once for all tests that only read it."""

@@ -73,7 +73,8 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         with tarfile.open(archive) as tar:
             for number, entry in enumerate(tar):
                 _accept(archive, entry.name, number, entry.isfile() or entry.isdir())
-                tarfile.data_filter(entry, str(archive.parent))  # Python's own list of what is dangerous, as well
+                if hasattr(tarfile, "data_filter"):  # Python's own list of what is dangerous, as well: from 3.11.4 on
+                    tarfile.data_filter(entry, str(archive.parent))
                 content = tar.extractfile(entry)
                 if content is not None:
                     yield entry.name, content

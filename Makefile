@@ -27,7 +27,7 @@ demo: install  ## train relief → satellite on real data, convert the held-out 
 	$(BIN)/translate report $(RUN)
 
 test: install  ## the quick tests; under ten minutes on two cores
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 slow: install  ## the proofs that take long: hundreds of kills, trainings on real data, steps at 2000×2000
 	$(BIN)/python -m pytest -m slow

@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+import translate.data.stream as data_stream
 from translate.data import Batch, PairedConfig, Samples, UnpairedConfig, batches
 from translate.data.stream import Stream, permutation
 from translate.data.transforms import RandomTransform, resized, stable_hash, target_shape
@@ -371,6 +372,20 @@ def test_workers_leave_signals_to_the_parent(toy: Path) -> None:
         os.kill(child.pid or 0, signal.SIGTERM)
         os.kill(child.pid or 0, signal.SIGINT)
     assert sum(1 for _ in unfinished) == 99
+
+
+def test_a_signal_that_comes_before_a_worker_can_refuse_it_is_refused_as_well(toy: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the parent would wait for a batch of the dead one."""
+    enter = data_stream._enter_worker
+
+    def late(number: int) -> None:
+        for signalled in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), signalled)
+        enter(number)
+
+    monkeypatch.setattr(data_stream, "_enter_worker", late)
+    assert sum(1 for _ in stream(paired(toy), stop=40, workers=2)) == 10
 
 
 def test_workers_end_when_their_parent_is_killed(toy: Path) -> None:

@@ -26,6 +26,8 @@ from translate.data.samples import Sample, Samples
 from translate.data.transforms import RandomTransform, centre_crop, stable_hash, use_one_thread
 from translate.errors import DataError, ImageError, TranslateError, UsageError
 
+FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -180,7 +182,13 @@ def _loaded(stream: Stream, shares: Shares, workers: int, pin_memory: bool, time
         stream, batch_sampler=shares, num_workers=workers, collate_fn=_collate, pin_memory=pin_memory,  # type: ignore[arg-type]
         timeout=timeout if workers else 0, worker_init_fn=_enter_worker,
         generator=torch.Generator())  # its own: else every start would draw from the generator of the run
-    iterator = iter(loader)
+    # A worker that was told to end before it could refuse would leave its parent waiting for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT) if workers else set()
+    try:
+        iterator = iter(loader)
+    finally:
+        if workers:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     processes = set(multiprocessing.active_children()) - others
     try:
         while True:
@@ -206,8 +214,9 @@ def _loaded(stream: Stream, shares: Shares, workers: int, pin_memory: bool, time
 
 def _enter_worker(_: int) -> None:
     """A signal to the whole group is for the parent: it saves, and ends its workers. They also end when it dies."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in FOR_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PARENT)  # what came meanwhile is ignored as well
     torch.set_num_threads(1)
     use_one_thread()
 

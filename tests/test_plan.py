@@ -377,6 +377,7 @@ def test_the_large_recipes_plan_as_their_own_headers_say(name: str) -> None:
     assert num_checked >= len({stage.size for stage in recipe.stages})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LARGE if name.endswith("2000")])
 def test_every_stage_of_the_recipes_for_2000_px_fits_a_card_of_8_gb(name: str) -> None:
     """Those that fade a level in, too."""
@@ -385,6 +386,7 @@ def test_every_stage_of_the_recipes_for_2000_px_fits_a_card_of_8_gb(name: str) -
     assert all(choose(recipe, stage, budget_of("8GB"), "fp16") for stage in recipe.stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "card", "overrides"), [
     ("maps_2000", "4GB", []), ("maps_2000", "16GB", ["stages.3.batch_size=4"]),
     ("maps_growing_2000", "16GB", ["stages.5.batch_size=4", "stages.6.batch_size=4"]), ("monet2photo_2000", "6GB", []),

@@ -29,7 +29,7 @@ from translate.checkpoint import (
 from translate.data import ImageConfig, LabelsConfig
 from translate.errors import CheckpointError, DiskError, UsageError
 from translate.networks.growing import Growable, extend, fade_in
-from translate.recipe import Recipe, load_recipe
+from translate.recipe import Recipe, Stage, load_recipe
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"
@@ -118,9 +118,10 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
         raise UsageError(f"{recipe.name}: this {config.kind} model does not translate {direction[0]} to {direction[1]}")
     averaged = weights / f"ema_generator_{direction}.safetensors"
     file = averaged if averaged.is_file() else weights / f"generator_{direction}.safetensors"
+    progress = _progress(weights)
     with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
         generator = config.generator.build(*(channels if direction == "ab" else reversed(channels)))
-        shape = _shape(generator, recipe, weights)
+        shape = _shape(generator, recipe, progress)
     try:
         generator.load_state_dict(read_tensors(file))
     except RuntimeError as error:
@@ -131,7 +132,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(),
                    recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None, weights,
-                   growth=_growth(recipe, _progress(weights)))
+                   growth=_growth(recipe, progress))
 
 
 def _progress(weights: Path) -> Progress:
@@ -142,10 +143,15 @@ def _progress(weights: Path) -> Progress:
     return Progress(stage=about.get("stage", 0), stage_images=about.get("stage_images", 0))
 
 
+def _stage(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
+    """The stage that a network was trained in last, and the share of its newest level that had faded in."""
+    stage = recipe.stages[progress.stage]
+    return stage, progress.stage_images / stage.images if stage.fade else 1.0
+
+
 def _growth(recipe: Recipe, progress: Progress) -> str:
     """What a network knows that has not all of its levels yet, or not for good; nothing of others."""
-    stage, levels = recipe.stages[progress.stage], recipe.stages[-1].levels
-    share = progress.stage_images / stage.images if stage.fade else 1.0
+    (stage, share), levels = _stage(recipe, progress), recipe.stages[-1].levels
     if stage.levels == levels and share == 1:
         return ""
     faded = f", the newest faded in to α = {share:.2f}" if share < 1 else ""
@@ -153,15 +159,12 @@ def _growth(recipe: Recipe, progress: Progress) -> str:
             "{}×{} px".format(*stage.size))
 
 
-def _shape(generator: nn.Module, recipe: Recipe, weights: Path) -> tuple[float, ...]:
-    """Give a generator the shape it had when these weights were written. Returns what says so; nothing without levels.
-    """
-    progress = _progress(weights)
-    stage, config = recipe.stages[progress.stage], recipe.translator.generator
+def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[float, ...]:
+    """Give a generator the shape it had when its weights were written. Returns what says so; nothing without levels."""
+    (stage, share), config = _stage(recipe, progress), recipe.translator.generator
     if not stage.levels or not isinstance(config, Growable):
         return ()
     extend(config, generator, stage.levels, stage.fade)
-    share = progress.stage_images / stage.images if stage.fade else 1.0
     fade_in(generator, share)
     return stage.levels, share
 

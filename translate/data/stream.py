@@ -183,12 +183,11 @@ def _loaded(stream: Stream, shares: Shares, workers: int, pin_memory: bool, time
         timeout=timeout if workers else 0, worker_init_fn=_enter_worker,
         generator=torch.Generator())  # its own: else every start would draw from the generator of the run
     # A worker that was told to end before it could refuse would leave its parent waiting for it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT) if workers else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
     try:
         iterator = iter(loader)
     finally:
-        if workers:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     processes = set(multiprocessing.active_children()) - others
     try:
         while True:

@@ -10,12 +10,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import tests.conftest  # noqa: F401, I001  (one thread, no GPU; before torch)
 import torch
 
-import translate.train
+import translate.training.loop
 from tests.runs import Silent
 from translate.data import Batch
 from translate.recipe import Stage, load_recipe
-from translate.train import Run, train
-from translate.update import Update
+from translate.training.loop import Run, train
+from translate.training.update import Update
 
 
 class Collapsing(Run):
@@ -42,5 +42,5 @@ class Collapsing(Run):
 
 
 if __name__ == "__main__":
-    translate.train.Run = Collapsing  # type: ignore[misc]
+    translate.training.loop.Run = Collapsing  # type: ignore[misc]
     train(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), Silent())

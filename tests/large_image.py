@@ -20,9 +20,9 @@ import torch
 
 from translate import tiling
 from translate.convert import convert
-from translate.data import ImageConfig
+from translate.images.reading import ImageConfig
 from translate.networks import ResNetConfig
-from translate.release import Release
+from translate.runs.release import Release
 
 
 def main(source: Path, out: Path, memory: str, limit_mb: int) -> None:

@@ -21,9 +21,9 @@ from accelerate import Accelerator
 from translate.data import Batch
 from translate.networks import memory
 from translate.optimizers import Adam
-from translate.plan import parameters_of, predict
 from translate.recipe import Recipe, find_recipe, load_recipe
-from translate.update import Update
+from translate.training.plan import parameters_of, predict
+from translate.training.update import Update
 
 PUBLISHED = {"cyclegan": {"data": {"kind": "unpaired", "card": "monet2photo", "resize": None}},
              "pix2pix": {"data": {"kind": "paired", "card": "maps", "resize": None}}}

@@ -11,7 +11,7 @@ from typing import Any
 
 from translate.recipe import Recipe
 from translate.schema import validate
-from translate.train import train
+from translate.training.loop import train
 
 
 def cyclegan_recipe(data: Path, **changes: Any) -> Recipe:

@@ -43,11 +43,11 @@ from translate.adapt.preservation import compare_opinions, is_held_out, summaris
 from translate.adapt.table import RowName, examples_for, find_sides, tabulate, wrong_about_labels
 from translate.adapt.tasks import confusions, train_task
 from translate.convert import Shard
-from translate.data.images import ImageConfig
 from translate.data.labelled import ClassesConfig, ImageFolderConfig, MasksConfig, check_labels
 from translate.data.transforms import stable_hash
 from translate.errors import DataError, RecipeError, RunError
 from translate.files import read_lines
+from translate.images.reading import ImageConfig
 from translate.metrics.segmentation import LabelScores, class_ious
 from translate.recipe import Recipe
 

@@ -22,8 +22,8 @@ from translate.convert import Shard
 from translate.errors import DataError, Stopped
 from translate.files import read_lines
 from translate.networks.memory import PLANS
-from translate.plan import predict, with_consistency
 from translate.recipe import load_recipe
+from translate.training.plan import predict, with_consistency
 
 ROOT = Path(__file__).parent.parent
 

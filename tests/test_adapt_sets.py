@@ -32,13 +32,13 @@ from tests.test_cli import call, said  # noqa: F401 (a fixture)
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
 from translate.adapt.table import find_sides, key_of
+from translate.cli.tables import preservation_table
 from translate.convert import LEDGER
-from translate.data.images import ImageConfig
 from translate.errors import DataError, RunError
 from translate.files import read_lines
+from translate.images.reading import ImageConfig
 from translate.recipe import Recipe
 from translate.schema import validate
-from translate.tables import preservation_table
 
 Made = tuple[Path, Recipe, Path, MadeSet]
 BLIND = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": SIDE, "images": 8, "batch_size": 8,

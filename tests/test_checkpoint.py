@@ -16,11 +16,10 @@ import pytest
 
 from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from translate import files
-from translate.checkpoint import Best, newest_checkpoint, save_checkpoint, verify
 from translate.errors import DiskError
-from translate.processes import make_accelerator
-from translate.runs import RunFolder
-from translate.train import Run, train
+from translate.runs.checkpoint import Best, newest_checkpoint, save_checkpoint, verify
+from translate.runs.folder import RunFolder
+from translate.training.loop import Run, make_accelerator, train
 
 
 @pytest.fixture

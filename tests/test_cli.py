@@ -18,12 +18,14 @@ from rich.console import Console
 
 from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
-from translate import cli, files, progress
-from translate.progress import Display
+from translate import files
+from translate.cli import commands as cli
+from translate.cli import progress
+from translate.cli.progress import Display
 from translate.recipe import Recipe
-from translate.release import load_release
+from translate.runs.release import load_release
 from translate.schema import validate
-from translate.train import train
+from translate.training.loop import train
 
 
 @pytest.fixture

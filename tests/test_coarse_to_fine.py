@@ -21,11 +21,11 @@ from translate.errors import RecipeError
 from translate.networks import CoarseToFineConfig, PatchGANConfig, memory
 from translate.networks.discriminators import Pyramid
 from translate.networks.growing import add_level
-from translate.plan import budget_of, choose
 from translate.recipe import Recipe, Stage, find_recipe, load_recipe
-from translate.release import load_release
+from translate.runs.release import load_release
 from translate.tiling import Settings
-from translate.train import Run, train
+from translate.training.loop import Run, train
+from translate.training.plan import budget_of, choose
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
 
 SMALL: dict[str, Any] = {"width": 4, "blocks": 1, "downs": 2, "fine_blocks": 1}

@@ -25,17 +25,19 @@ import torch
 from PIL import Image, ImageCms
 from torch import Tensor, nn
 
-from translate import decoder, files
+from translate import files
 from translate.convert import LEDGER, Row, convert
 from translate.convert.converter import Converter
-from translate.data import images
-from translate.data.decoding import decode
-from translate.data.images import ImageConfig, write_image
 from translate.errors import DataError, DiskError, ImageError, UsageError
+from translate.images import decoder
+from translate.images import reading as images
+from translate.images.decoding import decode
+from translate.images.reading import ImageConfig
+from translate.images.writing import write_image
 from translate.networks.layers import Generator
 from translate.networks.resnet import ResNet
 from translate.networks.weights import initialise
-from translate.release import Release
+from translate.runs.release import Release
 
 # Children are forked from a server that has imported torch, so that a kill costs milliseconds.
 SERVER = multiprocessing.get_context("forkserver")

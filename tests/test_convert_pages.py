@@ -28,10 +28,10 @@ from tests.test_convert import (
     release_of,
     tiny_release,
 )
-from translate import decoder
 from translate.convert import convert
-from translate.data.images import write_image
 from translate.errors import DiskError
+from translate.images import decoder
+from translate.images.writing import write_image
 from translate.networks.resnet import ResNet
 from translate.networks.weights import initialise
 

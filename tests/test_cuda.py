@@ -21,22 +21,21 @@ from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from tests.test_growing import growing_recipe
 from tests.test_update import strengthen
 from translate import tiling
-from translate.checkpoint import save_checkpoint
 from translate.convert import convert
 from translate.data import Batch
-from translate.data.images import read_image
+from translate.images.reading import read_image
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import SGD, Adam
-from translate.plan import parameters_of, predict_step
 from translate.precision import Format
-from translate.processes import make_accelerator
 from translate.recipe import Recipe
-from translate.release import load_release
-from translate.runs import RunFolder
+from translate.runs.checkpoint import save_checkpoint
+from translate.runs.folder import RunFolder
+from translate.runs.release import load_release
 from translate.tiling import Settings
-from translate.train import Run, train
+from translate.training.loop import Run, make_accelerator, train
+from translate.training.plan import parameters_of, predict_step
+from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, Translator
-from translate.update import Update
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 

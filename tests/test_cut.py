@@ -16,16 +16,17 @@ from torch import Tensor
 from tests.runs import Silent, cut_recipe, cyclegan_recipe
 from tests.test_networks import GENERATORS, SMALL, members
 from tests.test_update import build, gradients, make_batch, step
-from translate import draws, load
+from translate import load
 from translate.errors import RecipeError, UsageError
 from translate.losses import patch_nce
 from translate.networks import EncodingConfig, PatchGANConfig, ProjectionHeads, ResNetConfig, memory
 from translate.networks.discriminators import MinibatchDiscrimination
 from translate.networks.layers import Generator, pad_to_fit
 from translate.recipe import Recipe
-from translate.release import load_release
+from translate.runs.release import load_release
 from translate.schema import validate
-from translate.train import train
+from translate.training import draws
+from translate.training.loop import train
 from translate.translators import CUTConfig
 
 ENCODING = members(EncodingConfig)

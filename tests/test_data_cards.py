@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from translate.data import cards
-from translate.data.archives import unpack
-from translate.data.cards import Card, find_card, list_cards, load_card, prepare
-from translate.data.rasters import RastersConfig, land, starts
+from translate.cards import cards
+from translate.cards.archives import unpack
+from translate.cards.cards import Card, find_card, list_cards, load_card, prepare
+from translate.cards.rasters import RastersConfig, land, starts
 from translate.errors import DataError, RecipeError
 from translate.schema import validate
 

@@ -15,11 +15,12 @@ from PIL import Image
 
 from translate import data
 from translate.data.folders import DataConfig, LayoutConfig
-from translate.data.images import ImageConfig, to_tensor, write_image
 from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
 from translate.errors import DataError, ImageError
+from translate.images.reading import ImageConfig, to_tensor
+from translate.images.writing import write_image
 
 
 def coordinates(height: int = 24, width: int = 32, blue: int = 0) -> np.ndarray:

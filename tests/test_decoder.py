@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from translate import decoder as isolated
-from translate.data import rows
-from translate.data.images import write_image
-from translate.decoder import Decoder, Request
 from translate.errors import ImageError
+from translate.images import decoder as isolated
+from translate.images import windows
+from translate.images.decoder import Decoder, Request
+from translate.images.writing import write_image
 
 
 class Meanwhile:
@@ -137,7 +137,7 @@ def test_what_cannot_be_opened_or_decoded_there_is_the_same_error(tmp_path: Path
     content[offset:offset + 40] = bytes(40)
     path.write_bytes(content)
     messages = []
-    for opening in (rows.open_rows, isolated.open_rows):
+    for opening in (windows.open_rows, isolated.open_rows):
         with opening(path, 10**6) as (page,):
             page.rows.read(0, 32)
             with pytest.raises(ImageError) as caught:

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from tests.test_data_cards import wheel
-from translate.data.cards import Card, find_card, prepare
-from translate.data.digits import cut_out
+from translate.cards.cards import Card, find_card, prepare
+from translate.cards.digits import cut_out
 from translate.errors import DataError
 from translate.files import sha256
 

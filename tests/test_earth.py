@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.runs import Silent
-from translate.data.cards import find_card, prepare
+from translate.cards.cards import find_card, prepare
 from translate.files import read_lines
 from translate.recipe import find_recipe, load_recipe
-from translate.train import train
+from translate.training.loop import train
 
 
 @pytest.mark.slow

@@ -23,23 +23,22 @@ from rich.console import Console
 
 from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
-from translate import cli
-from translate.checkpoint import best_checkpoint, verify
+from translate.cards.cards import find_card, prepare
+from translate.cli import commands as cli
 from translate.convert import convert
-from translate.data.cards import find_card, prepare
 from translate.errors import DataError, RecipeError, Stopped, UsageError
-from translate.evaluate import evaluate_folder, evaluate_labels, evaluate_run
+from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
+from translate.evaluation.report import evaluate_folder, evaluate_labels, evaluate_run
 from translate.files import read_lines, sha256
-from translate.heldout import Evaluator, HeldOut, translate_whole
 from translate.metrics import features
 from translate.metrics.distribution import kernel_distances
 from translate.metrics.intervals import Estimate
 from translate.networks import features as pretrained
-from translate.processes import make_accelerator
 from translate.recipe import Recipe, find_recipe, load_recipe
-from translate.release import load_release
+from translate.runs.checkpoint import best_checkpoint, verify
+from translate.runs.release import load_release
 from translate.schema import validate
-from translate.train import train
+from translate.training.loop import make_accelerator, train
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:

@@ -18,23 +18,22 @@ from tests.test_networks import DISCRIMINATORS, GENERATORS, SMALL
 from tests.test_strips import randomise
 from tests.test_update import known, make_batch, step, strengthen, worst_error
 from translate import tiling
-from translate.checkpoint import checkpoint_at
 from translate.data import held_out
 from translate.errors import RecipeError, RunError
-from translate.heldout import Evaluator
+from translate.evaluation.heldout import Evaluator
 from translate.losses import R1, NonSaturating, RelativisticAverage, feature_matching, over_scales
 from translate.metrics.intervals import Estimate
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.optimizers import Adam, follow
-from translate.plan import parameters_of, predict
-from translate.processes import make_accelerator
 from translate.recipe import Recipe, Stage
-from translate.release import load_release
-from translate.runs import RunFolder
+from translate.runs.checkpoint import checkpoint_at
+from translate.runs.folder import RunFolder
+from translate.runs.release import load_release
 from translate.tiling import Settings
-from translate.train import Run, train
+from translate.training.loop import Run, make_accelerator, train
+from translate.training.plan import parameters_of, predict
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
 from translate.translators.translator import together
 

@@ -17,24 +17,24 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-import translate.train
+import translate.training.loop
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.test_update import build, make_batch, step, weights
 from tools.guard_zoo import PERSISTENT, RESNET, TRANSIENT, TRANSLATORS, broken, recipe_of
-from translate.checkpoint import newest_checkpoint
+from translate.cards.cards import find_card, prepare
 from translate.data import Batch
-from translate.data.cards import find_card, prepare
 from translate.errors import Collapsed, RunError
 from translate.files import read_lines
-from translate.guard import OVERFLOWS, Guard, Trouble
 from translate.losses import Began, Hinge, LeastSquares, NonSaturating, RelativisticAverage, Wasserstein
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import SGD
-from translate.probe import Probe
 from translate.recipe import GuardConfig, Recipe, Stage
-from translate.train import Run, train
+from translate.runs.checkpoint import newest_checkpoint
+from translate.training.guard import OVERFLOWS, Guard, Trouble
+from translate.training.loop import Run, train
+from translate.training.probe import Probe
+from translate.training.update import NotFinite, Update
 from translate.translators import CycleGANConfig, Pix2PixConfig
-from translate.update import NotFinite, Update
 
 ROOT = Path(__file__).parent.parent
 NAN = float("nan")
@@ -359,7 +359,7 @@ class Broken(Run):
 
 
 def break_steps(monkeypatch: pytest.MonkeyPatch, num_steps: int) -> None:
-    monkeypatch.setattr(translate.train, "Run", Broken)
+    monkeypatch.setattr(translate.training.loop, "Run", Broken)
     monkeypatch.setattr(Broken, "left", num_steps)
 
 
@@ -527,7 +527,7 @@ class Blinded(Run):
 
 
 def blind_steps(monkeypatch: pytest.MonkeyPatch, *at: int) -> None:
-    monkeypatch.setattr(translate.train, "Run", Blinded)
+    monkeypatch.setattr(translate.training.loop, "Run", Blinded)
     monkeypatch.setattr(Blinded, "at", at)
     monkeypatch.setattr(Blinded, "number", 0)
 
@@ -565,7 +565,7 @@ def test_a_weight_that_is_not_finite_is_healed_from_the_checkpoint(shared_pairs:
                 next(self.translator.networks["generator_ab"].parameters()).data[0] = NAN
             return super().step(stage, batch)
 
-    monkeypatch.setattr(translate.train, "Run", Struck)
+    monkeypatch.setattr(translate.training.loop, "Run", Struck)
     train(guarded_recipe(shared_pairs), tmp_path / "run", Silent())
     (rollback,) = told(tmp_path / "run", "rollback")
     assert rollback["images"] == 16 and "the weights of generator_ab" in told(tmp_path / "run", "skipped")[0]["message"]

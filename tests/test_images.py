@@ -22,22 +22,12 @@ import torch
 from PIL import Image, ImageCms, ImageOps, features
 
 from translate import files
-from translate.data.decoding import Picture, decode, inspect
-from translate.data.images import (
-    HALF_RANGE,
-    ImageConfig,
-    change_bits,
-    find_images,
-    fit,
-    list_folder,
-    read_image,
-    suffix_for,
-    to_array,
-    to_tensor,
-    write_image,
-)
-from translate.data.pictures import DTYPES
 from translate.errors import DiskError, ImageError, UsageError
+from translate.images.decoding import Picture, decode, inspect
+from translate.images.listing import find_images, list_folder
+from translate.images.pictures import DTYPES
+from translate.images.reading import HALF_RANGE, ImageConfig, change_bits, fit, read_image, to_array, to_tensor
+from translate.images.writing import suffix_for, write_image
 
 RGB8, RGB16, RGB_FLOAT = ImageConfig(), ImageConfig(bits=16), ImageConfig(bits="float")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -299,7 +289,8 @@ def test_heic_and_avif_without_their_libraries_are_refused_saying_which(tmp_path
 
 def test_decoding_starts_without_torch():
     """It is done in processes of its own, so that a file that crashes a decoder costs one file."""
-    code = "import translate.data.decoding, sys; sys.exit(bool({'torch', 'albumentations', 'cv2'} & set(sys.modules)))"
+    code = ("import translate.images.decoding, sys; "
+            "sys.exit(bool({'torch', 'albumentations', 'cv2'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
 
 

@@ -14,8 +14,8 @@ from translate import files
 from translate.convert import Shard, convert
 from translate.convert.converter import remove_leftovers
 from translate.convert.jobs import Naming, plan_jobs
-from translate.data.images import ImageConfig
 from translate.errors import DataError, UsageError
+from translate.images.reading import ImageConfig
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from translate.machine import describe_machine, take_peak_bytes
+from translate.training.machine import describe_machine, take_peak_bytes
 
 
 def test_the_peak_of_a_process_is_the_systems() -> None:

@@ -37,8 +37,8 @@ from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetCo
 from translate.networks.layers import seed_dropout
 from translate.optimizers import SGD
 from translate.schema import validate
+from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
-from translate.update import Update
 
 PLANS = list(memory.PLANS)
 PATCH = PatchGANConfig(width=4, layers=2)

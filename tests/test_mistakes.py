@@ -10,7 +10,7 @@ import pydantic
 import pytest
 from pydantic import Field
 
-from translate.data.cards import Card
+from translate.cards.cards import Card
 from translate.errors import RecipeError
 from translate.networks.memory import MemoryConfig
 from translate.recipe import Recipe

@@ -20,10 +20,11 @@ from translate.convert import convert
 from translate.convert.model import Model
 from translate.convert.translating import Translating
 from translate.data import LabelsConfig
-from translate.data.images import Bits, write_image
 from translate.errors import ImageError, UsageError
-from translate.release import Release
-from translate.train import train
+from translate.images.reading import Bits
+from translate.images.writing import write_image
+from translate.runs.release import Release
+from translate.training.loop import train
 
 
 def model_of(generator: nn.Module | None = None, channels: int = 3, bits: Bits = 8) -> Model:

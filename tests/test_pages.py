@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from tests.test_images import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
 from translate import tiling
-from translate.data.decoding import count_pages, decode, inspect
-from translate.data.images import ImageConfig, read_image, to_array, to_tensor, write_image
-from translate.data.pages import Page, open_pages, page_of
-from translate.data.pictures import Picture
-from translate.data.sinks import ArraySink, writing_pages
-from translate.data.tiffs import TiffRows
 from translate.errors import DiskError, ImageError
+from translate.images.decoding import count_pages, decode, inspect
+from translate.images.pages import Page, open_pages, page_of
+from translate.images.pictures import Picture
+from translate.images.reading import ImageConfig, read_image, to_array, to_tensor
+from translate.images.sinks import ArraySink, writing_pages
+from translate.images.tiffs import TiffRows
+from translate.images.writing import write_image
 
 PATH = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 CHILD = os.environ | {"PYTHONPATH": os.pathsep.join(PATH)}  # the environment of a child process
@@ -438,7 +439,7 @@ def test_pages_tags_and_the_size_of_offsets_go_along(tmp_path):
 def test_an_output_that_may_pass_four_gigabytes_is_a_bigtiff(tmp_path, monkeypatch):
     write_image(tmp_path / "in.tif", noise(20, 20, 3))
     for limit, big in ((1199, True), (1200, False)):
-        monkeypatch.setattr("translate.data.sinks.CLASSIC_BYTES", limit)
+        monkeypatch.setattr("translate.images.sinks.CLASSIC_BYTES", limit)
         with open_pages(tmp_path / "in.tif", RGB8) as pages, writing_pages(tmp_path / "x.tif", pages, RGB8) as sinks:
             copy_rows(pages[0], sinks[0], 20)
         with tifffile.TiffFile(tmp_path / "x.tif") as tiff:

@@ -19,8 +19,8 @@ from translate.errors import RecipeError
 from translate.losses import R1, R2, Orthogonal, Penalty, WassersteinGP, non_orthogonality
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.layers import InstanceNorm
+from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
-from translate.update import Update
 
 PENALTIES = typing.get_args(typing.get_args(Penalty)[0])
 SLOPES = [WassersteinGP, R1, R2]

@@ -17,9 +17,9 @@ from translate.files import sha256
 from translate.losses import VGG19, MobileNetV2, PerceptualLoss
 from translate.networks import ResNetConfig, features, memory
 from translate.networks.features import mobilenet_features, vgg19_features
-from translate.plan import predict_step
 from translate.recipe import Recipe
 from translate.schema import validate
+from translate.training.plan import predict_step
 from translate.translators import CycleGANConfig, Pix2PixConfig
 
 MEAN, DEVIATION = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

@@ -18,14 +18,23 @@ from tests.test_memory import GAMES, game
 from tests.test_train import run_cli
 from tests.test_update import build, make_batch
 from translate.errors import DoesNotFit, RecipeError, UsageError
-from translate.live_bytes import LiveBytes
 from translate.networks import memory
-from translate.plan import USABLE, advise, budget_of, choose, parameters_of, plan_recipe, predict, predict_step
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.schema import validate
-from translate.train import train
+from translate.training.live_bytes import LiveBytes
+from translate.training.loop import train
+from translate.training.plan import (
+    USABLE,
+    advise,
+    budget_of,
+    choose,
+    parameters_of,
+    plan_recipe,
+    predict,
+    predict_step,
+)
+from translate.training.update import Update
 from translate.translators import Pix2PixConfig
-from translate.update import Update
 
 ROOT = Path(__file__).parent.parent
 GIB = 2**30
@@ -346,7 +355,7 @@ class TestInTraining:
         def full(*arguments: Any, **named: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        monkeypatch.setattr("translate.logbook.sample_grid", full)
+        monkeypatch.setattr("translate.training.logbook.sample_grid", full)
         report = Silent()
         train(cyclegan_recipe(shared_pairs), tmp_path / "run", report)
         assert any("no picture" in line for line in report.lines)

@@ -18,9 +18,10 @@ from tests.runs import Silent, cut_recipe, cyclegan_recipe, final_state, pix2pix
 from translate.data import ComputedConfig, LabelsConfig, PairedConfig, UnpairedConfig
 from translate.errors import RecipeError
 from translate.files import read_lines
-from translate.recipe import Recipe, find_recipe, load_recipe, shipped_recipes
+from translate.places import shipped_recipes
+from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.schema import validate
-from translate.train import train
+from translate.training.loop import train
 
 GOOD = """
 name: good

@@ -19,14 +19,12 @@ from PIL import Image
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import write_pairs
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, train_until
-from translate.checkpoint import verify
-from translate.cli import app
-from translate.data.cards import find_card
-from translate.data.images import ImageConfig, read_image, to_tensor
+from translate.cards.cards import find_card
+from translate.cli.commands import app
 from translate.errors import RunError, UsageError
-from translate.evaluate import evaluate_run
+from translate.evaluation.report import evaluate_run
 from translate.files import read_lines
-from translate.release import load_release
+from translate.images.reading import ImageConfig, read_image, to_tensor
 from translate.report import write_comparison, write_report
 from translate.report.charts import (
     HEIGHT,
@@ -44,7 +42,9 @@ from translate.report.charts import (
 )
 from translate.report.pages import words
 from translate.report.reading import read_run
-from translate.train import train
+from translate.runs.checkpoint import verify
+from translate.runs.release import load_release
+from translate.training.loop import train
 
 ODD = "!<b>1 & 2.png"  # a file name that is also HTML
 

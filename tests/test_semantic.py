@@ -14,8 +14,8 @@ from tests.test_update import build, cyclegan_reference, gradients, make_batch, 
 from translate.errors import CheckpointError, RecipeError
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.networks.tasks import CNNConfig, FCNConfig, TaskConfig, TorchvisionConfig, load_task, save_task
-from translate.plan import predict_step
 from translate.schema import validate
+from translate.training.plan import predict_step
 from translate.translators import CycleGANConfig
 from translate.translators.cyclegan import SemanticConfig
 
@@ -213,7 +213,7 @@ def train_on_discs(translator: Any, steps: int) -> None:
 
     from translate.data import Batch
     from translate.optimizers import Adam
-    from translate.update import Update
+    from translate.training.update import Update
 
     optimizers = {phase: Adam(lr=2e-3).build(parameter for network in networks.values()
                                              for parameter in network.parameters())

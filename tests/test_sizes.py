@@ -8,10 +8,10 @@ import pytest
 
 from tests.test_convert import Identity, noise, release_of
 from translate.convert import convert
-from translate.data.images import write_image
 from translate.errors import UsageError
-from translate.plan import budget_of
+from translate.images.writing import write_image
 from translate.sizes import amount, num_bytes
+from translate.training.plan import budget_of
 
 
 @pytest.mark.parametrize(("text", "number"), [

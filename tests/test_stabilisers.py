@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from tests.runs import Silent, cyclegan_recipe
 from tests.test_update import build, gradients, make_batch, step
-from translate import draws
 from translate.errors import RecipeError
 from translate.files import read_lines
 from translate.losses import feature_matching
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, memory
 from translate.networks.discriminators import MinibatchStd
 from translate.optimizers import SGD, Adam
-from translate.train import train
+from translate.training import draws
+from translate.training.loop import train
+from translate.training.update import Update
 from translate.translators import CycleGANConfig, Pix2PixConfig
 from translate.translators.augmentation import cut_out, moved, recoloured
-from translate.update import Update
 
 SMALL: dict[str, Any] = {"generator": ResNetConfig(width=4, blocks=1),
                          "discriminator": PatchGANConfig(width=4, layers=2)}

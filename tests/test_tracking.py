@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.runs import Silent, pix2pix_recipe
 from translate.errors import MissingExtra
 from translate.files import read_lines
-from translate.train import train
+from translate.training.loop import train
 
 
 def recipe(data: Path) -> Any:

@@ -31,14 +31,13 @@ from tests.runs import (
     train_until,
 )
 from translate import files
-from translate.checkpoint import newest_checkpoint
 from translate.errors import CheckpointError, DataError, DiskError, RunError, UsageError
 from translate.files import read_lines
-from translate.processes import check_shares
-from translate.release import load_release
-from translate.runs import RunFolder
-from translate.tracking import to_rgb
-from translate.train import train
+from translate.runs.checkpoint import newest_checkpoint
+from translate.runs.folder import RunFolder
+from translate.runs.records import to_rgb
+from translate.runs.release import load_release
+from translate.training.loop import check_shares, train
 from translate.translators.pool import ImagePool
 
 ROOT = Path(__file__).parent.parent

@@ -16,17 +16,17 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from translate import draws
 from translate.data import Batch
 from translate.errors import DoesNotFit
-from translate.live_bytes import LiveBytes
 from translate.losses import LeastSquares, NonSaturating
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.layers import seed_dropout
 from translate.optimizers import SGD
 from translate.precision import is_out_of_memory
+from translate.training import draws
+from translate.training.live_bytes import LiveBytes
+from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, Translator
-from translate.update import Update
 
 RESNET = ResNetConfig(width=4, blocks=2)
 UNET = UNetConfig(width=4, downs=5, norm="instance")

@@ -13,11 +13,11 @@ import torch
 
 from tests.runs import Silent, cut_recipe, cyclegan_recipe, pix2pix_recipe
 from translate.data import Batch
-from translate.runs import RunFolder
-from translate.processes import make_accelerator
+from translate.runs.folder import RunFolder
+from translate.training.loop import make_accelerator
 from translate.recipe import Recipe
-from translate.train import Run
-from translate.update import Update
+from translate.training.loop import Run
+from translate.training.update import Update
 
 SGD = {"kind": "sgd", "lr": 0.05}
 

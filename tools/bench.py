@@ -30,13 +30,13 @@ from accelerate import Accelerator
 
 from translate.data import Batch
 from translate.errors import DoesNotFit
-from translate.live_bytes import LiveBytes
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import Adam
-from translate.plan import Prediction, parameters_of, predict_step
 from translate.precision import choose_precision
+from translate.training.live_bytes import LiveBytes
+from translate.training.plan import Prediction, parameters_of, predict_step
+from translate.training.update import Update
 from translate.translators import CycleGANConfig, Pix2PixConfig
-from translate.update import Update
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -27,10 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from translate.convert import convert
-from translate.data import ImageConfig
+from translate.images.reading import ImageConfig
 from translate.networks.resnet import ResNet
 from translate.networks.weights import initialise
-from translate.release import Release
+from translate.runs.release import Release
 
 
 class Timed(nn.Module):

@@ -37,11 +37,12 @@ from PIL import Image
 from translate import __version__
 from translate.data import Batch
 from translate.networks import memory
-from translate.plan import budget_of, choose, describe, parameters_of, predict
-from translate.recipe import Recipe, Stage, find_recipe, load_recipe, shipped_recipes
+from translate.places import shipped_recipes
+from translate.recipe import Recipe, Stage, find_recipe, load_recipe
 from translate.sizes import num_bytes
-from translate.train import train
-from translate.update import Update
+from translate.training.loop import train
+from translate.training.plan import budget_of, choose, describe, parameters_of, predict
+from translate.training.update import Update
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks-recipes.md"
 WARM, TIMED = 1, 2  # steps

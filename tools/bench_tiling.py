@@ -37,10 +37,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from translate import tiling
-from translate.data.images import read_image, to_tensor
+from translate.images.reading import read_image, to_tensor
 from translate.networks import ResNetConfig, UNetConfig
 from translate.networks.layers import InstanceNorm
-from translate.release import load_release
+from translate.runs.release import load_release
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "benchmarks-tiling.md"

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from translate.losses import l1_loss
-from translate.machine import describe_machine
 from translate.networks import ResNetConfig
+from translate.training.machine import describe_machine
 
 WAYS = ("transposed", "resize", "bilinear")
 GREYS = (-0.8, -0.3, 0.2, 0.7)

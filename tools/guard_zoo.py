@@ -29,19 +29,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from PIL import Image
 
-import translate.train
-import translate.update
+import translate.training.loop
+import translate.training.update
 from translate import __version__
 from translate.data import Batch
 from translate.errors import Collapsed
 from translate.files import read_lines
-from translate.guard import Guard
-from translate.logbook import Logbook
 from translate.losses.objectives import Game
 from translate.recipe import Cadence, Recipe, Stage, find_recipe, load_recipe
 from translate.schema import validate
-from translate.train import Run, train
-from translate.update import Update
+from translate.training.guard import Guard
+from translate.training.logbook import Logbook
+from translate.training.loop import Run, train
+from translate.training.update import Update
 
 IMAGES, ONSET, BATCH = 600, 300, 4
 GUARD = {"patience": 60, "rollbacks": 1}
@@ -223,11 +223,11 @@ def broken(failure: Failure | None, onset: int = ONSET) -> Iterator[None]:
                 done += 1
             return super().step(stage, batch)
 
-    translate.train.Run = Broken  # type: ignore[misc]
+    translate.training.loop.Run = Broken  # type: ignore[misc]
     try:
         yield
     finally:
-        translate.train.Run = Run  # type: ignore[misc]
+        translate.training.loop.Run = Run  # type: ignore[misc]
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def overhead(data: Path, small: Path, looks: int = 2) -> None:
         return call
 
     places = [(Run, "step", "step"), (Guard, "note", "in steps"), (Update, "_is_broken", "in steps"),
-              (Game, "verdict", "in steps"), (translate.update, "gradient_norm", "in steps"),
+              (Game, "verdict", "in steps"), (translate.training.update, "gradient_norm", "in steps"),
               (Logbook, "probe", "in looks"), (Guard, "judge", "in looks")]
     functions = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, what), function in zip(places, functions, strict=True):

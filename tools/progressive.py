@@ -29,16 +29,17 @@ import torch
 from accelerate import Accelerator
 
 from translate import __version__
-from translate.data import batches, data_root, held_out
+from translate.data import batches, held_out
 from translate.files import append_line, read_lines
 from translate.metrics.features import MobileNet, find_mobilenet
 from translate.metrics.observations import MEASURES, observe, summarise
 from translate.networks import memory
 from translate.optimizers import Adam, follow
-from translate.plan import parameters_of
+from translate.places import data_root
 from translate.recipe import Stage, find_recipe, load_recipe
+from translate.training.plan import parameters_of
+from translate.training.update import Update
 from translate.translators import Translator
-from translate.update import Update
 
 TILE, CROP = 300, 256  # of a tile of the card as many pixels are seen at once, at any resolution
 SHOWN = ("ssim", "psnr", "l1", "gradient_error", "kernel_distance")

@@ -22,7 +22,8 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from translate import __version__
-from translate.data.images import ImageConfig, find_images, read_image
+from translate.images.listing import find_images
+from translate.images.reading import ImageConfig, read_image
 from translate.metrics.reference import score
 
 RGB = ImageConfig()

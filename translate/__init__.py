@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # `import translate` costs no torch
@@ -9,7 +10,7 @@ if TYPE_CHECKING:  # `import translate` costs no torch
 
     from translate.convert.model import Model
 
-__version__ = "0.1.0"
+__version__ = version("diptych")
 __all__ = ["load"]
 
 
@@ -25,6 +26,6 @@ def load(path: str | Path, direction: Literal["ab", "ba"] = "ab", device: str = 
 
     from translate.convert.model import Model
     from translate.convert.translating import Translating
-    from translate.release import load_release
+    from translate.runs.release import load_release
 
     return Model(Translating.with_release(load_release(Path(path), direction), device, precision, memory))

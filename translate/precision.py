@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -53,3 +54,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _computes_in_bf16() -> bool:
     names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private, and the only names there are
     return any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)
+
+
+def choose_device(asked: str) -> torch.device:
+    """`auto` is CUDA where there is one; of a launcher's processes each takes its own. Raises `UsageError` for a device
+    that is not there."""
+    if asked == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        if reason.startswith("Expected one of"):  # all that there ever were
+            reason = "is none of this machine"
+        raise UsageError(f"device {asked}: {reason}; expected auto, cpu, cuda, cuda:1 …") from None
+    return device

@@ -28,6 +28,7 @@ from translate.networks.growing import Growable
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.networks.tasks import TaskNetworkConfig
 from translate.optimizers import Constant, Optimizers, Schedule
+from translate.places import shipped_recipes
 from translate.schema import Config, Name, read_document, read_yaml, validate
 from translate.translators import TranslatorConfig
 
@@ -366,13 +367,6 @@ def _shipped_advice(name: str) -> str:
     names = [path.stem for path in shipped_recipes()]
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     return (f"did you mean {', '.join(close)}? " if close else "") + "`translate recipes` lists what is shipped"
-
-
-def shipped_recipes() -> list[Path]:
-    """The recipes inside the installed package, or those of the checkout."""
-    package = Path(__file__).parent
-    shipped = package / "shipped" / "recipes"
-    return sorted((shipped if shipped.is_dir() else package.parent / "recipes").glob("*.yaml"))
 
 
 def describe(path: Path) -> str:

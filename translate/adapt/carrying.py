@@ -8,16 +8,18 @@ import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from translate import __version__, files
-from translate.data.cards import find_card
-from translate.data.images import ImageConfig, suffix_for
+from translate import files
+from translate.cards.cards import find_card
 from translate.data.labelled import METADATA, Labelled, LabelledConfig, metadata_rows
 from translate.errors import DataError, TranslateError
+from translate.images.reading import ImageConfig
+from translate.images.writing import suffix_for
 from translate.recipe import Recipe
-from translate.release import Release
+from translate.runs.release import Release
 
 MANIFEST, CARD = "manifest.jsonl", "README.md"
 
@@ -167,7 +169,7 @@ def describe(recipe: Recipe, release: Release, counts: Mapping[str, int], notes:
         "translator towards the target; labels are the source's own files and names, byte for byte. "
         f"{counts['rejected']:,} were rejected and {counts['failed']:,} could not be translated: `{MANIFEST}` has a "
         "row for every source image, with what became of it and what it was made from.", "",
-        f"- Model: {model} (Diptych {__version__})",
+        f"- Model: {model} (Diptych {version('diptych')})",
         f"- Licence of the source: {licences['source']}", f"- Licence of the target: {licences['target']}",
         "- What a model learns from these images is only as right as their labels: see `preservation.json` beside "
         "this folder.", *(f"- {note}" for note in notes), "",

@@ -16,16 +16,16 @@ from typing import Any
 from translate import files
 from translate.adapt.examples import refuse_all_ignored
 from translate.adapt.tasks import Watch
-from translate.data import data_root
 from translate.data.check import Finding
 from translate.data.folders import Split
-from translate.data.images import ImageConfig, read_image
 from translate.data.labelled import Labelled, LabelledConfig, LabelMaps, check_labels
 from translate.data.pairing import NUM_NAMED, match, named
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData
+from translate.images.reading import ImageConfig, read_image
+from translate.places import data_root
 from translate.recipe import Adaptation, Recipe
-from translate.train import Reporter
+from translate.training.loop import Reporter
 
 CHECKED = "checked.json"
 Image = tuple[Path, ImageConfig]

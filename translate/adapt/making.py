@@ -46,19 +46,19 @@ from translate.adapt.translators import (
 )
 from translate.convert import Shard, Summary, convert
 from translate.convert.ledger import Ledger
-from translate.convert.translating import choose_device
-from translate.data import data_root
-from translate.data.images import read_image, to_tensor
 from translate.data.labelled import Labelled
 from translate.data.transforms import resized, target_shape
 from translate.errors import DataError, Stopped
-from translate.heldout import spread
+from translate.evaluation.heldout import spread
+from translate.images.reading import read_image, to_tensor
 from translate.metrics.distribution import kernel_distance
 from translate.metrics.features import MobileNet, find_mobilenet
 from translate.networks.tasks import WEIGHTS
+from translate.places import data_root
+from translate.precision import choose_device
 from translate.recipe import Recipe
-from translate.release import Release, load_release
-from translate.train import Reporter
+from translate.runs.release import Release, load_release
+from translate.training.loop import Reporter
 
 NUM_COMPARED = 128  # images of each side, at most, for the distance to the target
 SEED_OF_JUDGE = 1_000_003  # far from those of runs and of tables

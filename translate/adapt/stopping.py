@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from translate.errors import Stopped
 from translate.signals import StopRequest, minding_signals
-from translate.train import Reporter
+from translate.training.loop import Reporter
 
 
 @dataclass

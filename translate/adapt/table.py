@@ -23,6 +23,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from translate import __version__, files
+from translate import files
 from translate.adapt.carrying import MANIFEST, change_of_source, damage, manifest_hash
 from translate.adapt.checking import target_splits
 from translate.adapt.examples import Change, Examples, refuse_all_ignored
@@ -46,19 +47,19 @@ from translate.adapt.translators import (
     saved_here,
     translators_recipe,
 )
-from translate.convert.translating import choose_device
-from translate.data import data_root
-from translate.data.images import read_image
 from translate.data.labelled import Labelled, check_labels
 from translate.data.transforms import adapted, at_resolution_of, stable_hash
 from translate.errors import DataError, RecipeError
-from translate.heldout import spread
+from translate.evaluation.heldout import spread
+from translate.images.reading import read_image
 from translate.metrics.intervals import LEVEL
 from translate.metrics.segmentation import class_ious
+from translate.places import data_root
+from translate.precision import choose_device
 from translate.recipe import Recipe
 from translate.report import Shown, encode, write_adaptation
-from translate.runs import RECIPE
-from translate.train import Reporter
+from translate.runs.folder import RECIPE
+from translate.training.loop import Reporter
 
 RowName = Literal["source", "histogram_matching", "fda", "pixel_distribution", "resolution", "translated",
                   "translated_and_source", "oracle"]
@@ -117,7 +118,7 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
         "name": recipe.name, "num_test": len(sides.target_test), "num_target": len(sides.target_train or ()),
         "num_source": len(sides.source), "num_sets": len(sides.translated), "sets": names, "variants": adapt.variants,
         "missing": list(sides.missing), "task": adapt.task.model_dump(mode="json"),
-        "made_by": {"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
+        "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
                     "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
     with files.naming_disk_faults(home / TABLE):
         files.write_json(home / TABLE, table)

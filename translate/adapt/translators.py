@@ -16,9 +16,9 @@ from translate.data.labelled import Labelled
 from translate.errors import RecipeError, RunError, Stopped
 from translate.networks.tasks import read_task
 from translate.recipe import Adaptation, Recipe, differences, load_recipe
-from translate.runs import RECIPE, STATUS, refuse_changes
+from translate.runs.folder import RECIPE, STATUS, refuse_changes
 from translate.schema import validate
-from translate.train import Reporter, train
+from translate.training.loop import Reporter, train
 
 SEED_OF_TASK = 1_000_033  # far from those of runs and of tables
 CONSISTENCY = "consistency.json"

@@ -12,9 +12,9 @@ from translate.convert.converter import Converter, Options, remove_leftovers
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Ledger, Row
 from translate.convert.translating import Precision, Translating
-from translate.data.decoding import MAX_PIXELS
 from translate.errors import UsageError
-from translate.release import Release
+from translate.images.decoding import MAX_PIXELS
+from translate.runs.release import Release
 from translate.signals import minding_signals
 
 __all__ = ["LEDGER", "Row", "Shard", "Summary", "convert"]

@@ -21,17 +21,19 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor
 
-from translate import decoder, files
+from translate import files
 from translate.convert.jobs import FileFormat, Job
 from translate.convert.ledger import Ledger, Row
 from translate.convert.translating import Translating
-from translate.data.decoding import Picture
-from translate.data.images import change_bits, fit, to_array, write_image
-from translate.data.pages import Page, open_pages, page_of
-from translate.data.rows import open_rows
-from translate.data.sinks import ArraySink, writing_pages
-from translate.decoder import Answer, Decoder, NoDecoder, Request
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault
+from translate.images import decoder
+from translate.images.decoder import Answer, Decoder, NoDecoder, Request
+from translate.images.decoding import Picture
+from translate.images.pages import Page, open_pages, page_of
+from translate.images.reading import change_bits, fit, to_array
+from translate.images.sinks import ArraySink, writing_pages
+from translate.images.windows import open_rows
+from translate.images.writing import write_image
 from translate.precision import is_out_of_memory
 
 T = TypeVar("T")

@@ -10,8 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from translate.data.images import SUFFIXES, ImageConfig, Listing, list_folder, suffix_for
 from translate.errors import DataError, ImageError, UsageError
+from translate.images.listing import SUFFIXES, Listing, list_folder
+from translate.images.reading import ImageConfig
+from translate.images.writing import suffix_for
 
 FileFormat = Literal["png", "jpg", "webp", "tif"]
 FORMATS: dict[FileFormat, tuple[str, ...]] = {"png": (".png",), "jpg": (".jpg", ".jpeg", ".jpe", ".jfif"),

@@ -18,10 +18,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from translate.convert.translating import Translating
-from translate.data import ImageConfig, LabelsConfig
-from translate.data.decoding import Picture, decode, raw_mode
-from translate.data.images import change_bits, holds, to_array
+from translate.data import LabelsConfig
 from translate.errors import UsageError
+from translate.images.decoding import Picture, decode, raw_mode
+from translate.images.reading import ImageConfig, change_bits, to_array
+from translate.images.writing import holds
 
 CARRIERS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG", "RGBA": "PNG", "I;16": "PNG", "PA": "TIFF",
             "CMYK": "TIFF", "YCbCr": "TIFF", "F": "TIFF"}  # by Pillow's mode: what brings it to the decoder unchanged

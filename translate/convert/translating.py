@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor
 
 from translate import tiling
-from translate.data.decoding import Picture
-from translate.data.images import fit, to_tensor
-from translate.errors import ImageError, UsageError
-from translate.precision import Format, autocast, choose_precision
-from translate.release import Release
+from translate.errors import ImageError
+from translate.images.decoding import Picture
+from translate.images.reading import fit, to_tensor
+from translate.precision import Format, autocast, choose_device, choose_precision
+from translate.runs.release import Release
 from translate.sizes import num_bytes
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -84,19 +83,3 @@ class Translating:
                 sink.write(0, self.release.generator(source.read(0, source.shape[2]).to(self.device)))
 
 
-def choose_device(asked: str) -> torch.device:
-    """`auto` is CUDA where there is one; of a launcher's processes each takes its own. Raises `UsageError` for a device
-    that is not there."""
-    if asked == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        if reason.startswith("Expected one of"):  # all that there ever were
-            reason = "is none of this machine"
-        raise UsageError(f"device {asked}: {reason}; expected auto, cpu, cuda, cuda:1 …") from None
-    return device

@@ -1,14 +1,13 @@
-"""Data: layouts of image folders, data set cards, and the stream of samples a training sees.
+"""Data: layouts of image folders, and the stream of samples a training sees.
 
-The names are looked up when they are first asked for: torch and albumentations take seconds to import, and what
-decodes files (`translate.data.decoding`, also in processes of its own) needs neither.
+The names are looked up when they are first asked for: torch and albumentations take seconds to import, and the
+processes that decode label maps (`translate.data.labels`) need neither.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from translate.data.cards import data_root
     from translate.data.folders import (
         ComputedConfig,
         DataConfig,
@@ -17,14 +16,13 @@ if TYPE_CHECKING:
         PairedConfig,
         UnpairedConfig,
     )
-    from translate.data.images import ImageConfig
     from translate.data.samples import Sample, Samples
     from translate.data.stream import Batch, batches, held_out, test_pairs
 
-__all__ = ["Batch", "ComputedConfig", "DataConfig", "ImageConfig", "LabelsConfig", "LayoutConfig", "PairedConfig",
-           "Sample", "Samples", "UnpairedConfig", "batches", "data_root", "held_out", "test_pairs"]
+__all__ = ["Batch", "ComputedConfig", "DataConfig", "LabelsConfig", "LayoutConfig", "PairedConfig",
+           "Sample", "Samples", "UnpairedConfig", "batches", "held_out", "test_pairs"]
 
-_MODULES = {"data_root": "cards", "ImageConfig": "images", "Sample": "samples", "Samples": "samples",
+_MODULES = {"Sample": "samples", "Samples": "samples",
             "Batch": "stream", "batches": "stream", "held_out": "stream", "test_pairs": "stream"}
 
 

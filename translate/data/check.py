@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from translate.data.decoding import inspect
 from translate.data.folders import (
     FOLDERS_OF,
     ComputedConfig,
@@ -17,10 +16,11 @@ from translate.data.folders import (
     SidesConfig,
     UnpairedConfig,
 )
-from translate.data.images import ImageConfig, read_image
 from translate.data.labels import read_labels
 from translate.data.pairing import list_images, match, named
 from translate.errors import DataError, ImageError
+from translate.images.decoding import inspect
+from translate.images.reading import ImageConfig, read_image
 
 Severity = Literal["note", "warning", "error"]  # error: training would stop at it, or learn something wrong
 SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]

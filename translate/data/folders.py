@@ -18,7 +18,6 @@ from typing import Annotated, ClassVar, Literal
 import pydantic
 from pydantic import Field
 
-from translate.data.images import ImageConfig
 from translate.data.labels import Labelling
 from translate.data.pairing import list_images, pair_files
 from translate.data.samples import (
@@ -32,6 +31,7 @@ from translate.data.samples import (
 )
 from translate.data.transforms import Augmentation
 from translate.errors import DataError, ImageError
+from translate.images.reading import ImageConfig
 from translate.schema import Config, Name
 
 Split = Literal["train", "test"]

@@ -24,11 +24,11 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from translate.data.decoding import inspect
 from translate.data.folders import Split
 from translate.data.labels import read_labels
 from translate.data.pairing import NUM_NAMED, list_images, match, named, pair_files
 from translate.errors import DataError, ImageError, NoData
+from translate.images.decoding import inspect
 from translate.schema import Config, Name
 
 METADATA = "metadata.jsonl"

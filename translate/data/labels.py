@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from translate.data.pictures import MAX_PIXELS, faults_of
 from translate.errors import ImageError
+from translate.images.pictures import MAX_PIXELS, faults_of
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")  # in a JPEG the numbers have been smoothed into other classes
 

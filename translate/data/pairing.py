@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from translate.data.images import find_images
 from translate.errors import DataError
+from translate.images.listing import find_images
 
 NUM_NAMED = 20  # files that an error names before it says how many more there are
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from translate.data.images import ImageConfig, read_image, to_tensor
 from translate.data.labels import Labelling
 from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
 from translate.errors import DataError, ImageError
+from translate.images.reading import ImageConfig, read_image, to_tensor
 
 ComputedInput = Literal["grey", "edges"]
 

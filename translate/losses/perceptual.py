@@ -14,11 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.data import data_root
 from translate.errors import DataError
 from translate.losses.reconstruction import l1_loss
 from translate.networks import features
 from translate.networks.features import Features
+from translate.places import data_root
 from translate.schema import Config
 
 

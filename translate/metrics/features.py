@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from translate.data.archives import unpack
-from translate.data.download import PyPISource, verify
+from translate.cards.archives import unpack
+from translate.cards.download import PyPISource, verify
 from translate.errors import DataError, DiskError
 from translate.files import sync_folder
 from translate.metrics.checks import check_image

@@ -11,13 +11,14 @@ import datetime
 import functools
 import io
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from PIL import Image
 
-from translate import __version__, files
+from translate import files
 from translate.errors import TranslateError, UsageError
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe
@@ -204,7 +205,7 @@ def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"amount": amount, "duration": duration, "short": short}
-    environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "version": __version__,
+    environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "version": version("diptych"),
                             "now": lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes")}
     return environment
 

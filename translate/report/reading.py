@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from translate import files
-from translate.data import data_root
-from translate.data.cards import find_card, read_record
+from translate.cards.cards import find_card, read_record
 from translate.errors import RunError, TranslateError
 from translate.metrics.observations import MEASURES
+from translate.places import data_root
 from translate.recipe import Recipe, load_recipe
-from translate.release import RELEASE
 from translate.report.charts import Best, Curve, Mark
-from translate.runs import MEMORY, RECIPE, STATUS
-from translate.tracking import EVENTS, METRICS
+from translate.runs.folder import MEMORY, RECIPE, STATUS
+from translate.runs.records import EVENTS, METRICS
+from translate.runs.release import RELEASE
 
 RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}
 NO_LOSS = ("images", "kind", "stage", "lr", "images_per_second", "peak_bytes")
@@ -42,9 +42,9 @@ class RunRecord:
     recipe: Recipe
     status: dict[str, Any]
     training: list[dict[str, Any]]  # the records of losses, as `Tracker.record` writes them
-    evaluations: list[dict[str, Any]]  # those of held-out scores, see `translate.heldout`
+    evaluations: list[dict[str, Any]]  # those of held-out scores, see `translate.evaluation.heldout`
     game: list[dict[str, Any]]  # those of what the discriminators say, and of gradients, see `Update.observed`
-    probes: list[dict[str, Any]]  # those of what generators make of a few images, see `translate.probe`
+    probes: list[dict[str, Any]]  # those of what generators make of a few images, see `translate.training.probe`
     events: list[dict[str, Any]]
     memory: dict[str, Any]
     card: dict[str, Any] | None
@@ -85,7 +85,7 @@ class RunRecord:
 
     @cached_property
     def peak_bytes(self) -> int | None:
-        """The most memory that was taken; see `translate.machine.take_peak_bytes`."""
+        """The most memory that was taken; see `translate.training.machine.take_peak_bytes`."""
         return max((record["peak_bytes"] for record in self.training if record.get("peak_bytes")), default=None)
 
     @cached_property

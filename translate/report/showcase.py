@@ -24,11 +24,12 @@ from PIL import Image
 from torch import Tensor
 
 from translate import files
-from translate.data import LabelsConfig, data_root
-from translate.heldout import HeldOut, spread, translate_whole
+from translate.data import LabelsConfig
+from translate.evaluation.heldout import HeldOut, spread, translate_whole
+from translate.places import data_root
 from translate.recipe import Recipe
-from translate.release import load_release
-from translate.tracking import to_rgb
+from translate.runs.records import to_rgb
+from translate.runs.release import load_release
 
 FOLDER, INDEX = "held_out", "index.json"
 NUM_SHOWN = 4

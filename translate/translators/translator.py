@@ -37,7 +37,7 @@ Direction = Literal["ab", "ba"]
 
 
 class Update(Protocol):
-    """All that a step may ask of the machinery. `translate.update` does it; the planner does it without a device."""
+    """All that a step may ask of the machinery, which is `translate.training.update`."""
 
     def phase(self, name: str, body: Any, *arguments: Any) -> Any:
         """Run `body(*arguments, update)` with only this phase's networks trainable, then step its optimizer."""

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from translate.data.archives import unpack
+from translate.cards.archives import unpack
 from translate.errors import DataError
 from translate.schema import Config
 

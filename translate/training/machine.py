@@ -7,13 +7,12 @@ import platform
 import resource
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import torch
-
-from translate import __version__
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -21,7 +20,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": f"{device.type}: {name}", "cores": os.cpu_count(), "machine": platform.machine(),
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
-            "diptych": __version__, "torch": torch.__version__, "accelerate": accelerate.__version__}
+            "diptych": version("diptych"), "torch": torch.__version__, "accelerate": accelerate.__version__}
 
 
 def processor() -> str:

@@ -14,11 +14,12 @@ import tifffile
 import torch
 from torch import Tensor
 
-from translate.data.images import ImageConfig, change_bits, holds, profile_for, replacing_image, to_array
-from translate.data.pages import Page
-from translate.data.pictures import DTYPES
-from translate.data.tiffs import layout
 from translate.errors import DiskError, ImageError, TranslateError, is_disk_fault
+from translate.images.pages import Page
+from translate.images.pictures import DTYPES
+from translate.images.reading import ImageConfig, change_bits, to_array
+from translate.images.tiffs import layout
+from translate.images.writing import holds, profile_for, replacing_image
 
 TILE = 256  # px of a side; a multiple of 16 (TIFF 6.0, section 15)
 CLASSIC_BYTES = 4_000_000_000  # a classic TIFF counts bytes in 32 bits; the rest is for its tags

@@ -29,13 +29,14 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
-from translate.data import data_root, test_pairs
+from translate.data import test_pairs
 from translate.data.samples import Samples
 from translate.errors import DataError, TranslateError
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, observe, summarise
 from translate.metrics.reference import SMALLEST_MS_SSIM, SMALLEST_SSIM
+from translate.places import data_root
 from translate.precision import Format, autocast
 from translate.recipe import Recipe
 from translate.translators import Direction, Translator

@@ -14,18 +14,19 @@ from typing import Protocol
 from accelerate import Accelerator
 from torch import Tensor
 
-from translate.checkpoint import Progress
-from translate.data import Batch, LabelsConfig, data_root, held_out
+from translate.data import Batch, LabelsConfig, held_out
 from translate.errors import DataError, TranslateError
-from translate.heldout import Evaluator
-from translate.machine import describe_machine, take_peak_bytes
+from translate.evaluation.heldout import Evaluator
 from translate.metrics.observations import MEASURES
+from translate.places import data_root
 from translate.precision import Format, autocast, is_out_of_memory
-from translate.probe import Probe
-from translate.processes import Means, by_main_process
 from translate.recipe import Recipe, Stage
 from translate.report import Showcase, write_report
-from translate.tracking import Tracker, sample_grid
+from translate.runs.checkpoint import Progress
+from translate.runs.records import Tracker, sample_grid
+from translate.training.machine import describe_machine, take_peak_bytes
+from translate.training.probe import Probe
+from translate.training.processes import Means, by_main_process
 from translate.translators import Translator
 
 NUM_SAMPLES = 4  # held-out images in a grid
@@ -104,7 +105,7 @@ class Logbook:
                             stage=self.progress.stage)
 
     def probe(self) -> dict[str, float]:
-        """Look at the held-out samples as they are translated now, see `translate.probe`; record what is seen.
+        """Look at the held-out samples as they are translated now, see `translate.training.probe`; record what is seen.
 
         All processes get what the main one sees.
         """

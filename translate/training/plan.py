@@ -1,8 +1,8 @@
 """The planner: what a training will need, before it runs.
 
 A prediction builds the recipe's translator on the meta device and runs **its own unmodified step** there while
-`translate.live_bytes` counts: weights, gradients, optimizer state, averages, images and everything autograd keeps.
-Nothing is computed, so 4000×4000 takes seconds on any machine. Not counted: what cuDNN takes for its work, what
+`translate.training.live_bytes` counts: weights, gradients, optimizer state, averages, images and everything autograd
+keeps. Nothing is computed, so 4000×4000 takes seconds on any machine. Not counted: what cuDNN takes for its work, what
 the allocator loses to fragmentation, and the device's own context; `USABLE` leaves room for them.
 """
 
@@ -22,7 +22,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.data import Batch
 from translate.errors import DoesNotFit
-from translate.live_bytes import LiveBytes, emulated_autocast
 from translate.networks import memory
 from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan
 from translate.networks.tasks import save_shapes
@@ -31,9 +30,10 @@ from translate.precision import Format
 from translate.recipe import Recipe, Stage
 from translate.schema import Config
 from translate.sizes import amount, num_bytes
+from translate.training.live_bytes import LiveBytes, emulated_autocast
+from translate.training.update import Update
 from translate.translators import Translator, TranslatorConfig
 from translate.translators.pool import ImagePool
-from translate.update import Update
 
 Device = Literal["cuda", "cpu"]
 

@@ -11,10 +11,11 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from translate.data.archives import unpack
-from translate.data.images import ImageConfig, read_image, write_image
+from translate.cards.archives import unpack
 from translate.data.transforms import resized
 from translate.errors import DataError
+from translate.images.reading import ImageConfig, read_image
+from translate.images.writing import write_image
 from translate.schema import Config
 
 

@@ -21,18 +21,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from translate.data import rows
-from translate.data.decoding import Picture, count_pages, decode, read_content
-from translate.data.pictures import faults_of
-from translate.data.rows import Head, PageRows
 from translate.errors import ImageError, TranslateError
-
-if TYPE_CHECKING:
-    from translate.data.labels import Labelling
+from translate.images import windows
+from translate.images.decoding import Picture, count_pages, decode, read_content
+from translate.images.pictures import faults_of
+from translate.images.windows import Head, PageRows
 
 SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
 PIECE_BYTES = 4_000_000  # of rows, in one answer; while it arrives it stands three times in memory
@@ -43,6 +40,13 @@ PROCESSES.set_forkserver_preload([__name__])
 
 class NoDecoder(TranslateError):
     """The process that is to decode images does not start."""
+
+
+class LabelReader(Protocol):
+    """What reads a label map, in whichever process it is asked to; pickled on its way there."""
+
+    def read(self, path: Path, max_pixels: int) -> np.ndarray:
+        """Read class numbers (H, W). Raises `ImageError`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Request:
     max_pixels: int
     salt: str
     known: str | None = None
-    labels: Labelling | None = None  # it is a label map, and these are its numbers
+    labels: LabelReader | None = None  # it is a label map, and this reads it
     by_rows: bool = False
 
 
@@ -219,7 +223,7 @@ class SentRows:
 
 @contextmanager
 def open_rows(path: Path, max_pixels: int) -> Iterator[list[PageRows]]:
-    """What `translate.data.rows.open_rows` gives, opened and decoded in a process of its own. It ends with the block.
+    """Open a file as `translate.images.windows.open_rows` does, in a process of its own that ends with the block.
 
     Raises `ImageError`, also where the process dies of the file, and `NoDecoder`.
     """
@@ -242,7 +246,7 @@ def _serve(pipe: Connection) -> None:
                 answer: Any
                 try:
                     if isinstance(request, OpenRequest):
-                        pages = opened.enter_context(rows.open_rows(request.path, request.max_pixels))
+                        pages = opened.enter_context(windows.open_rows(request.path, request.max_pixels))
                         answer = [page.head for page in pages]
                     elif isinstance(request, RowsRequest):
                         page = pages[request.page]

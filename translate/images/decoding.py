@@ -6,7 +6,7 @@ Which library reads a file follows from what it holds, so that no sample is cut 
     pillow-heif  HEIC (the extra `formats`)
     OpenCV       16-bit PNG (Pillow cuts its colours to 8 bits), once Pillow has found the file whole: OpenCV 4 does not
                  tell when half of it is missing
-    tifffile     TIFF of 16 bits, of floats, or of any number of channels (`translate.data.tiffs`)
+    tifffile     TIFF of 16 bits, of floats, or of any number of channels (`translate.images.tiffs`)
 
 Anything else (other depths, several frames, formats not on the list) is refused by name.
 """
@@ -23,7 +23,8 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms, features
 
-from translate.data.pictures import (
+from translate.errors import ImageError, MissingExtra
+from translate.images.pictures import (
     MAX_PIXELS,
     ORIENTATION,
     SIDEWAYS,
@@ -35,8 +36,7 @@ from translate.data.pictures import (
     faults_of,
     rotate_upright,
 )
-from translate.data.tiffs import TiffRows, full_pages, geo_tags, has_alpha, is_tiff, page_info, resolution_of
-from translate.errors import ImageError, MissingExtra
+from translate.images.tiffs import TiffRows, full_pages, geo_tags, has_alpha, is_tiff, page_info, resolution_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
 # The brands of files whose images are coded as in a video of the kinds HEVC, as single images or as sequences.
@@ -74,7 +74,7 @@ def read_content(path: Path) -> bytes:
 def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode the bytes of a file that holds one image; `path` is for messages only. Raises ImageError.
 
-    `translate.data.pages` reads a TIFF of several pages, and one that is too large to stand in memory.
+    `translate.images.pages` reads a TIFF of several pages, and one that is too large to stand in memory.
     """
     with faults_of(path, "read"):
         if not content:

@@ -24,7 +24,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from translate import draws
 from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.losses import Judge, Penalty
@@ -33,7 +32,8 @@ from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.networks.memory import Plan
 from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, autocast, is_out_of_memory
-from translate.processes import in_any_process
+from translate.training import draws
+from translate.training.processes import in_any_process
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 

@@ -1,8 +1,8 @@
 """The images of a file as rows, upright and as the file has them, so that none of them need stand whole in memory.
 
-A TIFF is read by windows wherever its strips or tiles can be decoded one at a time (`translate.data.tiffs`). Anything
-else is decoded whole and stays in the bits of its file. `translate.data.pages` makes floats of the rows asked for;
-`translate.decoder` opens files in the same way in a process of their own.
+A TIFF is read by windows wherever its strips or tiles can be decoded one at a time (`translate.images.tiffs`). Anything
+else is decoded whole and stays in the bits of its file. `translate.images.pages` makes floats of the rows asked for;
+`translate.images.decoder` opens files in the same way in a process of their own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import tifffile
 
-from translate.data.decoding import decode, decode_page, pillow_reads, read_content
-from translate.data.pictures import SIDEWAYS, Picture, check_size, faults_of
-from translate.data.tiffs import TiffRows, full_pages, is_tiff, obstacle, orientation_of, page_info
+from translate.images.decoding import decode, decode_page, pillow_reads, read_content
+from translate.images.pictures import SIDEWAYS, Picture, check_size, faults_of
+from translate.images.tiffs import TiffRows, full_pages, is_tiff, obstacle, orientation_of, page_info
 
 
 class Rows(Protocol):
@@ -70,7 +70,7 @@ def held_rows(picture: Picture, is_big: bool = False) -> PageRows:
 def open_rows(path: Path, max_pixels: int) -> Iterator[list[PageRows]]:
     """The pages of a file: those of a TIFF without its reduced ones, else a single one. Read them inside the block.
 
-    `max_pixels` is as for `translate.data.pages.open_pages`. Raises ImageError.
+    `max_pixels` is as for `translate.images.pages.open_pages`. Raises ImageError.
     """
     with faults_of(path, "read"):
         file = path.open("rb")

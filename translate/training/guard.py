@@ -3,12 +3,12 @@
 It never looks at single losses: those of healthy trainings swing by factors of ten. It looks for signs of what no
 healthy training does, each of which must last (`patience`, in images), by two sorts of numbers:
 
-    of the probe (`translate.probe`), at every look     of the game (`Update.observed`), as means between two looks
-    constant    all outputs are the same                blind      D says the same of whatever it sees
-    saturated   all values are at the ends              won        D is sure, and right, of everything
-    copy        the output is the input                 fooled     D takes real for fake and fake for real
-    lost        as bad as the mean colour, and it       vanished   a gradient is a millionth of what it was
-                was twice as good                       exploded   a gradient is a thousand times what it was
+    of the probe (`training.probe`), at every look  of the game (`Update.observed`), as means between two looks
+    constant    all outputs are the same            blind      D says the same of whatever it sees
+    saturated   all values are at the ends          won        D is sure, and right, of everything
+    copy        the output is the input             fooled     D takes real for fake and fake for real
+    lost        as bad as the mean colour, and it   vanished   a gradient is a millionth of what it was
+                was twice as good                   exploded   a gradient is a thousand times what it was
 
 and for numbers that are not finite: `Update` keeps those out of weights and buffers, and leaves the step out; too many
 in a row are a sign as well. What each sign means and what to change is in docs/training.md.
@@ -26,8 +26,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from translate.processes import Means
 from translate.recipe import GuardConfig, Sign
+from translate.training.processes import Means
 
 # Where the marks stand is justified by docs/training.md, from runs of tools/guard_zoo.py.
 CONSTANT = 0.02  # diversity

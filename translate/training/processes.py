@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.errors import TranslateError, UsageError
-from translate.precision import choose_precision
-from translate.recipe import Recipe
 
 Made = TypeVar("Made")
-
-def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
-    """Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
-    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    state = PartialState(cpu=cpu)  # told so, it joins the processes of torchrun on a CPU; else each would train alone
-    precision = choose_precision(recipe.precision, state.device)
-    return Accelerator(cpu=cpu, mixed_precision="fp16" if precision == "fp16" else "no",
-                       log_with=list(recipe.trackers) or None, project_dir=str(folder))
-
-
-def check_shares(recipe: Recipe, num_processes: int) -> None:
-    """Raise `UsageError` where a batch cannot be shared equally."""
-    for number, stage in enumerate(recipe.stages):
-        if stage.batch_size % num_processes:
-            raise UsageError(f"stages.{number}.batch_size: {stage.batch_size} cannot be shared equally by "
-                             f"{num_processes} processes; use a multiple of {num_processes}, as in --set "
-                             f"stages.{number}.batch_size={num_processes}")
 
 
 def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Accelerator) -> None:

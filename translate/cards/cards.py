@@ -8,7 +8,6 @@ of a card's name is whole, and what was interrupted begins again.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +16,15 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from translate.data.archives import only_folder, unpack
-from translate.data.digits import DigitsConfig
-from translate.data.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
+from translate.cards.archives import only_folder, unpack
+from translate.cards.digits import DigitsConfig
+from translate.cards.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
+from translate.cards.rasters import RastersConfig
 from translate.data.folders import FOLDERS_OF, DataConfig
-from translate.data.rasters import RastersConfig
 from translate.errors import DataError, DiskError, RecipeError, is_disk_fault
 from translate.files import sync_folder, write_json
 from translate.mistakes import nearest
+from translate.places import card_files
 from translate.schema import Config, Name, read_document, validate
 
 Say = Callable[[str], None]
@@ -83,18 +83,6 @@ class Card(Config):
         if self.layout.card != self.name:
             raise ValueError(f"layout.card: {self.layout.card!r}; it is the card's own name, {self.name}")
         return self
-
-
-def data_root() -> Path:
-    """Where prepared data sets lie: the folder `DIPTYCH_DATA` names, else `data` in the current one."""
-    return Path(os.environ.get("DIPTYCH_DATA") or "data")
-
-
-def card_files() -> list[Path]:
-    """The YAML files of the installed package, or those of the checkout."""
-    package = Path(__file__).parent.parent
-    shipped = package / "shipped" / "datasets"  # first: beside an installed package, `datasets` is another library's
-    return sorted((shipped if shipped.is_dir() else package.parent / "datasets").glob("*.yaml"))
 
 
 def load_card(path: Path) -> Card:

@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 
-from translate.data.pictures import (
+from translate.errors import ImageError, MissingExtra
+from translate.images.pictures import (
     ORIENTATION,
     SIDEWAYS,
     ImageInfo,
@@ -26,7 +27,6 @@ from translate.data.pictures import (
     faults_of,
     rotate_upright,
 )
-from translate.errors import ImageError, MissingExtra
 
 # Where on Earth an image lies (GeoTIFF 1.1: pixel scale, tie points, transformation, keys and their numbers and texts),
 # and what GDAL adds to that: metadata, the value that stands for "no data".

@@ -4,7 +4,7 @@
         for page, sink in zip(pages, sinks):
             tiling.apply(generator, page, out=sink)
 
-Rows come from the file as `translate.data.rows` reads them; only those asked for become floats.
+Rows come from the file as `translate.images.windows` reads them; only those asked for become floats.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from translate.data.images import ImageConfig, fit, to_tensor
-from translate.data.pictures import MAX_PIXELS, Picture
-from translate.data.rows import PageRows, held_rows, open_rows
+from translate.images.pictures import MAX_PIXELS, Picture
+from translate.images.reading import ImageConfig, fit, to_tensor
+from translate.images.windows import PageRows, held_rows, open_rows
 
 OpenRows = Callable[[Path, int], AbstractContextManager[list[PageRows]]]
 
@@ -73,8 +73,8 @@ def open_pages(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS,
 
     `max_pixels` bounds what has to be decoded at once: an image as a whole, all pages together; but of a TIFF that is
     read by windows only one row of tiles or one strip, whatever its size, and nothing where it is not compressed.
-    `opening` is `translate.decoder.open_rows` for files that nobody has looked at: they are decoded in another process.
-    Raises ImageError.
+    `opening` is `translate.images.decoder.open_rows` for files that nobody has looked at: they are decoded in another
+    process. Raises ImageError.
     """
     with opening(path, max_pixels) as pages:
         yield [Page(page, config) for page in pages]

@@ -1,0 +1,69 @@
+"""Which images lie in a folder: by their names, in an order that does not depend on the disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from translate.errors import ImageError
+from translate.files import TEMPORARY
+
+# What an image file may be called, in lower case. What it is, its content tells.
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm",
+                      ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif"})
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a folder, each part sorted: images by their suffix, everything else, folders that cannot be read."""
+
+    images: list[Path]
+    others: list[Path]
+    faults: list[ImageError]
+
+
+def find_images(folder: Path) -> list[Path]:
+    """The images below `folder`, nested, by suffix in any case, sorted. Raises ImageError for an unreadable folder."""
+    listing = list_folder(folder)
+    if listing.faults:
+        raise listing.faults[0]
+    return listing.images
+
+
+def list_folder(folder: Path, skip: Path | None = None) -> Listing:
+    """Everything below `folder`, except below `skip`.
+
+    Linked folders are entered, once each and after all real ones, so that a loop of links ends and a link never
+    changes the names of what lies inside `folder` anyway. A link that leads nowhere counts as a file: whoever opens it
+    will say so. Hidden files and folders, pipes and devices are never images.
+    """
+    files: list[Path] = []
+    others: list[Path] = []
+    faults: list[ImageError] = []
+    seen = {_identity(skip)} if skip is not None and skip.is_dir() else set()
+    folders: list[Path] = [folder]
+    links: list[Path] = []
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        try:
+            if _identity(here) in seen:
+                continue
+            seen.add(_identity(here))
+            for entry in sorted(here.iterdir()):
+                if entry.name.startswith("."):
+                    if not entry.name.startswith(TEMPORARY):  # left behind by a killed process of ours
+                        others.append(entry)
+                elif entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(entry)
+                elif entry.suffix.lower() in SUFFIXES and (entry.is_file() or not entry.exists()):
+                    files.append(entry)
+                else:
+                    others.append(entry)
+        except OSError as error:
+            faults.append(ImageError(here, "find", error.strerror or str(error)))
+    return Listing(sorted(files), sorted(others), faults)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

@@ -1,0 +1,28 @@
+"""Where data sets and what is shipped lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def data_root() -> Path:
+    """Return the folder of prepared data sets: the one `DIPTYCH_DATA` names, or else `data` in the current one."""
+    return Path(os.environ.get("DIPTYCH_DATA") or "data")
+
+
+def card_files() -> list[Path]:
+    """List the YAML files of the cards, sorted by name."""
+    return _shipped("datasets")
+
+
+def shipped_recipes() -> list[Path]:
+    """List the YAML files of the shipped recipes, sorted by name."""
+    return _shipped("recipes")
+
+
+def _shipped(folder: str) -> list[Path]:
+    # Inside an installed package first: what lies beside it, such as a folder `datasets`, is another library's.
+    package = Path(__file__).parent
+    shipped = package / "shipped" / folder
+    return sorted((shipped if shipped.is_dir() else package.parent / folder).glob("*.yaml"))

@@ -30,7 +30,7 @@ from translate.precision import Format
 from translate.recipe import Recipe, Stage
 from translate.schema import Config
 from translate.sizes import amount, num_bytes
-from translate.training.live_bytes import LiveBytes, emulated_autocast
+from translate.training.live_bytes import KnownShapes, LiveBytes, emulated_autocast
 from translate.training.update import Update
 from translate.translators import Translator, TranslatorConfig
 from translate.translators.pool import ImagePool
@@ -272,41 +272,81 @@ class _Networks(Config):
 
 def _predict(networks: str, channels: tuple[int, int], stage: Stage, plan: Plan, precision: Format, device: Device,
              num_processes: int = 1) -> Prediction:
+    step = _step_on_meta(networks, channels, stage)
     (peak_bytes, flops), (_, least_flops) = (
-        _run_step(networks, channels, stage, each, precision, device, num_processes)
-        for each in (plan, PLANS["split"]))
+        step.measure(each, precision, device, num_processes) for each in (plan, PLANS["split"]))
     return Prediction(plan, peak_bytes, flops / least_flops)
 
 
-@functools.lru_cache(maxsize=256)
-def _run_step(networks: str, channels: tuple[int, int], stage: Stage, plan: Plan, precision: Format, device: Device,
-              num_processes: int) -> tuple[int, int]:
-    """(peak in bytes, floating-point operations) of one step. `networks` is a `_Networks` as JSON, and `stage` that of
-    one process."""
-    config = _Networks.model_validate_json(networks)
-    translator = build_on_meta(config.translator, channels, stage)
-    for network in translator.networks.values():
-        memory.apply(plan, network, num_processes)
-    optimizers = {phase: getattr(config.optimizer, phase).build(parameters_of(translator, phase))
-                  for phase in translator.phases}
-    counter = LiveBytes("meta")
-    with counter:
-        counter.add(tensor for module in [*translator.modules.values(), *translator.frozen.values()]
-                    for tensor in module.state_dict().values())
-        a, b = (torch.empty(stage.batch_size, num, *stage.size, device="meta") for num in channels)
-        for phase, optimizer in optimizers.items():  # as after the first step: with its state, and gradients
-            for parameter in parameters_of(translator, phase):
-                parameter.grad = torch.empty_like(parameter)
-            optimizer.step()
-            for parameter in parameters_of(translator, phase):
-                if not parameter.requires_grad:  # frozen; what the optimizer knows of it is kept for later
-                    parameter.grad = None
-        counter.peak, counter.flops = counter.live, 0
-        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, stage.micro_batch,
-                            images=config.translator.pace.warmup)  # number 0: all that comes every k steps is due
-        update.device = device
-        translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
-    return counter.peak, counter.flops
+@functools.lru_cache(maxsize=64)
+def _step_on_meta(networks: str, channels: tuple[int, int], stage: Stage) -> StepOnMeta:
+    """`networks` is a `_Networks` as JSON, and `stage` that of one process."""
+    return StepOnMeta(_Networks.model_validate_json(networks), channels, stage)
+
+
+class StepOnMeta:
+    """The second step of a stage as shapes, to be measured under any plan."""
+
+    def __init__(self, config: _Networks, channels: tuple[int, int], stage: Stage):
+        self.stage, self.channels, self.warmup = stage, channels, config.translator.pace.warmup
+        self.shapes = KnownShapes()
+        self.measured: dict[Any, tuple[int, int]] = {}
+        self.translator = build_on_meta(config.translator, channels, stage)
+        self.optimizers = {phase: getattr(config.optimizer, phase).build(parameters_of(self.translator, phase))
+                           for phase in self.translator.phases}
+        with LiveBytes("meta", self.shapes):
+            for phase, optimizer in self.optimizers.items():  # the first step makes the state
+                for parameter in parameters_of(self.translator, phase):
+                    parameter.grad = torch.empty_like(parameter)
+                optimizer.step()
+                optimizer.register_step_pre_hook(_take_one_of_each_shape)
+                optimizer.register_step_post_hook(_take_all)
+
+    def effect(self, plan: Plan, num_processes: int = 1) -> tuple[Any, ...]:
+        """Return what `plan` does to these networks; equal where two plans do the same."""
+        return memory.effect(plan, self.translator.networks.values(), self.translator.replays, num_processes)
+
+    def measure(self, plan: Plan, precision: Format, device: Device, num_processes: int) -> tuple[int, int]:
+        """Return (peak in bytes, floating-point operations) of the step under `plan`."""
+        key = (self.effect(plan, num_processes), precision, device)
+        if key not in self.measured:
+            self.measured[key] = self._run(plan, precision, device, num_processes)
+        return self.measured[key]
+
+    def _run(self, plan: Plan, precision: Format, device: Device, num_processes: int) -> tuple[int, int]:
+        translator, stage = self.translator, self.stage
+        for network in translator.networks.values():
+            memory.apply(plan, network, num_processes)
+        counter = LiveBytes("meta", self.shapes)
+        with counter:
+            # What is there before the step: weights, optimizer states, images, and the gradients of the step before.
+            counter.add(tensor for module in [*translator.modules.values(), *translator.frozen.values()]
+                        for tensor in module.state_dict().values())
+            counter.add(value for optimizer in self.optimizers.values() for state in optimizer.state.values()
+                        for value in state.values() if isinstance(value, Tensor))
+            a, b = (torch.empty(stage.batch_size, num, *stage.size, device="meta") for num in self.channels)
+            for parameter in (each for phase in translator.phases for each in parameters_of(translator, phase)):
+                # A frozen weight has none; what the optimizer knows of it is kept for later.
+                parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+
+            counter.peak, counter.flops = counter.live, 0
+            update = MetaUpdate(translator, self.optimizers, cast(Any, MetaAccelerator()), plan, precision,
+                                stage.micro_batch, images=self.warmup)  # number 0: all that comes every k steps is due
+            update.device = device
+            translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
+        return counter.peak, counter.flops
+
+
+def _take_one_of_each_shape(optimizer: torch.optim.Optimizer, *step: Any) -> None:
+    """Step one weight of each shape, which stands for all: they are stepped in place, one after the other."""
+    for group in optimizer.param_groups:
+        by_shape = {(each.shape, each.dtype): each for each in group["params"] if each.grad is not None}
+        group["all"], group["params"] = group["params"], list(by_shape.values())
+
+
+def _take_all(optimizer: torch.optim.Optimizer, *step: Any) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = group.pop("all")
 
 
 def parameters_of(translator: Translator, phase: str) -> Iterator[torch.nn.Parameter]:

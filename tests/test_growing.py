@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
-from tests.test_networks import DISCRIMINATORS, GENERATORS, SMALL
-from tests.test_strips import randomise
-from tests.test_update import known, make_batch, step, strengthen, worst_error
+from tests.networks import DISCRIMINATORS, GENERATORS, SMALL, randomise
+from tests.runs import GROWTH, Silent, final_state, growing_recipe, pix2pix_recipe, train_until
+from tests.steps import known, make_batch, step, strengthen, worst_error
 from translate import tiling
 from translate.data import held_out
 from translate.errors import RecipeError, RunError
@@ -312,18 +311,6 @@ def test_a_grown_generator_in_strips_gives_the_whole_images_output(variant: str,
         for settings in [Settings(1, 16.0), Settings(7, 0.0), Settings(999, float("inf"))]:
             found = tiling.apply(network, image, settings=settings)
             assert (found - truth).abs().max() <= 1e-10 * truth.abs().max()
-
-
-GROWTH = [  # a stage before, one that fades in, one that goes on, and a second level that fades in and is the last
-    {"resolution": 16, "images": 8, "batch_size": 2},
-    {"resolution": 32, "images": 8, "batch_size": 2, "levels": 1, "fade": True},
-    {"resolution": 32, "images": 4, "batch_size": 2, "levels": 1},
-    {"resolution": 64, "images": 8, "batch_size": 2, "levels": 2, "fade": True, "resize": 70},
-]
-
-
-def growing_recipe(data: Path, **changes: Any) -> Recipe:
-    return cyclegan_recipe(data, **{"stages": GROWTH, "every": {"log": 4, "sample": 8, "checkpoint": 4}} | changes)
 
 
 def growing_unet_recipe(data: Path) -> Recipe:

@@ -27,11 +27,11 @@ from translate.training.plan import (
     advise,
     budget_of,
     choose,
-    parameters_of,
     plan_recipe,
     predict,
     predict_step,
 )
+from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
 from translate.translators import Pix2PixConfig
 

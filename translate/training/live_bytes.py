@@ -29,16 +29,15 @@ Kind = Literal["view", "in place", "new"]
 class LiveBytes(TorchDispatchMode):
     """While it is entered, counts what lives on `device` (`live`, `peak`, in bytes) and the multiplications (`flops`).
 
-    `flops` are those of torch.utils.flop_counter: convolutions and matrix products, forward and backward. On the meta
-    device, `shapes` are those known from steps before.
+    `flops` are those of torch.utils.flop_counter: convolutions and matrix products, forward and backward.
     """
 
-    def __init__(self, device: str, shapes: KnownShapes | None = None):
+    def __init__(self, device: str):
         super().__init__()
         self.device = device
         self.live = self.peak = 0
         self.flops = 0
-        self._run = (shapes or KnownShapes()).run if device == "meta" else _run
+        self._run = SHAPES.run if device == "meta" else _run
         self._living: dict[int, _Storage] = {}
 
     @classmethod
@@ -79,7 +78,7 @@ class LiveBytes(TorchDispatchMode):
         self.live -= dead.size
 
 
-class _Storage(weakref.ref):
+class _Storage(weakref.ref[Any]):
     """A storage that is counted as long as it lives."""
 
     __slots__ = ("key", "size")
@@ -88,7 +87,7 @@ class _Storage(weakref.ref):
         return super().__new__(cls, storage, free)
 
     def __init__(self, storage: Any, free: Callable[[_Storage], None], key: int, size: int):
-        super().__init__(storage, free)
+        super().__init__(storage, free)  # type: ignore[call-arg]
         self.key, self.size = key, size
 
 
@@ -100,8 +99,11 @@ class KnownShapes:
     storages of their own, and how many multiplications they take.
     """
 
+    capacity = 50_000  # results, in about 50 MB; then all are forgotten
+
     def __init__(self) -> None:
         self._operations: dict[Any, tuple[Kind, dict[Any, tuple[Any, int]]]] = {}
+        self._num_known = 0
 
     def run(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
         """Return the result of an operation, and its multiplications."""
@@ -126,8 +128,19 @@ class KnownShapes:
         result, flops = _run(function, args, kwargs)
         layouts = _layouts(result, args, kwargs)
         if layouts is not None:
-            known[key] = layouts, flops
+            self._remember(known, key, (layouts, flops))
         return result, flops
+
+    def _remember(self, known: dict[Any, tuple[Any, int]], key: Any, found: tuple[Any, int]) -> None:
+        if self._num_known >= self.capacity:
+            self._num_known = 0
+            for _, others in self._operations.values():
+                others.clear()
+        known[key] = found
+        self._num_known += 1
+
+
+SHAPES = KnownShapes()  # of all predictions of this process
 
 
 def _kind(function: Any) -> Kind:
@@ -150,7 +163,7 @@ def _run(function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
 
 def _given(values: Any) -> Any:
     """Return what a shape depends on, as a key: of a tensor its layout, of a number also its type."""
-    found = []
+    found: list[Any] = []
     for value in values:
         if isinstance(value, Tensor):
             found.append((value.size(), value.stride(), value.dtype, value.device))
@@ -162,8 +175,12 @@ def _given(values: Any) -> Any:
 
 
 def _layouts(result: Any, *given: Any) -> Any:
-    """Return the layout of a tensor on the meta device, or those of several; None where not each has a storage of its
-    own, none of them that of a tensor which was given."""
+    """Return the layout of a tensor on the meta device, or those of several.
+
+    None where there is no tensor, or where one shares its storage with another or with a tensor that was given.
+    """
+    if not isinstance(result, Tensor) and not result:
+        return None
     results = result if isinstance(result, tuple | list) else [result]
     storages = {value.untyped_storage()._cdata for value in tree_iter(given) if isinstance(value, Tensor)}
     layouts: list[Layout | None] = []
@@ -193,7 +210,7 @@ def _made(layouts: Any) -> Any:
 
 @contextmanager
 def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
-    """What autocast does on `device` ("cuda" or "cpu") to the operations that matter here, for tensors on any device.
+    """Do what autocast does on `device` ("cuda" or "cpu") to the operations that matter here, on any device's tensors.
 
     There is no autocast for the meta device, and CUDA's switches itself off where there is no GPU. Convolutions take
     `dtype`; the low-precision copy of a weight that is trained is made once and kept until the end, as autocast does.
@@ -215,8 +232,8 @@ def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
         return lambda *args, **kwargs: function(*map(low, args), **{name: low(value) for name, value in kwargs.items()})
 
     def pad(x: Tensor, size: Any, mode: str = "constant", value: float | None = None) -> Tensor:
-        wide = device == "cpu" and mode in ("reflect", "replicate")
-        return PLAIN["pad"](x.float() if wide else x, size, mode, value)
+        in_float32 = device == "cpu" and mode in ("reflect", "replicate")
+        return PLAIN["pad"](x.float() if in_float32 else x, size, mode, value)
 
     outer = {name: getattr(F, name) for name in PLAIN}
     try:

@@ -22,7 +22,6 @@ from translate.data import DataConfig
 from translate.data.labelled import LabelledLayout
 from translate.data.transforms import Augmentation
 from translate.errors import Mistake, RecipeError
-from translate.losses import SlopePenalty
 from translate.mistakes import Mistakes, shown
 from translate.networks.growing import Growable
 from translate.networks.memory import AutoMemory, MemoryConfig
@@ -183,46 +182,22 @@ class Recipe(Config):
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        problems = [*self._translator_problems(), *self._stage_problems(), *self._level_problems(),
-                    *self._evaluation_problems()]
+        problems = [*self.translator.problems(self.data), *self._adaptation_problems(), *self._stage_problems(),
+                    *self._level_problems(), *self._evaluation_problems()]
         if problems:
             raise Mistakes(problems)
         return self
 
-    def _translator_problems(self) -> Iterator[Mistake]:
+    def _adaptation_problems(self) -> Iterator[Mistake]:
+        if self.adapt is None:
+            return
         a, b = self.data.channels_a, self.data.channels_b
-        kind = self.translator.kind
-        if self.translator.needs_pairs and not self.data.paired:
-            yield Mistake("translator.kind", f"{kind} needs pairs, and data.kind {self.data.kind} has none",
-                          "use data.kind: paired, labels or computed, or translator.kind: cyclegan or cut")
-        if self.translator.kind == "cut" and a != b:
-            yield Mistake("translator.kind", "cut compares input and output by one encoder, which needs as many "
-                          f"channels in A as in B, not {a} and {b}", "use cyclegan or pix2pix")
-        if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
-            yield Mistake("translator.weights.identity", f"needs as many channels in A as in B, not {a} and {b}",
-                          "set it to 0")
-        if self.translator.kind == "cyclegan" and self.translator.semantic is not None and a != b:
-            yield Mistake("translator.semantic", f"one network sees images of A and B, which have {a} and {b} channels")
-        if self.adapt is not None and (a != b or self.data.kind == "labels"):
+        if a != b or self.data.labelling is not None:
             yield Mistake("adapt", f"one task network sees images of A and of B, and data.kind {self.data.kind} has "
                           f"{a} and {b} channels", "they need as many")
-        if self.adapt is not None and self.adapt.semantic is not None and self.translator.kind != "cyclegan":
-            yield Mistake("adapt.semantic", f"is a loss of a CycleGAN, and translator.kind is {kind}", "set it to null")
-        if (self.translator.objective.kind == "began") != (self.translator.discriminator.kind == "autoencoder"):
-            yield Mistake("translator.objective.kind", f"{self.translator.objective.kind} cannot be played with a "
-                          f"discriminator of kind {self.translator.discriminator.kind}: began and autoencoder belong "
-                          "together")
-        if isinstance(self.translator.penalty, SlopePenalty) and self.translator.discriminator.norm == "batch":
-            yield Mistake("translator.penalty.kind", f"{self.translator.penalty.kind} is each sample's own, and batch "
-                          "norm mixes samples (Gulrajani et al. 2017, section 4)",
-                          "set translator.discriminator.norm to instance or none")
-
-        if getattr(self.translator, "perceptual", None) is not None:
-            for side in {"a", "b"} if self.translator.kind == "cyclegan" else {"b"}:
-                channels = getattr(self.data, f"channels_{side}")
-                if channels not in (1, 3):
-                    yield Mistake("translator.perceptual", "its network knows images of 1 or 3 channels, not of "
-                                  f"{channels} (side {side.upper()})", "set it to null")
+        if self.adapt.semantic is not None and not self.translator.stays_consistent:
+            yield Mistake("adapt.semantic", f"is a loss of a CycleGAN, and translator.kind is {self.translator.kind}",
+                          "set it to null")
 
     def _stage_problems(self) -> Iterator[Mistake]:
         for number, stage in enumerate(self.stages):

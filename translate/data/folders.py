@@ -55,6 +55,11 @@ class LayoutConfig(Config):
         raise NotImplementedError
 
     @property
+    def labelling(self) -> Labelling | None:
+        """What the numbers of A's label maps say; None where A are images."""
+        return None
+
+    @property
     def channels_a(self) -> int:
         return self.loading.image_a.channels
 

@@ -266,7 +266,7 @@ class Recipe(Config):
         return judge.smallest * 2**stage.levels if isinstance(judge, Growable) else judge.smallest
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
-        """The memory plan that is named for a stage; None: the one that fits is chosen."""
+        """Return the memory plan that is named for a stage; None: one that fits is chosen."""
         named = stage.memory or self.memory
         return None if named == "auto" else named
 
@@ -277,8 +277,10 @@ class Recipe(Config):
                                                     or self.evaluate.patience is not None)
 
     def with_consistency(self, task: Path, seed: int) -> Recipe:
-        """What `translate adapt make` trains: the translator from `seed`, with the loss that asks the network in the
-        folder `task` where there is `adapt.semantic`."""
+        """Return what `translate adapt make` trains: the translator from `seed`.
+
+        Where there is `adapt.semantic`, it has the loss that asks the network in the folder `task`.
+        """
         document = self.dump() | {"adapt": None, "seed": seed}
         if self.adapt is not None and self.adapt.semantic is not None:
             document["translator"]["semantic"] = self.adapt.semantic.model_dump() | {"task": str(task)}
@@ -290,11 +292,11 @@ class Recipe(Config):
         return sum(stage.images for stage in self.stages)
 
     def dump(self) -> dict[str, Any]:
-        """The plain document this recipe would be read from, with every default spelled out."""
+        """Return the plain document this recipe would be read from, with every default spelled out."""
         return self.model_dump(mode="json")
 
     def dump_yaml(self) -> str:
-        """The same as a YAML file."""
+        """Return the same as YAML text."""
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
 
 
@@ -309,8 +311,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _source(where: str, file: Path, written: dict[str, Any], overrides: Sequence[str]) -> str:
-    """What to edit for a mistake at `where`: the file, an override of that field or of one around it, or both where an
-    override changed something inside, or which kind of thing it is."""
+    """Return what to edit for a mistake at `where`: the file, or an override of that field or of one around it.
+
+    Both where an override changed something inside, or which kind of thing it is.
+    """
     around = [path for path in overrides if f"{where}.".startswith(f"{path}.")]
     inside = [path for path in overrides if path.startswith(f"{where}.")
               or (path.endswith(".kind") and where.startswith(path.removesuffix("kind")))]
@@ -331,7 +335,7 @@ def _holds(document: Any, where: str) -> bool:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe given as a path or by the name of a shipped one."""
+    """Return the file of a recipe given as a path or by the name of a shipped one. Raises `RecipeError`."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return path
@@ -352,13 +356,13 @@ def _shipped_advice(name: str) -> str:
 
 
 def describe(path: Path) -> str:
-    """What a recipe is for: its first comment line."""
+    """Return what a recipe is for: its first comment line."""
     first = path.read_text(encoding="utf-8").splitlines()[0]
     return first.lstrip("# ").rstrip(".")
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    """`path: old → new` for every field in which two recipe documents differ."""
+    """Yield `path: old → new` for every field in which two recipe documents differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
@@ -375,6 +379,8 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise RecipeError(Mistake(f"--set {override}", "expected field.path=value, such as stages.0.images=2000"))
     value = read_yaml(text, f"--set {path}")
+
+    # Down the path, through mappings and lists. What is not there yet begins as an empty mapping.
     place: Any = document
     *parents, last = path.split(".")
     for depth, step in enumerate([*parents, last]):
@@ -397,10 +403,10 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def default_run(recipe: Recipe) -> Path:
-    """Where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
+    """Return where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
     return Path(os.environ.get("DIPTYCH_RUNS", "runs")) / recipe.name
 
 
 def default_adaptation(recipe: Recipe) -> Path:
-    """Where an adaptation goes when nobody says: beside the runs, `<name>-adapt`."""
+    """Return where an adaptation goes when nobody says: beside the runs, `<name>-adapt`."""
     return default_run(recipe).with_name(f"{recipe.name}-adapt")

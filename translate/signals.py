@@ -39,6 +39,7 @@ def minding_signals() -> Iterator[StopRequest]:
     request = StopRequest()
     asked: list[float] = []
 
+    # The handlers: the first signal sets the request, an impatient person stops at once.
     def ask(number: int, frame: types.FrameType | None) -> None:
         if number == signal.SIGINT and request and time.monotonic() - asked[0] > SECONDS_BEFORE_A_SECOND_SIGINT:
             restore()

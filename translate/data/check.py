@@ -142,7 +142,7 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
     for pair in chain.from_iterable(parts):
         sizes = []
         for path, side in pair:
-            size, findings = _look(path, side, config, crop)
+            size, findings = _read(path, side, config, crop)
             yield from findings
             sizes.append(size)
             done += 1
@@ -151,15 +151,15 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         known = [size for size in sizes if size is not None]
         met.update(known)
         if config.paired and len(set(known)) > 1:
-            sizes_differ = f"is {_shown(known[0])}, and its partner {pair[1][0]} {_shown(known[1])}"
+            sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
 
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
         loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
         smallest, largest = (choose(met, key=lambda size: size[0] * size[1]) for choose in (min, max))
-        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_shown(smallest)} to "
-                      f"{_shown(largest)}", f"all are loaded {loaded} (data.resize)")
+        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
+                      f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
 
 
 Side = Literal["a", "b", "both"]
@@ -231,7 +231,7 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
     return [((path, side),) for path in files]
 
 
-def _look(path: Path, side: Side, config: LayoutConfig,
+def _read(path: Path, side: Side, config: LayoutConfig,
           crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
     and findings."""
@@ -239,7 +239,7 @@ def _look(path: Path, side: Side, config: LayoutConfig,
     image_a, image_b = config.loading.image_a, config.loading.image_b
     try:
         if side == "a" and isinstance(config, LabelsConfig):
-            return _look_at_labels(path, config)
+            return _read_labels(path, config)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
         array = read_image(path, wanted[0])
         for other in wanted[1:]:
@@ -256,12 +256,12 @@ def _look(path: Path, side: Side, config: LayoutConfig,
                                 "expected A beside B"))
     width = width // 2 if side == "both" else width
     if crop and (height < crop[0] or width < crop[1]):
-        findings.append(Finding(path, "warning", f"is {_shown((height, width))}, smaller than the crop of "
-                                f"{_shown(crop)}, so it is enlarged", "use larger images or a smaller resolution"))
+        findings.append(Finding(path, "warning", f"is {_size_text((height, width))}, smaller than the crop of "
+                                f"{_size_text(crop)}, so it is enlarged", "use larger images or a smaller resolution"))
     return (height, width), findings
 
 
-def _look_at_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
+def _read_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
     unknown = config.labelling.unknown(labels)
     findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
@@ -283,5 +283,5 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
 
 
-def _shown(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"{size[1]}×{size[0]}"

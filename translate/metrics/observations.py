@@ -110,6 +110,7 @@ def compare_sets(images: Sequence[Observed], reals: Sequence[Observed], *, paire
     def features(name: str, of: Sequence[Observed]) -> list[Tensor]:
         return [each.features[name] for each in of if name in each.features]
 
+    # Against the real images, by features: of patches, and of whole images as in the literature.
     if features("mobilenet", images) and features("mobilenet", reals) and enough:
         fake, real = features("mobilenet", images), features("mobilenet", reals)
         found["kernel_distance"] = distribution.kernel_distance(fake, real, paired=paired)
@@ -120,6 +121,8 @@ def compare_sets(images: Sequence[Observed], reals: Sequence[Observed], *, paire
         found["fid"] = distribution.frechet_distance(fake, real)
         found["kid"] = distribution.kernel_distance(fake, real)
         found["inception_score"] = distribution.inception_score(features("inception_logits", images))
+
+    # Against each other, by the small copies.
     small = [each.small for each in images if each.small is not None]
     if len(small) > 1 and min(min(each.shape[1:]) for each in small) >= reference.MIN_SIDE_SSIM:
         found["similarity"] = diversity.similarity(small)

@@ -56,7 +56,7 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
         return list(_check_config(data, root, crop, progress, needs_test_images))
     config = recognise(data)
     if config is None:
-        return [Finding(data, "error", "holds no layout of images that is known",
+        return [Finding(data, "error", "holds no images in a layout that is known",
                         "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
     note = Finding(data, "note", f"read as kind: {config.kind}, {_described(config)}",  # type: ignore[attr-defined]
                    "if another layout is meant, check a recipe that names it")
@@ -142,7 +142,7 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
     for pair in chain.from_iterable(parts):
         sizes = []
         for path, side in pair:
-            size, findings = _read(path, side, config, crop)
+            size, findings = _read_file(path, side, config, crop)
             yield from findings
             sizes.append(size)
             done += 1
@@ -231,15 +231,15 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
     return [((path, side),) for path in files]
 
 
-def _read(path: Path, side: Side, config: LayoutConfig,
-          crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+def _read_file(path: Path, side: Side, config: LayoutConfig,
+               crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
     and findings."""
     # Read it; an aligned file holds both sides, which may be declared differently.
     image_a, image_b = config.loading.image_a, config.loading.image_b
     try:
         if side == "a" and isinstance(config, LabelsConfig):
-            return _read_labels(path, config)
+            return _read_label_map(path, config)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
         array = read_image(path, wanted[0])
         for other in wanted[1:]:
@@ -261,7 +261,7 @@ def _read(path: Path, side: Side, config: LayoutConfig,
     return (height, width), findings
 
 
-def _read_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
+def _read_label_map(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
     unknown = config.labelling.unknown(labels)
     findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "

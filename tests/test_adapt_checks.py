@@ -106,7 +106,7 @@ def test_a_target_without_test_labels_can_be_adapted_to_and_tested_on_never(tmp_
     prepare(recipe, tmp_path / "out", report, device="cpu")
     assert any("will have nothing to test on" in line and "target/test/images: no such folder" in line
                for line in report.lines)
-    with pytest.raises(DataError, match=r"target/test/images: no such folder.*\n\(adapt.target"):
+    with pytest.raises(DataError, match=r"target/test/images: no such folder.* \(adapt.target"):
         evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
 
 

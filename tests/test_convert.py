@@ -339,12 +339,12 @@ def test_words_that_do_not_fit_together_are_refused(tmp_path):
     assert issubclass(DataError, UsageError) and not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="fp16 does nothing on a CPU"):
         convert(tmp_path / "in", tmp_path / "out", release, device="cpu", precision="fp16")
-    with pytest.raises(UsageError, match="precision fp64: expected auto, fp32"):
+    with pytest.raises(UsageError, match="precision: fp64 is not a number format; expected auto, fp32"):
         convert(tmp_path / "in", tmp_path / "out", release, precision="fp64")  # type: ignore[arg-type]
     for max_pixels in (0, -5):
         with pytest.raises(UsageError, match=f"max_pixels {max_pixels}: expected 1 or more"):
             convert(tmp_path / "in", tmp_path / "out", release, max_pixels=max_pixels)
-    for device, words in (("tpu", "is none of this machine"), ("tpu9", "Invalid device string")):
+    for device, words in (("tpu", "is not a device of this machine"), ("tpu9", "Invalid device string")):
         with pytest.raises(UsageError, match=f"device {device}: {words}.*; expected auto"):
             convert(tmp_path / "in", tmp_path / "out", release, device=device)
 

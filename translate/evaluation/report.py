@@ -183,11 +183,11 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
     for number in range(reals.num):
         real = reals.read(number)
         moments.append(ColourTransfer.moments(real))
-        kept["reals"].append(observe(real, None, networks, small=diversity.LARGEST))
+        kept["reals"].append(observe(real, None, networks, small=diversity.THUMBNAIL_SIDE))
         on_progress(len(kept["reals"]), total)
 
     def look(name: str, image: Tensor, truth: Tensor | None) -> None:
-        kept[name].append(observe(image, truth, networks, small=diversity.LARGEST, lpips=lpips))
+        kept[name].append(observe(image, truth, networks, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
 
     for number in range(images.num):
         image, truth = images.read(number), reals.read(number) if paired else None

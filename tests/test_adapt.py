@@ -44,7 +44,8 @@ from translate.adapt.preservation import compare_opinions, is_held_out, summaris
 from translate.adapt.table import RowName, examples_for, find_sides, tabulate, wrong_about_labels
 from translate.adapt.tasks import confusions, train_task
 from translate.convert import Shard
-from translate.data.labelled import ClassesConfig, ImageFolderConfig, MasksConfig, check_labels
+from translate.data.labelled import check_labels
+from translate.data.labelled_layouts import ClassesConfig, ImageFolderConfig, MasksConfig
 from translate.data.transforms import stable_hash
 from translate.errors import DataError, RecipeError, RunError
 from translate.files import read_lines

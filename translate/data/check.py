@@ -199,7 +199,7 @@ def _of(error: DataError) -> Finding:
 def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
     """The files of two folders: those that pair, together; all others alone."""
     pattern = config.labels if isinstance(config, LabelsConfig) else "*"
-    files_a, files_b = config.images(folders[0], pattern), config.images(folders[1])
+    files_a, files_b = config.list_files(folders[0], pattern), config.list_files(folders[1])
     if not config.paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
     names_a, names_b = named(folders[0], files_a), named(folders[1], files_b)

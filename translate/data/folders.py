@@ -19,7 +19,8 @@ import pydantic
 from pydantic import Field
 
 from translate.data.labels import Labelling
-from translate.data.pairing import list_images, pair_files
+from translate.data.pairing import pair_files
+from translate.data.places import PlaceConfig
 from translate.data.samples import (
     AlignedSamples,
     ComputedInput,
@@ -30,19 +31,16 @@ from translate.data.samples import (
     UnpairedSamples,
 )
 from translate.data.transforms import Augmentation
-from translate.errors import DataError, ImageError
+from translate.errors import DataError
 from translate.images.reading import ImageConfig
-from translate.schema import Config, Name
 
 Split = Literal["train", "test"]
 FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
 
 
-class LayoutConfig(Config):
-    """What all layouts share. `card` or `folder` says where the images are."""
+class LayoutConfig(PlaceConfig):
+    """What all layouts of a training's data share."""
 
-    card: Name | None = None  # a data set of `translate data list`
-    folder: Path | None = None
     image_b: ImageConfig = ImageConfig(channels=3)
     resize: int | None = Field(default=286, ge=1)  # short side that images are loaded at, px; null keeps the size
     augment: tuple[Augmentation, ...] = ("flip",)
@@ -78,30 +76,9 @@ class LayoutConfig(Config):
         """The folders that `build` looks for, in words."""
         raise NotImplementedError
 
-    def place(self, root: Path) -> Path:
-        """The folder that holds all of the data. Raises `DataError` when it is not there."""
-        assert self.card is not None or self.folder is not None
-        place = root / self.card if self.card is not None else (self.folder or root).expanduser()
-        if not place.is_dir():
-            raise DataError(f"{place}: no such folder; expected {self.expected('train')} in it{self.hint()}")
-        return place
-
-    def images(self, folder: Path, pattern: str = "*") -> list[Path]:
-        """The images in `folder`, at least one. Raises `DataError`."""
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; images were expected there{self.hint()}")
-        try:
-            files = list_images(folder, pattern)
-        except ImageError as error:
-            raise DataError(str(error)) from None
-        if not files:
-            named = "" if pattern == "*" else f" named {pattern}"
-            raise DataError(f"{folder}: holds no images{named} that we read{self.hint()}")
-        return files
-
-    def hint(self) -> str:
-        """What to do when something is missing."""
-        return f"; run: translate data prepare {self.card}" if self.card is not None else ""
+    @property
+    def contents(self) -> str:
+        return self.expected("train")
 
     @pydantic.field_validator("augment")
     @classmethod
@@ -109,18 +86,6 @@ class LayoutConfig(Config):
         if len(set(value)) < len(value):
             raise ValueError(f"{', '.join(value)}: each augmentation once")
         return value
-
-    @pydantic.model_validator(mode="after")
-    def _one_place(self) -> LayoutConfig:
-        given = [field for field in ("card", "folder", "a") if getattr(self, field, None) is not None]
-        two = "a" in type(self).model_fields
-        if getattr(self, "b", None) is not None and "a" not in given:
-            raise ValueError("b: names the images of one side; a, those of the other, is missing")
-        if len(given) != 1:
-            ways = "card: NAME, folder: PATH" + (", or a: PATH and b: PATH" if two else "")
-            raise ValueError(f"{' and '.join(given)}: say once where the images are ({ways})" if given else
-                             f"says nowhere where the images are; give {ways}")
-        return self
 
 
 class SidesConfig(LayoutConfig):
@@ -130,6 +95,8 @@ class SidesConfig(LayoutConfig):
     b: Path | None = None
     test_a: Path | None = None
     test_b: Path | None = None
+
+    ways: ClassVar[str] = f"{LayoutConfig.ways}, or a: PATH and b: PATH"
 
     @property
     def suffixes(self) -> tuple[str, str]:
@@ -153,10 +120,14 @@ class SidesConfig(LayoutConfig):
     def place(self, root: Path) -> Path:
         return self.a.expanduser() if self.a is not None else super().place(root)
 
+    def given(self) -> list[str]:
+        return super().given() + [side for side in "ab" if getattr(self, side) is not None][:1]
+
     @pydantic.model_validator(mode="after")
     def _both_sides(self) -> SidesConfig:
-        if self.a is not None and self.b is None:
-            raise ValueError("a: names the images of one side; b, those of the other, is missing")
+        for side, other in ("ab", "ba"):
+            if getattr(self, side) is not None and getattr(self, other) is None:
+                raise ValueError(f"{side}: names the images of one side; {other}, those of the other, is missing")
         if (self.test_a is None) != (self.test_b is None):
             raise ValueError("test_a and test_b: give both or neither")
         if self.test_a is not None and self.a is None:
@@ -180,7 +151,7 @@ class UnpairedConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        return UnpairedSamples(self.loading, name, *(self.images(folder) for folder in folders))
+        return UnpairedSamples(self.loading, name, *(self.list_files(folder) for folder in folders))
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
@@ -206,11 +177,11 @@ class PairedConfig(SidesConfig):
     def find(self, name: str, root: Path) -> Samples | None:
         folders = self.sides(name, root)
         if folders is not None:
-            files = pair_files(folders[0], self.images(folders[0]), folders[1], self.images(folders[1]))
+            files = pair_files(folders[0], self.list_files(folders[0]), folders[1], self.list_files(folders[1]))
             return Samples(self.loading, name, *files)
         if self.a is not None or not (self.place(root) / name).is_dir():
             return None
-        aligned = self.images(self.place(root) / name)
+        aligned = self.list_files(self.place(root) / name)
         return AlignedSamples(self.loading, name, aligned, swapped=self.direction == "ba")
 
     def expected(self, split: Split) -> str:
@@ -258,7 +229,7 @@ class LabelsConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        files = pair_files(folders[0], self.images(folders[0], self.labels), folders[1], self.images(folders[1]))
+        files = pair_files(folders[0], self.list_files(folders[0], self.labels), folders[1], self.list_files(folders[1]))
         return LabelSamples(self.loading, name, *files, self.labelling)
 
     @pydantic.model_validator(mode="after")
@@ -300,7 +271,7 @@ class ComputedConfig(LayoutConfig):
             folder = place  # all of it, as nothing in it is set apart
         else:
             return None
-        return ComputedSamples(self.loading, name, self.images(folder), self.input)
+        return ComputedSamples(self.loading, name, self.list_files(folder), self.input)
 
     def expected(self, split: Split) -> str:
         return "photographs" if split == "train" else "test or val, or test_folder in the recipe"

@@ -39,9 +39,10 @@ from tests.adaptation import (
 from tests.runs import Silent
 from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
-from translate.adapt.examples import Draws, Examples
+from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.preservation import compare_opinions, is_held_out, summarise
-from translate.adapt.table import RowName, examples_for, find_sides, tabulate, wrong_about_labels
+from translate.adapt.sides import find_sides
+from translate.adapt.table import RowName, examples_for, tabulate, wrong_about_labels
 from translate.adapt.tasks import confusions, train_task
 from translate.convert import Shard
 from translate.data.labelled import check_labels
@@ -552,7 +553,7 @@ def test_labels_are_cropped_and_flipped_with_their_images(tmp_path: Path) -> Non
     examples = Examples.of(layout, layout.find("train", tmp_path), ImageConfig(channels=3), None)
     crops = set()
     for number in range(24):
-        image, label = Draws(examples, task, 0).draw(number)
+        image, label = TrainingExamples(examples, task, 0).sample(number)
         assert torch.equal(((image[0] + 1) * 127.5).round().long(), label) and label.shape == (24, 24)
         crops.add(label.numpy().tobytes())
     assert len(crops) > 12

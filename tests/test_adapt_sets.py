@@ -31,7 +31,8 @@ from tests.runs import Interrupted, Silent
 from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
-from translate.adapt.table import find_sides, key_of
+from translate.adapt.sides import find_sides
+from translate.adapt.table import key_of
 from translate.cli.tables import preservation_table
 from translate.convert import LEDGER
 from translate.errors import DataError, RunError

@@ -229,7 +229,8 @@ class LabelsConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        files = pair_files(folders[0], self.list_files(folders[0], self.labels), folders[1], self.list_files(folders[1]))
+        maps, images = self.list_files(folders[0], self.labels), self.list_files(folders[1])
+        files = pair_files(folders[0], maps, folders[1], images)
         return LabelSamples(self.loading, name, *files, self.labelling)
 
     @pydantic.model_validator(mode="after")

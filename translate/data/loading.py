@@ -11,7 +11,7 @@ import functools
 import multiprocessing
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -80,7 +80,7 @@ class Shares:
 
 
 def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], BatchType], workers: int,
-         pin_memory: bool = False, timeout: float = TIMEOUT_SECONDS) -> Iterator[BatchType]:
+         pin_memory: bool = False, timeout: float = TIMEOUT_SECONDS) -> Generator[BatchType, None, None]:
     """Yield the batch of each share.
 
     samples     what is loaded, by number

@@ -123,8 +123,8 @@ def drawn(seed: int, side: str, num_images: int, number: int) -> tuple[int, int]
 def permutation(seed: int, num: int) -> np.ndarray:
     """Return 0 … num − 1 in an order that depends on `seed` alone.
 
-    They are sorted by raw numbers of a bit generator, whose stream NumPy promises never to change; `Generator.permutation`
-    may change with any release.
+    They are sorted by raw numbers of a bit generator, whose stream NumPy promises never to change;
+    `Generator.permutation` may change with any release.
     """
     return np.argsort(np.random.Philox(seed).random_raw(num), kind="stable")
 

@@ -59,13 +59,16 @@ def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int
     if begun:
         saved = saved_recipe(folder, chosen)
 
+    # What must be there before it can be trained, or trained on.
     finished = begun and is_finished(folder, chosen)
     if not finished and not may_train:
         raise RunError(f"{folder}: the translator is not trained yet, and a shard does not train; run `translate adapt "
                        "make RECIPE` without --shard first, or name one with --model")
     if not finished:
         prepare_consistency(recipe, source, home, report, where)
-    if begun:  # OUT may have been moved since
+
+    # Its task network is named where it lies now: OUT may have been moved.
+    if begun:
         with files.naming_disk_faults(folder):
             files.write_bytes(folder / RECIPE, saved.dump_yaml().encode())
     if not finished:

@@ -49,7 +49,7 @@ class LayoutConfig(PlaceConfig):
 
     @property
     def loading(self) -> Loading:
-        """What its samples need to know of it."""
+        """Return what its samples need to know of it."""
         raise NotImplementedError
 
     @property
@@ -61,7 +61,7 @@ class LayoutConfig(PlaceConfig):
         return self.image_b.channels
 
     def build(self, split: Split, root: Path) -> Samples:
-        """The images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
+        """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
         samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
         if samples is None:
             raise DataError(f"{self.place(root)}: holds no {split} images; expected {self.expected(split)}"
@@ -69,11 +69,11 @@ class LayoutConfig(PlaceConfig):
         return samples
 
     def find(self, name: str, root: Path) -> Samples | None:
-        """The images of the split that the disk calls `name` (train, test, val); None when it has no such split."""
+        """Return the images of the split that the disk calls `name` (train, test, val); None when there is none."""
         raise NotImplementedError
 
     def expected(self, split: Split) -> str:
-        """The folders that `build` looks for, in words."""
+        """Return the folders that `build` looks for, in words."""
         raise NotImplementedError
 
     @property
@@ -100,11 +100,14 @@ class SidesConfig(LayoutConfig):
 
     @property
     def suffixes(self) -> tuple[str, str]:
-        """What follows train, test or val in the names of the two folders of a data set."""
+        """Return what follows train, test or val in the names of the two folders of a data set."""
         return "A", "B"
 
     def sides(self, name: str, root: Path) -> tuple[Path, Path] | None:
-        """The folders of A and B for a split. Raises `DataError` when there is only one of them."""
+        """Return the folders of A and B for a split; None where there is no such split.
+
+        Raises `DataError` when there is only one of them.
+        """
         if self.a is not None and self.b is not None:
             own = {"train": (self.a, self.b), "test": (self.test_a, self.test_b)}.get(name, (None, None))
             return None if own[0] is None or own[1] is None else (own[0].expanduser(), own[1].expanduser())
@@ -209,12 +212,12 @@ class LabelsConfig(SidesConfig):
 
     @property
     def labelling(self) -> Labelling:
-        """What the numbers of its label maps say."""
+        """Return what the numbers of its label maps say."""
         return Labelling(self.classes, self.ignore, self.instances, self.edges)
 
     @property
     def image_a(self) -> ImageConfig:
-        """The one-hot image a generator is shown; its file holds one channel of class numbers."""
+        """Return what a generator is shown: a one-hot image, of a file with one channel of class numbers."""
         return ImageConfig(channels=self.labelling.channels)
 
     @property
@@ -255,7 +258,7 @@ class ComputedConfig(LayoutConfig):
 
     @property
     def image_a(self) -> ImageConfig:
-        """A grey image of the photographs' depth."""
+        """Return what is computed: a grey image of the photographs' depth."""
         return ImageConfig(channels=1, bits=self.image_b.bits)
 
     @property

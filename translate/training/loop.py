@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from translate.data import Batch, batches
+from translate.data.loading import naming_lost_workers
 from translate.data.transforms import stable_hash
 from translate.errors import CheckpointError, Collapsed, DiskError, DoesNotFit, Stopped, UsageError
 from translate.networks import memory
@@ -79,7 +80,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         home.claim(recipe)
     if tell_recipe:
         report.say(recipe.dump_yaml())
-    with run.recording_status(), minding_signals() as run.stop:
+    with run.recording_status(), naming_lost_workers(), minding_signals() as run.stop:
         run.begin(resume)
         for stage in run.stages():
             for batch in run.batches(stage):

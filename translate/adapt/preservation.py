@@ -84,8 +84,8 @@ def summarise(found: Sequence[Opinion], held_out: Sequence[bool], names: Sequenc
     wrong_untranslated  the judge is wrong before translation, of images that it was not trained on: the control
     wrong_translated    the judge is wrong after translation, of the same images
 
-    It says too which classes are `flagged` (too much changes), `unsure` (the judge does not know them untranslated), `unknown`
-    (there is no control, so nothing can be said) or `lost` (nothing is kept). A share of nothing is null.
+    It says too which classes are `flagged` (too much changes), `unsure` (the judge does not know them untranslated),
+    `unknown` (there is no control, so nothing can be said) or `lost` (nothing is kept). A share of nothing is null.
     """
     held = [opinion for opinion, is_held in zip(found, held_out, strict=True) if is_held]
     left = [opinion for opinion, is_kept in zip(found, kept or [True] * len(found), strict=True) if is_kept]

@@ -40,13 +40,16 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
           progress: Callable[[int, int], None] | None = None, needs_test_images: bool = False) -> list[Finding]:
     """Read every image of a data set, and return what was found, in the order of the folders.
 
-    `data` is a recipe's data, or a bare folder; then the first finding is a note that says which layout it is read
-    as. `root` is where prepared cards lie. `crop` (height, width) also finds images that are smaller. `progress` is
-    told how many files of how many have been read. That there are no test images is a note, or an error where
-    `needs_test_images` (`Recipe.needs_test_images`), as a training would say too.
+    data       a recipe's data, or a bare folder; then the first finding is a note that says which layout it is read as
+    root       where prepared cards lie
+    crop       (height, width) of a training's crops: smaller images are found as well
+    progress   is told how many files of how many have been read
+    needs_test_images    that there are none is an error, as for a training, and else a note
     """
     if isinstance(data, LayoutConfig):
         return list(_check_config(data, root, crop, progress, needs_test_images))
+
+    # A bare folder: what it seems to be.
     config = recognise(data)
     if config is None:
         return [Finding(data, "error", "not a layout that we know, or no images in it",
@@ -57,7 +60,7 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
 
 
 def recognise(folder: Path) -> LayoutConfig | None:
-    """The layout a folder seems to have; None when there are no images in a place we look at."""
+    """Return the layout a folder seems to have; None when there are no images in a place we look at."""
     if not folder.is_dir():
         return None
     if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
@@ -72,14 +75,14 @@ def recognise(folder: Path) -> LayoutConfig | None:
 
 
 def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
-    """How many names of trainA and trainB pair, and the files of each that have no partner."""
+    """Return how many names of trainA and trainB pair, and the files of each that have no partner."""
     a, b = (named(side, list_images(side)) for side in (folder / "trainA", folder / "trainB"))
     pairs, only_a, only_b = match(list(a), list(b))
     return len(pairs), [a[name][0] for name in only_a], [b[name][0] for name in only_b]
 
 
 def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
-    """Of a bare folder that would be paired but for some files: which."""
+    """Yield the files of a bare folder without which it would be paired, where they are the fewer."""
     if not isinstance(config, UnpairedConfig) or config.folder is None:
         return
     num_pairs, only_a, only_b = _matched(config.folder)
@@ -103,7 +106,7 @@ def _described(config: LayoutConfig) -> str:
 
 
 def _guessed_classes(folder: Path) -> int:
-    """One more than the largest number of some label maps, 255 (ignored) aside."""
+    """Return one more than the largest number of some label maps, 255 (ignored) aside."""
     largest = 1
     for path in list_images(folder)[:NUM_LOOKED_AT]:
         try:
@@ -125,9 +128,12 @@ def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
 
 def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
                   progress: Callable[[int, int], None] | None, needs_test_images: bool = False) -> Iterator[Finding]:
-    """First how the files belong together, then each of them, then the two of a pair against each other."""
+    """Yield what is wrong with a recipe's data."""
+    # How the files belong together.
     parts, findings = _parts(config, root, needs_test_images)
     yield from findings
+
+    # Each of them, and the two of a pair beside each other.
     met: set[tuple[int, int]] = set()
     num_files, done = sum(len(pair) for part in parts for pair in part), 0
     for pair in chain.from_iterable(parts):
@@ -144,6 +150,8 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         if config.paired and len(set(known)) > 1:
             sizes_differ = f"is {_shown(known[0])}, and its partner {pair[1][0]} {_shown(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
+
+    # All of them together: images of one size need no resizing.
     if not config.paired and len(met) > 1:
         loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
         smallest, largest = (choose(met, key=lambda size: size[0] * size[1]) for choose in (min, max))
@@ -156,14 +164,16 @@ Pair = tuple[tuple[Path, Side], ...]
 
 
 def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[list[list[Pair]], list[Finding]]:
-    """For each split, the files that are read together, and what is wrong with how they belong together."""
+    """Return for each split the files that are read together, and what is wrong with how they belong together."""
     parts: list[list[Pair]] = []
     findings: list[Finding] = []
     try:
         place = config.place(root)
     except DataError as error:
         return [], [_of(error)]
-    found: set[str] = set()  # the splits that there are, whole or not
+
+    # Each split, under its names on the disk. One that is not whole is there as well.
+    found: set[str] = set()
     for name in SPLITS:
         try:
             folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
@@ -181,6 +191,7 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
         except DataError as error:
             findings.append(_of(error))
             found.add(name)
+
     if not found.intersection(FOLDERS_OF["test"]):
         expected = f"expected {config.expected('test')}"
         findings.append(Finding(place, "error", "holds no test images, and the recipe wants scores on them", expected)
@@ -197,11 +208,13 @@ def _of(error: DataError) -> Finding:
 
 
 def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
-    """The files of two folders: those that pair, together; all others alone."""
+    """Return the files of two folders, those that pair together and all others alone, and what is wrong with pairs."""
     pattern = config.labels if isinstance(config, LabelsConfig) else "*"
     files_a, files_b = config.list_files(folders[0], pattern), config.list_files(folders[1])
     if not config.paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
+
+    # Two of one name, and those without a partner.
     names_a, names_b = named(folders[0], files_a), named(folders[1], files_b)
     findings = [Finding(clash[1], "error", f"has the name of {clash[0].name}, and pairs are found by name",
                         "remove or rename one of them")
@@ -210,6 +223,8 @@ def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair]
     for only, names, other in ((only_a, names_a, folders[1]), (only_b, names_b, folders[0])):
         findings += [Finding(names[name][0], "error", f"has no partner in {other}", "add it there, or remove this one")
                      for name in only]
+
+    # All are looked at, also the lonely ones.
     together: list[Pair] = [((names_a[a][0], "a"), (names_b[b][0], "b")) for a, b in pairs]
     alone_a, alone_b = [names_a[name][0] for name in only_a], [names_b[name][0] for name in only_b]
     return together + _alone(alone_a, "a") + _alone(alone_b, "b"), findings
@@ -221,8 +236,10 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
 
 def _look(path: Path, side: Side, config: LayoutConfig,
           crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Read one file as training would. Returns the (height, width) of an image in it, and findings."""
+    """Read one file as training would; return the (height, width) of an image in it, and findings."""
     image_a, image_b = config.loading.image_a, config.loading.image_b
+
+    # Can it be read as what it is to be?
     try:
         if side == "a" and isinstance(config, LabelsConfig):
             return _look_at_labels(path, config)
@@ -233,11 +250,13 @@ def _look(path: Path, side: Side, config: LayoutConfig,
                 read_image(path, other)
     except ImageError as error:
         return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
+
+    # Is it what it is read as, and large enough?
     findings = [finding for each in wanted for finding in _differs(path, each)][:1]
     height, width = array.shape[:2]
     if side == "both" and width % 2:
-        findings.append(Finding(path, "error", f"is {width} pixels wide: two halves of one size it cannot have",
-                                "expected A beside B"))
+        findings.append(Finding(path, "error", f"is {width} pixels wide, which cannot be cut into two halves of one "
+                                "size", "expected A beside B"))
     width = width // 2 if side == "both" else width
     if crop and (height < crop[0] or width < crop[1]):
         findings.append(Finding(path, "warning", f"is {_shown((height, width))}, smaller than the crop of "
@@ -254,7 +273,7 @@ def _look_at_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], 
 
 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
-    """What reading it as the recipe says has silently changed."""
+    """Yield what reading a file as the recipe says has silently changed."""
     info = inspect(path)
     advice = f"if all files are like this, declare it: channels: {info.channels}, bits: {info.bits}"
     if info.mode == "CMYK":

@@ -539,6 +539,24 @@ def test_a_task_network_is_a_function_of_its_seed_and_of_nothing_else(
     assert not torch.equal(first, weights(1))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whatever_goes_wrong_with_an_example_is_an_error_that_names_its_file(
+        workers: int, lines: tuple[Path, Recipe, Path, MadeSet]) -> None:
+    folder, recipe, _, _ = lines
+    assert recipe.adapt is not None
+
+    def unpicklable(image: np.ndarray, number: int) -> np.ndarray:
+        class LocalError(Exception):
+            pass
+
+        raise LocalError("cannot be pickled")
+
+    found = recipe.adapt.source.find("train", folder)
+    examples = Examples.of(recipe.adapt.source, found, ImageConfig(channels=1), None, unpicklable)
+    with pytest.raises(DataError, match=r"source/train/\w+/\d+.png: LocalError: cannot be pickled"):
+        train_task(recipe.adapt.task, examples, 0, CPU, workers)
+
+
 def test_labels_are_cropped_and_flipped_with_their_images(tmp_path: Path) -> None:
     """Label maps that say what the image's red channel says, pixel by pixel."""
     for number in range(4):

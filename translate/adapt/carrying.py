@@ -33,9 +33,9 @@ def check_names(source: Labelled, image_out: ImageConfig) -> None:
     """Raise `DataError` for source files whose format cannot hold what the translator gives: names must stay."""
     wrong = [path for path in source.files if suffix_for(path.suffix, image_out) != path.suffix]
     if wrong:
-        raise DataError(f"{wrong[0]}: {wrong[0].suffix} cannot hold a translation ({image_out.channels} channels, "
-                        f"bits: {image_out.bits}), and {len(wrong)} images would change their names, by which labels "
-                        "find them; store the source as .png")
+        raise DataError(f"{wrong[0].suffix} cannot hold a translation ({image_out.channels} channels, bits: "
+                        f"{image_out.bits}), and {len(wrong)} images would change their names, by which labels find "
+                        "them", wrong[0], "store the source as .png")
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,8 @@ def target_splits(adapt: Adaptation) -> tuple[Labelled, Labelled | None, list[st
     try:
         test = adapt.target.find("test", data_root())
     except NoData as error:
-        raise NoData(f"{error}\n(adapt.target: its test labels are what `translate adapt evaluate` tests on)") from None
+        raise NoData(f"{error.what} (adapt.target: its test labels are what `translate adapt evaluate` tests on)",
+                     error.path, error.advice) from None
     try:
         return test, adapt.target.find("train", data_root()), []
     except NoData as error:
@@ -117,9 +118,9 @@ def refuse_unreadable(images: list[Image], watch: Watch) -> None:
             faults.append(str(error))
         watch(number, len(images))
     if faults:
-        raise DataError("\n".join([f"{len(faults)} of {len(images)} images cannot be read, and a training would stop "
-                                   "at them:", *first_of(faults), "repair or replace them, or remove each with its "
-                                   "label"]))
+        heading = f"{len(faults)} of {len(images)} images cannot be read, and a training would stop at them:"
+        raise DataError("\n".join([heading, *first_of(faults)]),
+                        advice="repair or replace them, or remove each with its label")
 
 
 def without_images(layout: LabelledConfig, found: Labelled) -> str:
@@ -160,8 +161,7 @@ def label_findings(recipe: Recipe, watch: Watch = lambda done, total: None) -> l
             found, lonely = pairs_of(layout, split)
         except DataError as error:
             optional = layout is adapt.target and split == "train"
-            place, _, what = str(error).partition(": ")
-            findings.append(Finding(Path(place), "note" if optional else "error", what))
+            findings.append(Finding.of(error, "note" if optional else "error"))
             continue
         findings += lonely
 
@@ -199,5 +199,4 @@ def look(layout: LabelledConfig, path: Path, label: Path | int, image: ImageConf
         return
     fault = layout.problem(path, label)
     if fault is not None:
-        at = label if isinstance(label, Path) and fault.startswith(str(label)) else path
-        yield Finding(at, "error", fault.removeprefix(str(at)).lstrip(": "))
+        yield Finding.of(fault)

@@ -88,8 +88,8 @@ def refuse_all_ignored(layout: LabelledConfig, found: Labelled) -> None:
     """Raise `DataError` where no pixel of any label counts: nothing could be learnt from such labels, or tested."""
     if layout.per_pixel and not any((layout.read(label) != getattr(layout, "ignore", None)).any()
                                     for label in found.labels):
-        raise DataError(f"{found.folder}: all pixels of its {len(found)} labels are ignored, so that none of them "
-                        "counts; look at ids, classes and ignore of this layout (adapt in the recipe)")
+        raise DataError(f"all pixels of its {len(found)} labels are ignored, so that none of them counts", found.folder,
+                        "look at ids, classes and ignore of this layout (adapt in the recipe)")
 
 
 class TrainingExamples(Loadable):

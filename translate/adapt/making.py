@@ -154,15 +154,15 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
                   device: str) -> Translations:
     """Translate all source images, or a shard of them, into `staged`. Raises `Stopped` after a signal."""
     if release.labels is not None:
-        raise DataError(f"{release.name}: translates label maps, and labelled images are to be adapted")
+        raise DataError("translates label maps, and labelled images are to be adapted", release.name)
     names = names_of(source)
     summary = convert(source.images, staged, release, device=device, shard=shard, only=frozenset(names),
                       on_progress=lambda row, number, total: report.progress(number, total, "translate", {}))
     for row in summary.failed:
         report.say(str(row))
     if summary.stopped:
-        raise Stopped(f"stopped by a signal with {summary.num_seen} of {summary.total} images translated; the same "
-                      "command goes on")
+        raise Stopped(f"stopped by a signal with {summary.num_seen} of {summary.total} images translated",
+                      advice="the same command goes on")
 
     # An image in a folder with a ledger is no source image to the converter, and has no row in the summary.
     ledger = Ledger(staged)
@@ -182,7 +182,7 @@ def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], h
     examples = source_examples(recipe, source)
     seen = [number for number, name in enumerate(names_of(source)) if not is_held_out(name) and name not in unreadable]
     if not seen:
-        raise DataError(f"{source.images}: holds too few images to train the judge on")
+        raise DataError("holds too few images to train the judge on", source.images)
     return kept_task(home / "judge", adaptation_of(recipe).task, examples.part(seen), SEED_OF_JUDGE, where,
                      recipe.workers, lambda done, total: report.progress(done, total, "judge", {}))
 
@@ -197,8 +197,8 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
     adapt, final = adaptation_of(recipe), home / numbered("set", number)
     path = home / f"{numbered('preservation', number)}.json"
     if not made.done:
-        raise DataError(f"{source.images}: none of its {len(source)} images could be translated; the first: "
-                        f"{next(iter(made.failed.values()))['message']}")
+        raise DataError(f"none of its {len(source)} images could be translated; the first: "
+                        f"{next(iter(made.failed.values()))['message']}", source.images)
 
     # What the set and its report are made from.
     unreadable = {name for name, fault in made.failed.items() if fault["stage"] in STAGES_OF_READING}
@@ -227,10 +227,10 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
         report.say(f"warning: {line}")
     counts = about["counts"]
     if about["hash"] is None:
-        raise DataError(f"{final}: nothing is left of it: of {sum(counts.values())} images {counts['failed']} failed "
-                        f"and {counts['rejected']} were rejected, as the judge sees more than {adapt.reject} of each "
-                        f"otherwise (adapt.reject). {path} says what it thinks of them; train the translator or the "
-                        "judge (adapt.task.images) longer, or set adapt.reject to null")
+        raise DataError(f"nothing is left of it: of {sum(counts.values())} images {counts['failed']} failed and "
+                        f"{counts['rejected']} were rejected, as the judge changes its opinion about more than "
+                        f"{adapt.reject} of each (adapt.reject). {path} has the judge's opinions", final,
+                        "train the translator or the judge (adapt.task.images) longer, or set adapt.reject to null")
     return MadeSet(final, counts["kept"], counts["rejected"], counts["failed"], about["hash"], about)
 
 

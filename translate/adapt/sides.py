@@ -18,10 +18,10 @@ from translate.adapt.kept import Record, read_record
 from translate.adapt.tasks import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
 from translate.data.labelled import Labelled, check_labels
-from translate.errors import DataError, RecipeError
+from translate.errors import RECIPE, DataError, Mistake, RecipeError
 from translate.places import data_root
 from translate.recipe import Recipe
-from translate.runs.folder import RECIPE
+from translate.runs.folder import RECIPE as RECIPE_FILE
 
 NUM_UNREADABLE_NAMED = 5
 
@@ -50,8 +50,9 @@ def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: No
     adapt, root = adaptation_of(recipe), data_root()
     resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
     if a.bits != 8 or b.bits != 8 or a.channels not in (1, 3):
-        raise RecipeError([f"{recipe.name}: data.image_a, data.image_b: bits {a.bits} and {b.bits}, {a.channels} "
-                           "channels; the classical rows of the table know images of 8 bits with 1 or 3 channels"])
+        raise RecipeError(Mistake("data.image_a, data.image_b", f"bits {a.bits} and {b.bits}, {a.channels} channels",
+                                  "the classical rows of the table know images of 8 bits with 1 or 3 channels",
+                                  source=recipe.name))
 
     # Labels of the source, of the target's test images, and of its training images for an oracle.
     found = adapt.source.find("train", root)
@@ -107,13 +108,13 @@ def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path],
         if fault is None and report["trained_here"] and not translator_is_finished(recipe, home, number):
             fault = "its translator is to be trained on by this recipe"
         if fault is not None:
-            raise DataError(f"{folder}: {fault}; run again: translate adapt make RECIPE")
+            raise DataError(fault, folder, f"run again: translate adapt make {RECIPE}")
 
         if number == 0:
             num = min(report["sets"], adapt.variants) if report["trained_here"] else report["sets"]
         sets, reports = [*sets, folder], [*reports, report]
     if not sets:
-        raise DataError(f"{home}: holds no adapted set yet; run: translate adapt make RECIPE")
+        raise DataError("holds no adapted set yet", home, f"run: translate adapt make {RECIPE}")
     return sets, reports
 
 
@@ -123,7 +124,7 @@ def translator_is_finished(recipe: Recipe, home: Path, number: int) -> bool:
     Raises `RunError` where it was trained by another recipe.
     """
     translator = home / numbered("translator", number)
-    if not (translator / RECIPE).is_file():
+    if not (translator / RECIPE_FILE).is_file():
         return True
     chosen = translators_recipe(recipe, home, number)
     saved_recipe(translator, chosen)

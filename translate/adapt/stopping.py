@@ -30,7 +30,7 @@ class StoppingReporter:
 
     def _end(self, where: str) -> None:
         if self.stop:
-            raise Stopped(f"stopped by {self.stop.name}{where}; {self.kept}; the same command goes on")
+            raise Stopped(f"stopped by {self.stop.name}{where}; {self.kept}", advice="the same command goes on")
 
 
 @contextmanager

@@ -12,10 +12,11 @@ from translate.adapt.examples import Examples
 from translate.adapt.kept import MADE_FROM, read_record, write_record
 from translate.adapt.tasks import kept_task
 from translate.data.labelled import Labelled
-from translate.errors import RecipeError, RunError, Stopped
+from translate.errors import RECIPE, Mistake, RecipeError, RunError, Stopped
 from translate.networks.tasks import RECORD, read_task
 from translate.recipe import Adaptation, Recipe, differences, load_recipe
-from translate.runs.folder import RECIPE, STATUS, refuse_changes
+from translate.runs.folder import RECIPE as RECIPE_FILE
+from translate.runs.folder import STATUS, refuse_changes
 from translate.schema import validate
 from translate.training.loop import Reporter, train
 
@@ -26,8 +27,8 @@ CONSISTENCY = "consistency.json"
 def adaptation_of(recipe: Recipe) -> Adaptation:
     """Return what a recipe says of adaptation. Raises `RecipeError` where it says nothing."""
     if recipe.adapt is None:
-        raise RecipeError([f"{recipe.name}: adapt: missing; it says where labelled source images and the target are "
-                           "(docs/domain-adaptation.md)"])
+        raise RecipeError(Mistake("adapt", "missing", "it says where labelled source images and the target are "
+                                  "(docs/domain-adaptation.md)", source=recipe.name))
     return recipe.adapt
 
 
@@ -55,27 +56,27 @@ def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int
     and `Stopped` after a signal.
     """
     folder, chosen = home / numbered("translator", number), translators_recipe(recipe, home, number)
-    begun = (folder / RECIPE).is_file()
+    begun = (folder / RECIPE_FILE).is_file()
     if begun:
         saved = saved_recipe(folder, chosen)
 
     # What must be there before it can be trained, or trained on.
     finished = begun and is_finished(folder, chosen)
     if not finished and not may_train:
-        raise RunError(f"{folder}: the translator is not trained yet, and a shard does not train; run `translate adapt "
-                       "make RECIPE` without --shard first, or name one with --model")
+        raise RunError("the translator is not trained yet, and a shard does not train", folder, "run `translate adapt "
+                       f"make {RECIPE}` without --shard first, or name one with --model")
     if not finished:
         prepare_consistency(recipe, source, home, report, where)
 
     # Its task network is named where it lies now: OUT may have been moved.
     if begun:
         with files.naming_disk_faults(folder):
-            files.write_bytes(folder / RECIPE, saved.dump_yaml().encode())
+            files.write_bytes(folder / RECIPE_FILE, saved.dump_yaml().encode())
     if not finished:
         try:
             train(chosen, folder, report, resume=begun, tell_recipe=False)
         except Stopped:
-            raise Stopped(f"{folder}: stopped by a signal; everything is saved, and the same command goes on") from None
+            raise Stopped("stopped by a signal; everything is saved", folder, "the same command goes on") from None
 
     for line in notes_on_consistency(recipe, home):
         report.say(line)
@@ -94,10 +95,10 @@ def saved_recipe(folder: Path, chosen: Recipe) -> Recipe:
     Its task network is named where it lies now, as OUT may have been moved; whether that is the network that it began
     with, `consistency.json` tells by its content.
     """
-    document, wanted = load_recipe(folder / RECIPE).dump(), chosen.dump()["translator"].get("semantic")
+    document, wanted = load_recipe(folder / RECIPE_FILE).dump(), chosen.dump()["translator"].get("semantic")
     if wanted is not None and document["translator"].get("semantic") is not None:
         document["translator"]["semantic"]["task"] = wanted["task"]
-    saved = validate(Recipe, document, str(folder / RECIPE))
+    saved = validate(Recipe, document, str(folder / RECIPE_FILE))
     refuse_changes(saved, chosen, folder, "take the changes back, or let `translate adapt make` begin anew in another "
                                           f"folder (--out); {folder} may be removed as well, and is then trained anew")
     return saved
@@ -112,7 +113,7 @@ def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Re
     adapt, task = adaptation_of(recipe), home / "task"
     if adapt.semantic is None:
         return
-    begun = next((path.parent for path in sorted(home.glob(f"translator*/{RECIPE}"))), None)
+    begun = next((path.parent for path in sorted(home.glob(f"translator*/{RECIPE_FILE}"))), None)
     if begun is None:
         kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
                   lambda done, total: report.progress(done, total, "task network", {}))
@@ -120,8 +121,8 @@ def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Re
     found = None if read_task(task) is None else read_record(task / RECORD)
     known = read_record(home / CONSISTENCY)
     if found is None or (begun is not None and known is not None and found["sha256"] != known["sha256"]):
-        raise RunError(f"{task}: is not the task network that {begun} began with ({CONSISTENCY}), and going on would "
-                       f"mix the two; put it back, or remove {begun} to train it anew")
+        raise RunError(f"is not the task network that {begun} began with ({CONSISTENCY}), and going on would mix the "
+                       "two", task, f"put it back, or remove {begun} to train it anew")
     if found != known:
         write_record(home / CONSISTENCY, found)
 

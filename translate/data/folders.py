@@ -53,6 +53,11 @@ class LayoutConfig(PlaceConfig):
         raise NotImplementedError
 
     @property
+    def labelling(self) -> Labelling | None:
+        """Return what the numbers of A's label maps say; None where A are images."""
+        return None
+
+    @property
     def channels_a(self) -> int:
         return self.loading.image_a.channels
 
@@ -64,8 +69,7 @@ class LayoutConfig(PlaceConfig):
         """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
         samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
         if samples is None:
-            raise DataError(f"{self.place(root)}: holds no {split} images; expected {self.expected(split)}"
-                            f"{self.hint()}")
+            raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
         return samples
 
     def find(self, name: str, root: Path) -> Samples | None:
@@ -117,7 +121,7 @@ class SidesConfig(LayoutConfig):
             return None
         for folder, other in ((folder_a, folder_b), (folder_b, folder_a)):
             if not folder.is_dir():
-                raise DataError(f"{folder}: no such folder, and {other.name} is there; both are needed{self.hint()}")
+                raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
         return folder_a, folder_b
 
     def place(self, root: Path) -> Path:

@@ -20,7 +20,7 @@ import pydantic
 from translate.data.folders import Split
 from translate.data.pairing import NUM_NAMED, list_images
 from translate.data.places import PlaceConfig
-from translate.errors import DataError, NoData
+from translate.errors import DataError, NoData, TranslateError
 from translate.schema import Config
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -77,7 +77,7 @@ class LabelledConfig(PlaceConfig, KindConfig):
         """Return class numbers as int64: (H, W, 1) of a label map, (1,) of a class. Raises `ImageError`."""
         return np.array([label], dtype=np.int64)
 
-    def problem(self, path: Path, label: Path | int) -> str | None:
+    def problem(self, path: Path, label: Path | int) -> TranslateError | None:
         """Return what is wrong with the label of an image: another size than the image's, a number that is no class."""
         return None
 
@@ -91,8 +91,7 @@ class LabelledConfig(PlaceConfig, KindConfig):
     def below(self, place: Path, path: str, split: Split) -> Path:
         """Return the folder of a split. Raises `NoData` where it is not there, or there is only one split."""
         if "{split}" not in path and split != "train":
-            raise NoData(f"{place}: {path} has no test images: with {{split}} in the path, as in {{split}}/{path}, it "
-                         "could have")
+            raise NoData(f"{path} has no test images", place, f"put {{split}} into the path, as in {{split}}/{path}")
         return self.existing(self.folder_of(place, path, split), f"{split} images or labels ({self.kind})")
 
     def excluded(self, folder: Path, files: Iterable[Path]) -> set[Path]:
@@ -117,12 +116,12 @@ class LabelledConfig(PlaceConfig, KindConfig):
             names = [path.relative_to(other) for path in (list_images(other) if other.is_dir() else ())]
             idle = [pattern for pattern in idle if not any(matches(pattern, name) for name in names)]
         if idle:
-            raise DataError(f"{images}: exclude: {', '.join(idle)}: matches no image; give names of files with or "
+            raise DataError(f"exclude: {', '.join(idle)}: matches no image", images, "give names of files with or "
                             "without suffix, patterns of them (002*), or paths below this folder (a/*)")
 
         remaining = [path for path in files if path not in out]
         if files and not remaining:
-            raise DataError(f"{images}: exclude: leaves none of its {len(files)} images")
+            raise DataError(f"exclude: leaves none of its {len(files)} images", images)
         return remaining
 
     @pydantic.model_validator(mode="after")
@@ -153,12 +152,11 @@ def check_labels(config: LabelledConfig, found: Labelled, watch: Callable[[int, 
     for number, (path, label) in enumerate(zip(found.files, found.labels, strict=True), 1):
         fault = config.problem(path, label)
         if fault is not None:
-            faults.append(fault)
+            faults.append(str(fault))
         watch(number, len(found))
     if faults:
-        raise DataError("\n".join([f"{found.folder}: {len(faults)} of {len(found)} labels cannot be used:",
-                                   *first_of(faults), "put them right, or leave their images out: exclude "
-                                   "(docs/domain-adaptation.md)"]))
+        raise DataError("\n".join([f"{len(faults)} of {len(found)} labels cannot be used:", *first_of(faults)]),
+                        found.folder, "put them right, or leave their images out: exclude (docs/domain-adaptation.md)")
 
 
 def first_of(faults: Sequence[str]) -> list[str]:

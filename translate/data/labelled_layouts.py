@@ -22,7 +22,7 @@ from translate.data.folders import Split
 from translate.data.labelled import Labelled, LabelledConfig, matches
 from translate.data.labels import read_labels
 from translate.data.pairing import match, named, pair_files
-from translate.errors import DataError, ImageError
+from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect
 
 METADATA = "metadata.jsonl"
@@ -103,14 +103,15 @@ class LabelMaps(LabelledConfig):
             table[number] = known[int(number)]
         return table[stored]
 
-    def problem(self, path: Path, label: Path | int) -> str | None:
+    def problem(self, path: Path, label: Path | int) -> TranslateError | None:
         try:
             info, shape = inspect(path), self.read(label).shape
         except ImageError as error:
-            return str(error)
+            return error
         if (info.height, info.width) == shape[:2]:
             return None
-        return f"{path} is {info.size} and its labels {label} {shape[1]}×{shape[0]} pixels; they need one size"
+        return DataError(f"is {info.size} and its labels {label} {shape[1]}×{shape[0]} pixels", path,
+                         "they need one size")
 
     @pydantic.model_validator(mode="after")
     def _numbers_fit(self) -> LabelMaps:
@@ -183,8 +184,8 @@ class ClassesConfig(Classes):
         unknown = sorted({parts[0] if len(parts) > 1 else f"{parts[0]}, which lies in no folder" for parts in found
                           if len(parts) < 2 or parts[0] not in self.names})
         if unknown:
-            raise DataError(f"{images}: unknown class {'; '.join(unknown[:8])}; known are {', '.join(self.names)} "
-                            "(names in the recipe)")
+            raise DataError(f"unknown class {'; '.join(unknown[:8])}; known are {', '.join(self.names)} (names in the "
+                            "recipe)", images)
         return Labelled(place, images, tuple(files), tuple(self.names.index(parts[0]) for parts in found))
 
 
@@ -200,7 +201,7 @@ class ImageFolderConfig(Classes):
         images = self.below(place, self.images, split)
         metadata = images / METADATA
         if not metadata.is_file():
-            raise DataError(f"{metadata}: no such file; an imagefolder without it has a folder for each class: use "
+            raise DataError("no such file", metadata, "an imagefolder without it has a folder for each class: use "
                             "kind: classes")
 
         # `exclude` leaves out images and rows alike.
@@ -215,7 +216,7 @@ class ImageFolderConfig(Classes):
         for what, missing in (("no row in it", sorted(names.keys() - classes)),
                               ("a row and no image", sorted(classes.keys() - names))):
             if missing:
-                raise DataError(f"{metadata}: {len(missing)} images have {what}, the first {missing[0]}")
+                raise DataError(f"{len(missing)} images have {what}, the first {missing[0]}", metadata)
         return Labelled(place, images, tuple(names.values()), tuple(classes[name] for name in names), metadata)
 
     def _rows(self, metadata: Path) -> Iterator[tuple[str, int]]:
@@ -225,17 +226,17 @@ class ImageFolderConfig(Classes):
             value = row.get(self.column)
             where = f"{metadata}, line {number}"
             if self.column not in row:
-                raise DataError(f"{where}: no column {self.column!r} (column in the recipe); it has {', '.join(row)}")
+                raise DataError(f"no column {self.column!r} (column in the recipe); it has {', '.join(row)}", where)
             if name in seen:
-                raise DataError(f"{where}: {name} stands there twice")
+                raise DataError(f"{name} stands there twice", where)
             seen.add(name)
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.names):
                 yield name, value
             elif value in self.names:
                 yield name, self.names.index(value)
             else:
-                raise DataError(f"{where}: unknown class {value!r}; known are {', '.join(self.names)} (names in the "
-                                "recipe), or their numbers")
+                raise DataError(f"unknown class {value!r}; known are {', '.join(self.names)} (names in the recipe), or "
+                                "their numbers", where)
 
 
 def metadata_rows(metadata: Path) -> Iterator[tuple[int, str, dict[str, object]]]:
@@ -247,8 +248,8 @@ def metadata_rows(metadata: Path) -> Iterator[tuple[int, str, dict[str, object]]
             row = json.loads(line)
             yield number, str(Path(row["file_name"]).as_posix()), row
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{metadata}, line {number}: {type(error).__name__}: {error}; expected a JSON object with "
-                            "file_name") from None
+            raise DataError(f"{type(error).__name__}: {error}", f"{metadata}, line {number}",
+                            "expected a JSON object with file_name") from None
 
 
 LabelledLayout = Annotated[GTA5Config | CityscapesConfig | MasksConfig | ClassesConfig | ImageFolderConfig,

@@ -20,10 +20,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from translate.data.transforms import use_one_thread
-from translate.errors import DataError, ImageError, TranslateError
+from translate.errors import RECIPE, DataError, ImageError, TranslateError
 
 FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT_SECONDS = 600.0
+CHECK_ALL = f"`translate data check {RECIPE}` finds all files that cannot be used"
 BatchType = TypeVar("BatchType")
 
 
@@ -43,19 +44,18 @@ class Loadable(Dataset, ABC):
         try:
             return self.sample(number)
         except ImageError as error:
-            return Failure(f"{error}; `translate data check RECIPE` finds all files that cannot be used")
+            return Failure(DataError.of(error, CHECK_ALL))
         except TranslateError as error:
-            return Failure(str(error))
+            return Failure(error)
         except Exception as error:
-            return Failure(f"{self.files_of(number)}: {type(error).__name__}: {error}; `translate data check RECIPE` "
-                           "looks at every file")
+            return Failure(DataError(f"{type(error).__name__}: {error}", self.files_of(number), CHECK_ALL))
 
 
 @dataclass(frozen=True)
 class Failure:
     """Why a sample could not be made; stands in its place until the parent process raises it."""
 
-    reason: str
+    error: TranslateError
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
             if batch is None:
                 return
             if isinstance(batch, Failure):
-                raise DataError(batch.reason)
+                raise batch.error
             yield batch
     finally:
         del iterator, loader  # ends the workers in good order
@@ -139,8 +139,8 @@ def naming_lost_workers(any_error: bool = False) -> Iterator[None]:
             raise
         lost = str(error).splitlines()[0].rstrip(".")
     if lost is not None:
-        raise TranslateError(f"loading images: {lost}. If memory or shared memory (/dev/shm) ran out, set workers to "
-                             "less; if a disk is gone, see to it")
+        raise TranslateError(f"loading images: {lost}", advice="if memory or shared memory (/dev/shm) ran out, set "
+                                                               "workers to less; if a disk is gone, see to it")
 
 
 def _collated(collate: Callable[[Sequence[Any]], BatchType], samples: Sequence[Any]) -> BatchType | Failure:

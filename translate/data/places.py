@@ -33,7 +33,7 @@ class PlaceConfig(Config):
     def existing(self, folder: Path, contents: str) -> Path:
         """Return a folder that is there. Raises `NoData` where it is not, saying what should be in it."""
         if not folder.is_dir():
-            raise NoData(f"{folder}: no such folder; expected {contents} in it{self.hint()}")
+            raise NoData(f"no such folder; expected {contents} in it", folder, self.hint())
         return folder
 
     def list_files(self, folder: Path, pattern: str = "*") -> list[Path]:
@@ -42,15 +42,15 @@ class PlaceConfig(Config):
         try:
             files = list_images(folder, pattern)
         except ImageError as error:
-            raise DataError(str(error)) from None
+            raise DataError.of(error) from None
         if not files:
             names = "" if pattern == "*" else f" named {pattern}"
-            raise NoData(f"{folder}: holds no images{names} that we read{self.hint()}")
+            raise NoData(f"holds no images{names} that we read", folder, self.hint())
         return files
 
-    def hint(self) -> str:
-        """Return what to do when something is missing, to follow a message; nothing for a folder of the user's own."""
-        return f"; run: translate data prepare {self.card}" if self.card is not None else ""
+    def hint(self) -> str | None:
+        """Return what to do when something is missing; None where the folder is the user's own."""
+        return f"run: translate data prepare {self.card}" if self.card is not None else None
 
     def given(self) -> list[str]:
         """Return the fields that say where the images are: it must be one."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from translate.data.folders import LayoutConfig, SidesConfig
-from translate.data.loading import TIMEOUT_SECONDS, Loadable, Shares, load
+from translate.data.loading import CHECK_ALL, TIMEOUT_SECONDS, Loadable, Shares, load
 from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
 from translate.data.transforms import RandomTransform, centre_crop, stable_hash
@@ -146,7 +146,7 @@ def held_out(config: LayoutConfig, root: Path, num: int, size: tuple[int, int], 
             images = samples.fitted(index % len(samples.files_a), index % len(samples.files_b),
                                     config.resize if resize is None else resize, size)
         except ImageError as error:
-            raise DataError(f"{error}; `translate data check RECIPE` finds all files that cannot be used") from None
+            raise DataError.of(error, CHECK_ALL) from None
         a, b = samples.tensors([centre_crop(image, size) for image in images])
         chosen.append(Sample(a, b, stable_hash("held out", index)))
     return Batch.of(chosen)

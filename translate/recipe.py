@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field
 
 from translate.data import DataConfig
-from translate.data.labelled import LabelledLayout
+from translate.data.labelled_layouts import LabelledLayout
 from translate.data.transforms import Augmentation
 from translate.errors import Mistake, RecipeError
 from translate.mistakes import Mistakes, shown

@@ -54,6 +54,8 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     """
     if isinstance(data, LayoutConfig):
         return list(_check_config(data, root, crop, progress, needs_test_images))
+
+    # A bare folder: what it seems to be.
     config = recognise(data)
     if config is None:
         return [Finding(data, "error", "holds no images in a layout that is known",
@@ -208,7 +210,7 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
 def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
     """Return the files of two folders, those that pair together and all others alone, and what does not pair."""
     pattern = config.labels if isinstance(config, LabelsConfig) else "*"
-    files_a, files_b = config.images(folders[0], pattern), config.images(folders[1])
+    files_a, files_b = config.list_files(folders[0], pattern), config.list_files(folders[1])
     if not config.paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
 
@@ -237,6 +239,8 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
     and findings."""
     # Read it; an aligned file holds both sides, which may be declared differently.
     image_a, image_b = config.loading.image_a, config.loading.image_b
+
+    # Can it be read as what it is to be?
     try:
         if side == "a" and isinstance(config, LabelsConfig):
             return _read_label_map(path, config)

@@ -154,23 +154,23 @@ def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
 
 
-def save_task(folder: Path, network: nn.Module, config: TaskConfig, channels: int, classes: int,
-              about: dict[str, Any]) -> None:
-    """Write a task folder. Raises `DiskError`."""
+def save_task(folder: Path, network: nn.Module, config: TaskConfig, channels: int, classes: int) -> dict[str, Any]:
+    """Write a task folder; return what its record says. Raises `DiskError`."""
     with files.naming_disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
         files.write_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
-        files.write_json(folder / RECORD, {"network": config.model_dump(mode="json"), "channels": channels,
-                                           "classes": classes, "sha256": files.sha256(folder / WEIGHTS),
-                                           "about": about})
+        record = {"network": config.model_dump(mode="json"), "channels": channels, "classes": classes,
+                  "sha256": files.sha256(folder / WEIGHTS)}
+        files.write_json(folder / RECORD, record)
+    return record
 
 
 def save_shapes(folder: Path, config: TaskConfig, channels: int, classes: int) -> None:
     """Write a task folder without weights: what `load_task` needs of one on the meta device."""
     files.write_bytes(folder / WEIGHTS, b"")
     files.write_json(folder / RECORD, {"network": config.model_dump(mode="json"), "channels": channels,
-                                       "classes": classes, "sha256": files.sha256(folder / WEIGHTS), "about": {}})
+                                       "classes": classes, "sha256": files.sha256(folder / WEIGHTS)})
 
 
 def read_task(folder: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from translate.data import Batch, batches
+from translate.data.loading import naming_lost_workers
 from translate.data.transforms import stable_hash
 from translate.errors import CheckpointError, Collapsed, Stopped
 from translate.optimizers import follow
@@ -81,7 +82,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if tell_recipe:
         report.say(recipe.dump_yaml())
 
-    with run.log.recording_status(lambda: run.skipped), minding_signals() as run.stop:
+    with run.log.recording_status(lambda: run.skipped), naming_lost_workers(), minding_signals() as run.stop:
         run.begin(resume)
         for stage in run.stages():
             for batch in run.batches(stage):

@@ -25,7 +25,8 @@ from translate.losses import R1, NonSaturating, RelativisticAverage, feature_mat
 from translate.metrics.intervals import Estimate
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
-from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.networks.checkpointing import recomputing, starting_point
+from translate.networks.dropout import seed_dropout
 from translate.optimizers import Adam, follow
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import checkpoint_at
@@ -561,7 +562,7 @@ def test_a_plan_counts_a_fade_and_a_frozen_inside(shared_pairs: Path) -> None:
     ([{"levels": 1, "fade": True}], "stages.0.fade: there is nothing to fade"),
     ([{"levels": 1}, {"levels": 1, "fade": True}], "stages.1.fade: there is nothing to fade"),
     ([{"freeze": True}], "stages.0.freeze: there is no level to train alone"),
-    ([{}, {"levels": 1}], "stages.1.resolution: 32 px with a level more than the 32 px before; .* use about 64"),
+    ([{}, {"levels": 1}], "stages.1.resolution: 32 px is too small for one level more .*, of 32 px; .* use about 64"),
     ([{"levels": 3}], "stages.0.resolution: 32 px is less than the 48 px that the .* can judge with 3 levels")])
 def test_stages_that_cannot_be_are_refused_by_name(stages: list[dict[str, Any]], complaint: str,
                                                    shared_pairs: Path) -> None:

@@ -34,7 +34,7 @@ from translate.data import Batch
 from translate.files import sha256
 from translate.losses import LeastSquares
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, features, memory
-from translate.networks.layers import seed_dropout
+from translate.networks.dropout import seed_dropout
 from translate.optimizers import SGD
 from translate.schema import validate
 from translate.training.update import Update

@@ -21,7 +21,8 @@ from tests.test_networks import GENERATORS, SMALL
 from tests.test_strips import LiveBytes, randomise
 from translate import tiling
 from translate.errors import DoesNotFit, UsageError
-from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.networks.checkpointing import recomputing, starting_point
+from translate.networks.dropout import seed_dropout
 from translate.networks.resnet import ResNet
 from translate.networks.rows import Rows
 from translate.networks.unet import UNet

@@ -20,7 +20,7 @@ from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.losses import LeastSquares, NonSaturating
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
-from translate.networks.layers import seed_dropout
+from translate.networks.dropout import seed_dropout
 from translate.optimizers import SGD
 from translate.precision import is_out_of_memory
 from translate.training import draws

@@ -28,7 +28,8 @@ from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.losses import Judge, Penalty
 from translate.networks import memory
-from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.networks.checkpointing import recomputing, starting_point
+from translate.networks.dropout import seed_dropout
 from translate.networks.memory import Plan
 from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, autocast, is_out_of_memory

@@ -17,9 +17,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from tests.runs import Silent, cyclegan_recipe, final_state, train_until
-from tests.test_growing import growing_recipe
-from tests.test_update import strengthen
+from tests.runs import Silent, cyclegan_recipe, final_state, growing_recipe, train_until
+from tests.steps import strengthen
 from translate import tiling
 from translate.convert import convert
 from translate.data import Batch

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.archives import wheel, zip_of
 from translate.cards import cards
 from translate.cards.archives import unpack
 from translate.cards.cards import Card, find_card, list_cards, load_card, prepare
@@ -41,13 +42,6 @@ def png(array: np.ndarray) -> bytes:
 
 IMAGE = png(np.zeros((8, 16, 3), np.uint8))
 PAIRS = {"set/train/0.png": IMAGE, "set/train/1.png": IMAGE, "set/test/0.png": IMAGE}
-
-
-def zip_of(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in members.items():
-            file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # dated 1980: the same bytes every time
-    return path
 
 
 def tar_of(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
@@ -262,7 +256,7 @@ def test_an_interrupted_preparation_starts_again(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from tests.test_data_cards import card_of
-        from translate.data.cards import prepare
+        from translate.cards.cards import prepare
         prepare(card_of(), Path({str(tmp_path / "data")!r}), lambda line: print(line, flush=True),
                 Path({str(archive)!r}))
     """)
@@ -368,15 +362,6 @@ def test_the_data_root_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # ---------------------------------------------------------------------------------------------- packages
-
-
-def wheel(folder: Path, members: dict[str, bytes], name: str = "diptych_toy_data", version: str = "1.0") -> Path:
-    about = f"{name}-{version}.dist-info"
-    folder.mkdir(parents=True, exist_ok=True)
-    return zip_of(folder / f"{name}-{version}-py3-none-any.whl", {
-        **members, f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
-        f"{about}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{about}/RECORD": b""})
 
 
 def test_a_package_is_downloaded_by_pip_and_stays_at_its_first_version(tmp_path: Path,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_data_cards import wheel
+from tests.archives import wheel
 from translate.cards.cards import Card, find_card, prepare
 from translate.cards.digits import cut_out
 from translate.errors import DataError

@@ -19,7 +19,7 @@ from torch import nn
 
 import translate.training.loop
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
-from tests.test_update import build, make_batch, step, weights
+from tests.steps import build, make_batch, step, weights
 from tools.guard_zoo import PERSISTENT, RESNET, TRANSIENT, TRANSLATORS, broken, recipe_of
 from translate.cards.cards import find_card, prepare
 from translate.data import Batch

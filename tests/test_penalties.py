@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrizations
 
 from tests.runs import cyclegan_recipe
-from tests.test_update import build, gradients, make_batch, step, worst_error
+from tests.steps import build, gradients, make_batch, step, worst_error
 from translate.errors import RecipeError
 from translate.losses import R1, R2, Orthogonal, Penalty, WassersteinGP, non_orthogonality
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory

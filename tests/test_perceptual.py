@@ -10,8 +10,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tests.test_memory import write_mobilenet
-from tests.test_update import build, gradients, make_batch, step
+from tests.mobilenet import write_mobilenet
+from tests.steps import build, gradients, make_batch, step
 from translate.errors import DataError, RecipeError
 from translate.files import sha256
 from translate.losses import VGG19, MobileNetV2, PerceptualLoss

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tests.runs import Silent, cyclegan_recipe
-from tests.test_update import build, gradients, make_batch, step
+from tests.steps import build, gradients, make_batch, step
 from translate.errors import RecipeError
 from translate.files import read_lines
 from translate.losses import feature_matching

@@ -272,7 +272,7 @@ class Translator(ABC):
                     each.to(memory_format=torch.channels_last)
             if not stage.fade:
                 for each in pair:
-                    cast(Grown, each).settle()
+                    cast(Grown, each).drop_faded()
             if name in self.phases["generator"]:
                 network.requires_grad_(not stage.freeze)
                 for part in cast(Grown, network).newest():

@@ -23,9 +23,9 @@ from translate.evaluation.heldout import Evaluator
 from translate.losses import R1, NonSaturating, RelativisticAverage, feature_matching, over_scales
 from translate.metrics.intervals import Estimate
 from translate.networks import PatchGANConfig, ResNetConfig, memory
-from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
 from translate.networks.checkpointing import recomputing, starting_point
 from translate.networks.dropout import seed_dropout
+from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
 from translate.optimizers import Adam, follow
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import checkpoint_at

@@ -184,3 +184,12 @@ def test_every_row_of_every_level_is_owned_by_exactly_one_strip_that_computes_it
 def test_there_are_never_more_strips_than_rows() -> None:
     assert len(plan_strips(Composed(()), 5, 8)) == 5
     assert len(plan_strips(Composed((row_operations.nearest(2),)), 5, 8)) == 8
+
+
+def test_the_modules_example_has_the_rows_it_says() -> None:
+    """Three 3×3 convolutions with padding 1 on twelve rows in three strips: the table that opens `rows.py`."""
+    chain = Composed(tuple(row_operations.convolution(weight(1, 1, 3, 3), padding=1) for _ in range(3)))
+    levels = zip(*(strip.rows for strip in plan_strips(chain, 12, 3)), strict=True)
+    assert [[(rows.start, rows.stop) for rows in level] for level in levels] == [
+        [(0, 7), (1, 11), (5, 12)], [(0, 6), (2, 10), (6, 12)], [(0, 5), (3, 9), (7, 12)],
+        [(0, 4), (4, 8), (8, 12)]]

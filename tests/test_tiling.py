@@ -162,7 +162,7 @@ def test_in_place_operations_change_the_image_for_everyone_who_holds_it() -> Non
 
 
 class Attention(nn.Module):
-    """Self-attention between convolutions, as networks put it at their waist."""
+    """Self-attention between convolutions, as networks put it at their bottleneck."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,7 +373,8 @@ def test_a_bounded_translation_is_exact() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a file system that gives back parts of a file")
 def test_rows_on_disk_give_their_space_back_as_they_are_used() -> None:
-    node = Node(Read(TensorSource(torch.empty(0)), torch.device("cpu")), (), torch.Size((1, 8, 64, 4096)), torch.float32)
+    source = Read(TensorSource(torch.empty(0)), torch.device("cpu"))
+    node = Node(source, (), torch.Size((1, 8, 64, 4096)), torch.float32)
     band, strip = DiskBand(node, torch.float32), torch.randn(1, 8, 64, 4096)
     band.add(RowRange(0, 64), strip)
     os.fsync(band.file.fileno())

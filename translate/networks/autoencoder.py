@@ -53,7 +53,8 @@ class Autoencoder(nn.Module):
         for before, after in pairwise(widths):
             chain.append(Layer(nn.Conv2d(before, after, 3, 2, 1), slope=0.2, norm=make_norm(norm, before)))
         for before, after in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            chain.append(Layer(nn.Conv2d(before, after, 3, 1, 1), slope=0.2, norm=make_norm(norm, before), scale_factor=2))
+            chain.append(Layer(nn.Conv2d(before, after, 3, 1, 1), slope=0.2, norm=make_norm(norm, before),
+                               scale_factor=2))
         chain.append(Layer(nn.Conv2d(width, in_channels, 3, 1, 1), slope=0.2, norm=make_norm(norm, width)))
         self.chain = Chain(*chain)
         self.register_buffer("balance", torch.zeros(()))

@@ -134,7 +134,7 @@ def fade_in(network: nn.Module, alpha: float) -> None:
 
 
 def outer_width(width: int) -> int:
-    """Return the channels of a level around one of `width`: half, as there are four times the pixels, but not below 16."""
+    """Return the channels of a level around one of `width`: half, for four times the pixels; but 16 are kept."""
     return max(width // 2, min(width, 16))
 
 

@@ -1,9 +1,10 @@
-"""The ResNet generator of CycleGAN (Zhu et al. 2017, appendix, after Johnson et al. 2016): c7s1-k, d2k, d4k, R4k × n, u2k,
-uk, c7s1-3.
+"""The ResNet generator of CycleGAN (Zhu et al. 2017, appendix 7.2, after Johnson et al. 2016).
 
-Two downsamplings, residual blocks at a quarter of the size, two upsamplings. With `downs: 4` it is the global generator
-of pix2pixHD. Layers stand in pre-activation form (`translate.networks.layers`): what the paper writes as conv → norm →
-ReLU is here a convolution, and the norm and ReLU of the next layer.
+In the paper's notation c7s1-k, d2k, d4k, R4k × n, u2k, uk, c7s1-3: two downsamplings, residual blocks at a quarter of
+the size, two upsamplings. With `downs: 4` it is the global generator of pix2pixHD.
+
+Layers stand in pre-activation form (`translate.networks.layers`): what the paper writes as conv → norm → ReLU is here a
+convolution, and the norm and ReLU of the next layer.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ Every operation answers the same three questions:
 so that `apply` over a cover of the output equals the operation on the whole image. `x` may have any number of samples
 and channels, on any device, and every `apply` is differentiable.
 
-An example: three 3×3 convolutions with padding 1, on an image of 12 rows, in three strips (`plan_strips`). One goes from
-the output down: each convolution needs one row more on either side, except where the image ends.
+An example: three 3×3 convolutions with padding 1, on an image of 12 rows, in three strips (`plan_strips`). Going from
+the output to the input, each convolution needs one row more on either side, except where the image ends.
 
                             top      middle    bottom     computed more than once
     rows of the output      0–4      4–8       8–12       none

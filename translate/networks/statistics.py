@@ -98,7 +98,8 @@ class Statistics:
         return cls(mean, var, norm.eps, 1 if batch else moments.mean.shape[0], moments.count)
 
     def normalise(self, z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Return scale·(z − µ)·r + shift in z's dtype, computed in that of the statistics; samples folded into channels.
+        """Return scale·(z − µ)·r + shift in z's dtype, computed in that of the statistics. N·C channels of one sample
+        come out where samples have their own.
 
         A norm in eval mode does just this, in one fused kernel, and its backward yields Σg and Σ g·(z − µ)·r.
         """

@@ -55,7 +55,7 @@ class CoarseToFineConfig(Growable):
         network.grow(prepared(fine, self.init, self.spectral))
 
     def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[str]:
-        """Yield besides what is wrong with any growth a width that does not halve once for each level."""
+        """Yield what is wrong with the stages' levels, and a width that does not halve once for each level."""
         yield from super().level_problems(stages)
         for number, stage in enumerate(stages):
             if self.width % 2**stage.levels:

@@ -77,7 +77,7 @@ class ResNet(Generator):
         bias = norm != "batch"  # BatchNorm has a shift of its own
         widths = [width * 2**level for level in range(downs + 1)]
 
-        # Down: c7s1, then a strided convolution for each halving of the sides.
+        # Down: c7s1, then one strided convolution after the other.
         self.head = Chain(
             Layer(nn.Conv2d(in_channels, width, 7, bias=bias), reflect=3),
             *(Layer(nn.Conv2d(before, 2 * before, 3, 2, 1, bias=bias), norm=make_norm(norm, before), slope=0.0,

@@ -271,6 +271,8 @@ def _forecast(output: Node, settings: Settings, device: torch.device) -> Forecas
         size = len(want) * node.row_bytes
         if node in bands and not making:
             return (0, 0) if bands[node].has_in_one(want) else (size, size)
+
+        # Inputs are computed one after the other, and held until the rows themselves are.
         most = held = 0
         for source in node.inputs:
             need = node.need(want).or_one(source.height)
@@ -278,6 +280,7 @@ def _forecast(output: Node, settings: Settings, device: torch.device) -> Forecas
             most, held = max(most, held + meanwhile), held + result
         return max(most, held + size + _scratch(node, want, device)), size
 
+    # At every action: what waits in bands, and what is held while rows are computed.
     for kind, node, rows in schedule.actions():
         if kind == "drop":
             bands[node].drop(rows.start)

@@ -69,7 +69,7 @@ def _instance_norm(x: RecordedImage, running_mean: Tensor | None = None, running
 def _batch_norm(x: RecordedImage, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None,
                 bias: Tensor | None = None, training: bool = False, momentum: float = 0.1,
                 eps: float = 1e-5) -> RecordedImage:
-    """In training one image is the whole batch, so a batch norm is an instance norm; running statistics stay as they
+    """Normalise by the image's own statistics in training, as one image is the whole batch; running ones stay as they
     are."""
     if training:
         return x.then(Barrier(weight, bias, eps), x.shape)
@@ -82,12 +82,12 @@ def _group_norm(x: RecordedImage, num_groups: int, weight: Tensor | None = None,
 
 
 def _relu(x: RecordedImage) -> RecordedImage:
-    """Computed in place where a norm has just made the strip, so that nobody else holds it."""
+    """Apply ReLU in place where a norm has just made the strip, so that nobody else holds it."""
     return pointwise(torch.relu_ if isinstance(x.node.operation, Barrier) else torch.relu, (x,), {})
 
 
 def _dropout(x: RecordedImage, p: float = 0.5, training: bool = True) -> RecordedImage:
-    """Torch's dropout draws; here it is one by position, of a layer that no `PositionalDropout` is."""
+    """Drop by position, where torch draws; the negative number of the layer is no `PositionalDropout`'s."""
     if not training or p == 0:
         return x
     x.recording.num_dropouts += 1
@@ -156,7 +156,7 @@ def _cat(images: Sequence[Any], dim: int = 0) -> RecordedImage:
 
 
 def _getitem(x: RecordedImage, index: Any) -> RecordedImage:
-    """Slices with step 1 of channels, rows and columns; rows and columns are cropped as by a negative padding."""
+    """Take slices with step 1 of channels, rows and columns; the latter two are cropped, as by a negative padding."""
     # One slice for each dimension.
     parts = index if isinstance(index, tuple) else (index,)
     if Ellipsis in parts:

@@ -24,6 +24,7 @@ from translate.losses import R1, NonSaturating, RelativisticAverage, feature_mat
 from translate.metrics.intervals import Estimate
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.networks.checkpointing import recomputing, starting_point
+from translate.networks.discriminators import Discriminator
 from translate.networks.dropout import seed_dropout
 from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
 from translate.optimizers import Adam, follow
@@ -32,8 +33,9 @@ from translate.runs.checkpoint import checkpoint_at
 from translate.runs.folder import RunFolder
 from translate.runs.release import load_release
 from translate.tiling import Settings
-from translate.training.loop import Run, make_accelerator, train
+from translate.training.loop import Run, train
 from translate.training.plan import parameters_of, predict
+from translate.training.processes import make_accelerator
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
 from translate.translators.translator import together
 
@@ -175,7 +177,7 @@ def losses_of(judge: Any, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
             "generator": over_scales(apart.generator, judge(fake)),
             "relativistic": over_scales(RelativisticAverage().generator, judge(fake), judge(real)),
             "features": feature_matching(judge.features(fake), judge.features(real)),
-            "penalty": penalty(judge, judge, real, fake, torch.zeros(2))}
+            "penalty": penalty(Discriminator("discriminator_b", judge), real, fake, torch.zeros(2))}
 
 
 @pytest.mark.parametrize("name", ["discriminator", "generator", "relativistic", "features"])

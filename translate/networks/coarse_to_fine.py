@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, cast
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.errors import Mistake
 from translate.networks.growing import Growable, LevelStage
 from translate.networks.layers import Downsample, Generator, Norm, Upsample, downsampled_3x3
 from translate.networks.resnet import ResNet
@@ -54,13 +55,13 @@ class CoarseToFineConfig(Growable):
                       self.downsample)
         network.grow(prepared(fine, self.init, self.spectral))
 
-    def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[str]:
+    def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[Mistake]:
         """Yield what is wrong with the stages' levels, and a width that does not halve once for each level."""
         yield from super().level_problems(stages)
         for number, stage in enumerate(stages):
             if self.width % 2**stage.levels:
-                yield (f"translator.generator.width: {self.width} cannot be halved {stage.levels} times, once for "
-                       f"each of stages.{number}.levels; use a multiple of {2**stage.levels}")
+                yield Mistake("translator.generator.width", f"{self.width} cannot be halved {stage.levels} times, "
+                              f"once for each of stages.{number}.levels", f"use a multiple of {2**stage.levels}")
 
 
 class CoarseToFine(Generator):

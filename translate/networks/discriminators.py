@@ -7,7 +7,8 @@ are follows from its number of layers. A pyramid is several of them, each on the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -37,6 +38,8 @@ class PatchGANConfig(Growable):
     init: Initialisation = "normal"
     downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
     scales: int = Field(1, ge=1, le=6)  # as many of them, each on the image at half the last one's size (pix2pixHD: 3)
+
+    reconstructs: ClassVar[bool] = False  # what it judges with are errors of reconstruction (BEGAN)
 
     def build(self, in_channels: int) -> PatchGAN | Pyramid:
         patchgans = [self.build_one(in_channels) for _ in range(self.scales)]
@@ -73,6 +76,8 @@ class PixelConfig(Config):
     norm: Norm = "instance"
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
     init: Initialisation = "normal"
+
+    reconstructs: ClassVar[bool] = False
 
     def build(self, in_channels: int) -> Pixel:
         return prepared(Pixel(in_channels, self.width, self.norm), self.init, self.spectral)
@@ -184,6 +189,38 @@ class Scales(tuple[Tensor, ...]):
     """The logits of one image at several sizes, those of the full size first, which count as `share` of the others."""
 
     share: float = 1.0
+
+
+Logits = Tensor | Scales  # of a discriminator, or of each that judges an image at a size of its own
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """A discriminator as a step plays against it: its network under its name, and what it sees beside each image.
+
+    `name` is that in `Translator.phases`; its last letter is the domain it judges images of. `condition` (N, C, H, W)
+    is shown together with every image, as further channels in front (a conditional GAN's input); None: nothing is.
+    """
+
+    name: str
+    network: nn.Module
+    condition: Tensor | None = None
+
+    @property
+    def domain(self) -> str:
+        """The domain whose images it judges, a or b."""
+        return self.name[-1]
+
+    def __call__(self, images: Tensor) -> Logits:
+        """Return the logits of images (N, C, H, W)."""
+        return self.network(self._shown(images))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return what the network's layers make of images (N, C, H, W), for a distance of features."""
+        return cast(Any, self.network).features(self._shown(images))
+
+    def _shown(self, images: Tensor) -> Tensor:
+        return images if self.condition is None else torch.cat([self.condition, images], dim=1)
 
 
 class Pyramid(Fading):

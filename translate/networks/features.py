@@ -16,7 +16,7 @@ from torchvision.models import mobilenet_v2, vgg19
 
 from translate.errors import DataError
 from translate.files import sha256
-from translate.networks.layers import checkpointed
+from translate.networks.checkpointing import checkpointed
 
 MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
 MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
@@ -124,5 +124,5 @@ def must_be(path: Path, beginning: str) -> None:
     """Raise `DataError` for a file whose SHA-256 does not begin so."""
     found = sha256(path)
     if not found.startswith(beginning):
-        raise DataError(f"{path}: not the expected weights, so it was not opened: sha256 {found[:16]}…, expected "
-                        f"{beginning[:16]}…; delete it and get it again")
+        raise DataError(f"not the expected weights, so they were not loaded: sha256 {found[:16]}…, wanted "
+                        f"{beginning[:16]}…", path, "delete the file and fetch it again")

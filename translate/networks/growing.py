@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from translate.errors import Mistake
 from translate.networks.layers import Chain, Layer
 from translate.schema import Config
 
@@ -59,7 +60,7 @@ class Growable(Config, ABC):
         """Add one outer level to `network`, which this built, with weights as fresh as those of `build`; fading in,
         where it can, until `drop_faded`."""
 
-    def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[str]:
+    def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[Mistake]:
         """Yield what is wrong with the levels of a recipe's stages for a generator of this kind."""
         yield from level_problems(stages, unfading=None if self.fades else f"generator.kind: {self.kind}")
 
@@ -77,31 +78,33 @@ class Grown(Protocol):
 
 
 def level_problems(stages: Sequence[LevelStage], *, unable: str | None = None, unfading: str | None = None
-                   ) -> Iterator[str]:
-    """Yield what is wrong with the levels of a recipe's stages, each as `stages.<number>.<field>: …`.
+                   ) -> Iterator[Mistake]:
+    """Yield what is wrong with the levels of a recipe's stages.
 
         unable     the choice in the recipe that rules out levels altogether; None: there may be some
         unfading   the choice in the recipe whose levels cannot be faded in; None: they can
     """
     before, size = None, 0  # the levels of the stage before, and its shorter side in px
     for number, stage in enumerate(stages):
+        here = f"stages.{number}"
+
         # One level at a time, for about twice the size.
         if stage.levels and unable is not None:
-            yield f"stages.{number}.levels: {unable} cannot gain levels; leave them out"
+            yield Mistake(f"{here}.levels", f"{unable} cannot gain levels", "leave them out")
         elif before is not None and stage.levels not in (before, before + 1):
-            yield (f"stages.{number}.levels: {stage.levels} after {before}; a stage has as many as the one before, "
-                   f"or one more: use {before} or {before + 1}")
+            yield Mistake(f"{here}.levels", f"{stage.levels} after {before}", "a stage has as many as the one before, "
+                          f"or one more: use {before} or {before + 1}")
         elif stage.fade and (before is None or stage.levels != before + 1):
-            yield (f"stages.{number}.fade: there is nothing to fade in, as this stage has no more levels than the one "
-                   "before; raise its levels, or leave fade out")
+            yield Mistake(f"{here}.fade", "there is nothing to fade in, as this stage has no more levels than the one "
+                          "before", "raise its levels, or leave fade out")
         elif stage.fade and unfading is not None:
-            yield (f"stages.{number}.fade: the levels of {unfading} do not fade in; leave fade out, and train the "
-                   "level alone at first (freeze: true)")
+            yield Mistake(f"{here}.fade", f"the levels of {unfading} do not fade in",
+                          "leave fade out, and train the level alone at first (freeze: true)")
         elif before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
-            yield (f"stages.{number}.resolution: {min(stage.size)} px is too small for one level more than the stage "
-                   f"before, of {size} px; a level is for twice the size, use about {2 * size}")
+            yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is too small for one level more than the stage "
+                          f"before, of {size} px", f"a level is for twice the size, use about {2 * size}")
         if stage.freeze and not stage.levels:
-            yield f"stages.{number}.freeze: there is no level to train alone; set levels, or leave freeze out"
+            yield Mistake(f"{here}.freeze", "there is no level to train alone", "set levels, or leave freeze out")
 
         # After a jump the next stage is measured by what this one should be.
         before = stage.levels if before is None else min(stage.levels, before + 1)

@@ -33,19 +33,23 @@ from translate.schema import Config
 
 
 class LevelStage(Protocol):
-    """What a stage of a recipe says that matters to levels; `translate.recipe.Stage` is one."""
+    """What a stage of a recipe says about the levels of the networks; `translate.recipe.Stage` is one."""
 
     @property
-    def levels(self) -> int: ...
+    def levels(self) -> int:
+        """Outer levels that the networks have gained, each for images of twice the size."""
 
     @property
-    def fade(self) -> bool: ...
+    def fade(self) -> bool:
+        """Whether the newest fades in over the stage's images, and takes the place of what was there at its end."""
 
     @property
-    def freeze(self) -> bool: ...
+    def freeze(self) -> bool:
+        """Whether of the generators the newest level is trained alone."""
 
     @property
-    def size(self) -> tuple[int, int]: ...
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images, px."""
 
 
 class Growable(Config, ABC):

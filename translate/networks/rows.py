@@ -93,17 +93,21 @@ class Operation(Protocol):
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Pointwise:
-    """An operation that keeps the number of rows, each of which depends on the same row of the input alone."""
-
-    run: Run
+class RowByRow:
+    """What keeps the number of rows, each of which depends on the same row of the input alone."""
 
     def out_height(self, height: int) -> int:
         return height
 
     def need(self, want: RowRange, height: int) -> RowRange:
         return want
+
+
+@dataclass(frozen=True)
+class Pointwise(RowByRow):
+    """An activation, a sum: a function that is the same for every row."""
+
+    run: Run
 
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
         return self.run(x)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from translate.errors import UsageError
-from translate.networks.rows import Operation, Pad, Pointwise, RowRange
+from translate.networks.rows import Operation, Pad, Pointwise, RowByRow, RowRange
 from translate.networks.statistics import Moments, Statistics
 
 
@@ -71,7 +71,7 @@ class Read:
         return self.source.read(want.start, want.stop).to(self.device)
 
 
-class Barrier:
+class Barrier(RowByRow):
     """A norm over the whole image: one pass over its input gathers the statistics; from then on it is pointwise.
 
     `groups` is the number of GroupNorm's groups; None if every channel has its own statistics.
@@ -80,12 +80,6 @@ class Barrier:
     def __init__(self, weight: Tensor | None, bias: Tensor | None, eps: float, groups: int | None = None):
         self.weight, self.bias, self.eps, self.groups = weight, bias, eps, groups
         self.statistics: Statistics | None = None
-
-    def out_height(self, height: int) -> int:
-        return height
-
-    def need(self, want: RowRange, height: int) -> RowRange:
-        return want
 
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
         assert self.statistics is not None, "a norm was applied before its input had been seen"
@@ -103,16 +97,10 @@ class Barrier:
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(RowByRow):
     """Dropout by position, which has to know the rows it is given: `run(x, first_row)`."""
 
     run: Callable[[Tensor, int], Tensor]
-
-    def out_height(self, height: int) -> int:
-        return height
-
-    def need(self, want: RowRange, height: int) -> RowRange:
-        return want
 
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
         return self.run(x, want.start)
@@ -151,7 +139,7 @@ class Node:
     @property
     def is_cheap(self) -> bool:
         """Whether its rows are computed wherever they are wanted, and never kept."""
-        return isinstance(self.operation, Pointwise | Pad | Barrier | Dropout)
+        return isinstance(self.operation, RowByRow | Pad)
 
     def need(self, want: RowRange) -> RowRange:
         """Return the rows of every input that the rows `want` are made of."""

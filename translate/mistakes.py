@@ -146,7 +146,7 @@ def _mistake(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Mist
     if kind == "literal_error" and len(_members(place.holds)) == 1:
         allowed = [str(word) for word in typing.get_args(_members(place.holds)[0])]
         article = "an" if name[0] in "aeiou" else "a"
-        what = "one of these" if name.isdigit() or name.endswith("s") else f"{article} {name.replace('_', ' ')}"
+        what = "allowed here" if name.isdigit() or name.endswith("s") else f"{article} {name.replace('_', ' ')}"
         return Mistake(where, f"{shown(value)} is not {what}", nearest(value, allowed))
 
     # The kind of a part, which decides what its other fields are.

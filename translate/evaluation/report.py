@@ -194,7 +194,8 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
         try:
             look("images", image, truth)
         except DataError as error:
-            raise DataError(error.what, images.paths[number] if images.paths else f"image {number}") from None
+            path = images.paths[number] if images.paths else f"image {number}"
+            raise DataError(error.what, path, error.advice) from None
         on_progress(reals.num + number + 1, total)
     transfer = ColourTransfer(moments)
     for number in range(sources.num if sources is not None else 0):

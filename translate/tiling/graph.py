@@ -264,7 +264,7 @@ class Schedule:
                         dropped[node] = min(needed, made[node])
                         yield Action("drop", node, RowRange(dropped[node], made[node]))
 
-            # The pass is over: its barrier is open from now on, and only what is kept stays.
+            # The pass is over: its barrier has its statistics, and only what is kept stays.
             if each.barrier is not None:
                 yield Action("close", each.barrier, RowRange(0, height))
             for node in each.until:

@@ -133,7 +133,7 @@ def test_a_damaged_or_missing_task_network_is_refused_by_name(tmp_path: Path) ->
     content[-1] ^= 1
     (task / "task.safetensors").write_bytes(bytes(content))
     for folder in (task, tmp_path / "nowhere"):
-        with pytest.raises(CheckpointError, match=f"{folder}: no task network, or a damaged one"):
+        with pytest.raises(CheckpointError, match=f"{folder}: holds no task network, or a damaged one"):
             load_task(folder, 3)
 
 

@@ -19,7 +19,7 @@ from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
 from translate.errors import DoesNotFit
 from translate.losses import LeastSquares
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
-from translate.networks.layers import seed_dropout
+from translate.networks.dropout import seed_dropout
 from translate.optimizers import SGD
 from translate.precision import is_out_of_memory
 from translate.training.live_bytes import LiveBytes

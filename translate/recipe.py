@@ -23,7 +23,7 @@ from translate.data.labelled_layouts import LabelledLayout
 from translate.data.transforms import Augmentation
 from translate.errors import Mistake, RecipeError
 from translate.mistakes import Mistakes, shown
-from translate.networks.growing import Growable
+from translate.networks.growing import level_problems
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.networks.tasks import TaskNetworkConfig
 from translate.optimizers import Constant, Optimizers, Schedule
@@ -222,32 +222,10 @@ class Recipe(Config):
                               f"{stage.batch_size}")
 
     def _level_problems(self) -> Iterator[Mistake]:
-        generator, before, size = self.translator.generator, None, 0
-        for number, stage in enumerate(self.stages):
-            here = f"stages.{number}"
-            if stage.levels and not (self.translator.grows and isinstance(generator, Growable)):
-                part = f"generator.kind: {generator.kind}" if self.translator.grows else f"kind: {self.translator.kind}"
-                yield Mistake(f"{here}.levels", f"translator.{part} cannot gain levels", "leave them out")
-            elif before is not None and stage.levels not in (before, before + 1):
-                yield Mistake(f"{here}.levels", f"{stage.levels} after {before}", "a stage has as many as the one "
-                              f"before, or one more: use {before} or {before + 1}")
-            elif stage.fade and (before is None or stage.levels != before + 1):
-                yield Mistake(f"{here}.fade", "there is nothing to fade, as this stage has no level more than the one "
-                              "before", "raise its levels, or leave fade out")
-            elif stage.fade and isinstance(generator, Growable) and not generator.fades:
-                yield Mistake(f"{here}.fade", f"the levels of generator.kind: {generator.kind} do not fade in",
-                              "leave fade out, and train the level alone at first (freeze: true)")
-            elif before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
-                yield Mistake(f"{here}.resolution", f"{min(stage.size)} px with a level more than the {size} px before",
-                              f"a level is for twice the size, use about {2 * size}")
-            if generator.kind == "coarse_to_fine" and generator.width % 2**stage.levels:
-                yield Mistake("translator.generator.width", f"{generator.width} cannot be halved {stage.levels} times, "
-                              f"once for each of {here}.levels", f"use a multiple of {2**stage.levels}")
-            if stage.freeze and not stage.levels:
-                yield Mistake(f"{here}.freeze", "there is no level to train alone", "set levels, or leave freeze out")
-            # After a jump the next stage is measured by what this one should be.
-            before = stage.levels if before is None else min(stage.levels, before + 1)
-            size = min(stage.size)
+        if self.translator.grows:
+            yield from self.translator.generator.level_problems(self.stages)
+        else:
+            yield from level_problems(self.stages, unable=f"translator.kind: {self.translator.kind}")
 
     def _evaluation_problems(self) -> Iterator[Mistake]:
         if self.evaluate.patience is not None and self.every.evaluate is None:
@@ -261,9 +239,8 @@ class Recipe(Config):
         return sum(stage.images for stage in self.stages if stage.levels < self.stages[-1].levels)
 
     def smallest_side(self, stage: Stage) -> int:
-        """The smallest side, in px, that the discriminator can judge in a stage."""
-        judge = self.translator.discriminator
-        return judge.smallest * 2**stage.levels if isinstance(judge, Growable) else judge.smallest
+        """Return the smallest side, in px, that the discriminator can judge in a stage."""
+        return self.translator.discriminator.smallest_side(stage.levels)
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
         """Return the memory plan that is named for a stage; None: one that fits is chosen."""

@@ -136,7 +136,7 @@ def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
         elif isinstance(part, Attention):
             part.keep = "input" if "input" in (plan.trunk, plan.levels) else "everything"
         elif isinstance(part, Chain) and part not in inner:
-            part.keep = {"head": plan.head, "tail": plan.tail, "judge": plan.judge}[part.role]
+            part.keep = {"head": plan.head, "tail": plan.tail, "discriminator": plan.judge}[part.role]
             part.num_strips = plan.num_strips
             if part.keep == "strips":
                 # Beginning with a norm, a chain needs no pass for it: the layer before runs whole (−6 % compute).

@@ -26,12 +26,12 @@ from PIL import Image, ImageCms
 from torch import Tensor, nn
 
 from translate import files
-from translate.convert import LEDGER, Row, convert
+from translate.convert import LEDGER, Entry, convert
 from translate.convert.converter import Converter
 from translate.errors import DataError, DiskError, ImageError, UsageError
-from translate.images import decoder
-from translate.images import reading as images
+from translate.images import decoder_process, writing
 from translate.images.decoding import decode
+from translate.images.pictures import Bits
 from translate.images.reading import ImageConfig
 from translate.images.writing import write_image
 from translate.networks.layers import Generator
@@ -58,7 +58,7 @@ class Identity(Generator):
         return image
 
 
-def release_of(generator: nn.Module, channels: int = 3, bits: images.Bits = 8, fingerprint: str = "0" * 64) -> Release:
+def release_of(generator: nn.Module, channels: int = 3, bits: Bits = 8, fingerprint: str = "0" * 64) -> Release:
     config = ImageConfig(channels=channels, bits=bits)
     return Release(generator.eval(), config, config, "ab", "a release", fingerprint)
 
@@ -512,7 +512,7 @@ def test_a_signal_ends_the_run_after_the_file_in_hand(tmp_path):
 
 def convert_in_child(source: Path, out: Path, workers: int, careless: bool = False) -> None:
     if careless:  # what a converter without atomic writes does
-        images.replacing = written_in_place
+        writing.replacing = written_in_place
     sys.exit(convert(source, out, tiny_release(), workers=workers).exit_code)
 
 
@@ -714,8 +714,9 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, number):
 
 def test_a_decoder_that_hangs_costs_one_file(tmp_path, monkeypatch):
     numbered(tmp_path / "in", 4)
-    generator = decoders_that_wait(tmp_path / "in", lambda: monkeypatch.setattr(decoder, "SECONDS", 10.0))
-    monkeypatch.setattr(decoder, "SECONDS", 20.0)
+    generator = decoders_that_wait(tmp_path / "in",
+                                   lambda: monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 10.0))
+    monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 20.0)
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
     assert (summary.converted, [row.path for row in summary.failed]) == (3, ["003.png"])
     assert "was not decoded within" in summary.failed[0].message and not multiprocessing.active_children()
@@ -828,7 +829,7 @@ def test_progress_is_told_after_every_file(tmp_path):
     (tmp_path / "in/broken.png").touch()
     told = []
 
-    def hear(row: Row, number: int, total: int) -> None:
+    def hear(row: Entry, number: int, total: int) -> None:
         told.append((row.path, row.status, number, total))
 
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity()), on_progress=hear)

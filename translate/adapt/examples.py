@@ -17,7 +17,8 @@ from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.stream import permutation
 from translate.data.transforms import RandomTransform, resized, stable_hash, target_shape, use_one_thread
 from translate.errors import DataError, TranslateError
-from translate.images.reading import ImageConfig, read_image, to_tensor
+from translate.images.reading import ImageConfig, read_image
+from translate.images.tensors import to_tensor
 from translate.recipe import Downstream
 
 CACHED_BYTES = 2**29  # of images of one set that are kept in memory rather than read in every epoch

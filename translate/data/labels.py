@@ -11,14 +11,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from translate.errors import ImageError
-from translate.images.pictures import MAX_PIXELS, faults_of
+from translate.images.pictures import MAX_PIXELS, as_image_errors
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")  # in a JPEG the numbers have been smoothed into other classes
 
 
 def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """(H, W, 1) class numbers, uint8 or uint16, as stored: the index of a palette image, the value of a grey one."""
-    with faults_of(path, "read"), path.open("rb") as file:
+    with as_image_errors(path, "read"), path.open("rb") as file:
         try:
             image = Image.open(file, formats=LOSSLESS)
         except UnidentifiedImageError:

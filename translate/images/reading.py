@@ -61,7 +61,8 @@ def fit(picture: Picture, config: ImageConfig) -> Picture:
         grey = pixels @ np.array(GREY_OF_RGB, dtype=np.float32)
         pixels = (grey if config.bits == "float" else np.rint(grey)).astype(pixels.dtype)[..., None]
     elif channels != config.channels:
-        raise ImageError(picture.path, "read", f"has {channels} channels, the recipe declares {config.channels}")
+        raise ImageError(picture.path, "read", f"has {channels} channels, the recipe declares {config.channels}; "
+                         f"convert the file, or train with channels: {channels}")
     return replace(picture, pixels=pixels, alpha=alpha)
 
 

@@ -196,8 +196,8 @@ class TiffRowReader:
         sideways = self.orientation in SIDEWAYS_ORIENTATIONS
         rows = self.page.imagelength if sideways else 0 if self._is_uncompressed else self._segment_height
         if self.page.imagewidth * rows * max(1, self._samples / 4) > max_pixels:
-            reason = "its rows are columns of the scene" if sideways else "it is stored in pieces"
-            raise ImageError(self.path, "read", f"is {self.info.size}, and {reason}, so that "
+            how = "sideways" if sideways else "in strips or tiles"
+            raise ImageError(self.path, "read", f"is {self.info.size} and stored {how}, so that "
                              f"{self.page.imagewidth}×{rows} must be decoded at once, above the limit of "
                              f"{max_pixels:,} pixels; raise the limit (max_pixels) if the file is genuine")
 
@@ -275,6 +275,7 @@ class TiffRowReader:
         return self._kept[1]
 
     def _decode_segment_row(self, number: int) -> np.ndarray:
+        """Put a row of segments together from all of its columns and planes."""
         # One segment that holds everything needs no copy.
         rows = min(self._segment_height, self.page.imagelength - number * self._segment_height)
         if self._planes == self._segments_across == 1:

@@ -14,8 +14,8 @@ from torch import nn
 
 import translate
 from tests.conftest import waves
+from tests.conversions import Identity, noise, release_of, tiny_release
 from tests.runs import Silent, cyclegan_recipe
-from tests.test_convert import Identity, noise, release_of, tiny_release
 from translate.convert import convert
 from translate.convert.model import Model
 from translate.convert.translating import Translating

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.test_images import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
+from tests.pixels import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
 from translate import tiling
 from translate.errors import DiskError, ImageError
 from translate.images.decoding import count_pages, decode, inspect
@@ -378,9 +378,9 @@ for path in (Path("x.tif"), Path("float.tif")):
         assert found == [str(each.sum(dtype=float)) for each in (array, floats)]
     else:
         assert found == [
-            "x.tif: read: TIFF of 16 bits compressed by LZW with HORIZONTAL needs imagecodecs: pip install "
+            "x.tif: read: TIFF of 16 bits compressed by LZW with HORIZONTAL needs imagecodecs; run: pip install "
             "'diptych[formats]'; or save the file with deflate",
-            "float.tif: read: TIFF of 32 bits compressed by ADOBE_DEFLATE with FLOATINGPOINT needs imagecodecs: "
+            "float.tif: read: TIFF of 32 bits compressed by ADOBE_DEFLATE with FLOATINGPOINT needs imagecodecs; run: "
             "pip install 'diptych[formats]'; or save the file with deflate"]
 
 

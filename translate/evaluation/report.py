@@ -160,7 +160,7 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
         try:
             confusions.append(scores.confusion(read_labels(prediction), read_labels(truth)))
         except DataError as error:
-            raise ImageError(prediction, "read", str(error)) from None
+            raise ImageError(prediction, "read", error.what) from None
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
                     "num_images": len(predictions), "num_reals": len(truths), "num_sources": 0, "paired": True,
                     "features": []},
@@ -195,7 +195,8 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
         try:
             look("images", image, truth)
         except DataError as error:
-            raise DataError(f"{images.paths[number] if images.paths else f'image {number}'}: {error}") from None
+            path = images.paths[number] if images.paths else f"image {number}"
+            raise DataError(error.what, path, error.advice) from None
         on_progress(reals.num + number + 1, total)
     transfer = ColourTransfer(moments)
     for number in range(sources.num if sources is not None else 0):
@@ -244,7 +245,7 @@ def _list(folder: Path) -> list[Path]:
     try:
         found = list_images(folder)
     except ImageError as error:
-        raise DataError(str(error)) from None
+        raise DataError.of(error) from None
     if not found:
         raise DataError(f"{folder}: holds no images that we read")
     return found

@@ -62,7 +62,7 @@ def copy_rows(page: Page, sink, step: int) -> None:
         sink.write(a, page.read(a, min(page.height, a + step)))
 
 
-# ---- reading by windows
+# ---- reading by rows
 
 
 LAYOUTS = {
@@ -112,7 +112,7 @@ def test_any_rows_of_any_layout_are_those_of_the_whole_image(tmp_path, layout, d
 
 @pytest.mark.parametrize("options", [{"tile": (16, 16), "compression": "zlib"}, {}], ids=["tiles", "plain"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_once_to_every_window(tmp_path, orientation, options):
+def test_orientation_is_applied_once_to_any_rows(tmp_path, orientation, options):
     stored = noise(37, 53, 4, np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", stored, photometric="rgb", extrasamples=["unassalpha"],
                      extratags=[(274, "H", 1, orientation, True)], **options)
@@ -203,7 +203,7 @@ def test_one_thread_may_read_colours_while_another_reads_alpha(tmp_path, monkeyp
             np.testing.assert_array_equal(plane, array[a:b, :, 3])
 
 
-def test_jpeg_tiles_are_read_by_windows_as_another_library_reads_them_whole(tmp_path):
+def test_jpeg_tiles_are_read_by_rows_as_another_library_reads_them_whole(tmp_path):
     array = np.ascontiguousarray(noise(12, 9, 3).repeat(8, 0).repeat(8, 1))
     for photometric, channels in (("rgb", 3), ("minisblack", 1)):
         tifffile.imwrite(tmp_path / "x.tif", array[..., :channels].squeeze(), photometric=photometric, tile=(32, 32),

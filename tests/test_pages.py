@@ -96,10 +96,10 @@ def test_any_rows_of_any_layout_are_those_of_the_whole_image(tmp_path, layout, d
         expected = expected / (np.iinfo(dtype).max / 2) - 1
     config = config_of(array)
     draw = random.Random(0)
-    windows = [(a, a + 9) for a in range(0, 72, 6)] + [sorted(draw.sample(range(84), 2)) for _ in range(8)]
+    intervals = [(a, a + 9) for a in range(0, 72, 6)] + [sorted(draw.sample(range(84), 2)) for _ in range(8)]
     with open_pages(tmp_path / "x.tif", config, max_pixels=101 * 83 * 3) as (page,):
         assert page.shape == (1, channels, 83, 101)
-        for a, b in [*windows, (0, 83), (82, 83)]:
+        for a, b in [*intervals, (0, 83), (82, 83)]:
             rows = page.read(a, b)
             assert rows.shape == (1, channels, b - a, 101) and rows.dtype == torch.float32
             np.testing.assert_allclose(rows[0].numpy(), expected[a:b].transpose(2, 0, 1), atol=1e-6)
@@ -192,13 +192,13 @@ def test_one_thread_may_read_colours_while_another_reads_alpha(tmp_path, monkeyp
     """Both move the position of one file; here each dawdles between moving it and reading."""
     array = noise(64, 64, 4)
     tifffile.imwrite(tmp_path / "x.tif", array, photometric="rgb", extrasamples=["unassalpha"], **options)
-    windows = [(a, a + 16) for a in range(0, 64, 16)]
+    intervals = [(a, a + 16) for a in range(0, 64, 16)]
     seek = tifffile.FileHandle.seek
     monkeypatch.setattr(tifffile.FileHandle, "seek", lambda *arguments: (seek(*arguments), time.sleep(1e-3))[0])
     with open_pages(tmp_path / "x.tif", RGB8) as (page,), ThreadPoolExecutor(2) as threads:
-        colours = threads.submit(lambda: [to_array(page.read(a, b)[0], RGB8) for a, b in windows])
-        alpha = threads.submit(lambda: [page.read_alpha(a, b) for a, b in windows])
-        for (a, b), pixels, plane in zip(windows, colours.result(), alpha.result(), strict=True):
+        colours = threads.submit(lambda: [to_array(page.read(a, b)[0], RGB8) for a, b in intervals])
+        alpha = threads.submit(lambda: [page.read_alpha(a, b) for a, b in intervals])
+        for (a, b), pixels, plane in zip(intervals, colours.result(), alpha.result(), strict=True):
             np.testing.assert_array_equal(pixels, array[a:b, :, :3])
             np.testing.assert_array_equal(plane, array[a:b, :, 3])
 

@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -235,10 +235,7 @@ def decoder_pool(workers: int) -> Iterator[Callable[[Request], Answer]]:
         return
 
     # A file waits until one of the processes is idle.
-    decoders = [DecoderProcess() for _ in range(workers)]
     idle: SimpleQueue[DecoderProcess] = SimpleQueue()
-    for each in decoders:
-        idle.put(each)
 
     def read(request: Request) -> Answer:
         one = idle.get()
@@ -247,11 +244,10 @@ def decoder_pool(workers: int) -> Iterator[Callable[[Request], Answer]]:
         finally:
             idle.put(one)
 
-    try:
+    with ExitStack() as stack:
+        for _ in range(workers):
+            idle.put(stack.enter_context(closing(DecoderProcess())))
         yield read
-    finally:
-        for each in decoders:
-            each.close()
 
 
 @contextmanager
@@ -260,10 +256,11 @@ def thread_pool(num: int) -> Iterator[Executor]:
 
     When the block ends early, queued work is dropped and work in hand finished.
     """
-    with ExitStack() as stack:
-        pool = ThreadPoolExecutor(num) if num else InlineExecutor()
-        stack.callback(pool.shutdown, cancel_futures=True)
+    pool = ThreadPoolExecutor(num) if num else InlineExecutor()
+    try:
         yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class InlineExecutor(Executor):

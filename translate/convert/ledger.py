@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 from translate import files
 from translate.convert.jobs import LEDGERS, Job, Shard, printable
-from translate.errors import DiskError
 
 LEDGER = f"{LEDGERS}.jsonl"
 
@@ -64,11 +63,9 @@ class Ledger:
         self.path = None if folder is None else folder / name
         self._lock = threading.Lock()
         entries: list[dict[str, Any]] = []
-        try:
+        with files.naming_disk_faults(self.path or Path()):
             for path in sorted(folder.glob(f"{LEDGERS}*.jsonl")) if folder is not None else ():
                 entries += files.read_lines(path)
-        except OSError as error:
-            raise DiskError.of(error, self.path or Path()) from error
 
         # The last entry of a path counts; and what any of them has written is ours.
         entries = sorted((entry for entry in entries if isinstance(entry.get("path"), str)), key=_run)
@@ -80,13 +77,11 @@ class Ledger:
         """Make sure that entries can be added, before any work is done."""
         if self.path is None:
             return
-        try:
+        with files.naming_disk_faults(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as file:  # a line that a crash has cut must not swallow the next one
                 if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
                     file.write(b"\n")
-        except OSError as error:
-            raise DiskError.of(error, self.path) from error
 
     def key_of(self, job: Job) -> str | None:
         """Return the key of the job's output, where it is done and still there."""
@@ -111,10 +106,8 @@ class Ledger:
                 self._outputs.add(entry.output)
             if self.path is None:
                 return
-            try:
+            with files.naming_disk_faults(self.path):
                 files.append_line(self.path, record)
-            except OSError as error:
-                raise DiskError.of(error, self.path) from error
 
 
 def _run(entry: dict[str, Any]) -> int:

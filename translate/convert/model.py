@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -20,7 +19,7 @@ from torch import Tensor
 from translate.convert.translating import Translating
 from translate.data import LabelsConfig
 from translate.errors import UsageError
-from translate.images.decoding import decode, raw_mode
+from translate.images.decoding import decode, exif_bytes, exif_of, raw_mode
 from translate.images.pictures import Picture
 from translate.images.reading import ImageConfig, change_bits
 from translate.images.tensors import to_array
@@ -142,9 +141,7 @@ def picture_of(image: Image.Image) -> Picture:
         raise UsageError(f"convert: the PIL image is of a {image.format} with 16-bit samples, which Pillow would cut "
                          "to 8 bits; pass them as a NumPy array of uint16, or the file to `translate convert`")
     image = ImageOps.exif_transpose(image)
-    exif = None
-    with suppress(Exception):  # a tag that can be read and not be written again is no reason to lose an image
-        exif = image.getexif().tobytes() if image.getexif() else None
+    exif = exif_bytes(exif_of(image))
 
     # A mode that a file can hold.
     if image.mode in FILE_MODES:

@@ -102,11 +102,11 @@ def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
             pixels, alpha = _decode_deep_png(content, image) if deep else _decode_pillow(image, path)
 
             # Turned upright once: the EXIF that goes along has no orientation any more.
-            exif = _exif(image)
+            exif = exif_of(image)
             orientation = exif.pop(ORIENTATION_TAG, 1) if exif else 1
             return Picture(path, rotate_upright(pixels, orientation),
                            None if alpha is None else rotate_upright(alpha, orientation),
-                           icc=_icc(image), exif=_exif_bytes(exif), dpi=_dpi(image))
+                           icc=_icc(image), exif=exif_bytes(exif), dpi=_dpi(image))
 
 
 def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Picture:
@@ -175,7 +175,7 @@ def _pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
     assert image.format is not None
     width, height = image.size
     # To find EXIF behind the pixels of a PNG, Pillow would decode them.
-    exif = _exif(image) if image.format != "PNG" or "exif" in image.info else None
+    exif = exif_of(image) if image.format != "PNG" or "exif" in image.info else None
     if exif and exif.get(ORIENTATION_TAG) in SIDEWAYS_ORIENTATIONS:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F") or raw_mode(image).startswith("LA")
@@ -274,14 +274,16 @@ def _icc(image: Image.Image) -> bytes | None:
     return None if image.mode == "CMYK" else image.info.get("icc_profile")
 
 
-def _exif(image: Image.Image) -> Any:
+def exif_of(image: Image.Image) -> Any:
+    """Return the EXIF of an image, or None where it cannot be read."""
     try:
         return image.getexif()
     except Exception:  # a broken tag is no reason to lose an image
         return None
 
 
-def _exif_bytes(exif: Any) -> bytes | None:
+def exif_bytes(exif: Any) -> bytes | None:
+    """Return EXIF as files hold it, or None where there is nothing or it cannot be written."""
     try:
         return exif.tobytes() if exif else None
     except Exception:  # a tag that can be read and not be written again

@@ -17,13 +17,13 @@ import tifffile
 import torch
 from torch import Tensor
 
-from translate.errors import DiskError, ImageError, TranslateError, is_disk_fault
+from translate.errors import ImageError, TranslateError
 from translate.images.pages import Page
 from translate.images.pictures import DTYPES
 from translate.images.reading import ImageConfig, change_bits
 from translate.images.tensors import to_array
 from translate.images.tiffs import writer_options
-from translate.images.writing import holds, profile_for, replacing_image
+from translate.images.writing import as_write_errors, holds, profile_for, replacing_image
 
 TILE_SIDE = 256  # pixels; a multiple of 16 (TIFF 6.0, section 15)
 CLASSIC_TIFF_BYTES = 4_000_000_000  # a classic TIFF counts bytes in 32 bits; the rest is for its tags
@@ -102,13 +102,10 @@ class TiffSink:
         """Wait for the thread, and raise its error as one that names the file."""
         assert self._job is not None
         try:
-            self._job.result()
-        except OSError as error:
-            if is_disk_fault(error):
-                raise DiskError.of(error, self.path) from error
-            raise ImageError(self.path, "write", error.strerror or str(error)) from error
-        except _Abandoned:
-            pass
+            with as_write_errors(self.path), suppress(_Abandoned):
+                self._job.result()
+        except TranslateError:
+            raise
         except Exception as error:
             raise ImageError(self.path, "write", f"{type(error).__name__}: {error}") from error
 

@@ -97,13 +97,17 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
 
 @contextmanager
 def replacing_image(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
-    """Yield a file as `files.replacing` does; raise faults of the disk as `DiskError`, any other as `ImageError`.
+    """Yield a file as `files.replacing` does, with the errors of `as_write_errors`."""
+    with as_write_errors(path, needed), replacing(path) as file:
+        yield file
 
-    `needed` is the number of bytes that the message about a full disk tells.
+
+@contextmanager
+def as_write_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Raise faults of the disk as `DiskError`, which tells the `needed` bytes, and any other `OSError` as `ImageError`.
     """
     try:
-        with replacing(path) as file:
-            yield file
+        yield
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, path, needed) from error

@@ -34,10 +34,10 @@ from tests.conversions import (
     tree,
 )
 from translate import files
-from translate.convert import LEDGER, Row, convert
+from translate.convert import LEDGER, Entry, convert
 from translate.convert.converter import Converter
 from translate.errors import DataError, DiskError, ImageError, UsageError
-from translate.images import decoder
+from translate.images import decoder_process
 from translate.images.decoding import decode
 from translate.images.reading import ImageConfig
 from translate.images.writing import write_image
@@ -637,8 +637,9 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, number):
 
 def test_a_decoder_that_hangs_costs_one_file(tmp_path, monkeypatch):
     numbered(tmp_path / "in", 4)
-    generator = decoders_that_wait(tmp_path / "in", lambda: monkeypatch.setattr(decoder, "SECONDS", 10.0))
-    monkeypatch.setattr(decoder, "SECONDS", 20.0)
+    generator = decoders_that_wait(tmp_path / "in",
+                                   lambda: monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 10.0))
+    monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 20.0)
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
     assert (summary.converted, [row.path for row in summary.failed]) == (3, ["003.png"])
     assert "was not decoded within" in summary.failed[0].message and not multiprocessing.active_children()
@@ -740,7 +741,7 @@ def test_progress_is_told_after_every_file(tmp_path):
     (tmp_path / "in/broken.png").touch()
     told = []
 
-    def hear(row: Row, number: int, total: int) -> None:
+    def hear(row: Entry, number: int, total: int) -> None:
         told.append((row.path, row.status, number, total))
 
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity()), on_progress=hear)

@@ -49,7 +49,8 @@ from translate.data.labelled import Labelled
 from translate.data.transforms import resized, target_shape
 from translate.errors import DataError, Stopped
 from translate.evaluation.heldout import spread
-from translate.images.reading import read_image, to_tensor
+from translate.images.reading import read_image
+from translate.images.tensors import to_tensor
 from translate.metrics.distribution import kernel_distance
 from translate.metrics.features import MobileNet, find_mobilenet
 from translate.networks.tasks import WEIGHTS

@@ -38,7 +38,8 @@ from translate.data.pairing import list_images, pair_files
 from translate.errors import DataError, ImageError, UsageError
 from translate.evaluation.heldout import HeldOut, spread, translate_whole
 from translate.images.decoding import decode, read_content
-from translate.images.reading import ImageConfig, change_bits, to_array, to_tensor
+from translate.images.reading import ImageConfig, change_bits
+from translate.images.tensors import to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.adaptation import CLASSES, save, scene, scenes_recipe, stripes, stripes_recipe, write_scenes, write_stripes
+from tests.commands import Command, call
 from tests.runs import Silent
-from tests.test_cli import call
 from translate.adapt import evaluate, make, prepare
 from translate.convert import Shard
 from translate.errors import DataError, Stopped
@@ -217,19 +217,18 @@ def test_a_signal_stops_the_table_at_the_next_step_and_keeps_its_rows(tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_the_command_ends_with_75_and_a_message(number: int, tmp_path: Path) -> None:
+def test_the_command_ends_with_75_and_a_message(number: signal.Signals, tmp_path: Path) -> None:
     task = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": 16, "images": 10_000_000}
     recipe = stripes_recipe(write_stripes(tmp_path, 4), adapt={"task": task})
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())
-    command = subprocess.Popen([sys.executable, "-m", "translate", "adapt", "make", tmp_path / "stripes.yaml", "--out",
-                                tmp_path / "out", "--device", "cpu"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+    command = Command(tmp_path / "printed", "adapt", "make", tmp_path / "stripes.yaml", "--out", tmp_path / "out",
+                      "--device", "cpu")
     while not (tmp_path / "out" / "checked.json").exists():
-        assert command.poll() is None
-        time.sleep(0.05)
-    command.send_signal(number)
-    _, message = command.communicate(timeout=60)
-    assert command.returncode == 75 and f"stopped by {signal.Signals(number).name} (task network" in message
+        assert command.runs()
+        time.sleep(0.01)
+    command.send(number)
+    assert command.wait() == 75
+    assert f"stopped by {number.name} (task network" in command.printed.read_text()
 
 
 # -- the translator on several GPUs ------------------------------------------------------------------------------------

@@ -48,6 +48,11 @@ class Command:
     def runs(self) -> bool:
         return self._process.is_alive()
 
+    def children(self) -> list[int]:
+        """The numbers of the processes it has started itself."""
+        number = self._process.pid
+        return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
     def send(self, number: signal.Signals, to_group: bool = False) -> None:
         assert self._process.pid is not None
         (os.killpg if to_group else os.kill)(self._process.pid, number)

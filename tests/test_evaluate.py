@@ -39,7 +39,8 @@ from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.runs.checkpoint import best_checkpoint, verify
 from translate.runs.release import load_release
 from translate.schema import validate
-from translate.training.loop import make_accelerator, train
+from translate.training.loop import train
+from translate.training.processes import make_accelerator
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
@@ -341,7 +342,7 @@ def test_scores_that_these_images_cannot_have_are_named(shared_pairs: Path, with
     (tmp_path / "one").mkdir()
     shutil.copy(shared_pairs / "testA" / "0.png", tmp_path / "one" / "other.png")
     missing = evaluate_folder(tmp_path / "one", shared_pairs / "testB").missing
-    assert any("from two images on, and here are 1 and 6" in line for line in missing)
+    assert any("takes two images of each, and there are 1 and 6" in line for line in missing)
     missing = evaluate_folder(shared_pairs / "testA", shared_pairs / "testB").missing
     assert "MS-SSIM needs images with sides of 176 px" in missing and not any("two images" in line for line in missing)
     (tmp_path / "many").mkdir()

@@ -43,7 +43,8 @@ from translate.runs.checkpoint import newest_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.records import to_rgb
 from translate.runs.release import load_release
-from translate.training.loop import check_shares, train
+from translate.training.loop import train
+from translate.training.processes import check_shares
 from translate.translators.pool import ImagePool
 
 Trained = Callable[[Recipe], Path]

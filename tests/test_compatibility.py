@@ -36,7 +36,7 @@ ROUNDING = 2 * 11 * 7 * 7 * 3 * 2.0**-24
 
 @pytest.fixture
 def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with `run` and `release` of the earlier version and the data they know as `pairs`; the process is in it."""
+    """The working directory: `run` and `release` of the earlier version, and the data they know as `pairs`."""
     shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
     write_pairs(tmp_path / "pairs")
     monkeypatch.chdir(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -84,6 +84,8 @@ class Constant(Config):
     kind: Literal["constant"] = "constant"
     factor: float = Field(1.0, ge=0)
 
+    depends_on_images: ClassVar[bool] = False  # so a stage that gets more images goes on as it began
+
     def at(self, progress: float) -> float:
         return self.factor
 
@@ -94,6 +96,8 @@ class Linear(Config):
     kind: Literal["linear"] = "linear"
     start: float = Field(1.0, ge=0)
     to: float = Field(0.0, ge=0)
+
+    depends_on_images: ClassVar[bool] = True
 
     def at(self, progress: float) -> float:
         return self.start + (self.to - self.start) * progress

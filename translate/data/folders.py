@@ -50,6 +50,11 @@ class LayoutConfig(Config):
     paired: ClassVar[bool] = True
 
     @property
+    def label_maps(self) -> LabelsConfig | None:
+        """What is known of the label maps that side A consists of; None where it consists of images."""
+        return None
+
+    @property
     def loading(self) -> Loading:
         """What its samples need to know of it."""
         raise NotImplementedError
@@ -240,6 +245,10 @@ class LabelsConfig(SidesConfig):
     def labelling(self) -> Labelling:
         """What the numbers of its label maps say."""
         return Labelling(self.classes, self.ignore, self.instances, self.edges)
+
+    @property
+    def label_maps(self) -> LabelsConfig:
+        return self
 
     @property
     def image_a(self) -> ImageConfig:

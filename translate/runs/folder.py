@@ -105,8 +105,8 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     if len(new["stages"]) >= known:
         new["stages"] = new["stages"][:known]
         last_old, last_new = old["stages"][-1], new["stages"][-1]
-        depends_on_images = last_new["lr"]["kind"] != "constant" or last_new["fade"]
-        if last_new["images"] > last_old["images"] and not depends_on_images:
+        last = recipe.stages[known - 1]
+        if last.images > last_old["images"] and not (last.lr.depends_on_images or last.fade):
             last_new["images"] = last_old["images"]
 
     changed = list(differences(old, new))

@@ -14,7 +14,7 @@ from typing import Protocol
 from accelerate import Accelerator
 from torch import Tensor
 
-from translate.data import Batch, LabelsConfig, held_out
+from translate.data import Batch, held_out
 from translate.errors import DataError, TranslateError
 from translate.evaluation.heldout import Evaluator
 from translate.metrics.observations import MEASURES
@@ -143,7 +143,7 @@ class Logbook:
         try:
             with autocast(self.accelerator.device, self.precision):
                 grid = sample_grid(translator, self._held_out.a, self._held_out.b, self.accelerator.device,
-                                   labels=isinstance(self.recipe.data, LabelsConfig))
+                                   labels=self.recipe.data.label_maps is not None)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -7,20 +7,19 @@ of torch round differently.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import translate
 from tests.conftest import write_pairs
-from translate.cli import commands as cli
+from translate.cli import main
 from translate.files import read_lines
 from translate.runs.checkpoint import read_progress
 from translate.runs.manifest import verify
@@ -48,14 +47,18 @@ def outputs() -> dict[str, torch.Tensor]:
     return load_file(EARLIER / "outputs.safetensors")
 
 
-def command(*words: str) -> str:
-    """Run `translate` with these words, and return what it says."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "out", Console(file=said, width=200))
-        result = CliRunner().invoke(cli.app, list(words), catch_exceptions=False)
-    assert result.exit_code == 0, said.getvalue()
-    return said.getvalue()
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A function that calls `translate` with some words, and returns what it says."""
+    def call(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["translate", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert not ended.value.code, said.out + said.err
+        return said.out
+
+    return call
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -79,7 +82,7 @@ def test_the_best_checkpoint_of_an_earlier_version_is_found(earlier: Path) -> No
 
 
 def test_a_run_of_an_earlier_version_goes_on_to_where_that_version_went(
-        earlier: Path, outputs: dict[str, torch.Tensor]) -> None:
+        earlier: Path, command: Callable[..., str], outputs: dict[str, torch.Tensor]) -> None:
     """It ends a hundred times nearer to what the earlier version made without a stop than it has come since the
     checkpoint. A resume that forgets something, or sees other data, does not (the test below)."""
     said = command("train", "--resume", "--run", "run")
@@ -108,7 +111,7 @@ def strayed(folder: str, direction: Direction, outputs: dict[str, torch.Tensor])
     return distance(made, whole) / distance(newest, whole)
 
 
-def test_a_run_of_an_earlier_version_is_reported(earlier: Path) -> None:
+def test_a_run_of_an_earlier_version_is_reported(earlier: Path, command: Callable[..., str]) -> None:
     """With its curves, scores and pictures, and what had become of it."""
     command("report", "run")
     page = Path("run/report.html").read_text()

@@ -26,6 +26,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from tests.adaptation import (
     CLASSES,
     SIDE,
+    contents,
     save,
     scene,
     scenes_recipe,
@@ -36,7 +37,7 @@ from tests.adaptation import (
     write_stripes,
 )
 from tests.runs import Silent
-from tests.test_cli import call, said  # noqa: F401 (a fixture)
+from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.examples import Draws, Examples
 from translate.adapt.preservation import compare_opinions, is_held_out, summarise
@@ -68,10 +69,6 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe, Path,
     folder = write_stripes(tmp_path_factory.mktemp("stripes"), 24)
     recipe = stripes_recipe(folder)
     return folder, recipe, folder / "out", make(recipe, folder / "out", Silent(), device="cpu")[0]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # -- what a set is -----------------------------------------------------------------------------------------------------
@@ -587,7 +584,7 @@ def test_every_option_of_an_adaptation_changes_what_comes_of_it(lines: tuple[Pat
 # -- the command line, and the whole path ------------------------------------------------------------------------------
 
 
-def test_the_commands_make_a_set_and_show_the_table(tmp_path: Path, said: io.StringIO,  # noqa: F811
+def test_the_commands_make_a_set_and_show_the_table(tmp_path: Path, said: io.StringIO,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = stripes_recipe(write_stripes(tmp_path, 12), adapt={"seeds": 2})
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())

@@ -16,7 +16,7 @@ import pytest
 
 from tests.adaptation import CLASSES, save, scene, scenes_recipe, stripes, stripes_recipe, write_scenes, write_stripes
 from tests.runs import Silent
-from tests.test_cli import call, said  # noqa: F401 (a fixture)
+from tests.test_cli import call
 from translate.adapt import evaluate, make, prepare
 from translate.convert import Shard
 from translate.errors import DataError, Stopped
@@ -151,7 +151,7 @@ def test_excluded_images_are_not_translated_and_the_table_is_made_without_them(t
 
 
 def test_data_check_of_a_recipe_names_all_that_is_wrong_with_its_labelled_images(
-        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_scenes(tmp_path, 26)
     (tmp_path / "scenes.yaml").write_text(scenes_recipe(folder).dump_yaml())
     assert call(monkeypatch, "data", "check", tmp_path / "scenes.yaml") == 0, said.getvalue()
@@ -236,7 +236,7 @@ def test_the_command_ends_with_75_and_a_message(number: int, tmp_path: Path) -> 
 
 
 def test_the_planner_counts_the_network_of_the_consistency_loss_before_it_is_trained(
-        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = scenes_recipe(write_scenes(tmp_path, 4), adapt={"semantic": {"weight": 1.0, "back": 1.0}})
     stage, plain = recipe.stages[0], PLANS["plain"]
     (prepared,) = prepare(recipe, tmp_path / "out", Silent(), device="cpu")
@@ -266,7 +266,7 @@ def test_a_translator_that_was_prepared_and_trained_under_torchrun_is_what_make_
     assert made.kept == 8 and set(report.work) == {"translate", "judge", "check"}, "nothing of it is trained again"
 
 
-def test_prepare_goes_with_nothing_that_comes_after_it(tmp_path: Path, said: io.StringIO,  # noqa: F811
+def test_prepare_goes_with_nothing_that_comes_after_it(tmp_path: Path, said: io.StringIO,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stripes.yaml").write_text(stripes_recipe(write_stripes(tmp_path, 2)).dump_yaml())
     words = ("adapt", "make", tmp_path / "stripes.yaml", "--out", tmp_path / "out", "--device", "cpu", "--prepare")

@@ -17,6 +17,7 @@ import pytest
 from tests.adaptation import (
     CLASSES,
     SIDE,
+    contents,
     save,
     scene,
     scenes_recipe,
@@ -27,8 +28,7 @@ from tests.adaptation import (
     write_stripes,
 )
 from tests.runs import Interrupted, Silent
-from tests.test_adapt import contents
-from tests.test_cli import call, said  # noqa: F401 (a fixture)
+from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
 from translate.adapt.table import find_sides, key_of
@@ -74,7 +74,7 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def test_a_judge_that_knows_nothing_is_said_to_know_nothing_wherever_its_report_is_shown(
-        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = stripes_recipe(write_stripes(tmp_path, 20), adapt={"task": BLIND, "semantic": None, "seeds": 1})
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())
     words = (tmp_path / "stripes.yaml", "--out", tmp_path / "out", "--device", "cpu")
@@ -404,7 +404,7 @@ def test_a_set_of_which_nothing_is_left_is_an_error_of_make_and_no_set_for_the_t
         evaluate(strict, out, Silent(), device="cpu")
 
 
-def test_what_is_kept_of_each_class_is_counted_and_shown(tmp_path: Path, said: io.StringIO,  # noqa: F811
+def test_what_is_kept_of_each_class_is_counted_and_shown(tmp_path: Path, said: io.StringIO,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained translator makes all stripes alike: one of the two classes is lost to a judge that is right."""
     recipe = stripes_recipe(write_stripes(tmp_path, 20), adapt={"reject": 0.5, "seeds": 1})

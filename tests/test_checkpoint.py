@@ -20,7 +20,8 @@ from translate.errors import DiskError
 from translate.runs.checkpoint import Best, newest_checkpoint, save_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.manifest import verify
-from translate.training.loop import Run, make_accelerator, train
+from translate.training.loop import Run, train
+from translate.training.processes import make_accelerator
 
 
 @pytest.fixture

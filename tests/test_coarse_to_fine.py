@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.networks import randomise
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
-from tests.test_strips import randomise
-from tests.test_update import known, make_batch, step, strengthen, worst_error
+from tests.steps import known, make_batch, step, strengthen, worst_error
 from translate import tiling
 from translate.errors import RecipeError
 from translate.networks import CoarseToFineConfig, PatchGANConfig, memory

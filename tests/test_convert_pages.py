@@ -18,7 +18,7 @@ import pytest
 import tifffile
 import torch
 
-from tests.test_convert import (
+from tests.conversions import (
     SERVER,
     Identity,
     convert_in_child,

@@ -39,7 +39,8 @@ from translate.runs.checkpoint import best_checkpoint
 from translate.runs.manifest import verify
 from translate.runs.release import load_release
 from translate.schema import validate
-from translate.training.loop import make_accelerator, train
+from translate.training.loop import train
+from translate.training.processes import make_accelerator
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:

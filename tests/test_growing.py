@@ -13,10 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
-from tests.test_networks import DISCRIMINATORS, GENERATORS, SMALL
-from tests.test_strips import randomise
-from tests.test_update import known, make_batch, step, strengthen, worst_error
+from tests.networks import DISCRIMINATORS, GENERATORS, SMALL, randomise
+from tests.runs import GROWTH, Silent, final_state, growing_recipe, pix2pix_recipe, train_until
+from tests.steps import known, make_batch, step, strengthen, worst_error
 from translate import tiling
 from translate.data import held_out
 from translate.errors import RecipeError, RunError
@@ -24,6 +23,7 @@ from translate.evaluation.heldout import Evaluator
 from translate.losses import R1, NonSaturating, RelativisticAverage, feature_matching, over_scales
 from translate.metrics.intervals import Estimate
 from translate.networks import PatchGANConfig, ResNetConfig, memory
+from translate.networks.discriminators import Discriminator
 from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
 from translate.networks.layers import recomputing, seed_dropout, starting_point
 from translate.optimizers import Adam, follow
@@ -32,8 +32,9 @@ from translate.runs.checkpoint import checkpoint_at
 from translate.runs.folder import RunFolder
 from translate.runs.release import load_release
 from translate.tiling import Settings
-from translate.training.loop import Run, make_accelerator, train
+from translate.training.loop import Run, train
 from translate.training.plan import parameters_of, predict
+from translate.training.processes import make_accelerator
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
 from translate.translators.translator import together
 
@@ -175,7 +176,7 @@ def losses_of(judge: Any, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
             "generator": over_scales(apart.generator, judge(fake)),
             "relativistic": over_scales(RelativisticAverage().generator, judge(fake), judge(real)),
             "features": feature_matching(judge.features(fake), judge.features(real)),
-            "penalty": penalty(judge, judge, real, fake, torch.zeros(2))}
+            "penalty": penalty(Discriminator("discriminator_b", judge), real, fake, torch.zeros(2))}
 
 
 @pytest.mark.parametrize("name", ["discriminator", "generator", "relativistic", "features"])
@@ -312,18 +313,6 @@ def test_a_grown_generator_in_strips_gives_the_whole_images_output(variant: str,
         for settings in [Settings(1, 16.0), Settings(7, 0.0), Settings(999, float("inf"))]:
             found = tiling.apply(network, image, settings=settings)
             assert (found - truth).abs().max() <= 1e-10 * truth.abs().max()
-
-
-GROWTH = [  # a stage before, one that fades in, one that goes on, and a second level that fades in and is the last
-    {"resolution": 16, "images": 8, "batch_size": 2},
-    {"resolution": 32, "images": 8, "batch_size": 2, "levels": 1, "fade": True},
-    {"resolution": 32, "images": 4, "batch_size": 2, "levels": 1},
-    {"resolution": 64, "images": 8, "batch_size": 2, "levels": 2, "fade": True, "resize": 70},
-]
-
-
-def growing_recipe(data: Path, **changes: Any) -> Recipe:
-    return cyclegan_recipe(data, **{"stages": GROWTH, "every": {"log": 4, "sample": 8, "checkpoint": 4}} | changes)
 
 
 def growing_unet_recipe(data: Path) -> Recipe:

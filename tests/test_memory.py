@@ -14,29 +14,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from tests.test_update import (
-    build,
-    cut_reference,
-    cyclegan_reference,
-    gradients,
-    make_batch,
-    pix2pix_reference,
-    step,
-    worst_error,
-)
+from tests.games import GAMES, KINDS, game
+from tests.mobilenet import write_mobilenet
+from tests.steps import build, gradients, make_batch, step, worst_error
+from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
 from translate.data import Batch
-from translate.files import sha256
 from translate.losses import LeastSquares
-from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, features, memory
+from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.layers import seed_dropout
 from translate.optimizers import SGD
-from translate.schema import validate
 from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
 
@@ -80,35 +71,11 @@ CUTS = {
                                        weights={"identity": 0.0}),
     "unet-batch-dropout": CUTConfig(generator=UNetConfig(width=4, downs=6), discriminator=PATCH, patches=30),
 }
-GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under every plan
-    "hinge": {"objective": {"kind": "hinge"}},
-    "wasserstein": {"objective": {"kind": "wasserstein"}},
-    "relativistic": {"objective": {"kind": "relativistic"}},
-    "wgan-gp": {"objective": {"kind": "wasserstein", "clip": None}, "penalty": {"kind": "wgan_gp"}},
-    "r1": {"objective": {"kind": "nonsaturating"}, "penalty": {"kind": "r1", "every": 16}},
-    "r2 of hinge": {"objective": {"kind": "hinge"}, "penalty": {"kind": "r2"}},
-    "orthogonal": {"penalty": {"kind": "orthogonal", "weight": 0.1}},
-    "orthogonal generator": {"orthogonal": 0.1, "generator": {"spectral": True}},
-    "noise": {"noise": {"sigma": 0.3, "images": 100}, "penalty": {"kind": "r1"}},
-    "augmented": {"augment": ["color", "translation", "cutout"], "penalty": {"kind": "r1"}},
-    "began": {"objective": {"kind": "began", "rate": 0.1}, "discriminator": {"kind": "autoencoder", "downs": 2}},
-    "dropout": {"objective": {"kind": "hinge"}, "discriminator": {"dropout": 0.3}, "penalty": {"kind": "wgan_gp"}},
-    "spectral": {"objective": {"kind": "hinge"}, "discriminator": {"spectral": True}, "penalty": {"kind": "r1"}},
-    "minibatch std": {"discriminator": {"minibatch_std": True}, "penalty": {"kind": "r1"}},
-    "three sizes": {"discriminator": {"scales": 3, "layers": 1}, "penalty": {"kind": "wgan_gp"}},
-    "two sizes, flipped": {"discriminator": {"scales": 2}, "objective": {"kind": "nonsaturating", "flips": 0.4}},
-    "two sizes, relativistic": {"discriminator": {"scales": 2}, "objective": {"kind": "relativistic"}},
-    "spectral generator": {"generator": {"spectral": True, "attention": True, "upsample": "bilinear"}},
-    "perceptual": {"perceptual": {"kind": "mobilenet"}},
-    "minibatch kernels": {"discriminator": {"minibatch_kernels": 3}, "penalty": {"kind": "r1"}},
-    "smoothed, flipped": {"objective": {"kind": "vanilla", "smoothing": 0.1, "flips": 0.4}},
-}
 # A pass advances the vectors of a spectral norm, and a batch is what the others see.
 WHOLE_BATCHES = ("spectral", "spectral generator", "orthogonal generator", "minibatch std", "minibatch kernels")
 CONFIGS = CYCLEGANS | {f"pix2pix-{name}": config for name, config in PIX2PIXS.items()} | {
     f"cut-{name}": config for name, config in CUTS.items()}
 REFERENCES = {"cyclegan": cyclegan_reference, "pix2pix": pix2pix_reference, "cut": cut_reference}
-KINDS = {"cyclegan": CycleGANConfig, "pix2pix": Pix2PixConfig, "cut": CUTConfig}
 
 
 def allowed(plan: str) -> float:
@@ -118,7 +85,7 @@ def allowed(plan: str) -> float:
 
 @functools.cache
 def joint_step(name: str, size: tuple[int, int], samples: int) -> dict[str, Tensor]:
-    """The gradients of one joint backward pass, from the independent reference of tests/test_update.py."""
+    """The gradients of one joint backward pass, from the independent reference of tests/textbook.py."""
     translator, batch = build(CONFIGS[name]), make_batch(size, samples)
     seed_dropout(translator.networks.values(), batch.keys)
     return REFERENCES[CONFIGS[name].kind](translator, batch)
@@ -132,18 +99,6 @@ def test_every_plan_gives_the_gradients_of_the_textbook_step(
     translator = build(CONFIGS[name])
     step(translator, make_batch(size, samples), plan)
     assert worst_error(gradients(translator), joint_step(name, size, samples)) <= allowed(plan)
-
-
-def game(name: str, kind: str) -> Any:
-    """A small translator that plays the game `name`."""
-    changes = dict(GAMES[name])
-    asked, generator = changes.pop("discriminator", {}), changes.pop("generator", {})
-    judge = {"width": 4} | ({} if "kind" in asked else {"kind": "patchgan", "layers": 2}) | asked
-    small = {"generator": {"kind": "resnet", "width": 4, "blocks": 1} | generator, "discriminator": judge}
-    small |= {"cyclegan": {"pool": 0, "cycle_noise": 0.1 if name == "noise" else 0.0},
-              "pix2pix": {"weights": {"features": 3.0}},
-              "cut": {"patches": 30, "flip_equivariance": True}}[kind]
-    return validate(KINDS[kind], small | changes, name)
 
 
 def build_game(name: str, kind: str) -> Any:
@@ -161,17 +116,6 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         write_mobilenet(root, patch)
         yield
-
-
-def write_mobilenet(root: Path, patch: pytest.MonkeyPatch) -> Path:
-    """A data folder with a MobileNetV2 of random weights, and a checksum that takes them."""
-    path = root / "features" / features.MOBILENET_FILE
-    path.parent.mkdir(parents=True)
-    torch.manual_seed(0)
-    torch.save(torchvision.models.mobilenet_v2().state_dict(), path)
-    patch.setattr(features, "MOBILENET_SHA256", sha256(path))
-    patch.setenv("DIPTYCH_DATA", str(root))
-    return path
 
 
 @functools.cache

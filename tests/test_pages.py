@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.test_images import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
+from tests.pixels import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
 from translate import tiling
 from translate.errors import DiskError, ImageError
 from translate.images.decoding import count_pages, decode, inspect
@@ -364,7 +364,7 @@ def test_a_compression_is_read_with_the_extra_and_else_refused_by_its_name(tmp_p
                      compression="zlib", predictor=3)
     code = ("" if extra else "import sys; sys.modules['imagecodecs'] = None") + """
 from pathlib import Path
-from translate.data.decoding import decode
+from translate.images.decoding import decode
 for path in (Path("x.tif"), Path("float.tif")):
     try:
         print(decode(path.read_bytes(), path).pixels.sum(dtype=float))
@@ -377,9 +377,9 @@ for path in (Path("x.tif"), Path("float.tif")):
         assert found == [str(each.sum(dtype=float)) for each in (array, floats)]
     else:
         assert found == [
-            "x.tif: read: TIFF of 16 bits compressed by LZW with HORIZONTAL needs imagecodecs: pip install "
+            "x.tif: read: TIFF of 16 bits compressed by LZW with HORIZONTAL needs imagecodecs; run: pip install "
             "'diptych[formats]'; or save the file with deflate",
-            "float.tif: read: TIFF of 32 bits compressed by ADOBE_DEFLATE with FLOATINGPOINT needs imagecodecs: "
+            "float.tif: read: TIFF of 32 bits compressed by ADOBE_DEFLATE with FLOATINGPOINT needs imagecodecs; run: "
             "pip install 'diptych[formats]'; or save the file with deflate"]
 
 
@@ -562,7 +562,7 @@ def test_a_georeferenced_file_that_is_stored_turned_is_refused(tmp_path):
             read(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("opener", ["data.rows", "decoder"])
+@pytest.mark.parametrize("opener", ["images.windows", "images.decoder"])
 def test_a_bigtiff_goes_through_in_a_fraction_of_its_size(tmp_path, opener):
     """6000×6000 colours are 108 MB, and 432 MB as floats; the process may take 64 MB more than it began with, whether
     it decodes them itself or gets them from another, which may take no more either.
@@ -583,9 +583,9 @@ def test_a_bigtiff_goes_through_in_a_fraction_of_its_size(tmp_path, opener):
 import resource
 from pathlib import Path
 import torch
-from translate.data.images import ImageConfig
-from translate.data.pages import open_pages
-from translate.data.sinks import writing_pages
+from translate.images.reading import ImageConfig
+from translate.images.pages import open_pages
+from translate.images.sinks import writing_pages
 torch.set_num_threads(1)
 before = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
 limit = before + 64_000_000

@@ -13,10 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.runs import Silent, cyclegan_recipe
-from tests.test_memory import GAMES, game
-from tests.test_train import run_cli
-from tests.test_update import build, make_batch
+from tests.games import GAMES, game
+from tests.runs import Silent, cyclegan_recipe, run_cli
+from tests.steps import build, make_batch
 from translate.errors import DoesNotFit, RecipeError, UsageError
 from translate.networks import memory
 from translate.recipe import Recipe, Stage, load_recipe

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.test_update import build, cyclegan_reference, gradients, make_batch, step, worst_error
+from tests.steps import build, gradients, make_batch, step, worst_error
+from tests.textbook import cyclegan_reference
 from translate.errors import CheckpointError, RecipeError
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.networks.tasks import CNNConfig, FCNConfig, TaskConfig, TorchvisionConfig, load_task, save_task

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.test_networks import GENERATORS, SMALL
-from tests.test_strips import LiveBytes, randomise
+from tests.live_bytes import LiveBytes
+from tests.networks import GENERATORS, SMALL, randomise
 from translate import tiling
 from translate.errors import DoesNotFit, UsageError
 from translate.networks.layers import recomputing, seed_dropout, starting_point

@@ -11,33 +11,43 @@ from typing import Annotated, Any, NamedTuple
 
 import pydantic
 
+from translate.errors import Mistake
+
 WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}  # what a field of a type holds
 BOUNDS = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than",
           "less_than_equal": "at most"}
 
 
-def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[str]:
-    """One line for each mistake: where it is, what arrived, what to do."""
-    found: dict[str, list[str]] = {}
+class Mistakes(ValueError):
+    """What a model's own check raises for several mistakes at once, each with the path of its field in the model."""
+
+    def __init__(self, mistakes: Sequence[Mistake]):
+        super().__init__("\n".join(map(str, mistakes)))
+        self.mistakes = mistakes
+
+
+def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[Mistake]:
+    """Return the mistakes that pydantic found: for each the path of its field, what arrived, what to do."""
+    found: dict[str, list[Mistake]] = {}
     for detail in error.errors(include_url=False):
         location = detail["loc"]
         if detail["type"] == "missing" and location and isinstance(location[-1], int):
             location = location[:-1]  # what is wrong is the list: it is too short
         place = _locate(location, model)
-        found.setdefault(place.where, []).append(_line(detail, place, model))
-    lines = []
-    for where, reasons in found.items():
-        # Of the branches of a plain union (`auto | {plan: …}`) and of the containers around a mistake, only the
-        # innermost says what a person got wrong.
-        if not any(other.startswith(f"{where}.") for other in found if where):
-            lines += reasons[0].split("\n")
-    return lines
+        if place.where not in found:
+            found[place.where] = list(_mistakes(detail, place, model))
+
+    # Of the branches of a plain union (`auto | {plan: …}`) and of the containers around a mistake, only the
+    # innermost says what a person got wrong.
+    return [mistake for where, mistakes in found.items() for mistake in mistakes
+            if not where or not any(other.startswith(f"{where}.") for other in found)]
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """`; did you mean …?` and the words that are known, for an error message."""
+    """Return advice for a word that is not among those known: the most similar one, and all of them."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return (f"; did you mean {close[0]}?" if close else "") + f" ({', '.join(known)})"
+    words = ", ".join(known)
+    return f"did you mean {close[0]}? ({words})" if close else f"expected one of {words}"
 
 
 class _Place(NamedTuple):
@@ -114,39 +124,53 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
 
 
-def _line(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> str:
+def _mistakes(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Iterator[Mistake]:
+    """Yield what one error of pydantic says in the words of a recipe; a model's own check may hold several."""
+    fault = detail.get("ctx", {}).get("error")
+    if isinstance(fault, Mistakes):
+        for mistake in fault.mistakes:
+            yield mistake._replace(path=".".join(filter(None, (place.where, mistake.path))))
+    else:
+        yield _mistake(detail, place, root)
+
+
+def _mistake(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Mistake:
     kind, value, context, where = detail["type"], detail["input"], detail.get("ctx", {}), place.where
     name = where.split(".")[-1]
+
+    # A field that is unknown or missing, or a word that is none of those allowed.
     if kind == "extra_forbidden":
-        return f"{where}: unknown field; {_advice(name, place, root)}"
+        return Mistake(where, "unknown field", _advice(name, place, root))
     if kind == "missing" and isinstance(value, Mapping):
-        return f"{where}: missing; this field is needed"
+        return Mistake(where, "missing", "this field is needed")
     if kind == "literal_error" and len(_members(place.holds)) == 1:
         allowed = [str(word) for word in typing.get_args(_members(place.holds)[0])]
         article = "an" if name[0] in "aeiou" else "a"
         what = "one of these" if name.isdigit() or name.endswith("s") else f"{article} {name.replace('_', ' ')}"
-        return f"{where}: {shown(value)} is not {what}{nearest(value, allowed)}"
+        return Mistake(where, f"{shown(value)} is not {what}", nearest(value, allowed))
+
+    # The kind of a part, which decides what its other fields are.
+    tags = [tag for member in _members(place.holds) for tag in _tags(member)]
     if kind == "union_tag_invalid":
-        tags = [tag for member in _members(place.holds) for tag in _tags(member)]
-        return f"{where}.kind: {shown(context['tag'])} is not a kind of {name}{nearest(context['tag'], tags)}"
+        return Mistake(f"{where}.kind", f"{shown(context['tag'])} is not a kind of {name}",
+                       nearest(context["tag"], tags))
     if kind == "union_tag_not_found":
-        tags = [tag for member in _members(place.holds) for tag in _tags(member)]
-        return f"{where}.kind: missing; say which {name} this is ({', '.join(tags)})"
+        return Mistake(f"{where}.kind", "missing", f"say which {name} this is ({', '.join(tags)})")
+
+    # A value that a model's own check, a bound or a type refuses.
     if kind in ("value_error", "assertion_error"):
-        reason = str(context.get("error", detail["msg"]))
-        return f"{where}: {reason}" if where else reason  # a model's own check may hold several lines
+        return Mistake(where, str(context.get("error", detail["msg"])))
     if kind == "too_short":
-        return f"{where}: {shown(value)}: too few entries; at least {context['min_length']} is needed"
+        return Mistake(where, f"{shown(value)}: too few entries", f"at least {context['min_length']} is needed")
     if kind in BOUNDS:
         (bound,) = context.values()
-        return f"{where}: {value}: must be {BOUNDS[kind]} {int(bound) if bound == int(bound) else bound}"
+        return Mistake(where, f"{value}: must be {BOUNDS[kind]} {int(bound) if bound == int(bound) else bound}")
     if kind == "finite_number":
-        return f"{where}: {value}: must be a finite number"
+        return Mistake(where, f"{value}: must be a finite number")
     if kind.endswith(("_type", "_parsing", "_from_float", "_attributes_type")) or kind in ("missing", "too_long",
                                                                                            "literal_error"):
-        return f"{where}: {shown(value)}: expected {_expected(place.holds)}{_example(place.holds, value)}"
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{where}: {shown(value)}: {message}"
+        return Mistake(where, f"{shown(value)}: expected {_expected(place.holds)}{_example(place.holds, value)}")
+    return Mistake(where, f"{shown(value)}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
 
 
 def _advice(name: str, place: _Place, root: type[pydantic.BaseModel]) -> str:
@@ -219,10 +243,10 @@ def _or(words: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def no_mapping(document: Any) -> str:
-    """What to say of a document that is not a mapping of fields."""
+def no_mapping(document: Any) -> tuple[str, str]:
+    """Return what is wrong with a document that is not a mapping of fields, and what to do."""
     holds = "is empty" if document is None else f"holds {shown(document)}"
-    return f"{holds}; expected a mapping of fields, as in `name: mine`"
+    return holds, "expected a mapping of fields, as in `name: mine`"
 
 
 def shown(value: Any) -> str:

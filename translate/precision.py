@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from translate.errors import UsageError
 
@@ -72,3 +73,9 @@ def choose_device(asked: str) -> torch.device:
             reason = "is none of this machine"
         raise UsageError(f"device {asked}: {reason}; expected auto, cpu, cuda, cuda:1 …") from None
     return device
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32, or as it is where it is finer: means over thousands of half-precision values lose
+    their small differences."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -21,9 +21,8 @@ from pydantic import Field
 from translate.data import DataConfig
 from translate.data.labelled import LabelledLayout
 from translate.data.transforms import Augmentation
-from translate.errors import RecipeError
-from translate.losses import SlopePenalty
-from translate.mistakes import shown
+from translate.errors import Mistake, RecipeError
+from translate.mistakes import Mistakes, shown
 from translate.networks.growing import Growable
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.networks.tasks import TaskNetworkConfig
@@ -183,95 +182,77 @@ class Recipe(Config):
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        problems = [*self._translator_problems(), *self._stage_problems(), *self._level_problems(),
-                    *self._evaluation_problems()]
+        problems = [*self.translator.problems(self.data), *self._adaptation_problems(), *self._stage_problems(),
+                    *self._level_problems(), *self._evaluation_problems()]
         if problems:
-            raise ValueError("\n".join(problems))
+            raise Mistakes(problems)
         return self
 
-    def _translator_problems(self) -> Iterator[str]:
+    def _adaptation_problems(self) -> Iterator[Mistake]:
+        if self.adapt is None:
+            return
         a, b = self.data.channels_a, self.data.channels_b
-        if self.translator.needs_pairs and not self.data.paired:
-            yield (f"translator.kind: {self.translator.kind} needs pairs, and data.kind {self.data.kind} has none; use "
-                   "data.kind: paired, labels or computed, or translator.kind: cyclegan "
-                   "or cut")
-        if self.translator.kind == "cut" and a != b:
-            yield ("translator.kind: cut compares input and output by one encoder, which needs as many channels in A "
-                   f"as in B, not {a} and {b}; use cyclegan or pix2pix")
-        if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
-            yield f"translator.weights.identity: needs as many channels in A as in B, not {a} and {b}; set it to 0"
-        if self.translator.kind == "cyclegan" and self.translator.semantic is not None and a != b:
-            yield f"translator.semantic: one network sees images of A and B, which have {a} and {b} channels"
-        if self.adapt is not None and (a != b or self.data.kind == "labels"):
-            yield (f"adapt: one task network sees images of A and of B, and data.kind {self.data.kind} has {a} and {b} "
-                   "channels; they need as many")
-        if self.adapt is not None and self.adapt.semantic is not None and self.translator.kind != "cyclegan":
-            yield (f"adapt.semantic: is a loss of a CycleGAN, and translator.kind is {self.translator.kind}; set it to "
-                   "null")
-        if (self.translator.objective.kind == "began") != (self.translator.discriminator.kind == "autoencoder"):
-            yield (f"translator.objective.kind: {self.translator.objective.kind} cannot be played with a discriminator "
-                   f"of kind {self.translator.discriminator.kind}: began and autoencoder belong together")
-        if isinstance(self.translator.penalty, SlopePenalty) and self.translator.discriminator.norm == "batch":
-            yield (f"translator.penalty.kind: {self.translator.penalty.kind} is each sample's own, and batch norm "
-                   "mixes samples (Gulrajani et al. 2017, section 4); set translator.discriminator.norm to instance or "
-                   "none")
+        if a != b or self.data.labelling is not None:
+            yield Mistake("adapt", f"one task network sees images of A and of B, and data.kind {self.data.kind} has "
+                          f"{a} and {b} channels", "they need as many")
+        if self.adapt.semantic is not None and not self.translator.stays_consistent:
+            yield Mistake("adapt.semantic", f"is a loss of a CycleGAN, and translator.kind is {self.translator.kind}",
+                          "set it to null")
 
-        if getattr(self.translator, "perceptual", None) is not None:
-            for side in {"a", "b"} if self.translator.kind == "cyclegan" else {"b"}:
-                if getattr(self.data, f"channels_{side}") not in (1, 3):
-                    yield (f"translator.perceptual: its network knows images of 1 or 3 channels, not of "
-                           f"{getattr(self.data, f'channels_{side}')} (side {side.upper()}); set it to null")
-
-    def _stage_problems(self) -> Iterator[str]:
+    def _stage_problems(self) -> Iterator[Mistake]:
         for number, stage in enumerate(self.stages):
+            here = f"stages.{number}"
             resize = stage.resize or self.data.resize
             if resize is not None and resize < min(stage.size):
-                yield (f"stages.{number}.resolution: a crop of {min(stage.size)} px is larger than the {resize} px "
-                       f"that images are resized to; raise stages.{number}.resize")
+                yield Mistake(f"{here}.resolution", f"a crop of {min(stage.size)} px is larger than the {resize} px "
+                              "that images are resized to", f"raise {here}.resize")
             least = self.smallest_side(stage)
             if min(stage.size) < least:
                 fewer = "layers or scales" if getattr(self.translator.discriminator, "scales", 1) > 1 else "layers"
                 levels = f" with {stage.levels} levels, each of which doubles it" if stage.levels else ""
-                yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {least} px that the "
-                       f"discriminator can judge{levels}; use more px, or fewer translator.discriminator.{fewer}")
+                yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is less than the {least} px that the "
+                              f"discriminator can judge{levels}",
+                              f"use more px, or fewer translator.discriminator.{fewer}")
             if stage.images % stage.batch_size:
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
-                yield (f"stages.{number}.images: {stage.images} is no multiple of batch_size {stage.batch_size}; "
-                       f"use {rounded}")
+                yield Mistake(f"{here}.images", f"{stage.images} is no multiple of batch_size {stage.batch_size}",
+                              f"use {rounded}")
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
-                yield (f"stages.{number}.micro_batch: {stage.micro_batch} does not divide batch_size "
-                       f"{stage.batch_size}")
+                yield Mistake(f"{here}.micro_batch", f"{stage.micro_batch} does not divide batch_size "
+                              f"{stage.batch_size}")
 
-    def _level_problems(self) -> Iterator[str]:
+    def _level_problems(self) -> Iterator[Mistake]:
         generator, before, size = self.translator.generator, None, 0
         for number, stage in enumerate(self.stages):
+            here = f"stages.{number}"
             if stage.levels and not (self.translator.grows and isinstance(generator, Growable)):
                 part = f"generator.kind: {generator.kind}" if self.translator.grows else f"kind: {self.translator.kind}"
-                yield f"stages.{number}.levels: translator.{part} cannot gain levels; leave them out"
+                yield Mistake(f"{here}.levels", f"translator.{part} cannot gain levels", "leave them out")
             elif before is not None and stage.levels not in (before, before + 1):
-                yield (f"stages.{number}.levels: {stage.levels} after {before}; a stage has as many as the one before, "
-                       f"or one more: use {before} or {before + 1}")
+                yield Mistake(f"{here}.levels", f"{stage.levels} after {before}", "a stage has as many as the one "
+                              f"before, or one more: use {before} or {before + 1}")
             elif stage.fade and (before is None or stage.levels != before + 1):
-                yield (f"stages.{number}.fade: there is nothing to fade, as this stage has no level more than the one "
-                       "before; raise its levels, or leave fade out")
+                yield Mistake(f"{here}.fade", "there is nothing to fade, as this stage has no level more than the one "
+                              "before", "raise its levels, or leave fade out")
             elif stage.fade and isinstance(generator, Growable) and not generator.fades:
-                yield (f"stages.{number}.fade: the levels of generator.kind: {generator.kind} do not fade in; leave "
-                       "fade out, and train the level alone at first (freeze: true)")
+                yield Mistake(f"{here}.fade", f"the levels of generator.kind: {generator.kind} do not fade in",
+                              "leave fade out, and train the level alone at first (freeze: true)")
             elif before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
-                yield (f"stages.{number}.resolution: {min(stage.size)} px with a level more than the {size} px before; "
-                       f"a level is for twice the size, use about {2 * size}")
+                yield Mistake(f"{here}.resolution", f"{min(stage.size)} px with a level more than the {size} px before",
+                              f"a level is for twice the size, use about {2 * size}")
             if generator.kind == "coarse_to_fine" and generator.width % 2**stage.levels:
-                yield (f"translator.generator.width: {generator.width} cannot be halved {stage.levels} times, once for "
-                       f"each of stages.{number}.levels; use a multiple of {2**stage.levels}")
+                yield Mistake("translator.generator.width", f"{generator.width} cannot be halved {stage.levels} times, "
+                              f"once for each of {here}.levels", f"use a multiple of {2**stage.levels}")
             if stage.freeze and not stage.levels:
-                yield f"stages.{number}.freeze: there is no level to train alone; set levels, or leave freeze out"
+                yield Mistake(f"{here}.freeze", "there is no level to train alone", "set levels, or leave freeze out")
             # After a jump the next stage is measured by what this one should be.
             before = stage.levels if before is None else min(stage.levels, before + 1)
             size = min(stage.size)
 
-    def _evaluation_problems(self) -> Iterator[str]:
+    def _evaluation_problems(self) -> Iterator[Mistake]:
         if self.evaluate.patience is not None and self.every.evaluate is None:
-            yield "evaluate.patience: counts evaluations, and every.evaluate is null; set that to a number or auto"
+            yield Mistake("evaluate.patience", "counts evaluations, and every.evaluate is null",
+                          "set that to a number or auto")
 
     @property
     def complete_from(self) -> int:
@@ -359,8 +340,9 @@ def find_recipe(name: str) -> Path:
         return shipped[name]
     if path.exists():
         what = "a folder" if path.is_dir() else "no recipe"
-        raise RecipeError([f"{name}: is {what}; a recipe is a YAML file (.yaml, .yml), or the name of a shipped one"])
-    raise RecipeError([f"{name}: no such file or folder, and no shipped recipe; {_shipped_advice(path.name)}"])
+        raise RecipeError(Mistake(name, f"is {what}", "a recipe is a YAML file (.yaml, .yml), or the name of a shipped "
+                                              "one"))
+    raise RecipeError(Mistake(name, "no such file or folder, and no shipped recipe", _shipped_advice(path.name)))
 
 
 def _shipped_advice(name: str) -> str:
@@ -391,7 +373,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     """Set `a.b.0.c=value` in a plain document; the value is read as YAML."""
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise RecipeError([f"--set {override}: expected field.path=value, such as stages.0.images=2000"])
+        raise RecipeError(Mistake(f"--set {override}", "expected field.path=value, such as stages.0.images=2000"))
     value = read_yaml(text, f"--set {path}")
     place: Any = document
     *parents, last = path.split(".")
@@ -399,12 +381,13 @@ def apply_override(document: dict[str, Any], override: str) -> None:
         where = ".".join([*parents, last][: depth + 1])
         if isinstance(place, list):
             if not step.isdigit() or int(step) >= len(place):
-                raise RecipeError([f"--set {override}: {where}: there are {len(place)} entries, numbered from 0"])
+                raise RecipeError(Mistake(where, f"there are {len(place)} entries, numbered from 0",
+                                          source=f"--set {override}"))
             index: Any = int(step)
         elif isinstance(place, dict):
             index = step
         else:
-            raise RecipeError([f"--set {override}: {where}: {shown(place)} has no fields"])
+            raise RecipeError(Mistake(where, f"{shown(place)} has no fields", source=f"--set {override}"))
         if depth == len(parents):
             place[index] = value
             return

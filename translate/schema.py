@@ -19,11 +19,11 @@ from typing import Annotated, Any, TypeVar
 import pydantic
 import yaml
 
-from translate.errors import RecipeError
+from translate.errors import Mistake, RecipeError
 from translate.mistakes import explain, leaves, no_mapping, shown
 
-LARGEST_DOCUMENT = 256 * 1024  # bytes; a recipe or a card is a page of text
-LARGEST_EXACT = 2**53  # up to here, every whole number is a float
+MAX_DOCUMENT_BYTES = 256 * 1024  # bytes; a recipe or a card is a page of text
+MAX_EXACT_INTEGER = 2**53  # up to here, every whole number is a float
 
 
 class Config(pydantic.BaseModel):
@@ -62,7 +62,7 @@ def _number(value: Any, types_of_field: set[Any]) -> Any:
             number = float(value)
         except ValueError:
             return value
-        return int(number) if number.is_integer() and abs(number) <= LARGEST_EXACT else value
+        return int(number) if number.is_integer() and abs(number) <= MAX_EXACT_INTEGER else value
     return value
 
 
@@ -78,36 +78,30 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
 def validate(model: type[Model], document: Any, source: str | Callable[[str], str]) -> Model:
-    """Build `model` from a plain document (what a YAML file holds); raise `RecipeError` naming every mistake.
+    """Build `model` from a plain document (what a YAML file holds); raise `RecipeError` with every mistake in it.
 
-    `source` opens each line: what a person has to edit, or a function that tells it for the path of a mistake.
+    `source` is what a person has to edit, or a function that tells it for the path of a field.
     """
     tell = source if callable(source) else lambda where: source
     if not isinstance(document, Mapping):
-        raise RecipeError([f"{tell('')}: {no_mapping(document)}"])
+        raise RecipeError(Mistake("", *no_mapping(document), source=tell("")))
     try:
         return model.model_validate(document)
     except pydantic.ValidationError as error:
-        raise RecipeError([_told(tell(line.partition(": ")[0]), line) for line in explain(error, model)]) from None
-
-
-def _told(source: str, line: str) -> str:
-    """A mistake behind what a person has to edit; its path once, where that is an override of this very field."""
-    where = line.partition(": ")[0]
-    return f"{source}{line.removeprefix(where)}" if source.endswith(f" {where}") else f"{source}: {line}"
+        raise RecipeError(*(mistake._replace(source=tell(mistake.path)) for mistake in explain(error, model))) from None
 
 
 def read_document(path: Path, advice: str) -> dict[str, Any]:
-    """The mapping a YAML file holds. `advice` tells what to do when there is no such file."""
+    """Return the mapping that a YAML file holds. `advice` says what to do when there is no such file."""
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise RecipeError([f"{path}: {error.strerror}; {advice}"]) from None
-    if len(text) > LARGEST_DOCUMENT:
-        raise RecipeError([f"{path}: {len(text):,} bytes; at most {LARGEST_DOCUMENT:,} are read"])
+        raise RecipeError(Mistake("", str(error.strerror), advice, path)) from None
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise RecipeError(Mistake("", f"{len(text):,} bytes; at most {MAX_DOCUMENT_BYTES:,} are read", source=path))
     document = read_yaml(text.decode(errors="replace"), str(path))
     if not isinstance(document, dict):
-        raise RecipeError([f"{path}: {no_mapping(document)}"])
+        raise RecipeError(Mistake("", *no_mapping(document), source=path))
     return document
 
 
@@ -140,6 +134,6 @@ def read_yaml(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         tab = "a tab stands here; indent with spaces" if "'\\t'" in str(error.problem) else error.problem
-        raise RecipeError([f"{source}{line}: {tab}"]) from None
+        raise RecipeError(Mistake("", str(tab), source=f"{source}{line}")) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError([f"{source}: not YAML: {str(error).splitlines()[0]}"]) from None
+        raise RecipeError(Mistake("", f"not YAML: {str(error).splitlines()[0]}", source=source)) from None

@@ -81,7 +81,8 @@ def target_splits(adapt: Adaptation) -> tuple[Labelled, Labelled | None, list[st
     try:
         test = adapt.target.find("test", data_root())
     except NoData as error:
-        raise NoData(f"{error}\n(adapt.target: its test labels are what `translate adapt evaluate` tests on)") from None
+        raise NoData(f"{error.what} (adapt.target: its test labels are what `translate adapt evaluate` tests on)",
+                     error.path, error.advice) from None
     try:
         return test, adapt.target.find("train", data_root()), []
     except NoData as error:
@@ -175,8 +176,7 @@ def label_findings(recipe: Recipe, watch: Watch = lambda done, total: None) -> l
             found, lonely = pairs_of(layout, split)
         except DataError as error:
             optional = layout is adapt.target and split == "train"  # without it there is only no oracle
-            place, _, what = str(error).partition(": ")
-            findings.append(Finding(Path(place), "note" if optional else "error", what))
+            findings.append(Finding.of(error, "note" if optional else "error"))
             continue
         findings += lonely
         if empty := without_images(layout, found):
@@ -212,5 +212,4 @@ def look(layout: LabelledConfig, path: Path, label: Path | int, image: ImageConf
         return
     fault = layout.problem(path, label)
     if fault is not None:
-        at = label if isinstance(label, Path) and fault.startswith(str(label)) else path
-        yield Finding(at, "error", fault.removeprefix(str(at)).lstrip(": "))
+        yield Finding.of(fault)

@@ -49,7 +49,7 @@ from translate.adapt.translators import (
 )
 from translate.data.labelled import Labelled, check_labels
 from translate.data.transforms import adapted, at_resolution_of, stable_hash
-from translate.errors import DataError, RecipeError
+from translate.errors import DataError, Mistake, RecipeError
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.reading import read_image
 from translate.metrics.intervals import LEVEL
@@ -146,8 +146,9 @@ def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: No
     adapt, root = adaptation_of(recipe), data_root()
     resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
     if a.bits != 8 or b.bits != 8 or a.channels not in (1, 3):
-        raise RecipeError([f"{recipe.name}: data.image_a, data.image_b: bits {a.bits} and {b.bits}, {a.channels} "
-                           "channels; the classical rows of the table know images of 8 bits with 1 or 3 channels"])
+        raise RecipeError(Mistake("data.image_a, data.image_b", f"bits {a.bits} and {b.bits}, {a.channels} channels",
+                                  "the classical rows of the table know images of 8 bits with 1 or 3 channels",
+                                  source=recipe.name))
     found = adapt.source.find("train", root)
     test, train, missing = target_splits(adapt)
     for layout, labelled in ((adapt.source, found), (adapt.target, test), (adapt.target, train)):

@@ -13,7 +13,7 @@ from translate import files
 from translate.adapt.examples import Examples
 from translate.adapt.tasks import kept_task
 from translate.data.labelled import Labelled
-from translate.errors import RecipeError, RunError, Stopped
+from translate.errors import Mistake, RecipeError, RunError, Stopped
 from translate.networks.tasks import read_task
 from translate.recipe import Adaptation, Recipe, differences, load_recipe
 from translate.runs.folder import RECIPE, STATUS, refuse_changes
@@ -27,8 +27,8 @@ CONSISTENCY = "consistency.json"
 def adaptation_of(recipe: Recipe) -> Adaptation:
     """Raises `RecipeError` where the recipe does not say what to adapt."""
     if recipe.adapt is None:
-        raise RecipeError([f"{recipe.name}: adapt: missing; it says where labelled source images and the target are "
-                           "(docs/domain-adaptation.md)"])
+        raise RecipeError(Mistake("adapt", "missing", "it says where labelled source images and the target are "
+                                  "(docs/domain-adaptation.md)", source=recipe.name))
     return recipe.adapt
 
 

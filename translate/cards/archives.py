@@ -14,7 +14,8 @@ from typing import IO
 
 from translate.errors import DataError, DiskError, is_disk_fault
 
-MOST_MEMBERS = 2_000_000
+MAX_MEMBERS = 2_000_000
+NOTHING_KEPT = "nothing of the archive was kept"
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
 
 
@@ -37,20 +38,19 @@ def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None
                 while piece := stream.read(1 << 20):
                     written += len(piece)
                     if written > limit:
-                        raise DataError(f"{archive}: unpacks to more than the {limit:,} bytes its card allows; "
-                                        "nothing of it was kept")
+                        raise DataError(f"unpacks to more than the {limit:,} bytes its card allows; {NOTHING_KEPT}",
+                                        archive)
                     file.write(piece)
     except BROKEN as error:
-        raise DataError(f"{archive}: damaged ({type(error).__name__}: {error}); delete it and prepare again") from error
+        raise DataError(f"damaged ({type(error).__name__}: {error})", archive, "delete it and prepare again") from error
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(f"{archive}: holds {Path(error.filename).relative_to(folder)} twice; "
-                        "nothing of it was kept") from None
+        raise DataError(f"holds {Path(error.filename).relative_to(folder)} twice; {NOTHING_KEPT}", archive) from None
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, folder) from error
-        raise DataError(f"{archive}: {error.strerror or error}") from error
+        raise DataError(error.strerror or str(error), archive) from error
     if only is not None and (missing := sorted(set(only) - found)):
-        raise DataError(f"{archive}: holds no {', '.join(missing)}; another version of it may")
+        raise DataError(f"holds no {', '.join(missing)}", archive, "it may be another version of this archive")
 
 
 def only_folder(folder: Path) -> Path:
@@ -79,21 +79,21 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 if content is not None:
                     yield entry.name, content
     else:
-        raise DataError(f"{archive}: neither a zip nor a tar archive; an error page may have been downloaded in its "
+        raise DataError("neither a zip nor a tar archive", archive, "an error page may have been downloaded in its "
                         "place: delete it and prepare again")
 
 
 def _accept(archive: Path, name: str, number: int, plain: bool) -> None:
     _inside(archive, name)
     if not plain:
-        raise DataError(f"{archive}: {name!r} is a link or a device; nothing of it was kept")
-    if number >= MOST_MEMBERS:
-        raise DataError(f"{archive}: more than {MOST_MEMBERS:,} members; nothing of it was kept")
+        raise DataError(f"{name!r} is a link or a device; {NOTHING_KEPT}", archive)
+    if number >= MAX_MEMBERS:
+        raise DataError(f"more than {MAX_MEMBERS:,} members; {NOTHING_KEPT}", archive)
 
 
 def _inside(archive: Path, name: str) -> PurePosixPath:
     """A member's path below the folder that it is unpacked into."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name) or "\0" in name:
-        raise DataError(f"{archive}: {name!r} leads out of the folder it is unpacked into; nothing of it was kept")
+        raise DataError(f"{name!r} leads out of the folder it is unpacked into; {NOTHING_KEPT}", archive)
     return path

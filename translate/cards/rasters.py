@@ -75,8 +75,8 @@ class RastersConfig(Config):
 
     def _write_tiles(self, split: str, a: np.ndarray, b: np.ndarray, folder: Path) -> tuple[int, int]:
         if min(a.shape[:2]) < self.tile:
-            raise DataError(f"{split}: {a.shape[1]}×{a.shape[0]} px of the world, and a tile is {self.tile}; make tile "
-                            "smaller, or the band or the latitudes larger")
+            raise DataError(f"{a.shape[1]}×{a.shape[0]} px of the world, and a tile is {self.tile}", split,
+                            "make tile smaller, or the band or the latitudes larger")
         written = left_out = 0
         for row, top in enumerate(starts(a.shape[0], self.tile)):
             for column, left in enumerate(starts(a.shape[1], self.tile)):

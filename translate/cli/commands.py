@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from translate.cli.tables import adaptation_tables, plan_table, preservation_table, results_table
-from translate.errors import DataError, DoesNotFit, RunError, TranslateError, UsageError
+from translate.errors import DoesNotFit, RunError, TranslateError, UsageError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
@@ -88,7 +88,7 @@ def train(
     one_of("--precision", precision or "auto", ("auto", "fp32", "bf16", "fp16"))
     chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
     folder = run or default_run(chosen)
-    with Display(out, chosen.name) as display, advising_check(recipe or file):
+    with Display(out, chosen.name) as display, naming_recipe(recipe or file):
         train_run(chosen, folder, display, resume=resume, card=memory)
     say(f"finished: {folder}; its report: {folder / 'report.html'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
@@ -399,7 +399,7 @@ def make_adapted(
     if only_prepare and (models or part is not None):
         raise UsageError("--prepare: is one process's work, before there is a translator; leave --model, --shard and "
                          "torchrun out")
-    with Display(out, chosen.name) as display, advising_check(recipe):
+    with Display(out, chosen.name) as display, naming_recipe(recipe):
         if only_prepare:
             for file in prepare(chosen, home, display, device=device):
                 say(f"prepared: {file}; train it with: torchrun --nproc_per_node N -m translate train {file} --run-dir "
@@ -437,7 +437,7 @@ def evaluate_adapted(
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     home = folder or default_adaptation(chosen)
-    with Display(out, chosen.name) as display, advising_check(recipe):
+    with Display(out, chosen.name) as display, naming_recipe(recipe):
         table = evaluate_rows(chosen, home, display, device=device)
     for each in adaptation_tables(table):
         say_table(each)
@@ -447,12 +447,13 @@ def evaluate_adapted(
 
 
 @contextmanager
-def advising_check(recipe: str | Path) -> Iterator[None]:
-    """Put a recipe into the advice of an error: what reads images does not know where its recipe came from."""
+def naming_recipe(recipe: str | Path) -> Iterator[None]:
+    """Let the advice of an error name the recipe: what reads images does not know where its recipe came from."""
     try:
         yield
-    except DataError as error:
-        raise DataError(str(error).replace("check RECIPE`", f"check {recipe}`")) from error
+    except TranslateError as error:
+        error.recipe = str(recipe)
+        raise
 
 
 def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:

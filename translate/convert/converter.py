@@ -105,8 +105,7 @@ class Converter:
                 raise ImageError(job.output, "write", f"{job.output} exists{whose}; remove it, or use --overwrite")
             labels = self.translating.release.labels
             by_rows = self.translating.memory is not None and labels is None
-            answer = read(Request(job.source, self.options.max_pixels, self.salt, known,
-                                  None if labels is None else labels.labelling, by_rows))
+            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows))
             if answer.num_pages:
                 return Reading(job, answer.key)
             if answer.picture is None:

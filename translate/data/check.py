@@ -18,7 +18,7 @@ from translate.data.folders import (
 )
 from translate.data.labels import read_labels
 from translate.data.pairing import list_images, match, named
-from translate.errors import DataError, ImageError
+from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
 
@@ -33,7 +33,12 @@ class Finding(NamedTuple):
     path: Path
     severity: Severity
     what: str
-    advice: str = ""
+    advice: str | None = None
+
+    @classmethod
+    def of(cls, error: TranslateError, severity: Severity = "error") -> Finding:
+        """Return an error that names the file or folder it is about as a finding."""
+        return cls(Path(error.path or ""), severity, error.what, error.advice)
 
 
 def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] | None = None,
@@ -162,7 +167,7 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
     try:
         place = config.place(root)
     except DataError as error:
-        return [], [_of(error)]
+        return [], [Finding.of(error)]
     found: set[str] = set()  # the splits that there are, whole or not
     for name in SPLITS:
         try:
@@ -179,7 +184,7 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
                 findings.append(Finding(place, "error", "holds no train images",
                                         f"expected {config.expected('train')}"))
         except DataError as error:
-            findings.append(_of(error))
+            findings.append(Finding.of(error))
             found.add(name)
     if not found.intersection(FOLDERS_OF["test"]):
         expected = f"expected {config.expected('test')}"
@@ -188,12 +193,6 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
                         Finding(place, "note", "holds no test images: a training has no scores, and pictures of what "
                                 "it has seen", expected))
     return parts, findings
-
-
-def _of(error: DataError) -> Finding:
-    """A layout's errors begin with the folder they are about."""
-    path, _, what = str(error).partition(": ")
-    return Finding(Path(path), "error", what)
 
 
 def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:

@@ -50,14 +50,14 @@ class LayoutConfig(Config):
     paired: ClassVar[bool] = True
 
     @property
-    def label_maps(self) -> LabelsConfig | None:
-        """What is known of the label maps that side A consists of; None where it consists of images."""
-        return None
-
-    @property
     def loading(self) -> Loading:
         """What its samples need to know of it."""
         raise NotImplementedError
+
+    @property
+    def labelling(self) -> Labelling | None:
+        """What the numbers of A's label maps say; None where A are images."""
+        return None
 
     @property
     def channels_a(self) -> int:
@@ -71,8 +71,7 @@ class LayoutConfig(Config):
         """The images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
         samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
         if samples is None:
-            raise DataError(f"{self.place(root)}: holds no {split} images; expected {self.expected(split)}"
-                            f"{self.hint()}")
+            raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
         return samples
 
     def find(self, name: str, root: Path) -> Samples | None:
@@ -88,25 +87,25 @@ class LayoutConfig(Config):
         assert self.card is not None or self.folder is not None
         place = root / self.card if self.card is not None else (self.folder or root).expanduser()
         if not place.is_dir():
-            raise DataError(f"{place}: no such folder; expected {self.expected('train')} in it{self.hint()}")
+            raise DataError(f"no such folder; expected {self.expected('train')} in it", place, self.hint())
         return place
 
     def images(self, folder: Path, pattern: str = "*") -> list[Path]:
         """The images in `folder`, at least one. Raises `DataError`."""
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; images were expected there{self.hint()}")
+            raise DataError("no such folder; images were expected there", folder, self.hint())
         try:
             files = list_images(folder, pattern)
         except ImageError as error:
-            raise DataError(str(error)) from None
+            raise DataError.of(error) from None
         if not files:
             named = "" if pattern == "*" else f" named {pattern}"
-            raise DataError(f"{folder}: holds no images{named} that we read{self.hint()}")
+            raise DataError(f"holds no images{named} that we read", folder, self.hint())
         return files
 
-    def hint(self) -> str:
+    def hint(self) -> str | None:
         """What to do when something is missing."""
-        return f"; run: translate data prepare {self.card}" if self.card is not None else ""
+        return f"run: translate data prepare {self.card}" if self.card is not None else None
 
     @pydantic.field_validator("augment")
     @classmethod
@@ -152,7 +151,7 @@ class SidesConfig(LayoutConfig):
             return None
         for folder, other in ((folder_a, folder_b), (folder_b, folder_a)):
             if not folder.is_dir():
-                raise DataError(f"{folder}: no such folder, and {other.name} is there; both are needed{self.hint()}")
+                raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
         return folder_a, folder_b
 
     def place(self, root: Path) -> Path:
@@ -245,10 +244,6 @@ class LabelsConfig(SidesConfig):
     def labelling(self) -> Labelling:
         """What the numbers of its label maps say."""
         return Labelling(self.classes, self.ignore, self.instances, self.edges)
-
-    @property
-    def label_maps(self) -> LabelsConfig:
-        return self
 
     @property
     def image_a(self) -> ImageConfig:

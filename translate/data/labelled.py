@@ -27,7 +27,7 @@ from pydantic import Field
 from translate.data.folders import Split
 from translate.data.labels import read_labels
 from translate.data.pairing import NUM_NAMED, list_images, match, named, pair_files
-from translate.errors import DataError, ImageError, NoData
+from translate.errors import DataError, ImageError, NoData, TranslateError
 from translate.images.decoding import inspect
 from translate.schema import Config, Name
 
@@ -88,7 +88,7 @@ class LabelledConfig(Config):
         """Class numbers as int64: (H, W, 1) of a label map, (1,) of a class. Raises `ImageError`."""
         return np.array([label], dtype=np.int64)
 
-    def problem(self, path: Path, label: Path | int) -> str | None:
+    def problem(self, path: Path, label: Path | int) -> TranslateError | None:
         """What is wrong with the label of an image: a size that is not the image's, a number that is no class."""
         return None
 
@@ -96,7 +96,7 @@ class LabelledConfig(Config):
         """The folder that holds all. Raises `DataError`."""
         place = root / self.card if self.card is not None else (self.folder or root).expanduser()
         if not place.is_dir():
-            raise NoData(f"{place}: no such folder; labelled images ({self.kind}) were expected there{self.hint()}")
+            raise NoData(f"no such folder; labelled images ({self.kind}) were expected there", place, self.hint())
         return place
 
     def folder_of(self, place: Path, path: str, split: Split) -> Path:
@@ -105,12 +105,12 @@ class LabelledConfig(Config):
     def below(self, place: Path, path: str, split: Split) -> Path:
         """A folder of a split. Raises `DataError` where it is not there, or there is only one split."""
         if "{split}" not in path and split != "train":
-            raise NoData(f"{place}: {path} has no test images: with {{split}} in the path, as in "
-                            f"{{split}}/{path}, it could have")
+            raise NoData(f"{path} has no test images: with {{split}} in the path, as in {{split}}/{path}, it could "
+                         "have", place)
         folder = self.folder_of(place, path, split)
         if not folder.is_dir():
-            raise NoData(f"{folder}: no such folder; {split} images or labels ({self.kind}) were expected "
-                            f"there{self.hint()}")
+            raise NoData(f"no such folder; {split} images or labels ({self.kind}) were expected there", folder,
+                         self.hint())
         return folder
 
     def listed(self, folder: Path, pattern: str = "*") -> list[Path]:
@@ -118,9 +118,9 @@ class LabelledConfig(Config):
         try:
             found = list_images(folder, pattern)
         except ImageError as error:
-            raise DataError(str(error)) from None
+            raise DataError.of(error) from None
         if not found:
-            raise NoData(f"{folder}: holds no images named {pattern}{self.hint()}")
+            raise NoData(f"holds no images named {pattern}", folder, self.hint())
         return found
 
     def excluded(self, folder: Path, files: Iterable[Path]) -> set[Path]:
@@ -140,15 +140,15 @@ class LabelledConfig(Config):
             names = [path.relative_to(other) for path in (list_images(other) if other.is_dir() else ())]
             idle = [pattern for pattern in idle if not any(matches(pattern, name) for name in names)]
         if idle:
-            raise DataError(f"{images}: exclude: {', '.join(idle)}: matches no image; give names of files with or "
+            raise DataError(f"exclude: {', '.join(idle)}: matches no image", images, "give names of files with or "
                             "without suffix, patterns of them (002*), or paths below this folder (a/*)")
         kept = [path for path in files if path not in out]
         if files and not kept:
-            raise DataError(f"{images}: exclude: leaves none of its {len(files)} images")
+            raise DataError(f"exclude: leaves none of its {len(files)} images", images)
         return kept
 
-    def hint(self) -> str:
-        return f"; run: translate data prepare {self.card}" if self.card is not None else ""
+    def hint(self) -> str | None:
+        return f"run: translate data prepare {self.card}" if self.card is not None else None
 
     @pydantic.model_validator(mode="after")
     def _inside_the_folder(self) -> LabelledConfig:
@@ -226,14 +226,15 @@ class LabelMaps(LabelledConfig):
             table[number] = known[int(number)]
         return table[stored]
 
-    def problem(self, path: Path, label: Path | int) -> str | None:
+    def problem(self, path: Path, label: Path | int) -> TranslateError | None:
         try:
             info, shape = inspect(path), self.read(label).shape
         except ImageError as error:
-            return str(error)
+            return error
         if (info.height, info.width) == shape[:2]:
             return None
-        return f"{path} is {info.size} and its labels {label} {shape[1]}×{shape[0]} pixels; they need one size"
+        return DataError(f"is {info.size} and its labels {label} {shape[1]}×{shape[0]} pixels", path,
+                         "they need one size")
 
     @pydantic.model_validator(mode="after")
     def _numbers_fit(self) -> LabelMaps:
@@ -306,8 +307,8 @@ class ClassesConfig(Classes):
         unknown = sorted({parts[0] if len(parts) > 1 else f"{parts[0]}, which lies in no folder" for parts in found
                           if len(parts) < 2 or parts[0] not in self.names})
         if unknown:
-            raise DataError(f"{images}: unknown class {'; '.join(unknown[:8])}; known are {', '.join(self.names)} "
-                            "(names in the recipe)")
+            raise DataError(f"unknown class {'; '.join(unknown[:8])}; known are {', '.join(self.names)} (names in the "
+                            "recipe)", images)
         return Labelled(place, images, tuple(files), tuple(self.names.index(parts[0]) for parts in found))
 
 
@@ -323,7 +324,7 @@ class ImageFolderConfig(Classes):
         images = self.below(place, self.images, split)
         metadata = images / METADATA
         if not metadata.is_file():
-            raise DataError(f"{metadata}: no such file; an imagefolder without it has a folder for each class: use "
+            raise DataError("no such file", metadata, "an imagefolder without it has a folder for each class: use "
                             "kind: classes")
         classes = dict(self._rows(metadata))
         files, rows = self.listed(images), [PurePath(name) for name in classes]
@@ -334,7 +335,7 @@ class ImageFolderConfig(Classes):
         for what, missing in (("no row in it", sorted(names.keys() - classes)),
                               ("a row and no image", sorted(classes.keys() - names))):
             if missing:
-                raise DataError(f"{metadata}: {len(missing)} images have {what}, the first {missing[0]}")
+                raise DataError(f"{len(missing)} images have {what}, the first {missing[0]}", metadata)
         return Labelled(place, images, tuple(names.values()), tuple(classes[name] for name in names), metadata)
 
     def _rows(self, metadata: Path) -> Iterator[tuple[str, int]]:
@@ -343,17 +344,17 @@ class ImageFolderConfig(Classes):
             value = row.get(self.column)
             where = f"{metadata}, line {number}"
             if self.column not in row:
-                raise DataError(f"{where}: no column {self.column!r} (column in the recipe); it has {', '.join(row)}")
+                raise DataError(f"no column {self.column!r} (column in the recipe); it has {', '.join(row)}", where)
             if name in seen:
-                raise DataError(f"{where}: {name} stands there twice")
+                raise DataError(f"{name} stands there twice", where)
             seen.add(name)
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.names):
                 yield name, value
             elif value in self.names:
                 yield name, self.names.index(value)
             else:
-                raise DataError(f"{where}: unknown class {value!r}; known are {', '.join(self.names)} (names in the "
-                                "recipe), or their numbers")
+                raise DataError(f"unknown class {value!r}; known are {', '.join(self.names)} (names in the recipe), or "
+                                "their numbers", where)
 
 
 def matches(pattern: str, name: PurePath) -> bool:
@@ -372,8 +373,8 @@ def metadata_rows(metadata: Path) -> Iterator[tuple[int, str, dict[str, object]]
             row = json.loads(line)
             yield number, str(Path(row["file_name"]).as_posix()), row
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{metadata}, line {number}: {type(error).__name__}: {error}; expected a JSON object with "
-                            "file_name") from None
+            raise DataError(f"{type(error).__name__}: {error}", f"{metadata}, line {number}",
+                            "expected a JSON object with file_name") from None
 
 
 LabelledLayout = Annotated[GTA5Config | CityscapesConfig | MasksConfig | ClassesConfig | ImageFolderConfig,
@@ -390,10 +391,10 @@ def check_labels(config: LabelledConfig, found: Labelled, watch: Callable[[int, 
     for number, (path, label) in enumerate(zip(found.files, found.labels, strict=True), 1):
         fault = config.problem(path, label)
         if fault is not None:
-            faults.append(fault)
+            faults.append(str(fault))
         watch(number, len(found))
     if faults:
         more = f"\n… and {len(faults) - NUM_NAMED} more" if len(faults) > NUM_NAMED else ""
-        raise DataError("\n".join([f"{found.folder}: {len(faults)} of {len(found)} labels cannot be used:",
-                                   *faults[:NUM_NAMED]]) + more + "\nput them right, or leave their images out: "
-                        "exclude (docs/domain-adaptation.md)")
+        raise DataError("\n".join([f"{len(faults)} of {len(found)} labels cannot be used:", *faults[:NUM_NAMED]])
+                        + more, found.folder, "put them right, or leave their images out: exclude "
+                        "(docs/domain-adaptation.md)")

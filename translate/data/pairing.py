@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from translate.errors import DataError
+from translate.errors import RECIPE, DataError
 from translate.images.listing import find_images
 
 NUM_NAMED = 20  # files that an error names before it says how many more there are
@@ -51,15 +51,15 @@ def pair_files(folder_a: Path, files_a: Sequence[Path], folder_b: Path,
     for names in (names_a, names_b):
         for clashing in names.values():
             if len(clashing) > 1:
-                raise DataError(f"{clashing[0]} and {clashing[1].name}: two images of one name, and pairs are found "
-                                "by name; remove or rename one")
+                raise DataError("two images of one name, and pairs are found by name",
+                                f"{clashing[0]} and {clashing[1].name}", "remove or rename one")
     pairs, only_a, only_b = match(list(names_a), list(names_b))
     if only_a or only_b:
         lonely = [names[name][0] for names, only in ((names_a, only_a), (names_b, only_b)) for name in only]
-        raise DataError(f"{folder_a} and {folder_b}: {len(only_a)} of {len(files_a)} and {len(only_b)} of "
-                        f"{len(files_b)} images have no partner of the same name: "
-                        f"{', '.join(map(str, lonely[:NUM_NAMED]))}{', …' * (len(lonely) > NUM_NAMED)}; rename or "
-                        "remove them (`translate data check RECIPE` lists all of a recipe's)")
+        raise DataError(f"{len(only_a)} of {len(files_a)} and {len(only_b)} of {len(files_b)} images have no partner "
+                        f"of the same name: {', '.join(map(str, lonely[:NUM_NAMED]))}"
+                        f"{', …' * (len(lonely) > NUM_NAMED)}", f"{folder_a} and {folder_b}",
+                        f"rename or remove them (`translate data check {RECIPE}` lists all of a recipe's)")
     return [names_a[a][0] for a, _ in pairs], [names_b[b][0] for _, b in pairs]
 
 

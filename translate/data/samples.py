@@ -14,7 +14,7 @@ from torch import Tensor
 
 from translate.data.labels import Labelling
 from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
-from translate.errors import DataError, ImageError
+from translate.errors import RECIPE, DataError, ImageError
 from translate.images.reading import ImageConfig, read_image, to_tensor
 
 ComputedInput = Literal["grey", "edges"]
@@ -71,9 +71,9 @@ class Samples:
         images = self.read(index_a, index_b)
         if self.paired and len({image.shape[:2] for image in images}) > 1:
             (height_a, width_a), (height_b, width_b) = (image.shape[:2] for image in images)
-            raise DataError(f"{self.files_a[index_a]} is {width_a}×{height_a} and {self.files_b[index_b]} "
-                            f"{width_b}×{height_b} pixels; the images of a pair need one size. `translate data check "
-                            "RECIPE` lists all such pairs")
+            raise DataError(f"is {width_a}×{height_a} and {self.files_b[index_b]} {width_b}×{height_b} pixels; the "
+                            "images of a pair need one size", self.files_a[index_a],
+                            f"`translate data check {RECIPE}` lists all such pairs")
         return [resized(image, target_shape(image.shape[:2], resize, crop), labels=labels)
                 for image, labels in zip(images, self.labels, strict=False)]
 

@@ -24,9 +24,10 @@ from translate.data.folders import LayoutConfig, SidesConfig
 from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
 from translate.data.transforms import RandomTransform, centre_crop, stable_hash, use_one_thread
-from translate.errors import DataError, ImageError, TranslateError, UsageError
+from translate.errors import RECIPE, DataError, ImageError, TranslateError, UsageError
 
 FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
+CHECK_ALL = f"`translate data check {RECIPE}` finds all files that cannot be used"
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ class Stream(Dataset):
         try:
             return self.sample(number)
         except ImageError as error:
-            return Failure(f"{error}; `translate data check RECIPE` finds all files that cannot be used")
+            return Failure(DataError.of(error, CHECK_ALL))
         except TranslateError as error:
-            return Failure(str(error))
+            return Failure(error)
         except Exception as error:
             index_a, index_b, *_ = self.address(number)
-            return Failure(f"{self.samples.files_a[index_a]} and {self.samples.files_b[index_b]}: "
-                           f"{type(error).__name__}: {error}; `translate data check RECIPE` looks at every file")
+            return Failure(DataError(f"{type(error).__name__}: {error}", f"{self.samples.files_a[index_a]} and "
+                                     f"{self.samples.files_b[index_b]}", CHECK_ALL))
 
     def sample(self, number: int) -> Sample:
         """Sample `number`. Raises `ImageError` or `DataError`."""
@@ -146,7 +147,7 @@ def permutation(seed: int, num: int) -> np.ndarray:
 class Failure:
     """Why a sample could not be made; stands in its place until the parent process raises it."""
 
-    reason: str
+    error: TranslateError
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _loaded(stream: Stream, shares: Shares, workers: int, pin_memory: bool, time
                 raise TranslateError(f"loading images: {lost.splitlines()[0].rstrip('.')}. If memory or shared memory "
                                      "(/dev/shm) ran out, set workers to less; if a disk is gone, see to it")
             if isinstance(batch, Failure):
-                raise DataError(batch.reason)
+                raise batch.error
             yield batch
     finally:
         del iterator, loader  # ends the workers in good order
@@ -235,7 +236,7 @@ def held_out(config: LayoutConfig, root: Path, num: int, size: tuple[int, int], 
             images = samples.fitted(index % len(samples.files_a), index % len(samples.files_b),
                                     config.resize if resize is None else resize, size)
         except ImageError as error:
-            raise DataError(f"{error}; `translate data check RECIPE` finds all files that cannot be used") from None
+            raise DataError.of(error, CHECK_ALL) from None
         a, b = samples.tensors([centre_crop(image, size) for image in images])
         chosen.append(Sample(a, b, stable_hash("held out", index)))
     return Batch.of(chosen)

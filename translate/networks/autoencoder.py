@@ -23,6 +23,7 @@ class AutoencoderConfig(Config):
     norm: Norm = "none"
 
     smallest: ClassVar[int] = 1  # images are padded
+    reconstructs: ClassVar[bool] = True  # what it judges with are errors of reconstruction
 
     def build(self, in_channels: int) -> Autoencoder:
         network = Autoencoder(in_channels, self.width, self.downs, self.norm)

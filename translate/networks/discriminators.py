@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -33,6 +34,7 @@ class PatchGANConfig(Config):
     scales: int = Field(1, ge=1, le=6)  # as many of them, each on the image at half the last one's size (pix2pixHD: 3)
 
     fades: ClassVar[bool] = True
+    reconstructs: ClassVar[bool] = False  # what it judges with are errors of reconstruction (BEGAN)
 
     @property
     def smallest(self) -> int:
@@ -71,6 +73,7 @@ class PixelConfig(Config):
     init: Initialisation = "normal"
 
     smallest: ClassVar[int] = 1
+    reconstructs: ClassVar[bool] = False
 
     def build(self, in_channels: int) -> Pixel:
         return prepared(Pixel(in_channels, self.width, self.norm), self.init, self.spectral)
@@ -177,6 +180,38 @@ class Scales(tuple[Tensor, ...]):
     """The logits of one image at several sizes, the finest first. The finest count as `share` of what the others do."""
 
     share: float = 1.0
+
+
+Logits = Tensor | Scales  # of a discriminator, or of each that judges an image at a size of its own
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """A discriminator as a step plays against it: its network under its name, and what it sees beside each image.
+
+    `name` is that in `Translator.phases`; its last letter is the domain it judges images of. `condition` (N, C, H, W)
+    is shown together with every image, as further channels in front (a conditional GAN's input); None: nothing is.
+    """
+
+    name: str
+    network: nn.Module
+    condition: Tensor | None = None
+
+    @property
+    def domain(self) -> str:
+        """The domain whose images it judges, a or b."""
+        return self.name[-1]
+
+    def __call__(self, images: Tensor) -> Logits:
+        """Return the logits of images (N, C, H, W)."""
+        return self.network(self._shown(images))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return what the network's layers make of images (N, C, H, W), for a distance of features."""
+        return cast(Any, self.network).features(self._shown(images))
+
+    def _shown(self, images: Tensor) -> Tensor:
+        return images if self.condition is None else torch.cat([self.condition, images], dim=1)
 
 
 class Pyramid(Fading):

@@ -116,5 +116,5 @@ def torch_cache() -> Path:
 def must_be(path: Path, beginning: str) -> None:
     found = sha256(path)
     if not found.startswith(beginning):
-        raise DataError(f"{path}: not the weights it is to be, so it was not opened: sha256 {found[:16]}…, wanted "
-                        f"{beginning[:16]}…; delete it and get it again")
+        raise DataError(f"not the expected weights, so they were not loaded: sha256 {found[:16]}…, wanted "
+                        f"{beginning[:16]}…", path, "delete the file and fetch it again")

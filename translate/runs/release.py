@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from translate import files
-from translate.data import LabelsConfig
+from translate.data.labels import Labelling
 from translate.errors import CheckpointError, DiskError, UsageError
 from translate.images.reading import ImageConfig
 from translate.networks.growing import Growable, extend, fade_in
@@ -39,7 +39,7 @@ class Release:
     direction: Direction
     name: str  # of its recipe
     fingerprint: str  # of weights, architecture and direction: releases with equal ones translate alike
-    labels: LabelsConfig | None = None  # of the label maps that go in and become one-hot images; None: images go in
+    labels: Labelling | None = None  # of the label maps that go in and become one-hot images; None: images go in
     weights: Path | None = None  # the folder that the generator's weights are from
     refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
     growth: str = ""  # of a network that has not grown to its end: what it knows, in words
@@ -138,7 +138,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
                            files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),
                            image_out.model_dump(mode="json"), *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
-                   hashlib.sha256(identity.encode()).hexdigest(), data.label_maps if direction == "ab" else None,
+                   hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, growth=_growth(recipe, progress))
 
 

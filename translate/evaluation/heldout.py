@@ -175,19 +175,19 @@ class Evaluator:
         if metric == "kernel_distance" and not self.networks:
             truth = "" if self.held_out.paired else "the truth of the test images is not known, and "
             raise DataError(f"{truth}the kernel distance needs the weights of MobileNetV2 in {root / 'features'} and "
-                            "images of 1 or 3 channels; run: translate data features")
+                            "images of 1 or 3 channels", advice="run: translate data features")
         if metric in NEEDS_TRUTH and not self.held_out.paired:
-            raise DataError(f"evaluate.metric: {metric} needs the truth of the test images, which is known where the "
-                            "two test folders pair by name; use kernel_distance")
+            raise DataError(f"{metric} needs the truth of the test images, which is known where the two test folders "
+                            "pair by name", "evaluate.metric", "use kernel_distance")
 
         # Enough images, large enough
         if metric == "kernel_distance" and min(len(self.held_out.sources), len(self.held_out.reals)) < 2:
-            raise DataError("the kernel distance compares sets, from two test images on each side, and there is one; "
-                            "add test images, or use another score")
+            raise DataError("the kernel distance compares sets, from two test images on each side, and there is one",
+                            advice="add test images, or use another score")
         side = min(self.held_out.source(0).shape[1:])
         if side < SMALLEST_SIDE.get(metric, 1):
-            raise DataError(f"evaluate.metric: {metric} needs test images with sides of {SMALLEST_SIDE[metric]} px, "
-                            f"and the first has {side}; use another score")
+            raise DataError(f"{metric} needs test images with sides of {SMALLEST_SIDE[metric]} px, and the first has "
+                            f"{side}", "evaluate.metric", "use another score")
         return metric
 
     def _cadence(self, recipe: Recipe) -> int:

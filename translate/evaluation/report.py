@@ -261,8 +261,8 @@ def _images(paths: Sequence[Path], most: int | None) -> Images:
     def read(number: int) -> Tensor:
         image = read_any(chosen[number])
         if len(image) != channels:
-            raise DataError(f"{chosen[number]}: has {len(image)} channels, and {chosen[0]} has {channels}; all images "
-                            "of a set must have equally many")
+            raise DataError(f"has {len(image)} channels, and {chosen[0]} has {channels}", chosen[number],
+                            "all images of a set must have equally many")
         return image
 
     return Images(len(chosen), read, chosen)
@@ -271,13 +271,13 @@ def _images(paths: Sequence[Path], most: int | None) -> Images:
 def _list(folder: Path) -> list[Path]:
     """List the images below `folder`, at least one. Raises `UsageError`, `DataError`."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+        raise UsageError("no such folder", folder)
     try:
         found = list_images(folder)
     except ImageError as error:
         raise DataError.of(error) from None
     if not found:
-        raise DataError(f"{folder}: holds no image of a format that can be read")
+        raise DataError("holds no image of a format that can be read", folder)
     return found
 
 

@@ -71,7 +71,7 @@ def write_comparison(runs: Sequence[Path], file: Path) -> Path:
     Raises `UsageError` for fewer than two runs or one that is named twice, `RunError`, `RecipeError`, `DiskError`.
     """
     if len(runs) < 2:
-        raise UsageError("compare: name two runs or more; `translate report RUN` shows one")
+        raise UsageError("compare: name two runs or more", advice="`translate report RUN` shows one")
 
     # What each folder knows; scores and losses that any of them has
     records = [read_run(run) for run in runs]
@@ -207,7 +207,7 @@ def distinct_names(records: Sequence[RunRecord]) -> list[str]:
     """Return the names of the runs: those of their folders, with as much of the path as tells them apart."""
     parts = [record.folder.resolve().parts for record in records]
     if len(set(parts)) < len(parts):
-        raise UsageError("compare: a run is named twice")
+        raise UsageError("compare: a run is named twice", advice="name each once")
     length = next(length for length in range(1, 1000) if len({part[-length:] for part in parts}) == len(parts))
     return ["/".join(part[-length:]) for part in parts]
 

@@ -163,9 +163,9 @@ def read_run(folder: Path) -> RunRecord:
     Raises `RunError` for a folder that holds no run, `RecipeError` for a recipe that this version does not understand.
     """
     if (folder / RELEASE).is_file():
-        raise RunError(f"{folder}: is a release, which does not know how it was trained; name the run it is from")
+        raise RunError("is a release, which does not know how it was trained", folder, "name the run it is from")
     if not (folder / RECIPE).is_file():
-        raise RunError(f"{folder}: there is no run here: it holds no {RECIPE}")
+        raise RunError(f"there is no run here: it holds no {RECIPE}", folder)
     recipe = load_recipe(folder / RECIPE)
     records = files.read_lines(folder / METRICS)
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]

@@ -145,8 +145,8 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
     state = json.loads((path / STATE).read_text())
     processes = run.accelerator.num_processes
     if state["num_processes"] != processes:
-        raise CheckpointError(f"{path}: was written by {state['num_processes']} processes, and now there are "
-                              f"{processes}; resume with {state['num_processes']} (each has its own image pools)")
+        raise CheckpointError(f"was written by {state['num_processes']} processes, and now there are {processes}", path,
+                              f"resume with {state['num_processes']} (each has its own image pools)")
 
     # Networks and optimizers
     read_networks(path, run.translator)

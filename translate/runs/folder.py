@@ -43,13 +43,13 @@ class RunFolder:
         saved = self.path / RECIPE
         if resume:
             if not saved.is_file():
-                raise RunError(f"{self.path}: there is no run here to resume; leave out --resume to start one")
+                raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
             refuse_changes(load_recipe(saved), recipe, self.path)
         elif self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path}: is a file; a run needs a folder, name another with --run")
+            raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
         elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
-            raise RunError(f"{self.path}: holds files already and is not overwritten; continue it with --resume, or "
-                           "name another folder with --run")
+            raise RunError("holds files already and is not overwritten", self.path,
+                           "continue it with --resume, or name another folder with --run")
 
     def claim(self, recipe: Recipe) -> None:
         """Make the folder, keep other processes out until `leave`, and save the resolved recipe.
@@ -63,7 +63,7 @@ class RunFolder:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._lock.close()
-                raise RunError(f"{self.path}: another process is training this run; wait for it, or end it") from None
+                raise RunError("another process is training this run", self.path, "wait for it, or end it") from None
             files.write_bytes(self.path / RECIPE, recipe.dump_yaml().encode())
 
     def write_status(self, status: dict[str, Any]) -> None:
@@ -119,6 +119,6 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
 
     changed = list(differences(old, new))
     if changed:
-        raise RunError("\n".join([f"{folder}: belongs to another recipe, and resuming would mix the two:", *changed,
-                                  advice or "start a new run with --run, or undo the changes: "
-                                  f"`translate train --resume --run {folder}` takes the saved recipe"]))
+        raise RunError("\n".join(["belongs to another recipe, and resuming would mix the two:", *changed]), folder,
+                       advice or "start a new run with --run, or undo the changes: "
+                       f"`translate train --resume --run {folder}` takes the saved recipe")

@@ -53,7 +53,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(str(error), path) from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -68,7 +68,7 @@ def read_network(folder: Path, name: str, network: nn.Module) -> None:
     try:
         network.load_state_dict(read_tensors(file))
     except RuntimeError as error:
-        raise CheckpointError(f"{file}: not the network of this recipe: {error}") from None
+        raise CheckpointError(f"not the network of this recipe: {error}", file) from None
 
 
 def write_network(folder: Path, name: str, network: nn.Module) -> None:

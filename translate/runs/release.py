@@ -54,21 +54,21 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
     if path.name == "best" and (path.parent / "recipe.yaml").is_file():
         return _read(load_recipe(path.parent / "recipe.yaml"), _best_weights(path.parent), direction)
     if not path.is_dir():
-        raise UsageError(f"{path}: no such folder; --model takes a run (runs/<name>) or a release folder")
+        raise UsageError("no such folder", path, "--model takes a run (runs/<name>) or a release folder")
 
     # A release holds the weights itself; of a run, the newest checkpoint that verifies does
     refused: list[str] = []
     if (path / RELEASE).is_file():
         weights, fault = path, verify(path)
         if fault is not None:
-            raise CheckpointError(f"{path}: this release is damaged: {fault}")
+            raise CheckpointError(f"this release is damaged: {fault}", path)
     elif (path / "recipe.yaml").is_file():
         newest, refused = newest_checkpoint(path / "checkpoints")
         if newest is None:
-            raise CheckpointError("\n".join([f"{path}: this run has no checkpoint that verifies yet", *refused]))
+            raise CheckpointError("\n".join(["this run has no checkpoint that verifies yet", *refused]), path)
         weights = newest
     else:
-        raise UsageError(f"{path}: neither a run nor a release: it holds no recipe.yaml")
+        raise UsageError("neither a run nor a release: it holds no recipe.yaml", path)
     release = _read(load_recipe(path / "recipe.yaml"), weights, direction)
     return replace(release, refused=tuple(refused))
 
@@ -77,9 +77,9 @@ def _best_weights(run: Path) -> Path:
     """Return the best checkpoint of a run. Raises `UsageError` where there is none, `CheckpointError` for damage."""
     weights = best_checkpoint(run / "checkpoints")
     if weights is None:
-        raise UsageError(f"{run}: no evaluation has said which checkpoint of this run is the best; use --model {run}")
+        raise UsageError("no evaluation has said which checkpoint of this run is the best", run, f"use --model {run}")
     if (fault := verify(weights)) is not None:
-        raise CheckpointError(f"{weights}: the best checkpoint of this run is damaged: {fault}")
+        raise CheckpointError(f"the best checkpoint of this run is damaged: {fault}", weights)
     return weights
 
 
@@ -120,7 +120,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     config, data = recipe.translator, recipe.data
     name = f"generator_{direction}"
     if not (weights / f"{name}.safetensors").is_file():
-        raise UsageError(f"{recipe.name}: this {config.kind} model does not translate {direction[0]} to {direction[1]}")
+        raise UsageError(f"this {config.kind} model does not translate {direction[0]} to {direction[1]}", recipe.name)
     if (weights / f"ema_{name}.safetensors").is_file():
         name = f"ema_{name}"
     progress = _progress(weights)

@@ -75,11 +75,7 @@ def line_chart(curves: Sequence[Curve], rings: Sequence[Ring] = (), title: str =
 
 
 class Plot:
-    """The inner rectangle of a chart, which knows where a value lies in it.
-
-    `x` and `y` return px from its own corner, the other methods SVG elements: `line` and `band` in its own px, `grid`,
-    `mark` and `dots` in those of the chart.
-    """
+    """The inner rectangle of a chart, in which the curves lie: from values to places, and to SVG elements."""
 
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
@@ -87,12 +83,15 @@ class Plot:
         self.left, self.right, self.bottom, self.top = left, right, bottom, top
 
     def x(self, value: float) -> float:
+        """Return px from its left edge."""
         return (value - self.left) / (self.right - self.left) * self.width
 
     def y(self, value: float) -> float:
+        """Return px from its top edge."""
         return (self.top - value) / (self.top - self.bottom) * self.height
 
     def grid(self) -> str:
+        """Draw lines at round values of the vertical axis, and the numbers of both axes; in px of the chart."""
         rows = [(TOP + self.y(tick), text) for tick, text in ticks(self.bottom, self.top, 5)]
         columns = [(LEFT + self.x(tick), text) for tick, text in ticks(self.left, self.right, 5)]
         return "".join(
@@ -102,15 +101,18 @@ class Plot:
                for x, text in columns])
 
     def mark(self, mark: Mark) -> str:
+        """Draw the line of an event, in px of the chart."""
         x = LEFT + self.x(mark.x)
         return (f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{TOP + self.height}">'
                 f"<title>{escape(mark.words)}</title></line>")
 
     def line(self, curve: Curve) -> str:
+        """Draw a curve, in px of this rectangle."""
         return (f'<polyline class="line series-{curve.series}" points="{self._points(curve.x, curve.y)}">'
                 f"<title>{escape(curve.name)}</title></polyline>")
 
     def band(self, curve: Curve) -> str:
+        """Draw the intervals of a curve, in px of this rectangle; empty where it has none."""
         if curve.low is None or curve.high is None:
             return ""
         known = [(x, low, high) for x, low, high in zip(curve.x, curve.low, curve.high, strict=True)
@@ -120,6 +122,7 @@ class Plot:
         return f'<polygon class="band series-{curve.series}" points="{outline}"/>'
 
     def dots(self, curve: Curve) -> str:
+        """Draw a dot at each value within the axes, which says its number to a pointer; in px of the chart."""
         def words(number: int) -> str:
             interval = "" if curve.low is None or curve.high is None or not math.isfinite(curve.low[number]) else (
                 f" [{short(curve.low[number])}, {short(curve.high[number])}]")

@@ -29,6 +29,7 @@ from translate.cards.archives import unpack
 from translate.cards.cards import Card, find_card, list_cards, load_card, prepare
 from translate.cards.rasters import RastersConfig, land, starts
 from translate.errors import DataError, RecipeError
+from translate.places import data_root
 from translate.schema import validate
 
 REPOSITORY = Path(__file__).parent.parent
@@ -356,9 +357,9 @@ def test_a_link_that_leads_nowhere_is_named_by_prepare(before: bool, tmp_path: P
 
 def test_the_data_root_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIPTYCH_DATA", "/somewhere")
-    assert cards.data_root() == Path("/somewhere")
+    assert data_root() == Path("/somewhere")
     monkeypatch.delenv("DIPTYCH_DATA")
-    assert cards.data_root() == Path("data")
+    assert data_root() == Path("data")
 
 
 # ---------------------------------------------------------------------------------------------- packages

@@ -341,7 +341,7 @@ def test_scores_that_these_images_cannot_have_are_named(shared_pairs: Path, with
     (tmp_path / "one").mkdir()
     shutil.copy(shared_pairs / "testA" / "0.png", tmp_path / "one" / "other.png")
     missing = evaluate_folder(tmp_path / "one", shared_pairs / "testB").missing
-    assert any("from two images on, and here are 1 and 6" in line for line in missing)
+    assert any("takes two images of each, and there are 1 and 6" in line for line in missing)
     missing = evaluate_folder(shared_pairs / "testA", shared_pairs / "testB").missing
     assert "MS-SSIM needs images with sides of 176 px" in missing and not any("two images" in line for line in missing)
     (tmp_path / "many").mkdir()

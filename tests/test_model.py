@@ -21,7 +21,7 @@ from translate.convert.model import Model
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling
 from translate.errors import ImageError, UsageError
-from translate.images.reading import Bits
+from translate.images.pictures import Bits
 from translate.images.writing import write_image
 from translate.runs.release import Release
 from translate.training.loop import train

@@ -268,6 +268,7 @@ def plan_command(
 
     import torch
 
+    from translate.cli.progress import Display
     from translate.recipe import find_recipe, load_recipe
     from translate.training.plan import budget_of, plan_recipe, usable_bytes, with_consistency
 
@@ -277,8 +278,9 @@ def plan_command(
     named = "fp16" if asked == "auto" else asked
     here = usable_bytes(torch.device("cuda")) if memory is None and torch.cuda.is_available() else None
     budget = here if memory is None else budget_of(memory)
-    with with_consistency(chosen) as planned:
-        stages = plan_recipe(planned, budget, named)  # type: ignore[arg-type]
+    with with_consistency(chosen) as planned, Display(err, "plan", "predictions") as display:
+        stages = plan_recipe(planned, budget, named,  # type: ignore[arg-type]
+                             on_progress=lambda done, total, what: display.progress(done, total, what, {}))
     if as_json:
         say(json.dumps({"recipe": chosen.name, "device": "cuda", "precision": named, "usable_bytes": budget,
                         "consistency": planned is not chosen,

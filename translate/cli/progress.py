@@ -15,8 +15,8 @@ PLAIN_SECONDS = 15.0  # between two plain lines
 class Display:
     """Images done of all, images/s and megapixels/s, time left, and what is being measured. Use as a context."""
 
-    def __init__(self, console: Console, title: str):
-        self.console, self.title = console, title
+    def __init__(self, console: Console, title: str, unit: str = "images"):
+        self.console, self.title, self.unit = console, title, unit
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                              TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TimeRemainingColumn(),
                              TextColumn("{task.fields[detail]}"), console=console, transient=True)
@@ -49,7 +49,7 @@ class Display:
         self._worked = worked
         elapsed = now - self._first[0]
         rate = (worked - self._first[1]) / elapsed if elapsed > 0 else 0.0
-        speed = f"{rate:.1f} images/s"
+        speed = f"{rate:.1f} {self.unit}/s"
         if megapixels is not None and elapsed > 0:
             speed += f", {(megapixels - self._first[2]) / elapsed:.1f} megapixels/s"
         detail = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
@@ -59,4 +59,5 @@ class Display:
             self._last_line = now
             seconds = (total - images) / rate if rate else 0.0
             left = f", {timedelta(seconds=round(seconds))} left" if rate and images < total else ""
-            self.say(f"{self.title} {stage}".strip() + f": {images:,} of {total:,} images, {speed}{left}  {detail}")
+            done = f"{images:,} of {total:,} {self.unit}"
+            self.say(f"{self.title} {stage}".strip() + f": {done}, {speed}{left}  {detail}")

@@ -36,7 +36,7 @@ from translate.errors import DataError, TranslateError
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, observe, summarise
-from translate.metrics.reference import SMALLEST_MS_SSIM, SMALLEST_SSIM
+from translate.metrics.reference import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
 from translate.networks.evaluating import evaluating
 from translate.places import data_root
 from translate.precision import Format, autocast
@@ -47,7 +47,7 @@ T = TypeVar("T")
 PIXELS_TRAINED_PER_PIXEL_EVALUATED = 20  # so that evaluations take some 5 % of the time of a training, or less
 MAX_EVALUATIONS = 100  # of a run whose cadence is auto
 SIMILARITY_SIDE = 64  # px: how alike outputs are is told from copies of this size while training
-SMALLEST_SIDE = {"ssim": SMALLEST_SSIM, "ms_ssim": SMALLEST_MS_SSIM, "gradient_error": 2}  # px
+MIN_SIDE = {"ssim": MIN_SIDE_SSIM, "ms_ssim": MIN_SIDE_MS_SSIM, "gradient_error": 2}  # px
 # Called with the number of a held-out image, its source, its translation, and its truth where that is known
 OnTranslated = Callable[[int, Tensor, Tensor, Tensor | None], None]
 NEEDS_TRUTH = ("psnr", "ssim", "ms_ssim", "l1", "gradient_error")
@@ -185,8 +185,8 @@ class Evaluator:
             raise DataError("the kernel distance compares sets, from two test images on each side, and there is one",
                             advice="add test images, or use another score")
         side = min(self.held_out.source(0).shape[1:])
-        if side < SMALLEST_SIDE.get(metric, 1):
-            raise DataError(f"{metric} needs test images with sides of {SMALLEST_SIDE[metric]} px, and the first has "
+        if side < MIN_SIDE.get(metric, 1):
+            raise DataError(f"{metric} needs test images with sides of {MIN_SIDE[metric]} px, and the first has "
                             f"{side}", "evaluate.metric", "use another score")
         return metric
 

@@ -39,7 +39,8 @@ from translate.data.pairing import list_images, pair_files
 from translate.errors import DataError, ImageError, UsageError
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.images.decoding import decode, read_content
-from translate.images.reading import ImageConfig, change_bits, to_array, to_tensor
+from translate.images.reading import ImageConfig, change_bits
+from translate.images.tensors import to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
@@ -206,12 +207,12 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
     for number in range(reals.num):
         real = reals.read(number)
         moments.append(ColourTransfer.moments(real))
-        kept["reals"].append(observe(real, None, networks, small=diversity.LARGEST))
+        kept["reals"].append(observe(real, None, networks, small=diversity.THUMBNAIL_SIDE))
         on_progress(len(kept["reals"]), total)
     transfer = ColourTransfer(moments)
 
     def keep(name: str, image: Tensor, truth: Tensor | None) -> None:
-        kept[name].append(observe(image, truth, networks, small=diversity.LARGEST, lpips=lpips))
+        kept[name].append(observe(image, truth, networks, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
 
     # The images themselves
     for number in range(images.num):
@@ -219,7 +220,8 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
         try:
             keep("images", image, truth)
         except DataError as error:
-            raise DataError(error.what, images.paths[number] if images.paths else f"image {number}") from None
+            path = images.paths[number] if images.paths else f"image {number}"
+            raise DataError(error.what, path, error.advice) from None
         on_progress(reals.num + number + 1, total)
 
     # The baselines, as far as a source has the channels of the real images and the size of its truth

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from translate.data import Batch, batches
+from translate.data.loading import naming_lost_workers
 from translate.data.transforms import stable_hash
 from translate.errors import CheckpointError, Collapsed, Stopped
 from translate.optimizers import follow
@@ -39,7 +40,6 @@ from translate.signals import StopRequest, minding_signals
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
-from translate.training.plan import parameters_of
 from translate.training.processes import (
     by_main_process,
     check_shares,
@@ -47,6 +47,7 @@ from translate.training.processes import (
     make_accelerator,
     prepare_for_processes,
 )
+from translate.training.step_on_meta import parameters_of
 from translate.training.update import NotFinite, Update
 
 
@@ -73,6 +74,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     accelerator.wait_for_everyone()
     run = Run(recipe, home, accelerator, report, card)
     if not resume:
+        report.say("choosing a memory plan for each stage")
         run.plans.choose(0)
 
     # From here on the folder is this run's.
@@ -81,7 +83,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if tell_recipe:
         report.say(recipe.dump_yaml())
 
-    with run.log.recording_status(lambda: run.skipped), minding_signals() as run.stop:
+    with run.log.recording_status(lambda: run.skipped), naming_lost_workers(), minding_signals() as run.stop:
         run.begin(resume)
         for stage in run.stages():
             for batch in run.batches(stage):

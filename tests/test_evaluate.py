@@ -36,7 +36,8 @@ from translate.metrics.distribution import kernel_distances
 from translate.metrics.intervals import Estimate
 from translate.networks import features as pretrained
 from translate.recipe import Recipe, find_recipe, load_recipe
-from translate.runs.checkpoint import best_checkpoint, verify
+from translate.runs.checkpoint import best_checkpoint
+from translate.runs.manifest import verify
 from translate.runs.release import load_release
 from translate.schema import validate
 from translate.training.loop import train

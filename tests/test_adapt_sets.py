@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,11 +27,12 @@ from tests.adaptation import (
     write_scenes,
     write_stripes,
 )
+from tests.commands import call
 from tests.runs import Interrupted, Silent
-from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
-from translate.adapt.table import find_sides, key_of
+from translate.adapt.sides import find_sides
+from translate.adapt.table import key_of
 from translate.cli.tables import preservation_table
 from translate.convert import LEDGER
 from translate.errors import DataError, RunError
@@ -362,6 +363,30 @@ def test_sources_that_were_only_touched_train_nothing_again(once: dict[str, Path
         os.utime(path)
     make(stripes_recipe(once["stripes"]), out, Silent(), device="cpu")
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_folder_with_records_of_an_earlier_version_is_taken_as_it_is(once: dict[str, Path], tmp_path: Path) -> None:
+    """They called `made_from` otherwise in two of four files. Nothing is looked at, trained or put together again."""
+    recipe, out = changed(stripes_recipe(once["stripes"]), seeds=1), tmp_path / "out"
+    shutil.copytree(once["stripes"] / "out", out)
+    for file, name in (("checked.json", "digest"), ("task/task.json", "about"), ("judge/task.json", "about"),
+                       ("consistency.json", "about")):
+        record = json.loads((out / file).read_text())
+        (out / file).write_text(json.dumps(record | {name: record.pop("made_from")}))
+    before = contents(out)
+    moved = {"translator/recipe.yaml"}  # names the task network where it lies now
+
+    class Telling(Silent):
+        work: ClassVar[set[str]] = set()
+
+        def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+            self.work.add(stage)
+
+    make(recipe, out, Telling(), device="cpu")
+    after = contents(out)
+    assert Telling.work == {"translate"}
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == moved
+    assert len(find_sides(recipe, out).translated) == 1
 
 
 @pytest.mark.parametrize("finished", [True, False])

@@ -6,10 +6,10 @@ import functools
 import http.server
 import io
 import json
+import multiprocessing
 import os
 import stat
 import subprocess
-import sys
 import tarfile
 import textwrap
 import threading
@@ -29,6 +29,7 @@ from translate.cards.archives import unpack
 from translate.cards.cards import Card, find_card, list_cards, load_card, prepare
 from translate.cards.rasters import RastersConfig, land, starts
 from translate.errors import DataError, RecipeError
+from translate.places import data_root
 from translate.schema import validate
 
 REPOSITORY = Path(__file__).parent.parent
@@ -252,19 +253,15 @@ def test_a_download_that_fails_is_no_data_and_says_so(server: tuple[str, Path, l
 def test_an_interrupted_preparation_starts_again(tmp_path: Path) -> None:
     """Killed at a random moment, it leaves no folder of the card's name; the next one clears up and makes it."""
     archive = zip_of(tmp_path / "toy.zip", {f"set/train/{i}.png": IMAGE for i in range(600)})
-    program = textwrap.dedent(f"""
-        import sys
-        from pathlib import Path
-        from tests.test_data_cards import card_of
-        from translate.cards.cards import prepare
-        prepare(card_of(), Path({str(tmp_path / "data")!r}), lambda line: print(line, flush=True),
-                Path({str(archive)!r}))
-    """)
-    with subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None and "unpacking" in child.stdout.readline()
-        while not list((tmp_path / "data" / ".tmp-toy").rglob("*.png")):
-            time.sleep(0.001)
-        child.kill()
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+    child = context.Process(target=prepare, args=(card_of(), tmp_path / "data", said.put, archive))
+    child.start()
+    assert "unpacking" in said.get()
+    while not list((tmp_path / "data" / ".tmp-toy").rglob("*.png")):
+        assert child.is_alive()
+    child.kill()
+    child.join()
     assert (tmp_path / "data" / ".tmp-toy").exists() and not (tmp_path / "data" / "toy").exists()
     made = tmp_path / "data" / "toy"
     again = threading.Thread(target=prepare, args=(card_of(), tmp_path / "data"), kwargs={"file": archive})
@@ -356,9 +353,9 @@ def test_a_link_that_leads_nowhere_is_named_by_prepare(before: bool, tmp_path: P
 
 def test_the_data_root_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIPTYCH_DATA", "/somewhere")
-    assert cards.data_root() == Path("/somewhere")
+    assert data_root() == Path("/somewhere")
     monkeypatch.delenv("DIPTYCH_DATA")
-    assert cards.data_root() == Path("data")
+    assert data_root() == Path("data")
 
 
 # ---------------------------------------------------------------------------------------------- packages

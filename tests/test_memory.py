@@ -27,7 +27,7 @@ from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
 from translate.data import Batch
 from translate.losses import LeastSquares
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
-from translate.networks.layers import seed_dropout
+from translate.networks.dropout import seed_dropout
 from translate.optimizers import SGD
 from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig

@@ -32,7 +32,7 @@ def write_task(folder: Path, config: TaskConfig, channels: int = 3, classes: int
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3.0)
-    save_task(folder, network, config, channels, classes, {})
+    save_task(folder, network, config, channels, classes)
     return folder
 
 
@@ -122,7 +122,7 @@ def test_a_task_network_comes_back_from_its_folder_as_it_was(config: TaskConfig,
     for channels in (1, 3):
         torch.manual_seed(channels)
         network, images = config.build(channels, 5), torch.randn(2, channels, 50, 66)
-        save_task(tmp_path / str(channels), network, config, channels, 5, {"seed": 1})
+        save_task(tmp_path / str(channels), network, config, channels, 5)
         logits = load_task(tmp_path / str(channels), channels)(images)
         torch.testing.assert_close(logits, network.eval()(images), rtol=0, atol=0)
         assert logits.shape == ((2, 5, 50, 66) if config.per_pixel else (2, 5))
@@ -136,7 +136,7 @@ def test_a_damaged_or_missing_task_network_is_refused_by_name(tmp_path: Path) ->
     content[-1] ^= 1
     (task / "task.safetensors").write_bytes(bytes(content))
     for folder in (task, tmp_path / "nowhere"):
-        with pytest.raises(CheckpointError, match=f"{folder}: no task network, or a damaged one"):
+        with pytest.raises(CheckpointError, match=f"{folder}: holds no task network, or a damaged one"):
             load_task(folder, 3)
 
 
@@ -182,7 +182,7 @@ def test_the_consistency_leads_out_of_exchanged_classes_that_a_cyclegan_stays_in
     """Two domains that look alike, and generators that invert colours: discriminators and cycle have nothing against
     it, so a CycleGAN leaves the classes exchanged. A judge that had no part in the training counts them."""
     config = CNNConfig(width=4, downs=2)
-    save_task(tmp_path / "task", trained_classifier(config, 1), config, 3, 2, {})
+    save_task(tmp_path / "task", trained_classifier(config, 1), config, 3, 2)
     judge = trained_classifier(config, 2)
     swaps = {}
     for name, semantic in (("without", None), ("with", SemanticConfig(task=tmp_path / "task", weight=10.0, back=10.0))):

@@ -159,7 +159,7 @@ def kept_by_parts(plan: Plan, network: nn.Module, num_processes: int) -> Iterato
         elif isinstance(part, Attention):
             yield part, "input" if "input" in (plan.trunk, plan.levels) else "everything"
         elif isinstance(part, Chain) and part not in in_blocks:
-            keep = {"head": plan.head, "tail": plan.tail, "judge": plan.discriminator}[part.role]
+            keep = {"head": plan.head, "tail": plan.tail, "discriminator": plan.discriminator}[part.role]
             # Strips know the statistics of one process; those of several are gathered in a pass over the whole image.
             gathers = num_processes > 1 and any(isinstance(inside, _BatchNorm) for inside in part.modules())
             yield part, "input" if keep == "strips" and gathers else keep

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from translate.data import Batch, batches
+from translate.data.loading import naming_lost_workers
 from translate.data.transforms import stable_hash
 from translate.errors import CheckpointError, Collapsed, Stopped
 from translate.optimizers import follow
@@ -31,9 +32,9 @@ from translate.runs.checkpoint import (
     read_progress,
     restore_checkpoint,
     save_checkpoint,
-    verify,
 )
 from translate.runs.folder import RunFolder
+from translate.runs.manifest import verify
 from translate.runs.release import write_release
 from translate.signals import StopRequest, minding_signals
 from translate.training.guard import Guard, Trouble
@@ -82,7 +83,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if tell_recipe:
         report.say(recipe.dump_yaml())
 
-    with run.log.recording_status(lambda: run.skipped), minding_signals() as run.stop:
+    with run.log.recording_status(lambda: run.skipped), naming_lost_workers(), minding_signals() as run.stop:
         run.begin(resume)
         for stage in run.stages():
             for batch in run.batches(stage):

@@ -18,9 +18,8 @@ from rich.console import Console
 
 from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
-from translate import files
-from translate.cli import commands as cli
-from translate.cli import progress
+from translate import cli, files
+from translate.cli import console, progress
 from translate.cli.progress import Display
 from translate.recipe import Recipe
 from translate.runs.release import load_release
@@ -33,7 +32,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Everything that is printed, to either stream."""
     text = io.StringIO()
     for name in ("out", "err"):
-        monkeypatch.setattr(cli, name, Console(file=text, width=300))
+        monkeypatch.setattr(console, name, Console(file=text, width=300))
     yield text
 
 
@@ -268,7 +267,7 @@ def test_the_release_says_what_it_is(run: Path) -> None:
 def test_progress_is_plain_lines_where_there_is_no_terminal_and_a_bar_where_there_is() -> None:
     for terminal in (False, True):
         text = io.StringIO()
-        with Display(Console(file=text, force_terminal=terminal, width=160), "toy") as display:
+        with Display("toy", Console(file=text, force_terminal=terminal, width=160)) as display:
             for images in range(1, 11):
                 display.progress(images, 10, "stage 1/2", {"cycle": 0.25})
         assert "megapixels" not in text.getvalue()
@@ -281,7 +280,7 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     text = io.StringIO()
-    with Display(Console(file=text, width=300), "convert") as display:
+    with Display("convert", Console(file=text, width=300)) as display:
         for images in range(1, 101):  # done before
             display.progress(images, 140, "", {}, worked=0, megapixels=0.0)
         for images in range(101, 121):

@@ -23,8 +23,9 @@ from rich.console import Console
 
 from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
+from translate import cli
 from translate.cards.cards import find_card, prepare
-from translate.cli import commands as cli
+from translate.cli import console
 from translate.convert import convert
 from translate.errors import DataError, RecipeError, Stopped, UsageError
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
@@ -353,7 +354,7 @@ def test_scores_that_these_images_cannot_have_are_named(shared_pairs: Path, with
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     text = io.StringIO()
     for name in ("out", "err"):
-        monkeypatch.setattr(cli, name, Console(file=text, width=300))
+        monkeypatch.setattr(console, name, Console(file=text, width=300))
     return text
 
 

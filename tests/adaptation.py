@@ -112,3 +112,8 @@ def scenes_recipe(folder: Path, **changes: Any) -> Recipe:
         "stages": [{"resolution": 24, "images": 8, "batch_size": 4}], "precision": "fp32", "workers": 0,
         "every": {"log": 8, "sample": None, "checkpoint": 4, "evaluate": None},
         **changes, "adapt": adapt | changes.pop("adapt", {})}, "scenes")
+
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

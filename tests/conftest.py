@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
+
+from translate.cli import console
 
 torch.set_num_threads(1)
 
@@ -28,6 +32,15 @@ def waves(number: int, size: tuple[int, int]) -> np.ndarray:
     rows, columns = np.mgrid[: size[0], : size[1]]
     planes = [np.sin(columns / (4 + number) + number), np.cos(rows / (3 + number)), rows / size[0] * 2 - 1]
     return (127.5 + 120 * np.stack(planes, axis=-1)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """Everything that is printed, to either stream."""
+    text = io.StringIO()
+    for name in ("out", "err"):
+        monkeypatch.setattr(console, name, Console(file=text, width=300))
+    yield text
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,3 +113,22 @@ def in_a_process(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
     process = context.Process(target=work)
     process.start()
     return process, seen
+
+
+GROWTH = [  # a stage before, one that fades in, one that goes on, and a second level that fades in and is the last
+    {"resolution": 16, "images": 8, "batch_size": 2},
+    {"resolution": 32, "images": 8, "batch_size": 2, "levels": 1, "fade": True},
+    {"resolution": 32, "images": 4, "batch_size": 2, "levels": 1},
+    {"resolution": 64, "images": 8, "batch_size": 2, "levels": 2, "fade": True, "resize": 70},
+]
+
+
+def growing_recipe(data: Path, **changes: Any) -> Recipe:
+    return cyclegan_recipe(data, **{"stages": GROWTH, "every": {"log": 4, "sample": 8, "checkpoint": 4}} | changes)
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_cli(*words: str | Path, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "translate", *map(str, words)], cwd=ROOT, timeout=timeout,
+                          capture_output=True, text=True, **options)

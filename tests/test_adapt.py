@@ -26,6 +26,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from tests.adaptation import (
     CLASSES,
     SIDE,
+    contents,
     save,
     scene,
     scenes_recipe,
@@ -36,14 +37,16 @@ from tests.adaptation import (
     write_stripes,
 )
 from tests.runs import Silent
-from tests.test_cli import call, said  # noqa: F401 (a fixture)
+from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
-from translate.adapt.examples import Draws, Examples
+from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.preservation import compare_opinions, is_held_out, summarise
-from translate.adapt.table import RowName, examples_for, find_sides, tabulate, wrong_about_labels
+from translate.adapt.sides import find_sides
+from translate.adapt.table import RowName, examples_for, tabulate, wrong_about_labels
 from translate.adapt.tasks import confusions, train_task
 from translate.convert import Shard
-from translate.data.labelled import ClassesConfig, ImageFolderConfig, MasksConfig, check_labels
+from translate.data.labelled import check_labels
+from translate.data.labelled_layouts import ClassesConfig, ImageFolderConfig, MasksConfig
 from translate.data.transforms import stable_hash
 from translate.errors import DataError, RecipeError, RunError
 from translate.files import read_lines
@@ -68,10 +71,6 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe, Path,
     folder = write_stripes(tmp_path_factory.mktemp("stripes"), 24)
     recipe = stripes_recipe(folder)
     return folder, recipe, folder / "out", make(recipe, folder / "out", Silent(), device="cpu")[0]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # -- what a set is -----------------------------------------------------------------------------------------------------
@@ -540,6 +539,24 @@ def test_a_task_network_is_a_function_of_its_seed_and_of_nothing_else(
     assert not torch.equal(first, weights(1))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whatever_goes_wrong_with_an_example_is_an_error_that_names_its_file(
+        workers: int, lines: tuple[Path, Recipe, Path, MadeSet]) -> None:
+    folder, recipe, _, _ = lines
+    assert recipe.adapt is not None
+
+    def unpicklable(image: np.ndarray, number: int) -> np.ndarray:
+        class LocalError(Exception):
+            pass
+
+        raise LocalError("cannot be pickled")
+
+    found = recipe.adapt.source.find("train", folder)
+    examples = Examples.of(recipe.adapt.source, found, ImageConfig(channels=1), None, unpicklable)
+    with pytest.raises(DataError, match=r"source/train/\w+/\d+.png: LocalError: cannot be pickled"):
+        train_task(recipe.adapt.task, examples, 0, CPU, workers)
+
+
 def test_labels_are_cropped_and_flipped_with_their_images(tmp_path: Path) -> None:
     """Label maps that say what the image's red channel says, pixel by pixel."""
     for number in range(4):
@@ -554,7 +571,7 @@ def test_labels_are_cropped_and_flipped_with_their_images(tmp_path: Path) -> Non
     examples = Examples.of(layout, layout.find("train", tmp_path), ImageConfig(channels=3), None)
     crops = set()
     for number in range(24):
-        image, label = Draws(examples, task, 0).draw(number)
+        image, label = TrainingExamples(examples, task, 0).sample(number)
         assert torch.equal(((image[0] + 1) * 127.5).round().long(), label) and label.shape == (24, 24)
         crops.add(label.numpy().tobytes())
     assert len(crops) > 12
@@ -587,7 +604,7 @@ def test_every_option_of_an_adaptation_changes_what_comes_of_it(lines: tuple[Pat
 # -- the command line, and the whole path ------------------------------------------------------------------------------
 
 
-def test_the_commands_make_a_set_and_show_the_table(tmp_path: Path, said: io.StringIO,  # noqa: F811
+def test_the_commands_make_a_set_and_show_the_table(tmp_path: Path, said: io.StringIO,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = stripes_recipe(write_stripes(tmp_path, 12), adapt={"seeds": 2})
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,10 @@ import pytest
 
 from tests.adaptation import CLASSES, save, scene, scenes_recipe, stripes, stripes_recipe, write_scenes, write_stripes
 from tests.runs import Silent
-from tests.test_cli import call, said  # noqa: F401 (a fixture)
+from tests.test_cli import call
 from translate.adapt import evaluate, make, prepare
 from translate.convert import Shard
-from translate.errors import DataError, Stopped
+from translate.errors import DataError, Stopped, TranslateError
 from translate.files import read_lines
 from translate.networks.memory import PLANS
 from translate.recipe import load_recipe
@@ -106,7 +107,7 @@ def test_a_target_without_test_labels_can_be_adapted_to_and_tested_on_never(tmp_
     prepare(recipe, tmp_path / "out", report, device="cpu")
     assert any("will have nothing to test on" in line and "target/test/images: no such folder" in line
                for line in report.lines)
-    with pytest.raises(DataError, match=r"target/test/images: no such folder.*\n\(adapt.target"):
+    with pytest.raises(DataError, match=r"target/test/images: no such folder.* \(adapt.target"):
         evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
 
 
@@ -151,7 +152,7 @@ def test_excluded_images_are_not_translated_and_the_table_is_made_without_them(t
 
 
 def test_data_check_of_a_recipe_names_all_that_is_wrong_with_its_labelled_images(
-        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_scenes(tmp_path, 26)
     (tmp_path / "scenes.yaml").write_text(scenes_recipe(folder).dump_yaml())
     assert call(monkeypatch, "data", "check", tmp_path / "scenes.yaml") == 0, said.getvalue()
@@ -216,27 +217,54 @@ def test_a_signal_stops_the_table_at_the_next_step_and_keeps_its_rows(tmp_path: 
     assert len(table["rows"]) == 8 and len(read_lines(tmp_path / "out" / "results.jsonl")) == 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_the_command_ends_with_75_and_a_message(number: int, tmp_path: Path) -> None:
+def started(tmp_path: Path, workers: int = 0) -> subprocess.Popen[str]:
+    """`adapt make` in a process group of its own, at work on a task network that would take it hours."""
     task = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": 16, "images": 10_000_000}
-    recipe = stripes_recipe(write_stripes(tmp_path, 4), adapt={"task": task})
+    recipe = stripes_recipe(write_stripes(tmp_path, 4), adapt={"task": task}, workers=workers)
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())
     command = subprocess.Popen([sys.executable, "-m", "translate", "adapt", "make", tmp_path / "stripes.yaml", "--out",
                                 tmp_path / "out", "--device", "cpu"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
-    while not (tmp_path / "out" / "checked.json").exists():
+                               stderr=subprocess.PIPE, start_new_session=True)
+    while not (tmp_path / "out" / "checked.json").exists() or len(children(command)) < workers:
         assert command.poll() is None
         time.sleep(0.05)
+    return command
+
+
+def children(command: subprocess.Popen[str]) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_the_command_ends_with_75_and_a_message(number: int, tmp_path: Path) -> None:
+    command = started(tmp_path)
     command.send_signal(number)
     _, message = command.communicate(timeout=60)
     assert command.returncode == 75 and f"stopped by {signal.Signals(number).name} (task network" in message
+
+
+def test_a_signal_to_the_whole_group_is_for_the_command_and_not_for_its_worker(tmp_path: Path) -> None:
+    """As launchers and batch systems send it; a worker that died of it would end the command with a failure."""
+    command = started(tmp_path, workers=1)
+    os.killpg(command.pid, signal.SIGTERM)
+    _, message = command.communicate(timeout=60)
+    assert command.returncode == 75 and "stopped by SIGTERM (task network" in message
+
+
+def test_a_worker_that_is_killed_is_named_at_once_whatever_the_command_does_just_then(tmp_path: Path) -> None:
+    command = started(tmp_path, workers=1)
+    (worker,) = children(command)
+    os.kill(worker, signal.SIGKILL)
+    _, message = command.communicate(timeout=60)
+    assert command.returncode == TranslateError.exit_code and "Traceback" not in message
+    assert re.search(rf"loading images: DataLoader worker.* {worker}.*set\s+workers\s+to\s+less", message, re.DOTALL)
 
 
 # -- the translator on several GPUs ------------------------------------------------------------------------------------
 
 
 def test_the_planner_counts_the_network_of_the_consistency_loss_before_it_is_trained(
-        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = scenes_recipe(write_scenes(tmp_path, 4), adapt={"semantic": {"weight": 1.0, "back": 1.0}})
     stage, plain = recipe.stages[0], PLANS["plain"]
     (prepared,) = prepare(recipe, tmp_path / "out", Silent(), device="cpu")
@@ -266,7 +294,7 @@ def test_a_translator_that_was_prepared_and_trained_under_torchrun_is_what_make_
     assert made.kept == 8 and set(report.work) == {"translate", "judge", "check"}, "nothing of it is trained again"
 
 
-def test_prepare_goes_with_nothing_that_comes_after_it(tmp_path: Path, said: io.StringIO,  # noqa: F811
+def test_prepare_goes_with_nothing_that_comes_after_it(tmp_path: Path, said: io.StringIO,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stripes.yaml").write_text(stripes_recipe(write_stripes(tmp_path, 2)).dump_yaml())
     words = ("adapt", "make", tmp_path / "stripes.yaml", "--out", tmp_path / "out", "--device", "cpu", "--prepare")

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ import pytest
 from tests.adaptation import (
     CLASSES,
     SIDE,
+    contents,
     save,
     scene,
     scenes_recipe,
@@ -27,11 +28,11 @@ from tests.adaptation import (
     write_stripes,
 )
 from tests.runs import Interrupted, Silent
-from tests.test_adapt import contents
-from tests.test_cli import call, said  # noqa: F401 (a fixture)
+from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
-from translate.adapt.table import find_sides, key_of
+from translate.adapt.sides import find_sides
+from translate.adapt.table import key_of
 from translate.cli.tables import preservation_table
 from translate.convert import LEDGER
 from translate.errors import DataError, RunError
@@ -74,7 +75,7 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def test_a_judge_that_knows_nothing_is_said_to_know_nothing_wherever_its_report_is_shown(
-        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = stripes_recipe(write_stripes(tmp_path, 20), adapt={"task": BLIND, "semantic": None, "seeds": 1})
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())
     words = (tmp_path / "stripes.yaml", "--out", tmp_path / "out", "--device", "cpu")
@@ -364,6 +365,30 @@ def test_sources_that_were_only_touched_train_nothing_again(once: dict[str, Path
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
+def test_a_folder_with_records_of_an_earlier_version_is_taken_as_it_is(once: dict[str, Path], tmp_path: Path) -> None:
+    """They called `made_from` otherwise in two of four files. Nothing is looked at, trained or put together again."""
+    recipe, out = changed(stripes_recipe(once["stripes"]), seeds=1), tmp_path / "out"
+    shutil.copytree(once["stripes"] / "out", out)
+    for file, name in (("checked.json", "digest"), ("task/task.json", "about"), ("judge/task.json", "about"),
+                       ("consistency.json", "about")):
+        record = json.loads((out / file).read_text())
+        (out / file).write_text(json.dumps(record | {name: record.pop("made_from")}))
+    before = contents(out)
+    moved = {"translator/recipe.yaml"}  # names the task network where it lies now
+
+    class Telling(Silent):
+        work: ClassVar[set[str]] = set()
+
+        def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+            self.work.add(stage)
+
+    make(recipe, out, Telling(), device="cpu")
+    after = contents(out)
+    assert Telling.work == {"translate"}
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == moved
+    assert len(find_sides(recipe, out).translated) == 1
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_folder_that_was_moved_goes_on_where_it_was(finished: bool, once: dict[str, Path], tmp_path: Path) -> None:
     recipe = stripes_recipe(once["stripes"])
@@ -404,7 +429,7 @@ def test_a_set_of_which_nothing_is_left_is_an_error_of_make_and_no_set_for_the_t
         evaluate(strict, out, Silent(), device="cpu")
 
 
-def test_what_is_kept_of_each_class_is_counted_and_shown(tmp_path: Path, said: io.StringIO,  # noqa: F811
+def test_what_is_kept_of_each_class_is_counted_and_shown(tmp_path: Path, said: io.StringIO,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained translator makes all stripes alike: one of the two classes is lost to a judge that is right."""
     recipe = stripes_recipe(write_stripes(tmp_path, 20), adapt={"reject": 0.5, "seeds": 1})

@@ -19,7 +19,8 @@ from translate import files
 from translate.errors import DiskError
 from translate.runs.checkpoint import Best, newest_checkpoint, save_checkpoint, verify
 from translate.runs.folder import RunFolder
-from translate.training.loop import Run, make_accelerator, train
+from translate.training.loop import Run, train
+from translate.training.processes import make_accelerator
 
 
 @pytest.fixture

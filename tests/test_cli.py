@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +15,16 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from tests.commands import call
 from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
-from translate import cli, files
-from translate.cli import console, progress
+from translate import files
+from translate.cli import progress
 from translate.cli.progress import Display
 from translate.recipe import Recipe
 from translate.runs.release import load_release
 from translate.schema import validate
 from translate.training.loop import train
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """Everything that is printed, to either stream."""
-    text = io.StringIO()
-    for name in ("out", "err"):
-        monkeypatch.setattr(console, name, Console(file=text, width=300))
-    yield text
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    """Run a command in this process; its exit code."""
-    monkeypatch.setattr("sys.argv", ["translate", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture(scope="module")

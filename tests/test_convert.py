@@ -2,86 +2,45 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageCms
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.conversions import (
+    SERVER,
+    Identity,
+    convert_in_child,
+    convert_in_little_memory,
+    fill,
+    last_rows,
+    noise,
+    processes_of,
+    release_of,
+    tiny_release,
+    tree,
+)
 from translate import files
-from translate.convert import LEDGER, Row, convert
+from translate.convert import LEDGER, Entry, convert
 from translate.convert.converter import Converter
 from translate.errors import DataError, DiskError, ImageError, UsageError
-from translate.images import decoder
-from translate.images import reading as images
+from translate.images import decoder_process
 from translate.images.decoding import decode
 from translate.images.reading import ImageConfig
 from translate.images.writing import write_image
-from translate.networks.layers import Generator
-from translate.networks.resnet import ResNet
-from translate.networks.weights import initialise
-from translate.runs.release import Release
-
-# Children are forked from a server that has imported torch, so that a kill costs milliseconds.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.test_convert"])
-
-
-class Identity(Generator):
-    """Gives back what it gets, padded and cropped like any generator; remembers the sizes it has seen."""
-
-    multiple, smallest = 4, 8
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[tuple[int, ...]] = []
-
-    def translate(self, image: Tensor) -> Tensor:
-        self.seen.append(tuple(image.shape))
-        return image
-
-
-def release_of(generator: nn.Module, channels: int = 3, bits: images.Bits = 8, fingerprint: str = "0" * 64) -> Release:
-    config = ImageConfig(channels=channels, bits=bits)
-    return Release(generator.eval(), config, config, "ab", "a release", fingerprint)
-
-
-def tiny_release() -> Release:
-    """A real generator, the same in every process."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    generator = ResNet(3, 3, width=4, blocks=1)
-    initialise(generator, 0.2)
-    return release_of(generator)
-
-
-def noise(height: int, width: int, channels: int = 3, seed: int = 0, dtype: type = np.uint8) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, (height, width, channels), dtype)
-
-
-def fill(folder: Path, number: int, height: int = 24, width: int = 20) -> None:
-    """A nested folder of small PNGs."""
-    for index in range(number):
-        path = folder / ("inner" if index % 3 == 1 else ".") / f"{index:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(path, noise(height, width, seed=index))
 
 
 def numbered(folder: Path, number: int) -> None:
@@ -89,16 +48,6 @@ def numbered(folder: Path, number: int) -> None:
     folder.mkdir()
     for index in range(1, number + 1):
         write_image(folder / f"{index:03d}.png", noise(9, 8, seed=index))
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every finished file below a folder."""
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LEDGER}
-
-
-def last_rows(out: Path) -> dict[str, dict[str, str]]:
-    return {row["path"]: row for row in files.read_lines(out / LEDGER)}
 
 
 def num_done(out: Path) -> int:
@@ -295,14 +244,6 @@ def test_an_image_that_needs_more_memory_than_there_is_costs_only_itself(tmp_pat
     assert rows["001-huge.png"]["error"] == "DoesNotFit" and "more memory" in rows["001-huge.png"]["message"]
 
 
-def convert_in_little_memory(source: Path, out: Path) -> None:
-    release = tiny_release()
-    used = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines()
-                if line.startswith("VmData"))
-    resource.setrlimit(resource.RLIMIT_DATA, (used + 400_000_000, resource.RLIM_INFINITY))
-    sys.exit(convert(source, out, release, workers=0).exit_code)  # a process of its own would not have the limit
-
-
 def test_an_output_that_is_not_finite_is_never_written(tmp_path):
     class Broken(Identity):
         def translate(self, image: Tensor) -> Tensor:
@@ -398,12 +339,12 @@ def test_words_that_do_not_fit_together_are_refused(tmp_path):
     assert issubclass(DataError, UsageError) and not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="fp16 does nothing on a CPU"):
         convert(tmp_path / "in", tmp_path / "out", release, device="cpu", precision="fp16")
-    with pytest.raises(UsageError, match="precision fp64: expected auto, fp32"):
+    with pytest.raises(UsageError, match="precision: fp64 is not a number format; expected auto, fp32"):
         convert(tmp_path / "in", tmp_path / "out", release, precision="fp64")  # type: ignore[arg-type]
     for max_pixels in (0, -5):
         with pytest.raises(UsageError, match=f"max_pixels {max_pixels}: expected 1 or more"):
             convert(tmp_path / "in", tmp_path / "out", release, max_pixels=max_pixels)
-    for device, words in (("tpu", "is none of this machine"), ("tpu9", "Invalid device string")):
+    for device, words in (("tpu", "is not a device of this machine"), ("tpu9", "Invalid device string")):
         with pytest.raises(UsageError, match=f"device {device}: {words}.*; expected auto"):
             convert(tmp_path / "in", tmp_path / "out", release, device=device)
 
@@ -508,24 +449,6 @@ def test_a_signal_ends_the_run_after_the_file_in_hand(tmp_path):
         assert len(tree(tmp_path / "out")) == num_done(tmp_path / "out") == done
         assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).converted == 1
-
-
-def convert_in_child(source: Path, out: Path, workers: int, careless: bool = False) -> None:
-    if careless:  # what a converter without atomic writes does
-        images.replacing = written_in_place
-    sys.exit(convert(source, out, tiny_release(), workers=workers).exit_code)
-
-
-@contextmanager
-def written_in_place(path: Path) -> Iterator[object]:
-    class TwoHalves:
-        def write(self, content: bytes) -> None:
-            with path.open("wb") as file:
-                file.write(content[: len(content) // 2])
-                file.flush()
-                time.sleep(0.02)
-                file.write(content[len(content) // 2:])
-    yield TwoHalves()
 
 
 class Watcher(threading.Thread):
@@ -714,8 +637,9 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, number):
 
 def test_a_decoder_that_hangs_costs_one_file(tmp_path, monkeypatch):
     numbered(tmp_path / "in", 4)
-    generator = decoders_that_wait(tmp_path / "in", lambda: monkeypatch.setattr(decoder, "SECONDS", 10.0))
-    monkeypatch.setattr(decoder, "SECONDS", 20.0)
+    generator = decoders_that_wait(tmp_path / "in",
+                                   lambda: monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 10.0))
+    monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 20.0)
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
     assert (summary.converted, [row.path for row in summary.failed]) == (3, ["003.png"])
     assert "was not decoded within" in summary.failed[0].message and not multiprocessing.active_children()
@@ -732,17 +656,6 @@ def test_a_stop_does_not_wait_for_a_decoder_that_hangs(tmp_path):
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
     assert (summary.exit_code, summary.converted) == (75, 2) and time.monotonic() - begin < 60
     assert num_done(tmp_path / "out") == 2 and not multiprocessing.active_children()
-
-
-def processes_of(number: int) -> list[int]:
-    """The children of a process, and theirs."""
-    found = [number]
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parent = int(status.read_text().rpartition(")")[2].split()[1])
-            if parent == number:
-                found += processes_of(int(status.parent.name))
-    return found
 
 
 def test_decoders_end_with_a_process_that_is_killed(tmp_path):
@@ -828,7 +741,7 @@ def test_progress_is_told_after_every_file(tmp_path):
     (tmp_path / "in/broken.png").touch()
     told = []
 
-    def hear(row: Row, number: int, total: int) -> None:
+    def hear(row: Entry, number: int, total: int) -> None:
         told.append((row.path, row.status, number, total))
 
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity()), on_progress=hear)

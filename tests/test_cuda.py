@@ -17,9 +17,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from tests.runs import Silent, cyclegan_recipe, final_state, train_until
-from tests.test_growing import growing_recipe
-from tests.test_update import strengthen
+from tests.runs import Silent, cyclegan_recipe, final_state, growing_recipe, train_until
+from tests.steps import strengthen
 from translate import tiling
 from translate.convert import convert
 from translate.data import Batch
@@ -32,8 +31,10 @@ from translate.runs.checkpoint import save_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.release import load_release
 from translate.tiling import Settings
-from translate.training.loop import Run, make_accelerator, train
-from translate.training.plan import parameters_of, predict_step
+from translate.training.loop import Run, train
+from translate.training.plan import predict_step
+from translate.training.processes import make_accelerator
+from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, Translator
 

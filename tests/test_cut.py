@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from tests.networks import GENERATORS, SMALL, members
 from tests.runs import Silent, cut_recipe, cyclegan_recipe
-from tests.test_networks import GENERATORS, SMALL, members
-from tests.test_update import build, gradients, make_batch, step
+from tests.steps import build, gradients, make_batch, step
 from translate import load
 from translate.errors import RecipeError, UsageError
 from translate.losses import patch_nce

@@ -23,11 +23,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.archives import wheel, zip_of
 from translate.cards import cards
 from translate.cards.archives import unpack
 from translate.cards.cards import Card, find_card, list_cards, load_card, prepare
 from translate.cards.rasters import RastersConfig, land, starts
 from translate.errors import DataError, RecipeError
+from translate.places import data_root
 from translate.schema import validate
 
 REPOSITORY = Path(__file__).parent.parent
@@ -41,13 +43,6 @@ def png(array: np.ndarray) -> bytes:
 
 IMAGE = png(np.zeros((8, 16, 3), np.uint8))
 PAIRS = {"set/train/0.png": IMAGE, "set/train/1.png": IMAGE, "set/test/0.png": IMAGE}
-
-
-def zip_of(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in members.items():
-            file.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # dated 1980: the same bytes every time
-    return path
 
 
 def tar_of(path: Path, members: dict[str, bytes | tarfile.TarInfo]) -> Path:
@@ -232,7 +227,7 @@ def test_the_first_download_is_pinned_and_a_changed_one_refused(server: tuple[st
     os.rename(made, tmp_path / "moved away")  # noqa: PTH104
     zip_of(folder / "toy.zip", {**PAIRS, "set/train/2.png": IMAGE})
     for _ in range(2):  # and not only once
-        with pytest.raises(DataError, match=r"toy.zip: not the file it is to be.*\n.*\n.*wanted .*cards.lock.json"):
+        with pytest.raises(DataError, match=r"toy.zip: not the expected file.*\n.*\n.*wanted .*cards.lock.json"):
             prepare(card, root)
         assert not made.exists() and (root / "cards.lock.json").read_bytes() == noted
     zip_of(folder / "toy.zip", PAIRS)
@@ -262,7 +257,7 @@ def test_an_interrupted_preparation_starts_again(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from tests.test_data_cards import card_of
-        from translate.data.cards import prepare
+        from translate.cards.cards import prepare
         prepare(card_of(), Path({str(tmp_path / "data")!r}), lambda line: print(line, flush=True),
                 Path({str(archive)!r}))
     """)
@@ -306,7 +301,7 @@ def test_an_archive_without_the_layout_of_its_card_is_refused(tmp_path: Path) ->
 
 def test_a_manual_card_tells_what_to_do_and_accepts_what_was_done(tmp_path: Path) -> None:
     card = card_of(source={"kind": "manual", "instructions": "Put them into FOLDER/train, then prepare CARD."})
-    with pytest.raises(DataError, match=f"toy: Put them into {tmp_path}/toy/train, then prepare toy."):
+    with pytest.raises(DataError, match=f"toy: .*Put them into {tmp_path}/toy/train, then prepare toy."):
         prepare(card, tmp_path)
     (tmp_path / "toy" / "train").mkdir(parents=True)
     with pytest.raises(DataError, match=r"(?s)toy/train: holds no images.*Put them into"):
@@ -362,21 +357,12 @@ def test_a_link_that_leads_nowhere_is_named_by_prepare(before: bool, tmp_path: P
 
 def test_the_data_root_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIPTYCH_DATA", "/somewhere")
-    assert cards.data_root() == Path("/somewhere")
+    assert data_root() == Path("/somewhere")
     monkeypatch.delenv("DIPTYCH_DATA")
-    assert cards.data_root() == Path("data")
+    assert data_root() == Path("data")
 
 
 # ---------------------------------------------------------------------------------------------- packages
-
-
-def wheel(folder: Path, members: dict[str, bytes], name: str = "diptych_toy_data", version: str = "1.0") -> Path:
-    about = f"{name}-{version}.dist-info"
-    folder.mkdir(parents=True, exist_ok=True)
-    return zip_of(folder / f"{name}-{version}-py3-none-any.whl", {
-        **members, f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
-        f"{about}/WHEEL": b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{about}/RECORD": b""})
 
 
 def test_a_package_is_downloaded_by_pip_and_stays_at_its_first_version(tmp_path: Path,
@@ -408,7 +394,7 @@ def test_a_package_that_would_run_code_to_be_downloaded_is_refused(tmp_path: Pat
         "diptych_toy_data-1.0/backend.py": f"open({str(canary)!r}, 'w').close()\n".encode()})
     card = card_of(source={"kind": "pypi", "package": "diptych-toy-data"}, layout={"kind": "computed", "card": "toy"},
                    make={"kind": "photographs", "train": ["pkg/a.png"]})
-    with pytest.raises(DataError, match=r"(?s)toy: the package diptych-toy-data could not be downloaded.*--file FILE"):
+    with pytest.raises(DataError, match=r"package diptych-toy-data could not be downloaded.* prepare toy --file FILE"):
         prepare(card, tmp_path / "data")
     assert not canary.exists()
 

@@ -165,7 +165,7 @@ def test_aligned_files_are_measured_by_their_halves(tmp_path: Path) -> None:
 
 def test_missing_folders_and_cards_are_findings_not_crashes(tmp_path: Path) -> None:
     (finding,) = check(config_of(kind="unpaired", card="monet2photo"), tmp_path)
-    assert finding.severity == "error" and "translate data prepare monet2photo" in finding.what
+    assert finding.severity == "error" and finding.advice == "run: translate data prepare monet2photo"
     save(tmp_path / "trainA" / "0.png")
     (finding,) = faults(config_of(kind="unpaired", folder=tmp_path))
     assert finding.path == tmp_path / "trainB" and finding.what.startswith("no such folder")

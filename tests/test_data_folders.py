@@ -19,7 +19,8 @@ from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
 from translate.errors import DataError, ImageError
-from translate.images.reading import ImageConfig, to_tensor
+from translate.images.reading import ImageConfig
+from translate.images.tensors import to_tensor
 from translate.images.writing import write_image
 
 
@@ -185,7 +186,7 @@ def test_a_pair_of_two_sizes_is_refused_by_name(tmp_path: Path) -> None:
     save(tmp_path / "a" / "0.png", coordinates(24, 32))
     save(tmp_path / "b" / "0.png", coordinates(24, 30))
     samples = config_of(kind="paired", a=tmp_path / "a", b=tmp_path / "b").build("train", tmp_path)
-    with pytest.raises(DataError, match=r"a/0.png is 32×24 and .*b/0.png 30×24 pixels"):
+    with pytest.raises(DataError, match=r"a/0.png: is 32×24 and .*b/0.png 30×24 pixels"):
         samples.whole(0)
 
 

@@ -21,8 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-import translate.data.stream as data_stream
-from translate.data import Batch, PairedConfig, Samples, UnpairedConfig, batches
+from translate.data import Batch, PairedConfig, Samples, UnpairedConfig, batches, loading
 from translate.data.stream import Stream, permutation
 from translate.data.transforms import RandomTransform, resized, stable_hash, target_shape
 from translate.errors import DataError, TranslateError, UsageError
@@ -377,14 +376,14 @@ def test_workers_leave_signals_to_the_parent(toy: Path) -> None:
 def test_a_signal_that_comes_before_a_worker_can_refuse_it_is_refused_as_well(toy: Path,
                                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the parent would wait for a batch of the dead one."""
-    enter = data_stream._enter_worker
+    enter = loading._enter_worker
 
     def late(number: int) -> None:
         for signalled in (signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), signalled)
         enter(number)
 
-    monkeypatch.setattr(data_stream, "_enter_worker", late)
+    monkeypatch.setattr(loading, "_enter_worker", late)
     assert sum(1 for _ in stream(paired(toy), stop=40, workers=2)) == 10
 
 

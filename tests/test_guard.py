@@ -19,7 +19,7 @@ from torch import nn
 
 import translate.training.loop
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
-from tests.test_update import build, make_batch, step, weights
+from tests.steps import build, make_batch, step, weights
 from tools.guard_zoo import PERSISTENT, RESNET, TRANSIENT, TRANSLATORS, broken, recipe_of
 from translate.cards.cards import find_card, prepare
 from translate.data import Batch
@@ -30,7 +30,7 @@ from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import SGD
 from translate.recipe import GuardConfig, Recipe, Stage
 from translate.runs.checkpoint import newest_checkpoint
-from translate.training.guard import OVERFLOWS, Guard, Trouble
+from translate.training.guard import OVERFLOW_LIMIT, Guard, Trouble
 from translate.training.loop import Run, train
 from translate.training.probe import Probe
 from translate.training.update import NotFinite, Update
@@ -160,8 +160,8 @@ class TestProbe:
 # -- signs -------------------------------------------------------------------------------------------------------------
 
 
-def guard(objective: str = "lsgan", **config: Any) -> Guard:
-    return Guard(GuardConfig(**({"patience": 100} | config)), objective, Accelerator(cpu=True))
+def guard(objective: Any = LeastSquares, **config: Any) -> Guard:
+    return Guard(GuardConfig(**({"patience": 100} | config)), objective.poles, Accelerator(cpu=True))
 
 
 PROBED = {"diversity_ab": 0.7, "error_ab": 0.5, "saturation_ab": 0.01, "change_ab": 0.8}
@@ -182,7 +182,7 @@ def watch(sign: str, healthy_looks: int, looks: int, **config: Any) -> tuple[int
     probed, observed = SIGNS[sign]
     for number in range(1, healthy_looks + looks + 1):
         ill = number > healthy_looks
-        trouble = watching.judge(20 * number, PROBED | (probed if ill else {}), OBSERVED | (observed if ill else {}))
+        trouble = watching.look(20 * number, PROBED | (probed if ill else {}), OBSERVED | (observed if ill else {}))
         if trouble:
             assert ill
             return 20 * (number - healthy_looks), trouble
@@ -215,7 +215,7 @@ class TestSigns:
         probed, observed = SIGNS[sign]
         for number in range(1, 200):
             ill = number > 10 and number % 4
-            assert watching.judge(20 * number, PROBED | (probed if ill else {}),
+            assert watching.look(20 * number, PROBED | (probed if ill else {}),
                                   OBSERVED | (observed if ill else {})) is None
             assert (watching.memory.clear == 20 * number) == (not ill)
 
@@ -224,15 +224,15 @@ class TestSigns:
             seen = watch("constant", 10, 40, patience=patience)
             assert seen is not None and seen[0] == patience
 
-    @pytest.mark.parametrize("objective", ["wasserstein", "began"])
-    def test_a_critic_may_be_right_and_beganss_errors_may_be_any_way_round(self, objective: str) -> None:
+    @pytest.mark.parametrize("objective", [Wasserstein, Began])
+    def test_a_critic_may_be_right_and_beganss_errors_may_be_any_way_round(self, objective: Any) -> None:
         for sign in ("won", "fooled"):
-            watching = Guard(GuardConfig(patience=20), objective, Accelerator(cpu=True))
-            assert not any(watching.judge(20 * number, PROBED, OBSERVED | SIGNS[sign][1]) for number in range(1, 60))
+            watching = Guard(GuardConfig(patience=20), objective.poles, Accelerator(cpu=True))
+            assert not any(watching.look(20 * number, PROBED, OBSERVED | SIGNS[sign][1]) for number in range(1, 60))
 
     def test_a_generator_that_was_never_good_is_not_lost(self) -> None:
         watching = guard()
-        assert not any(watching.judge(20 * number, PROBED | {"error_ab": 2.0 + number % 3}, OBSERVED)
+        assert not any(watching.look(20 * number, PROBED | {"error_ab": 2.0 + number % 3}, OBSERVED)
                        for number in range(1, 60))
 
     def test_what_it_remembers_is_json_and_it_goes_on_as_if_nothing_had_been(self) -> None:
@@ -244,14 +244,14 @@ class TestSigns:
             packed = json.loads(json.dumps(other.pack()))
             other = guard()
             other.unpack(packed)
-            found = [watching.judge(20 * number, PROBED | probed, OBSERVED | observed) for watching in (one, other)]
+            found = [watching.look(20 * number, PROBED | probed, OBSERVED | observed) for watching in (one, other)]
             assert found[0] == found[1] and (found[0] is not None) == (number == 39)
             assert json.dumps(one.pack()) == json.dumps(other.pack())
         assert one.window.take(one.accelerator) == other.window.take(other.accelerator)
 
     def test_too_many_steps_in_a_row_are_no_accident(self) -> None:
         watching = guard(skips=3)
-        for overflowed, why, limit in ((False, "not finite: the loss l1", 3), (True, "", OVERFLOWS)):
+        for overflowed, why, limit in ((False, "not finite: the loss l1", 3), (True, "", OVERFLOW_LIMIT)):
             for number in range(limit + 1):
                 assert watching.despair() is None, number
                 watching.note({}, overflowed, why)

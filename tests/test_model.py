@@ -14,14 +14,14 @@ from torch import nn
 
 import translate
 from tests.conftest import waves
+from tests.conversions import Identity, noise, release_of, tiny_release
 from tests.runs import Silent, cyclegan_recipe
-from tests.test_convert import Identity, noise, release_of, tiny_release
 from translate.convert import convert
 from translate.convert.model import Model
 from translate.convert.translating import Translating
 from translate.data import LabelsConfig
 from translate.errors import ImageError, UsageError
-from translate.images.reading import Bits
+from translate.images.pictures import Bits
 from translate.images.writing import write_image
 from translate.runs.release import Release
 from translate.training.loop import train

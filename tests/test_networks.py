@@ -8,25 +8,18 @@ import pytest
 import torch
 from torch import nn
 
+from tests.networks import DISCRIMINATORS, GENERATORS, SMALL
 from translate.networks import (
     AutoencoderConfig,
     CoarseToFineConfig,
-    DiscriminatorConfig,
-    GeneratorConfig,
     PatchGANConfig,
-    PixelConfig,
     ResNetConfig,
     UNetConfig,
 )
 from translate.networks.attention import Attention
-from translate.networks.layers import PositionalDropout, low_passed, make_norm, positional_mask, seed_dropout
+from translate.networks.dropout import PositionalDropout, positional_mask, seed_dropout
+from translate.networks.layers import low_passed, make_norm
 
-SMALL: dict[type, dict[str, object]] = {
-    ResNetConfig: {"width": 4, "blocks": 2}, UNetConfig: {"width": 4, "downs": 6},
-    PatchGANConfig: {"width": 4, "layers": 2}, PixelConfig: {"width": 4},
-    AutoencoderConfig: {"width": 4, "downs": 2},
-    CoarseToFineConfig: {"width": 4, "blocks": 2, "downs": 2, "fine_blocks": 1},
-}
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
     "minibatch_std": True, "downsample": "blurred", "attention": True, "init": "orthogonal", "scales": 2,
@@ -39,14 +32,6 @@ def other(config: type, option: str) -> object:
     if option == "dropout":
         return 0.0 if config.model_fields[option].default else 0.5
     return "instance" if (config, option) == (AutoencoderConfig, "norm") else OTHER[option]
-
-
-def members(union: object) -> list[type]:
-    """The config classes of a registry union."""
-    return list(typing.get_args(typing.get_args(union)[0]))
-
-
-GENERATORS, DISCRIMINATORS = members(GeneratorConfig), members(DiscriminatorConfig)
 
 
 def parameters(network: nn.Module) -> float:
@@ -147,11 +132,12 @@ def test_attention_in_a_generator_lets_a_pixel_depend_on_every_other(config: typ
 def test_a_discriminators_smallest_side_is_the_smallest(config: type, sizes: dict[str, int]) -> None:
     configured = config(**SMALL[config] | sizes, norm="none")
     network = configured.build(3)
-    judged = network(torch.randn(1, 3, configured.smallest, configured.smallest))
+    side = configured.smallest_side()
+    judged = network(torch.randn(1, 3, side, side))
     assert min((judged if isinstance(judged, torch.Tensor) else judged[-1]).shape[2:]) == 1
-    if configured.smallest > 1:
+    if side > 1:
         with pytest.raises(RuntimeError):
-            network(torch.randn(1, 3, configured.smallest - 2, configured.smallest - 2))
+            network(torch.randn(1, 3, side - 2, side - 2))
 
 
 def test_resize_convolution_has_no_checkerboard_on_a_flat_image() -> None:

@@ -14,10 +14,11 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrizations
 
 from tests.runs import cyclegan_recipe
-from tests.test_update import build, gradients, make_batch, step, worst_error
+from tests.steps import build, gradients, make_batch, step, worst_error
 from translate.errors import RecipeError
 from translate.losses import R1, R2, Orthogonal, Penalty, WassersteinGP, non_orthogonality
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
+from translate.networks.discriminators import Discriminator
 from translate.networks.layers import InstanceNorm
 from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
@@ -51,7 +52,7 @@ class TestClosedForms:
     def test_a_quadratic_critic(self, penalty: Any, value: float, by_c: float) -> None:
         """The penalty itself and its derivative by c = ½, both worked out by hand."""
         critic = Quadratic(0.5)
-        loss = penalty(critic, critic, self.real, self.fake, self.mix)
+        loss = penalty(Discriminator("discriminator_b", critic), self.real, self.fake, self.mix)
         assert loss.item() == pytest.approx(value, abs=1e-12)
         loss.backward()
         assert critic.c.grad.item() == pytest.approx(by_c, abs=1e-12)
@@ -60,7 +61,7 @@ class TestClosedForms:
         """The derivative of a square root at zero, which a critic at its initial zero would meet."""
         for penalty in (WassersteinGP(), R1(), R2()):
             critic = Quadratic(0.0)
-            penalty(critic, critic, self.real, self.fake, self.mix).backward()
+            penalty(Discriminator("discriminator_b", critic), self.real, self.fake, self.mix).backward()
             assert critic.c.grad.isfinite()
 
     def test_patches_that_do_not_overlap_count_as_the_mean_of_their_own_slopes(self) -> None:
@@ -69,14 +70,16 @@ class TestClosedForms:
         squared = critic.weight.detach().square().sum().item()
         for size in (1, 4, 9):
             images = torch.randn(2, 3, size, size, dtype=torch.float64)
-            assert R1()(critic, critic, images, images, torch.rand(2)).item() == pytest.approx(squared / 2)
+            cost = R1()(Discriminator("discriminator_b", critic), images, images, torch.rand(2))
+            assert cost.item() == pytest.approx(squared / 2)
 
     def test_orthogonal_rows_cost_nothing_whatever_their_length_and_parallel_ones_do(self) -> None:
         layer = nn.Conv2d(2, 2, 1, bias=False).double()
         for rows, cost in [([[2.0, 0.0], [0.0, 5.0]], 0.0), ([[1.0, 0.0], [3.0, 0.0]], 2 * 3.0**2)]:
             with torch.no_grad():
                 layer.weight.copy_(torch.tensor(rows)[:, :, None, None])
-            assert Orthogonal()(layer, layer, self.real, self.fake, self.mix).item() == pytest.approx(cost)
+            found = Orthogonal()(Discriminator("discriminator_b", layer), self.real, self.fake, self.mix)
+            assert found.item() == pytest.approx(cost)
 
     def test_rows_are_those_of_output_channels_also_where_torch_stores_them_the_other_way_round(self) -> None:
         """And what is frozen costs nothing; under a spectral norm it is the stored weights that are held apart."""
@@ -201,13 +204,14 @@ def test_a_penalty_is_computed_in_float32_under_bfloat16(penalty: Any, plan: Any
     for precision in ("fp32", "bf16"):
         config = Pix2PixConfig(generator=GENERATOR, discriminator=PatchGANConfig(width=4, layers=2))
         translator, batch = build(config, torch.float32), make_batch((32, 32), dtype=torch.float32)
-        judge = translator.discriminator_b
-        memory.apply(memory.PLANS[plan], judge)
+        discriminator = translator.discriminator_b
+        memory.apply(memory.PLANS[plan], discriminator)
         update = Update(translator, {}, Accelerator(cpu=True), memory.PLANS[plan], precision)
         with update.autocast():
             for a, b in update.micro_batches(batch):
-                update.penalise("penalty", penalty, judge, translator.judge_of(update, a), b, -b)
-        found[precision] = [parameter.grad for parameter in judge.parameters() if parameter.grad is not None]
+                update.penalise(penalty, translator.conditional(update, a), b, -b)
+        found[precision] = [parameter.grad for parameter in discriminator.parameters()
+                            if parameter.grad is not None]
     for low, full in zip(found["bf16"], found["fp32"], strict=True):
         assert torch.equal(low, full)
 
@@ -222,7 +226,7 @@ def test_a_gradient_scaler_scales_a_penalty_as_it_does_every_loss(penalty: Any) 
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         update = Update(translator, {}, accelerator, memory.PLANS["split"], "fp32")
         for a, b in update.micro_batches(make_batch((32, 32))):
-            update.penalise("penalty", penalty, translator.discriminator_b, translator.judge_of(update, a), b, -b)
+            update.penalise(penalty, translator.conditional(update, a), b, -b)
         found[scale] = [parameter.grad for parameter in translator.discriminator_b.parameters()
                         if parameter.grad is not None]
     assert found[1.0]

@@ -10,8 +10,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tests.test_memory import write_mobilenet
-from tests.test_update import build, gradients, make_batch, step
+from tests.mobilenet import write_mobilenet
+from tests.steps import build, gradients, make_batch, step
 from translate.errors import DataError, RecipeError
 from translate.files import sha256
 from translate.losses import VGG19, MobileNetV2, PerceptualLoss
@@ -117,7 +117,7 @@ def test_where_weights_are_missing_the_error_says_which_and_a_plan_needs_none(
 
 def test_another_file_of_weights_is_not_opened(vgg: tuple[Path, nn.Sequential]) -> None:
     for make in (vgg19_features, mobilenet_features):
-        with pytest.raises(DataError, match="not the weights it is to be, so it was not opened"):
+        with pytest.raises(DataError, match="not the expected weights, so they were not loaded"):
             make(vgg[0])
 
 

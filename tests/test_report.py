@@ -24,7 +24,8 @@ from translate.cli.app import app
 from translate.errors import RunError, UsageError
 from translate.evaluation.report import evaluate_run
 from translate.files import read_lines
-from translate.images.reading import ImageConfig, read_image, to_tensor
+from translate.images.reading import ImageConfig, read_image
+from translate.images.tensors import to_tensor
 from translate.report import write_comparison, write_report
 from translate.report.charts import (
     HEIGHT,

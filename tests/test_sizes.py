@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_convert import Identity, noise, release_of
+from tests.conversions import Identity, noise, release_of
 from translate.convert import convert
 from translate.errors import UsageError
 from translate.images.writing import write_image

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tests.runs import Silent, cyclegan_recipe
-from tests.test_update import build, gradients, make_batch, step
+from tests.steps import build, gradients, make_batch, step
 from translate.errors import RecipeError
 from translate.files import read_lines
 from translate.losses import feature_matching
@@ -295,9 +295,9 @@ class TestAugmentation:
         seen = []
         translator.discriminator_b.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
         fake = translator.generator_ab(a)
-        judge = translator.judge_of(update, a)
-        update.backward("adversarial", translator.fool(update, "discriminator_b", judge, fake, b))
-        translator.tell_apart(update, "discriminator_b", judge, b, fake.detach())
+        discriminator = translator.conditional(update, a)
+        update.backward("adversarial", translator.fool(update, discriminator, fake, b))
+        translator.tell_apart(update, discriminator, b, fake.detach())
         places = [update.uniform(name) for name in ("down", "right", "row", "column")]
         for judged, image in zip(seen, (fake, b, fake), strict=True):
             expected = cut_out(moved(torch.cat([a, image.detach()], 1), *places[:2]), *places[2:])

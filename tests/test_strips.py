@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,29 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.live_bytes import LiveBytes
+from tests.networks import randomise
 from translate.errors import UsageError
+from translate.networks.checkpointing import checkpointed
 from translate.networks.discriminators import PatchGAN
-from translate.networks.layers import Chain, Layer, checkpointed
+from translate.networks.layers import Chain, Layer
+from translate.networks.local_chain import LocalChain, Weights
 from translate.networks.resnet import ResNet
-from translate.networks.strips import LocalChain, Weights, overlap, run_in_strips
-
-
-def randomise(network: nn.Module) -> nn.Module:
-    """Float64, with weights large enough for every statistic and every bias to matter."""
-    for module in network.modules():
-        if getattr(module, "weight", None) is not None:
-            nn.init.normal_(module.weight, std=0.3)
-        if getattr(module, "bias", None) is not None:
-            nn.init.normal_(module.bias)
-        if getattr(module, "running_mean", None) is not None:
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-    return network.double()
+from translate.networks.strips import overlap, run_in_strips
 
 
 def random_layer(draw: random.Random, channels: int, after: int) -> Layer:
@@ -50,7 +38,7 @@ def random_layer(draw: random.Random, channels: int, after: int) -> Layer:
         output_padding = draw.randint(0, max(stride, dilation) - 1)
         return Layer(nn.ConvTranspose2d(channels, after, kernel, output_padding=output_padding, **common), **rest)
     return Layer(nn.Conv2d(channels, after, kernel, **common), reflect=draw.choice([0, 0, 1, 3]),
-                 enlarge=draw.choice([1, 1, 2]), smooth=draw.random() < 0.3,
+                 scale_factor=draw.choice([1, 1, 2]), smooth=draw.random() < 0.3,
                  last=nn.Tanh() if draw.random() < 0.2 else None, **rest)
 
 
@@ -254,40 +242,11 @@ def test_statistics_are_gathered_in_single_precision_of_a_half_precision_image()
     """An image far from zero: bfloat16 statistics would be wrong in the first digit."""
     z = (100 + torch.randn(1, 4, 64, 64)).bfloat16()
     layer = Layer(nn.Conv2d(4, 4, 1), norm=nn.InstanceNorm2d(4))
-    found, = LocalChain([layer], Weights.of(layer), 64, 8).gather(z)
+    found, = LocalChain([layer], Weights.of(layer), 64, 8).gather_statistics(z)
     var, mean = torch.var_mean(z.double(), (0, 2, 3), correction=0)
     assert found is not None and found.mean.dtype == found.var.dtype == torch.float32
     torch.testing.assert_close(found.mean.double(), mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(found.var.double(), var, rtol=1e-5, atol=0)
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of every storage that an operation returns, until it is freed; not those that were there.
-
-    Counts on their device alone.
-    """
-
-    def __init__(self, there: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.device = there[0].device
-        self.seen = {tensor.untyped_storage()._cdata for tensor in there}
-        self.live = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_iter(result):
-            here = isinstance(tensor, Tensor) and tensor.device == self.device
-            if here and tensor.untyped_storage()._cdata not in self.seen:
-                storage = tensor.untyped_storage()
-                self.seen.add(storage._cdata)
-                self.live += storage.nbytes()
-                weakref.finalize(storage, self.freed, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.live)
-        return result
-
-    def freed(self, key: int, num_bytes: int) -> None:
-        self.seen.discard(key)
-        self.live -= num_bytes
 
 
 def peak(chain: nn.Module, x: Tensor) -> tuple[int, int]:

@@ -17,19 +17,20 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.test_networks import GENERATORS, SMALL
-from tests.test_strips import LiveBytes, randomise
+from tests.live_bytes import LiveBytes
+from tests.networks import GENERATORS, SMALL, randomise
 from translate import tiling
 from translate.errors import DoesNotFit, UsageError
-from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.networks.checkpointing import recomputing, starting_point
+from translate.networks.dropout import seed_dropout
 from translate.networks.resnet import ResNet
-from translate.networks.rows import Rows
+from translate.networks.rows import RowRange
 from translate.networks.unet import UNet
 from translate.networks.weights import spectrally_normed
 from translate.sizes import num_bytes
 from translate.tiling import Settings, TilingError
 from translate.tiling.bands import DiskBand
-from translate.tiling.graph import Held, Node, Read
+from translate.tiling.graph import Node, Read, TensorSource
 
 LEAST = Settings(strip_rows=5, kept_floats=0.0)
 NUMBERS = torch.float64
@@ -161,7 +162,7 @@ def test_in_place_operations_change_the_image_for_everyone_who_holds_it() -> Non
 
 
 class Attention(nn.Module):
-    """Self-attention between convolutions, as networks put it at their waist."""
+    """Self-attention between convolutions, as networks put it at their bottleneck."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -372,14 +373,15 @@ def test_a_bounded_translation_is_exact() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a file system that gives back parts of a file")
 def test_rows_on_disk_give_their_space_back_as_they_are_used() -> None:
-    node = Node(Read(Held(torch.empty(0)), torch.device("cpu")), (), torch.Size((1, 8, 64, 4096)), torch.float32)
+    source = Read(TensorSource(torch.empty(0)), torch.device("cpu"))
+    node = Node(source, (), torch.Size((1, 8, 64, 4096)), torch.float32)
     band, strip = DiskBand(node, torch.float32), torch.randn(1, 8, 64, 4096)
-    band.add(Rows(0, 64), strip)
+    band.add(RowRange(0, 64), strip)
     os.fsync(band.file.fileno())
     full = os.fstat(band.file.fileno()).st_blocks
     band.drop(48)
     assert os.fstat(band.file.fileno()).st_blocks < 0.3 * full
-    assert torch.equal(band.get(Rows(50, 60)), strip[:, :, 50:60])
+    assert torch.equal(band.get(RowRange(50, 60)), strip[:, :, 50:60])
 
 
 @pytest.mark.slow

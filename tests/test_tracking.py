@@ -79,6 +79,6 @@ def test_a_tracker_that_raises_is_left_out_with_one_warning(fault: str, shared_p
 def test_a_tracker_that_is_not_installed_is_named_before_the_training(shared_pairs: Path, tmp_path: Path,
                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"needs tensorboard: pip install 'diptych\[track\]'"):
+    with pytest.raises(MissingExtra, match=r"needs tensorboard; run: pip install 'diptych\[track\]'"):
         train(recipe(shared_pairs), tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()

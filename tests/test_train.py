@@ -20,6 +20,7 @@ from PIL import Image
 
 from tests import three_steps
 from tests.runs import (
+    ROOT,
     Interrupted,
     Silent,
     cut_recipe,
@@ -37,20 +38,14 @@ from translate.runs.checkpoint import newest_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.records import to_rgb
 from translate.runs.release import load_release
-from translate.training.loop import check_shares, train
+from translate.training.loop import train
+from translate.training.processes import check_shares
 from translate.translators.pool import ImagePool
-
-ROOT = Path(__file__).parent.parent
 
 
 def finished(recipe: Any, folder: Path) -> Path:
     train(recipe, folder, Silent())
     return folder
-
-
-def run_cli(*words: str | Path, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "translate", *map(str, words)], cwd=ROOT, timeout=timeout,
-                          capture_output=True, text=True, **options)
 
 
 def test_a_run_leaves_what_it_promises(shared_pairs: Path, tmp_path: Path) -> None:

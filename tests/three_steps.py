@@ -14,7 +14,7 @@ import torch
 from tests.runs import Silent, cut_recipe, cyclegan_recipe, pix2pix_recipe
 from translate.data import Batch
 from translate.runs.folder import RunFolder
-from translate.training.loop import make_accelerator
+from translate.training.processes import make_accelerator
 from translate.recipe import Recipe
 from translate.training.loop import Run
 from translate.training.update import Update
@@ -44,10 +44,10 @@ def main(kind: str, data: Path, out: Path) -> None:
     run = Run(recipe, RunFolder(out), accelerator, Silent())
     run.translator.to(accelerator.device, torch.float64)
     before = state(run)
-    run.plan_stages(0)
+    run.plans.choose(0)
     run.enter(0)
     for batch in run.batches(recipe.stages[0]):
-        update = Update(run.translator, run.optimizers, accelerator, run.plan, run.precision,
+        update = Update(run.translator, run.optimizers, accelerator, run.plans.current, run.precision,
                         recipe.stages[0].micro_batch, run.progress.stage_images // 4)
         run.translator.step(Batch(batch.a.double(), batch.b.double(), batch.keys), update)
         run.progress.stage_images += 4

@@ -2,9 +2,9 @@
 
     TranslateError                 exit 1   an internal failure; anything not listed here
     ├── UsageError                 exit 2   a command was called with words that do not fit together
-    │   ├── RecipeError                     a recipe has mistakes (all of them, one a line)
+    │   ├── RecipeError                     a recipe or a card has mistakes (all of them)
     │   ├── DataError                       a data set, card or folder is not what the recipe says
-    │   │   └── NoData                      there is no such folder or split, or it is empty
+    │   │   └── NoData                      a folder or a split is missing or empty
     │   ├── RunError                        a run folder exists, is missing, or belongs to another recipe
     │   └── MissingExtra                    an optional library is not installed
     ├── ImageError                 exit 3   one image file cannot be read or written
@@ -14,8 +14,10 @@
     ├── DiskError                  exit 74  the disk is full or cannot be written
     └── Stopped                    exit 75  a signal asked us to stop; the work can be resumed
 
-A message says what arrived, where, and what to do. A user's mistake is one of these; a programmer's is an
-`assert`. The command line turns the class into its exit code (`sysexits.h` where a number exists there).
+An error is a value: `what` is wrong, the `path` it is about, and `advice` on what to do. Text is made of it in one
+place, by `str`, and the command line prints that; nobody else takes the text apart. A user's mistake is one of these; a
+programmer's is an `assert`. The command line turns the class into its exit code (`sysexits.h` where a number exists
+there).
 """
 
 from __future__ import annotations
@@ -23,12 +25,45 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
+
+RECIPE = "{recipe}"  # in an advice: the name of the recipe, which only the command line knows
 
 
 class TranslateError(Exception):
-    """The root of the family: catch this to catch everything the toolkit says on purpose."""
+    """The root of the family: catch this to catch everything the toolkit says on purpose.
+
+    Every error can be pickled with its fields: loader workers and processes send them to each other.
+    """
 
     exit_code = 1
+    recipe = "RECIPE"  # what stands for `RECIPE` in the advice; the command line sets it
+
+    def __init__(self, what: str, path: Path | str | None = None, advice: str | None = None):
+        """
+        what: the fault, in words: what arrived, and what was expected.
+        path: the file or folder that it is about; as text, a field of a recipe, a package, an address.
+        advice: what to do; `RECIPE` in it stands for the recipe's name.
+        """
+        super().__init__(what)
+        self.what, self.path, self.advice = what, path, advice
+
+    def __str__(self) -> str:
+        return _sentence(self.path, self.what, self.advice and self.advice.replace(RECIPE, self.recipe))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the fields and not the arguments of the constructor, which each class has of its own."""
+        return _without_fields, (type(self),), self.__dict__ | {"args": self.args}
+
+
+def _without_fields(kind: type[TranslateError]) -> TranslateError:
+    return kind.__new__(kind)
+
+
+def _sentence(path: Path | str | None, what: str, advice: str | None) -> str:
+    """Return `path: what; advice`; the advice is on a line of its own where one of the two takes several lines."""
+    text = f"{path}: {what}" if path else what
+    return text if advice is None else text + ("\n" if "\n" in what + advice else "; ") + advice
 
 
 class UsageError(TranslateError):
@@ -37,20 +72,56 @@ class UsageError(TranslateError):
     exit_code = 2
 
 
-class RecipeError(UsageError):
-    """A recipe has mistakes; `lines` holds every one of them."""
+class Mistake(NamedTuple):
+    """What is wrong with one field of a recipe or a card."""
 
-    def __init__(self, lines: list[str]):
-        self.lines = list(lines)
-        super().__init__("\n".join(self.lines))
+    path: str  # of the field, as in `stages.0.images`; empty for the document as a whole
+    what: str
+    advice: str | None = None
+    source: Path | str | None = None  # what to edit: a file, or an option such as `--set stages.0.images`
+
+    def __str__(self) -> str:
+        return _sentence(self.place, self.what, self.advice)
+
+    @property
+    def place(self) -> str:
+        """The source and the field in it; the field once, where the source is an override of this very field."""
+        source = str(self.source or "")
+        return source if source.endswith(f" {self.path}") else ": ".join(filter(None, (source, self.path)))
+
+
+class RecipeError(UsageError):
+    """A recipe or a card has mistakes; `mistakes` holds every one of them, `lines` says each in words.
+
+    `path`, `what` and `advice` are those of a single mistake; of several, `what` holds all lines.
+    """
+
+    def __init__(self, *mistakes: Mistake):
+        self.mistakes = mistakes
+        if len(mistakes) == 1:
+            super().__init__(mistakes[0].what, mistakes[0].place, mistakes[0].advice)
+        else:
+            super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> list[str]:
+        return [str(mistake) for mistake in self.mistakes]
 
 
 class DataError(UsageError):
     """A data set, a card or a folder is not what the recipe says it is."""
 
+    @classmethod
+    def of(cls, error: TranslateError, advice: str | None = None) -> DataError:
+        """Return the fault of another error as one of this class, with its own advice where no other is given."""
+        return cls(error.what, error.path, advice or error.advice)
+
 
 class NoData(DataError):
-    """There is no such folder or split, or nothing in it: nobody has said anything wrong of it yet."""
+    """A folder or a split of images is missing or empty.
+
+    A class of its own, because some data are optional: their absence is no fault, and damaged ones are.
+    """
 
 
 class RunError(UsageError):
@@ -61,7 +132,7 @@ class MissingExtra(UsageError):
     """An optional library is not installed; names the extra that brings it."""
 
     def __init__(self, library: str, extra: str, purpose: str):
-        super().__init__(f"{purpose} needs {library}: pip install 'diptych[{extra}]'")
+        super().__init__(f"{purpose} needs {library}", advice=f"run: pip install 'diptych[{extra}]'")
 
 
 class ImageError(TranslateError):
@@ -71,14 +142,11 @@ class ImageError(TranslateError):
     """
 
     exit_code = 3
+    path: Path
 
     def __init__(self, path: Path | str, stage: str, reason: str):
-        self.path, self.stage, self.reason = Path(path), stage, reason
-        super().__init__(f"{path}: {stage}: {reason}")
-
-    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str, str]]:
-        """Rebuilt from its three parts when a loader's worker sends it to the parent."""
-        return type(self), (self.path, self.stage, self.reason)
+        super().__init__(f"{stage}: {reason}", Path(path))
+        self.stage, self.reason = stage, reason
 
 
 class CheckpointError(TranslateError):
@@ -106,13 +174,13 @@ class DiskError(TranslateError):
 
     @classmethod
     def of(cls, error: OSError, path: Path, needed: int | None = None) -> DiskError:
-        """Say path, needed and free bytes: what a person needs in order to make room."""
+        """Return the error of the operating system with the free bytes, and the `needed` ones where they are known."""
         try:
             free = f"{shutil.disk_usage(path if path.is_dir() else path.parent).free:,} bytes free"
         except OSError:
             free = "free space unknown"
         wants = "" if needed is None else f"{needed:,} bytes needed, "
-        return cls(f"{path}: {error.strerror or error} ({wants}{free})")
+        return cls(f"{error.strerror or error} ({wants}{free})", path)
 
 
 class Stopped(TranslateError):
@@ -122,5 +190,5 @@ class Stopped(TranslateError):
 
 
 def is_disk_fault(error: BaseException) -> bool:
-    """True for errors of the disk itself (full, quota, read-only, I/O), which no other file will escape."""
+    """Tell whether the disk itself failed (full, over quota, read-only, I/O): then every other file fails as well."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

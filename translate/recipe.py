@@ -19,12 +19,11 @@ import yaml
 from pydantic import Field
 
 from translate.data import DataConfig
-from translate.data.labelled import LabelledLayout
+from translate.data.labelled_layouts import LabelledLayout
 from translate.data.transforms import Augmentation
-from translate.errors import RecipeError
-from translate.losses import SlopePenalty
-from translate.mistakes import shown
-from translate.networks.growing import Growable
+from translate.errors import Mistake, RecipeError
+from translate.mistakes import Mistakes, shown
+from translate.networks.growing import level_problems
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.networks.tasks import TaskNetworkConfig
 from translate.optimizers import Constant, Optimizers, Schedule
@@ -183,95 +182,55 @@ class Recipe(Config):
 
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        problems = [*self._translator_problems(), *self._stage_problems(), *self._level_problems(),
-                    *self._evaluation_problems()]
+        problems = [*self.translator.problems(self.data), *self._adaptation_problems(), *self._stage_problems(),
+                    *self._level_problems(), *self._evaluation_problems()]
         if problems:
-            raise ValueError("\n".join(problems))
+            raise Mistakes(problems)
         return self
 
-    def _translator_problems(self) -> Iterator[str]:
+    def _adaptation_problems(self) -> Iterator[Mistake]:
+        if self.adapt is None:
+            return
         a, b = self.data.channels_a, self.data.channels_b
-        if self.translator.needs_pairs and not self.data.paired:
-            yield (f"translator.kind: {self.translator.kind} needs pairs, and data.kind {self.data.kind} has none; use "
-                   "data.kind: paired, labels or computed, or translator.kind: cyclegan "
-                   "or cut")
-        if self.translator.kind == "cut" and a != b:
-            yield ("translator.kind: cut compares input and output by one encoder, which needs as many channels in A "
-                   f"as in B, not {a} and {b}; use cyclegan or pix2pix")
-        if self.translator.kind == "cyclegan" and self.translator.weights.identity and a != b:
-            yield f"translator.weights.identity: needs as many channels in A as in B, not {a} and {b}; set it to 0"
-        if self.translator.kind == "cyclegan" and self.translator.semantic is not None and a != b:
-            yield f"translator.semantic: one network sees images of A and B, which have {a} and {b} channels"
-        if self.adapt is not None and (a != b or self.data.kind == "labels"):
-            yield (f"adapt: one task network sees images of A and of B, and data.kind {self.data.kind} has {a} and {b} "
-                   "channels; they need as many")
-        if self.adapt is not None and self.adapt.semantic is not None and self.translator.kind != "cyclegan":
-            yield (f"adapt.semantic: is a loss of a CycleGAN, and translator.kind is {self.translator.kind}; set it to "
-                   "null")
-        if (self.translator.objective.kind == "began") != (self.translator.discriminator.kind == "autoencoder"):
-            yield (f"translator.objective.kind: {self.translator.objective.kind} cannot be played with a discriminator "
-                   f"of kind {self.translator.discriminator.kind}: began and autoencoder belong together")
-        if isinstance(self.translator.penalty, SlopePenalty) and self.translator.discriminator.norm == "batch":
-            yield (f"translator.penalty.kind: {self.translator.penalty.kind} is each sample's own, and batch norm "
-                   "mixes samples (Gulrajani et al. 2017, section 4); set translator.discriminator.norm to instance or "
-                   "none")
+        if a != b or self.data.labelling is not None:
+            yield Mistake("adapt", f"one task network sees images of A and of B, and data.kind {self.data.kind} has "
+                          f"{a} and {b} channels", "they need as many")
+        if self.adapt.semantic is not None and not self.translator.stays_consistent:
+            yield Mistake("adapt.semantic", f"is a loss of a CycleGAN, and translator.kind is {self.translator.kind}",
+                          "set it to null")
 
-        if getattr(self.translator, "perceptual", None) is not None:
-            for side in {"a", "b"} if self.translator.kind == "cyclegan" else {"b"}:
-                if getattr(self.data, f"channels_{side}") not in (1, 3):
-                    yield (f"translator.perceptual: its network knows images of 1 or 3 channels, not of "
-                           f"{getattr(self.data, f'channels_{side}')} (side {side.upper()}); set it to null")
-
-    def _stage_problems(self) -> Iterator[str]:
+    def _stage_problems(self) -> Iterator[Mistake]:
         for number, stage in enumerate(self.stages):
+            here = f"stages.{number}"
             resize = stage.resize or self.data.resize
             if resize is not None and resize < min(stage.size):
-                yield (f"stages.{number}.resolution: a crop of {min(stage.size)} px is larger than the {resize} px "
-                       f"that images are resized to; raise stages.{number}.resize")
+                yield Mistake(f"{here}.resolution", f"a crop of {min(stage.size)} px is larger than the {resize} px "
+                              "that images are resized to", f"raise {here}.resize")
             least = self.smallest_side(stage)
             if min(stage.size) < least:
                 fewer = "layers or scales" if getattr(self.translator.discriminator, "scales", 1) > 1 else "layers"
                 levels = f" with {stage.levels} levels, each of which doubles it" if stage.levels else ""
-                yield (f"stages.{number}.resolution: {min(stage.size)} px is less than the {least} px that the "
-                       f"discriminator can judge{levels}; use more px, or fewer translator.discriminator.{fewer}")
+                yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is less than the {least} px that the "
+                              f"discriminator can judge{levels}",
+                              f"use more px, or fewer translator.discriminator.{fewer}")
             if stage.images % stage.batch_size:
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
-                yield (f"stages.{number}.images: {stage.images} is no multiple of batch_size {stage.batch_size}; "
-                       f"use {rounded}")
+                yield Mistake(f"{here}.images", f"{stage.images} is no multiple of batch_size {stage.batch_size}",
+                              f"use {rounded}")
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
-                yield (f"stages.{number}.micro_batch: {stage.micro_batch} does not divide batch_size "
-                       f"{stage.batch_size}")
+                yield Mistake(f"{here}.micro_batch", f"{stage.micro_batch} does not divide batch_size "
+                              f"{stage.batch_size}")
 
-    def _level_problems(self) -> Iterator[str]:
-        generator, before, size = self.translator.generator, None, 0
-        for number, stage in enumerate(self.stages):
-            if stage.levels and not (self.translator.grows and isinstance(generator, Growable)):
-                part = f"generator.kind: {generator.kind}" if self.translator.grows else f"kind: {self.translator.kind}"
-                yield f"stages.{number}.levels: translator.{part} cannot gain levels; leave them out"
-            elif before is not None and stage.levels not in (before, before + 1):
-                yield (f"stages.{number}.levels: {stage.levels} after {before}; a stage has as many as the one before, "
-                       f"or one more: use {before} or {before + 1}")
-            elif stage.fade and (before is None or stage.levels != before + 1):
-                yield (f"stages.{number}.fade: there is nothing to fade, as this stage has no level more than the one "
-                       "before; raise its levels, or leave fade out")
-            elif stage.fade and isinstance(generator, Growable) and not generator.fades:
-                yield (f"stages.{number}.fade: the levels of generator.kind: {generator.kind} do not fade in; leave "
-                       "fade out, and train the level alone at first (freeze: true)")
-            elif before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
-                yield (f"stages.{number}.resolution: {min(stage.size)} px with a level more than the {size} px before; "
-                       f"a level is for twice the size, use about {2 * size}")
-            if generator.kind == "coarse_to_fine" and generator.width % 2**stage.levels:
-                yield (f"translator.generator.width: {generator.width} cannot be halved {stage.levels} times, once for "
-                       f"each of stages.{number}.levels; use a multiple of {2**stage.levels}")
-            if stage.freeze and not stage.levels:
-                yield f"stages.{number}.freeze: there is no level to train alone; set levels, or leave freeze out"
-            # After a jump the next stage is measured by what this one should be.
-            before = stage.levels if before is None else min(stage.levels, before + 1)
-            size = min(stage.size)
+    def _level_problems(self) -> Iterator[Mistake]:
+        if self.translator.grows:
+            yield from self.translator.generator.level_problems(self.stages)
+        else:
+            yield from level_problems(self.stages, unable=f"translator.kind: {self.translator.kind}")
 
-    def _evaluation_problems(self) -> Iterator[str]:
+    def _evaluation_problems(self) -> Iterator[Mistake]:
         if self.evaluate.patience is not None and self.every.evaluate is None:
-            yield "evaluate.patience: counts evaluations, and every.evaluate is null; set that to a number or auto"
+            yield Mistake("evaluate.patience", "counts evaluations, and every.evaluate is null",
+                          "set that to a number or auto")
 
     @property
     def complete_from(self) -> int:
@@ -280,12 +239,11 @@ class Recipe(Config):
         return sum(stage.images for stage in self.stages if stage.levels < self.stages[-1].levels)
 
     def smallest_side(self, stage: Stage) -> int:
-        """The smallest side, in px, that the discriminator can judge in a stage."""
-        judge = self.translator.discriminator
-        return judge.smallest * 2**stage.levels if isinstance(judge, Growable) else judge.smallest
+        """Return the smallest side, in px, that the discriminator can judge in a stage."""
+        return self.translator.discriminator.smallest_side(stage.levels)
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
-        """The memory plan that is named for a stage; None: the one that fits is chosen."""
+        """Return the memory plan that is named for a stage; None: one that fits is chosen."""
         named = stage.memory or self.memory
         return None if named == "auto" else named
 
@@ -296,8 +254,10 @@ class Recipe(Config):
                                                     or self.evaluate.patience is not None)
 
     def with_consistency(self, task: Path, seed: int) -> Recipe:
-        """What `translate adapt make` trains: the translator from `seed`, with the loss that asks the network in the
-        folder `task` where there is `adapt.semantic`."""
+        """Return what `translate adapt make` trains: the translator from `seed`.
+
+        Where there is `adapt.semantic`, it has the loss that asks the network in the folder `task`.
+        """
         document = self.dump() | {"adapt": None, "seed": seed}
         if self.adapt is not None and self.adapt.semantic is not None:
             document["translator"]["semantic"] = self.adapt.semantic.model_dump() | {"task": str(task)}
@@ -309,11 +269,11 @@ class Recipe(Config):
         return sum(stage.images for stage in self.stages)
 
     def dump(self) -> dict[str, Any]:
-        """The plain document this recipe would be read from, with every default spelled out."""
+        """Return the plain document this recipe would be read from, with every default spelled out."""
         return self.model_dump(mode="json")
 
     def dump_yaml(self) -> str:
-        """The same as a YAML file."""
+        """Return the same as YAML text."""
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
 
 
@@ -328,8 +288,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _source(where: str, file: Path, written: dict[str, Any], overrides: Sequence[str]) -> str:
-    """What to edit for a mistake at `where`: the file, an override of that field or of one around it, or both where an
-    override changed something inside, or which kind of thing it is."""
+    """Return what to edit for a mistake at `where`: the file, or an override of that field or of one around it.
+
+    Both where an override changed something inside, or which kind of thing it is.
+    """
     around = [path for path in overrides if f"{where}.".startswith(f"{path}.")]
     inside = [path for path in overrides if path.startswith(f"{where}.")
               or (path.endswith(".kind") and where.startswith(path.removesuffix("kind")))]
@@ -350,7 +312,7 @@ def _holds(document: Any, where: str) -> bool:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe given as a path or by the name of a shipped one."""
+    """Return the file of a recipe given as a path or by the name of a shipped one. Raises `RecipeError`."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return path
@@ -359,8 +321,9 @@ def find_recipe(name: str) -> Path:
         return shipped[name]
     if path.exists():
         what = "a folder" if path.is_dir() else "no recipe"
-        raise RecipeError([f"{name}: is {what}; a recipe is a YAML file (.yaml, .yml), or the name of a shipped one"])
-    raise RecipeError([f"{name}: no such file or folder, and no shipped recipe; {_shipped_advice(path.name)}"])
+        raise RecipeError(Mistake(name, f"is {what}", "a recipe is a YAML file (.yaml, .yml), or the name of a shipped "
+                                              "one"))
+    raise RecipeError(Mistake(name, "no such file or folder, and no shipped recipe", _shipped_advice(path.name)))
 
 
 def _shipped_advice(name: str) -> str:
@@ -370,13 +333,13 @@ def _shipped_advice(name: str) -> str:
 
 
 def describe(path: Path) -> str:
-    """What a recipe is for: its first comment line."""
+    """Return what a recipe is for: its first comment line."""
     first = path.read_text(encoding="utf-8").splitlines()[0]
     return first.lstrip("# ").rstrip(".")
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    """`path: old → new` for every field in which two recipe documents differ."""
+    """Yield `path: old → new` for every field in which two recipe documents differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
@@ -391,20 +354,23 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     """Set `a.b.0.c=value` in a plain document; the value is read as YAML."""
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise RecipeError([f"--set {override}: expected field.path=value, such as stages.0.images=2000"])
+        raise RecipeError(Mistake(f"--set {override}", "expected field.path=value, such as stages.0.images=2000"))
     value = read_yaml(text, f"--set {path}")
+
+    # Down the path, through mappings and lists. What is not there yet begins as an empty mapping.
     place: Any = document
     *parents, last = path.split(".")
     for depth, step in enumerate([*parents, last]):
         where = ".".join([*parents, last][: depth + 1])
         if isinstance(place, list):
             if not step.isdigit() or int(step) >= len(place):
-                raise RecipeError([f"--set {override}: {where}: there are {len(place)} entries, numbered from 0"])
+                raise RecipeError(Mistake(where, f"there are {len(place)} entries, numbered from 0",
+                                          source=f"--set {override}"))
             index: Any = int(step)
         elif isinstance(place, dict):
             index = step
         else:
-            raise RecipeError([f"--set {override}: {where}: {shown(place)} has no fields"])
+            raise RecipeError(Mistake(where, f"{shown(place)} has no fields", source=f"--set {override}"))
         if depth == len(parents):
             place[index] = value
             return
@@ -414,10 +380,10 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def default_run(recipe: Recipe) -> Path:
-    """Where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
+    """Return where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
     return Path(os.environ.get("DIPTYCH_RUNS", "runs")) / recipe.name
 
 
 def default_adaptation(recipe: Recipe) -> Path:
-    """Where an adaptation goes when nobody says: beside the runs, `<name>-adapt`."""
+    """Return where an adaptation goes when nobody says: beside the runs, `<name>-adapt`."""
     return default_run(recipe).with_name(f"{recipe.name}-adapt")

@@ -1,8 +1,7 @@
-"""The strict base of every config class, and validation errors a person can act on.
+"""The strict parent of every config class, and validation that reports all mistakes of a document at once.
 
-A config is frozen, refuses unknown fields, and stands beside the component it builds. Numbers written as text
-are accepted (PyYAML reads `2e-4` as a string), anything else is checked. `validate` reports **all** mistakes of a
-document at once, each as
+A config is frozen, refuses unknown fields, and stands beside the component it builds. Numbers written as text are
+accepted, as PyYAML reads `2e-4` as a string; everything else must be of its type. `validate` names every mistake:
 
     recipes/x.yaml: translator.weights.cycel: unknown field; did you mean cycle?
 
@@ -19,22 +18,22 @@ from typing import Annotated, Any, TypeVar
 import pydantic
 import yaml
 
-from translate.errors import RecipeError
+from translate.errors import Mistake, RecipeError
 from translate.mistakes import explain, leaves, no_mapping, shown
 
-LARGEST_DOCUMENT = 256 * 1024  # bytes; a recipe or a card is a page of text
-LARGEST_EXACT = 2**53  # up to here, every whole number is a float
+MAX_DOCUMENT_BYTES = 256 * 1024  # bytes; a recipe or a card is a page of text
+MAX_EXACT_INTEGER = 2**53  # up to here, every whole number is a float
 
 
 class Config(pydantic.BaseModel):
-    """A part of a recipe or a card: immutable, complete, and nothing else in it."""
+    """A part of a recipe or a card: immutable, and without unknown fields."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _numbers_are_numbers(cls, document: Any) -> Any:
-        """`1e3` is a whole number to a person, and not to pydantic; `true` is none, and to pydantic it is 1."""
+        """Accept `1e3` as a whole number, which pydantic does not; refuse `true` as a number, which it takes as 1."""
         if not isinstance(document, Mapping):
             return document
         return {name: _number(value, set(leaves(cls.model_fields[name].annotation)))
@@ -43,7 +42,7 @@ class Config(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _kinds_are_those_of_defaults(cls, document: Any) -> Any:
-        """`optimizer.generator: {lr: 1e-4}` is the Adam that stands there when nothing is said."""
+        """Fill in the default's kind where none is given: `optimizer.generator: {lr: 1e-4}` is an Adam."""
         if not isinstance(document, Mapping):
             return document
         kinds = {name: {"kind": field.default.kind} for name, field in cls.model_fields.items()
@@ -53,20 +52,22 @@ class Config(pydantic.BaseModel):
 
 
 def _number(value: Any, types_of_field: set[Any]) -> Any:
+    """Return a value, or the list of values, as the number that it means to a field of these types."""
     if isinstance(value, list):
         return [_number(item, types_of_field) for item in value]
     if isinstance(value, bool) and types_of_field & {int, float} and bool not in types_of_field:
-        return shown(value)  # the word, which is refused where it stands, like any other
+        return shown(value)  # as text, which the field refuses
     if isinstance(value, str) and int in types_of_field and str not in types_of_field:
         try:
             number = float(value)
         except ValueError:
             return value
-        return int(number) if number.is_integer() and abs(number) <= LARGEST_EXACT else value
+        return int(number) if number.is_integer() and abs(number) <= MAX_EXACT_INTEGER else value
     return value
 
 
 def _named(value: str) -> str:
+    """Return `value`, or raise `ValueError` where it should not name a folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
         raise ValueError(f"{shown(value)}: a folder gets this name; use letters (a to z, A to Z), digits, and after "
                          "the first also . _ - (100 at most)")
@@ -78,36 +79,30 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
 def validate(model: type[Model], document: Any, source: str | Callable[[str], str]) -> Model:
-    """Build `model` from a plain document (what a YAML file holds); raise `RecipeError` naming every mistake.
+    """Build `model` from a plain document (what a YAML file holds); raise `RecipeError` with every mistake in it.
 
-    `source` opens each line: what a person has to edit, or a function that tells it for the path of a mistake.
+    `source` is what a person has to edit (a file, an option), or a function that returns it for the path of a field.
     """
     tell = source if callable(source) else lambda where: source
     if not isinstance(document, Mapping):
-        raise RecipeError([f"{tell('')}: {no_mapping(document)}"])
+        raise RecipeError(Mistake("", *no_mapping(document), source=tell("")))
     try:
         return model.model_validate(document)
     except pydantic.ValidationError as error:
-        raise RecipeError([_told(tell(line.partition(": ")[0]), line) for line in explain(error, model)]) from None
-
-
-def _told(source: str, line: str) -> str:
-    """A mistake behind what a person has to edit; its path once, where that is an override of this very field."""
-    where = line.partition(": ")[0]
-    return f"{source}{line.removeprefix(where)}" if source.endswith(f" {where}") else f"{source}: {line}"
+        raise RecipeError(*(mistake._replace(source=tell(mistake.path)) for mistake in explain(error, model))) from None
 
 
 def read_document(path: Path, advice: str) -> dict[str, Any]:
-    """The mapping a YAML file holds. `advice` tells what to do when there is no such file."""
+    """Return the mapping that a YAML file holds. `advice` says what to do when there is no such file."""
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise RecipeError([f"{path}: {error.strerror}; {advice}"]) from None
-    if len(text) > LARGEST_DOCUMENT:
-        raise RecipeError([f"{path}: {len(text):,} bytes; at most {LARGEST_DOCUMENT:,} are read"])
+        raise RecipeError(Mistake("", str(error.strerror), advice, path)) from None
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise RecipeError(Mistake("", f"{len(text):,} bytes; at most {MAX_DOCUMENT_BYTES:,} are read", source=path))
     document = read_yaml(text.decode(errors="replace"), str(path))
     if not isinstance(document, dict):
-        raise RecipeError([f"{path}: {no_mapping(document)}"])
+        raise RecipeError(Mistake("", *no_mapping(document), source=path))
     return document
 
 
@@ -134,12 +129,12 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """Plain values out of a YAML text; raises `RecipeError` naming the line."""
+    """Return the plain values of a YAML text. Raises `RecipeError`, which names the line in `source`."""
     try:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader that allows less
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         tab = "a tab stands here; indent with spaces" if "'\\t'" in str(error.problem) else error.problem
-        raise RecipeError([f"{source}{line}: {tab}"]) from None
+        raise RecipeError(Mistake("", str(tab), source=f"{source}{line}")) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError([f"{source}: not YAML: {str(error).splitlines()[0]}"]) from None
+        raise RecipeError(Mistake("", f"not YAML: {str(error).splitlines()[0]}", source=source)) from None

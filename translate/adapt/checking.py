@@ -5,21 +5,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from translate import files
 from translate.adapt.examples import refuse_all_ignored
+from translate.adapt.kept import Record, digest, kept, stamp
 from translate.adapt.tasks import Watch
 from translate.data.check import Finding
 from translate.data.folders import Split
-from translate.data.labelled import Labelled, LabelledConfig, LabelMaps, check_labels
-from translate.data.pairing import NUM_NAMED, match, named
+from translate.data.labelled import Labelled, LabelledConfig, check_labels, first_of
+from translate.data.labelled_layouts import LabelMaps
+from translate.data.pairing import match, named
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData
 from translate.images.reading import ImageConfig, read_image
@@ -34,14 +32,16 @@ Image = tuple[Path, ImageConfig]
 def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Reporter, training: bool = True) -> None:
     """Look at all that `adapt make` and `adapt evaluate` will read. Raises `DataError` with what is wrong of it.
 
-    Where no translator is to be trained an image that cannot be read costs itself alone: the converter names it.
+    Where no translator is to be trained, an image that cannot be read costs itself alone: the converter names it.
     """
     adapt = recipe.adapt
     assert adapt is not None
+
+    # Which labels: of the source, and of the target where it has any. Without those, a set can be made all the same.
     parts = [("source", adapt.source, source)]
     try:
         test, train, missing = target_splits(adapt)
-    except NoData as error:  # a set can be made all the same
+    except NoData as error:
         report.say(f"warning: `translate adapt evaluate` will have nothing to test on: {error}")
     else:
         parts += [("target test", adapt.target, test)] + ([("target", adapt.target, train)] if train else [])
@@ -50,46 +50,43 @@ def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Repor
     for _, layout, found in parts:
         if empty := without_images(layout, found):
             report.say(f"warning: {found.images}: {empty}")
+
+    # Which images: of the target, and all that a translator would be trained on.
     images: list[Image] = [(path, recipe.data.image_b) for _, _, found in parts[1:] for path in found.files]
     if training:
         images += [*((path, recipe.data.image_a) for path in source.files),
                    *images_of(recipe, translators_samples(recipe))]
     images = distinct(images)
-    digest = digest_of(parts, images)
-    if is_checked(home, digest):
-        return
-    for name, layout, found in parts:
-        check_labels(layout, found, lambda done, total, name=name: report.progress(  # type: ignore[misc]
-            done, total, f"{name} labels", {}))
-        refuse_all_ignored(layout, found)
-    faults = list(unreadable(images, lambda done, total: report.progress(done, total, "reading images", {})))
-    if faults:
-        more = f"\n… and {len(faults) - NUM_NAMED} more" if len(faults) > NUM_NAMED else ""
-        raise DataError("\n".join([f"{len(faults)} of {len(images)} images cannot be read, and a training would stop "
-                                   "at them:", *faults[:NUM_NAMED]])
-                        + f"{more}\nrepair or replace them, or remove each with its label")
-    with files.naming_disk_faults(home):
-        home.mkdir(parents=True, exist_ok=True)
-        files.write_json(home / CHECKED, {"digest": digest, "images": len(images)})
+
+    def look_at_all() -> Record:
+        for name, layout, found in parts:
+            check_labels(layout, found, lambda done, total, name=name: report.progress(  # type: ignore[misc]
+                done, total, f"{name} labels", {}))
+            refuse_all_ignored(layout, found)
+        refuse_unreadable(images, lambda done, total: report.progress(done, total, "reading images", {}))
+        return {"images": len(images)}
+
+    kept(home / CHECKED, digest_of(parts, images), look_at_all)
 
 
 def target_splits(adapt: Adaptation) -> tuple[Labelled, Labelled | None, list[str]]:
-    """The target's test labels, its training labels where there are any, and what a table lacks without them.
+    """Return the target's test labels, its training labels (None: there are none), and what a table lacks without them.
 
     Raises `NoData` where there is nothing to test on, `DataError` where there is something wrong.
     """
     try:
         test = adapt.target.find("test", data_root())
     except NoData as error:
-        raise NoData(f"{error}\n(adapt.target: its test labels are what `translate adapt evaluate` tests on)") from None
+        raise NoData(f"{error.what} (adapt.target: its test labels are what `translate adapt evaluate` tests on)",
+                     error.path, error.advice) from None
     try:
         return test, adapt.target.find("train", data_root()), []
     except NoData as error:
-        return test, None, [f"no oracle, and no part of the gap: {error}"]
+        return test, None, [f"no oracle, and so no share of the gap that a row closes: {error}"]
 
 
 def translators_samples(recipe: Recipe) -> list[Samples]:
-    """What the translator trains on, and what it is scored on where there is such. Raises `DataError`."""
+    """Return what the translator trains on, and what it is scored on where there is such. Raises `DataError`."""
     samples = [recipe.data.build("train", data_root())]
     try:
         return [*samples, recipe.data.build("test", data_root())]
@@ -100,64 +97,51 @@ def translators_samples(recipe: Recipe) -> list[Samples]:
 
 
 def images_of(recipe: Recipe, samples: Iterable[Samples]) -> Iterator[Image]:
-    """Every image of the translator's own data, and what it is read as."""
+    """Yield every image of the translator's own data, and what it is read as."""
     for each in samples:
         yield from ((path, recipe.data.image_a) for path in each.files_a)
         yield from ((path, recipe.data.image_b) for path in each.files_b)
 
 
 def distinct(images: Iterable[Image]) -> list[Image]:
-    """Each file once, whatever links lead to it: the source's are often the translator's, too."""
+    """Return each file once, whatever links lead to it: the source's are often the translator's, too."""
     return list({(os.path.realpath(path), image): (path, image) for path, image in images}.values())
 
 
-def unreadable(images: list[Image], watch: Watch) -> Iterator[str]:
-    """What is wrong with images that cannot be decoded, or are not as the recipe says."""
+def refuse_unreadable(images: list[Image], watch: Watch) -> None:
+    """Raise `DataError` naming the images that cannot be decoded, or are not as the recipe says."""
+    faults = []
     for number, (path, image) in enumerate(images, 1):
         try:
             read_image(path, image)
         except ImageError as error:
-            yield str(error)
+            faults.append(str(error))
         watch(number, len(images))
+    if faults:
+        heading = f"{len(faults)} of {len(images)} images cannot be read, and a training would stop at them:"
+        raise DataError("\n".join([heading, *first_of(faults)]),
+                        advice="repair or replace them, or remove each with its label")
 
 
 def without_images(layout: LabelledConfig, found: Labelled) -> str:
-    """Of layouts with a class for each image: classes that no image of a split has, in words; else nothing."""
+    """Return which classes no image of a split has, in words, of layouts with a class for each image; else nothing."""
     met = set(found.labels)
     empty = [name for number, name in enumerate(layout.class_names) if number not in met and not layout.per_pixel]
     return f"holds no image of class {', '.join(empty)} (names in the recipe)" if empty else ""
 
 
 def digest_of(parts: Sequence[tuple[str, LabelledConfig, Labelled]], images: list[Image]) -> str:
-    """Another one where a file was added, removed or written again, or is read otherwise."""
+    """Return another digest where a file was added, removed or written again, or is to be read in another way."""
     labels = [[layout.model_dump(mode="json"), [stamp(label) if isinstance(label, Path) else label
                                                 for label in found.labels]] for _, layout, found in parts]
-    read = [[stamp(path), image.model_dump(mode="json")] for path, image in images]
-    return hashlib.sha256(json.dumps([labels, read]).encode()).hexdigest()
-
-
-def stamp(path: Path) -> list[Any]:
-    """What tells whether a file is still the same; of one that is not there, its name alone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return [str(path)]
-    return [str(path), status.st_size, status.st_mtime_ns]
-
-
-def is_checked(home: Path, digest: str) -> bool:
-    """Whether all of this was found good before."""
-    try:
-        return json.loads((home / CHECKED).read_bytes())["digest"] == digest
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return digest([labels, [[stamp(path), image.model_dump(mode="json")] for path, image in images]])
 
 
 # -- for `translate data check` ----------------------------------------------------------------------------------------
 
 
 def label_findings(recipe: Recipe, watch: Watch = lambda done, total: None) -> list[Finding]:
-    """What is wrong with the labelled images of a recipe's `adapt`, all of it; none for a recipe without.
+    """Return all that is wrong with the labelled images of a recipe's `adapt`; nothing for a recipe without it.
 
     Images that the translator's data hold as well are left to the check of those.
     """
@@ -166,19 +150,22 @@ def label_findings(recipe: Recipe, watch: Watch = lambda done, total: None) -> l
     known: set[str] = set()
     with suppress(DataError):  # named by the check of the data
         known = {os.path.realpath(path) for path, _ in images_of(recipe, translators_samples(recipe))}
+
     places: list[tuple[LabelledConfig, Split, ImageConfig]] = [
         (adapt.source, "train", recipe.data.image_a), (adapt.target, "test", recipe.data.image_b),
         (adapt.target, "train", recipe.data.image_b)]
     findings: list[Finding] = []
     for layout, split, image in places:
+        # Images and labels that do not pair: of the target's training labels, only an oracle would miss them.
         try:
             found, lonely = pairs_of(layout, split)
         except DataError as error:
-            optional = layout is adapt.target and split == "train"  # without it there is only no oracle
-            place, _, what = str(error).partition(": ")
-            findings.append(Finding(Path(place), "note" if optional else "error", what))
+            optional = layout is adapt.target and split == "train"
+            findings.append(Finding.of(error, "note" if optional else "error"))
             continue
         findings += lonely
+
+        # Then each image with its label.
         if empty := without_images(layout, found):
             findings.append(Finding(found.images, "warning", empty))
         for number, (path, label) in enumerate(zip(found.files, found.labels, strict=True), 1):
@@ -188,7 +175,7 @@ def label_findings(recipe: Recipe, watch: Watch = lambda done, total: None) -> l
 
 
 def pairs_of(layout: LabelledConfig, split: Split) -> tuple[Labelled, list[Finding]]:
-    """The images that have labels, and a finding for every image and label without the other. Raises `DataError`."""
+    """Return the images that have labels, and a finding for each image or label alone. Raises `DataError`."""
     if not isinstance(layout, LabelMaps):
         return layout.find(split, data_root()), []
     place, images, listed, labels, maps = layout.sides(split, data_root())
@@ -203,7 +190,7 @@ def pairs_of(layout: LabelledConfig, split: Split) -> tuple[Labelled, list[Findi
 
 
 def look(layout: LabelledConfig, path: Path, label: Path | int, image: ImageConfig | None) -> Iterator[Finding]:
-    """What is wrong with an image, where `image` says what it is read as, or else with its label."""
+    """Yield what is wrong with an image, where `image` says what it is read as, or else with its label."""
     try:
         if image is not None:
             read_image(path, image)
@@ -212,5 +199,4 @@ def look(layout: LabelledConfig, path: Path, label: Path | int, image: ImageConf
         return
     fault = layout.problem(path, label)
     if fault is not None:
-        at = label if isinstance(label, Path) and fault.startswith(str(label)) else path
-        yield Finding(at, "error", fault.removeprefix(str(at)).lstrip(": "))
+        yield Finding.of(fault)

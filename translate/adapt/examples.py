@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from translate import files
+from translate.adapt.kept import digest
 from translate.data.labelled import Labelled, LabelledConfig
-from translate.data.stream import permutation
-from translate.data.transforms import RandomTransform, resized, stable_hash, target_shape, use_one_thread
-from translate.errors import DataError, TranslateError
-from translate.images.reading import ImageConfig, read_image, to_tensor
+from translate.data.loading import Loadable, Shares, load
+from translate.data.stream import drawn
+from translate.data.transforms import RandomTransform, resized, target_shape
+from translate.errors import DataError
+from translate.images.reading import ImageConfig, read_image
+from translate.images.tensors import to_tensor
 from translate.recipe import Downstream
 
 CACHED_BYTES = 2**29  # of images of one set that are kept in memory rather than read in every epoch
@@ -25,7 +25,11 @@ Change = Callable[[np.ndarray, int], np.ndarray]  # an image (H, W, C) and its n
 
 
 class Examples:
-    """Labelled images of one kind, in a fixed order. `change` is made to each as it is read."""
+    """Labelled images of one kind, in a fixed order.
+
+    `image` says how they are read, and `resize` at which short side (px; None: their own). `change` is made to each as
+    it is read.
+    """
 
     def __init__(self, layout: LabelledConfig, files: Sequence[Path], labels: Sequence[Path | int],
                  image: ImageConfig, resize: int | None, change: Change | None = None):
@@ -37,7 +41,7 @@ class Examples:
     @classmethod
     def of(cls, layout: LabelledConfig, found: Labelled, image: ImageConfig, resize: int | None,
            change: Change | None = None) -> Examples:
-        """All images of a split."""
+        """Return all images of a split."""
         return cls(layout, found.files, found.labels, image, resize, change)
 
     def __len__(self) -> int:
@@ -45,26 +49,27 @@ class Examples:
 
     @property
     def digest(self) -> str:
-        """Another one where an image or a label is another, or is read in another way; not where they were copied.
+        """Return what tells these examples from all others: what images and labels hold, and how they are read.
 
-        Contents are read rather than dates: a training reads them many times over, and begun anew it costs far more.
+        Copies have the same digest. Contents are read rather than dates: a training reads them many times over, and to
+        begin it anew costs far more.
         """
         labels = [files.checksum(label) if isinstance(label, Path) else label for label in self.labels]
         read_by = self.layout.model_dump(mode="json", exclude={"card", "folder"}), self.image.model_dump(mode="json")
         parts = [list(map(files.checksum, self.files)), labels, read_by, self.resize]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return digest(parts)
 
     def __add__(self, other: Examples) -> Examples:
-        """Both, read alike."""
+        """Return both, read like these."""
         return Examples(self.layout, self.files + other.files, self.labels + other.labels, self.image, self.resize)
 
     def part(self, numbers: Sequence[int]) -> Examples:
-        """Only some of them."""
+        """Return some of them alone."""
         return Examples(self.layout, [self.files[number] for number in numbers],
                         [self.labels[number] for number in numbers], self.image, self.resize, self.change)
 
     def read(self, number: int) -> np.ndarray:
-        """(H, W, C) as stored, changed, at the short side of `resize`. Raises `ImageError`."""
+        """Return an image (H, W, C) as stored, after `change`, at a short side of `resize`. Raises `ImageError`."""
         if number in self._kept:
             return self._kept[number]
         image = read_image(self.files[number], self.image)
@@ -76,7 +81,7 @@ class Examples:
         return image
 
     def whole(self, number: int) -> tuple[Tensor, np.ndarray]:
-        """(C, H, W) in [-1, 1], and its classes: (h, w, 1) at the size of the label map, or (1,)."""
+        """Return an image (C, H, W) in [-1, 1], and its classes: (h, w, 1) at the size of the label map, or (1,)."""
         return to_tensor(self.read(number), self.image), self.layout.read(self.labels[number])
 
 
@@ -84,48 +89,47 @@ def refuse_all_ignored(layout: LabelledConfig, found: Labelled) -> None:
     """Raise `DataError` where no pixel of any label counts: nothing could be learnt from such labels, or tested."""
     if layout.per_pixel and not any((layout.read(label) != getattr(layout, "ignore", None)).any()
                                     for label in found.labels):
-        raise DataError(f"{found.folder}: all pixels of its {len(found)} labels are ignored, so that none of them "
-                        "counts; look at ids, classes and ignore of this layout (adapt in the recipe)")
+        raise DataError(f"all pixels of its {len(found)} labels are ignored, so that none of them counts", found.folder,
+                        "look at ids, classes and ignore of this layout (adapt in the recipe)")
 
 
-class Draws(Dataset):
+class TrainingExamples(Loadable):
     """The examples that one training sees, by their number: a function of the seed and of nothing else."""
 
     def __init__(self, examples: Examples, config: Downstream, seed: int):
         self.examples, self.config, self.seed = examples, config, seed
         self.transform = RandomTransform(config.size, config.augment)
 
-    def __len__(self) -> int:
-        return self.config.images
+    def files_of(self, number: int) -> str:
+        index, _ = self.address(number)
+        return str(self.examples.files[index])
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | str:
-        """An image (C, H, W), and its classes: (H, W) or a number. What goes wrong is returned: see `data.stream`."""
-        try:
-            return self.draw(number)
-        except TranslateError as error:
-            return str(error)
+    def address(self, number: int) -> tuple[int, int]:
+        """Return (index of an example, key that its transforms are drawn from)."""
+        return drawn(self.seed, "task", len(self.examples), number)
 
-    def draw(self, number: int) -> tuple[Tensor, Tensor]:
-        epoch, position = divmod(number, len(self.examples))
-        index = int(permutation(stable_hash(self.seed, "task", epoch), len(self.examples))[position])
-        image, size = self.examples.read(index), self.config.size
+    def sample(self, number: int) -> tuple[Tensor, Tensor]:
+        """Return an image (C, H, W) in [-1, 1], and its classes: (H, W), or one. Raises `ImageError`."""
+        (index, key), size = self.address(number), self.config.size
+        layout = self.examples.layout
+        image = self.examples.read(index)
         images = [resized(image, target_shape(image.shape[:2], None, size))]
-        classes = self.examples.layout.read(self.examples.labels[index])
-        if self.examples.layout.per_pixel:
-            # Class numbers go through crop and flip as 16-bit pixels: neither computes new ones.
+
+        # Class numbers go through crop and flip as 16-bit pixels: neither computes new ones.
+        classes = layout.read(self.examples.labels[index])
+        if layout.per_pixel:
             images.append(resized(classes.astype(np.uint16), images[0].shape[:2], labels=True))
         if images[0].shape[:2] != size or self.config.augment:
-            images = self.transform(images, stable_hash(self.seed, "task", epoch, index))
-        label = images[1][..., 0].astype(np.int64) if self.examples.layout.per_pixel else classes[0]
+            images = self.transform(images, key)
+        label = images[1][..., 0].astype(np.int64) if layout.per_pixel else classes[0]
         return to_tensor(np.ascontiguousarray(images[0]), self.examples.image), torch.as_tensor(label)
 
-    def batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(N, C, H, W) and (N, H, W) or (N,). Raises `TranslateError` for an example that cannot be read."""
-        loader: DataLoader = DataLoader(self, self.config.batch_size, num_workers=workers, collate_fn=list,
-                                        worker_init_fn=lambda _: use_one_thread(), timeout=600 if workers else 0)
-        for batch in loader:
-            faults = [each for each in batch if isinstance(each, str)]
-            if faults:
-                raise TranslateError(faults[0])
-            images, labels = zip(*batch, strict=True)
-            yield torch.stack(images), torch.stack(labels)
+    def batches(self, workers: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Yield images (N, C, H, W) and classes (N, H, W) or (N,). Raises as `translate.data.loading.load` does."""
+        return load(self, Shares(0, self.config.images, self.config.batch_size), stacked, workers)
+
+
+def stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return images and classes of one size as a batch."""
+    images, classes = zip(*samples, strict=True)
+    return torch.stack(images), torch.stack(classes)

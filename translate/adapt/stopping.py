@@ -1,4 +1,4 @@
-"""A signal as a request, for work that tells how far it is: it ends at the next step."""
+"""Ending work that reports its progress at its next step after a signal."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from translate.training.loop import Reporter
 
 @dataclass
 class StoppingReporter:
-    """Passes on what it is told, and raises `Stopped` where a signal has asked for it."""
+    """A reporter that passes on what it is told, and raises `Stopped` once a signal has asked for it."""
 
     report: Reporter
     stop: StopRequest
-    kept: str  # what is kept, and how to go on
+    kept: str  # what is not lost, in words
 
     def say(self, line: str) -> None:
         self.report.say(line)
@@ -30,11 +30,11 @@ class StoppingReporter:
 
     def _end(self, where: str) -> None:
         if self.stop:
-            raise Stopped(f"stopped by {self.stop.name}{where}; {self.kept}; the same command goes on")
+            raise Stopped(f"stopped by {self.stop.name}{where}; {self.kept}", advice="the same command goes on")
 
 
 @contextmanager
 def stopping(report: Reporter, kept: str) -> Iterator[Reporter]:
-    """Within the block SIGTERM and SIGINT end the work at the next thing that is told to what this yields."""
+    """Yield a reporter: within the block, SIGTERM and SIGINT end the work when it is told something next."""
     with minding_signals() as stop:
         yield StoppingReporter(report, stop, kept)

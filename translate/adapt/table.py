@@ -18,11 +18,8 @@ an interrupted table goes on; `OUT/table.json` and `OUT/table.html` hold the tab
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -33,32 +30,21 @@ from scipy import stats
 from torch import nn
 
 from translate import files
-from translate.adapt.carrying import MANIFEST, change_of_source, damage, manifest_hash
-from translate.adapt.checking import target_splits
-from translate.adapt.examples import Change, Examples, refuse_all_ignored
-from translate.adapt.making import UNREAD
+from translate.adapt.carrying import manifest_hash
+from translate.adapt.examples import Change, Examples
+from translate.adapt.kept import digest
+from translate.adapt.sides import Sides, find_sides
 from translate.adapt.stopping import stopping
-from translate.adapt.tasks import Watch, confusions, train_task
-from translate.adapt.translators import (
-    adaptation_of,
-    is_finished,
-    numbered,
-    refuse_other,
-    saved_here,
-    translators_recipe,
-)
-from translate.data.labelled import Labelled, check_labels
+from translate.adapt.tasks import confusions, train_task
+from translate.adapt.translators import adaptation_of, numbered
 from translate.data.transforms import adapted, at_resolution_of, stable_hash
-from translate.errors import DataError, RecipeError
 from translate.evaluation.heldout import spread
 from translate.images.reading import read_image
 from translate.metrics.intervals import LEVEL
 from translate.metrics.segmentation import class_ious
-from translate.places import data_root
 from translate.precision import choose_device
 from translate.recipe import Recipe
 from translate.report import Shown, encode, write_adaptation
-from translate.runs.folder import RECIPE
 from translate.training.loop import Reporter
 
 RowName = Literal["source", "histogram_matching", "fda", "pixel_distribution", "resolution", "translated",
@@ -74,23 +60,8 @@ NUM_ASKED = 1000  # source images, at most, that a trained network is asked abou
 VERSION = 2  # raise it when the same data and settings begin to give other results
 
 
-@dataclass(frozen=True)
-class Sides:
-    """What the rows of a table are made of."""
-
-    source: Examples
-    target_test: Examples
-    target_train: Examples | None  # None: no oracle
-    unlabelled: Sequence[Path]  # the target's training images, as the translator saw them
-    translated: Sequence[Examples]  # a set a variant
-    images: Path  # the folder of the source's images
-    places: Sequence[Path]  # and those of each set
-    missing: tuple[str, ...] = ()  # what the table has to do without
-    reports: tuple[dict[str, Any], ...] = ()  # of each set, what its preservation.json holds
-
-
 def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto") -> dict[str, Any]:
-    """Train and test every row from every seed; returns the table, which is also written to `home`.
+    """Train and test every row from every seed; return the table, which is also written to `home`.
 
     Raises `DataError` where labels cannot be used, there is no adapted set yet, or one is damaged or was made from
     something else, `RunError` where it was made by another recipe, and `Stopped` after a signal.
@@ -98,7 +69,9 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     adapt, where = adaptation_of(recipe), choose_device(device)
     known = {record["key"]: record for record in files.read_lines(home / RESULTS)}
     results: dict[RowName, list[dict[str, Any]]] = {}
+
     with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
+        # What is trained and tested on.
         sides = find_sides(recipe, home, lambda done, total: report.progress(done, total, "labels", {}))
         wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
                                              if row != "oracle" or sides.target_train is not None]
@@ -106,6 +79,8 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
         report.say(f"trained on {', '.join(names)} ({len(names)} of {adapt.variants} in adapt.variants)")
         for line in sides.missing:
             report.say(line)
+
+        # Rows that are not known yet, one after the other.
         for number, (seed, row) in enumerate(wanted):
             key = key_of(recipe, home, sides, row, seed)
             if key not in known:
@@ -114,6 +89,8 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
                     files.append_line(home / RESULTS, known[key])
             results.setdefault(row, []).append(known[key])
             report.progress(number + 1, len(wanted), "table", {})
+
+    # The table, with all that must be known to believe it.
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
         "name": recipe.name, "num_test": len(sides.target_test), "num_target": len(sides.target_train or ()),
         "num_source": len(sides.source), "num_sets": len(sides.translated), "sets": names, "variants": adapt.variants,
@@ -127,7 +104,7 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
 
 
 def pictures(sides: Sides) -> list[Shown]:
-    """Some source images, and what each set has made of them."""
+    """Return some source images, and what each set has made of them."""
     shown = []
     for number in spread(len(sides.source), NUM_SHOWN):
         name = sides.source.files[number].name
@@ -141,87 +118,8 @@ def pictures(sides: Sides) -> list[Shown]:
     return shown
 
 
-def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None) -> Sides:
-    """Everything that is trained and tested on, its labels looked through. Raises `DataError`."""
-    adapt, root = adaptation_of(recipe), data_root()
-    resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
-    if a.bits != 8 or b.bits != 8 or a.channels not in (1, 3):
-        raise RecipeError([f"{recipe.name}: data.image_a, data.image_b: bits {a.bits} and {b.bits}, {a.channels} "
-                           "channels; the classical rows of the table know images of 8 bits with 1 or 3 channels"])
-    found = adapt.source.find("train", root)
-    test, train, missing = target_splits(adapt)
-    for layout, labelled in ((adapt.source, found), (adapt.target, test), (adapt.target, train)):
-        if labelled is not None:
-            check_labels(layout, labelled, watch)
-            refuse_all_ignored(layout, labelled)
-    sets, reports = find_sets(recipe, home, found)
-    if len(sets) < adapt.variants:
-        missing.append(f"sets: {len(sets)} of {adapt.variants} (adapt.variants), and seeds share them; `translate "
-                       "adapt make RECIPE` makes all")
-    unread = {row["from"] for folder in sets for row in files.read_lines(folder / MANIFEST)
-              if row.get("stage") in UNREAD}
-    if unread:
-        missing.append(f"source images: {len(unread)} could not be read when the set was made, and no row is trained "
-                       f"on them: {', '.join(sorted(unread)[:5])}{' …' if len(unread) > 5 else ''}")
-    layout = adapt.source.model_copy(update={"card": None, "exclude": ()})
-    made = [layout.model_copy(update={"folder": each}).find("train", root) for each in sets]
-    translated = [Examples.of(adapt.source, each, b, resize) for each in made]
-    read = [number for number, path in enumerate(found.files)
-            if path.relative_to(found.folder).as_posix() not in unread]
-    return Sides(Examples.of(adapt.source, found, a, resize).part(read), Examples.of(adapt.target, test, b, resize),
-                 Examples.of(adapt.target, train, b, resize) if train is not None else None,
-                 recipe.data.build("train", root).files_b, translated, found.images, [each.images for each in made],
-                 tuple(missing), tuple(reports))
-
-
-def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path], list[dict[str, Any]]]:
-    """The sets that the last `make` was about, as far as it came, and their reports.
-
-    They are refused where one of them is damaged or does not belong to this recipe and source (`DataError`,
-    `RunError`), before anything is trained on it.
-    """
-    adapt = adaptation_of(recipe)
-    sets: list[Path] = []
-    reports: list[dict[str, Any]] = []
-    num = 1  # the first report says how many
-    while len(sets) < num:
-        number = len(sets)
-        folder, told = home / numbered("set", number), home / f"{numbered('preservation', number)}.json"
-        report = json.loads(told.read_text()) if told.is_file() else None
-        if report is None or (report["hash"] is not None and not folder.is_dir()):
-            break
-        fault = fault_of(report, folder, recipe, source)
-        if fault is not None:
-            raise DataError(f"{folder}: {fault}; run again: translate adapt make RECIPE")
-        translator = home / numbered("translator", number)
-        if report["trained_here"] and (translator / RECIPE).is_file():
-            chosen = translators_recipe(recipe, home, number)
-            refuse_other(saved_here(translator, chosen), chosen, translator)
-            if not is_finished(translator, chosen):
-                raise DataError(f"{folder}: its translator is to be trained on by this recipe; run again: translate "
-                                "adapt make RECIPE")
-        if number == 0:
-            num = min(report["sets"], adapt.variants) if report["trained_here"] else report["sets"]
-        sets, reports = [*sets, folder], [*reports, report]
-    if not sets:
-        raise DataError(f"{home}: holds no adapted set yet; run: translate adapt make RECIPE")
-    return sets, reports
-
-
-def fault_of(report: dict[str, Any], folder: Path, recipe: Recipe, source: Labelled) -> str | None:
-    """Why a set is not the one that its report, this recipe and this source would have; None where it is."""
-    adapt = adaptation_of(recipe)
-    if "sets" not in report:
-        return "was made by an older version of Diptych"
-    if report["hash"] is None:
-        return "nothing was left of it when it was made last (adapt.reject)"
-    if report["reject"] != adapt.reject:
-        return f"was made with adapt.reject {report['reject']}, and the recipe says {adapt.reject}"
-    return damage(folder, adapt.source, report["hash"]) or change_of_source(folder, adapt.source, source)
-
-
 def key_of(recipe: Recipe, home: Path, sides: Sides, row: RowName, seed: int) -> str:
-    """What a result belongs to: made from anything else, it is made anew.
+    """Return what a result belongs to: where anything that it was made from changes, the key is another.
 
     Digests say what images and labels hold and how they are read, the set's hash what it holds.
     """
@@ -232,12 +130,12 @@ def key_of(recipe: Recipe, home: Path, sides: Sides, row: RowName, seed: int) ->
     image_b = recipe.data.image_b.model_dump(mode="json")
     parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), image_b, used, like, own, sides.source.digest,
              sides.target_test.digest]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return digest(parts)
 
 
 def run_row(recipe: Recipe, sides: Sides, row: RowName, seed: int, where: torch.device,
             report: Reporter) -> dict[str, Any]:
-    """Train for one row from one seed, and test: {confusion, and of some rows `wrong` about carried labels}."""
+    """Train for one row from one seed, and test. Return {confusion, of some rows `wrong` (`wrong_about_labels`)}."""
     adapt = adaptation_of(recipe)
     variant = seed % len(sides.translated)
     examples = examples_for(sides, row, seed, sides.translated[variant])
@@ -251,7 +149,7 @@ def run_row(recipe: Recipe, sides: Sides, row: RowName, seed: int, where: torch.
 
 
 def examples_for(sides: Sides, row: RowName, seed: int, translated: Examples) -> Examples:
-    """What a row is trained on."""
+    """Return what a row is trained on."""
     if row == "oracle":
         assert sides.target_train is not None, "a table without an oracle has no such row"
         return sides.target_train
@@ -271,10 +169,10 @@ def examples_for(sides: Sides, row: RowName, seed: int, translated: Examples) ->
 
 
 def wrong_about_labels(network: nn.Module, sides: Sides, variant: int, where: torch.device) -> dict[str, float]:
-    """The share of images or pixels that a network disagrees with the labels of: before translation, and after.
+    """Return the share of images or pixels whose labels a network disagrees with, before and after translation.
 
-    Both of the same images, of those that the set has kept. Of the oracle, which has never seen the source, the first
-    is the control: how much of it such a network gets wrong whatever was done to it.
+    Both shares are of the same images, which the set has kept. For the oracle, which has never seen the source, the
+    first is the control: how much of the source such a network gets wrong without any translation.
     """
     numbers = {path.relative_to(sides.images): number for number, path in enumerate(sides.source.files)}
     after = sides.translated[variant].part(spread(len(sides.translated[variant]), NUM_ASKED))
@@ -284,23 +182,27 @@ def wrong_about_labels(network: nn.Module, sides: Sides, variant: int, where: to
 
 
 def accuracy(confusion: np.ndarray) -> float:
-    """The share of images or pixels that are right, of a (classes, classes + 1) confusion."""
+    """Return the share of images or pixels that are right, of a (classes, classes + 1) confusion."""
     return float(np.trace(confusion[:, :-1]) / confusion.sum())
 
 
 def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str], per_pixel: bool) -> dict[str, Any]:
-    """The numbers of the table, from results whose lists are in the order of the seeds.
+    """Return the numbers of the table, from results whose lists are in the order of the seeds.
 
-    A row's `value` is the mean over seeds of mIoU (of accuracy, where an image has one class) with the half width of
-    its Student t interval. `gap_from_source` is the part of the way from source only to the oracle that it covers, and
-    `gap_from_classical` that from the strongest classical row, which is chosen by its test score and so favoured.
-    `over_source` and `over_classical` are differences, seed by seed.
+    value               of a row: the mean over seeds of mIoU (of accuracy, where an image has one class) with the half
+                        width of its Student t interval
+    over_source, over_classical    the differences from the source only, and from the strongest classical row, seed by
+                        seed. That row is chosen by its test score, and so favoured
+    gap_from_source, gap_from_classical    which part of the way from that row to the oracle is covered
     """
+    # One score for each row and seed.
     confusion = {row: [np.array(each["confusion"]) for each in found] for row, found in results.items()}
     scores = {row: np.array([float(np.nanmean(class_ious(each))) if per_pixel else accuracy(each) for each in found])
               for row, found in confusion.items()}
     strongest = max((row for row in CLASSICAL if row in scores), key=lambda row: scores[row].mean())
     oracle = scores["oracle"].mean() if "oracle" in scores else None
+
+    # What they say of each row, by itself and beside the others.
     rows = {}
     for row, values in scores.items():
         rows[row] = {
@@ -314,6 +216,7 @@ def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str],
             of_classes = np.stack([class_ious(each) for each in confusion[row]])
             rows[row]["class_ious"] = {name: estimate(column[np.isfinite(column)]) for name, column
                                        in zip(names, of_classes.T, strict=True) if np.isfinite(column).any()}
+
     wrong = {row: {what: estimate(np.array([each["wrong"][what] for each in results[row]]))
                    for what in ("untranslated", "translated")} for row in results if "wrong" in results[row][0]}
     return {"metric": "mIoU" if per_pixel else "accuracy", "rows": rows, "strongest_classical": strongest,
@@ -321,12 +224,12 @@ def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str],
 
 
 def estimate(values: np.ndarray) -> dict[str, float | None]:
-    """{mean, half}: half the width of the Student t interval over seeds; null for one seed."""
+    """Return {mean, half}: half the width of the Student t interval over seeds; null for one seed."""
     num = len(values)
     half = None if num < 2 else float(stats.t.ppf((1 + LEVEL) / 2, num - 1) * values.std(ddof=1) / num**0.5)
     return {"mean": float(values.mean()), "half": half}
 
 
 def gap(value: float, low: float, high: float | None) -> float | None:
-    """The part of the way from `low` to `high` that `value` has come; null where there is no such way."""
+    """Return the part of the way from `low` to `high` that `value` has come; None where there is no such way."""
     return None if high is None or high <= low else float((value - low) / (high - low))

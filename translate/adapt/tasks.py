@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from translate.adapt.examples import Draws, Examples
+from translate.adapt.examples import Examples, TrainingExamples
+from translate.adapt.kept import Record, kept
+from translate.data.loading import naming_lost_workers
 from translate.metrics.segmentation import LabelScores
-from translate.networks.tasks import load_task, read_task, save_task
+from translate.networks.tasks import RECORD, load_task, read_task, save_task
 from translate.precision import Format, autocast, choose_precision
 from translate.recipe import Downstream
 
 Watch = Callable[[int, int], None]  # so much is done of so much
-PIXELS_AT_ONCE = 2**18
+PIXELS_AT_ONCE = 2**18  # of images that a network is asked about together
 
 
 def train_task(config: Downstream, examples: Examples, seed: int, device: torch.device, workers: int = 0,
                watch: Watch = lambda done, total: None) -> nn.Module:
-    """A task network trained on `examples` from `seed`: cross-entropy, AdamW, the learning rate falling to 0.
+    """Return a task network trained on `examples` from `seed`, frozen and in eval mode.
 
-    Random states of the process stay as they are. Frozen and in eval mode. Raises `TranslateError` for an example that
-    cannot be read.
+    It is trained with cross-entropy and AdamW, the learning rate falling to 0. `workers` processes load the examples.
+    Random states of the process stay as they are. Raises `DataError` for an example that cannot be read, and
+    `TranslateError` where a worker is lost.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -37,43 +41,51 @@ def train_task(config: Downstream, examples: Examples, seed: int, device: torch.
         precision = task_precision(device)
         ignored = getattr(layout, "ignore", None)
         steps = math.ceil(config.images / config.batch_size)
-        for step, (images, labels) in enumerate(Draws(examples, config, seed).batches(workers)):
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * (1 + math.cos(math.pi * step / steps)) / 2
-            with autocast(device, precision):
-                logits = network(images.to(device))
-            loss = F.cross_entropy(logits.float(), labels.to(device), ignore_index=-100 if ignored is None else ignored)
-            if torch.isfinite(loss):  # a crop of ignored pixels alone has no loss
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            watch(min((step + 1) * config.batch_size, config.images), config.images)
+
+        # Loaders of earlier versions drew this number. Without it, dropout would give other results than tables hold.
+        torch.empty((), dtype=torch.int64).random_()
+
+        with naming_lost_workers(), closing(TrainingExamples(examples, config, seed).batches(workers)) as batches:
+            for step, (images, labels) in enumerate(batches):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * (1 + math.cos(math.pi * step / steps)) / 2
+                with autocast(device, precision):
+                    logits = network(images.to(device))
+                loss = F.cross_entropy(logits.float(), labels.to(device),
+                                       ignore_index=-100 if ignored is None else ignored)
+                if torch.isfinite(loss):  # a crop of ignored pixels alone has no loss
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()
+                    optimizer.step()
+                watch(min((step + 1) * config.batch_size, config.images), config.images)
     return network.eval().requires_grad_(False)
 
 
 def kept_task(folder: Path, config: Downstream, examples: Examples, seed: int, device: torch.device, workers: int,
               watch: Watch = lambda done, total: None) -> nn.Module:
-    """The same, kept in a task folder: one that was trained alike before is read."""
-    about = {"training": config.model_dump(mode="json"), "seed": seed, "examples": examples.digest}
-    record = read_task(folder)
-    if record is None or record["about"] != about:
+    """Return the network of a task folder, trained as by `train_task` where it was trained otherwise or is damaged."""
+    made_from = {"training": config.model_dump(mode="json"), "seed": seed, "examples": examples.digest}
+
+    def make() -> Record:
         network = train_task(config, examples, seed, device, workers, watch)
-        save_task(folder, network, config.network, examples.image.channels, examples.layout.num_classes, about)
+        return save_task(folder, network, config.network, examples.image.channels, examples.layout.num_classes)
+
+    kept(folder / RECORD, made_from, make, lambda _: read_task(folder) is not None)
     return load_task(folder, examples.image.channels).to(device)
 
 
 def task_precision(device: torch.device) -> Format:
-    """bf16 where CUDA has it, else fp32: fp16 would need scaled losses, and small networks gain nothing on a CPU."""
+    """Return bf16 where CUDA has it, else fp32: fp16 would need scaled losses, and a CPU gains nothing by bf16."""
     chosen = choose_precision("auto", device) if device.type == "cuda" else "fp32"
     return chosen if chosen == "bf16" else "fp32"
 
 
 def opinions(network: nn.Module, images: Iterable[tuple[Tensor, tuple[int, ...]]],
              device: torch.device) -> Iterator[np.ndarray]:
-    """What a network says each image (C, H, W) shows, as int64: (1,) for a class, or (h, w, 1) for every pixel.
+    """Yield the classes that a network gives each image (C, H, W), as int64: (1,), or (h, w, 1) for every pixel.
 
-    Beside each image stands the shape of its truth: logits of another size are enlarged to it before a class is chosen.
-    Small images of one size are looked at together.
+    Beside each image stands the shape of its truth: logits of another size are resized to it before a class is chosen.
+    The network sees small images of one size together.
     """
     waiting: list[tuple[Tensor, tuple[int, ...]]] = []
     for image, shape in images:
@@ -98,7 +110,10 @@ def _opinions(network: nn.Module, images: Sequence[tuple[Tensor, tuple[int, ...]
 
 
 def confusions(network: nn.Module, examples: Examples, device: torch.device) -> list[np.ndarray]:
-    """(classes, classes + 1) counts for each example, see `LabelScores.confusion`: of pixels, or of the one image."""
+    """Return (classes, classes + 1) counts for each example, of its pixels or of the one image.
+
+    See `LabelScores.confusion`.
+    """
     scores = LabelScores(examples.layout.num_classes, getattr(examples.layout, "ignore", None))
     truths: deque[np.ndarray] = deque()
 

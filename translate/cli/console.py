@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from translate.errors import DataError
+from translate.errors import TranslateError
 
 PLAIN_TABLE_WIDTH = 160  # columns of a table where no terminal says how many it has
 
@@ -32,9 +32,10 @@ def say_table(table: Table) -> None:
 
 
 @contextmanager
-def advising_check(recipe: str | Path) -> Iterator[None]:
-    """Name the recipe in an error's advice: code that reads images does not know where its recipe came from."""
+def naming_recipe(recipe: str | Path) -> Iterator[None]:
+    """Let the advice of an error name the recipe: code that reads images does not know where its recipe came from."""
     try:
         yield
-    except DataError as error:
-        raise DataError(str(error).replace("check RECIPE`", f"check {recipe}`")) from error
+    except TranslateError as error:
+        error.recipe = str(recipe)
+        raise

@@ -15,7 +15,8 @@ from translate.cli.progress import Display
 from translate.errors import UsageError
 
 if TYPE_CHECKING:
-    from translate.convert import Row, Summary
+    from translate.convert import Summary
+    from translate.convert.ledger import Row
 
 DRY_RUN_WORDS = {"todo": "to do: ", "already": "done: ", "failed": "would fail: "}  # what a row's status means there
 
@@ -52,7 +53,8 @@ def convert(
 
     if context.args:
         raise UsageError(f"convert: IN and OUT are followed by {len(context.args)} words more, the first of them "
-                         f"{context.args[0]}; put a glob in quotes ('photos/*.png'), or the shell makes words of it")
+                         f"{context.args[0]}", advice="put a glob in quotes ('photos/*.png'), or the shell makes words "
+                         "of it")
     part = choose_shard(shard)
 
     # The model, and what was refused in looking for its weights.

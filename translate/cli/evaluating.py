@@ -38,13 +38,13 @@ def evaluate(
     if most is not None and most < 1:
         raise UsageError(f"--images {most}: give 1 or more")
     if is_run and not (against is source is classes is None):
-        raise UsageError(f"{what}: a run is scored on the test images of its recipe; for others, convert them and "
-                         "evaluate the folder they go to")
+        raise UsageError("a run is scored on the test images of its recipe", what,
+                         "for others, convert them and evaluate the folder they go to")
     if not is_run and against is None:
-        raise UsageError(f"{what}: neither a run nor a release; for a folder of images, say --against FOLDER")
+        raise UsageError("neither a run nor a release", what, "for a folder of images, say --against FOLDER")
     if classes is not None and not (source is most is None):
-        raise UsageError("--classes: label maps are compared as they are, all of them; leave --source and --images "
-                         "out")
+        raise UsageError("--classes: label maps are compared as they are, all of them",
+                         advice="leave --source and --images out")
 
     with Display("evaluate") as display:
         if against is None:

@@ -20,10 +20,11 @@ class Display:
 
     title   what is done, such as the name of a recipe
     on      where it is shown; None: `translate.cli.console.out`
+    unit    what is counted
     """
 
-    def __init__(self, title: str, on: Console | None = None):
-        self.title = title
+    def __init__(self, title: str, on: Console | None = None, unit: str = "images"):
+        self.title, self.unit = title, unit
         self.console = on or console.out
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                              TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -71,7 +72,7 @@ class Display:
         first_time, first_worked, first_megapixels = self._first
         elapsed = now - first_time
         rate = (worked - first_worked) / elapsed if elapsed > 0 else 0.0
-        speed = f"{rate:.1f} images/s"
+        speed = f"{rate:.1f} {self.unit}/s"
         if megapixels is not None and elapsed > 0:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
 
@@ -83,4 +84,4 @@ class Display:
         if not self.console.is_terminal and (now - self._last_line > PLAIN_SECONDS or images >= total):
             self._last_line = now
             left = f", {timedelta(seconds=round((total - images) / rate))} left" if rate and images < total else ""
-            self.say(f"{heading}: {images:,} of {total:,} images, {speed}{left}  {detail}")
+            self.say(f"{heading}: {images:,} of {total:,} {self.unit}, {speed}{left}  {detail}")

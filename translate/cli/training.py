@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from translate.cli.console import advising_check, say, say_table
+from translate.cli import console
+from translate.cli.console import naming_recipe, say, say_table
 from translate.cli.options import CardMemory, OptionalRecipe, Overrides, Recipe, RecipePrecision
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
@@ -34,13 +35,13 @@ def train(
     elif resume and run is not None:
         file = run / "recipe.yaml"
         if not file.is_file():
-            raise RunError(f"{run}: there is no run here to resume")
+            raise RunError("there is no run here to resume", run)
     else:
         raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
     chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
     folder = run or default_run(chosen)
 
-    with Display(chosen.name) as display, advising_check(recipe or file):
+    with Display(chosen.name) as display, naming_recipe(recipe or file):
         train_run(chosen, folder, display, resume=resume, card=memory)
     say(f"finished: {folder}; its report: {folder / 'report.html'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
@@ -60,7 +61,9 @@ def plan(
     from translate.recipe import find_recipe, load_recipe
     from translate.training.recipe_plan import plan_for_card
 
-    planned = plan_for_card(load_recipe(find_recipe(recipe), overrides or []), memory, precision)
+    chosen = load_recipe(find_recipe(recipe), overrides or [])
+    with Display("plan", console.err, unit="predictions") as display:
+        planned = plan_for_card(chosen, memory, precision, display.count)
     if as_json:
         say(json.dumps(planned.as_json(), indent=2))
     else:

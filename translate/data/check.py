@@ -1,4 +1,4 @@
-"""Looking at every file of a data set before a training does, and saying what is wrong with each."""
+"""Reading every file of a data set before a training does, to say what is wrong with each."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from translate.data.folders import (
 )
 from translate.data.labels import read_labels
 from translate.data.pairing import list_images, match, named
-from translate.errors import DataError, ImageError
+from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
 
-Severity = Literal["note", "warning", "error"]  # error: training would stop at it, or learn something wrong
+Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
 SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
-NUM_LOOKED_AT = 20  # files that a layout is recognised by
+NUM_SAMPLE_FILES = 20  # of a folder, to recognise its layout by
 
 
 class Finding(NamedTuple):
@@ -33,26 +33,35 @@ class Finding(NamedTuple):
     path: Path
     severity: Severity
     what: str
-    advice: str = ""
+    advice: str | None = None
+
+    @classmethod
+    def of(cls, error: TranslateError, severity: Severity = "error") -> Finding:
+        """Return an error as a finding."""
+        return cls(Path(error.path or ""), severity, error.what, error.advice)
 
 
 def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] | None = None,
           progress: Callable[[int, int], None] | None = None, needs_test_images: bool = False) -> list[Finding]:
     """Read every image of a data set, and return what was found, in the order of the folders.
 
-    `data` is a recipe's data, or a bare folder; then the first finding is a note that says which layout it is read
-    as. `root` is where prepared cards lie. `crop` (height, width) also finds images that are smaller. `progress` is
-    told how many files of how many have been read. That there are no test images is a note, or an error where
-    `needs_test_images` (`Recipe.needs_test_images`), as a training would say too.
+    data: a recipe's data, or a folder; of a folder, the first finding is a note on which layout it is read as.
+    root: the folder of prepared cards.
+    crop: (height, width); smaller images are found as well.
+    progress: is called with how many files of how many have been read.
+    needs_test_images: missing test images are an error and not a note, as a training would stop at once
+        (`Recipe.needs_test_images`).
     """
     if isinstance(data, LayoutConfig):
         return list(_check_config(data, root, crop, progress, needs_test_images))
+
+    # A bare folder: what it seems to be.
     config = recognise(data)
     if config is None:
-        return [Finding(data, "error", "not a layout that we know, or no images in it",
+        return [Finding(data, "error", "holds no images in a layout that is known",
                         "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
     note = Finding(data, "note", f"read as kind: {config.kind}, {_described(config)}",  # type: ignore[attr-defined]
-                   "if it is meant otherwise, check the recipe's data instead")
+                   "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
 
 
@@ -63,7 +72,7 @@ def count_severities(findings: list[Finding]) -> dict[Severity, int]:
 
 
 def recognise(folder: Path) -> LayoutConfig | None:
-    """The layout a folder seems to have; None when there are no images in a place we look at."""
+    """Return the layout that a folder seems to have; None where no known place in it holds images."""
     if not folder.is_dir():
         return None
     if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
@@ -78,18 +87,18 @@ def recognise(folder: Path) -> LayoutConfig | None:
 
 
 def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
-    """How many names of trainA and trainB pair, and the files of each that have no partner."""
+    """Return how many names of trainA and trainB pair, and the files of each that have no partner."""
     a, b = (named(side, list_images(side)) for side in (folder / "trainA", folder / "trainB"))
     pairs, only_a, only_b = match(list(a), list(b))
     return len(pairs), [a[name][0] for name in only_a], [b[name][0] for name in only_b]
 
 
 def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
-    """Of a bare folder that would be paired but for some files: which."""
+    """Yield the files without a partner of a folder whose trainA and trainB pair for the most part."""
     if not isinstance(config, UnpairedConfig) or config.folder is None:
         return
     num_pairs, only_a, only_b = _matched(config.folder)
-    if num_pairs < max(len(only_a), len(only_b)):  # less than half of a side
+    if num_pairs < max(len(only_a), len(only_b)):  # on one side, most have no partner: not meant as pairs
         return
     yield Finding(config.folder, "warning", f"{num_pairs} names of trainA are in trainB too, and "
                   f"{len(only_a + only_b)} have no partner: probably meant as pairs",
@@ -109,19 +118,19 @@ def _described(config: LayoutConfig) -> str:
 
 
 def _guessed_classes(folder: Path) -> int:
-    """One more than the largest number of some label maps, 255 (ignored) aside."""
+    """Return one more than the largest number in some label maps, without 255, which is ignored."""
     largest = 1
-    for path in list_images(folder)[:NUM_LOOKED_AT]:
+    for path in list_images(folder)[:NUM_SAMPLE_FILES]:
         try:
             numbers = read_labels(path)
         except ImageError:
-            continue  # found again, and told, by the check
+            continue  # the check reads every file and reports it
         largest = max(largest, int(numbers[numbers != 255].max(initial=1)))
     return largest + 1
 
 
 def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
-    for path in files[:NUM_LOOKED_AT]:
+    for path in files[:NUM_SAMPLE_FILES]:
         try:
             info = inspect(path)
         except ImageError:
@@ -131,15 +140,17 @@ def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
 
 def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
                   progress: Callable[[int, int], None] | None, needs_test_images: bool = False) -> Iterator[Finding]:
-    """First how the files belong together, then each of them, then the two of a pair against each other."""
+    """Yield the findings: how the files belong together, then of each file, then of the two files of a pair."""
     parts, findings = _parts(config, root, needs_test_images)
     yield from findings
+
+    # Read every file, and compare the sizes of a pair.
     met: set[tuple[int, int]] = set()
     num_files, done = sum(len(pair) for part in parts for pair in part), 0
     for pair in chain.from_iterable(parts):
         sizes = []
         for path, side in pair:
-            size, findings = _look(path, side, config, crop)
+            size, findings = _read_file(path, side, config, crop)
             yield from findings
             sizes.append(size)
             done += 1
@@ -148,13 +159,15 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         known = [size for size in sizes if size is not None]
         met.update(known)
         if config.paired and len(set(known)) > 1:
-            sizes_differ = f"is {_shown(known[0])}, and its partner {pair[1][0]} {_shown(known[1])}"
+            sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
+
+    # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
         loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
         smallest, largest = (choose(met, key=lambda size: size[0] * size[1]) for choose in (min, max))
-        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_shown(smallest)} to "
-                      f"{_shown(largest)}", f"all are loaded {loaded} (data.resize)")
+        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
+                      f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
 
 
 Side = Literal["a", "b", "both"]
@@ -162,14 +175,16 @@ Pair = tuple[tuple[Path, Side], ...]
 
 
 def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[list[list[Pair]], list[Finding]]:
-    """For each split, the files that are read together, and what is wrong with how they belong together."""
+    """Return, for each split, the files that are read together, and what is wrong with how they belong together."""
     parts: list[list[Pair]] = []
     findings: list[Finding] = []
     try:
         place = config.place(root)
     except DataError as error:
-        return [], [_of(error)]
-    found: set[str] = set()  # the splits that there are, whole or not
+        return [], [Finding.of(error)]
+
+    # Find the files of every split; those without a partner are read as well.
+    found: set[str] = set()  # the splits that exist, also those with faults
     for name in SPLITS:
         try:
             folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
@@ -185,29 +200,27 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
                 findings.append(Finding(place, "error", "holds no train images",
                                         f"expected {config.expected('train')}"))
         except DataError as error:
-            findings.append(_of(error))
+            findings.append(Finding.of(error))
             found.add(name)
+
+    # Without test images a training goes on, unless its recipe wants scores.
     if not found.intersection(FOLDERS_OF["test"]):
         expected = f"expected {config.expected('test')}"
         findings.append(Finding(place, "error", "holds no test images, and the recipe wants scores on them", expected)
                         if needs_test_images else
-                        Finding(place, "note", "holds no test images: a training has no scores, and pictures of what "
-                                "it has seen", expected))
+                        Finding(place, "note", "holds no test images, so a training has no scores, and shows pictures "
+                                "of training images", expected))
     return parts, findings
 
 
-def _of(error: DataError) -> Finding:
-    """A layout's errors begin with the folder they are about."""
-    path, _, what = str(error).partition(": ")
-    return Finding(Path(path), "error", what)
-
-
 def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
-    """The files of two folders: those that pair, together; all others alone."""
+    """Return the files of two folders, those that pair together and all others alone, and what does not pair."""
     pattern = config.labels if isinstance(config, LabelsConfig) else "*"
-    files_a, files_b = config.images(folders[0], pattern), config.images(folders[1])
+    files_a, files_b = config.list_files(folders[0], pattern), config.list_files(folders[1])
     if not config.paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
+
+    # Files pair by name: two files of one name, and names without a partner, are errors.
     names_a, names_b = named(folders[0], files_a), named(folders[1], files_b)
     findings = [Finding(clash[1], "error", f"has the name of {clash[0].name}, and pairs are found by name",
                         "remove or rename one of them")
@@ -216,6 +229,7 @@ def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair]
     for only, names, other in ((only_a, names_a, folders[1]), (only_b, names_b, folders[0])):
         findings += [Finding(names[name][0], "error", f"has no partner in {other}", "add it there, or remove this one")
                      for name in only]
+
     together: list[Pair] = [((names_a[a][0], "a"), (names_b[b][0], "b")) for a, b in pairs]
     alone_a, alone_b = [names_a[name][0] for name in only_a], [names_b[name][0] for name in only_b]
     return together + _alone(alone_a, "a") + _alone(alone_b, "b"), findings
@@ -225,13 +239,17 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
     return [((path, side),) for path in files]
 
 
-def _look(path: Path, side: Side, config: LayoutConfig,
-          crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Read one file as training would. Returns the (height, width) of an image in it, and findings."""
+def _read_file(path: Path, side: Side, config: LayoutConfig,
+               crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
+    and findings."""
+    # Read it; an aligned file holds both sides, which may be declared differently.
     image_a, image_b = config.loading.image_a, config.loading.image_b
+
+    # Can it be read as what it is to be?
     try:
         if side == "a" and isinstance(config, LabelsConfig):
-            return _look_at_labels(path, config)
+            return _read_label_map(path, config)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
         array = read_image(path, wanted[0])
         for other in wanted[1:]:
@@ -239,19 +257,21 @@ def _look(path: Path, side: Side, config: LayoutConfig,
                 read_image(path, other)
     except ImageError as error:
         return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
+
+    # Compare what it is with what the recipe declares.
     findings = [finding for each in wanted for finding in _differs(path, each)][:1]
     height, width = array.shape[:2]
     if side == "both" and width % 2:
-        findings.append(Finding(path, "error", f"is {width} pixels wide: two halves of one size it cannot have",
+        findings.append(Finding(path, "error", f"is {width} pixels wide, an odd number, so it has no two equal halves",
                                 "expected A beside B"))
     width = width // 2 if side == "both" else width
     if crop and (height < crop[0] or width < crop[1]):
-        findings.append(Finding(path, "warning", f"is {_shown((height, width))}, smaller than the crop of "
-                                f"{_shown(crop)}, so it is enlarged", "use larger images or a smaller resolution"))
+        findings.append(Finding(path, "warning", f"is {_size_text((height, width))}, smaller than the crop of "
+                                f"{_size_text(crop)}, so it is enlarged", "use larger images or a smaller resolution"))
     return (height, width), findings
 
 
-def _look_at_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
+def _read_label_map(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
     unknown = config.labelling.unknown(labels)
     findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
@@ -260,11 +280,12 @@ def _look_at_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], 
 
 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
-    """What reading it as the recipe says has silently changed."""
+    """Yield what reading an image as the recipe declares it changes without a word."""
     info = inspect(path)
     advice = f"if all files are like this, declare it: channels: {info.channels}, bits: {info.bits}"
     if info.mode == "CMYK":
-        yield Finding(path, "warning", "is CMYK, converted to RGB", "convert it with its colour profile yourself")
+        yield Finding(path, "warning", "is CMYK, and is converted to sRGB (by its colour profile, where it has one)",
+                      "convert it yourself to choose how")
     elif info.channels != wanted.channels:
         yield Finding(path, "warning", f"has {info.channels} channel{'s' * (info.channels > 1)} ({info.mode}); the "
                       f"recipe declares {wanted.channels}", advice)
@@ -272,5 +293,5 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
 
 
-def _shown(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"{size[1]}×{size[0]}"

@@ -19,7 +19,8 @@ import pydantic
 from pydantic import Field
 
 from translate.data.labels import Labelling
-from translate.data.pairing import list_images, pair_files
+from translate.data.pairing import pair_files
+from translate.data.places import PlaceConfig
 from translate.data.samples import (
     AlignedSamples,
     ComputedInput,
@@ -30,19 +31,16 @@ from translate.data.samples import (
     UnpairedSamples,
 )
 from translate.data.transforms import Augmentation
-from translate.errors import DataError, ImageError
+from translate.errors import DataError
 from translate.images.reading import ImageConfig
-from translate.schema import Config, Name
 
 Split = Literal["train", "test"]
 FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
 
 
-class LayoutConfig(Config):
-    """What all layouts share. `card` or `folder` says where the images are."""
+class LayoutConfig(PlaceConfig):
+    """What all layouts of a training's data share."""
 
-    card: Name | None = None  # a data set of `translate data list`
-    folder: Path | None = None
     image_b: ImageConfig = ImageConfig(channels=3)
     resize: int | None = Field(default=286, ge=1)  # short side that images are loaded at, px; null keeps the size
     augment: tuple[Augmentation, ...] = ("flip",)
@@ -51,8 +49,13 @@ class LayoutConfig(Config):
 
     @property
     def loading(self) -> Loading:
-        """What its samples need to know of it."""
+        """Return what its samples need to know of it."""
         raise NotImplementedError
+
+    @property
+    def labelling(self) -> Labelling | None:
+        """Return what the numbers of A's label maps say; None where A are images."""
+        return None
 
     @property
     def channels_a(self) -> int:
@@ -63,45 +66,23 @@ class LayoutConfig(Config):
         return self.image_b.channels
 
     def build(self, split: Split, root: Path) -> Samples:
-        """The images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
+        """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
         samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
         if samples is None:
-            raise DataError(f"{self.place(root)}: holds no {split} images; expected {self.expected(split)}"
-                            f"{self.hint()}")
+            raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
         return samples
 
     def find(self, name: str, root: Path) -> Samples | None:
-        """The images of the split that the disk calls `name` (train, test, val); None when it has no such split."""
+        """Return the images of the split that the disk calls `name` (train, test, val); None when there is none."""
         raise NotImplementedError
 
     def expected(self, split: Split) -> str:
-        """The folders that `build` looks for, in words."""
+        """Return the folders that `build` looks for, in words."""
         raise NotImplementedError
 
-    def place(self, root: Path) -> Path:
-        """The folder that holds all of the data. Raises `DataError` when it is not there."""
-        assert self.card is not None or self.folder is not None
-        place = root / self.card if self.card is not None else (self.folder or root).expanduser()
-        if not place.is_dir():
-            raise DataError(f"{place}: no such folder; expected {self.expected('train')} in it{self.hint()}")
-        return place
-
-    def images(self, folder: Path, pattern: str = "*") -> list[Path]:
-        """The images in `folder`, at least one. Raises `DataError`."""
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; images were expected there{self.hint()}")
-        try:
-            files = list_images(folder, pattern)
-        except ImageError as error:
-            raise DataError(str(error)) from None
-        if not files:
-            named = "" if pattern == "*" else f" named {pattern}"
-            raise DataError(f"{folder}: holds no images{named} that we read{self.hint()}")
-        return files
-
-    def hint(self) -> str:
-        """What to do when something is missing."""
-        return f"; run: translate data prepare {self.card}" if self.card is not None else ""
+    @property
+    def contents(self) -> str:
+        return self.expected("train")
 
     @pydantic.field_validator("augment")
     @classmethod
@@ -109,18 +90,6 @@ class LayoutConfig(Config):
         if len(set(value)) < len(value):
             raise ValueError(f"{', '.join(value)}: each augmentation once")
         return value
-
-    @pydantic.model_validator(mode="after")
-    def _one_place(self) -> LayoutConfig:
-        given = [field for field in ("card", "folder", "a") if getattr(self, field, None) is not None]
-        two = "a" in type(self).model_fields
-        if getattr(self, "b", None) is not None and "a" not in given:
-            raise ValueError("b: names the images of one side; a, those of the other, is missing")
-        if len(given) != 1:
-            ways = "card: NAME, folder: PATH" + (", or a: PATH and b: PATH" if two else "")
-            raise ValueError(f"{' and '.join(given)}: say once where the images are ({ways})" if given else
-                             f"says nowhere where the images are; give {ways}")
-        return self
 
 
 class SidesConfig(LayoutConfig):
@@ -131,13 +100,18 @@ class SidesConfig(LayoutConfig):
     test_a: Path | None = None
     test_b: Path | None = None
 
+    ways: ClassVar[str] = f"{LayoutConfig.ways}, or a: PATH and b: PATH"
+
     @property
     def suffixes(self) -> tuple[str, str]:
-        """What follows train, test or val in the names of the two folders of a data set."""
+        """Return what follows train, test or val in the names of the two folders of a data set."""
         return "A", "B"
 
     def sides(self, name: str, root: Path) -> tuple[Path, Path] | None:
-        """The folders of A and B for a split. Raises `DataError` when there is only one of them."""
+        """Return the folders of A and B for a split; None where there is no such split.
+
+        Raises `DataError` when there is only one of them.
+        """
         if self.a is not None and self.b is not None:
             own = {"train": (self.a, self.b), "test": (self.test_a, self.test_b)}.get(name, (None, None))
             return None if own[0] is None or own[1] is None else (own[0].expanduser(), own[1].expanduser())
@@ -147,16 +121,20 @@ class SidesConfig(LayoutConfig):
             return None
         for folder, other in ((folder_a, folder_b), (folder_b, folder_a)):
             if not folder.is_dir():
-                raise DataError(f"{folder}: no such folder, and {other.name} is there; both are needed{self.hint()}")
+                raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
         return folder_a, folder_b
 
     def place(self, root: Path) -> Path:
         return self.a.expanduser() if self.a is not None else super().place(root)
 
+    def given(self) -> list[str]:
+        return super().given() + [side for side in "ab" if getattr(self, side) is not None][:1]
+
     @pydantic.model_validator(mode="after")
     def _both_sides(self) -> SidesConfig:
-        if self.a is not None and self.b is None:
-            raise ValueError("a: names the images of one side; b, those of the other, is missing")
+        for side, other in ("ab", "ba"):
+            if getattr(self, side) is not None and getattr(self, other) is None:
+                raise ValueError(f"{side}: names the images of one side; {other}, those of the other, is missing")
         if (self.test_a is None) != (self.test_b is None):
             raise ValueError("test_a and test_b: give both or neither")
         if self.test_a is not None and self.a is None:
@@ -180,7 +158,7 @@ class UnpairedConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        return UnpairedSamples(self.loading, name, *(self.images(folder) for folder in folders))
+        return UnpairedSamples(self.loading, name, *(self.list_files(folder) for folder in folders))
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
@@ -206,11 +184,11 @@ class PairedConfig(SidesConfig):
     def find(self, name: str, root: Path) -> Samples | None:
         folders = self.sides(name, root)
         if folders is not None:
-            files = pair_files(folders[0], self.images(folders[0]), folders[1], self.images(folders[1]))
+            files = pair_files(folders[0], self.list_files(folders[0]), folders[1], self.list_files(folders[1]))
             return Samples(self.loading, name, *files)
         if self.a is not None or not (self.place(root) / name).is_dir():
             return None
-        aligned = self.images(self.place(root) / name)
+        aligned = self.list_files(self.place(root) / name)
         return AlignedSamples(self.loading, name, aligned, swapped=self.direction == "ba")
 
     def expected(self, split: Split) -> str:
@@ -238,12 +216,12 @@ class LabelsConfig(SidesConfig):
 
     @property
     def labelling(self) -> Labelling:
-        """What the numbers of its label maps say."""
+        """Return what the numbers of its label maps say."""
         return Labelling(self.classes, self.ignore, self.instances, self.edges)
 
     @property
     def image_a(self) -> ImageConfig:
-        """The one-hot image a generator is shown; its file holds one channel of class numbers."""
+        """Return what a generator is shown: a one-hot image, of a file with one channel of class numbers."""
         return ImageConfig(channels=self.labelling.channels)
 
     @property
@@ -258,7 +236,8 @@ class LabelsConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        files = pair_files(folders[0], self.images(folders[0], self.labels), folders[1], self.images(folders[1]))
+        maps, images = self.list_files(folders[0], self.labels), self.list_files(folders[1])
+        files = pair_files(folders[0], maps, folders[1], images)
         return LabelSamples(self.loading, name, *files, self.labelling)
 
     @pydantic.model_validator(mode="after")
@@ -283,7 +262,7 @@ class ComputedConfig(LayoutConfig):
 
     @property
     def image_a(self) -> ImageConfig:
-        """A grey image of the photographs' depth."""
+        """Return what is computed: a grey image of the photographs' depth."""
         return ImageConfig(channels=1, bits=self.image_b.bits)
 
     @property
@@ -300,7 +279,7 @@ class ComputedConfig(LayoutConfig):
             folder = place  # all of it, as nothing in it is set apart
         else:
             return None
-        return ComputedSamples(self.loading, name, self.images(folder), self.input)
+        return ComputedSamples(self.loading, name, self.list_files(folder), self.input)
 
     def expected(self, split: Split) -> str:
         return "photographs" if split == "train" else "test or val, or test_folder in the recipe"

@@ -11,14 +11,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from translate.errors import ImageError
-from translate.images.pictures import MAX_PIXELS, faults_of
+from translate.images.pictures import MAX_PIXELS, as_image_errors
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")  # in a JPEG the numbers have been smoothed into other classes
 
 
 def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """(H, W, 1) class numbers, uint8 or uint16, as stored: the index of a palette image, the value of a grey one."""
-    with faults_of(path, "read"), path.open("rb") as file:
+    """Return the class numbers of a label map, (H, W, 1) of uint8 or uint16, as stored.
+
+    They are the indices of a palette image, or the values of a grey one. Raises `ImageError` for a file that is no
+    label map, or has more than `max_pixels`.
+    """
+    with as_image_errors(path, "read"), path.open("rb") as file:
         try:
             image = Image.open(file, formats=LOSSLESS)
         except UnidentifiedImageError:
@@ -26,12 +30,16 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         if image.width * image.height > max_pixels:
             raise ImageError(path, "read", f"is {image.width}×{image.height}, above the limit of {max_pixels:,} pixels")
         array = np.asarray(ImageOps.exif_transpose(image))
+
+    # A colour image is one where its channels are equal.
     if array.ndim == 3:
         if (array != array[..., :1]).any():
             raise ImageError(path, "read", f"colours (mode {image.mode}), and class numbers were expected: store the "
                                            "number of each pixel's class in one channel. Only `data` can take maps as "
                                            "drawn, for ordinary images (kind: paired)")
         array = array[..., 0]
+
+    # Class numbers are whole, and fit into 16 bits.
     if array.dtype.kind == "f":  # a cast would make classes of 1.7 and of NaN
         raise ImageError(path, "read", f"holds fractions (mode {image.mode}); store class numbers as whole numbers")
     if array.min(initial=0) < 0 or array.max(initial=0) > 65535:
@@ -57,7 +65,7 @@ class Labelling:
         return self.classes + self.edges
 
     def read(self, path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-        """`read_labels`, with every number one of these. Raises `ImageError` naming those that are not."""
+        """Do as `read_labels`. Raises `ImageError` for numbers that are neither a class nor `ignore`, naming them."""
         labels = read_labels(path, max_pixels)
         unknown = self.unknown(labels)
         if unknown:
@@ -66,19 +74,19 @@ class Labelling:
         return labels
 
     def unknown(self, labels: np.ndarray) -> list[int]:
-        """The class numbers in a label map that are neither a class nor `ignore`."""
+        """Return the class numbers in a label map that are neither a class nor `ignore`."""
         numbers = np.unique(labels)
         unknown = {int(self.of_class(number)) for number in numbers if number != self.ignore}
         return sorted(number for number in unknown if number >= self.classes and number != self.ignore)
 
     def of_class(self, labels: np.ndarray) -> np.ndarray:
-        """The class, or `ignore`, of each number."""
+        """Return the class, or `ignore`, of each number."""
         if self.instances is None or self.instances > np.iinfo(labels.dtype).max:  # such numbers are all classes
             return labels
         return np.where(labels >= self.instances, labels // self.instances, labels)
 
     def planes(self, labels: np.ndarray) -> Tensor:
-        """(H, W, 1) numbers → (channels, H, W) float32: 1 where a pixel is of the class, else 0; then its edges.
+        """Return, for (H, W, 1) numbers, (channels, H, W) float32: 1 where a pixel is of the class, else 0; then edges.
 
         0 rather than −1 stands for "not this class", as in pix2pixHD: a convolution's zero padding and an ignored
         pixel then both say that nothing is known here. Numbers that are no class must have been refused before.
@@ -94,9 +102,9 @@ class Labelling:
 
 
 def edges(numbers: Tensor) -> Tensor:
-    """(H, W) → (H, W) float32: 1 where a pixel or the one beside, above or below it differ, on both sides, else 0.
+    """Return (H, W) float32: 1 where a pixel has another number than one beside, above or below it, else 0.
 
-    The boundary map of pix2pixHD (Wang et al. 2018, section 3.3), which tells things of one class apart.
+    It is the boundary map of pix2pixHD (Wang et al. 2018, section 3.3), which tells things of one class apart.
     """
     found = torch.zeros(numbers.shape)
     for dimension in (0, 1):

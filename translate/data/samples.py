@@ -14,8 +14,9 @@ from torch import Tensor
 
 from translate.data.labels import Labelling
 from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
-from translate.errors import DataError, ImageError
-from translate.images.reading import ImageConfig, read_image, to_tensor
+from translate.errors import RECIPE, DataError, ImageError
+from translate.images.reading import ImageConfig, read_image
+from translate.images.tensors import to_tensor
 
 ComputedInput = Literal["grey", "edges"]
 
@@ -57,28 +58,31 @@ class Samples:
         return max(len(self.files_a), len(self.files_b))
 
     def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
-        """The stored images of one sample, each (H, W, C): what the same crop is taken of. Raises `ImageError`."""
+        """Return the stored images of one sample, each (H, W, C), of which one crop is taken. Raises `ImageError`."""
         return [read_image(self.files_a[index_a], self.image_a), read_image(self.files_b[index_b], self.image_b)]
 
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """What `read` gave, after its transforms, as (a, b)."""
+        """Return what `read` gave, after its transforms, as (a, b): each (C, H, W) in [-1, 1]."""
         a, b = images
         return to_tensor(a, self.image_a), to_tensor(b, self.image_b)
 
     def fitted(self, index_a: int, index_b: int, resize: int | None,
                crop: tuple[int, int] = (1, 1)) -> list[np.ndarray]:
-        """`read`, resized to a short side of `resize`, or to more where `crop` would not fit."""
+        """Return what `read` gives at a short side of `resize` px, or at more where `crop` would not fit.
+
+        Raises `ImageError`, and `DataError` for a pair of two sizes.
+        """
         images = self.read(index_a, index_b)
         if self.paired and len({image.shape[:2] for image in images}) > 1:
             (height_a, width_a), (height_b, width_b) = (image.shape[:2] for image in images)
-            raise DataError(f"{self.files_a[index_a]} is {width_a}×{height_a} and {self.files_b[index_b]} "
-                            f"{width_b}×{height_b} pixels; the images of a pair need one size. `translate data check "
-                            "RECIPE` lists all such pairs")
+            raise DataError(f"is {width_a}×{height_a} and {self.files_b[index_b]} {width_b}×{height_b} pixels; the "
+                            "images of a pair need one size", self.files_a[index_a],
+                            f"`translate data check {RECIPE}` lists all such pairs")
         return [resized(image, target_shape(image.shape[:2], resize, crop), labels=labels)
                 for image, labels in zip(images, self.labels, strict=False)]
 
     def whole(self, index: int, resize: int | None = None) -> Sample:
-        """Sample `index` without crop and augmentation, at its full size or at a short side of `resize`.
+        """Return sample `index` without crop and augmentation, at its full size or at a short side of `resize`.
 
         Of unpaired sides, the shorter begins again. Raises `ImageError`.
         """
@@ -105,8 +109,8 @@ class AlignedSamples(Samples):
         whole_b = whole_a if self.image_a == self.image_b else read_image(path, self.image_b)
         width = whole_a.shape[1]
         if width % 2:
-            raise ImageError(path, "read", f"{width} pixels wide, which two halves of one size cannot be; expected "
-                                           "an aligned pair, A beside B")
+            raise ImageError(path, "read", f"{width} pixels wide, which cannot be cut into two halves of one size; "
+                                           "expected a pair, A beside B")
         halves = [slice(None, width // 2), slice(width // 2, None)]
         of_a, of_b = reversed(halves) if self.swapped else halves
         return [whole_a[:, of_a], whole_b[:, of_b]]
@@ -146,13 +150,13 @@ class ComputedSamples(Samples):
 
 
 def grey(photograph: Tensor) -> Tensor:
-    """(3, H, W) in [-1, 1] → its luma (ITU-R BT.601), (1, H, W) in [-1, 1]."""
+    """Return the luma (ITU-R BT.601) of a photograph: (3, H, W) in [-1, 1] → (1, H, W) in [-1, 1]."""
     return kornia.color.rgb_to_grayscale(photograph[None])[0]  # weights that sum to 1 keep the range
 
 
 @torch.no_grad()
 def drawn_edges(photograph: Tensor) -> Tensor:
-    """(1 or 3, H, W) in [-1, 1] → its edges (Canny 1986), (1, H, W): lines of −1 on a ground of 1, as on paper."""
+    """Return the edges (Canny 1986) of a photograph: (1 or 3, H, W) in [-1, 1] → (1, H, W), −1 on a ground of 1."""
     _, edges = kornia.filters.canny((photograph[None] + 1) / 2)
     return 1 - 2 * edges[0]
 

@@ -34,13 +34,13 @@ AUGMENTATIONS = {
 
 
 def stable_hash(*parts: int | str) -> int:
-    """63 bits that depend on `parts` alone, in every process and every version of Python (unlike `hash`)."""
+    """Return 63 bits that depend on `parts` alone, in every process and every version of Python (unlike `hash`)."""
     digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def target_shape(shape: tuple[int, int], resize: int | None, crop: tuple[int, int] = (1, 1)) -> tuple[int, int]:
-    """The (height, width) an image of `shape` is loaded at: its short side becomes `resize` (None keeps the size).
+    """Return the (height, width) an image of `shape` is loaded at: its short side becomes `resize` (None: as it is).
 
     Where a `crop` would not fit, the image becomes just large enough for it. Proportions are kept.
     """
@@ -51,8 +51,11 @@ def target_shape(shape: tuple[int, int], resize: int | None, crop: tuple[int, in
 
 
 def resized(image: np.ndarray, shape: tuple[int, int], *, labels: bool = False) -> np.ndarray:
-    """(H, W, C) → (*shape, C), same type. Shrinking averages the area of each pixel, so nothing aliases; enlarging is
-    bicubic, as in the published loaders. Labels take the nearest pixel: the mean of two classes is no class."""
+    """Return an image (H, W, C) at another (height, width), in its own type.
+
+    Downsampling averages the area of each pixel, so nothing aliases; upsampling is bicubic, as in the published
+    loaders. `labels` take the nearest pixel: the mean of two classes is no class.
+    """
     if image.shape[:2] == shape:
         return image
     shrinks = shape[0] < image.shape[0] or shape[1] < image.shape[1]
@@ -64,7 +67,7 @@ def resized(image: np.ndarray, shape: tuple[int, int], *, labels: bool = False) 
 
 
 def centre_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The middle (height, width) of an image at least that large."""
+    """Return the middle (height, width) of an image at least that large."""
     top, left = ((have - want) // 2 for have, want in zip(image.shape[:2], size, strict=True))
     return image[top:top + size[0], left:left + size[1]]
 
@@ -92,19 +95,22 @@ class RandomTransform:
 
 
 def adapted(kind: ClassicalAdaptation, image: np.ndarray, like: np.ndarray, key: int) -> np.ndarray:
-    """An image (H, W, C) of 8 bits made more like another of as many channels, without learning; `key`: of its draw.
+    """Return an image (H, W, C) of 8 bits made like another with as many channels, without learning.
 
-    All of the way, not a part of it: half an adaptation would be half a baseline. Grey images are shown to
-    albumentations as RGB, which all its transforms know, and come back as the mean.
+    `key` is what chance is drawn from. The image goes all of the way, not a part of it: half an adaptation would be
+    half a baseline. Grey images are shown to albumentations as RGB, which all its transforms know, and come back as
+    the mean.
     """
     like = resized(like, image.shape[:2])
     if kind == "pixel_distribution":
         return with_moments_of(image, like)
+
     if kind == "histogram_matching":
         transform = albumentations.HistogramMatching(blend_ratio=(1.0, 1.0), metadata_key="like", p=1.0)
     else:  # the amplitudes of the lowest frequencies: 1 to 9 % of the side, and one of them at least
         least = 1 / min(image.shape[:2]) + 1e-6
         transform = albumentations.FDA(beta_limit=(max(0.01, least), max(0.09, least)), metadata_key="like", p=1.0)
+
     transform.set_random_seed(key)
     grey = image.shape[2] == 1
     shown, reference = (np.repeat(each, 3, axis=2) if grey else each for each in (image, like))
@@ -113,9 +119,9 @@ def adapted(kind: ClassicalAdaptation, image: np.ndarray, like: np.ndarray, key:
 
 
 def with_moments_of(image: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """An image (H, W, C) of 8 bits with the mean and deviation, channel by channel, of another.
+    """Return an image (H, W, C) of 8 bits with the mean and deviation, channel by channel, of another.
 
-    What albumentations' PixelDistributionAdaptation is to do (`standard`), and in 2.0.8 gives black images for.
+    albumentations' PixelDistributionAdaptation (`standard`) is to do this, and gives black images in 2.0.8.
     """
     mean, deviation = (moment((0, 1), dtype=np.float64) for moment in (image.mean, image.std))
     changed = (image - mean) / np.maximum(deviation, 1e-6) * like.std((0, 1)) + like.mean((0, 1))
@@ -123,11 +129,11 @@ def with_moments_of(image: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def at_resolution_of(image: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """An image (H, W, C) shrunk until its short side is that of `like`; unchanged where it is no longer."""
+    """Return an image (H, W, C) downsampled to the short side of `like`; the image itself where that is not shorter."""
     short = min(like.shape[:2])
     return image if short >= min(image.shape[:2]) else resized(image, target_shape(image.shape[:2], short))
 
 
 def use_one_thread() -> None:
-    """For a worker process: it is one of several, and OpenCV would start a thread for each core in every one."""
+    """Keep OpenCV to one thread in a worker process: it would start one for each core in every worker."""
     cv2.setNumThreads(0)

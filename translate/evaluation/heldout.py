@@ -35,7 +35,7 @@ from translate.errors import DataError, TranslateError
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, observe, summarise
-from translate.metrics.reference import SMALLEST_MS_SSIM, SMALLEST_SSIM
+from translate.metrics.reference import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
 from translate.places import data_root
 from translate.precision import Format, autocast
 from translate.recipe import Recipe
@@ -46,7 +46,7 @@ MOST_EVALUATIONS = 100  # of a run whose cadence is auto
 SMALL = 64  # px: how alike outputs are is told from copies of this size while training
 # called with the number of a held-out image, its source, its translation, and its truth where that is known
 Look = Callable[[int, Tensor, Tensor, Tensor | None], None]
-SMALLEST = {"ssim": SMALLEST_SSIM, "ms_ssim": SMALLEST_MS_SSIM, "gradient_error": 2}  # px a side
+SMALLEST = {"ssim": MIN_SIDE_SSIM, "ms_ssim": MIN_SIDE_MS_SSIM, "gradient_error": 2}  # px a side
 NEEDS_TRUTH = ("psnr", "ssim", "ms_ssim", "l1", "gradient_error")
 
 

@@ -38,7 +38,8 @@ from translate.data.pairing import list_images, pair_files
 from translate.errors import DataError, ImageError, UsageError
 from translate.evaluation.heldout import HeldOut, spread, translate_whole
 from translate.images.decoding import decode, read_content
-from translate.images.reading import ImageConfig, change_bits, to_array, to_tensor
+from translate.images.reading import ImageConfig, change_bits
+from translate.images.tensors import to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
@@ -170,7 +171,7 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
         try:
             confusions.append(scores.confusion(read_labels(prediction), read_labels(truth)))
         except DataError as error:
-            raise ImageError(prediction, "read", str(error)) from None
+            raise ImageError(prediction, "read", error.what) from None
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
                     "num_images": len(predictions), "num_reals": len(truths), "num_sources": 0, "paired": True,
                     "features": []},
@@ -194,18 +195,19 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
     for number in range(reals.num):
         real = reals.read(number)
         moments.append(ColourTransfer.moments(real))
-        kept["reals"].append(observe(real, None, networks, small=diversity.LARGEST))
+        kept["reals"].append(observe(real, None, networks, small=diversity.THUMBNAIL_SIDE))
         on_progress(len(kept["reals"]), total)
 
     def look(name: str, image: Tensor, truth: Tensor | None) -> None:
-        kept[name].append(observe(image, truth, networks, small=diversity.LARGEST, lpips=lpips))
+        kept[name].append(observe(image, truth, networks, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
 
     for number in range(images.num):
         image, truth = images.read(number), reals.read(number) if paired else None
         try:
             look("images", image, truth)
         except DataError as error:
-            raise DataError(f"{images.paths[number] if images.paths else f'image {number}'}: {error}") from None
+            path = images.paths[number] if images.paths else f"image {number}"
+            raise DataError(error.what, path, error.advice) from None
         on_progress(reals.num + number + 1, total)
     transfer = ColourTransfer(moments)
     for number in range(sources.num if sources is not None else 0):
@@ -254,7 +256,7 @@ def _list(folder: Path) -> list[Path]:
     try:
         found = list_images(folder)
     except ImageError as error:
-        raise DataError(str(error)) from None
+        raise DataError.of(error) from None
     if not found:
         raise DataError(f"{folder}: holds no images that we read")
     return found

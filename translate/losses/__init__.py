@@ -10,17 +10,14 @@ from translate.losses.contrastive import patch_nce
 from translate.losses.objectives import (
     Began,
     Hinge,
-    Labelled,
     LeastSquares,
-    Logits,
     NonSaturating,
     RelativisticAverage,
     Vanilla,
     Wasserstein,
-    exchange,
     over_scales,
 )
-from translate.losses.penalties import R1, R2, Judge, Orthogonal, SlopePenalty, WassersteinGP, non_orthogonality
+from translate.losses.penalties import R1, R2, Orthogonal, WassersteinGP, non_orthogonality
 from translate.losses.perceptual import VGG19, MobileNetV2, PerceptualLoss
 from translate.losses.reconstruction import feature_matching, l1_loss
 from translate.losses.semantic import semantic_consistency
@@ -31,7 +28,7 @@ Objective = Annotated[
 Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="kind")]
 Perceptual = Annotated[VGG19 | MobileNetV2, Field(discriminator="kind")]
 
-__all__ = ["R1", "R2", "Began", "Hinge", "Judge", "Labelled", "LeastSquares", "Logits", "NonSaturating", "Objective",
-           "Orthogonal", "Penalty", "Perceptual", "PerceptualLoss", "RelativisticAverage", "SlopePenalty", "Vanilla",
-           "Wasserstein", "WassersteinGP", "exchange", "feature_matching", "l1_loss", "non_orthogonality",
+__all__ = ["R1", "R2", "Began", "Hinge", "LeastSquares", "NonSaturating", "Objective",
+           "Orthogonal", "Penalty", "Perceptual", "PerceptualLoss", "RelativisticAverage", "Vanilla",
+           "Wasserstein", "WassersteinGP", "feature_matching", "l1_loss", "non_orthogonality",
            "over_scales", "patch_nce", "semantic_consistency"]

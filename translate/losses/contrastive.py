@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def patch_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """PatchNCE (eq. 3 and 4): −log exp(v·v⁺/τ) / (exp(v·v⁺/τ) + Σ exp(v·v⁻/τ)), the mean over all queries v.
+    """Return PatchNCE (eq. 3 and 4): −log exp(v·v⁺/τ) / (exp(v·v⁺/τ) + Σ exp(v·v⁻/τ)), the mean over queries v.
 
     Both are (N, S, C), vectors of length one at the same S places of N images. A query's positive v⁺ is the key of its
     own place, its negatives v⁻ the keys of the other places of the same image. No gradient goes to the keys.

@@ -1,26 +1,32 @@
-"""Objectives of the game. Each takes logits of shape (N, …) and returns a scalar in at least float32.
+"""Objectives: the game between generator and discriminator, one class a game.
 
-`generator(fake)` is what the generator minimises, `discriminator(real, fake)` what the discriminator minimises, and
-`verdict(real, fake)` tells people and the guard how the game stands. The discriminator's loss is the mean of its two
-halves, as in pix2pix and CycleGAN ("we divide the objective by 2 while optimizing D, which slows down the rate at
-which D learns relative to G"; Isola et al. 2017, 3.3). Only a Wasserstein critic's is their sum: its negative then
-estimates a distance.
+    generator(fake)            what the generator minimises, of logits (N, …) of its fakes
+    discriminator(real, fake)  what the discriminator minimises, of logits (N, …) of real images and of fakes
+    verdict(real, fake)        how the game stands, for people and for the guard
+
+Losses are scalars in at least float32. The discriminator's loss is the mean of its two halves, as in pix2pix and
+CycleGAN ("we divide the objective by 2 while optimizing D, which slows down the rate at which D learns relative to G";
+Isola et al. 2017, 3.3). Only a Wasserstein critic's is their sum: its negative then estimates a distance.
+
+What else others must know of an objective stands on its class: whether the generator's loss needs the logits of real
+images (`needs_real_logits`), where the scores of a discriminator lie that is sure (`poles`), which discriminators it
+goes with (`reconstructs`), and what it does after each step of them (`after_step`). Nobody asks which objective it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.discriminators import Scales
+from translate.networks.autoencoder import Autoencoder
+from translate.networks.discriminators import Discriminator, Logits, Scales
+from translate.precision import at_least_float32
 from translate.schema import Config
-
-Logits = Tensor | Scales  # of a discriminator, or of each that judges an image at a size of its own
 
 
 class Verdict(NamedTuple):
@@ -39,36 +45,75 @@ class Verdict(NamedTuple):
 
 
 class Game(Config):
-    """What every objective has: a way to read its discriminator."""
+    """What every objective has: its two losses, a way to read its discriminator, and what others must know of it."""
 
-    # A score above says "real", one below "fake"; None: what is above the middle of both means does.
+    # A score above this says "real", one below "fake"; None: what is above the middle of both means does.
     even: ClassVar[float | None] = 0.5
+    # Scores of real images and of fakes where D is sure of both and nothing is left to be learnt; None: no such places.
+    poles: ClassVar[tuple[float, float] | None] = None
+    needs_real_logits: ClassVar[bool] = False  # `generator` takes the logits of real images as well
+    reconstructs: ClassVar[bool] = False  # it is played with discriminators that reconstruct images, and only with them
+
+    def generator(self, fake: Tensor) -> Tensor:
+        """Return what the generator minimises."""
+        raise NotImplementedError
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return what the discriminator minimises."""
+        raise NotImplementedError
+
+    def discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
+                           uniform: Callable[[str], Tensor]) -> Tensor:
+        """Return the loss of `discriminator`, summed over the sizes it judges at.
+
+        `uniform(name)` draws a number in [0, 1) for each sample (N,), the same whenever a step is done again.
+        """
+        return over_scales(self.discriminator, real, fake)
+
+    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Do what the game asks for after a step of the discriminators; return numbers worth recording, by name.
+
+        `mean(name)` is the mean over all processes of what the step observed: `real_b`, `fake_b` and so on.
+        """
+        return {}
 
     def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits in the objective's own terms, of the same shapes."""
-        return wide(real), wide(fake)
+        """Return logits in the objective's own terms, of the same shapes, in at least float32."""
+        return at_least_float32(real), at_least_float32(fake)
 
     @torch.no_grad()
     def verdict(self, real: Tensor, fake: Tensor) -> Verdict:
-        """How the game stands by the logits of a step."""
+        """Return how the game stands by the logits of a step."""
         real, fake = self.scores(real, fake)
         middle = (real.mean() + fake.mean()) / 2 if self.even is None else self.even
         right = ((real > middle).to(real.dtype).mean() + (fake < middle).to(fake.dtype).mean()) / 2
         return Verdict(real.mean(), fake.mean(), right, torch.cat([real.flatten(), fake.flatten()]).std())
 
 
-class Labelled(Game):
-    """What objectives with a label for real and one for fake can do to a discriminator that is too sure of itself."""
+class LabelGame(Game):
+    """Objectives that draw real images to one label and fakes to another: the labels may be softened and exchanged."""
 
     smoothing: float = Field(0.0, ge=0, lt=0.5)  # real's label is 1 − this, fake's stays 0 (Salimans et al. 2016, 3.4)
     flips: float = Field(0.0, ge=0, lt=0.5)  # share of samples whose real and fake trade labels in D's loss
 
+    poles: ClassVar[tuple[float, float] | None] = (1.0, 0.0)
 
-class LogLoss(Labelled):
+    def discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
+                           uniform: Callable[[str], Tensor]) -> Tensor:
+        if not self.flips:
+            return super().discriminator_loss(discriminator, real, fake, uniform)
+        chosen = uniform(f"flips {discriminator.name}") < self.flips
+        return over_scales(lambda real, fake: self.discriminator(*exchange(real, fake, chosen)), real, fake)
+
+
+class LogLoss(LabelGame):
     """What objectives share whose logits are log odds."""
 
     def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        return wide(real).sigmoid(), wide(fake).sigmoid()
+        return at_least_float32(real).sigmoid(), at_least_float32(fake).sigmoid()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return log_loss(real, fake, self.smoothing)
 
 
 class Vanilla(LogLoss):
@@ -77,10 +122,7 @@ class Vanilla(LogLoss):
     kind: Literal["vanilla"] = "vanilla"
 
     def generator(self, fake: Tensor) -> Tensor:
-        return -F.softplus(wide(fake)).mean()
-
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return log_loss(real, fake, self.smoothing)
+        return -F.softplus(at_least_float32(fake)).mean()
 
 
 class NonSaturating(LogLoss):
@@ -89,22 +131,20 @@ class NonSaturating(LogLoss):
     kind: Literal["nonsaturating"] = "nonsaturating"
 
     def generator(self, fake: Tensor) -> Tensor:
-        return F.softplus(-wide(fake)).mean()
-
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return log_loss(real, fake, self.smoothing)
+        return F.softplus(-at_least_float32(fake)).mean()
 
 
-class LeastSquares(Labelled):
+class LeastSquares(LabelGame):
     """LSGAN (Mao et al. 2017), eq. 2 with labels 0 and 1: real is drawn to 1, fake to 0, the generator's fake to 1."""
 
     kind: Literal["lsgan"] = "lsgan"
 
     def generator(self, fake: Tensor) -> Tensor:
-        return (wide(fake) - 1).square().mean()
+        return (at_least_float32(fake) - 1).square().mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return ((wide(real) - (1 - self.smoothing)).square().mean() + wide(fake).square().mean()) / 2
+        real, fake = at_least_float32(real), at_least_float32(fake)
+        return ((real - (1 - self.smoothing)).square().mean() + fake.square().mean()) / 2
 
 
 class Hinge(Game):
@@ -113,12 +153,13 @@ class Hinge(Game):
     kind: Literal["hinge"] = "hinge"
 
     even: ClassVar[float | None] = 0.0
+    poles: ClassVar[tuple[float, float] | None] = (1.0, -1.0)
 
     def generator(self, fake: Tensor) -> Tensor:
-        return -wide(fake).mean()
+        return -at_least_float32(fake).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return (F.relu(1 - wide(real)).mean() + F.relu(1 + wide(fake)).mean()) / 2
+        return (F.relu(1 - at_least_float32(real)).mean() + F.relu(1 + at_least_float32(fake)).mean()) / 2
 
 
 class Wasserstein(Game):
@@ -134,19 +175,19 @@ class Wasserstein(Game):
     even: ClassVar[float | None] = None
 
     def generator(self, fake: Tensor) -> Tensor:
-        return -wide(fake).mean()
+        return -at_least_float32(fake).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return wide(fake).mean() - wide(real).mean()
+        return at_least_float32(fake).mean() - at_least_float32(real).mean()
 
     @torch.no_grad()
-    def bound(self, critics: Iterable[nn.Module]) -> None:
-        """Clip the weights, in place."""
-        if self.clip is None:
-            return
-        for critic in critics:
-            for parameter in critic.parameters():
-                parameter.clamp_(-self.clip, self.clip)
+    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Clip the critics' weights, in place (algorithm 1, line 7)."""
+        if self.clip is not None:
+            for critic in discriminators.values():
+                for parameter in critic.parameters():
+                    parameter.clamp_(-self.clip, self.clip)
+        return {}
 
 
 class RelativisticAverage(Game):
@@ -160,7 +201,11 @@ class RelativisticAverage(Game):
 
     kind: Literal["relativistic"] = "relativistic"
 
-    def generator(self, fake: Tensor, real: Tensor) -> Tensor:
+    poles: ClassVar[tuple[float, float] | None] = (1.0, 0.0)
+    needs_real_logits: ClassVar[bool] = True
+
+    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+        assert real is not None, "needs_real_logits"
         return 2 * self.discriminator(fake, real)
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -171,8 +216,8 @@ class RelativisticAverage(Game):
         return real.sigmoid(), fake.sigmoid()
 
     def relative(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits as they count: relative to the mean of the sample's counterpart."""
-        real, fake = wide(real).flatten(1), wide(fake).flatten(1)
+        """Return logits (N, P) as they count: relative to the mean of the sample's counterpart."""
+        real, fake = at_least_float32(real).flatten(1), at_least_float32(fake).flatten(1)
         return real - fake.mean(1, keepdim=True), fake - real.mean(1, keepdim=True)
 
 
@@ -188,50 +233,63 @@ class Began(Game):
     rate: float = Field(1e-3, gt=0)  # λ
 
     even: ClassVar[float | None] = None
+    reconstructs: ClassVar[bool] = True
 
     def generator(self, fake: Tensor) -> Tensor:
-        return wide(fake).mean()
+        return at_least_float32(fake).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor, balance: Tensor | float = 0.0) -> Tensor:
-        return wide(real).mean() - balance * wide(fake).mean()
+        return at_least_float32(real).mean() - balance * at_least_float32(fake).mean()
+
+    def discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
+                           uniform: Callable[[str], Tensor]) -> Tensor:
+        assert isinstance(real, Tensor) and isinstance(fake, Tensor), "an autoencoder judges at one size"
+        return self.discriminator(real, fake, balance_of(discriminator.network))
+
+    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Move the k of every discriminator; return its measure of convergence, `convergence_a` and so on."""
+        return {f"convergence_{name[-1]}": self.rebalance(balance_of(network), mean(f"real_{name[-1]}"),
+                                                          mean(f"fake_{name[-1]}"))
+                for name, network in discriminators.items()}
 
     def verdict(self, real: Tensor, fake: Tensor) -> Verdict:
-        """The same of errors, of which the smaller says "real"."""
+        """Return the same of errors, of which the smaller says "real"."""
         turned = super().verdict(-real, -fake)
         return Verdict(-turned.real, -turned.fake, turned.right, turned.spread)
 
     @torch.no_grad()
     def rebalance(self, balance: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-        """Move k, in place, by the mean errors of a step. Returns the measure of convergence, L(real) + |γL(real) −
+        """Move k, in place, by the mean errors of a step. Return the measure of convergence, L(real) + |γL(real) −
         L(fake)|: it falls while a training gets on."""
         tilt = self.gamma * real - fake
         balance.add_(self.rate * tilt).clamp_(0, 1)
         return real + tilt.abs()
 
 
-def over_scales(loss: Callable[..., Tensor], *logits: Logits) -> Tensor:
-    """A loss of logits, summed over the sizes that an image is judged at (Wang et al. 2018, eq. 3).
+def balance_of(network: nn.Module) -> Tensor:
+    """Return BEGAN's k, which its discriminator keeps as a buffer."""
+    return cast(Autoencoder, network).balance
 
-    The finest counts as much as it has faded in.
+
+def over_scales(loss: Callable[..., Tensor], *logits: Logits) -> Tensor:
+    """Return a loss of logits, summed over the sizes that an image is judged at (Wang et al. 2018, eq. 3).
+
+    The discriminator of the full size counts as much as it has faded in.
     """
     each = [Scales((scale,)) if isinstance(scale, Tensor) else scale for scale in logits]
-    finest, *others = (loss(*scale) for scale in zip(*each, strict=True))
-    return torch.stack([each[0].share * finest, *others]).sum()
+    full_size, *others = (loss(*scale) for scale in zip(*each, strict=True))
+    return torch.stack([each[0].share * full_size, *others]).sum()
 
 
 def log_loss(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """−[(1 − s) log D(real) + s log(1 − D(real)) + log(1 − D(fake))] / 2 of logits, with real's label at 1 − s."""
-    real, fake = wide(real), wide(fake)
+    """Return −[(1 − s) log D(real) + s log(1 − D(real)) + log(1 − D(fake))] / 2 of logits, with real's label at 1 − s.
+    """
+    real, fake = at_least_float32(real), at_least_float32(fake)
     labelled = (1 - smoothing) * F.softplus(-real) + smoothing * F.softplus(real) if smoothing else F.softplus(-real)
     return (labelled.mean() + F.softplus(fake).mean()) / 2
 
 
 def exchange(real: Tensor, fake: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, …) with the labels of the samples `chosen` (N, boolean) exchanged: flipped labels."""
+    """Return logits (N, …) with the labels of the samples `chosen` (N, boolean) exchanged: flipped labels."""
     chosen = chosen.view(-1, *[1] * (real.ndim - 1))
     return torch.where(chosen, fake, real), torch.where(chosen, real, fake)
-
-
-def wide(logits: Tensor) -> Tensor:
-    """At least float32: a mean over thousands of half-precision logits loses its small differences."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -15,34 +15,37 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from translate.losses.objectives import Logits, over_scales
+from translate.losses.objectives import over_scales
+from translate.networks.discriminators import Discriminator
+from translate.precision import at_least_float32
 from translate.schema import Config
-
-Judge = Callable[[Tensor], Logits]  # a discriminator, as a function of the image it judges
 
 
 class _Penalty(Config):
-    """A penalty is called with D itself, D as a judge of images, images (N, C, H, W), and a number in [0, 1) each (N,).
-
-    Every k-th step it counts k times as much ("lazy regularisation": Karras et al. 2020, appendix B).
+    """What every penalty has. Every k-th step it counts k times as much ("lazy regularisation": Karras et al. 2020,
+    appendix B).
     """
+
+    separate_samples: ClassVar[bool] = False  # it is each sample's own, so that D may not mix them in a batch norm
 
     every: int = Field(1, ge=1)  # k steps; 16 costs a sixteenth of the time, and as much memory
 
     @abstractmethod
-    def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        """The penalty without its weight, a scalar."""
+    def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+        """Return the penalty without its weight, a scalar, of images (N, C, H, W) and a number in [0, 1) each (N,)."""
 
 
 class SlopePenalty(_Penalty):
-    """A penalty on the gradient of D with respect to images: each sample's own, so batch norm has no place in D."""
+    """A penalty on the gradient of D with respect to images."""
+
+    separate_samples: ClassVar[bool] = True
 
 
 class WassersteinGP(SlopePenalty):
@@ -51,9 +54,9 @@ class WassersteinGP(SlopePenalty):
     kind: Literal["wgan_gp"] = "wgan_gp"
     weight: float = Field(10.0, gt=0)
 
-    def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
         mix = mix.view(-1, *[1] * (real.ndim - 1))
-        return over_slopes(lambda slope: (slope - 1).square(), judge, mix * real + (1 - mix) * fake)
+        return over_slopes(lambda slope: (slope - 1).square(), discriminator, mix * real + (1 - mix) * fake)
 
 
 class R1(SlopePenalty):
@@ -62,8 +65,8 @@ class R1(SlopePenalty):
     kind: Literal["r1"] = "r1"
     weight: float = Field(10.0, gt=0)  # γ
 
-    def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        return over_slopes(lambda slope: slope.square() / 2, judge, real)
+    def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+        return over_slopes(lambda slope: slope.square() / 2, discriminator, real)
 
 
 class R2(SlopePenalty):
@@ -72,8 +75,8 @@ class R2(SlopePenalty):
     kind: Literal["r2"] = "r2"
     weight: float = Field(10.0, gt=0)  # γ
 
-    def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        return over_slopes(lambda slope: slope.square() / 2, judge, fake)
+    def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+        return over_slopes(lambda slope: slope.square() / 2, discriminator, fake)
 
 
 class Orthogonal(_Penalty):
@@ -82,12 +85,12 @@ class Orthogonal(_Penalty):
     kind: Literal["orthogonal"] = "orthogonal"
     weight: float = Field(1e-4, gt=0)  # β
 
-    def __call__(self, discriminator: nn.Module, judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-        return non_orthogonality(discriminator)
+    def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+        return non_orthogonality(discriminator.network)
 
 
 def non_orthogonality(network: nn.Module) -> Tensor:
-    """Σ ‖WWᵀ ⊙ (1 − I)‖² over the weight matrices that are trained, a scalar (Brock et al. 2019, eq. 3).
+    """Return Σ ‖WWᵀ ⊙ (1 − I)‖² over the weight matrices that are trained, a scalar (Brock et al. 2019, eq. 3).
 
     A convolution's matrix has a row for each output channel. Rows are drawn apart; their lengths are left free. Under a
     spectral norm W is what it divides.
@@ -104,13 +107,15 @@ def non_orthogonality(network: nn.Module) -> Tensor:
     return torch.stack(costs).sum()
 
 
-def over_slopes(price: Callable[[Tensor], Tensor], judge: Judge, images: Tensor) -> Tensor:
-    """The mean of `price(‖∇D‖)`, of the slope at each of `images` (N, …), as a function of D's weights. Of a D that
-    judges at several sizes each counts as a discriminator. The gradient of a slope is 0 where it is 0."""
-    images = images.detach().to(torch.promote_types(images.dtype, torch.float32)).requires_grad_()
+def over_slopes(price: Callable[[Tensor], Tensor], discriminator: Discriminator, images: Tensor) -> Tensor:
+    """Return the mean of `price(‖∇D‖)`, of the slope at each of `images` (N, …), as a function of D's weights.
+
+    Where D judges at several sizes, the means are summed. The gradient of a slope is 0 where the slope is 0.
+    """
+    images = at_least_float32(images.detach()).requires_grad_()
 
     def mean_price(logits: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
         return price(torch.linalg.vector_norm(gradient.flatten(1), dim=1) / logits[0].numel() ** 0.5).mean()
 
-    return over_scales(mean_price, judge(images))
+    return over_scales(mean_price, discriminator(images))

@@ -32,17 +32,17 @@ class _Perceptual(Config):
     stages: ClassVar[tuple[float, ...]]  # wᵢ, from fine to coarse
 
     def build(self) -> PerceptualLoss:
-        """On the meta device its shapes alone. Raises `DataError` where the weights are not at hand."""
+        """Return the loss; on the meta device its shapes. Raises `DataError` where the weights are not at hand."""
         planning = torch.get_default_device().type == "meta"
         return PerceptualLoss(self.network(None if planning else self.find()), self.stages, self.weight)
 
     @abstractmethod
     def find(self) -> Path:
-        """The file of weights. Raises `DataError` saying how to get it."""
+        """Return the file of weights. Raises `DataError` saying how to get it."""
 
     @abstractmethod
     def network(self, weights: Path | None) -> Features:
-        """The network; without weights, its shapes."""
+        """Return the network; without weights, its shapes."""
 
 
 class VGG19(_Perceptual):

@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from translate.precision import at_least_float32
+
 
 def feature_matching(features: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
-    """Σᵢ mean |Dᵢ(fake) − Dᵢ(real)| over a discriminator's layers (Wang et al. 2018, section 3.2)."""
+    """Return Σᵢ mean |Dᵢ(fake) − Dᵢ(real)| over a discriminator's layers (Wang et al. 2018, section 3.2)."""
     return torch.stack([l1_loss(found, real) for found, real in zip(features, truth, strict=True)]).sum()
 
 
 def l1_loss(image: Tensor, truth: Tensor) -> Tensor:
-    """Mean absolute difference of two images in [-1, 1], computed in at least float32 (Isola et al. 2017, eq. 3)."""
-    dtype = torch.promote_types(image.dtype, torch.float32)
-    return F.l1_loss(image.to(dtype), truth.to(dtype))
+    """Return the mean absolute difference of two images in [-1, 1], in at least float32 (Isola et al. 2017, eq. 3)."""
+    image = at_least_float32(image)
+    return F.l1_loss(image, truth.to(image.dtype))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from translate.precision import at_least_float32
+
 
 def semantic_consistency(logits: Tensor, before: Tensor) -> Tensor:
-    """Cross-entropy of a translation's logits with the class that its source was given (Hoffman et al. 2018, eq. 4).
+    """Return the cross-entropy of a translation's logits with the class that its source was given.
 
-    Both are (N, classes) or (N, classes, H, W), of one frozen network; computed in at least float32.
+    Both are (N, classes) or (N, classes, H, W), of one frozen network (Hoffman et al. 2018, eq. 4).
     """
-    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), before.argmax(1))
+    return F.cross_entropy(at_least_float32(logits), before.argmax(1))

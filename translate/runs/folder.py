@@ -1,4 +1,12 @@
-"""The folder of a run: who may use it, what recipe it belongs to, and how the run ended."""
+"""The folder of a run: who may use it, what recipe it belongs to, and how the run ended.
+
+    runs/<name>/
+      recipe.yaml      the resolved recipe                 metrics.jsonl   losses and scores, one line a record
+      status.json      running, stopped, finished          samples/        grids of the same held-out images over time
+      checkpoints/     the newest few and the best         release/        the generators to give away, at the end
+      memory.json      the memory plan of each stage       events.jsonl    start, resume, warnings, end
+      report.html      all of this on one page             held_out/       what it shows of held-out images
+"""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ from translate.data.transforms import stable_hash
 
 
 def uniform(keys: Sequence[int], name: str, device: torch.device) -> Tensor:
-    """One number in [0, 1) for each sample, float32 (N,)."""
+    """Draw one number in [0, 1) for each sample: float32 (N,)."""
     return torch.tensor([(stable_hash(key, name) >> 39) / 2**24 for key in keys], device=device)
 
 
 def normal(keys: Sequence[int], name: str, like: Tensor) -> Tensor:
-    """Standard normal noise with the shape, dtype and device of `like` (N, …); a sample's is drawn from its key."""
+    """Draw standard normal noise with the shape, dtype and device of `like` (N, …), each sample's from its key."""
     noise = torch.empty_like(like)
     for sample, key in zip(noise, keys, strict=True):
         chance = None if like.is_meta else torch.Generator(like.device).manual_seed(stable_hash(key, name))
@@ -32,9 +32,10 @@ def normal(keys: Sequence[int], name: str, like: Tensor) -> Tensor:
 
 
 def places(keys: Sequence[int], name: str, num: int, size: tuple[int, int], device: torch.device) -> Tensor:
-    """`num` different places in a map of `size` (height, width) for each sample, as rows and columns: (2, N, num).
+    """Draw `num` different places in a map of `size` (height, width) for each sample, as rows and columns: (2, N, num).
 
-    All of the places, in some order, where there are no more. They are drawn on the host, so no device waits.
+    Where the map has no more than that, all of its places are drawn, in some order. They are drawn on the host, so no
+    device waits.
     """
     height, width = size
     drawn = [random.Random(stable_hash(key, name)).sample(range(height * width), min(num, height * width))

@@ -27,25 +27,24 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from translate.recipe import GuardConfig, Sign
-from translate.training.processes import Means
+from translate.training.processes import Means, by_main_process
 
-# Where the marks stand is justified by docs/training.md, from runs of tools/guard_zoo.py.
-CONSTANT = 0.02  # diversity
-SATURATED = 0.9
-COPY = 0.02  # change
-WORSE = 2.0  # error, relative to the best there was
-SURE = 0.98  # of the way from even to a score that leaves nothing to be learnt
-RIGHT, WRONG = 0.995, 0.25  # a discriminator that knows nothing is right half the time
-BLIND = 1e-6  # spread
-VANISHED, EXPLODED = 1e-6, 1e3  # gradient, relative to its level
-LONG = 5  # times `patience`: D may win for a while, and a beginning takes its time
-OVERFLOWS = 32  # steps in a row that fp16's scaler left out: by then 2^16 has become 2^-16
-SETTLED = 5  # looks after which a level is known
-
-# Where the scores of objectives lie when D is sure of real and of fake. A critic's have no such places, and BEGAN holds
-# its errors apart on purpose.
-POLES = {"vanilla": (1.0, 0.0), "nonsaturating": (1.0, 0.0), "relativistic": (1.0, 0.0), "lsgan": (1.0, 0.0),
-         "hinge": (1.0, -1.0)}
+# Where the limits lie is justified by docs/training.md, from runs of tools/guard_zoo.py.
+DIVERSITY_OF_CONSTANT = 0.02
+SATURATION_LIMIT = 0.9
+CHANGE_OF_COPY = 0.02
+ERROR_RATIO_OF_LOST = 2.0  # to the best error there was
+SHARE_OF_SURE = 0.98  # of the way from even to a score that leaves nothing to be learnt
+RIGHT_SHARE_OF_WON = 0.995
+RIGHT_SHARE_OF_FOOLED = 0.25  # a discriminator that knows nothing is right half the time
+SPREAD_OF_BLIND = 1e-6
+GRADIENT_RATIO_OF_VANISHED = 1e-6  # to the level of this gradient's norm
+GRADIENT_RATIO_OF_EXPLODED = 1e3
+SLOW_SIGN_PATIENCES = 5  # times `patience`: D may win for a while, and a beginning takes its time
+OVERFLOW_LIMIT = 32  # steps in a row that fp16's scaler left out: by then 2^16 has become 2^-16
+LEVEL_LOOKS = 5  # after so many looks the level of a gradient is known
+TOLD_SKIPS = 10  # steps that are left out: each of so many is told,
+SKIPS_BETWEEN_TELLING = 100  # and then every so many
 
 WORDS: dict[Sign, str] = {  # the first that is there is named as the cause
     "not_finite": "{where}",
@@ -91,51 +90,79 @@ class Memory:
 class Guard:
     """Watches one run. Every process calls all methods alike; the main one judges."""
 
-    def __init__(self, config: GuardConfig, objective: str, accelerator: Accelerator):
-        """`objective` is the kind of the translator's."""
-        self.config, self.objective, self.accelerator = config, objective, accelerator
+    def __init__(self, config: GuardConfig, poles: tuple[float, float] | None, accelerator: Accelerator):
+        """Watch a game whose discriminators are sure of real images and fakes at these `poles`.
+
+        None: it has none. A critic's values have no such places, and BEGAN holds its errors apart on purpose.
+        """
+        self.config, self.poles, self.accelerator = config, poles, accelerator
         self.memory = Memory()
         self.window = Means()  # of what was observed since the last look
         self.why_skipped = ""
 
     # -- numbers that are not finite
 
-    def note(self, observed: dict[str, Tensor], overflowed: bool, why_skipped: str = "") -> None:
-        """Take in a step: what it observed, whether fp16's scaler left a part of it out, and why the guard did."""
+    def note(self, observed: dict[str, Tensor], overflowed: bool, why_skipped: str = "") -> str | None:
+        """Take in a step: what it observed, whether fp16's scaler left a part of it out, and why the guard did.
+
+        Returns a line for people about a step that was left out, now and then.
+        """
         memory = self.memory
         self.window.add(observed)
         memory.overflows_in_a_row = memory.overflows_in_a_row + 1 if overflowed else 0
         memory.skipped += bool(why_skipped)
         memory.skipped_in_a_row = memory.skipped_in_a_row + 1 if why_skipped else 0
         self.why_skipped = why_skipped
+        if not why_skipped or (memory.skipped > TOLD_SKIPS and memory.skipped % SKIPS_BETWEEN_TELLING):
+            return None
+        return f"a step is left out, number {memory.skipped:,} of this run: {why_skipped}"
 
     def despair(self) -> Trouble | None:
-        """What need not wait for the next look: too many steps in a row that nothing could be learnt from."""
+        """Return what need not wait for the next look: too many steps in a row that nothing could be learnt from."""
         skipped, overflows, clear = self.memory.skipped_in_a_row, self.memory.overflows_in_a_row, self.memory.clear
         if "not_finite" in self.config.ignore:
             return None
         if skipped > self.config.skips:
             return Trouble("not_finite", f"{skipped} steps in a row were left out, the last for: {self.why_skipped}",
                            clear)
-        if overflows > OVERFLOWS:
+        if overflows > OVERFLOW_LIMIT:
             return Trouble("not_finite", f"gradients overflowed fp16 in {overflows} steps in a row; use precision: "
                                          "bf16 or fp32", clear)
         return None
 
     # -- signs that must last
 
-    def judge(self, images: int, probed: dict[str, float], observed: dict[str, float]) -> Trouble | None:
-        """What is to be done something about, after `images` images, by a look and by the means since the one before.
+    def trouble(self, images: int, looking: bool, probed: dict[str, float], warming_up: bool) -> Trouble | None:
+        """Return what calls for action after a step; every process gets the same.
 
-        Names are those of `metrics.jsonl`. The main process alone calls this.
+        images      of the run that were seen
+        looking     whether it is time for a look
+        probed      what the probe saw, at a look
+        warming_up  whether D is trained alone: it wins, as it should, and nothing is a sign
+        """
+        found = self.despair()
+        if found is None and looking:
+            observed = self.window.take(self.accelerator)
+            if warming_up:
+                probed, observed = {}, {}
+            found = by_main_process(lambda: self.look(images, probed, observed), self.accelerator)
+        return found
+
+    def look(self, images: int, probed: dict[str, float], observed: dict[str, float]) -> Trouble | None:
+        """Return the sign that has lasted, after `images` images, by a look of the probe and by the means since the
+        look before. Names are those of `metrics.jsonl`. The main process alone calls this.
         """
         memory = self.memory
+
+        # When each sign that is there now began.
         signs = {key: sign for key, sign in (self._probe_signs(probed) | self._game_signs(observed)).items()
                  if sign[0] not in self.config.ignore}
         memory.since = {key: memory.since.get(key, memory.looked) for key in signs}
         memory.looked = images
         if not signs:
             memory.clear = images
+
+        # One that has lasted is enough; of all that are there, the first by `WORDS` is named.
         lasting = [since for key, since in memory.since.items() if self._has_lasted(signs[key][0], since)]
         if not lasting:
             return None
@@ -144,7 +171,7 @@ class Guard:
 
     def _has_lasted(self, sign: Sign, since: int) -> bool:
         slow = sign == "won" or since == 0  # running statistics, too, have to be learnt before outputs differ
-        return self.memory.looked - since >= self.config.patience * (LONG if slow else 1)
+        return self.memory.looked - since >= self.config.patience * (SLOW_SIGN_PATIENCES if slow else 1)
 
     def _probe_signs(self, probed: dict[str, float]) -> dict[str, tuple[Sign, str]]:
         signs: dict[str, tuple[Sign, str]] = {}
@@ -155,20 +182,20 @@ class Guard:
                 signs[f"not_finite {direction}"] = ("not_finite", f"what {where} gives for held-out images is not "
                                                                   "finite: its weights or its running statistics are "
                                                                   "broken")
-            elif what == "diversity" and value < CONSTANT:
+            elif what == "diversity" and value < DIVERSITY_OF_CONSTANT:
                 signs[f"constant {direction}"] = ("constant", where)
-            elif what == "saturation" and value > SATURATED:
+            elif what == "saturation" and value > SATURATION_LIMIT:
                 signs[f"saturated {direction}"] = ("saturated", where)
-            elif what == "change" and value < COPY:
+            elif what == "change" and value < CHANGE_OF_COPY:
                 signs[f"copy {direction}"] = ("copy", where)
             elif what == "error" and self._is_lost(direction, value):
                 signs[f"lost {direction}"] = ("lost", where)
         return signs
 
     def _is_lost(self, direction: str, error: float) -> bool:
-        """Whether an error is that of a generator which knows nothing, and once knew something."""
+        """Tell whether an error is that of a generator which knows nothing, and once knew something."""
         best = self.memory.best.get(direction, math.inf)
-        if error >= 1 and error >= WORSE * best:
+        if error >= 1 and error >= ERROR_RATIO_OF_LOST * best:
             return True
         smooth = (self.memory.error.get(direction, error) + error) / 2
         self.memory.error[direction], self.memory.best[direction] = smooth, min(best, smooth)
@@ -179,12 +206,13 @@ class Guard:
         for side in sorted({name.rpartition("_")[2] for name in observed if name.startswith("right_")}):
             where = f"discriminator_{side}"
             right = observed[f"right_{side}"]
-            if observed[f"spread_{side}"] < BLIND:
+            if observed[f"spread_{side}"] < SPREAD_OF_BLIND:
                 signs[f"blind {side}"] = ("blind", where)
-            elif self.objective in POLES:
-                if right > RIGHT and self._is_sure(observed[f"real_{side}"], observed[f"fake_{side}"]):
+            elif self.poles is not None:
+                scores = observed[f"real_{side}"], observed[f"fake_{side}"]
+                if right > RIGHT_SHARE_OF_WON and self._is_sure(self.poles, *scores):
                     signs[f"won {side}"] = ("won", where)
-                if right < WRONG:
+                if right < RIGHT_SHARE_OF_FOOLED:
                     signs[f"fooled {side}"] = ("fooled", where)
         for name, value in observed.items():
             what, _, phase = name.partition("_")
@@ -192,19 +220,20 @@ class Guard:
                 signs[f"{sign} {phase}"] = (sign, phase)
         return signs
 
-    def _is_sure(self, real: float, fake: float) -> bool:
-        """Whether the mean scores lie where nothing is left to be learnt, or beyond."""
-        at_real, at_fake = POLES[self.objective]
+    @staticmethod
+    def _is_sure(poles: tuple[float, float], real: float, fake: float) -> bool:
+        """Tell whether the mean scores lie where nothing is left to be learnt, or beyond."""
+        at_real, at_fake = poles
         middle, reach = (at_real + at_fake) / 2, (at_real - at_fake) / 2
-        return real > middle + (2 * SURE - 1) * reach and fake < middle - (2 * SURE - 1) * reach
+        return real > middle + (2 * SHARE_OF_SURE - 1) * reach and fake < middle - (2 * SHARE_OF_SURE - 1) * reach
 
     def _gradient_sign(self, phase: str, norm: float) -> Sign | None:
         mean, looks = self.memory.level.get(phase, (0.0, 0))
         logarithm = math.log10(max(norm, 1e-30)) if math.isfinite(norm) else 30.0
-        if looks >= SETTLED:
-            if logarithm < mean + math.log10(VANISHED):
+        if looks >= LEVEL_LOOKS:
+            if logarithm < mean + math.log10(GRADIENT_RATIO_OF_VANISHED):
                 return "vanished"
-            if logarithm > mean + math.log10(EXPLODED):
+            if logarithm > mean + math.log10(GRADIENT_RATIO_OF_EXPLODED):
                 return "exploded"
         share = max(1 / (looks + 1), 0.1)  # a mean at first, then one that forgets
         self.memory.level[phase] = mean + share * (logarithm - mean), looks + 1
@@ -213,11 +242,11 @@ class Guard:
     # -- a checkpoint's part, and new beginnings
 
     def enter(self) -> None:
-        """A stage begins: errors and gradients of another resolution are no measure for what comes."""
+        """Begin a stage: errors and gradients of another resolution are no measure for what comes."""
         self.memory.error, self.memory.best, self.memory.level = {}, {}, {}
 
     def pack(self) -> dict[str, Any]:
-        """What it remembers, as JSON; every process goes on from the same means."""
+        """Return what it remembers, as JSON; every process goes on from the same means."""
         if sums := self.window.sums:
             totals = self.accelerator.reduce(torch.stack([total.float() for total, _ in sums.values()]), "mean")
             self.window.sums = {name: (total, steps) for (name, (_, steps)), total in

@@ -7,15 +7,16 @@ be drawn is a warning and no reason to lose a week of work.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Protocol
 
 from accelerate import Accelerator
 from torch import Tensor
 
-from translate.data import Batch, LabelsConfig, held_out
-from translate.errors import DataError, TranslateError
+from translate.data import Batch, held_out
+from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
@@ -23,6 +24,7 @@ from translate.precision import Format, autocast, is_out_of_memory
 from translate.recipe import Recipe, Stage
 from translate.report import Showcase, write_report
 from translate.runs.checkpoint import Progress
+from translate.runs.folder import RunFolder
 from translate.runs.records import Tracker, sample_grid
 from translate.training.machine import describe_machine, take_peak_bytes
 from translate.training.probe import Probe
@@ -30,31 +32,35 @@ from translate.training.processes import Means, by_main_process
 from translate.translators import Translator
 
 NUM_SAMPLES = 4  # held-out images in a grid
-PLATEAU = 5  # evaluations without a better one after which a person is told
+PLATEAU_EVALUATIONS = 5  # without a better one, after which a person is told
 
 
 class Reporter(Protocol):
     """Who is told what happens. The command line shows it; a program may pass its own."""
 
     def say(self, line: str) -> None:
-        """One thing worth knowing."""
+        """Tell one thing worth knowing."""
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
-        """Called after every step; `losses` are the latest recorded means."""
+        """Tell how far a training is, after every step; `losses` are the latest recorded means."""
 
 
 class Logbook:
     """Records one training in its run folder and tells `report` about it. Every process calls all methods alike."""
 
-    def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator, precision: Format, progress: Progress,
-                 report: Reporter):
-        """Raises `DataError` where the scores that the recipe decides by cannot be had, `MissingExtra`."""
-        self.folder, self.recipe, self.accelerator, self.precision = folder, recipe, accelerator, precision
+    def __init__(self, home: RunFolder, recipe: Recipe, accelerator: Accelerator, precision: Format,
+                 progress: Progress, report: Reporter):
+        """Open the book of the run in `home`.
+
+        Raises `DataError` where the scores that the recipe decides by cannot be had, `MissingExtra` for a tracker.
+        """
+        self.home, self.folder, self.recipe = home, home.path, recipe
+        self.accelerator, self.precision = accelerator, precision
         self.progress, self.report = progress, report
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
-        self.showcase = Showcase(folder, self.evaluator.held_out) if self.evaluator else None
-        self.tracker = Tracker(folder, recipe, accelerator, lambda line: self.tell("warning", line))
+        self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
+        self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
         self._held_out: Batch | None = None
         self._probe: Probe | None = None
         self._losses, self._observed = Means(), Means()
@@ -62,7 +68,7 @@ class Logbook:
         self._shown: dict[str, float] = {}
 
     def begin(self, resumed: bool) -> None:
-        """The first entry: on what, and with what, the training begins or goes on."""
+        """Make the first entry: on what, and with what, the training begins or goes on."""
         self.tracker.event(self.progress.images, "resumed" if resumed else "started",
                            num_processes=self.accelerator.num_processes, precision=self.precision,
                            **describe_machine(self.accelerator.device))
@@ -76,7 +82,7 @@ class Logbook:
 
     def enter(self, number: int, stage: Stage, translator: Translator, plan: str, line: str,
               predicted_bytes: int | None) -> None:
-        """Stage `number` begins, or goes on, under the memory plan named `plan`, of which `line` tells."""
+        """Begin stage `number`, or go on with it, under the memory plan named `plan`, of which `line` tells."""
         self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
         self._probe = Probe(self._held_out, translator, self.recipe.translator.needs_pairs, self.accelerator.device,
                             self.precision)
@@ -124,7 +130,7 @@ class Logbook:
             return {}
 
     def go_back(self, num_images: int) -> None:
-        """The run is back at `num_images`: forget what was recorded and gathered since."""
+        """Go back to `num_images`: forget what was recorded and gathered since."""
         self._losses, self._observed, self._since = Means(), Means(), (time.monotonic(), num_images)
         self.tracker.resume_at(num_images)
 
@@ -143,7 +149,7 @@ class Logbook:
         try:
             with autocast(self.accelerator.device, self.precision):
                 grid = sample_grid(translator, self._held_out.a, self._held_out.b, self.accelerator.device,
-                                   labels=isinstance(self.recipe.data, LabelsConfig))
+                                   labels=self.recipe.data.labelling is not None)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -152,7 +158,8 @@ class Logbook:
             self.tracker.picture(self.progress.images, grid)
 
     def evaluate(self, translator: Translator) -> bool:
-        """Score the held-out images when it is time to; whether this is the best so far, which is then to be saved."""
+        """Score the held-out images when it is time to. Return whether this is the best so far, to be saved then."""
+        # Scores, where they can be had.
         progress = self.progress
         if self.evaluator is None or not self._evaluation_is_due(self.evaluator.cadence):
             return False
@@ -163,12 +170,16 @@ class Logbook:
         except TranslateError as error:
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False
+
+        # The best so far? Networks that have not all their levels yet are no measure.
         num_images, metric = len(self.evaluator.held_out.sources), self.evaluator.metric
         if progress.best is not None and progress.best.images <= self.recipe.complete_from:
             progress.best, progress.since_best = None, 0  # a level was added to the recipe since
         counts = metric in scores and progress.images > self.recipe.complete_from
         better = progress.compare(metric, scores[metric].value if counts else None, num_images,
                                   MEASURES[metric].better == "higher")
+
+        # What metrics.jsonl, people and the report are told.
         best = progress.best
         self.tracker.record(
             progress.images, "evaluation", {name: score.value for name, score in scores.items()}, stage=progress.stage,
@@ -178,8 +189,8 @@ class Logbook:
         self.report.say(f"{progress.images:,} images, held out: " + ", ".join(
             f"{name} {score}" for name, score in scores.items()) + ("; the best so far" if better else ""))
         stopping = progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
-        if progress.since_best == PLATEAU and best is not None and not stopping:
-            self.tell("plateau", f"{metric} has not got better in {PLATEAU} evaluations; it was best at "
+        if progress.since_best == PLATEAU_EVALUATIONS and best is not None and not stopping:
+            self.tell("plateau", f"{metric} has not got better in {PLATEAU_EVALUATIONS} evaluations; it was best at "
                                  f"{best.images:,} images, and that checkpoint is kept")
         if (self.showcase is not None and self.accelerator.is_main_process
                 and (fault := self.showcase.note(progress.images, better))):
@@ -187,7 +198,7 @@ class Logbook:
         return better
 
     def write_report(self) -> None:
-        """The page of the run as it stands. A fault in it is no reason to lose a training."""
+        """Write the page of the run as it stands. A fault in it is no reason to lose a training."""
         if not self.accelerator.is_main_process:
             return
         start = time.monotonic()
@@ -197,8 +208,46 @@ class Logbook:
         except Exception as error:
             self.report.say(f"warning: no report: {type(error).__name__}: {error}")
 
+    @contextmanager
+    def recording_status(self, skipped: Callable[[], int]) -> Iterator[None]:
+        """Keep `status.json` true: it says how the run ended even where a launcher changes the exit code.
+
+        `skipped` tells how many steps the guard has left out. The run's folder is left at the end of the block.
+        """
+        self.write_status("running", skipped())
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, Stopped | KeyboardInterrupt)
+            with suppress(DiskError):  # what ended the run matters more than that this cannot be written
+                self._conclude("stopped" if stopped else "failed", skipped(), f"{type(error).__name__}: {error}",
+                               130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1))
+            raise
+        else:
+            why_early = self.progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
+            self._conclude("finished", skipped(), why_early, 0)
+        finally:
+            self.home.leave()
+
+    def write_status(self, state: str, skipped: int, message: str = "", exit_code: int | None = None) -> None:
+        """Write how far the run is, and how it is going."""
+        if self.accelerator.is_main_process:
+            progress = self.progress
+            self.home.write_status({
+                "state": state, "message": message, "exit_code": exit_code, "images": progress.images,
+                "of": self.recipe.num_images, "stage": progress.stage,
+                "best": progress.best and asdict(progress.best), "rollbacks": progress.rollbacks,
+                "skipped_steps": skipped})
+
+    def _conclude(self, state: str, skipped: int, message: str, exit_code: int) -> None:
+        """Write how the run ended into its status and its report."""
+        self.write_status(state, skipped, message, exit_code)
+        self.tracker.event(self.progress.images, state, message)
+        if exit_code != 130:  # whoever presses Ctrl-C again is in a hurry
+            self.write_report()
+
     def _make_evaluator(self) -> Evaluator | None:
-        """None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does."""
+        """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does."""
         if self.recipe.every.evaluate is None:
             return None
         try:

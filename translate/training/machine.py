@@ -16,7 +16,7 @@ import torch
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What a person asks for who compares two runs: {machine, device, cores, system, diptych, torch, …}."""
+    """Return what a person asks for who compares two runs: {machine, device, cores, system, diptych, torch, …}."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {"device": f"{device.type}: {name}", "cores": os.cpu_count(), "machine": platform.machine(),
             "system": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
@@ -24,7 +24,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The name of the CPU where the system tells it."""
+    """Return the name of the CPU where the system tells it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -33,7 +33,7 @@ def processor() -> str:
 
 
 def take_peak_bytes(device: torch.device) -> int:
-    """The most memory that tensors took on a CUDA device since the last call; elsewhere, that the process ever took."""
+    """Return the most bytes that tensors took on a CUDA device since the last call; elsewhere, the process ever."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -28,10 +28,10 @@ from translate.data import Batch
 from translate.precision import Format, autocast
 from translate.translators import Direction, Translator
 
-SMALL = 32  # px: images are told apart by copies of this size, where noise does not count
-END = 0.99  # of a range that reaches from −1 to 1
-MOST = 0.5  # of the values: real images that have more of them at the ends say nothing about saturation
-LEAST = 1e-3  # what is as alike as this is no measure for anything
+THUMBNAIL_SIDE = 32  # px: images are told apart by copies of this size, where noise does not count
+RANGE_END = 0.99  # in magnitude, of a range that reaches from −1 to 1
+NATURAL_SATURATION_LIMIT = 0.5  # of values: real images with more of them at the ends say nothing about saturation
+DISTANCE_FLOOR = 1e-3  # what is as alike as this is no measure for anything
 
 
 class Probe:
@@ -43,7 +43,7 @@ class Probe:
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:
-        """One look. The networks, and all random states, stay as they are."""
+        """Look once, and return the numbers by name. The networks, and all random states, stay as they are."""
         found: dict[str, Tensor] = {}
         for direction in self.translator.directions:
             found |= {f"{name}_{direction}": value for name, value in self._look(direction).items()}
@@ -53,11 +53,13 @@ class Probe:
     def _look(self, direction: Direction) -> dict[str, Tensor]:
         back: Direction = "ba" if direction == "ab" else "ab"
         sources, reals = (self.batch.a, self.batch.b) if direction == "ab" else (self.batch.b, self.batch.a)
+
+        # One image at a time, as a training has little memory to spare.
         outputs, errors, saturated, changes = [], [], [], []
         for source, real in zip(sources.split(1), reals.split(1), strict=True):
             source, real = source.to(self.device), real.to(self.device)
             output = self._translate(direction, source)
-            outputs.append(small(output))
+            outputs.append(thumbnail(output))
             saturated.append(at_the_ends(output))
             if output.shape == source.shape:
                 changes.append((output - source).abs().mean())
@@ -65,21 +67,23 @@ class Probe:
                 errors.append((output - real).abs().mean())
             elif back in self.translator.directions:
                 errors.append((self._translate(back, output) - source).abs().mean())
+
+        # Each number relative to what images of this kind make possible; left out where that is next to nothing.
         found = {}
-        least = torch.minimum(spread(sources), spread(reals)) if len(sources) > 1 else torch.zeros(())
-        if least > LEAST:
+        least = torch.minimum(diversity(sources), diversity(reals)) if len(sources) > 1 else torch.zeros(())
+        if least > DISTANCE_FLOOR:
             found["diversity"] = distance(outputs) / least.to(self.device)
         targets = reals if self.paired else sources
         plain = (targets.float() - targets.float().mean((0, 2, 3), keepdim=True)).abs().mean()
-        if errors and plain > LEAST:
+        if errors and plain > DISTANCE_FLOOR:
             found["error"] = torch.stack(errors).mean() / plain.to(self.device)
         taken = at_the_ends(reals)
-        if taken < MOST:
+        if taken < NATURAL_SATURATION_LIMIT:
             taken = taken.to(self.device)
             found["saturation"] = (torch.stack(saturated).mean() - taken).clamp(min=0) / (1 - taken)
         if changes:
             apart = (sources - reals).abs().mean()
-            if apart > LEAST:
+            if apart > DISTANCE_FLOOR:
                 found["change"] = torch.stack(changes).mean() / apart.to(self.device)
         return found
 
@@ -94,21 +98,21 @@ class Probe:
             generator.train(training)
 
 
-def small(image: Tensor) -> Tensor:
-    """(1, C, H, W) as the mean colours of at most `SMALL` rows and columns."""
-    return F.adaptive_avg_pool2d(image.float(), [min(side, SMALL) for side in image.shape[2:]])  # type: ignore[arg-type]
+def thumbnail(image: Tensor) -> Tensor:
+    """Return an image (1, C, H, W) as the mean colours of at most `THUMBNAIL_SIDE` rows and columns."""
+    return F.adaptive_avg_pool2d(image.float(), [min(side, THUMBNAIL_SIDE) for side in image.shape[2:]])  # type: ignore[arg-type]
 
 
-def spread(images: Tensor) -> Tensor:
-    """How far images (N, C, H, W) are from each other."""
-    return distance([small(image) for image in images.split(1)])
+def diversity(images: Tensor) -> Tensor:
+    """Return how far images (N, C, H, W) are from each other."""
+    return distance([thumbnail(image) for image in images.split(1)])
 
 
 def distance(thumbnails: Sequence[Tensor]) -> Tensor:
-    """The mean absolute difference of all pairs."""
+    """Return the mean absolute difference of all pairs."""
     return torch.stack([(one - other).abs().mean() for one, other in combinations(thumbnails, 2)]).mean()
 
 
 def at_the_ends(images: Tensor) -> Tensor:
-    """The share of values that are as large or as small as can be."""
-    return (images.abs() > END).float().mean()
+    """Return the share of values that are as large or as small as can be."""
+    return (images.abs() > RANGE_END).float().mean()

@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.errors import TranslateError, UsageError
+from translate.precision import choose_precision
+from translate.recipe import Recipe
 
 Made = TypeVar("Made")
 
 
+def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """Return Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
+    # Told that it is on a CPU, it joins the processes that torchrun has started; else each would train alone.
+    cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    state = PartialState(cpu=cpu)
+    precision = choose_precision(recipe.precision, state.device)
+    return Accelerator(cpu=cpu, mixed_precision="fp16" if precision == "fp16" else "no",
+                       log_with=list(recipe.trackers) or None, project_dir=str(folder))
+
+
+def check_shares(recipe: Recipe, num_processes: int) -> None:
+    """Raise `UsageError` where a batch cannot be shared equally."""
+    for number, stage in enumerate(recipe.stages):
+        if stage.batch_size % num_processes:
+            raise UsageError(f"stages.{number}.batch_size: {stage.batch_size} cannot be shared equally by "
+                             f"{num_processes} processes; use a multiple of {num_processes}, as in --set "
+                             f"stages.{number}.batch_size={num_processes}")
+
+
 def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Accelerator) -> None:
-    """With several processes: the same weights everywhere, and batch norm over the whole batch. Raises `UsageError`."""
+    """Give several processes the same weights, and batch norm over the whole batch. Raises `UsageError`."""
     if accelerator.num_processes == 1:
         return
     for name, module in modules.items():
@@ -44,7 +66,7 @@ class Means:
             self.sums[name] = total + value, steps + 1
 
     def take(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means of all since the last time; empty where nothing came."""
+        """Return the means of all since the last time; empty where nothing came."""
         sums, self.sums = self.sums, {}
         if not sums:
             return {}
@@ -53,7 +75,7 @@ class Means:
 
 
 def by_main_process(decide: Callable[[], Made], accelerator: Accelerator) -> Made:
-    """What the main process decides, in all of them. A `TranslateError` of it is raised in all."""
+    """Return in all processes what the main one decides. A `TranslateError` of it is raised in all."""
     decided: list[Any] = [None]
     if accelerator.is_main_process:
         try:
@@ -67,7 +89,7 @@ def by_main_process(decide: Callable[[], Made], accelerator: Accelerator) -> Mad
 
 
 def in_any_process(here: bool, accelerator: Accelerator) -> bool:
-    """Whether it is so in any process; all of them get the same answer."""
+    """Tell whether it is so in any process; all of them get the same answer."""
     if accelerator.num_processes == 1:
         return here
     flag = torch.tensor([float(here)], device=accelerator.device)

@@ -9,7 +9,7 @@ import torch
 
 from translate.precision import Format
 from translate.recipe import Recipe
-from translate.training.plan import StagePlan, budget_of, plan_recipe, usable_bytes, with_consistency
+from translate.training.plan import OnProgress, StagePlan, budget_of, plan_recipe, usable_bytes, with_consistency
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class RecipePlan:
                 "consistency": self.with_consistency, "stages": [stage.as_json(self.budget) for stage in self.stages]}
 
 
-def plan_for_card(recipe: Recipe, card: str | None = None, precision: str | None = None) -> RecipePlan:
+def plan_for_card(recipe: Recipe, card: str | None = None, precision: str | None = None,
+                  on_progress: OnProgress = lambda done, total, what: None) -> RecipePlan:
     """Predict every stage of `recipe` on a CUDA card.
 
     card        its size, such as "8GB"; None: the card there is, if there is one
     precision   a number format; None: the recipe's; "auto" is planned as fp16
+    on_progress told before each prediction, and at the end
 
     Raises `UsageError` for a `card` that is no size.
     """
@@ -51,4 +53,4 @@ def plan_for_card(recipe: Recipe, card: str | None = None, precision: str | None
 
     with with_consistency(recipe) as planned:
         return RecipePlan(recipe.name, planned_format, budget, planned is not recipe,
-                          plan_recipe(planned, budget, planned_format))
+                          plan_recipe(planned, budget, planned_format, on_progress=on_progress))

@@ -26,14 +26,17 @@ from torch import Tensor, nn
 
 from translate.data import Batch
 from translate.errors import DoesNotFit
-from translate.losses import Judge, Penalty
+from translate.losses import Penalty
 from translate.networks import memory
-from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.networks.checkpointing import recomputing, starting_point
+from translate.networks.discriminators import Discriminator
+from translate.networks.dropout import seed_dropout
 from translate.networks.memory import Plan
 from translate.optimizers import clip_gradients, gradient_norm
-from translate.precision import Format, autocast, is_out_of_memory
+from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
 from translate.training import draws
 from translate.training.processes import in_any_process
+from translate.training.undo import BeforePhase
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 
@@ -45,12 +48,20 @@ class NotFinite(Exception):
 class Update:
     """One step's machinery: phases, micro-batches, cuts, scaled backward passes, one gradient average a phase.
 
-    `losses` gathers what the step recorded, and `observed` what it noted besides, as scalars on the device: means over
-    the batch of this process; `gradient_<phase>` is the norm of a phase's whole gradient before it is clipped. `plan`
-    is the memory plan in use, which `apply` of `translate.networks.memory` has given to the networks; when a phase ran
-    out of memory it is a leaner one at the end, and `notes` say so. Before this step there were `number` steps in its
-    stage, and `images` images in the run. `guarded`: a phase raises `NotFinite` rather than learn from numbers that are
-    not; the phases whose step the gradient scaler of fp16 left out, as it does now and then, are `overflowed`.
+    A step finds in it
+
+        number      steps of its stage before this one
+        images      images of the run before this step
+
+    and leaves in it
+
+        losses      what it recorded, as scalars on the device: means over the batch of this process
+        observed    what it noted besides, alike; `gradient_<phase>` is the norm of a phase's gradient before clipping
+        plan        the memory plan in use: a leaner one than at the beginning where a phase ran out of memory
+        notes       lines that say so
+        overflowed  the phases whose optimizer step the gradient scaler of fp16 left out, as it does now and then
+
+    `guarded`: a phase raises `NotFinite` rather than learn from numbers that are not finite.
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,
@@ -70,31 +81,35 @@ class Update:
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
         """Train the networks of phase `name`: run `body(*arguments, self)`, average the gradients, step the optimizer.
 
-        A phase is a call rather than a `with` block so that it can be run again when it runs out of memory. Raises
-        `DoesNotFit` when it does so under the leanest plan, `NotFinite` (in all processes) where that is asked for.
+        All other networks are frozen meanwhile. A phase is a call rather than a `with` block so that it can be run
+        again when it runs out of memory. Returns what the body does. Raises `DoesNotFit` when it runs out of memory
+        under the leanest plan, `NotFinite` (in all processes) where the update is `guarded`.
         """
+        # The body, until it fits. All processes must redo a phase, as all wait for each other's gradients.
         while True:
-            before = _Before(self)
+            before, recorded = BeforePhase(self.translator, self.accelerator.device), (self.losses, self.observed)
+            self.losses, self.observed = dict(self.losses), dict(self.observed)
             result, shortage = self._attempt(name, body, arguments)
-            # All must redo a phase, as all wait for each other's gradients.
             if not in_any_process(shortage is not None, self.accelerator):
                 break
-            self.optimizers[name].zero_grad(set_to_none=True)
-            before.restore(self)
+            self._undo(name, before, recorded)
             self._use_leaner_plan(name, shortage)
+
+        # The optimizer's step; where numbers are not finite nothing of the phase is kept.
         try:
             self.average_gradients(self.translator.phases[name])
             norm = self.step_optimizer(self.optimizers[name])
         except NotFinite:
             what = self._not_finite(name)
-            self.optimizers[name].zero_grad(set_to_none=True)
-            before.restore(self)
+            self._undo(name, before, recorded)
             raise NotFinite(what) from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise DoesNotFit(f"out of memory in the optimizer's step of the {name} phase, which cannot be undone; go "
                              "on from the newest checkpoint under a leaner memory plan (--set memory.plan=…)") from None
+
+        # What the log and the guard are told of it, and what the phase has changed besides weights.
         if self.guarded and self.accelerator.scaler is not None and not math.isfinite(norm.item()):
             self.overflowed.append(name)
         else:
@@ -104,7 +119,7 @@ class Update:
         return result
 
     def _attempt(self, name: str, body: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, str | None]:
-        """The result of a phase's body, or how it ran out of memory."""
+        """Return the result of a phase's body, or how it ran out of memory."""
         trained = self.translator.phases[name]
         try:
             with frozen(network for other, network in self.translator.networks.items() if other not in trained):
@@ -119,6 +134,13 @@ class Update:
                                  "undone: batch norm over several processes has them wait for each other. Name a "
                                  "leaner plan in the recipe (memory.plan)") from None
             return None, str(error).split(". ")[0]
+
+    def _undo(self, name: str, before: BeforePhase, recorded: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+        """Make as if phase `name` had not been begun."""
+        self.optimizers[name].zero_grad(set_to_none=True)
+        self.losses, self.observed = recorded
+        self._waiting = []
+        before.restore()
 
     def _use_leaner_plan(self, name: str, shortage: str | None) -> None:
         gc.collect()  # the failed attempt's frames, where they form cycles
@@ -137,7 +159,7 @@ class Update:
             memory.apply(plan, network, self.accelerator.num_processes)
 
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """The (a, b) images of this process's batch, in pieces of `micro_batch` samples."""
+        """Yield the (a, b) images of this process's batch, in pieces of `micro_batch` samples: each (N, C, H, W)."""
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
             self._keys = piece.keys
@@ -148,37 +170,44 @@ class Update:
                 self._waiting = []
 
     @contextmanager
-    def fake(self, there: nn.Module, real: Tensor) -> Iterator[Tensor]:
-        """`there(real)` as a leaf in fp32 that gathers its gradient; on leaving, the gradient goes on through `there`.
+    def fake(self, generator: nn.Module, real: Tensor) -> Iterator[Tensor]:
+        """Yield `generator(real)` as a leaf that gathers its gradient, which goes on through `generator` at the end.
 
-        fp32, because scaled half-precision gradients of several losses could overflow in their sum.
+        The leaf is in at least float32: scaled half-precision gradients of several losses could overflow in their sum.
+        Under memory plan `plain` there is no cut, and the image is yielded as it is.
         """
         if not self.plan.cut:
-            yield there(real)
+            yield generator(real)
             return
-        # Where nobody but discriminators looks at a fake, its generator's graph may wait for the gradient.
+
+        # Where others look at a fake than discriminators, its generator's graph takes memory that they need: it is
+        # left out now, and made again when the gradient has come.
         replay = self.plan.replay and self.translator.replays
-        start = starting_point(there) if replay else []
+        start = starting_point(generator) if replay else []
         with self.without_graph() if replay else nullcontext():
-            image: Tensor | None = there(real)
+            image: Tensor | None = generator(real)
         assert image is not None
         dtype = image.dtype
-        wide = image.detach().to(torch.promote_types(dtype, torch.float32))
-        leaf = wide.view_as(wide).requires_grad_()  # a view: autocast keeps its copies of other leaves to the end
+
+        # A view, and not the tensor itself: autocast keeps its copies of other leaves to the end.
+        detached = at_least_float32(image.detach())
+        leaf = detached.view_as(detached).requires_grad_()
         if replay:
             image = None
         yield leaf
+
+        # All who look at the fake have left their gradients.
         if leaf.grad is None:
             return
         gradient, leaf.grad = leaf.grad.to(dtype), None
         if image is None:
             with recomputing(start):
-                image = there(real)
+                image = generator(real)
         with self.outside_autocast():
             image.backward(gradient)
 
     def backward(self, name: str, loss: Tensor, times: int = 1) -> None:
-        """Backpropagate `loss` (a mean over the micro-batch) so many times over, and record it under `name`."""
+        """Backpropagate `loss`, a mean over the micro-batch, and record it under `name`; it counts `times` times."""
         self.record(name, loss)
         share = loss * self._share
         if self.plan.cut:
@@ -192,18 +221,17 @@ class Update:
         self.record(name, loss)
         self._propagate(loss)
 
-    def translated(self, there: nn.Module, real: Tensor) -> Tensor:
-        """`there(real)` in at least float32, without a graph."""
+    def translated(self, generator: nn.Module, real: Tensor) -> Tensor:
+        """Return `generator(real)` in at least float32, without a graph."""
         with self.without_graph():
-            image = there(real)
-        return image.to(torch.promote_types(image.dtype, torch.float32))
+            return at_least_float32(generator(real))
 
     def record(self, name: str, value: Tensor) -> None:
-        """Record a mean over the micro-batch."""
+        """Record a loss, a mean over the micro-batch: it is logged, and a step is left out where it is not finite."""
         self._add(self.losses, name, value)
 
     def observe(self, name: str, value: Tensor) -> None:
-        """Note a mean over the micro-batch that is no loss: it is logged, and nobody watches it go by."""
+        """Note a mean over the micro-batch that is no loss, for the log and for the guard's signs of a lost game."""
         self._add(self.observed, name, value)
 
     def _add(self, gathered: dict[str, Tensor], name: str, value: Tensor) -> None:
@@ -211,55 +239,58 @@ class Update:
         gathered[name] = gathered[name] + share if name in gathered else share
 
     def mean(self, name: str) -> Tensor:
-        """What was observed under `name`, over all processes: for after a phase, which all processes have ended."""
+        """Return the mean over all processes of what was observed under `name`: after a phase, in all of them."""
         value = self.observed[name].clone()
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(value)
         return value / self.accelerator.num_processes
 
-    def penalise(self, name: str, penalty: Penalty, discriminator: nn.Module, judge: Judge, real: Tensor,
-                 fake: Tensor) -> None:
-        """Every `penalty.every` steps: backpropagate the penalty on `discriminator`, and record it under `name`.
+    def penalise(self, penalty: Penalty, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:
+        """Backpropagate the penalty on `discriminator` every `penalty.every` steps; record it as `penalty_<domain>`.
 
         In float32: the squares of small half-precision gradients would be zero. The loss is scaled as every other is;
         the gradient with respect to images, within it, is not and need not be.
         """
         if self.number % penalty.every:
             return
+        name = f"penalty_{discriminator.domain}"
         with self.full_precision():
-            loss = penalty(discriminator, judge, real, fake, self.uniform(name))
+            loss = penalty(discriminator, real, fake, self.uniform(name))
             self.backward(name, penalty.weight * loss, times=penalty.every)
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
-        """Exchange fakes with a pool of past ones; it counts when the phase has ended."""
+        """Exchange fakes (N, C, H, W) with a pool of past ones; the exchange counts when the phase has ended."""
         return pool.exchange(fakes)
 
     def uniform(self, name: str) -> Tensor:
-        """A number in [0, 1) for each sample of the micro-batch (N,); the same whenever this step is done again."""
+        """Draw a number in [0, 1) for each sample (N,) of the micro-batch; the same when this step is done again."""
         return draws.uniform(self._keys, name, self.accelerator.device)
 
     def normal(self, name: str, like: Tensor) -> Tensor:
-        """Standard normal noise of the shape of `like` (N, …); the same whenever this step is done again."""
+        """Draw standard normal noise of the shape of `like` (N, …); the same when this step is done again."""
         return draws.normal(self._keys, name, like.detach())
 
     def places(self, name: str, num: int, size: tuple[int, int]) -> Tensor:
-        """Different rows and columns in a map of `size` for each sample of the micro-batch (2, N, at most `num`); the
-        same whenever this step is done again."""
+        """Draw rows and columns of at most `num` different places in a map of `size` (height, width): (2, N, num).
+
+        They are the same when this step is done again.
+        """
         return draws.places(self._keys, name, num, size, self.accelerator.device)
 
     def autocast(self) -> AbstractContextManager[object]:
+        """Compute in the step's precision within the block."""
         return autocast(self.accelerator.device, self.precision)
 
     def full_precision(self) -> AbstractContextManager[object]:
-        """Float32, whatever the step's precision is: also where something is computed again in a backward pass."""
+        """Compute in float32 within the block, also where something of it is computed again in a backward pass."""
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def outside_autocast(self) -> AbstractContextManager[object]:
-        """Backward passes choose their formats by their forward's, and recomputation restores its own."""
+        """Leave number formats alone: a backward pass takes its forward's, and recomputation restores its own."""
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def without_graph(self) -> AbstractContextManager[object]:
-        """A forward pass that no gradient goes through, or that is run again for its gradient.
+        """Compute without a graph: what no gradient goes through, or what is run again for its gradient.
 
         Autocast would remember the low-precision weights it makes here, without a graph, and some versions of torch
         hand them to later passes, whose weights would then get no gradient.
@@ -272,7 +303,7 @@ class Update:
         return context
 
     def average_gradients(self, networks: dict[str, nn.Module]) -> None:
-        """The mean over all processes, in one flattened all-reduce."""
+        """Replace gradients by their means over all processes, in one flattened all-reduce."""
         if self.accelerator.num_processes == 1:
             return
         gradients = [parameter.grad for network in networks.values() for parameter in network.parameters()
@@ -284,9 +315,10 @@ class Update:
             gradient.copy_(mean.view_as(gradient))
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        """One optimizer step, its gradients clipped; under fp16 unscaled, and left out when a gradient overflowed.
+        """Step an optimizer, its gradients clipped; under fp16 they are unscaled, and the step is left out when one
+        overflowed.
 
-        Returns the norm of the whole gradient, before it is clipped. Raises `NotFinite` where that is asked for.
+        Returns the norm of the whole gradient before it is clipped. Raises `NotFinite` where the update is `guarded`.
 
         There is one gradient scaler for all phases. It may be updated after each because a phase's backward passes
         and its step lie together: nothing scaled before an update is unscaled after it.
@@ -308,7 +340,7 @@ class Update:
         return norm
 
     def _is_broken(self, norm: Tensor) -> bool:
-        """Whether there is a loss or gradient that nothing may be learnt from; fp16's scaler minds the gradients."""
+        """Tell whether a loss or gradient of any process is not finite; under fp16 the scaler minds the gradients."""
         minded = [value.float() for value in self.losses.values()]
         if self.accelerator.scaler is None:
             minded.append(norm.float())
@@ -316,7 +348,7 @@ class Update:
         return in_any_process(broken, self.accelerator)
 
     def _not_finite(self, name: str) -> str:
-        """What is not finite in a phase, in words."""
+        """Say in words what is not finite in a phase."""
         losses = [loss for loss, value in self.losses.items() if not torch.isfinite(value)]
         networks = self.translator.phases[name]
         weights = [each for each, network in self.translator.networks.items()
@@ -336,7 +368,7 @@ class Update:
 
 @contextmanager
 def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
-    """No gradient is computed for these networks' parameters within the block."""
+    """Compute no gradient for these networks' parameters within the block."""
     held = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
     for parameter in held:
         parameter.requires_grad_(False)
@@ -347,29 +379,6 @@ def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class _Before:
-    """What a phase changes before its end, as it was: buffers, random states, recorded losses. Gradients are none."""
-
-    def __init__(self, update: Update):
-        self.buffers = [(buffer, buffer.clone()) for network in update.translator.networks.values()
-                        for buffer in network.buffers()]
-        self.losses, self.observed = dict(update.losses), dict(update.observed)
-        self.device = update.accelerator.device
-        self.random = torch.get_rng_state()
-        self.random_cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-
-    def restore(self, update: Update) -> None:
-        update.losses, update.observed, update._waiting = self.losses, self.observed, []
-        for pool in update.translator.pools.values():
-            pool.undo()
-        with torch.no_grad():
-            for buffer, value in self.buffers:
-                buffer.copy_(value)
-        torch.set_rng_state(self.random)
-        if self.random_cuda is not None:
-            torch.cuda.set_rng_state(self.random_cuda, self.device)
-
-
 def has_sync_batch_norm(networks: Iterable[nn.Module]) -> bool:
-    """Whether a forward pass of these networks talks to other processes."""
+    """Tell whether a forward pass of these networks talks to other processes."""
     return any(isinstance(part, nn.SyncBatchNorm) for network in networks for part in network.modules())

@@ -8,8 +8,9 @@ from pydantic import Field
 
 from translate.translators.cut import CUTConfig
 from translate.translators.cyclegan import CycleGANConfig
+from translate.translators.game import Direction
 from translate.translators.pix2pix import Pix2PixConfig
-from translate.translators.translator import Direction, Translator
+from translate.translators.translator import Translator
 
 TranslatorConfig = Annotated[CycleGANConfig | Pix2PixConfig | CUTConfig, Field(discriminator="kind")]
 

@@ -18,7 +18,7 @@ DiffAugmentation = Literal["color", "translation", "cutout"]
 
 
 def recoloured(images: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    """Images (N, C, H, W) with other colours. Each draw is (N,) in [0, 1); ½ is no change.
+    """Return images (N, C, H, W) with other colours. Each draw is (N,) in [0, 1); ½ is no change.
 
     Brightness moves by up to a half, saturation is scaled by 0 to 2, and contrast by ½ to 1½.
     """
@@ -32,14 +32,20 @@ def recoloured(images: Tensor, brightness: Tensor, saturation: Tensor, contrast:
 
 
 def moved(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Images moved by whole pixels, up to an eighth of their sides; zeros come in. Each draw is (N,) in [0, 1)."""
+    """Return images moved by whole pixels, up to an eighth of their sides; zeros come in.
+
+    Each draw is (N,) in [0, 1).
+    """
     height, width = images.shape[2:]
     shift = torch.stack([(right * 2 - 1) * (width / 8), (down * 2 - 1) * (height / 8)], dim=1)
     return translate(images, shift.round().to(images.dtype), mode="nearest")
 
 
 def cut_out(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Images with a rectangle of half their sides set to zero, around the point (`row`, `column`), each in [0, 1)."""
+    """Return images with a rectangle of half their sides set to zero.
+
+    Its centre is at the draws `row` and `column`, each (N,) in [0, 1) of the side.
+    """
     height, width = images.shape[2:]
     rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
     inside_rows = (rows - (row * height)[:, None]).abs() < height / 4

@@ -7,16 +7,18 @@ is `weights: {nce: 10, identity: 0}` with `flip_equivariance: true`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from translate.data import Batch
 from translate.losses import LeastSquares, Objective, patch_nce
 from translate.networks import DiscriminatorConfig, EncodingConfig, PatchGANConfig, ProjectionHeads, ResNetConfig
 from translate.schema import Config
-from translate.translators.translator import Direction, GameConfig, Translator, Update
+from translate.translators.game import Direction, GameConfig
+from translate.translators.translator import Translator, Update
 
 
 class CUTWeights(Config):
@@ -43,7 +45,9 @@ class CUTConfig(GameConfig):
     patches: int = Field(256, ge=2)  # of each image and layer; each is a negative of all the others
     flip_equivariance: bool = False  # half of the images are translated mirrored: features must be mirrored too
 
+    directions: ClassVar[tuple[Direction, ...]] = ("ab",)
     needs_pairs: ClassVar[bool] = False
+    needs_equal_channels: ClassVar[str | None] = "compares input and output by one encoder"
 
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> CUT:
         return CUT(self, channels_a, channels_b)
@@ -56,7 +60,6 @@ class CUT(Translator):
     steps, and their gradients come from the same backward passes, which belong into one phase.
     """
 
-    directions: ClassVar[tuple[Direction, ...]] = ("ab",)
     replays: ClassVar[bool] = True
 
     def __init__(self, config: CUTConfig, channels_a: int, channels_b: int):
@@ -68,30 +71,30 @@ class CUT(Translator):
         super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {},
                          beside={"heads": self.heads})
 
-    def train_generators(self, batch: Any, update: Update) -> list[Tensor]:
-        """Fool the discriminator, and keep every patch like its own (eq. 5); returns the fakes, one a micro-batch."""
+    def train_generators(self, batch: Batch, update: Update) -> list[Tensor]:
+        """Fool the discriminator, and keep every patch like its own (eq. 5); return the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
             flipped = update.uniform("flip") < 0.5 if self.flip_equivariance else None
             with update.fake(self.generator_ab, mirrored(a, flipped)) as fake:
-                fooled = self.fool(update, "discriminator_b", self.discriminator_b, fake, b)
+                fooled = self.fool(update, self.discriminator("b"), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
-                update.backward("nce", self.weights.nce * self.unlikeness(update, "nce", a, fake, flipped))
+                update.backward("nce", self.weights.nce * self.patch_nce_loss(update, "nce", a, fake, flipped))
             if self.weights.identity:
                 with update.fake(self.generator_ab, mirrored(b, flipped)) as same:
-                    unlike = self.unlikeness(update, "identity", b, same, flipped)
-                    update.backward("identity", self.weights.identity * unlike)
+                    loss = self.patch_nce_loss(update, "identity", b, same, flipped)
+                    update.backward("identity", self.weights.identity * loss)
             fakes.append(fake.detach())
         return fakes
 
-    def train_discriminators(self, batch: Any, fakes: list[Tensor] | None, update: Update) -> None:
+    def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: Update) -> None:
         """Tell real images of B from fakes (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
-            self.tell_apart(update, "discriminator_b", self.discriminator_b, b, fake)
+            self.tell_apart(update, self.discriminator("b"), b, fake)
 
-    def unlikeness(self, update: Update, name: str, real: Tensor, fake: Tensor, flipped: Tensor | None) -> Tensor:
-        """L_PatchNCE (eq. 4): how far patches of `fake` are from their own in `real` and near to the others there.
+    def patch_nce_loss(self, update: Update, name: str, real: Tensor, fake: Tensor, flipped: Tensor | None) -> Tensor:
+        """Return L_PatchNCE (eq. 4): how far patches of `fake` are from their own in `real` and near the others there.
 
         The gradient goes into the heads, the encoder and `fake`. The keys, which are of `real`, take none.
         """
@@ -103,8 +106,10 @@ class CUT(Translator):
         return torch.stack(losses).mean()
 
     def projected(self, update: Update, name: str, image: Tensor, flipped: Tensor | None) -> list[Tensor]:
-        """Unit vectors (N, S, 256) of S places in every layer of the encoder: those that the draw `name` says, or
-        their mirror images where `flipped` (N,)."""
+        """Return unit vectors (N, S, 256) of S places in every layer of the encoder.
+
+        The places are those that the draw `name` says, or their mirror images where `flipped` (N,).
+        """
         def at_places(layer: int, features: Tensor) -> Tensor:
             height, width = features.shape[2:]
             rows, columns = update.places(f"{name} {layer}", self.patches, (height, width))
@@ -119,5 +124,5 @@ class CUT(Translator):
 
 
 def mirrored(images: Tensor, flipped: Tensor | None) -> Tensor:
-    """Images (N, C, H, W), left and right exchanged where `flipped` (N,)."""
+    """Return images (N, C, H, W), left and right exchanged where `flipped` (N,)."""
     return images if flipped is None else torch.where(flipped[:, None, None, None], images.flip(3), images)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.losses import Judge, LeastSquares, Objective, Perceptual, l1_loss, semantic_consistency
+from translate.data import Batch
+from translate.errors import Mistake
+from translate.losses import LeastSquares, Objective, Perceptual, l1_loss, semantic_consistency
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, ResNetConfig
+from translate.networks.discriminators import Discriminator
 from translate.networks.tasks import load_task
 from translate.schema import Config
+from translate.translators.game import DataPart, Direction, GameConfig, perceptual_problems
 from translate.translators.pool import ImagePool
-from translate.translators.translator import Direction, GameConfig, Translator, Update
+from translate.translators.translator import Translator, Update
 
 
 class CycleGANWeights(Config):
@@ -47,8 +52,21 @@ class CycleGANConfig(GameConfig):
     semantic: SemanticConfig | None = None  # for domain adaptation; null: none
     pool: int = Field(50, ge=0)  # past fakes a discriminator may be shown, kept on the CPU as 8-bit images
 
+    directions: ClassVar[tuple[Direction, ...]] = ("ab", "ba")
     grows: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = False
+    stays_consistent: ClassVar[bool] = True
+
+    def problems(self, data: DataPart) -> Iterator[Mistake]:
+        yield from super().problems(data)
+        a, b = data.channels_a, data.channels_b
+        if self.weights.identity and a != b:
+            yield Mistake("translator.weights.identity", f"needs as many channels in A as in B, not {a} and {b}",
+                          "set it to 0")
+        if self.semantic is not None and a != b:
+            yield Mistake("translator.semantic", f"one network sees images of A and B, which have {a} and {b} channels")
+        if self.perceptual is not None:
+            yield from perceptual_problems(data, "ab")
 
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> CycleGAN:
         return CycleGAN(self, channels_a, channels_b, seed)
@@ -57,7 +75,6 @@ class CycleGANConfig(GameConfig):
 class CycleGAN(Translator):
     """`generator_ab` and `generator_ba`, judged by `discriminator_b` and `discriminator_a`."""
 
-    directions: ClassVar[tuple[Direction, ...]] = ("ab", "ba")
     replays: ClassVar[bool] = True
 
     def __init__(self, config: CycleGANConfig, channels_a: int, channels_b: int, seed: int = 0):
@@ -78,24 +95,25 @@ class CycleGAN(Translator):
             self.semantic = {"ab": config.semantic.weight, "ba": config.semantic.back}
             self.frozen["task"] = load_task(config.semantic.task, channels_a)
 
-    def train_generators(self, batch: Any, update: Update) -> list[tuple[Tensor, Tensor]]:
-        """Both directions (eq. 3); returns (fake_a, fake_b), one a micro-batch."""
+    def train_generators(self, batch: Batch, update: Update) -> list[tuple[Tensor, Tensor]]:
+        """Train both directions (eq. 3); return (fake_a, fake_b), one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
-            fake_b = self.round_trip(update, "ab", a, b, self.generator_ab, self.generator_ba, self.discriminator_b)
-            fake_a = self.round_trip(update, "ba", b, a, self.generator_ba, self.generator_ab, self.discriminator_a)
+            fake_b = self.round_trip(update, "ab", a, b, self.generator_ab, self.generator_ba, self.discriminator("b"))
+            fake_a = self.round_trip(update, "ba", b, a, self.generator_ba, self.generator_ab, self.discriminator("a"))
             fakes.append((fake_a, fake_b))
         return fakes
 
     def round_trip(self, update: Update, name: Direction, real: Tensor, other: Tensor, there: nn.Module,
-                   back: nn.Module, judge: Judge) -> Tensor:
-        """real → fake → reconstruction: fool the judge (eq. 1), come back (eq. 2), leave alone what needs no change;
-        with `semantic`, let the fake show what the real image does.
+                   back: nn.Module, discriminator: Discriminator) -> Tensor:
+        """Translate real → fake → reconstruction; return the fake.
 
-        `other` is a real image of the fake's domain.
+        The fake fools the discriminator (eq. 1), its way back ends where it began (eq. 2), and an image that needs no
+        change is left alone (section 5.2); with `semantic`, the fake shows what the real image does. `other` is a real
+        image of the fake's domain.
         """
         with update.fake(there, real) as fake:
-            fooled = self.fool(update, name, judge, fake, other)
+            fooled = self.fool(update, discriminator, fake, other)
             update.backward(f"adversarial_{name}", self.weights.adversarial * fooled)
             hint = fake + self.cycle_noise * update.normal(f"cycle {name}", fake) if self.cycle_noise else fake
             self.come_back(update, name, hint, real, back)
@@ -107,7 +125,7 @@ class CycleGAN(Translator):
         return fake.detach()
 
     def come_back(self, update: Update, name: Direction, fake: Tensor, real: Tensor, back: nn.Module) -> None:
-        """The way back ends where it began (eq. 2), and looks like it to a pretrained network, where there is one."""
+        """Hold the way back to where it began (eq. 2), and to what a pretrained network sees there, if there is one."""
         if self.perceptual is None:
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(back(fake), real))
             return
@@ -115,10 +133,10 @@ class CycleGAN(Translator):
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
             update.backward(f"perceptual_{name}", self.perceptual(rebuilt, real))
 
-    def train_discriminators(self, batch: Any, fakes: list[tuple[Tensor, Tensor]] | None, update: Update) -> None:
+    def train_discriminators(self, batch: Batch, fakes: list[tuple[Tensor, Tensor]] | None, update: Update) -> None:
         """Tell real images of each domain from fakes, present and past (eq. 1; pool: section 4)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             fake_a, fake_b = fakes[number] if fakes else (update.translated(self.generator_ba, b),
                                                           update.translated(self.generator_ab, a))
-            self.tell_apart(update, "discriminator_a", self.discriminator_a, a, update.past(self.pool_a, fake_a))
-            self.tell_apart(update, "discriminator_b", self.discriminator_b, b, update.past(self.pool_b, fake_b))
+            self.tell_apart(update, self.discriminator("a"), a, update.past(self.pool_a, fake_a))
+            self.tell_apart(update, self.discriminator("b"), b, update.past(self.pool_b, fake_b))

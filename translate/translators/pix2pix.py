@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from translate.losses import Judge, NonSaturating, Objective, Perceptual, feature_matching, l1_loss
+from translate.data import Batch
+from translate.errors import Mistake
+from translate.losses import NonSaturating, Objective, Perceptual, feature_matching, l1_loss
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, UNetConfig
+from translate.networks.discriminators import Discriminator
 from translate.schema import Config
-from translate.translators.translator import Direction, GameConfig, Translator, Update
+from translate.translators.game import DataPart, Direction, GameConfig, perceptual_problems
+from translate.translators.translator import Translator, Update
 
 
 class Pix2PixWeights(Config):
@@ -32,8 +36,14 @@ class Pix2PixConfig(GameConfig):
     weights: Pix2PixWeights = Pix2PixWeights()
     perceptual: Perceptual | None = None  # distance of a pretrained network's features from the truth's; null: none
 
+    directions: ClassVar[tuple[Direction, ...]] = ("ab",)
     grows: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = True
+
+    def problems(self, data: DataPart) -> Iterator[Mistake]:
+        yield from super().problems(data)
+        if self.perceptual is not None:
+            yield from perceptual_problems(data, "b")
 
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> Pix2Pix:
         return Pix2Pix(self, channels_a, channels_b)
@@ -41,8 +51,6 @@ class Pix2PixConfig(GameConfig):
 
 class Pix2Pix(Translator):
     """One generator A → B and one discriminator of (a, b) pairs."""
-
-    directions: ClassVar[tuple[Direction, ...]] = ("ab",)
 
     def __init__(self, config: Pix2PixConfig, channels_a: int, channels_b: int):
         self.weights = config.weights
@@ -53,12 +61,12 @@ class Pix2Pix(Translator):
         if self.perceptual is not None:
             self.frozen["perceptual"] = self.perceptual
 
-    def train_generators(self, batch: Any, update: Update) -> list[Tensor]:
-        """Fool the discriminator and stay near the truth (eq. 4); returns the fakes, one a micro-batch."""
+    def train_generators(self, batch: Batch, update: Update) -> list[Tensor]:
+        """Fool the discriminator and stay near the truth (eq. 4); return the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
             with update.fake(self.generator_ab, a) as fake:
-                fooled = self.fool(update, "discriminator_b", self.judge_of(update, a), fake, b)
+                fooled = self.fool(update, self.conditional(update, a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 if self.weights.features:
                     update.backward("features", self.weights.features * self.feature_distance(a, fake, b))
@@ -68,17 +76,17 @@ class Pix2Pix(Translator):
             fakes.append(fake.detach())
         return fakes
 
-    def train_discriminators(self, batch: Any, fakes: list[Tensor] | None, update: Update) -> None:
+    def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: Update) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
-            self.tell_apart(update, "discriminator_b", self.judge_of(update, a), b, fake)
+            self.tell_apart(update, self.conditional(update, a), b, fake)
+
+    def conditional(self, update: Update, a: Tensor) -> Discriminator:
+        """Return the discriminator of what `a` was translated to, which it sees moved and cut as its images are."""
+        return self.discriminator("b", condition=self.in_place(update, a))
 
     def feature_distance(self, a: Tensor, fake: Tensor, b: Tensor) -> Tensor:
-        """How far the discriminator's features of (a, fake) are from those of (a, b)."""
-        return feature_matching(*(self.discriminator_b.features(torch.cat([a, image], dim=1)) for image in (fake, b)))
-
-    def judge_of(self, update: Update, a: Tensor) -> Judge:
-        """The discriminator, as a judge of what `a` was translated to."""
-        a = self.in_place(update, a)
-        return lambda image: self.discriminator_b(torch.cat([a, image], dim=1))
+        """Return how far the discriminator's features of (a, fake) are from those of (a, b)."""
+        discriminator = self.discriminator("b", condition=a)
+        return feature_matching(discriminator.features(fake), discriminator.features(b))

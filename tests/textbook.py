@@ -1,0 +1,105 @@
+"""The step of every translator as its paper writes it: one sum, one backward pass, none of the machinery."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from translate.data import Batch
+from translate.losses import NonSaturating
+from translate.training import draws
+
+
+def cyclegan_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
+    """Equation 3 of the paper as one sum and one backward pass, written without any of the machinery."""
+    ab, ba, judge_a, judge_b = (copy.deepcopy(network) for network in (
+        translator.generator_ab, translator.generator_ba, translator.discriminator_a, translator.discriminator_b))
+    w, a, b = translator.weights, batch.a, batch.b
+    fake_b = ab(a)
+    fake_a = ba(b)
+    loss = w.adversarial * (((judge_b(fake_b) - 1) ** 2).mean() + ((judge_a(fake_a) - 1) ** 2).mean())
+    loss = loss + w.cycle * (F.l1_loss(ba(fake_b), a) + F.l1_loss(ab(fake_a), b))
+    if w.identity:
+        loss = loss + w.identity * (F.l1_loss(ba(a), a) + F.l1_loss(ab(b), b))
+    found = torch.autograd.grad(loss, [*ab.parameters(), *ba.parameters()])
+    judged = sum(0.5 * (((judge(real) - 1) ** 2).mean() + (judge(fake.detach()) ** 2).mean())
+                 for judge, real, fake in ((judge_a, a, fake_a), (judge_b, b, fake_b)))
+    found += torch.autograd.grad(judged, [*judge_a.parameters(), *judge_b.parameters()])
+    names = [f"{name}.{parameter}" for name, network in (
+        ("generator_ab", ab), ("generator_ba", ba), ("discriminator_a", judge_a), ("discriminator_b", judge_b))
+        for parameter, _ in network.named_parameters()]
+    return dict(zip(names, found, strict=True))
+
+
+def pix2pix_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
+    """Equation 4 of the paper as one sum and one backward pass."""
+    generator, judge = copy.deepcopy(translator.generator_ab), copy.deepcopy(translator.discriminator_b)
+    a, b, w = batch.a, batch.b, translator.weights
+    fake = generator(a)
+    logits = judge(torch.cat([a, fake], 1))
+    log_loss = isinstance(translator.objective, NonSaturating)
+    fooled = F.binary_cross_entropy_with_logits if log_loss else F.mse_loss
+    loss = w.adversarial * fooled(logits, torch.ones_like(logits)) + w.l1 * F.l1_loss(fake, b)
+    found = torch.autograd.grad(loss, list(generator.parameters()))
+    real, judged = judge(torch.cat([a, b], 1)), judge(torch.cat([a, fake.detach()], 1))
+    loss = 0.5 * (fooled(real, torch.ones_like(real)) + fooled(judged, torch.zeros_like(judged)))
+    found += torch.autograd.grad(loss, list(judge.parameters()))
+    names = [f"generator_ab.{name}" for name, _ in generator.named_parameters()]
+    names += [f"discriminator_b.{name}" for name, _ in judge.named_parameters()]
+    return dict(zip(names, found, strict=True))
+
+
+def cut_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
+    """Equations 3 to 5 of the paper, patch by patch, as one sum and one backward pass; keys are constants."""
+    generator, heads, judge = (copy.deepcopy(network) for network in (
+        translator.generator_ab, translator.heads, translator.discriminator_b))
+    a, b, w = batch.a, batch.b, translator.weights
+    if hasattr(generator, "head"):
+        first, layers = generator.head[0], [*generator.head[1:], *generator.trunk[:1], *generator.trunk[1:5][-1:]]
+    else:
+        first, layers = generator.down[0], generator.down[:4]
+    flipped = draws.uniform(batch.keys, "flip", a.device) < 0.5
+    if not translator.flip_equivariance:
+        flipped = torch.zeros_like(flipped)
+
+    def flip(images: Tensor) -> Tensor:
+        return torch.stack([image.flip(2) if left else image for image, left in zip(images, flipped, strict=True)])
+
+    def encoded(image: Tensor) -> list[Tensor]:
+        """From a whole pass through the generator, which pads an image that does not fit."""
+        found: list[Tensor] = []
+        hooks = [first.register_forward_pre_hook(lambda layer, inputs: found.append(inputs[0]))]
+        hooks += [layer.register_forward_hook(lambda layer, inputs, out: found.append(out)) for layer in layers]
+        generator(image)
+        for hook in hooks:
+            hook.remove()
+        return found
+
+    def contrasted(name: str, real: Tensor, fake: Tensor) -> Tensor:
+        losses = []
+        for number, (k, q) in enumerate(zip(encoded(real), encoded(fake), strict=True)):
+            places = draws.places(batch.keys, f"{name} {number}", translator.patches, q.shape[2:], q.device)
+            parts = []
+            for key, query, rows, columns in zip(k, flip(q), *places, strict=True):
+                vectors = [heads.heads[number](features[:, rows, columns].T) for features in (query, key)]
+                v, others = (vector / vector.square().sum(1, keepdim=True).sqrt() for vector in vectors)
+                alike = torch.exp(v @ others.detach().T / translator.temperature)
+                parts.append((alike.sum(1) / alike.diagonal()).log())
+            losses.append(torch.stack(parts).mean())
+        return torch.stack(losses).mean()
+
+    fake = generator(flip(a))
+    loss = w.adversarial * ((judge(fake) - 1) ** 2).mean() + w.nce * contrasted("nce", a, fake)
+    if w.identity:
+        loss = loss + w.identity * contrasted("identity", b, generator(flip(b)))
+    found = torch.autograd.grad(loss, [*generator.parameters(), *heads.parameters()])
+    judged = 0.5 * (((judge(b) - 1) ** 2).mean() + (judge(fake.detach()) ** 2).mean())
+    found += torch.autograd.grad(judged, list(judge.parameters()))
+    names = [f"{name}.{parameter}" for name, network in (
+        ("generator_ab", generator), ("heads", heads), ("discriminator_b", judge))
+        for parameter, _ in network.named_parameters()]
+    return dict(zip(names, found, strict=True))

@@ -1,0 +1,82 @@
+"""What is finished is kept for as long as it is what would be made now.
+
+Beside everything that was made stands its record, a JSON file that is written last. Its `made_from` says what the thing
+was made from, and is compared with what it would be made from now; the rest is what is to be known of it later:
+
+    checked.json        labels and images that were found good
+    task.json           a task network (in judge/ and in task/)
+    consistency.json    the task network that the translators have begun with: a copy of its record
+    preservation.json   an adapted set, and what the judge says of it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from translate import files
+
+MADE_FROM = "made_from"
+CALLED_BEFORE = ("digest", "about")  # what `made_from` is called in checked.json and task.json of earlier versions
+Record = dict[str, Any]
+
+
+def kept(path: Path, made_from: Any, make: Callable[[], Record],
+         is_whole: Callable[[Record], bool] = lambda record: True) -> Record:
+    """Return the record of something that is made from `made_from`, after making it where that is needed.
+
+    path       where the record lies
+    made_from  all that the thing depends on, as JSON has it: of much, its `digest`
+    make       makes it, and returns what its record is to say
+    is_whole   whether the thing is still as its record says
+
+    Raises what `make` raises, and `DiskError`.
+    """
+    record = read_record(path)
+    if record is None or record[MADE_FROM] != made_from or not is_whole(record):
+        record = make() | {MADE_FROM: made_from}
+        write_record(path, record)
+    return record
+
+
+def read_record(path: Path) -> Record | None:
+    """Return a record, also one of an earlier version; None where there is none that can be read."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    for name in CALLED_BEFORE:
+        if name in record:
+            record[MADE_FROM] = record.pop(name)
+    return record if MADE_FROM in record else None
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Replace a record, atomically. Raises `DiskError`."""
+    with files.naming_disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, record)
+
+
+def digest(parts: Any) -> str:
+    """Return the SHA-256, in hex, of what JSON writes of `parts`."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def first_changed(expected: Iterable[tuple[Path, str | None]]) -> Path | None:
+    """Return the first file that is missing or has another SHA-256 than the one beside it; None where all are whole."""
+    return next((path for path, sha256 in expected if files.checksum(path) != sha256), None)
+
+
+def stamp(path: Path) -> list[Any]:
+    """Return what tells whether a file is the same without reading it; of one that is not there, its name alone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [str(path)]
+    return [str(path), status.st_size, status.st_mtime_ns]

@@ -1,0 +1,143 @@
+"""What a table is about: source and target with their labels, and the adapted sets that belong to them.
+
+Everything is looked at before anything is trained: a label that cannot be used, a set that is damaged, or one that was
+made by another recipe or from another source, is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from translate import files
+from translate.adapt.carrying import MANIFEST, STAGES_OF_READING, change_of_source, damage
+from translate.adapt.checking import target_splits
+from translate.adapt.examples import Examples, refuse_all_ignored
+from translate.adapt.kept import Record, read_record
+from translate.adapt.tasks import Watch
+from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
+from translate.data.labelled import Labelled, check_labels
+from translate.errors import RECIPE, DataError, Mistake, RecipeError
+from translate.places import data_root
+from translate.recipe import Recipe
+from translate.runs.folder import RECIPE as RECIPE_FILE
+
+NUM_UNREADABLE_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What the rows of a table are made of."""
+
+    source: Examples
+    target_test: Examples
+    target_train: Examples | None  # None: no oracle
+    unlabelled: Sequence[Path]  # the target's training images, as the translator saw them
+    translated: Sequence[Examples]  # a set a variant
+    images: Path  # the folder of the source's images
+    places: Sequence[Path]  # and those of each set
+    missing: tuple[str, ...] = ()  # what the table has to do without
+    reports: tuple[Record, ...] = ()  # of each set, what its preservation.json holds
+
+
+def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None) -> Sides:
+    """Return everything that is trained and tested on, after looking at all of its labels.
+
+    `watch` is told how many labels of how many have been looked at. Raises `RecipeError` for images that the classical
+    rows cannot change, and `DataError` or `RunError` for labels and sets that cannot be used.
+    """
+    adapt, root = adaptation_of(recipe), data_root()
+    resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
+    if a.bits != 8 or b.bits != 8 or a.channels not in (1, 3):
+        raise RecipeError(Mistake("data.image_a, data.image_b", f"bits {a.bits} and {b.bits}, {a.channels} channels",
+                                  "the classical rows of the table know images of 8 bits with 1 or 3 channels",
+                                  source=recipe.name))
+
+    # Labels of the source, of the target's test images, and of its training images for an oracle.
+    found = adapt.source.find("train", root)
+    test, train, missing = target_splits(adapt)
+    for layout, labelled in ((adapt.source, found), (adapt.target, test), (adapt.target, train)):
+        if labelled is not None:
+            check_labels(layout, labelled, watch)
+            refuse_all_ignored(layout, labelled)
+
+    # The sets, and what they could not be made from: no row is trained on it.
+    sets, reports = find_sets(recipe, home, found)
+    if len(sets) < adapt.variants:
+        missing.append(f"sets: {len(sets)} of {adapt.variants} (adapt.variants), and seeds share them; `translate "
+                       "adapt make RECIPE` makes all")
+    unread = {row["from"] for folder in sets for row in files.read_lines(folder / MANIFEST)
+              if row.get("stage") in STAGES_OF_READING}
+    if unread:
+        named = sorted(unread)[:NUM_UNREADABLE_NAMED]
+        missing.append(f"source images: {len(unread)} could not be read when the set was made, and no row is trained "
+                       f"on them: {', '.join(named)}{' …' * (len(unread) > len(named))}")
+    layout = adapt.source.model_copy(update={"card": None, "exclude": ()})
+    made = [layout.model_copy(update={"folder": folder}).find("train", root) for folder in sets]
+    read = [number for number, path in enumerate(found.files)
+            if path.relative_to(found.folder).as_posix() not in unread]
+
+    return Sides(source=Examples.of(adapt.source, found, a, resize).part(read),
+                 target_test=Examples.of(adapt.target, test, b, resize),
+                 target_train=None if train is None else Examples.of(adapt.target, train, b, resize),
+                 unlabelled=recipe.data.build("train", root).files_b,
+                 translated=[Examples.of(adapt.source, each, b, resize) for each in made],
+                 images=found.images, places=[each.images for each in made], missing=tuple(missing),
+                 reports=tuple(reports))
+
+
+def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path], list[Record]]:
+    """Return the sets that the last `make` was about, as far as it came, and their reports.
+
+    Raises `DataError` or `RunError` where one of them is damaged or does not belong to this recipe and source.
+    """
+    adapt = adaptation_of(recipe)
+    sets: list[Path] = []
+    reports: list[Record] = []
+    num = 1  # the first report says how many
+    while len(sets) < num:
+        # Where one was not begun, the last `make` came no further.
+        number = len(sets)
+        folder, report = home / numbered("set", number), read_record(home / f"{numbered('preservation', number)}.json")
+        if report is None or (report["hash"] is not None and not folder.is_dir()):
+            break
+
+        # Is it the set that a `make` of now would leave as it is?
+        fault = fault_of(report, folder, recipe, source)
+        if fault is None and report["trained_here"] and not translator_is_finished(recipe, home, number):
+            fault = "its translator is to be trained on by this recipe"
+        if fault is not None:
+            raise DataError(fault, folder, f"run again: translate adapt make {RECIPE}")
+
+        if number == 0:
+            num = min(report["sets"], adapt.variants) if report["trained_here"] else report["sets"]
+        sets, reports = [*sets, folder], [*reports, report]
+    if not sets:
+        raise DataError("holds no adapted set yet", home, f"run: translate adapt make {RECIPE}")
+    return sets, reports
+
+
+def translator_is_finished(recipe: Recipe, home: Path, number: int) -> bool:
+    """Return whether this recipe leaves a translator as it is; one that was removed is taken to be finished.
+
+    Raises `RunError` where it was trained by another recipe.
+    """
+    translator = home / numbered("translator", number)
+    if not (translator / RECIPE_FILE).is_file():
+        return True
+    chosen = translators_recipe(recipe, home, number)
+    saved_recipe(translator, chosen)
+    return is_finished(translator, chosen)
+
+
+def fault_of(report: Record, folder: Path, recipe: Recipe, source: Labelled) -> str | None:
+    """Return why a set is not the one that its report, this recipe and this source would give; None where it is."""
+    adapt = adaptation_of(recipe)
+    if "sets" not in report:
+        return "was made by an older version of Diptych"
+    if report["hash"] is None:
+        return "nothing was left of it when it was made last (adapt.reject)"
+    if report["reject"] != adapt.reject:
+        return f"was made with adapt.reject {report['reject']}, and the recipe says {adapt.reject}"
+    return damage(folder, adapt.source, report["hash"]) or change_of_source(folder, adapt.source, source)

@@ -1,0 +1,157 @@
+"""Samples loaded one by one, in this process or in workers, so that what goes wrong says which file is to blame.
+
+torch's `DataLoader` alone hangs at an exception that cannot be pickled, ends an epoch in silence at a `StopIteration`,
+and loses its workers to a signal that was sent to the whole process group, before the parent has saved anything. `load`
+does none of this, and leaves no worker behind.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from translate.data.transforms import use_one_thread
+from translate.errors import RECIPE, DataError, ImageError, TranslateError
+
+FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
+TIMEOUT_SECONDS = 600.0
+CHECK_ALL = f"`translate data check {RECIPE}` finds all files that cannot be used"
+BatchType = TypeVar("BatchType")
+
+
+class Loadable(Dataset, ABC):
+    """What can be loaded by number. `loader[number]` never raises, so that a worker can send what went wrong."""
+
+    @abstractmethod
+    def sample(self, number: int) -> Any:
+        """Return sample `number`. May raise anything."""
+
+    @abstractmethod
+    def files_of(self, number: int) -> str:
+        """Return the files that sample `number` is read from, in words."""
+
+    def __getitem__(self, number: int) -> Any:
+        """Return sample `number`, or a `Failure` that says why there is none."""
+        try:
+            return self.sample(number)
+        except ImageError as error:
+            return Failure(DataError.of(error, CHECK_ALL))
+        except TranslateError as error:
+            return Failure(error)
+        except Exception as error:
+            return Failure(DataError(f"{type(error).__name__}: {error}", self.files_of(number), CHECK_ALL))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a sample could not be made; stands in its place until the parent process raises it."""
+
+    error: TranslateError
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The sample numbers of each of this process's batches (a batch sampler)."""
+
+    start: int
+    stop: int
+    batch_size: int
+    rank: int = 0
+    world: int = 1
+
+    def __iter__(self) -> Iterator[range]:
+        for first in range(self.start, self.stop, self.batch_size):
+            share, rest = divmod(min(self.batch_size, self.stop - first), self.world)
+            if rest == 0:
+                yield range(first + self.rank * share, first + (self.rank + 1) * share)
+
+    def __len__(self) -> int:
+        full, rest = divmod(max(0, self.stop - self.start), self.batch_size)
+        return full + (rest > 0 and rest % self.world == 0)
+
+
+def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], BatchType], workers: int,
+         pin_memory: bool = False, timeout: float = TIMEOUT_SECONDS) -> Generator[BatchType, None, None]:
+    """Yield the batch of each share.
+
+    samples     what is loaded, by number
+    shares      which numbers make up each batch
+    collate     makes a batch of its samples
+    workers     how many processes load; 0: this one. They leave SIGINT and SIGTERM to the parent, so that it can save
+    pin_memory  put batches into memory that a GPU can copy from without waiting
+    timeout     seconds that a worker may take for a batch
+
+    Raises `DataError` for a sample that cannot be made, naming its files, and `TranslateError` where a worker dies or
+    takes longer than `timeout`. Close the iterator to end the workers early.
+    """
+    others = set(multiprocessing.active_children())
+    loader: DataLoader = DataLoader(
+        samples, batch_sampler=shares, num_workers=workers, collate_fn=functools.partial(_collated, collate),  # type: ignore[arg-type]
+        pin_memory=pin_memory, timeout=timeout if workers else 0, worker_init_fn=_enter_worker,
+        generator=torch.Generator())  # its own: else every start would draw from the generator of the training
+
+    # A worker that was told to end before it could refuse would leave its parent waiting for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
+    try:
+        iterator = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    processes = set(multiprocessing.active_children()) - others
+
+    try:
+        while True:
+            with naming_lost_workers(any_error=True):
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            if isinstance(batch, Failure):
+                raise batch.error
+            yield batch
+    finally:
+        del iterator, loader  # ends the workers in good order
+        for process in processes:
+            if process.is_alive():  # one that hangs in a read: it ignores SIGTERM, and Python would wait for it
+                process.kill()
+
+
+@contextmanager
+def naming_lost_workers(any_error: bool = False) -> Iterator[None]:
+    """Turn the `RuntimeError` that torch raises for a lost worker into a `TranslateError`.
+
+    torch raises it from a signal handler as soon as a worker dies, in whatever the main thread does at that moment:
+    in a training step as often as in the wait for a batch. So whoever uses batches of workers does it within this.
+    While a batch is waited for, `any_error` comes from losing workers, or what they share with their parent.
+    """
+    lost = None
+    try:
+        yield
+    except RuntimeError as error:
+        if not any_error and "DataLoader" not in str(error):
+            raise
+        lost = str(error).splitlines()[0].rstrip(".")
+    if lost is not None:
+        raise TranslateError(f"loading images: {lost}", advice="if memory or shared memory (/dev/shm) ran out, set "
+                                                               "workers to less; if a disk is gone, see to it")
+
+
+def _collated(collate: Callable[[Sequence[Any]], BatchType], samples: Sequence[Any]) -> BatchType | Failure:
+    failure = next((sample for sample in samples if isinstance(sample, Failure)), None)
+    return failure or collate(samples)
+
+
+def _enter_worker(_: int) -> None:
+    """Ignore signals to the whole group: the parent saves, and ends its workers. They also end when it dies."""
+    for number in FOR_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PARENT)  # what came meanwhile is ignored as well
+    torch.set_num_threads(1)
+    use_one_thread()

@@ -1,0 +1,69 @@
+"""The memory plans that a run trains under: one a stage, chosen before it begins and remembered in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate import Accelerator
+
+from translate.errors import DoesNotFit
+from translate.networks import memory
+from translate.precision import Format
+from translate.recipe import Recipe
+from translate.runs.folder import RunFolder
+from translate.training import plan as planner
+from translate.training.processes import by_main_process
+from translate.training.update import Update
+from translate.translators import Translator
+
+
+class MemoryPlans:
+    """Chooses the plan of every stage, gives it to the networks, and takes a leaner one where a step has found one.
+
+    Every process calls all methods alike; the main one chooses and writes.
+    """
+
+    def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, precision: Format,
+                 card: str | None = None):
+        """Choose for a card of the size `card`, such as 8GB; None: for the one there is."""
+        self.recipe, self.home, self.accelerator, self.precision, self.card = recipe, home, accelerator, precision, card
+        self.choices: dict[int, planner.Choice] = {}
+        self.current = memory.PLANS["split"]
+
+    def choose(self, first: int) -> None:
+        """Choose for every stage from number `first` on. Raises `DoesNotFit`, `UsageError`."""
+        for number in range(first, len(self.recipe.stages)):
+            self.choices[number] = by_main_process(lambda number=number: self._choose(number), self.accelerator)  # type: ignore[misc]
+
+    def enter(self, number: int, translator: Translator) -> planner.Choice:
+        """Train stage `number` under its plan from now on; return the choice."""
+        choice = self.choices[number]
+        self._use(choice.plan, choice.asked, number, translator)
+        return choice
+
+    @contextmanager
+    def minding(self, update: Update, number: int, translator: Translator) -> Iterator[None]:
+        """Go on in stage `number` with the plan that a step ends with, also after a resume; name what fits under none.
+        """
+        try:
+            yield
+        except DoesNotFit as error:
+            raise DoesNotFit(f"{planner.describe(number, self.recipe.stages[number])}: {error}; use a smaller "
+                             "resolution, micro_batch or width (`translate plan` says what fits)") from None
+        if update.plan != self.current:
+            self._use(update.plan, None, number, translator)
+
+    def _choose(self, number: int) -> planner.Choice:
+        before = self.home.memory_choices().get(str(number))
+        return planner.choose_for_run(self.recipe, number, before, self.accelerator.device, self.precision,
+                                      self.accelerator.num_processes, self.card)
+
+    def _use(self, plan: memory.Plan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
+        """Give the networks a plan, and remember it. `asked`: what it was chosen by, where that is new."""
+        self.current = plan
+        for network in translator.modules.values():
+            memory.apply(plan, network, self.accelerator.num_processes)
+        if self.accelerator.is_main_process:
+            self.home.remember_memory(number, asked, plan)

@@ -1,0 +1,33 @@
+"""What a phase changes before its end, so that one that fails can be undone."""
+
+from __future__ import annotations
+
+import torch
+
+from translate.translators import Translator
+
+
+class BeforePhase:
+    """The buffers of all networks and the random states as they were before a phase.
+
+    What optimizers, pools and the gradient scaler learn of a phase they learn at its end, so there is no more to undo
+    than this, what the pools are about to exchange, and gradients.
+    """
+
+    def __init__(self, translator: Translator, device: torch.device):
+        self.translator, self.device = translator, device
+        self.buffers = [(buffer, buffer.clone()) for network in translator.networks.values()
+                        for buffer in network.buffers()]
+        self.random = torch.get_rng_state()
+        self.random_cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        """Bring it back, and make the pools forget what they were about to exchange."""
+        for pool in self.translator.pools.values():
+            pool.undo()
+        with torch.no_grad():
+            for buffer, value in self.buffers:
+                buffer.copy_(value)
+        torch.set_rng_state(self.random)
+        if self.random_cuda is not None:
+            torch.cuda.set_rng_state(self.random_cuda, self.device)

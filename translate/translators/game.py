@@ -1,0 +1,90 @@
+"""The game as a recipe says it: what the configs of all translators share, and what goes together in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal, Protocol
+
+from pydantic import Field
+
+from translate.errors import Mistake
+from translate.losses import Objective, Penalty
+from translate.networks import DiscriminatorConfig, GeneratorConfig
+from translate.schema import Config
+from translate.translators.augmentation import DiffAugmentation
+from translate.translators.stabilisers import InstanceNoise, Pace
+
+Direction = Literal["ab", "ba"]
+
+
+class DataPart(Protocol):
+    """What the data of a recipe say about the images of a translator."""
+
+    @property
+    def kind(self) -> str:
+        """The layout's name in a recipe."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether each image of A has its truth in B."""
+
+    @property
+    def channels_a(self) -> int:
+        """The channels of what stands for A: those of its images, or of one-hot labels."""
+
+    @property
+    def channels_b(self) -> int:
+        """The channels of B's images."""
+
+
+class GameConfig(Config):
+    """What every translator's recipe says about the game of its generators and discriminators."""
+
+    directions: ClassVar[tuple[Direction, ...]]
+    needs_pairs: ClassVar[bool]
+    needs_equal_channels: ClassVar[str | None] = None  # why its images of A and B need as many; None: they need not
+    grows: ClassVar[bool] = False  # whether its networks may gain outer levels
+    stays_consistent: ClassVar[bool] = False  # whether it has `semantic`, the loss that `adapt.semantic` switches on
+
+    kind: str
+    generator: GeneratorConfig
+    discriminator: DiscriminatorConfig
+    objective: Objective
+    penalty: Penalty | None = None  # on the discriminators; null: none
+    # Keeps the generators' filters apart (orthogonal regularisation, Brock et al. 2019: 1e-4); 0: leaves them alone
+    orthogonal: float = Field(0.0, ge=0)
+    augment: tuple[DiffAugmentation, ...] = ()  # of what the discriminators see; for little data
+    noise: InstanceNoise | None = None  # on what the discriminators see; null: none
+    pace: Pace = Pace()
+    ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
+
+    def problems(self, data: DataPart) -> Iterator[Mistake]:
+        """Name what of this translator does not go together, or not with the data of its recipe.
+
+        A translator adds what it refuses itself.
+        """
+        # Data: pairs, channels.
+        if self.needs_pairs and not data.paired:
+            yield Mistake("translator.kind", f"{self.kind} needs pairs, and data.kind {data.kind} has none",
+                          "use data.kind: paired, labels or computed, or translator.kind: cyclegan or cut")
+        if self.needs_equal_channels is not None and data.channels_a != data.channels_b:
+            yield Mistake("translator.kind", f"{self.kind} {self.needs_equal_channels}, which needs as many channels "
+                          f"in A as in B, not {data.channels_a} and {data.channels_b}", "use cyclegan or pix2pix")
+
+        # Parts of the game that need each other, or exclude each other.
+        if self.objective.reconstructs != self.discriminator.reconstructs:
+            yield Mistake("translator.objective.kind", f"{self.objective.kind} cannot be played with a discriminator "
+                          f"of kind {self.discriminator.kind}: began and autoencoder belong together")
+        if self.penalty is not None and self.penalty.separate_samples and self.discriminator.norm == "batch":
+            yield Mistake("translator.penalty.kind", f"{self.penalty.kind} is each sample's own, and batch norm mixes "
+                          "samples (Gulrajani et al. 2017, section 4)",
+                          "set translator.discriminator.norm to instance or none")
+
+
+def perceptual_problems(data: DataPart, domains: str) -> Iterator[Mistake]:
+    """Name the domains, a letter each, whose images a pretrained network cannot see."""
+    for domain in domains:
+        channels = getattr(data, f"channels_{domain}")
+        if channels not in (1, 3):
+            yield Mistake("translator.perceptual", "its network knows images of 1 or 3 channels, not of "
+                          f"{channels} (side {domain.upper()})", "set it to null")

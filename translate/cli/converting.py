@@ -16,9 +16,9 @@ from translate.errors import UsageError
 
 if TYPE_CHECKING:
     from translate.convert import Summary
-    from translate.convert.ledger import Row
+    from translate.convert.ledger import Entry
 
-DRY_RUN_WORDS = {"todo": "to do: ", "already": "done: ", "failed": "would fail: "}  # what a row's status means there
+DRY_RUN_WORDS = {"todo": "to do: ", "already": "done: ", "failed": "would fail: "}  # what an entry's status means there
 
 
 def convert(
@@ -68,24 +68,24 @@ def convert(
                                 overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
                                 memory=memory, file_format=file_format, quality=quality,  # type: ignore[arg-type]
                                 workers=workers, shard=part, dry_run=dry_run,
-                                on_progress=row_shower(display, dry_run))
-        shown = {row.path for row in summary.failed}
+                                on_progress=entry_shower(display, dry_run))
+        shown = {entry.path for entry in summary.failed}
         summary = add_up(summary)
     say_summary(summary, target, dry_run, shown)
     raise typer.Exit(summary.exit_code)
 
 
-def row_shower(display: Display, dry_run: bool) -> Callable[[Row, int, int], None]:
-    """Return what shows each file when it is done: its row where it failed (in a dry run every row), and progress."""
+def entry_shower(display: Display, dry_run: bool) -> Callable[[Entry, int, int], None]:
+    """Return what shows each file when it is done: its entry where it failed (in a dry run every one), and progress."""
     worked, pixels = 0, 0
 
-    def show(row: Row, number: int, total: int) -> None:
+    def show(entry: Entry, number: int, total: int) -> None:
         nonlocal worked, pixels
-        worked, pixels = worked + (row.status != "already"), pixels + (row.pixels or 0)
+        worked, pixels = worked + (entry.status != "already"), pixels + (entry.pixels or 0)
         if dry_run:
-            display.say(DRY_RUN_WORDS[row.status] + str(row))
-        elif row.status == "failed":
-            display.say(str(row))
+            display.say(DRY_RUN_WORDS[entry.status] + str(entry))
+        elif entry.status == "failed":
+            display.say(str(entry))
         display.progress(number, total, "", {}, worked=worked, megapixels=None if dry_run else pixels / 1e6)
 
     return show
@@ -93,9 +93,9 @@ def row_shower(display: Display, dry_run: bool) -> Callable[[Row, int, int], Non
 
 def say_summary(summary: Summary, target: Path, dry_run: bool, shown: set[str]) -> None:
     """Print what became of all files. `shown`: the failed ones that were printed already, by this process."""
-    for row in summary.failed:
-        if row.path not in shown:
-            say(str(row))
+    for entry in summary.failed:
+        if entry.path not in shown:
+            say(str(entry))
     for name in summary.skipped:
         say(f"skipped (no image by its name, or made by a conversion): {name}")
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "

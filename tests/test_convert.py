@@ -637,19 +637,25 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, number):
 
 def test_a_decoder_that_hangs_costs_one_file(tmp_path, monkeypatch):
     numbered(tmp_path / "in", 4)
-    generator = decoders_that_wait(tmp_path / "in",
-                                   lambda: monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 10.0))
-    monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 20.0)
-    summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
+
+    class Waiting(Identity):
+        def translate(self, image: Tensor) -> Tensor:
+            if not self.seen:
+                (tmp_path / "in/003.png").unlink()
+                os.mkfifo(tmp_path / "in/003.png")
+                monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 3.0)  # enough for another process to start
+            return super().translate(image)
+
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(Waiting()), workers=1)
     assert (summary.converted, [row.path for row in summary.failed]) == (3, ["003.png"])
-    assert "was not decoded within" in summary.failed[0].message and not multiprocessing.active_children()
+    assert "was not decoded within 3 seconds" in summary.failed[0].message and not multiprocessing.active_children()
 
 
 def test_a_stop_does_not_wait_for_a_decoder_that_hangs(tmp_path):
     numbered(tmp_path / "in", 4)
 
     def stop_later() -> None:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
     begin = time.monotonic()
     generator = decoders_that_wait(tmp_path / "in", stop_later)

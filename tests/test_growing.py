@@ -6,6 +6,7 @@ import copy
 import functools
 import gc
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from translate.errors import RecipeError, RunError
 from translate.evaluation.heldout import Evaluator
 from translate.losses import R1, NonSaturating, RelativisticAverage, feature_matching, over_scales
 from translate.metrics.intervals import Estimate
-from translate.networks import PatchGANConfig, ResNetConfig, memory
+from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.checkpointing import recomputing, starting_point
 from translate.networks.discriminators import Discriminator
 from translate.networks.dropout import seed_dropout
@@ -43,6 +44,7 @@ from translate.translators.translator import together
 
 GROWING = [config for config in GENERATORS + DISCRIMINATORS if issubclass(config, Growable)]
 FADING = [config for config in GROWING if config.fades]
+SMALL = SMALL | {UNetConfig: {"width": 4, "downs": 4}}  # two levels more, and 64 px need no padding
 VARIANTS = {
     **{f"{config.__name__}-{norm}": (config, {"norm": norm}) for config in FADING
        for norm in ("instance", "batch", "none")},
@@ -69,9 +71,9 @@ def upsampled(image: Tensor) -> Tensor:
     return image.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def image_for(network: nn.Module, samples: int = 2) -> Tensor:
-    """Random images whose sides the network need not pad, whatever it is."""
-    return torch.randn(samples, 3, 256, 256, dtype=torch.float64)
+def random_images() -> Tensor:
+    """Sides that no small network need pad, with two levels more than it has."""
+    return torch.randn(2, 3, 64, 64, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -79,7 +81,7 @@ def image_for(network: nn.Module, samples: int = 2) -> Tensor:
 def test_a_level_that_has_not_begun_to_fade_in_changes_nothing(variant: str, training: bool) -> None:
     """At α = 0 a generator is: halve, translate as before, double; a discriminator: halve, judge as before."""
     config, network = make(variant)
-    image = image_for(network)
+    image = random_images()
     for level in (1, 2):
         network.train(training)
         start = starting_point(network)
@@ -111,7 +113,7 @@ def test_gradients_reach_a_level_as_soon_as_it_fades_in_and_the_old_ends_until_i
     for alpha, new_moves, old_moves in ((0.0, False, True), (0.3, True, True), (1.0, True, False)):
         fade_in(network, alpha)
         network.zero_grad()
-        network(image_for(network)).square().mean().backward()
+        network(random_images()).square().mean().backward()
         weights = [parameter for parameter in fresh if parameter.ndim == 4]
         assert all(bool(parameter.grad.abs().max() > 0) == new_moves for parameter in weights)
         assert ends and all(bool(parameter.grad.abs().max() > 0) == (old_moves or all(parameter is not end
@@ -127,7 +129,7 @@ def test_a_level_that_is_in_leaves_nothing_of_what_it_replaced(variant: str) -> 
     add_level(config, network)
     fade_in(network, 1.0)
     network.train()
-    start, image = starting_point(network), image_for(network)
+    start, image = starting_point(network), random_images()
     with torch.no_grad(), recomputing(start):
         mixed = network(image)
     del start  # it holds modules
@@ -356,24 +358,18 @@ def test_a_last_stage_that_fades_cannot_be_made_longer(shared_pairs: Path, tmp_p
     train(growing_recipe(shared_pairs, stages=[*GROWTH[:2], GROWTH[2]]), tmp_path / "run", Silent(), resume=True)
 
 
-@pytest.mark.parametrize("recipe_of", [growing_recipe, growing_unet_recipe])
-@pytest.mark.parametrize("at", [8, 10, 14, 16, 20, 26])
+INSTANTS = [8, 10, 14, 16, 20, 26]  # at the end of a stage, in the middle of a fade, after one, in that of a second
+
+
+@pytest.mark.parametrize(("recipe_of", "at"), [
+    pytest.param(recipe_of, at, marks=() if place % 2 == other else pytest.mark.slow)
+    for other, recipe_of in enumerate([growing_recipe, growing_unet_recipe]) for place, at in enumerate(INSTANTS)])
 def test_a_run_that_grows_resumes_bit_identically(recipe_of: Any, at: int, shared_pairs: Path, tmp_path: Path,
-                                                  whole_runs: dict[Any, Any]) -> None:
-    """At the end of a stage, in the middle of a fade, after one, and in the middle of a second."""
+                                                  trained: Callable[[Recipe], Path]) -> None:
     recipe = recipe_of(shared_pairs)
-    if recipe_of not in whole_runs:
-        train(recipe, tmp_path / "whole", Silent())
-        whole_runs[recipe_of] = final_state(tmp_path / "whole")
     train_until(recipe, tmp_path / "broken", at)
     train(recipe, tmp_path / "broken", Silent(), resume=True)
-    assert final_state(tmp_path / "broken") == whole_runs[recipe_of]
-
-
-@pytest.fixture(scope="module")
-def whole_runs() -> dict[Any, Any]:
-    """The final states of runs that were not interrupted."""
-    return {}
+    assert final_state(tmp_path / "broken") == final_state(trained(recipe))
 
 
 def whole(translator: Translator) -> dict[str, Tensor]:

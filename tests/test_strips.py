@@ -82,10 +82,11 @@ def tail(width: int = 8, norm: Any = "instance") -> Chain:
     return ResNet(3, 3, width, 0, norm).tail
 
 
-def test_random_chains_in_strips_have_the_plain_chains_output_gradients_and_running_statistics() -> None:
+@pytest.mark.parametrize("num", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_chains_in_strips_have_the_plain_chains_output_gradients_and_running_statistics(num: int) -> None:
     """Of every kind of layer, norm, freezing and number of strips that there is."""
     compared, worst = 0, 0.0
-    for seed in range(200):
+    for seed in range(num):
         draw = random.Random(seed)
         torch.manual_seed(seed)
         widths = [draw.choice([1, 2, 3]) for _ in range(draw.randint(2, 5))]
@@ -100,7 +101,7 @@ def test_random_chains_in_strips_have_the_plain_chains_output_gradients_and_runn
         truth = step(chain, chain, x)
         found = step(stripped, stripped, x)
         worst, compared = max(worst, error(found, truth)), compared + 1
-    assert compared > 100
+    assert compared > num // 2
     assert worst < 1e-11
 
 

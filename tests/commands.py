@@ -39,7 +39,7 @@ class Command:
             with printed.open("w") as file:
                 sys.stdout = sys.stderr = file
                 sys.argv = ["translate", *map(str, words)]
-                commands.main()
+                cli.main()
 
         self.printed = printed
         self._process = multiprocessing.get_context("fork").Process(target=work)

@@ -177,8 +177,7 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
     found: set[str] = set()  # the splits that exist, also those with faults
     for name in SPLITS:
         try:
-            folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
-            if folders is not None:
+            if isinstance(config, SidesConfig) and (folders := config.sides(name, root)) is not None:
                 pairs, wrong = _sides(config, folders)
                 parts.append(pairs)
                 findings += wrong

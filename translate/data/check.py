@@ -263,7 +263,8 @@ def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], 
     labels = read_labels(path)
     unknown = labelling.unknown(labels)
     findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                        f"{labelling.classes - 1}, ignored {labelling.ignore}", "raise data.classes, or set data.ignore")]
+                        f"{labelling.classes - 1}, ignored {labelling.ignore}",
+                        "raise data.classes, or set data.ignore")]
     return labels.shape[:2], findings if unknown else []
 
 

@@ -393,7 +393,7 @@ def test_too_few_images_are_named() -> None:
             score(one, some_features(5, 1))
     with pytest.raises(DataError, match="more than 3 samples, not 3"):
         precision_recall(some_features(3, 0), some_features(9, 1))
-    with pytest.raises(DataError, match="needs two of them, not 1"):
+    with pytest.raises(DataError, match="takes two of them, and there is 1"):
         similarity([torch.zeros(3, 20, 20)])
     assert kernel_distance(some_features(2, 0), some_features(2, 1)).interval is None
 

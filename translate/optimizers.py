@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -85,6 +85,8 @@ class Constant(Config):
     kind: Literal["constant"] = "constant"
     factor: float = Field(1.0, ge=0)
 
+    depends_on_images: ClassVar[bool] = False  # so a stage that gets more images goes on as it began
+
     def at(self, progress: float) -> float:
         """Return what to multiply the learning rate by; `progress` is the share of the stage that is done, 0 to 1."""
         return self.factor
@@ -96,6 +98,8 @@ class Linear(Config):
     kind: Literal["linear"] = "linear"
     start: float = Field(1.0, ge=0)
     to: float = Field(0.0, ge=0)
+
+    depends_on_images: ClassVar[bool] = True
 
     def at(self, progress: float) -> float:
         """Return what to multiply the learning rate by; `progress` is the share of the stage that is done, 0 to 1."""

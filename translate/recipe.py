@@ -208,11 +208,10 @@ class Recipe(Config):
                               "that images are resized to", f"raise {here}.resize")
             least = self.smallest_side(stage)
             if min(stage.size) < least:
-                fewer = "layers or scales" if getattr(self.translator.discriminator, "scales", 1) > 1 else "layers"
                 levels = f" with {stage.levels} levels, each of which doubles it" if stage.levels else ""
                 yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is less than the {least} px that the "
                               f"discriminator can judge{levels}",
-                              f"use more px, or fewer translator.discriminator.{fewer}")
+                              "use more px, or a translator.discriminator with fewer layers or scales")
             if stage.images % stage.batch_size:
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
                 yield Mistake(f"{here}.images", f"{stage.images} is no multiple of batch_size {stage.batch_size}",

@@ -113,8 +113,7 @@ class Converter:
             # Within a memory, images are translated by rows; label maps always whole.
             labels = self.translating.release.labels
             by_rows = self.translating.memory is not None and labels is None
-            answer = read(Request(job.source, self.options.max_pixels, self.salt, known,
-                                  None if labels is None else labels.labelling, by_rows))
+            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows))
 
             # Pages of a TIFF are opened when it is their turn; a picture is made ready for the generator now.
             if answer.num_pages:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from translate.convert.translating import Translating
-from translate.data import LabelsConfig
+from translate.data.labels import Labelling
 from translate.errors import UsageError
 from translate.images.decoding import decode, exif_bytes, exif_of, raw_mode
 from translate.images.pictures import Picture
@@ -107,7 +107,7 @@ class Model:
 
     def _convert_tensor(self, tensor: Tensor) -> Tensor:
         labels = self._translating.release.labels
-        channels = self.image_in.channels if labels is None else labels.image_a.channels
+        channels = self.image_in.channels if labels is None else labels.channels
         if (tensor.ndim not in (3, 4) or not tensor.is_floating_point() or tensor.shape[-3] != channels
                 or 0 in tensor.shape):
             raise UsageError(f"convert: got a tensor {tuple(tensor.shape)} of {tensor.dtype}; expected floats in "
@@ -161,12 +161,12 @@ def picture_of(image: Image.Image) -> Picture:
     return replace(picture, exif=exif)
 
 
-def check_classes(numbers: np.ndarray, labels: LabelsConfig) -> None:
+def check_classes(numbers: np.ndarray, labels: Labelling) -> None:
     """Raise `UsageError` unless an array (H, W, 1) holds nothing but the classes of a recipe."""
     if numbers.shape[2] != 1 or numbers.dtype.kind != "u":
         raise UsageError(f"convert: this model takes label maps, one class number a pixel (H, W) of uint8 or uint16; "
                          f"got {numbers.shape} of {numbers.dtype}")
-    unknown = labels.labelling.unknown(numbers)
+    unknown = labels.unknown(numbers)
     if unknown:
         raise UsageError(f"convert: class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
                          f"{labels.classes - 1}, ignored {labels.ignore}")

@@ -54,7 +54,7 @@ class Translating:
         """
         labels = self.release.labels
         if labels is not None:
-            return picture, labels.labelling.planes(picture.pixels)
+            return picture, labels.planes(picture.pixels)
         picture = fit(picture, self.release.image_in)
         return picture, to_tensor(picture.pixels, self.release.image_in)
 

@@ -179,9 +179,9 @@ def _layouts(result: Any, *given: Any) -> Any:
 
     None where there is no tensor, or where one shares its storage with another or with a tensor that was given.
     """
-    if not isinstance(result, Tensor) and not result:
-        return None
     results = result if isinstance(result, tuple | list) else [result]
+    if all(value is None for value in results):
+        return None
     storages = {value.untyped_storage()._cdata for value in tree_iter(given) if isinstance(value, Tensor)}
     layouts: list[Layout | None] = []
     for value in results:

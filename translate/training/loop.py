@@ -32,9 +32,9 @@ from translate.runs.checkpoint import (
     read_progress,
     restore_checkpoint,
     save_checkpoint,
-    verify,
 )
 from translate.runs.folder import RunFolder
+from translate.runs.manifest import verify
 from translate.runs.release import write_release
 from translate.signals import StopRequest, minding_signals
 from translate.training.guard import Guard, Trouble

@@ -107,7 +107,7 @@ def test_a_target_without_test_labels_can_be_adapted_to_and_tested_on_never(tmp_
     prepare(recipe, tmp_path / "out", report, device="cpu")
     assert any("will have nothing to test on" in line and "target/test/images: no such folder" in line
                for line in report.lines)
-    with pytest.raises(DataError, match=r"target/test/images: no such folder.*\n\(adapt.target"):
+    with pytest.raises(DataError, match=r"target/test/images: no such folder.*\(adapt.target: its test labels"):
         evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
 
 
@@ -198,7 +198,7 @@ def test_a_signal_that_comes_with_the_last_step_of_a_network_is_minded_after_it_
             os.kill(os.getpid(), signal.SIGTERM)
 
     report = Telling(ask)
-    with pytest.raises(Stopped, match="stopped by a signal; everything is saved, and the same command goes on"):
+    with pytest.raises(Stopped, match="stopped by a signal; everything is saved; the same command goes on"):
         make(recipe, tmp_path / "out", report, device="cpu")
     assert (tmp_path / "out" / "task" / "task.json").is_file()
     again = Telling()

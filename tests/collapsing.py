@@ -1,19 +1,16 @@
-"""A training whose generator is constant for a while: `collapsing.py RECIPE RUN`, under torchrun."""
+"""A training whose generator is constant for a while, in one of several forks."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import tests.conftest  # noqa: F401, I001  (one thread, no GPU; before torch)
 import torch
+from accelerate.state import AcceleratorState
 
 import translate.training.loop
 from tests.runs import Silent
 from translate.data import Batch
-from translate.recipe import Stage, load_recipe
+from translate.recipe import Recipe, Stage
 from translate.training.loop import Run, train
 from translate.training.update import Update
 
@@ -41,6 +38,7 @@ class Collapsing(Run):
         super().finish()
 
 
-if __name__ == "__main__":
+def train_and_collapse(recipe: Recipe, folder: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     translate.training.loop.Run = Collapsing  # type: ignore[misc]
-    train(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), Silent())
+    train(recipe, folder, Silent())

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from translate.cli import commands
+from translate.cli import console
+from translate.recipe import Recipe
 
 torch.set_num_threads(1)
 
@@ -39,7 +40,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Everything that is printed, to either stream."""
     text = io.StringIO()
     for name in ("out", "err"):
-        monkeypatch.setattr(commands, name, Console(file=text, width=300))
+        monkeypatch.setattr(console, name, Console(file=text, width=300))
     yield text
 
 
@@ -53,6 +54,35 @@ def toy_pairs(tmp_path: Path) -> Path:
 def no_prepared_data(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What `make demo` has prepared in this checkout is not there for tests."""
     os.environ["DIPTYCH_DATA"] = str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks() -> Iterator[None]:
+    """A file that is synced survives a power cut, which no test makes; a process that is killed loses none either way.
+
+    On a busy machine a third of a test's time would be such waiting.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]:
+    """`trained(recipe)` is the folder of a whole run, trained once for all tests that only read it."""
+    runs: dict[str, Path] = {}
+
+    def once(recipe: Recipe) -> Path:
+        from tests.runs import Silent
+        from translate.training.loop import train
+
+        key = recipe.dump_yaml()
+        if key not in runs:
+            runs[key] = tmp_path_factory.mktemp("trained") / "run"
+            train(recipe, runs[key], Silent())
+        return runs[key]
+
+    return once
 
 
 @pytest.fixture(scope="session")

@@ -36,8 +36,8 @@ from tests.adaptation import (
     write_scenes,
     write_stripes,
 )
+from tests.commands import call
 from tests.runs import Silent
-from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.preservation import compare_opinions, is_held_out, summarise

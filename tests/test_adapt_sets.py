@@ -27,8 +27,8 @@ from tests.adaptation import (
     write_scenes,
     write_stripes,
 )
+from tests.commands import call
 from tests.runs import Interrupted, Silent
-from tests.test_cli import call
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
 from translate.adapt.sides import find_sides

@@ -17,8 +17,9 @@ import pytest
 from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from translate import files
 from translate.errors import DiskError
-from translate.runs.checkpoint import Best, newest_checkpoint, save_checkpoint, verify
+from translate.runs.checkpoint import Best, newest_checkpoint, save_checkpoint
 from translate.runs.folder import RunFolder
+from translate.runs.manifest import verify
 from translate.training.loop import Run, train
 from translate.training.processes import make_accelerator
 

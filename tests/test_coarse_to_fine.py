@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.bounds import rounding_bound
 from tests.networks import randomise
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.steps import known, make_batch, step, strengthen, worst_error
@@ -144,10 +145,15 @@ def in_stage(kind: str, stage: str, **changes: Any) -> Translator:
 
 
 @functools.cache
-def textbook(kind: str, stage: str) -> dict[str, Tensor]:
-    translator = in_stage(kind, stage)
-    step(translator, make_batch((48, 64)), "plain")
-    return known(translator)
+def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], float]:
+    """The gradients of the plan `plain`, and their bound."""
+    def plain() -> dict[str, Tensor]:
+        translator = in_stage(kind, stage)
+        step(translator, make_batch((48, 64)), "plain")
+        return known(translator)
+
+    expected = plain()
+    return expected, rounding_bound(expected, plain)
 
 
 @pytest.mark.parametrize("plan", [plan for plan in memory.PLANS if plan != "plain"])
@@ -156,16 +162,16 @@ def textbook(kind: str, stage: str) -> dict[str, Tensor]:
 def test_every_plan_gives_the_gradients_of_the_textbook_step(kind: str, stage: str, plan: str) -> None:
     translator = in_stage(kind, stage)
     step(translator, make_batch((48, 64)), plan)
-    found, expected = known(translator), textbook(kind, stage)
+    found, (expected, bound) = known(translator), textbook(kind, stage)
     assert found.keys() == expected.keys()
-    assert worst_error(found, expected) <= (1e-10 if memory.PLANS[plan].in_strips else 1e-12)
+    assert worst_error(found, expected) <= bound
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_global_generator_is_frozen_while_its_enhancer_is_trained_alone_and_trained_before_and_after(
         kind: str) -> None:
     for stage in STAGES:
-        trained = {name.split(".")[1] for name in textbook(kind, stage) if name.startswith("generator_ab")}
+        trained = {name.split(".")[1] for name in textbook(kind, stage)[0] if name.startswith("generator_ab")}
         assert trained == {"global": {"coarse"}, "alone": {"fine"}, "joint": {"coarse", "fine"}}[stage]
     weights = in_stage(kind, "joint").networks["generator_ab"].state_dict()
     assert not any(name.startswith("coarse.tail.2") for name in weights), "its last layer makes nothing any more"

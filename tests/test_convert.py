@@ -34,10 +34,10 @@ from tests.conversions import (
     tree,
 )
 from translate import files
-from translate.convert import LEDGER, Row, convert
+from translate.convert import LEDGER, Entry, convert
 from translate.convert.converter import Converter
 from translate.errors import DataError, DiskError, ImageError, UsageError
-from translate.images import decoder
+from translate.images import decoder_process
 from translate.images.decoding import decode
 from translate.images.reading import ImageConfig
 from translate.images.writing import write_image
@@ -339,12 +339,12 @@ def test_words_that_do_not_fit_together_are_refused(tmp_path):
     assert issubclass(DataError, UsageError) and not (tmp_path / "out").exists()
     with pytest.raises(UsageError, match="fp16 does nothing on a CPU"):
         convert(tmp_path / "in", tmp_path / "out", release, device="cpu", precision="fp16")
-    with pytest.raises(UsageError, match="precision fp64: expected auto, fp32"):
+    with pytest.raises(UsageError, match="precision: fp64 is not a number format; expected auto, fp32"):
         convert(tmp_path / "in", tmp_path / "out", release, precision="fp64")  # type: ignore[arg-type]
     for max_pixels in (0, -5):
         with pytest.raises(UsageError, match=f"max_pixels {max_pixels}: expected 1 or more"):
             convert(tmp_path / "in", tmp_path / "out", release, max_pixels=max_pixels)
-    for device, words in (("tpu", "is none of this machine"), ("tpu9", "Invalid device string")):
+    for device, words in (("tpu", "is not a device of this machine"), ("tpu9", "Invalid device string")):
         with pytest.raises(UsageError, match=f"device {device}: {words}.*; expected auto"):
             convert(tmp_path / "in", tmp_path / "out", release, device=device)
 
@@ -637,18 +637,25 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, number):
 
 def test_a_decoder_that_hangs_costs_one_file(tmp_path, monkeypatch):
     numbered(tmp_path / "in", 4)
-    generator = decoders_that_wait(tmp_path / "in", lambda: monkeypatch.setattr(decoder, "SECONDS", 10.0))
-    monkeypatch.setattr(decoder, "SECONDS", 20.0)
-    summary = convert(tmp_path / "in", tmp_path / "out", release_of(generator), workers=1)
+
+    class Waiting(Identity):
+        def translate(self, image: Tensor) -> Tensor:
+            if not self.seen:
+                (tmp_path / "in/003.png").unlink()
+                os.mkfifo(tmp_path / "in/003.png")
+                monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 3.0)  # enough for another process to start
+            return super().translate(image)
+
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(Waiting()), workers=1)
     assert (summary.converted, [row.path for row in summary.failed]) == (3, ["003.png"])
-    assert "was not decoded within" in summary.failed[0].message and not multiprocessing.active_children()
+    assert "was not decoded within 3 seconds" in summary.failed[0].message and not multiprocessing.active_children()
 
 
 def test_a_stop_does_not_wait_for_a_decoder_that_hangs(tmp_path):
     numbered(tmp_path / "in", 4)
 
     def stop_later() -> None:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
     begin = time.monotonic()
     generator = decoders_that_wait(tmp_path / "in", stop_later)
@@ -740,7 +747,7 @@ def test_progress_is_told_after_every_file(tmp_path):
     (tmp_path / "in/broken.png").touch()
     told = []
 
-    def hear(row: Row, number: int, total: int) -> None:
+    def hear(row: Entry, number: int, total: int) -> None:
         told.append((row.path, row.status, number, total))
 
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity()), on_progress=hear)

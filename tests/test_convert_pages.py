@@ -30,7 +30,7 @@ from tests.conversions import (
 )
 from translate.convert import convert
 from translate.errors import DiskError
-from translate.images import decoder
+from translate.images import decoder_process
 from translate.images.writing import write_image
 from translate.networks.resnet import ResNet
 from translate.networks.weights import initialise
@@ -187,12 +187,12 @@ def test_a_tiff_whose_rows_take_for_ever_costs_one_file(memory: str | None, num_
 
     def stop(process: int) -> None:
         os.kill(process, signal.SIGSTOP)
-        monkeypatch.setattr(decoder, "SECONDS", 10.0)
+        monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 3.0)
 
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(Striking(path, stop)), memory=memory, workers=1)
     assert (summary.exit_code, summary.converted, [row.path for row in summary.failed]) == (3, 2, ["2.tif"])
     row = last_rows(tmp_path / "out")["2.tif"]
-    assert row["stage"] == "read" and "was not decoded within 10 seconds" in row["message"]
+    assert row["stage"] == "read" and "was not decoded within 3 seconds" in row["message"]
     assert not multiprocessing.active_children()
 
 

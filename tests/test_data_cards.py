@@ -6,10 +6,10 @@ import functools
 import http.server
 import io
 import json
+import multiprocessing
 import os
 import stat
 import subprocess
-import sys
 import tarfile
 import textwrap
 import threading
@@ -253,19 +253,15 @@ def test_a_download_that_fails_is_no_data_and_says_so(server: tuple[str, Path, l
 def test_an_interrupted_preparation_starts_again(tmp_path: Path) -> None:
     """Killed at a random moment, it leaves no folder of the card's name; the next one clears up and makes it."""
     archive = zip_of(tmp_path / "toy.zip", {f"set/train/{i}.png": IMAGE for i in range(600)})
-    program = textwrap.dedent(f"""
-        import sys
-        from pathlib import Path
-        from tests.test_data_cards import card_of
-        from translate.cards.cards import prepare
-        prepare(card_of(), Path({str(tmp_path / "data")!r}), lambda line: print(line, flush=True),
-                Path({str(archive)!r}))
-    """)
-    with subprocess.Popen([sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None and "unpacking" in child.stdout.readline()
-        while not list((tmp_path / "data" / ".tmp-toy").rglob("*.png")):
-            time.sleep(0.001)
-        child.kill()
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+    child = context.Process(target=prepare, args=(card_of(), tmp_path / "data", said.put, archive))
+    child.start()
+    assert "unpacking" in said.get()
+    while not list((tmp_path / "data" / ".tmp-toy").rglob("*.png")):
+        assert child.is_alive()
+    child.kill()
+    child.join()
     assert (tmp_path / "data" / ".tmp-toy").exists() and not (tmp_path / "data" / "toy").exists()
     made = tmp_path / "data" / "toy"
     again = threading.Thread(target=prepare, args=(card_of(), tmp_path / "data"), kwargs={"file": archive})

@@ -19,7 +19,8 @@ from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
 from translate.errors import DataError, ImageError
-from translate.images.reading import ImageConfig, to_tensor
+from translate.images.reading import ImageConfig
+from translate.images.tensors import to_tensor
 from translate.images.writing import write_image
 
 

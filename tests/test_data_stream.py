@@ -8,9 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -344,10 +341,17 @@ def test_a_worker_that_is_killed_ends_the_training_with_a_reason(toy: Path) -> N
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_hangs_is_given_up_and_killed(toy: Path) -> None:
+@pytest.fixture
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's workers look every five seconds whether their parent lives, and are waited for as long."""
+    for module in (torch.utils.data._utils, torch.utils.data._utils.worker):
+        monkeypatch.setattr(module, "MP_STATUS_CHECK_INTERVAL", 0.2)
+
+
+def test_a_worker_that_hangs_is_given_up_and_killed(toy: Path, looking_often: None) -> None:
     began = time.monotonic()
     with pytest.raises(TranslateError, match=r"(?s)loading images: .*timed out.*if a disk is gone"):
-        exhaust(stream(Faulty.of(paired(toy), hanging), workers=1, timeout=1.0))
+        exhaust(stream(Faulty.of(paired(toy), hanging), workers=1, timeout=0.5))
     assert time.monotonic() - began < 30
     deadline = time.monotonic() + 5
     while multiprocessing.active_children() and time.monotonic() < deadline:
@@ -387,22 +391,22 @@ def test_a_signal_that_comes_before_a_worker_can_refuse_it_is_refused_as_well(to
     assert sum(1 for _ in stream(paired(toy), stop=40, workers=2)) == 10
 
 
-def test_workers_end_when_their_parent_is_killed(toy: Path) -> None:
-    program = textwrap.dedent(f"""
-        import multiprocessing, time
-        from pathlib import Path
-        from translate.data import PairedConfig, batches
-        samples = PairedConfig(folder=Path({str(toy / "paired")!r}), resize=None).build("train", Path())
-        stream = batches(samples, seed=0, start=0, stop=10_000, batch_size=2, size=(16, 16), workers=2)
-        next(stream)
-        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+def test_workers_end_when_their_parent_is_killed(toy: Path, looking_often: None) -> None:
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+
+    def load() -> None:
+        unfinished = stream(paired(toy), stop=10_000, workers=2)
+        next(unfinished)
+        told.put([child.pid for child in multiprocessing.active_children()])
         time.sleep(600)
-    """)
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        workers = [int(pid) for pid in parent.stdout.readline().split()]
-        assert len(workers) == 2
-        parent.kill()
+
+    parent = context.Process(target=load)
+    parent.start()
+    workers = told.get()
+    assert len(workers) == 2
+    parent.kill()
+    parent.join()
     deadline = time.monotonic() + 20
     while (alive := [pid for pid in workers if runs(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -14,9 +14,8 @@ import pytest
 import tifffile
 
 from translate.errors import ImageError
-from translate.images import decoder as isolated
-from translate.images import windows
-from translate.images.decoder import Decoder, Request
+from translate.images import decoder_process, row_readers
+from translate.images.decoder_process import DecoderProcess, Request
 from translate.images.writing import write_image
 
 
@@ -44,27 +43,28 @@ def request(path: Path, seed: int) -> tuple[Request, np.ndarray]:
 
 
 @pytest.fixture
-def decoder(tmp_path: Path) -> Iterator[Decoder]:
+def decoder(tmp_path: Path) -> Iterator[DecoderProcess]:
     """One that has read a file and waits for the next."""
-    one = Decoder()
+    one = DecoderProcess()
     one.read(request(tmp_path / "first.png", 0)[0])
     yield one
     one.close()
 
 
-def kill(decoder: Decoder) -> None:
+def kill(decoder: DecoderProcess) -> None:
     assert decoder._process is not None and decoder._process.pid is not None
     os.kill(decoder._process.pid, signal.SIGKILL)
     decoder._process.join(10.0)
 
 
-def assert_reads(decoder: Decoder, path: Path) -> None:
+def assert_reads(decoder: DecoderProcess, path: Path) -> None:
     asked, pixels = request(path, 2)
     answer = decoder.read(asked)
     assert answer.picture is not None and np.array_equal(answer.picture.pixels, pixels)
 
 
-def test_a_process_that_dies_in_the_middle_of_its_answer_costs_one_file(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_process_that_dies_in_the_middle_of_its_answer_costs_one_file(decoder: DecoderProcess,
+                                                                        tmp_path: Path) -> None:
     """The system's out-of-memory killer comes when a large image is in memory, and so while it is sent."""
     decoder._pipe = Meanwhile(decoder._pipe, lambda: kill(decoder))  # type: ignore[assignment]
     with pytest.raises(ImageError, match="was ended by SIGKILL"):
@@ -72,12 +72,13 @@ def test_a_process_that_dies_in_the_middle_of_its_answer_costs_one_file(decoder:
     assert_reads(decoder, tmp_path / "next.png")
 
 
-def test_a_process_that_dies_between_two_files_costs_none(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_process_that_dies_between_two_files_costs_none(decoder: DecoderProcess, tmp_path: Path) -> None:
     kill(decoder)
     assert_reads(decoder, tmp_path / "next.png")
 
 
-def test_an_answer_there_is_no_memory_for_is_not_taken_for_the_next_file_s(decoder: Decoder, tmp_path: Path) -> None:
+def test_an_answer_there_is_no_memory_for_is_not_taken_for_the_next_file_s(decoder: DecoderProcess,
+                                                                           tmp_path: Path) -> None:
     def read_a_little() -> None:
         os.read(decoder._pipe.fileno(), 1000)
         raise MemoryError
@@ -104,26 +105,26 @@ def test_rows_of_another_process_are_those_of_the_file(piece: int, tmp_path: Pat
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """However many of them go through the pipe at once."""
     arrays = two_pages(tmp_path / "x.tif")
-    monkeypatch.setattr(isolated, "PIECE_BYTES", piece)
-    with isolated.open_rows(tmp_path / "x.tif", 10**6) as pages:
+    monkeypatch.setattr(decoder_process, "PIECE_BYTES", piece)
+    with decoder_process.open_file(tmp_path / "x.tif", 10**6) as pages:
         assert [(page.head.height, page.head.picture.pixels.shape) for page in pages] == [(90, (0, 50, 3))] * 2
         assert [page.head.picture.icc for page in pages] == [b"a profile", None]
         for a, b in ((0, 0), (0, 37), (30, 89), (89, 90), (0, 90)):
             for page, array in zip(pages, arrays, strict=True):
-                assert np.array_equal(page.rows.read(a, b).pixels, array[a:b, :, :3])
-            assert np.array_equal(pages[0].alpha_rows.read(a, b).alpha, arrays[0][a:b, :, 3])
-            assert pages[1].alpha_rows.read(a, b).alpha is None
+                assert np.array_equal(page.reader.read(a, b).pixels, array[a:b, :, :3])
+            assert np.array_equal(pages[0].alpha_reader.read(a, b).alpha, arrays[0][a:b, :, 3])
+            assert pages[1].alpha_reader.read(a, b).alpha is None
 
 
 def test_what_goes_through_the_pipe_at_once_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 MB of rows are asked for: memory that was allowed for an image must hold no second one."""
     tifffile.imwrite(tmp_path / "x.tif", np.zeros((4000, 5000), np.uint8), photometric="minisblack")
     sizes = []
-    answer = Decoder.read_rows
-    monkeypatch.setattr(Decoder, "read_rows", lambda self, request: (
+    answer = DecoderProcess.read_rows
+    monkeypatch.setattr(DecoderProcess, "read_rows", lambda self, request: (
         sizes.append((found := answer(self, request)).pixels.nbytes), found)[1])
-    with isolated.open_rows(tmp_path / "x.tif", 10**6) as (page,):
-        page.rows.read(0, 4000)
+    with decoder_process.open_file(tmp_path / "x.tif", 10**6) as (page,):
+        page.reader.read(0, 4000)
     assert sum(sizes) == 20_000_000 and max(sizes) <= 4_000_000
 
 
@@ -137,13 +138,13 @@ def test_what_cannot_be_opened_or_decoded_there_is_the_same_error(tmp_path: Path
     content[offset:offset + 40] = bytes(40)
     path.write_bytes(content)
     messages = []
-    for opening in (windows.open_rows, isolated.open_rows):
+    for opening in (row_readers.open_file, decoder_process.open_file):
         with opening(path, 10**6) as (page,):
-            page.rows.read(0, 32)
+            page.reader.read(0, 32)
             with pytest.raises(ImageError) as caught:
-                page.rows.read(31, 33)
+                page.reader.read(31, 33)
             messages.append(str(caught.value))
-            page.rows.read(64, 96)
+            page.reader.read(64, 96)
         with pytest.raises(ImageError, match="above the limit of 10 pixels"), opening(path, 10):
             pass
     assert messages[0] == messages[1]
@@ -152,9 +153,9 @@ def test_what_cannot_be_opened_or_decoded_there_is_the_same_error(tmp_path: Path
 def test_rows_asked_for_after_the_process_has_died_are_an_error(tmp_path: Path) -> None:
     """A fresh process knows nothing of the file."""
     two_pages(tmp_path / "x.tif")
-    with isolated.open_rows(tmp_path / "x.tif", 10**6) as (page, _):
-        decoder: Decoder = page.rows.decoder  # type: ignore[attr-defined]
+    with decoder_process.open_file(tmp_path / "x.tif", 10**6) as (page, _):
+        decoder: DecoderProcess = page.reader.decoder  # type: ignore[attr-defined]
         kill(decoder)
         for reason in ("was ended by SIGKILL", "is not open any more"):
             with pytest.raises(ImageError, match=reason):
-                page.rows.read(0, 10)
+                page.reader.read(0, 10)

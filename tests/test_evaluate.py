@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ import torchvision
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from PIL import Image
-from rich.console import Console
 
+from tests.commands import call
 from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
 from translate.cards.cards import find_card, prepare
-from translate.cli import commands as cli
 from translate.convert import convert
 from translate.errors import DataError, RecipeError, Stopped, UsageError
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
@@ -35,7 +35,8 @@ from translate.metrics.distribution import kernel_distances
 from translate.metrics.intervals import Estimate
 from translate.networks import features as pretrained
 from translate.recipe import Recipe, find_recipe, load_recipe
-from translate.runs.checkpoint import best_checkpoint, verify
+from translate.runs.checkpoint import best_checkpoint
+from translate.runs.manifest import verify
 from translate.runs.release import load_release
 from translate.schema import validate
 from translate.training.loop import train
@@ -142,23 +143,24 @@ def test_a_lost_best_checkpoint_is_named_and_another_is_found(spoilt: tuple[Path
     assert json.loads((run / "status.json").read_text())["best"]["images"] > int(best.name)
 
 
-def test_evaluating_changes_nothing_of_the_training(shared_pairs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("make", "evaluate"), [(pix2pix_recipe, 2), (cyclegan_recipe, 10)])
+def test_evaluating_changes_nothing_of_the_training(make: Any, evaluate: int, shared_pairs: Path, tmp_path: Path,
+                                                    trained: Callable[[Recipe], Path]) -> None:
     """With dropout, batch norm, pools and random numbers: the networks are those of a run without evaluations."""
-    for make in (pix2pix_recipe, cyclegan_recipe):
-        states = []
-        for evaluate in (2, None):
-            run = tmp_path / f"{make.__name__}{evaluate}"
-            train(make(shared_pairs, every={"log": 4, "sample": 8, "checkpoint": 4, "evaluate": evaluate}), run,
-                  Silent())
-            states.append({name: entry for name, entry in final_state(run).items() if name != "state.json"})
-        assert states[0] == states[1]
+    recipe = make(shared_pairs)
+    train(make(shared_pairs, every=recipe.dump()["every"] | {"evaluate": evaluate}), tmp_path / "run", Silent())
+    found, expected = ({name: entry for name, entry in final_state(run).items() if name != "state.json"}
+                       for run in (tmp_path / "run", trained(recipe)))
+    assert found == expected
 
 
 def test_an_interrupted_run_with_evaluations_and_an_average_resumes_bit_identically(shared_pairs: Path,
                                                                                     tmp_path: Path) -> None:
-    recipe = cyclegan_recipe(shared_pairs, every={"log": 4, "sample": 20, "checkpoint": 4, "evaluate": 6})
+    recipe = cyclegan_recipe(shared_pairs, every={"log": 4, "sample": 20, "checkpoint": 4, "evaluate": 6},
+                             stages=[{"resolution": 16, "images": 12, "batch_size": 2},
+                                     {"resolution": 24, "images": 8, "batch_size": 2, "lr": {"kind": "linear"}}])
     train(recipe, tmp_path / "whole", Silent())
-    for at in (8, 14, 30):
+    for at in (8, 14, 18):
         train_until(recipe, tmp_path / f"broken{at}", at)
         train(recipe, tmp_path / f"broken{at}", Silent(), resume=True)
         assert final_state(tmp_path / f"broken{at}") == final_state(tmp_path / "whole")
@@ -340,7 +342,7 @@ def test_scores_that_these_images_cannot_have_are_named(shared_pairs: Path, with
     (tmp_path / "one").mkdir()
     shutil.copy(shared_pairs / "testA" / "0.png", tmp_path / "one" / "other.png")
     missing = evaluate_folder(tmp_path / "one", shared_pairs / "testB").missing
-    assert any("from two images on, and here are 1 and 6" in line for line in missing)
+    assert any("takes two images of each, and there are 1 and 6" in line for line in missing)
     missing = evaluate_folder(shared_pairs / "testA", shared_pairs / "testB").missing
     assert "MS-SSIM needs images with sides of 176 px" in missing and not any("two images" in line for line in missing)
     (tmp_path / "many").mkdir()
@@ -348,21 +350,6 @@ def test_scores_that_these_images_cannot_have_are_named(shared_pairs: Path, with
         tifffile.imwrite(tmp_path / "many" / f"{number}.tif", np.zeros((72, 80, 5), np.uint8), planarconfig="contig")
     results = evaluate_folder(tmp_path / "many", tmp_path / "many")
     assert "l1" in results.scores and any("need grey or RGB images" in line for line in results.missing)
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    text = io.StringIO()
-    for name in ("out", "err"):
-        monkeypatch.setattr(cli, name, Console(file=text, width=300))
-    return text
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr("sys.argv", ["translate", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
 
 
 def test_the_command_shows_a_table_and_leaves_results(run: Path, shared_pairs: Path, tmp_path: Path, said: io.StringIO,

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, debug_launcher
 from torch import nn
 
 import translate.training.loop
+from tests.collapsing import train_and_collapse
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.steps import build, make_batch, step, weights
 from tools.guard_zoo import PERSISTENT, RESNET, TRANSIENT, TRANSLATORS, broken, recipe_of
@@ -651,13 +652,8 @@ def test_two_processes_see_and_do_the_same(shared_pairs: Path, tmp_path: Path) -
     """One of them gets images that are not finite, later the generator of both collapses: they skip and go back
     together, and end with the same weights."""
     recipe = guarded_recipe(shared_pairs, stages=[STAGES[0] | {"images": 60}])
-    (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
-    launched = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         str(ROOT / "tests" / "collapsing.py"), str(tmp_path / "toy.yaml"), str(tmp_path / "run")],
-        cwd=ROOT, capture_output=True, text=True, timeout=180)
-    assert launched.returncode == 0, launched.stderr
     run = tmp_path / "run"
+    debug_launcher(train_and_collapse, (recipe, run), num_processes=2)
     assert told(run, "skipped") and len(told(run, "collapse")) == len(told(run, "rollback")) == 1
     one, two = (torch.load(tmp_path / "run" / f"{rank}.pt") for rank in range(2))
     assert one["rollbacks"] == two["rollbacks"] == 1 and one["seed"] == two["seed"]

@@ -27,7 +27,8 @@ from translate.errors import DiskError, ImageError, UsageError
 from translate.images.decoding import Picture, decode, inspect
 from translate.images.listing import find_images, list_folder
 from translate.images.pictures import DTYPES
-from translate.images.reading import HALF_RANGE, ImageConfig, change_bits, fit, read_image, to_array, to_tensor
+from translate.images.reading import HALF_RANGE, ImageConfig, change_bits, fit, read_image
+from translate.images.tensors import to_array, to_tensor
 from translate.images.writing import suffix_for, write_image
 
 
@@ -279,10 +280,23 @@ def test_heic_and_avif_without_their_libraries_are_refused_saying_which(tmp_path
 
 
 def test_decoding_starts_without_torch():
-    """It is done in processes of its own, so that a file that crashes a decoder costs one file."""
-    code = ("import translate.images.decoding, sys; "
-            "sys.exit(bool({'torch', 'albumentations', 'cv2'} & set(sys.modules)))")
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent).returncode == 0
+    """It is done in processes of its own, so that a file that crashes a decoder costs one file.
+
+    And so does every other module of `images`, a new one as well, but those that make tensors.
+    """
+    make_tensors = {"tensors", "pages", "sinks"}
+    root = Path(__file__).parent.parent
+    names = {path.stem for path in (root / "translate/images").glob("*.py")} - {"__init__"}
+    assert make_tensors < names
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(f"translate.images.{name}")
+    print(name, *sorted({"torch", "albumentations", "cv2"} & sys.modules.keys()))
+"""
+    told = subprocess.run([sys.executable, "-c", code, *sorted(names - make_tensors)], cwd=root, capture_output=True,
+                          text=True, check=True).stdout
+    assert told.splitlines() == sorted(names - make_tensors)
 
 
 def test_16_bits_are_not_cut_to_8(tmp_path):

@@ -84,7 +84,7 @@ def test_set_scores_depend_neither_on_the_order_nor_on_the_size_of_blocks(monkey
 
     plain = scores(x)
     assert scores([x[i] for i in order]) == pytest.approx(plain, rel=1e-10)
-    monkeypatch.setattr(distribution, "LARGEST_BLOCK", 100)
+    monkeypatch.setattr(distribution, "MAX_BLOCK_NUMBERS", 100)
     assert scores(x) == pytest.approx(plain, rel=1e-10)
 
 
@@ -137,7 +137,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_where_it_appl
 def test_a_kernel_distances_interval_is_that_of_recomputed_resamples() -> None:
     """A resample draws images, and pairs of one image drawn twice stay left out, so that it has no bias of its own."""
     x, y = some_features(6, 0, 3), some_features(6, 1, 3, shift=0.5)
-    drawn = intervals.draws(6).astype(int)
+    drawn = intervals.bootstrap_counts(6).astype(int)
 
     def resampled(column: int) -> float:
         a = np.repeat(np.arange(6), drawn[:, column])
@@ -393,7 +393,7 @@ def test_too_few_images_are_named() -> None:
             score(one, some_features(5, 1))
     with pytest.raises(DataError, match="more than 3 samples, not 3"):
         precision_recall(some_features(3, 0), some_features(9, 1))
-    with pytest.raises(DataError, match="needs two of them, not 1"):
+    with pytest.raises(DataError, match="takes two of them, and there is 1"):
         similarity([torch.zeros(3, 20, 20)])
     assert kernel_distance(some_features(2, 0), some_features(2, 1)).interval is None
 

@@ -19,9 +19,9 @@ from tests.runs import Silent, cyclegan_recipe
 from translate.convert import convert
 from translate.convert.model import Model
 from translate.convert.translating import Translating
-from translate.data import LabelsConfig
+from translate.data.labels import Labelling
 from translate.errors import ImageError, UsageError
-from translate.images.reading import Bits
+from translate.images.pictures import Bits
 from translate.images.writing import write_image
 from translate.runs.release import Release
 from translate.training.loop import train
@@ -162,13 +162,13 @@ def test_an_image_that_is_not_what_the_recipe_declares_is_refused() -> None:
         model_of(Identity(), 3, 16).convert(Image.new("RGB", (4, 4)))
 
 
-def test_a_model_of_label_maps_takes_class_numbers_and_their_one_hot_form(tmp_path: Path) -> None:
+def test_a_model_of_label_maps_takes_class_numbers_and_their_one_hot_form() -> None:
     class FirstThree(Identity):
         def translate(self, image: torch.Tensor) -> torch.Tensor:
             return image[:, :3]
 
     release: Release = release_of(FirstThree())
-    labels = LabelsConfig(kind="labels", folder=tmp_path, classes=4, ignore=255)
+    labels = Labelling(classes=4, ignore=255)
     model = Model(Translating.with_release(Release(**vars(release) | {"labels": labels})))
     numbers = np.random.default_rng(0).choice([0, 1, 2, 3, 255], (6, 7)).astype(np.uint8)
     expected = np.where(numbers[..., None] == [0, 1, 2], 255, 128)  # a class's plane is 1 where it is, else 0

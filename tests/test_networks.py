@@ -17,7 +17,8 @@ from translate.networks import (
     UNetConfig,
 )
 from translate.networks.attention import Attention
-from translate.networks.layers import PositionalDropout, low_passed, make_norm, positional_mask, seed_dropout
+from translate.networks.dropout import PositionalDropout, positional_mask, seed_dropout
+from translate.networks.layers import low_passed, make_norm
 
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
@@ -131,11 +132,12 @@ def test_attention_in_a_generator_lets_a_pixel_depend_on_every_other(config: typ
 def test_a_discriminators_smallest_side_is_the_smallest(config: type, sizes: dict[str, int]) -> None:
     configured = config(**SMALL[config] | sizes, norm="none")
     network = configured.build(3)
-    judged = network(torch.randn(1, 3, configured.smallest, configured.smallest))
+    side = configured.smallest_side()
+    judged = network(torch.randn(1, 3, side, side))
     assert min((judged if isinstance(judged, torch.Tensor) else judged[-1]).shape[2:]) == 1
-    if configured.smallest > 1:
+    if side > 1:
         with pytest.raises(RuntimeError):
-            network(torch.randn(1, 3, configured.smallest - 2, configured.smallest - 2))
+            network(torch.randn(1, 3, side - 2, side - 2))
 
 
 def test_resize_convolution_has_no_checkerboard_on_a_flat_image() -> None:

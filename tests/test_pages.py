@@ -24,11 +24,12 @@ from tests.pixels import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
 from translate import tiling
 from translate.errors import DiskError, ImageError
 from translate.images.decoding import count_pages, decode, inspect
-from translate.images.pages import Page, open_pages, page_of
+from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
-from translate.images.reading import ImageConfig, read_image, to_array, to_tensor
+from translate.images.reading import ImageConfig, read_image
 from translate.images.sinks import ArraySink, writing_pages
-from translate.images.tiffs import TiffRows
+from translate.images.tensors import to_array, to_tensor
+from translate.images.tiffs import TiffRowReader
 from translate.images.writing import write_image
 
 PATH = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -52,7 +53,7 @@ def whole(page: Page) -> Tensor:
 
 def held(array: np.ndarray) -> Page:
     """A page of an 8-bit image that stands in memory."""
-    return page_of(Picture(Path("x.png"), array), RGB8)
+    return Page.of_picture(Picture(Path("x.png"), array), RGB8)
 
 
 def copy_rows(page: Page, sink, step: int) -> None:
@@ -61,7 +62,7 @@ def copy_rows(page: Page, sink, step: int) -> None:
         sink.write(a, page.read(a, min(page.height, a + step)))
 
 
-# ---- reading by windows
+# ---- reading by rows
 
 
 LAYOUTS = {
@@ -95,10 +96,10 @@ def test_any_rows_of_any_layout_are_those_of_the_whole_image(tmp_path, layout, d
         expected = expected / (np.iinfo(dtype).max / 2) - 1
     config = config_of(array)
     draw = random.Random(0)
-    windows = [(a, a + 9) for a in range(0, 72, 6)] + [sorted(draw.sample(range(84), 2)) for _ in range(8)]
+    intervals = [(a, a + 9) for a in range(0, 72, 6)] + [sorted(draw.sample(range(84), 2)) for _ in range(8)]
     with open_pages(tmp_path / "x.tif", config, max_pixels=101 * 83 * 3) as (page,):
         assert page.shape == (1, channels, 83, 101)
-        for a, b in [*windows, (0, 83), (82, 83)]:
+        for a, b in [*intervals, (0, 83), (82, 83)]:
             rows = page.read(a, b)
             assert rows.shape == (1, channels, b - a, 101) and rows.dtype == torch.float32
             np.testing.assert_allclose(rows[0].numpy(), expected[a:b].transpose(2, 0, 1), atol=1e-6)
@@ -111,7 +112,7 @@ def test_any_rows_of_any_layout_are_those_of_the_whole_image(tmp_path, layout, d
 
 @pytest.mark.parametrize("options", [{"tile": (16, 16), "compression": "zlib"}, {}], ids=["tiles", "plain"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_once_to_every_window(tmp_path, orientation, options):
+def test_orientation_is_applied_once_to_any_rows(tmp_path, orientation, options):
     stored = noise(37, 53, 4, np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", stored, photometric="rgb", extrasamples=["unassalpha"],
                      extratags=[(274, "H", 1, orientation, True)], **options)
@@ -174,8 +175,8 @@ def test_rows_from_top_to_bottom_decode_nothing_twice(tmp_path, monkeypatch, ori
     tifffile.imwrite(tmp_path / "x.tif", noise(100, 64, 4), photometric="rgb", extrasamples=["unassalpha"],
                      tile=(32, 32), compression="zlib", extratags=[(274, "H", 1, orientation, True)])
     decoded: list[int] = []
-    decode_segment = TiffRows._segment
-    monkeypatch.setattr(TiffRows, "_segment", lambda self, index, *size: (
+    decode_segment = TiffRowReader._segment
+    monkeypatch.setattr(TiffRowReader, "_segment", lambda self, index, *size: (
         decoded.append(index), decode_segment(self, index, *size))[1])
     with open_pages(tmp_path / "x.tif", RGB8) as (page,):
         for a in range(0, 100, 5):
@@ -191,18 +192,18 @@ def test_one_thread_may_read_colours_while_another_reads_alpha(tmp_path, monkeyp
     """Both move the position of one file; here each dawdles between moving it and reading."""
     array = noise(64, 64, 4)
     tifffile.imwrite(tmp_path / "x.tif", array, photometric="rgb", extrasamples=["unassalpha"], **options)
-    windows = [(a, a + 16) for a in range(0, 64, 16)]
+    intervals = [(a, a + 16) for a in range(0, 64, 16)]
     seek = tifffile.FileHandle.seek
     monkeypatch.setattr(tifffile.FileHandle, "seek", lambda *arguments: (seek(*arguments), time.sleep(1e-3))[0])
     with open_pages(tmp_path / "x.tif", RGB8) as (page,), ThreadPoolExecutor(2) as threads:
-        colours = threads.submit(lambda: [to_array(page.read(a, b)[0], RGB8) for a, b in windows])
-        alpha = threads.submit(lambda: [page.read_alpha(a, b) for a, b in windows])
-        for (a, b), pixels, plane in zip(windows, colours.result(), alpha.result(), strict=True):
+        colours = threads.submit(lambda: [to_array(page.read(a, b)[0], RGB8) for a, b in intervals])
+        alpha = threads.submit(lambda: [page.read_alpha(a, b) for a, b in intervals])
+        for (a, b), pixels, plane in zip(intervals, colours.result(), alpha.result(), strict=True):
             np.testing.assert_array_equal(pixels, array[a:b, :, :3])
             np.testing.assert_array_equal(plane, array[a:b, :, 3])
 
 
-def test_jpeg_tiles_are_read_by_windows_as_another_library_reads_them_whole(tmp_path):
+def test_jpeg_tiles_are_read_by_rows_as_another_library_reads_them_whole(tmp_path):
     array = np.ascontiguousarray(noise(12, 9, 3).repeat(8, 0).repeat(8, 1))
     for photometric, channels in (("rgb", 3), ("minisblack", 1)):
         tifffile.imwrite(tmp_path / "x.tif", array[..., :channels].squeeze(), photometric=photometric, tile=(32, 32),
@@ -439,7 +440,7 @@ def test_pages_tags_and_the_size_of_offsets_go_along(tmp_path):
 def test_an_output_that_may_pass_four_gigabytes_is_a_bigtiff(tmp_path, monkeypatch):
     write_image(tmp_path / "in.tif", noise(20, 20, 3))
     for limit, big in ((1199, True), (1200, False)):
-        monkeypatch.setattr("translate.images.sinks.CLASSIC_BYTES", limit)
+        monkeypatch.setattr("translate.images.sinks.CLASSIC_TIFF_BYTES", limit)
         with open_pages(tmp_path / "in.tif", RGB8) as pages, writing_pages(tmp_path / "x.tif", pages, RGB8) as sinks:
             copy_rows(pages[0], sinks[0], 20)
         with tifffile.TiffFile(tmp_path / "x.tif") as tiff:
@@ -562,7 +563,7 @@ def test_a_georeferenced_file_that_is_stored_turned_is_refused(tmp_path):
             read(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("opener", ["images.windows", "images.decoder"])
+@pytest.mark.parametrize("opener", ["row_readers", "decoder_process"])
 def test_a_bigtiff_goes_through_in_a_fraction_of_its_size(tmp_path, opener):
     """6000×6000 colours are 108 MB, and 432 MB as floats; the process may take 64 MB more than it began with, whether
     it decodes them itself or gets them from another, which may take no more either.
@@ -579,7 +580,7 @@ def test_a_bigtiff_goes_through_in_a_fraction_of_its_size(tmp_path, opener):
 
     tifffile.imwrite(tmp_path / "in.tif", tiles(), shape=(6000, 6000, 3), dtype=np.uint8, tile=(256, 256),
                      photometric="rgb", compression="zlib", compressionargs={"level": 1}, bigtiff=True, maxworkers=1)
-    code = f"from translate.{opener} import open_rows\n" + """
+    code = f"from translate.images.{opener} import open_file\n" + """
 import resource
 from pathlib import Path
 import torch
@@ -591,7 +592,7 @@ before = next(int(line.split()[1]) for line in open("/proc/self/status") if line
 limit = before + 64_000_000
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 config = ImageConfig()
-with (open_pages(Path("in.tif"), config, opening=open_rows) as pages,
+with (open_pages(Path("in.tif"), config, opening=open_file) as pages,
       writing_pages(Path("out.tif"), pages, config) as sinks):
     for a in range(0, 6000, 32):
         sinks[0].write(a, pages[0].read(a, min(6000, a + 32)))
@@ -603,7 +604,7 @@ with (open_pages(Path("in.tif"), config, opening=open_rows) as pages,
         page = tiff.pages[0]
         rows = np.arange(6000) // 32
         for top in (0, 3840, 5936):
-            band = TiffRows(page, tmp_path / "out.tif", 10**8).read(top, min(6000, top + 64)).pixels
+            band = TiffRowReader(page, tmp_path / "out.tif", 10**8).read(top, min(6000, top + 64)).pixels
             expected = np.broadcast_to(rows[top:top + 64, None].astype(np.uint8), band.shape[:2])
             np.testing.assert_array_equal(band[..., 0], expected)
             np.testing.assert_array_equal(band[..., 2], expected ^ shade[None])

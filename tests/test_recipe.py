@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -348,7 +349,8 @@ def test_without_a_cadence_there_is_a_picture_of_the_end_alone(shared_pairs: Pat
 
 
 @pytest.mark.parametrize("option", [option for option in CHANGES if CHANGES[option][1]])
-def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path, tmp_path: Path) -> None:
+def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path,
+                                                    trained: Callable[[Recipe], Path]) -> None:
     value, observed = CHANGES[option]
     make = MADE_BY.get(option, cyclegan_recipe)
     document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4}}
@@ -380,6 +382,5 @@ def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: P
         place.update(value)
     else:
         place[last] = value
-    for name, recipe in (("before", document), ("after", changed)):
-        train(validate(Recipe, recipe, name), tmp_path / name, Silent())
-    assert observed(tmp_path / "before") != observed(tmp_path / "after")
+    before, after = (trained(validate(Recipe, each, "toy")) for each in (document, changed))
+    assert observed(before) != observed(after)

@@ -20,21 +20,22 @@ from tests.browser import CHROMIUM, Browser
 from tests.conftest import write_pairs
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, train_until
 from translate.cards.cards import find_card
-from translate.cli.commands import app
+from translate.cli.app import app
 from translate.errors import RunError, UsageError
 from translate.evaluation.report import evaluate_run
 from translate.files import read_lines
-from translate.images.reading import ImageConfig, read_image, to_tensor
+from translate.images.reading import ImageConfig, read_image
+from translate.images.tensors import to_tensor
 from translate.report import write_comparison, write_report
 from translate.report.charts import (
     HEIGHT,
     LEFT,
-    MOST_POINTS,
+    MAX_POINTS,
     TOP,
-    Best,
     Curve,
     Mark,
     Plot,
+    Ring,
     line_chart,
     short,
     thin,
@@ -42,7 +43,7 @@ from translate.report.charts import (
 )
 from translate.report.pages import words
 from translate.report.reading import read_run
-from translate.runs.checkpoint import verify
+from translate.runs.manifest import verify
 from translate.runs.release import load_release
 from translate.training.loop import train
 
@@ -335,7 +336,7 @@ class TestCharts:
     def test_a_long_curve_keeps_its_means_and_its_range(self) -> None:
         values = np.random.default_rng(0).normal(size=10_000)
         short_curve = thin(Curve("loss", list(range(10_000)), values.tolist()))
-        assert len(short_curve.x) == MOST_POINTS and short_curve.low and short_curve.high
+        assert len(short_curve.x) == MAX_POINTS and short_curve.low and short_curve.high
         assert np.mean(short_curve.y) == pytest.approx(values.mean(), abs=0.01)
         assert (min(short_curve.low), max(short_curve.high)) == (values.min(), values.max())
 
@@ -351,7 +352,7 @@ class TestCharts:
 
     def test_one_value_and_equal_values_are_drawn(self) -> None:
         for curve in (Curve("one", [5], [3.0]), Curve("equal", [1, 2, 3], [0.0, 0.0, 0.0])):
-            svg = line_chart([curve], [Best(curve.x[-1], curve.y[-1])])
+            svg = line_chart([curve], [Ring(curve.x[-1], curve.y[-1])])
             (place,) = re.findall(r'class="best series-0" cx="[\d.]+" cy="([\d.]+)"', svg)
             assert 0 < float(place) < HEIGHT
 

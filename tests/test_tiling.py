@@ -17,19 +17,21 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.covering import every_pair
 from tests.live_bytes import LiveBytes
 from tests.networks import GENERATORS, SMALL, randomise
 from translate import tiling
 from translate.errors import DoesNotFit, UsageError
-from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.networks.checkpointing import recomputing, starting_point
+from translate.networks.dropout import seed_dropout
 from translate.networks.resnet import ResNet
-from translate.networks.rows import Rows
+from translate.networks.rows import RowRange
 from translate.networks.unet import UNet
 from translate.networks.weights import spectrally_normed
 from translate.sizes import num_bytes
 from translate.tiling import Settings, TilingError
 from translate.tiling.bands import DiskBand
-from translate.tiling.graph import Held, Node, Read
+from translate.tiling.graph import Node, Read, TensorSource
 
 LEAST = Settings(strip_rows=5, kept_floats=0.0)
 NUMBERS = torch.float64
@@ -47,14 +49,18 @@ def difference(found: Tensor, truth: Tensor) -> float:
     return ((found - truth).abs().max() / truth.abs().max()).item()
 
 
-@pytest.mark.parametrize("config", GENERATORS, ids=lambda config: config.__name__)
-@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-@pytest.mark.parametrize("options", [{"upsample": "transposed"}, {"upsample": "resize"},
-                                     {"upsample": "bilinear", "downsample": "blurred"}, {"attention": True},
-                                     {"spectral": True}], ids=str)
-@pytest.mark.parametrize("training", [True, False])
+WAYS = {
+    "a row": Settings(1, 16.0), "least": Settings(7, 0.0), "disk": Settings(64, 16.0, "disk"),
+    "whole": Settings(999, math.inf), "all on disk": Settings(7, math.inf, "disk"), "host": Settings(7, 32.0, "host")}
+OPTIONS = {"transposed": {"upsample": "transposed"}, "resize": {"upsample": "resize"},
+           "antialiased": {"upsample": "bilinear", "downsample": "blurred"}, "attention": {"attention": True},
+           "spectral": {"spectral": True}}
+
+
+@every_pair(config=GENERATORS, norm=["instance", "batch", "none"], options=OPTIONS,
+            training={"training": True, "eval": False}, settings=WAYS)
 def test_every_generator_in_strips_gives_the_whole_images_output(
-        config: type, norm: str, options: dict[str, Any], training: bool) -> None:
+        config: type, norm: str, options: dict[str, Any], training: bool, settings: Settings) -> None:
     """In training mode with dropout on, and a batch norm takes the statistics of the image."""
     torch.manual_seed(0)
     spectral = "spectral" in options
@@ -66,9 +72,7 @@ def test_every_generator_in_strips_gives_the_whole_images_output(
     for size in [(8, 8), (1, 30), (67, 50), (96, 33)]:
         image = torch.randn(1, 3, *size, dtype=NUMBERS)
         truth = whole_image(network, image, seed=3)
-        for settings in [Settings(1, 16.0), Settings(7, 0.0), Settings(64, 16.0, "disk"), Settings(999, math.inf),
-                         Settings(7, math.inf, "disk"), Settings(7, 32.0, "host")]:
-            assert difference(tiling.apply(network, image, settings=settings, seed=3), truth) < 1e-10, settings
+        assert difference(tiling.apply(network, image, settings=settings, seed=3), truth) < 1e-10, size
 
 
 class Foreign(nn.Module):
@@ -161,7 +165,7 @@ def test_in_place_operations_change_the_image_for_everyone_who_holds_it() -> Non
 
 
 class Attention(nn.Module):
-    """Self-attention between convolutions, as networks put it at their waist."""
+    """Self-attention between convolutions, as networks put it at their bottleneck."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -372,14 +376,15 @@ def test_a_bounded_translation_is_exact() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="a file system that gives back parts of a file")
 def test_rows_on_disk_give_their_space_back_as_they_are_used() -> None:
-    node = Node(Read(Held(torch.empty(0)), torch.device("cpu")), (), torch.Size((1, 8, 64, 4096)), torch.float32)
+    source = Read(TensorSource(torch.empty(0)), torch.device("cpu"))
+    node = Node(source, (), torch.Size((1, 8, 64, 4096)), torch.float32)
     band, strip = DiskBand(node, torch.float32), torch.randn(1, 8, 64, 4096)
-    band.add(Rows(0, 64), strip)
-    os.fsync(band.file.fileno())
+    band.add(RowRange(0, 64), strip)
+    os.fdatasync(band.file.fileno())
     full = os.fstat(band.file.fileno()).st_blocks
     band.drop(48)
     assert os.fstat(band.file.fileno()).st_blocks < 0.3 * full
-    assert torch.equal(band.get(Rows(50, 60)), strip[:, :, 50:60])
+    assert torch.equal(band.get(RowRange(50, 60)), strip[:, :, 50:60])
 
 
 @pytest.mark.slow

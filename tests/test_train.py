@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
 from PIL import Image
+from torch.multiprocessing import ProcessRaisedException
 
 from tests import three_steps
+from tests.commands import Command
 from tests.runs import (
     ROOT,
     Interrupted,
@@ -34,6 +38,7 @@ from tests.runs import (
 from translate import files
 from translate.errors import CheckpointError, DataError, DiskError, RunError, UsageError
 from translate.files import read_lines
+from translate.recipe import Recipe
 from translate.runs.checkpoint import newest_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.records import to_rgb
@@ -41,6 +46,8 @@ from translate.runs.release import load_release
 from translate.training.loop import train
 from translate.training.processes import check_shares
 from translate.translators.pool import ImagePool
+
+Trained = Callable[[Recipe], Path]
 
 
 def finished(recipe: Any, folder: Path) -> Path:
@@ -78,20 +85,22 @@ def test_the_learning_rate_follows_its_schedule(shared_pairs: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe, cut_recipe])
-def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path, tmp_path: Path) -> None:
+def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path, tmp_path: Path,
+                                                  trained: Trained) -> None:
     recipe = make(shared_pairs)
-    assert final_state(finished(recipe, tmp_path / "one")) == final_state(finished(recipe, tmp_path / "two"))
-    other = finished(make(shared_pairs, seed=1), tmp_path / "three")
-    assert final_state(other) != final_state(tmp_path / "one")
+    assert final_state(finished(recipe, tmp_path / "run")) == final_state(trained(recipe))
+    other = finished(make(shared_pairs, seed=1), tmp_path / "other")
+    assert final_state(other) != final_state(trained(recipe))
 
 
 @pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe, cut_recipe, stabilised_recipe])
 @pytest.mark.parametrize("at", [6, 10])
-def test_an_interrupted_run_resumes_bit_identically(make: Any, at: int, shared_pairs: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_bit_identically(make: Any, at: int, shared_pairs: Path, tmp_path: Path,
+                                                    trained: Trained) -> None:
     recipe = make(shared_pairs)
     train_until(recipe, tmp_path / "broken", at)
     train(recipe, tmp_path / "broken", Silent(), resume=True)
-    assert final_state(tmp_path / "broken") == final_state(finished(recipe, tmp_path / "whole"))
+    assert final_state(tmp_path / "broken") == final_state(trained(recipe))
     lines = [(record["images"], record["kind"]) for record in read_lines(tmp_path / "broken" / "metrics.jsonl")]
     assert len(lines) == len(set(lines)), "what was repeated is recorded once"
 
@@ -109,10 +118,10 @@ MUTANTS = {
 
 @pytest.mark.parametrize("forgotten", MUTANTS)
 def test_a_restore_that_forgets_something_is_caught(forgotten: str, shared_pairs: Path, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+                                                    trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the comparison above can fail: each mutant of the restore ends in another state."""
     recipe = cyclegan_recipe(shared_pairs)
-    whole = final_state(finished(recipe, tmp_path / "whole"))
+    whole = final_state(trained(recipe))
     train_until(recipe, tmp_path / "run", 22)
     owner, name, mutate = MUTANTS[forgotten]
     torch.manual_seed(12345)
@@ -153,8 +162,8 @@ def killed_runs(recipe: Any, folder: Path, num_kills: int, seed: int) -> int:
 
 
 def test_a_run_killed_at_random_instants_loses_nothing(shared_pairs: Path, tmp_path: Path) -> None:
-    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 240, "batch_size": 2}])
-    assert killed_runs(recipe, tmp_path / "killed", 6, seed=0) >= 5
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 160, "batch_size": 2}])
+    assert killed_runs(recipe, tmp_path / "killed", 4, seed=0) >= 3
     assert final_state(tmp_path / "killed") == final_state(finished(recipe, tmp_path / "whole"))
 
 
@@ -184,19 +193,17 @@ def test_a_signal_saves_and_exits_75(number: signal.Signals, to_group: bool, sha
                              every={"log": 2, "sample": 100_000, "checkpoint": 100_000})
     (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
     run = tmp_path / "run"
-    words = ("train", str(tmp_path / "toy.yaml"), "--run", str(run))
-    process = subprocess.Popen([sys.executable, "-m", "translate", *words], cwd=ROOT, text=True, stderr=subprocess.PIPE,
-                               stdout=subprocess.DEVNULL, start_new_session=True)
+    words = ("train", tmp_path / "toy.yaml", "--run", run)
+    command = Command(tmp_path / "printed", *words)
     deadline = time.monotonic() + 60
-    while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (os.killpg if to_group else os.kill)(process.pid, number)
+    while not (run / "metrics.jsonl").exists() and command.runs() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    command.send(number, to_group)
     if to_group:
         time.sleep(0.03)
-        os.killpg(process.pid, number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    assert f"translate train --resume --run-dir {run}" in err
+        command.send(number, to_group)
+    assert command.wait() == 75, command.printed.read_text()
+    assert f"translate train --resume --run-dir {run}" in command.printed.read_text()
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("stopped", 75) and status["images"] > 0
     newest, _ = newest_checkpoint(run / "checkpoints")
@@ -247,7 +254,8 @@ def test_a_run_can_be_extended_by_a_stage_and_by_cadence(shared_pairs: Path, tmp
     assert final_state(run)["images"] == "000000000016"
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(shared_pairs: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(shared_pairs: Path, tmp_path: Path,
+                                                                  trained: Trained) -> None:
     recipe = cyclegan_recipe(shared_pairs)
     run = tmp_path / "run"
     train_until(recipe, run, 14)
@@ -257,7 +265,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(shared_pairs: 
     report = Silent()
     train(recipe, run, report, resume=True)
     assert any(newest.name in line and "generator_ab.safetensors" in line for line in report.lines if "refused" in line)
-    assert final_state(run) == final_state(finished(recipe, tmp_path / "whole"))
+    assert final_state(run) == final_state(trained(recipe))
 
 
 def test_when_no_checkpoint_verifies_the_run_says_so_and_starts_nothing(shared_pairs: Path, tmp_path: Path) -> None:
@@ -297,20 +305,18 @@ def test_an_average_holds_the_running_statistics_that_fit_its_weights() -> None:
     assert translator.averages["generator_ab"].norm.running_mean.tolist() == pytest.approx([2.0] * 8)
 
 
-class TestProcesses:
-    """Several processes under torchrun, over gloo."""
+def train_anew(recipe: Recipe, folder: Path) -> None:
+    """A training in one of several forks."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
+    train(recipe, folder, Silent())
 
-    def launch(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                               *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=180)
+
+class TestProcesses:
+    """Several processes over gloo: one training under torchrun, others in forks, which need not import anything."""
 
     def test_two_processes_train_as_one(self, shared_pairs: Path, tmp_path: Path) -> None:
-        """The same parameters after three steps with the same global batch, in float64 with SGD.
-
-        One launch for all translators: to start a process takes longer than what it does here.
-        """
-        launched = self.launch(ROOT / "tests" / "three_steps.py", shared_pairs, tmp_path / "two")
-        assert launched.returncode == 0, launched.stderr
+        """The same parameters after three steps with the same global batch, in float64 with SGD."""
+        debug_launcher(three_steps.all_translators, (shared_pairs, tmp_path / "two"), num_processes=2)
         for kind in three_steps.RECIPES:
             three_steps.main(kind, shared_pairs, tmp_path / "one" / kind)
             one, two, other = (torch.load(tmp_path / folder / kind / f"{rank}.pt")
@@ -330,11 +336,14 @@ class TestProcesses:
             check_shares(recipe.model_copy(update={"stages": (first, recipe.stages[1])}), 4)
 
     def test_a_recipe_trains_and_resumes_under_torchrun(self, shared_pairs: Path, tmp_path: Path) -> None:
-        recipe = cyclegan_recipe(shared_pairs)
+        recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 8, "batch_size": 2}])
         (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
-        launched = self.launch("-m", "translate", "train", tmp_path / "toy.yaml", "--run-dir", tmp_path / "run")
+        launched = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+             "-m", "translate", "train", tmp_path / "toy.yaml", "--run-dir", tmp_path / "run"],
+            cwd=ROOT, capture_output=True, text=True, timeout=180)
         assert launched.returncode == 0, launched.stderr
-        assert final_state(tmp_path / "run")["images"] == "000000000040"
+        assert final_state(tmp_path / "run")["images"] == "000000000008"
         assert {"rank0.safetensors", "rank1.safetensors"} <= final_state(tmp_path / "run").keys()
         kept = {path.name.split("-")[1] for path in (tmp_path / "run" / "held_out").glob("*-*.jpg")}
         assert {"input.jpg", "output.jpg"} <= kept and len(list((tmp_path / "run" / "held_out").glob("*-output*"))) == 4
@@ -343,10 +352,8 @@ class TestProcesses:
             train(recipe, tmp_path / "run", Silent(), resume=True)
 
     def test_batch_norm_over_processes_on_a_cpu_is_a_named_error(self, shared_pairs: Path, tmp_path: Path) -> None:
-        (tmp_path / "toy.yaml").write_text(pix2pix_recipe(shared_pairs).dump_yaml())
-        launched = self.launch("-m", "translate", "train", tmp_path / "toy.yaml", "--run-dir", tmp_path / "run")
-        assert launched.returncode != 0
-        assert "generator_ab: batch norm over several processes needs CUDA" in launched.stderr
+        with pytest.raises(ProcessRaisedException, match="generator_ab: batch norm over several processes needs CUDA"):
+            debug_launcher(train_anew, (pix2pix_recipe(shared_pairs), tmp_path / "run"), num_processes=2)
 
 
 def test_a_mistake_in_the_data_leaves_no_folder_in_the_way(shared_pairs: Path, tmp_path: Path) -> None:

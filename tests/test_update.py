@@ -14,12 +14,13 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.bounds import rounding_bound
 from tests.steps import build, gradients, make_batch, step, weights, worst_error
 from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
 from translate.errors import DoesNotFit
 from translate.losses import LeastSquares
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
-from translate.networks.layers import seed_dropout
+from translate.networks.dropout import seed_dropout
 from translate.optimizers import SGD
 from translate.precision import is_out_of_memory
 from translate.training.live_bytes import LiveBytes
@@ -54,50 +55,47 @@ CUTS = {
 }
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("size", [(64, 64), (33, 50)], ids=["square", "odd"])
-@pytest.mark.parametrize("name", CUTS)
-def test_cut_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
-    translator, batch = build(CUTS[name]), make_batch(size)
-    seed_dropout(translator.networks.values(), batch.keys)
-    expected = cut_reference(translator, batch)
-    step(translator, batch, plan)
-    assert worst_error(gradients(translator), expected) <= 1e-12
+CONFIGS = {f"{kind}-{name}": config for kind, configs in (("cyclegan", CYCLEGANS), ("pix2pix", PIX2PIXS), ("cut", CUTS))
+           for name, config in configs.items()}
+REFERENCES = {"cyclegan": cyclegan_reference, "pix2pix": pix2pix_reference, "cut": cut_reference}
+
+
+@functools.cache
+def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], float]:
+    """The gradients of one joint backward pass, from the independent reference of tests/textbook.py, and their bound.
+    """
+    def joint() -> dict[str, Tensor]:
+        translator, batch = build(CONFIGS[name]), make_batch(size)
+        seed_dropout(translator.networks.values(), batch.keys)
+        return REFERENCES[CONFIGS[name].kind](translator, batch)
+
+    expected = joint()
+    return expected, rounding_bound(expected, joint)
 
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("size", [(64, 64), (33, 50)], ids=["square", "odd"])
-@pytest.mark.parametrize("name", CYCLEGANS)
-def test_cyclegan_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
-    translator, batch = build(CYCLEGANS[name]), make_batch(size)
-    seed_dropout(translator.networks.values(), batch.keys)
-    expected = cyclegan_reference(translator, batch)
-    step(translator, batch, plan)
-    assert worst_error(gradients(translator), expected) <= 1e-12
+@pytest.mark.parametrize("name", CONFIGS)
+def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
+    translator = build(CONFIGS[name])
+    step(translator, make_batch(size), plan)
+    expected, bound = joint_step(name, size)
+    assert worst_error(gradients(translator), expected) <= bound
 
 
+@pytest.mark.parametrize("name", ["cyclegan-resnet", "pix2pix-unet", "cut-resnet-flipped-no-identity"])
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("size", [(64, 64), (33, 50)], ids=["square", "odd"])
-@pytest.mark.parametrize("name", PIX2PIXS)
-def test_pix2pix_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
-    translator, batch = build(PIX2PIXS[name]), make_batch(size)
-    seed_dropout(translator.networks.values(), batch.keys)
-    expected = pix2pix_reference(translator, batch)
-    step(translator, batch, plan)
-    assert worst_error(gradients(translator), expected) <= 1e-12
+def test_micro_batches_give_the_gradients_of_the_whole_batch(name: str, plan: str) -> None:
+    def stepped(micro_batch: int | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        translator = build(CONFIGS[name])
+        losses = step(translator, make_batch((32, 32), samples=3), plan, micro_batch).losses
+        return gradients(translator), losses
 
-
-@pytest.mark.parametrize("config", [CYCLEGANS["resnet"], PIX2PIXS["unet"], CUTS["resnet-flipped-no-identity"]],
-                         ids=["cyclegan", "pix2pix", "cut"])
-@pytest.mark.parametrize("plan", PLANS)
-def test_micro_batches_give_the_gradients_of_the_whole_batch(config: Any, plan: str) -> None:
-    batch = make_batch((32, 32), samples=3)
-    whole, pieces = build(config), build(config)
-    losses = step(whole, batch, plan).losses
-    split = step(pieces, batch, plan, micro_batch=2).losses
-    assert worst_error(gradients(pieces), gradients(whole)) <= 1e-12
-    for name, loss in losses.items():
-        torch.testing.assert_close(split[name], loss)
+    expected, losses = stepped()
+    found, split = stepped(micro_batch=2)
+    assert worst_error(found, expected) <= rounding_bound(expected, lambda: stepped()[0])
+    for loss, value in losses.items():
+        torch.testing.assert_close(split[loss], value)
 
 
 def test_a_phase_trains_its_own_networks_and_no_others() -> None:
@@ -269,14 +267,14 @@ class TestOutOfMemory:
                        penalty={"kind": "wgan_gp"})], ids=["cyclegan", "pix2pix", "cut", "with chance and a penalty"])
     def test_a_later_phase_is_undone_without_a_trace(self, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """The discriminators run out once, after all their work: buffers, losses, pool and chance are as if not."""
-        results = {}
-        for fails in (True, False):  # in the third step: the pool is full by then, and draws
+        def three_steps(fails: bool) -> tuple[Translator, Update, Tensor]:
+            """The third may fail: the pool is full by then, and draws."""
             translator, num_notes = build(config), 0
             kind = type(translator)
             train = kind.train_discriminators
             left = [False, False, fails]
 
-            def once(self: Any, *arguments: Any, train: Any = train, left: Any = left) -> None:
+            def once(self: Any, *arguments: Any) -> None:
                 train(self, *arguments)
                 torch.rand(3)
                 if left.pop(0) if left else False:
@@ -289,10 +287,13 @@ class TestOutOfMemory:
                     update = step(translator, make_batch((64, 64), 1), "preact")
                     num_notes += len(update.notes)
             assert num_notes == fails
-            results[fails] = (translator, update, torch.rand(1))
-        (failed, failed_update, failed_chance), (whole, update, chance) = results[True], results[False]
+            return translator, update, torch.rand(1)
+
+        failed, failed_update, failed_chance = three_steps(True)
+        whole, update, chance = three_steps(False)
         assert torch.equal(failed_chance, chance)
-        assert worst_error(gradients(failed), gradients(whole)) <= 1e-10
+        bound = rounding_bound(gradients(whole), lambda: gradients(three_steps(False)[0]))
+        assert worst_error(gradients(failed), gradients(whole)) <= bound
         for name, loss in update.losses.items():
             torch.testing.assert_close(failed_update.losses[name], loss, rtol=1e-10, atol=0)
         for name, network in whole.networks.items():
@@ -358,14 +359,21 @@ class TestOutOfMemory:
 
     @pytest.mark.parametrize("short", [0, 1])
     def test_when_one_of_two_processes_runs_out_both_redo_the_phase(self, short: int, tmp_path: Path) -> None:
+        ladder_peaks()  # once, before there are two
         debug_launcher(one_of_two_runs_out, (short, str(tmp_path)), num_processes=2)
         found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
         assert [each["plan"] for each in found] == ["strips", "strips"]
         assert "another process" in found[1 - short]["notes"][0] and "CUDA out of memory" in found[short]["notes"][0]
-        expected = build(LADDER_CONFIG)
-        step(expected, make_batch(LADDER_SIZE, 2), "strips")
+
+        def alone() -> dict[str, Tensor]:
+            translator = build(LADDER_CONFIG)
+            step(translator, make_batch(LADDER_SIZE, 2), "strips")
+            return gradients(translator)
+
+        expected = alone()
+        bound = rounding_bound(expected, alone)
         for each in found:
-            assert worst_error(each["gradients"], gradients(expected)) <= 1e-10
+            assert worst_error(each["gradients"], expected) <= bound
 
 
 def one_of_two_runs_out(short: int, folder: str) -> None:

@@ -1,27 +1,22 @@
-"""Three float64 steps with SGD: `three_steps.py DATA OUT`, each translator in turn."""
+"""Three float64 steps with SGD, of each translator in turn, alone or in one of several forks."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import tests.conftest  # noqa: F401, I001  (one thread, no GPU; before torch)
 import torch
+from accelerate.state import AcceleratorState
 
 from tests.runs import Silent, cut_recipe, cyclegan_recipe, pix2pix_recipe
 from translate.data import Batch
-from translate.runs.folder import RunFolder
-from translate.training.processes import make_accelerator
 from translate.recipe import Recipe
+from translate.runs.folder import RunFolder
 from translate.training.loop import Run
+from translate.training.processes import make_accelerator
 from translate.training.update import Update
 
 SGD = {"kind": "sgd", "lr": 0.05}
-
-
 STEPS = {"optimizer": {"generator": SGD, "discriminator": SGD},
          "stages": [{"resolution": 32, "images": 12, "batch_size": 4, "micro_batch": 1}]}
 RESNET = {"kind": "resnet", "width": 4, "blocks": 1}
@@ -59,6 +54,7 @@ def state(run: Run) -> dict[str, torch.Tensor]:
             for parameter, value in network.named_parameters()}
 
 
-if __name__ == "__main__":
+def all_translators(data: Path, out: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     for kind in RECIPES:
-        main(kind, Path(sys.argv[1]), Path(sys.argv[2]) / kind)
+        main(kind, data, out / kind)

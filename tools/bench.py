@@ -34,7 +34,8 @@ from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import Adam
 from translate.precision import choose_precision
 from translate.training.live_bytes import LiveBytes
-from translate.training.plan import Prediction, parameters_of, predict_step
+from translate.training.plan import Prediction, predict_step
+from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
 from translate.translators import CycleGANConfig, Pix2PixConfig
 

@@ -37,7 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from translate import tiling
-from translate.images.reading import read_image, to_tensor
+from translate.images.reading import read_image
+from translate.images.tensors import to_tensor
 from translate.networks import ResNetConfig, UNetConfig
 from translate.networks.layers import InstanceNorm
 from translate.runs.release import load_release

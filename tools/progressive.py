@@ -37,7 +37,7 @@ from translate.networks import memory
 from translate.optimizers import Adam, follow
 from translate.places import data_root
 from translate.recipe import Stage, find_recipe, load_recipe
-from translate.training.plan import parameters_of
+from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
 from translate.translators import Translator
 

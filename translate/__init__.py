@@ -16,11 +16,16 @@ __all__ = ["load"]
 
 def load(path: str | Path, direction: Literal["ab", "ba"] = "ab", device: str = "auto",
          precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto", memory: str | None = None) -> Model:
-    """A model to translate images in memory with, from a run or release folder: `load(path).convert(image)`.
+    """Load a model that translates images in memory, from a run or release folder: `load(path).convert(image)`.
 
-    `auto` takes CUDA where there is one, and, for outputs of 8 bits, the device's fast number format. `memory` (such as
-    "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower. Raises `UsageError` where
-    there is no such folder, direction, device or format, `CheckpointError` when the folder's files do not verify.
+    path        the folder
+    direction   `ab` from domain A to domain B, `ba` back
+    device      `auto` takes CUDA where there is one
+    precision   `auto` takes the device's fast number format for outputs of 8 bits, fp32 for deeper ones
+    memory      (such as "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower
+
+    Raises `UsageError` where there is no such folder, direction, device or format, `CheckpointError` when the folder's
+    files do not verify.
     """
     from pathlib import Path
 

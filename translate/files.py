@@ -1,7 +1,7 @@
-"""Writing files so that nothing finished is ever lost and no half file is seen under a final name.
+"""Writing files so that a crash neither destroys what was there nor leaves half a file under its final name.
 
 Every output of the toolkit is written to a temporary name in its own folder, flushed to the disk, and renamed. A
-temporary name is short and hashed: a 255-byte name plus a suffix would be refused by the file system.
+temporary name is short and hashed: file systems refuse names above 255 bytes, which a long name plus a suffix may be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from translate.errors import DiskError
 
-TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"  # what every temporary name starts with
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def temporary_start(path: Path) -> str:
-    """How the temporary names of `path` start; the number of the process that writes it follows."""
+    """Return the beginning of the temporary names of `path`, to which the writing process adds its number."""
     return f"{TEMPORARY}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
 
 
@@ -58,7 +58,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def naming_disk_faults(path: Path) -> Iterator[None]:
-    """Turn the errors of the disk into `DiskError`s that name `path` and the free bytes."""
+    """Raise every `OSError` of the block as a `DiskError` that names `path` and the free bytes."""
     try:
         yield
     except OSError as error:
@@ -66,7 +66,7 @@ def naming_disk_faults(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable (a rename is only on the disk when its folder is)."""
+    """Flush `folder` to the disk, without which a file that was renamed in it may not survive a crash."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -75,7 +75,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def exchange_folder(building: Path, final: Path) -> None:
-    """Rename a finished folder to `final`; what stood there is moved aside first and removed last."""
+    """Rename the finished folder `building` to `final`, in place of the folder that stood there.
+
+    A folder cannot be replaced in one step: the old one is moved aside first and removed last, so that
+    `finish_exchanges` can restore it after a crash in between.
+    """
     aside = final.with_name(f"{TEMPORARY}old-{final.name}")
     shutil.rmtree(aside, ignore_errors=True)
     if final.exists():
@@ -86,7 +90,7 @@ def exchange_folder(building: Path, final: Path) -> None:
 
 
 def finish_exchanges(folder: Path) -> None:
-    """Put back what an `exchange_folder` in `folder` had moved aside when its process died between its two renames."""
+    """Restore the folders that `exchange_folder` had moved aside in `folder` when it died before its second rename."""
     start = f"{TEMPORARY}old-"
     for aside in folder.glob(f"{start}*"):
         final = folder / aside.name.removeprefix(start)
@@ -96,7 +100,7 @@ def finish_exchanges(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -105,10 +109,9 @@ _checksums: dict[tuple[int, int, int, int], str] = {}
 
 
 def checksum(path: Path) -> str | None:
-    """The SHA-256 of a file as it is now; None where it cannot be read.
+    """Return the SHA-256 of a file as it is now, in hex, or None where it cannot be read.
 
-    A process reads a file once for as long as it stays as it is, under all of its names: sets of 60 GB are looked at
-    from several sides.
+    Answers are kept for files whose size and time do not change: a data set of 60 GB is asked about several times.
     """
     try:
         status = path.stat()
@@ -129,7 +132,7 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file. A last line that was cut by a crash is left out."""
+    """Return the records of a JSON-lines file, without a last line that a crash has cut; none without the file."""
     records = []
     if path.exists():
         for line in path.read_bytes().split(b"\n"):

@@ -1,4 +1,4 @@
-"""A validation error in words: where the mistake is in a person's document, what arrived, and what to do."""
+"""Pydantic's validation errors as mistakes in a recipe or a card: which field, what arrived, and what to do."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pydantic
 
 from translate.errors import Mistake
 
-WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}  # what a field of a type holds
-BOUNDS = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than",
-          "less_than_equal": "at most"}
+TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+BOUND_WORDS = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than",
+               "less_than_equal": "at most"}
 
 
 class Mistakes(ValueError):
-    """What a model's own check raises for several mistakes at once, each with the path of its field in the model."""
+    """Several mistakes that a model's own check has found, each with the path of its field in the model."""
 
     def __init__(self, mistakes: Sequence[Mistake]):
         super().__init__("\n".join(map(str, mistakes)))
@@ -27,7 +27,8 @@ class Mistakes(ValueError):
 
 
 def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) -> list[Mistake]:
-    """Return the mistakes that pydantic found: for each the path of its field, what arrived, what to do."""
+    """Return the mistakes that pydantic found: the path of each field, what arrived, what to do."""
+    # By path, the first thing that is wrong there.
     found: dict[str, list[Mistake]] = {}
     for detail in error.errors(include_url=False):
         location = detail["loc"]
@@ -37,8 +38,8 @@ def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) ->
         if place.where not in found:
             found[place.where] = list(_mistakes(detail, place, model))
 
-    # Of the branches of a plain union (`auto | {plan: …}`) and of the containers around a mistake, only the
-    # innermost says what a person got wrong.
+    # Pydantic also reports the other members of a plain union (`auto | {plan: …}`) and the containers around a
+    # mistake; only the innermost path says what a person got wrong.
     return [mistake for where, mistakes in found.items() for mistake in mistakes
             if not where or not any(other.startswith(f"{where}.") for other in found)]
 
@@ -51,20 +52,19 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 class _Place(NamedTuple):
-    """Where a mistake is: the path a person wrote, the model that its last step belongs to (`kinds`: those that could
-    stand in its place), and what it may hold."""
+    """Where a mistake is."""
 
-    where: str
-    owner: Any
-    kinds: Sequence[Any]
-    holds: Any
+    where: str  # the path that a person wrote
+    owner: Any  # the model that the last step of the path is a field of
+    kinds: Sequence[Any]  # the models that could stand in the owner's place
+    holds: Any  # the type of what may stand here
 
 
 def _locate(location: Sequence[int | str], model: type[pydantic.BaseModel]) -> _Place:
-    """Follow pydantic's location through the types of a model.
+    """Follow pydantic's location of a mistake through the types of a model.
 
-    At a union, pydantic adds a step that names the member it tried (`data.labels.classes`), by its tag or its type; a
-    recipe has no such level, so it is left out. Only the types tell it from a field of the same name.
+    At a union, pydantic adds a step that names the member it tried (`data.labels.classes`), by its tag or its type. A
+    recipe has no such level, so this step is left out. Only the types tell it from a field of the same name.
     """
     written: list[str] = []
     owner: Any = None
@@ -85,7 +85,7 @@ def _locate(location: Sequence[int | str], model: type[pydantic.BaseModel]) -> _
 
 
 def _inside(holder: Any, step: int | str) -> Any:
-    """What a model's field, or an entry of a list, may hold."""
+    """Return the type of a model's field, of a dict's values, or of an entry of a list."""
     if _is_model(holder):
         return holder.model_fields[step].annotation if step in holder.model_fields else Any
     entries = [argument for argument in typing.get_args(holder) if argument is not ...]
@@ -95,7 +95,7 @@ def _inside(holder: Any, step: int | str) -> Any:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The types of a union but for None, or the one type that an annotation is."""
+    """Return the types of a union without None, or the one type that an annotation is."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated and not any(isinstance(extra, pydantic.Tag) for extra in arguments[1:]):
         return _members(arguments[0])
@@ -109,7 +109,7 @@ def _untagged(member: Any) -> Any:
 
 
 def _names(member: Any) -> set[Any]:
-    """What pydantic may call a member of a union."""
+    """Return the names that pydantic may give to a member of a union."""
     if typing.get_origin(member) is Annotated:
         return {extra.tag for extra in typing.get_args(member)[1:] if isinstance(extra, pydantic.Tag)}
     return {*_tags(member), getattr(member, "__name__", None), str(member), str(member).replace(" ", "")}
@@ -125,7 +125,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _mistakes(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Iterator[Mistake]:
-    """Yield what one error of pydantic says in the words of a recipe; a model's own check may hold several."""
+    """Yield the mistakes of one error of pydantic: several, where a model's own check has found them."""
     fault = detail.get("ctx", {}).get("error")
     if isinstance(fault, Mistakes):
         for mistake in fault.mistakes:
@@ -135,6 +135,7 @@ def _mistakes(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Ite
 
 
 def _mistake(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Mistake:
+    """Return one error of pydantic as a mistake, in words that a person uses."""
     kind, value, context, where = detail["type"], detail["input"], detail.get("ctx", {}), place.where
     name = where.split(".")[-1]
 
@@ -162,9 +163,9 @@ def _mistake(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Mist
         return Mistake(where, str(context.get("error", detail["msg"])))
     if kind == "too_short":
         return Mistake(where, f"{shown(value)}: too few entries", f"at least {context['min_length']} is needed")
-    if kind in BOUNDS:
+    if kind in BOUND_WORDS:
         (bound,) = context.values()
-        return Mistake(where, f"{value}: must be {BOUNDS[kind]} {int(bound) if bound == int(bound) else bound}")
+        return Mistake(where, f"{value}: must be {BOUND_WORDS[kind]} {int(bound) if bound == int(bound) else bound}")
     if kind == "finite_number":
         return Mistake(where, f"{value}: must be a finite number")
     if kind.endswith(("_type", "_parsing", "_from_float", "_attributes_type")) or kind in ("missing", "too_long",
@@ -174,8 +175,8 @@ def _mistake(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Mist
 
 
 def _advice(name: str, place: _Place, root: type[pydantic.BaseModel]) -> str:
-    """What may have been meant by an unknown field: one of another kind of this part, one of its name elsewhere, else
-    one of a similar name here."""
+    """Return what may have been meant by an unknown field: a field of another kind of this part, a field of the same
+    name elsewhere in the document, or one of a similar name here."""
     fields = list(place.owner.model_fields) if place.owner else []
     having = [tag for member in map(_untagged, place.kinds) if _is_model(member) and name in member.model_fields
               for tag in _tags(member)]
@@ -189,8 +190,10 @@ def _advice(name: str, place: _Place, root: type[pydantic.BaseModel]) -> str:
 
 
 def _paths(annotation: Any, name: str, prefix: str = "", around: tuple[Any, ...] = ()) -> Iterator[str]:
-    """Where a document may hold a field of this name; of lists, in the first entry, and of a model inside itself
-    (`around`: those it lies in), only the outer one."""
+    """Yield the paths at which a document may hold a field of this name.
+
+    Of a list, the first entry stands for all; a model inside itself is not entered again (`around`: those entered).
+    """
     for member in map(_untagged, _members(annotation)):
         if not _is_model(member):
             for argument in typing.get_args(member) if typing.get_origin(member) is tuple else ():
@@ -205,7 +208,7 @@ def _paths(annotation: Any, name: str, prefix: str = "", around: tuple[Any, ...]
 
 
 def _expected(annotation: Any) -> str:
-    """What a field may hold, in words."""
+    """Return in words what a field may hold."""
     members = _members(annotation)
     tags = [tag for member in members for tag in _tags(member)]
     if len(members) > 1 and tags:
@@ -216,21 +219,22 @@ def _expected(annotation: Any) -> str:
 
 
 def _described(member: Any) -> list[str]:
+    """Return in words what a type of a union allows: each word of a literal, or one description."""
     origin, arguments = typing.get_origin(member), typing.get_args(member)
     if origin is typing.Literal:
         return [str(word) for word in arguments]
     if _is_model(member):
         return [f"fields ({', '.join(member.model_fields)})"]
     if origin is tuple and ... not in arguments:
-        return [f"a list of {len(arguments)} {WORDS.get(arguments[0], 'a value').removeprefix('a ')}s"]
+        return [f"a list of {len(arguments)} {TYPE_WORDS.get(arguments[0], 'a value').removeprefix('a ')}s"]
     if origin is dict:
-        words = [WORDS.get(each, "a value").removeprefix("a ") + "s" for each in arguments]
+        words = [TYPE_WORDS.get(each, "a value").removeprefix("a ") + "s" for each in arguments]
         return [f"a mapping of {' to '.join(words)}"]
-    return ["a list"] if origin is tuple else [WORDS.get(member, "something else")]
+    return ["a list"] if origin is tuple else [TYPE_WORDS.get(member, "something else")]
 
 
 def _example(annotation: Any, value: Any) -> str:
-    """How what arrived is written as what was expected, where that is easily said."""
+    """Return how the value would be written as what was expected, where there is a simple way, else nothing."""
     (member, *others) = _members(annotation)
     if others or isinstance(value, bool) or not isinstance(value, str | int | float):
         return ""
@@ -250,14 +254,14 @@ def no_mapping(document: Any) -> tuple[str, str]:
 
 
 def shown(value: Any) -> str:
-    """A value as a recipe writes it, if it is short."""
+    """Return a value as a recipe writes it, cut after 60 characters."""
     text = {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else (
         repr(value))
     return text if len(text) <= 60 else text[:57] + "…"
 
 
 def leaves(annotation: Any) -> Iterator[Any]:
-    """The types an annotation is made of, whatever stands around them."""
+    """Yield the plain types that an annotation is made of, such as int and str of `list[int | str]`."""
     if typing.get_origin(annotation) is typing.Literal:
         return
     arguments = typing.get_args(annotation)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,7 +29,7 @@ class Adam(Config):
 
 
 class SGD(Config):
-    """Stochastic gradient descent; without momentum its step is the gradient itself, which comparisons want."""
+    """Stochastic gradient descent. Without momentum its step is lr times the gradient, as comparisons of steps need."""
 
     kind: Literal["sgd"] = "sgd"
     lr: float = Field(1e-2, gt=0)
@@ -44,19 +44,20 @@ OptimizerConfig = Annotated[Adam | SGD, Field(discriminator="kind")]
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """Shorten the gradient of each group to its `clip`, in place, where it is longer (Pascanu et al. 2013).
+    """Scale the gradient of each parameter group down to the norm `clip`, in place, if longer (Pascanu et al. 2013).
 
-    Nothing is read on the host. A gradient that is not finite stays so, and is the gradient scaler's to see.
+    Nothing is read on the host. A gradient that is not finite stays so, and the gradient scaler skips the step.
     """
     for group in optimizer.param_groups:
-        if group.get("clip") is not None:  # a checkpoint of earlier days has none
+        if group.get("clip") is not None:  # checkpoints of older versions have none
             nn.utils.clip_grad_norm_(group["params"], group["clip"])
 
 
 def follow(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Train these parameters from now on: go on with those that are known, begin with the others, forget what is gone.
+    """Make an optimizer train `parameters` from now on.
 
-    The order is that of `parameters`, as in an optimizer that was built with them: a checkpoint knows them by it.
+    The state of those that it has trained before is kept, and that of parameters that are gone is dropped. Their order
+    is that of `parameters`, as in an optimizer that was built with them: a checkpoint finds parameters by their order.
     """
     (group,) = optimizer.param_groups
     group["params"] = list(parameters)
@@ -66,7 +67,7 @@ def follow(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter])
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    """The norm of the whole gradient an optimizer is about to follow, a scalar on the device."""
+    """Return the norm of the whole gradient of an optimizer's parameters, a scalar on the device."""
     return nn.utils.get_total_norm([parameter.grad for group in optimizer.param_groups for parameter in group["params"]
                                     if parameter.grad is not None])
 
@@ -79,23 +80,29 @@ class Optimizers(Config):
 
 
 class Constant(Config):
-    """The optimizer's learning rate, all through the stage, times `factor`."""
+    """The optimizer's learning rate times `factor`, in the whole stage."""
 
     kind: Literal["constant"] = "constant"
     factor: float = Field(1.0, ge=0)
 
+    depends_on_images: ClassVar[bool] = False  # so a stage that gets more images goes on as it began
+
     def at(self, progress: float) -> float:
+        """Return what to multiply the learning rate by; `progress` is the share of the stage that is done, 0 to 1."""
         return self.factor
 
 
 class Linear(Config):
-    """From the optimizer's learning rate times `start` to that times `to`, linearly over the stage's images."""
+    """The optimizer's learning rate times a factor that goes from `start` to `to`, linearly over the stage's images."""
 
     kind: Literal["linear"] = "linear"
     start: float = Field(1.0, ge=0)
     to: float = Field(0.0, ge=0)
 
+    depends_on_images: ClassVar[bool] = True
+
     def at(self, progress: float) -> float:
+        """Return what to multiply the learning rate by; `progress` is the share of the stage that is done, 0 to 1."""
         return self.start + (self.to - self.start) * progress
 
 

@@ -1,4 +1,4 @@
-"""Where data sets and what is shipped lie on this machine."""
+"""Where prepared data sets, and the cards and recipes that are shipped, lie on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shipped_recipes() -> list[Path]:
 
 
 def _shipped(folder: str) -> list[Path]:
-    # Inside an installed package first: what lies beside it, such as a folder `datasets`, is another library's.
+    # An installed package carries them inside; beside it, a folder `datasets` is another library's.
     package = Path(__file__).parent
     shipped = package / "shipped" / folder
     return sorted((shipped if shipped.is_dir() else package.parent / folder).glob("*.yaml"))

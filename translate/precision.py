@@ -1,4 +1,4 @@
-"""Devices and number formats: what `auto` means, and what a device cannot do."""
+"""Devices and number formats: what `auto` chooses, and which formats a device cannot compute in."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ Format = Literal["fp32", "bf16", "fp16"]
 
 
 def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Format:
-    """The number format a device trains and translates in.
+    """Return the number format that a device trains and translates in.
 
-    `auto` is bf16 on CUDA cards from Ampere on, fp16 on older ones, bf16 on a CPU that computes in it (AMX or
-    AVX512-BF16), else fp32. Raises `UsageError` for what is no format, and for fp16 on a CPU: autocast would quietly
-    compute in fp32.
+    `auto` is bf16 on CUDA cards from Ampere on and on CPUs that compute in it (AMX or AVX512-BF16), fp16 on older
+    cards, and fp32 on all other devices.
+
+    Raises `UsageError` for an unknown format, for bf16 on older cards, and for fp16 on a CPU, where autocast would
+    compute in fp32 without saying so.
     """
     if asked not in ("auto", "fp32", "bf16", "fp16"):
-        raise UsageError(f"precision {asked}: expected auto, fp32, bf16 or fp16")
+        raise UsageError(f"{asked} is not a number format; expected auto, fp32, bf16 or fp16", "precision")
     if asked == "fp16" and device.type == "cpu":
-        raise UsageError("precision: fp16 does nothing on a CPU; use bf16, fp32 or auto")
+        raise UsageError("fp16 does nothing on a CPU", "precision", "use bf16, fp32 or auto")
     if asked == "bf16" and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-        raise UsageError(f"precision: {torch.cuda.get_device_name(device)} has no bf16; use fp16, fp32 or auto")
+        raise UsageError(f"{torch.cuda.get_device_name(device)} has no bf16", "precision", "use fp16, fp32 or auto")
     if asked != "auto":
         return asked
     if device.type == "cuda":
@@ -35,21 +37,22 @@ def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: tor
 
 
 def autocast(device: torch.device, precision: Format) -> AbstractContextManager[object]:
-    """Convolutions in `precision`, and whatever needs it in fp32."""
+    """Return the context in which convolutions compute in `precision`, and what needs more of it in fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
 
 
-# torch's allocators, CUDA itself, its libraries (which allocate by themselves), C++ and oneDNN.
-OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator: ", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED",
-                 "std::bad_alloc", "could not create a primitive")
+# What errors say where memory ran out: torch's allocators, CUDA, its libraries (which allocate by themselves), C++ and
+# oneDNN.
+OUT_OF_MEMORY_WORDS = ("out of memory", "DefaultCPUAllocator: ", "CUDNN_STATUS_ALLOC_FAILED",
+                       "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc", "could not create a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: an error of its own kind, or one known by its words."""
+    """Tell whether an allocation failed, by the class of the error or by its words."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS))
 
 
 def _computes_in_bf16() -> bool:
@@ -58,8 +61,11 @@ def _computes_in_bf16() -> bool:
 
 
 def choose_device(asked: str) -> torch.device:
-    """`auto` is CUDA where there is one; of a launcher's processes each takes its own. Raises `UsageError` for a device
-    that is not there."""
+    """Return the torch device called `asked`: auto, cpu, cuda, cuda:1 …
+
+    `auto` is CUDA where there is a card, and each of a launcher's processes takes one of its own; otherwise the CPU.
+    Raises `UsageError` for a device that this machine does not have.
+    """
     if asked == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
@@ -69,9 +75,9 @@ def choose_device(asked: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        if reason.startswith("Expected one of"):  # all that there ever were
-            reason = "is none of this machine"
-        raise UsageError(f"device {asked}: {reason}; expected auto, cpu, cuda, cuda:1 …") from None
+        if reason.startswith("Expected one of"):  # torch lists every kind of device that was ever made
+            reason = "is not a device of this machine"
+        raise UsageError(reason, f"device {asked}", "expected auto, cpu, cuda, cuda:1 …") from None
     return device
 
 

@@ -23,7 +23,7 @@ from translate.data.labelled_layouts import LabelledLayout
 from translate.data.transforms import Augmentation
 from translate.errors import Mistake, RecipeError
 from translate.mistakes import Mistakes, shown
-from translate.networks.growing import Growable
+from translate.networks.growing import level_problems
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.networks.tasks import TaskNetworkConfig
 from translate.optimizers import Constant, Optimizers, Schedule
@@ -208,11 +208,10 @@ class Recipe(Config):
                               "that images are resized to", f"raise {here}.resize")
             least = self.smallest_side(stage)
             if min(stage.size) < least:
-                fewer = "layers or scales" if getattr(self.translator.discriminator, "scales", 1) > 1 else "layers"
                 levels = f" with {stage.levels} levels, each of which doubles it" if stage.levels else ""
                 yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is less than the {least} px that the "
                               f"discriminator can judge{levels}",
-                              f"use more px, or fewer translator.discriminator.{fewer}")
+                              "use more px, or a translator.discriminator with fewer layers or scales")
             if stage.images % stage.batch_size:
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
                 yield Mistake(f"{here}.images", f"{stage.images} is no multiple of batch_size {stage.batch_size}",
@@ -222,32 +221,10 @@ class Recipe(Config):
                               f"{stage.batch_size}")
 
     def _level_problems(self) -> Iterator[Mistake]:
-        generator, before, size = self.translator.generator, None, 0
-        for number, stage in enumerate(self.stages):
-            here = f"stages.{number}"
-            if stage.levels and not (self.translator.grows and isinstance(generator, Growable)):
-                part = f"generator.kind: {generator.kind}" if self.translator.grows else f"kind: {self.translator.kind}"
-                yield Mistake(f"{here}.levels", f"translator.{part} cannot gain levels", "leave them out")
-            elif before is not None and stage.levels not in (before, before + 1):
-                yield Mistake(f"{here}.levels", f"{stage.levels} after {before}", "a stage has as many as the one "
-                              f"before, or one more: use {before} or {before + 1}")
-            elif stage.fade and (before is None or stage.levels != before + 1):
-                yield Mistake(f"{here}.fade", "there is nothing to fade, as this stage has no level more than the one "
-                              "before", "raise its levels, or leave fade out")
-            elif stage.fade and isinstance(generator, Growable) and not generator.fades:
-                yield Mistake(f"{here}.fade", f"the levels of generator.kind: {generator.kind} do not fade in",
-                              "leave fade out, and train the level alone at first (freeze: true)")
-            elif before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
-                yield Mistake(f"{here}.resolution", f"{min(stage.size)} px with a level more than the {size} px before",
-                              f"a level is for twice the size, use about {2 * size}")
-            if generator.kind == "coarse_to_fine" and generator.width % 2**stage.levels:
-                yield Mistake("translator.generator.width", f"{generator.width} cannot be halved {stage.levels} times, "
-                              f"once for each of {here}.levels", f"use a multiple of {2**stage.levels}")
-            if stage.freeze and not stage.levels:
-                yield Mistake(f"{here}.freeze", "there is no level to train alone", "set levels, or leave freeze out")
-            # After a jump the next stage is measured by what this one should be.
-            before = stage.levels if before is None else min(stage.levels, before + 1)
-            size = min(stage.size)
+        if self.translator.grows:
+            yield from self.translator.generator.level_problems(self.stages)
+        else:
+            yield from level_problems(self.stages, unable=f"translator.kind: {self.translator.kind}")
 
     def _evaluation_problems(self) -> Iterator[Mistake]:
         if self.evaluate.patience is not None and self.every.evaluate is None:
@@ -261,12 +238,11 @@ class Recipe(Config):
         return sum(stage.images for stage in self.stages if stage.levels < self.stages[-1].levels)
 
     def smallest_side(self, stage: Stage) -> int:
-        """The smallest side, in px, that the discriminator can judge in a stage."""
-        judge = self.translator.discriminator
-        return judge.smallest * 2**stage.levels if isinstance(judge, Growable) else judge.smallest
+        """Return the smallest side, in px, that the discriminator can judge in a stage."""
+        return self.translator.discriminator.smallest_side(stage.levels)
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
-        """The memory plan that is named for a stage; None: the one that fits is chosen."""
+        """Return the memory plan that is named for a stage; None: one that fits is chosen."""
         named = stage.memory or self.memory
         return None if named == "auto" else named
 
@@ -277,8 +253,10 @@ class Recipe(Config):
                                                     or self.evaluate.patience is not None)
 
     def with_consistency(self, task: Path, seed: int) -> Recipe:
-        """What `translate adapt make` trains: the translator from `seed`, with the loss that asks the network in the
-        folder `task` where there is `adapt.semantic`."""
+        """Return what `translate adapt make` trains: the translator from `seed`.
+
+        Where there is `adapt.semantic`, it has the loss that asks the network in the folder `task`.
+        """
         document = self.dump() | {"adapt": None, "seed": seed}
         if self.adapt is not None and self.adapt.semantic is not None:
             document["translator"]["semantic"] = self.adapt.semantic.model_dump() | {"task": str(task)}
@@ -290,11 +268,11 @@ class Recipe(Config):
         return sum(stage.images for stage in self.stages)
 
     def dump(self) -> dict[str, Any]:
-        """The plain document this recipe would be read from, with every default spelled out."""
+        """Return the plain document this recipe would be read from, with every default spelled out."""
         return self.model_dump(mode="json")
 
     def dump_yaml(self) -> str:
-        """The same as a YAML file."""
+        """Return the same as YAML text."""
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
 
 
@@ -309,8 +287,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _source(where: str, file: Path, written: dict[str, Any], overrides: Sequence[str]) -> str:
-    """What to edit for a mistake at `where`: the file, an override of that field or of one around it, or both where an
-    override changed something inside, or which kind of thing it is."""
+    """Return what to edit for a mistake at `where`: the file, or an override of that field or of one around it.
+
+    Both where an override changed something inside, or which kind of thing it is.
+    """
     around = [path for path in overrides if f"{where}.".startswith(f"{path}.")]
     inside = [path for path in overrides if path.startswith(f"{where}.")
               or (path.endswith(".kind") and where.startswith(path.removesuffix("kind")))]
@@ -331,7 +311,7 @@ def _holds(document: Any, where: str) -> bool:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe given as a path or by the name of a shipped one."""
+    """Return the file of a recipe given as a path or by the name of a shipped one. Raises `RecipeError`."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return path
@@ -352,13 +332,13 @@ def _shipped_advice(name: str) -> str:
 
 
 def describe(path: Path) -> str:
-    """What a recipe is for: its first comment line."""
+    """Return what a recipe is for: its first comment line."""
     first = path.read_text(encoding="utf-8").splitlines()[0]
     return first.lstrip("# ").rstrip(".")
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    """`path: old → new` for every field in which two recipe documents differ."""
+    """Yield `path: old → new` for every field in which two recipe documents differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
             yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
@@ -375,6 +355,8 @@ def apply_override(document: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise RecipeError(Mistake(f"--set {override}", "expected field.path=value, such as stages.0.images=2000"))
     value = read_yaml(text, f"--set {path}")
+
+    # Down the path, through mappings and lists. What is not there yet begins as an empty mapping.
     place: Any = document
     *parents, last = path.split(".")
     for depth, step in enumerate([*parents, last]):
@@ -397,10 +379,10 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def default_run(recipe: Recipe) -> Path:
-    """Where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
+    """Return where a run goes when nobody says: `runs/<name>`, or below `DIPTYCH_RUNS`."""
     return Path(os.environ.get("DIPTYCH_RUNS", "runs")) / recipe.name
 
 
 def default_adaptation(recipe: Recipe) -> Path:
-    """Where an adaptation goes when nobody says: beside the runs, `<name>-adapt`."""
+    """Return where an adaptation goes when nobody says: beside the runs, `<name>-adapt`."""
     return default_run(recipe).with_name(f"{recipe.name}-adapt")

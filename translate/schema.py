@@ -1,8 +1,7 @@
-"""The strict base of every config class, and validation errors a person can act on.
+"""The strict parent of every config class, and validation that reports all mistakes of a document at once.
 
-A config is frozen, refuses unknown fields, and stands beside the component it builds. Numbers written as text
-are accepted (PyYAML reads `2e-4` as a string), anything else is checked. `validate` reports **all** mistakes of a
-document at once, each as
+A config is frozen, refuses unknown fields, and stands beside the component it builds. Numbers written as text are
+accepted, as PyYAML reads `2e-4` as a string; everything else must be of its type. `validate` names every mistake:
 
     recipes/x.yaml: translator.weights.cycel: unknown field; did you mean cycle?
 
@@ -27,14 +26,14 @@ MAX_EXACT_INTEGER = 2**53  # up to here, every whole number is a float
 
 
 class Config(pydantic.BaseModel):
-    """A part of a recipe or a card: immutable, complete, and nothing else in it."""
+    """A part of a recipe or a card: immutable, and without unknown fields."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _numbers_are_numbers(cls, document: Any) -> Any:
-        """`1e3` is a whole number to a person, and not to pydantic; `true` is none, and to pydantic it is 1."""
+        """Accept `1e3` as a whole number, which pydantic does not; refuse `true` as a number, which it takes as 1."""
         if not isinstance(document, Mapping):
             return document
         return {name: _number(value, set(leaves(cls.model_fields[name].annotation)))
@@ -43,7 +42,7 @@ class Config(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _kinds_are_those_of_defaults(cls, document: Any) -> Any:
-        """`optimizer.generator: {lr: 1e-4}` is the Adam that stands there when nothing is said."""
+        """Fill in the default's kind where none is given: `optimizer.generator: {lr: 1e-4}` is an Adam."""
         if not isinstance(document, Mapping):
             return document
         kinds = {name: {"kind": field.default.kind} for name, field in cls.model_fields.items()
@@ -53,10 +52,11 @@ class Config(pydantic.BaseModel):
 
 
 def _number(value: Any, types_of_field: set[Any]) -> Any:
+    """Return a value, or the list of values, as the number that it means to a field of these types."""
     if isinstance(value, list):
         return [_number(item, types_of_field) for item in value]
     if isinstance(value, bool) and types_of_field & {int, float} and bool not in types_of_field:
-        return shown(value)  # the word, which is refused where it stands, like any other
+        return shown(value)  # as text, which the field refuses
     if isinstance(value, str) and int in types_of_field and str not in types_of_field:
         try:
             number = float(value)
@@ -67,6 +67,7 @@ def _number(value: Any, types_of_field: set[Any]) -> Any:
 
 
 def _named(value: str) -> str:
+    """Return `value`, or raise `ValueError` where it should not name a folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
         raise ValueError(f"{shown(value)}: a folder gets this name; use letters (a to z, A to Z), digits, and after "
                          "the first also . _ - (100 at most)")
@@ -80,7 +81,7 @@ Model = TypeVar("Model", bound=pydantic.BaseModel)
 def validate(model: type[Model], document: Any, source: str | Callable[[str], str]) -> Model:
     """Build `model` from a plain document (what a YAML file holds); raise `RecipeError` with every mistake in it.
 
-    `source` is what a person has to edit, or a function that tells it for the path of a field.
+    `source` is what a person has to edit (a file, an option), or a function that returns it for the path of a field.
     """
     tell = source if callable(source) else lambda where: source
     if not isinstance(document, Mapping):
@@ -128,7 +129,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """Plain values out of a YAML text; raises `RecipeError` naming the line."""
+    """Return the plain values of a YAML text. Raises `RecipeError`, which names the line in `source`."""
     try:
         return yaml.load(text, Loader=_StrictLoader)  # a SafeLoader that allows less
     except yaml.MarkedYAMLError as error:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request: the work in hand is finished and saved first."""
+"""SIGTERM and SIGINT as a request to stop: the program ends after it has finished and saved what it is working on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+SECONDS_BEFORE_A_SECOND_SIGINT = 1.0  # sooner, it is the first one again, passed on by a launcher
+
 
 @dataclass
 class StopRequest:
-    """True once a signal has asked for a stop; `name` says which."""
+    """A request to stop: true once a signal has asked for it."""
 
     number: int | None = None
 
@@ -22,21 +24,24 @@ class StopRequest:
 
     @property
     def name(self) -> str:
+        """The signal that asked, as in SIGTERM."""
         return signal.Signals(self.number).name if self.number is not None else "another process"
 
 
 @contextmanager
 def minding_signals() -> Iterator[StopRequest]:
-    """SIGTERM and SIGINT set the request within the block. A second SIGINT, a second later, stops at once.
+    """Yield a request that SIGTERM and SIGINT set within the block.
 
-    A second SIGTERM does not: batch systems signal a launcher and its children, and the launcher signals them again.
-    Outside the main thread signals are its owner's to mind, and the request stays unset.
+    A second SIGINT, more than a second after the first, raises `KeyboardInterrupt`. A second SIGTERM changes nothing:
+    batch systems signal a launcher and its children, and the launcher signals the children again. Python allows signal
+    handlers in the main thread only; in another thread the request is never set.
     """
     request = StopRequest()
     asked: list[float] = []
 
+    # The handlers: the first signal sets the request, an impatient person stops at once.
     def ask(number: int, frame: types.FrameType | None) -> None:
-        if number == signal.SIGINT and request and time.monotonic() - asked[0] > 1.0:
+        if number == signal.SIGINT and request and time.monotonic() - asked[0] > SECONDS_BEFORE_A_SECOND_SIGINT:
             restore()
             raise KeyboardInterrupt
         asked.append(time.monotonic())
@@ -46,11 +51,12 @@ def minding_signals() -> Iterator[StopRequest]:
         for each, handler in previous.items():
             signal.signal(each, handler)
 
+    # Take over both signals for the block, and give them back to their handlers afterwards.
     previous: dict[int, Any] = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
         for each in previous:
             signal.signal(each, ask)
-    except ValueError:
+    except ValueError:  # not the main thread
         yield request
         return
     try:

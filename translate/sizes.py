@@ -1,4 +1,4 @@
-"""Sizes of memory in words: read as people write them, and written as they read them."""
+"""Sizes of memory as text: read from what people write, and written for people."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import re
 
 from translate.errors import UsageError
 
-POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
+UNIT_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}  # of 1000 or 1024
 
 
 def num_bytes(size: int | str) -> int:
-    """Bytes, more than none, from a number of them, or from text such as 800MB, 4GB (10⁹) or 4GiB (2³⁰).
+    """Return the bytes (1 or more) that `size` means: a number of bytes, or text such as 800MB, 4GB (10⁹), 4GiB (2³⁰).
 
-    Text without a unit means nothing: 2 is as likely meant for gigabytes. Raises `UsageError`.
+    Raises `UsageError` for anything else, also for text without a unit: a plain 2 may be meant as bytes or gigabytes.
     """
     found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([kmgt])(i?)b?\s*", str(size), re.IGNORECASE | re.ASCII)
     if isinstance(size, int):
         number = size
     else:
-        number = int(float(found[1]) * (1024 if found[3] else 1000) ** POWERS[found[2].lower()]) if found else 0
+        number = int(float(found[1]) * (1024 if found[3] else 1000) ** UNIT_POWERS[found[2].lower()]) if found else 0
     if number > 0:
         return number
     raise UsageError(f"{size!r} is not a size of memory; write it as 800MB, 4GB or 4GiB")
 
 
 def amount(num_bytes: float) -> str:
-    """Bytes as a person reads them."""
+    """Return bytes as text, in MiB or GiB."""
     return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

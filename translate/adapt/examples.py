@@ -16,7 +16,8 @@ from translate.data.loading import Loadable, Shares, load
 from translate.data.stream import drawn
 from translate.data.transforms import RandomTransform, resized, target_shape
 from translate.errors import DataError
-from translate.images.reading import ImageConfig, read_image, to_tensor
+from translate.images.reading import ImageConfig, read_image
+from translate.images.tensors import to_tensor
 from translate.recipe import Downstream
 
 CACHED_BYTES = 2**29  # of images of one set that are kept in memory rather than read in every epoch

@@ -48,8 +48,9 @@ from translate.convert.ledger import Ledger
 from translate.data.labelled import Labelled
 from translate.data.transforms import resized, target_shape
 from translate.errors import DataError, Stopped
-from translate.evaluation.heldout import spread
-from translate.images.reading import read_image, to_tensor
+from translate.evaluation.heldout import evenly_spaced
+from translate.images.reading import read_image
+from translate.images.tensors import to_tensor
 from translate.metrics.distribution import kernel_distance
 from translate.metrics.features import MobileNet, find_mobilenet
 from translate.networks.tasks import WEIGHTS
@@ -287,7 +288,7 @@ def distances(recipe: Recipe, before: Examples, after: Examples, where: torch.de
     target = recipe.data.build("train", data_root()).files_b
 
     def features(paths: Sequence[Path], image: Any) -> list[torch.Tensor]:
-        loaded = (read_image(paths[number], image) for number in spread(len(paths), NUM_COMPARED))
+        loaded = (read_image(paths[number], image) for number in evenly_spaced(len(paths), NUM_COMPARED))
         return [network(to_tensor(resized(each, target_shape(each.shape[:2], recipe.data.resize)), image))[network.name]
                 for each in loaded]
 

@@ -38,7 +38,7 @@ from translate.adapt.stopping import stopping
 from translate.adapt.tasks import confusions, train_task
 from translate.adapt.translators import adaptation_of, numbered
 from translate.data.transforms import adapted, at_resolution_of, stable_hash
-from translate.evaluation.heldout import spread
+from translate.evaluation.heldout import evenly_spaced
 from translate.images.reading import read_image
 from translate.metrics.intervals import LEVEL
 from translate.metrics.segmentation import class_ious
@@ -106,7 +106,7 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
 def pictures(sides: Sides) -> list[Shown]:
     """Return some source images, and what each set has made of them."""
     shown = []
-    for number in spread(len(sides.source), NUM_SHOWN):
+    for number in evenly_spaced(len(sides.source), NUM_SHOWN):
         name = sides.source.files[number].name
         images = {"source": sides.source.whole(number)[0]}
         for variant, examples in enumerate(sides.translated):
@@ -175,7 +175,7 @@ def wrong_about_labels(network: nn.Module, sides: Sides, variant: int, where: to
     first is the control: how much of the source such a network gets wrong without any translation.
     """
     numbers = {path.relative_to(sides.images): number for number, path in enumerate(sides.source.files)}
-    after = sides.translated[variant].part(spread(len(sides.translated[variant]), NUM_ASKED))
+    after = sides.translated[variant].part(evenly_spaced(len(sides.translated[variant]), NUM_ASKED))
     before = sides.source.part([numbers[path.relative_to(sides.places[variant])] for path in after.files])
     return {name: 1 - accuracy(np.sum(confusions(network, examples, where), axis=0))
             for name, examples in (("untranslated", before), ("translated", after))}

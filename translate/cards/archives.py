@@ -1,4 +1,4 @@
-"""Unpacking archives that strangers made: only files, only below the folder given, and no more than was allowed."""
+"""Unpacking archives from strangers: plain files alone, below the given folder alone, and within a limit of bytes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from translate.errors import DataError, DiskError, is_disk_fault
 
 MAX_MEMBERS = 2_000_000
 NOTHING_KEPT = "nothing of the archive was kept"
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
+# What zipfile and tarfile raise for a damaged archive.
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
 
 
 def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None = None) -> None:
-    """Write the members of a zip or tar archive into `folder`, all or those named by `only`.
+    """Write the members of a zip or tar archive into `folder`, all of them or those that `only` names.
 
-    Links, devices, absolute paths, paths through `..`, a second member of the same name, and more than `limit` bytes
-    in all (counted as they are written, whatever the archive declares) raise `DataError`; so does a damaged archive,
-    or a name of `only` that is not there.
+    Raises `DataError` for links, devices, absolute paths, paths through `..`, a second member of the same name, more
+    than `limit` bytes in all (counted as they are written, whatever the archive declares), a damaged archive, and a
+    name of `only` that is not in it. Raises `DiskError` where the disk is full.
     """
     written, found = 0, set()
     try:
@@ -41,7 +42,9 @@ def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None
                         raise DataError(f"unpacks to more than the {limit:,} bytes its card allows; {NOTHING_KEPT}",
                                         archive)
                     file.write(piece)
-    except BROKEN as error:
+
+    # Say of every fault what was wrong with the archive, or with the disk.
+    except DAMAGE as error:
         raise DataError(f"damaged ({type(error).__name__}: {error})", archive, "delete it and prepare again") from error
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"holds {Path(error.filename).relative_to(folder)} twice; {NOTHING_KEPT}", archive) from None
@@ -49,19 +52,20 @@ def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None
         if is_disk_fault(error):
             raise DiskError.of(error, folder) from error
         raise DataError(error.strerror or str(error), archive) from error
+
     if only is not None and (missing := sorted(set(only) - found)):
         raise DataError(f"holds no {', '.join(missing)}", archive, "it may be another version of this archive")
 
 
 def only_folder(folder: Path) -> Path:
-    """The folder that holds what an archive is about: archives often wrap it all in one folder of their own name."""
+    """Return the folder that holds the data: archives often wrap everything in one folder of their own name."""
     inside = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
     wraps = len(inside) == 1 and inside[0].is_dir() and not inside[0].name.startswith(("train", "test", "val"))
     return only_folder(inside[0]) if wraps else folder
 
 
 def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """(name, content) of every file; raises `DataError` for anything that is neither a file nor a folder."""
+    """Yield (name, content) of every file. Raises `DataError` for members that are neither files nor folders."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for number, member in enumerate(file.infolist()):
@@ -73,7 +77,7 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
         with tarfile.open(archive) as tar:
             for number, entry in enumerate(tar):
                 _accept(archive, entry.name, number, entry.isfile() or entry.isdir())
-                if hasattr(tarfile, "data_filter"):  # Python's own list of what is dangerous, as well: from 3.11.4 on
+                if hasattr(tarfile, "data_filter"):  # Python's own checks as well, which it has from 3.11.4 on
                     tarfile.data_filter(entry, str(archive.parent))
                 content = tar.extractfile(entry)
                 if content is not None:
@@ -84,6 +88,7 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _accept(archive: Path, name: str, number: int, plain: bool) -> None:
+    """Raise `DataError` for a member that is not `plain` (a file or a folder), leads elsewhere, or is one too many."""
     _inside(archive, name)
     if not plain:
         raise DataError(f"{name!r} is a link or a device; {NOTHING_KEPT}", archive)
@@ -92,7 +97,7 @@ def _accept(archive: Path, name: str, number: int, plain: bool) -> None:
 
 
 def _inside(archive: Path, name: str) -> PurePosixPath:
-    """A member's path below the folder that it is unpacked into."""
+    """Return a member's path below the folder that it is unpacked into. Raises `DataError` where it leads out of it."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name) or "\0" in name:
         raise DataError(f"{name!r} leads out of the folder it is unpacked into; {NOTHING_KEPT}", archive)

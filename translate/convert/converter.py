@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,16 +23,16 @@ from torch import Tensor
 
 from translate import files
 from translate.convert.jobs import FileFormat, Job
-from translate.convert.ledger import Ledger, Row
+from translate.convert.ledger import Entry, Ledger
 from translate.convert.translating import Translating
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault
-from translate.images import decoder
-from translate.images.decoder import Answer, Decoder, NoDecoder, Request
-from translate.images.decoding import Picture
-from translate.images.pages import Page, open_pages, page_of
-from translate.images.reading import change_bits, fit, to_array
+from translate.images import decoder_process, row_readers
+from translate.images.decoder_process import Answer, DecoderProcess, NoDecoder, Request
+from translate.images.pages import Page, open_pages
+from translate.images.pictures import Picture
+from translate.images.reading import change_bits, fit
 from translate.images.sinks import ArraySink, writing_pages
-from translate.images.windows import open_rows
+from translate.images.tensors import to_array
 from translate.images.writing import write_image
 from translate.precision import is_out_of_memory
 
@@ -54,14 +54,15 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """A file that has been read: the output's key, its picture, and what the generator is shown of it (C, H, W).
+class Input:
+    """A file that has been read, and what its output will be made from.
 
-    No image where it is to be translated by rows, no picture either where it is also to be read by rows.
+    picture   None where the file is also to be read by rows
+    image     what the generator is shown of the picture, (C, H, W); None where it is to be translated by rows
     """
 
     job: Job
-    key: str
+    key: str  # of the output
     picture: Picture | None = None
     image: Tensor | None = None
 
@@ -71,153 +72,169 @@ class Converter:
 
     def __init__(self, translating: Translating, ledger: Ledger, options: Options):
         self.translating, self.ledger, self.options = translating, ledger, options
+        self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
         self.salt = json.dumps([translating.release.fingerprint, translating.precision, options.format,
                                 options.quality, OUTPUT_VERSION])
 
-    def run(self, jobs: Iterable[Job], stop: object) -> Generator[Row, None, None]:
-        """Translate files; gives a row for each, in their order. What cannot be translated is a row as well.
+    def run(self, jobs: Iterable[Job], stop: object) -> Generator[Entry, None, None]:
+        """Translate files, and yield what became of each, in their order. What cannot be translated is an entry too.
 
         While one image is with the generator, `workers` others are read ahead and as many written behind. Once
         `stop` is true no further one is begun. Raises `DiskError`, and `NoDecoder` where no process can be started.
         """
         workers = self.options.workers
-        rows: deque[Future[Row]] = deque()
-        with threads(workers) as readers, decoding(workers) as read, threads(workers) as writers:
-            for reading in ahead(lambda job: self.read(job, read), jobs, readers, workers):
+        entries: deque[Future[Entry]] = deque()
+        with thread_pool(workers) as readers, decoder_pool(workers) as read, thread_pool(workers) as writers:
+            for reading in prefetch(lambda job: self.read(job, read), jobs, readers, workers):
+                # Wait for the file, but not for ever: a decoder that hangs must not hold up a stop.
                 while not stop and not reading.done():
-                    wait([reading], timeout=0.2)  # a decoder that hangs must not hold up a stop
+                    wait([reading], timeout=0.2)
                 if stop:
                     break
-                rows.append(self._go_on(reading.result(), writers))
-                while rows and (rows[0].done() or len(rows) > workers + 1):
-                    yield rows.popleft().result()
-            while rows:
-                yield rows.popleft().result()
 
-    def read(self, job: Job, read: Callable[[Request], Answer]) -> Reading | Row:
-        """Read a file, unless its output is there already."""
+                # Translate it, and tell of the files that have been written meanwhile.
+                entries.append(self._translate(reading.result(), writers))
+                while entries and (entries[0].done() or len(entries) > workers + 1):
+                    yield entries.popleft().result()
+            while entries:
+                yield entries.popleft().result()
+
+    def read(self, job: Job, read: Callable[[Request], Answer]) -> Input | Entry:
+        """Read a file with `read`, unless its output is there already or may not be written."""
         try:
+            # What stands at the output's place is replaced only where it is ours, or with `overwrite`.
             if job.fault is not None:
                 raise job.fault
             known = None if self.options.overwrite else self.ledger.key_of(job)
             if not self.options.overwrite and os.path.lexists(job.output) and not self.ledger.owns(job):
                 whose = " and is not from a conversion into this folder" if self.ledger.path else ""
                 raise ImageError(job.output, "write", f"{job.output} exists{whose}; remove it, or use --overwrite")
+
+            # Within a memory, images are translated by rows; label maps always whole.
             labels = self.translating.release.labels
             by_rows = self.translating.memory is not None and labels is None
-            answer = read(Request(job.source, self.options.max_pixels, self.salt, known,
-                                  None if labels is None else labels.labelling, by_rows))
+            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows))
+
+            # Pages of a TIFF are opened when it is their turn; a picture is made ready for the generator now.
             if answer.num_pages:
-                return Reading(job, answer.key)
+                return Input(job, answer.key)
             if answer.picture is None:
-                return Row(job.name, "already", job.output_name, answer.key)
+                return Entry(job.name, "already", job.output_name, answer.key)
             if by_rows:
-                return Reading(job, answer.key, fit(answer.picture, self.translating.release.image_in))
-            return Reading(job, answer.key, *self.translating.show(answer.picture))
+                return Input(job, answer.key, fit(answer.picture, self.image_in))
+            return Input(job, answer.key, *self.translating.prepare(answer.picture))
         except NoDecoder:
             raise
         except Exception as error:
             return failure(job, error)
 
-    def _go_on(self, reading: Reading | Row, writers: Executor) -> Future[Row]:
+    def _translate(self, read: Input | Entry, writers: Executor) -> Future[Entry]:
         """Translate what has been read, and give it to the writers."""
-        if isinstance(reading, Row):
-            return writers.submit(self.record, reading)
+        if isinstance(read, Entry):
+            return writers.submit(self.record, read)
         try:
             if self.options.dry_run:
-                return writers.submit(self.record, self._foretell(reading))
-            if reading.picture is None:
-                return writers.submit(self.record, self._translate_pages(reading))
-            if reading.image is None:
-                made: Tensor | np.ndarray = self._by_rows(page_of(reading.picture, self.translating.release.image_in))
+                return writers.submit(self.record, self._foretell(read))
+            if read.picture is None:
+                return writers.submit(self.record, self._translate_pages(read))
+            if read.image is None:
+                made: Tensor | np.ndarray = self._by_rows(Page.of_picture(read.picture, self.image_in))
             else:
-                made = self.translating.translate(reading.image, reading.job.source)
+                made = self.translating.translate(read.image, read.job.source)
         except (DiskError, NoDecoder):
             raise
-        except Exception as error:  # the next file may well be fine, and the row says what this one did
-            return writers.submit(self.record, failure(reading.job, error))
-        return writers.submit(self.write, reading, made)
+        except Exception as error:  # the next file may well be fine, and the entry says what this one did
+            return writers.submit(self.record, failure(read.job, error))
+        return writers.submit(self.write, read, read.picture, made)
 
-    def _foretell(self, reading: Reading) -> Row:
-        """What would become of a file: of pages that are read by rows nobody has looked at more than their number."""
-        if reading.picture is None:
-            with self._pages(reading.job):
+    def _foretell(self, read: Input) -> Entry:
+        """Say what would become of a file. Pages to be read by rows are opened: so far only their number is known."""
+        if read.picture is None:
+            with self._pages(read.job):
                 pass
-        return Row(reading.job.name, "todo", reading.job.output_name, reading.key)
+        return Entry(read.job.name, "todo", read.job.output_name, read.key)
 
     @contextmanager
     def _pages(self, job: Job) -> Iterator[list[Page]]:
-        """The pages of a TIFF, if they can be read and its output can hold them. Raises `ImageError`, `NoDecoder`."""
-        opening = decoder.open_rows if self.options.workers else open_rows
-        with open_pages(job.source, self.translating.release.image_in, self.options.max_pixels, opening) as pages:
+        """Open the pages of a TIFF. Raises `ImageError`, also where its output cannot hold them, and `NoDecoder`."""
+        opening = decoder_process.open_file if self.options.workers else row_readers.open_file
+        with open_pages(job.source, self.image_in, self.options.max_pixels, opening) as pages:
             if len(pages) > 1 and not holds_pages(job.output):
                 raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
                                  "leave --format out, or take tif")
             yield pages
 
     def _by_rows(self, page: Page) -> np.ndarray:
-        sink = ArraySink(page, self.translating.release.image_out)
+        """Translate a page by rows, into an array as files hold it."""
+        sink = ArraySink(page, self.image_out)
         self.translating.translate_rows(page, sink)
         return sink.array
 
-    def _translate_pages(self, reading: Reading) -> Row:
+    def _translate_pages(self, read: Input) -> Entry:
         """Translate the pages of a TIFF, which are read and, into a TIFF, written by rows."""
-        job, image_out = reading.job, self.translating.release.image_out
-        self.ledger.append(Row(job.name, "started", job.output_name, reading.key))
-        make_folder(job.output.parent)
+        job = read.job
+        self._begin(read)
         with self._pages(job) as pages:
             if holds_pages(job.output):
-                with writing_pages(job.output, pages, image_out) as sinks:
+                with writing_pages(job.output, pages, self.image_out) as sinks:
                     for page, sink in zip(pages, sinks, strict=True):
                         self.translating.translate_rows(page, sink)
             else:
                 (page,) = pages
-                alpha = page.read_alpha(0, page.height)
-                write_image(job.output, self._by_rows(page), icc=page.icc, exif=page.exif, dpi=page.dpi, geo=page.geo,
-                            alpha=None if alpha is None else change_bits(alpha, image_out.bits),
-                            quality=self.options.quality)
-        pixels = sum(page.height * page.width for page in pages)
-        return Row(job.name, "done", job.output_name, reading.key, pixels=pixels, sha256=files.sha256(job.output))
+                self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height))
+        return self._done(read, sum(page.height * page.width for page in pages))
 
-    def write(self, reading: Reading, made: Tensor | np.ndarray) -> Row:
-        """Write an output, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its rows.
+    def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray) -> Entry:
+        """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
 
         Raises `DiskError`.
         """
-        job, picture, image_out = reading.job, reading.picture, self.translating.release.image_out
-        assert picture is not None, "pages are written as they are translated"
-        self.ledger.append(Row(job.name, "started", job.output_name, reading.key))
         try:
-            make_folder(job.output.parent)
-            pixels = made if isinstance(made, np.ndarray) else to_array(made, image_out)
-            write_image(job.output, pixels, icc=picture.icc, exif=picture.exif, dpi=picture.dpi, geo=picture.geo,
-                        alpha=None if picture.alpha is None else change_bits(picture.alpha, image_out.bits),
-                        quality=self.options.quality)
-            digest = files.sha256(job.output)
+            self._begin(read)
+            pixels = made if isinstance(made, np.ndarray) else to_array(made, self.image_out)
+            self._save(read.job, pixels, picture, picture.alpha)
+            entry = self._done(read, pixels.shape[0] * pixels.shape[1])
         except DiskError:
             raise
         except Exception as error:
-            return self.record(failure(job, error))
-        num_pixels = pixels.shape[0] * pixels.shape[1]
-        return self.record(Row(job.name, "done", job.output_name, reading.key, pixels=num_pixels, sha256=digest))
+            entry = failure(read.job, error)
+        return self.record(entry)
 
-    def record(self, row: Row) -> Row:
-        """Put a row into the ledger, unless it says nothing new. Raises `DiskError`."""
-        if row.status != "already" and not self.options.dry_run:
-            self.ledger.append(row)
-        return row
+    def _begin(self, read: Input) -> None:
+        """Put down that the output is about to be written, and make its folder."""
+        self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
+        make_folder(read.job.output.parent)
+
+    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page, alpha: np.ndarray | None) -> None:
+        """Write an output that is encoded whole, with the alpha and the metadata of its source."""
+        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=source.geo,
+                    alpha=None if alpha is None else change_bits(alpha, self.image_out.bits),
+                    quality=self.options.quality)
+
+    def _done(self, read: Input, num_pixels: int) -> Entry:
+        """Return the entry of an output that is complete and on the disk."""
+        return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
+                     sha256=files.sha256(read.job.output))
+
+    def record(self, entry: Entry) -> Entry:
+        """Put an entry into the ledger, unless it says nothing new. Raises `DiskError`."""
+        if entry.status != "already" and not self.options.dry_run:
+            self.ledger.append(entry)
+        return entry
 
 
 @contextmanager
-def decoding(workers: int) -> Iterator[Callable[[Request], Answer]]:
-    """How to read a file: in one of as many processes, or, without any, in this one. They end with the block."""
+def decoder_pool(workers: int) -> Iterator[Callable[[Request], Answer]]:
+    """Yield a function that reads a file: in one of `workers` processes, or, without any, in this one.
+
+    The processes end with the block.
+    """
     if workers == 0:
-        yield decoder.read
+        yield decoder_process.read_file
         return
-    decoders = [Decoder() for _ in range(workers)]
-    idle: SimpleQueue[Decoder] = SimpleQueue()
-    for each in decoders:
-        idle.put(each)
+
+    # A file waits until one of the processes is idle.
+    idle: SimpleQueue[DecoderProcess] = SimpleQueue()
 
     def read(request: Request) -> Answer:
         one = idle.get()
@@ -226,24 +243,26 @@ def decoding(workers: int) -> Iterator[Callable[[Request], Answer]]:
         finally:
             idle.put(one)
 
-    try:
+    with ExitStack() as stack:
+        for _ in range(workers):
+            idle.put(stack.enter_context(closing(DecoderProcess())))
         yield read
-    finally:
-        for each in decoders:
-            each.close()
 
 
 @contextmanager
-def threads(num: int) -> Iterator[Executor]:
-    """As many threads, or none: then work is done where it is submitted. When the block ends early, queued work is
-    dropped and work in hand finished."""
-    with ExitStack() as stack:
-        pool = ThreadPoolExecutor(num) if num else Here()
-        stack.callback(pool.shutdown, cancel_futures=True)
+def thread_pool(num: int) -> Iterator[Executor]:
+    """Yield a pool of `num` threads; of none, work is done where it is submitted.
+
+    When the block ends early, queued work is dropped and work in hand finished.
+    """
+    pool = ThreadPoolExecutor(num) if num else InlineExecutor()
+    try:
         yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-class Here(Executor):
+class InlineExecutor(Executor):
     """Does everything at once, in the caller's thread."""
 
     def submit(self, work: Callable[..., Any], /, *words: Any, **options: Any) -> Future[Any]:
@@ -255,8 +274,8 @@ class Here(Executor):
         return future
 
 
-def ahead(work: Callable[[T], R], items: Iterable[T], pool: Executor, num: int) -> Iterator[Future[R]]:
-    """The work on each item, in their order; on `num` items it is begun ahead of the one that is given."""
+def prefetch(work: Callable[[T], R], items: Iterable[T], pool: Executor, num: int) -> Iterator[Future[R]]:
+    """Yield the work on each item, in their order; it is begun on `num` items ahead of the one that is yielded."""
     begun: deque[Future[R]] = deque()
     for item in items:
         begun.append(pool.submit(work, item))
@@ -265,18 +284,18 @@ def ahead(work: Callable[[T], R], items: Iterable[T], pool: Executor, num: int) 
     yield from begun
 
 
-def failure(job: Job, error: Exception) -> Row:
-    """The row of a file that could not be translated."""
+def failure(job: Job, error: Exception) -> Entry:
+    """Return the entry of a file that could not be translated."""
     if isinstance(error, ImageError):
-        return Row.failure(job, error.stage, "ImageError", error.reason)
+        return Entry.failure(job, error.stage, "ImageError", error.reason)
     if is_out_of_memory(error):
         error = DoesNotFit("the image needs more memory than there is; set --memory (such as 2GB), or use "
                            "another device")
-    return Row.failure(job, "convert", type(error).__name__, str(error))
+    return Entry.failure(job, "convert", type(error).__name__, str(error))
 
 
 def holds_pages(path: Path) -> bool:
-    """Whether a file of this suffix can hold several images, and be written by rows."""
+    """Return whether a file of this suffix can hold several images, and be written by rows."""
     return path.suffix.lower() in (".tif", ".tiff")
 
 

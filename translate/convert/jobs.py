@@ -45,13 +45,14 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """From text such as 2/4. Raises `UsageError`."""
+        """Read text such as 2/4. Raises `UsageError`."""
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise UsageError(f"shard {text}: expected i/n with i from 1 to n; of four processes, the first does 1/4")
         return cls(int(found[1]), int(found[2]))
 
     def has(self, name: str) -> bool:
+        """Return whether the file of this name is this shard's."""
         digest = hashlib.sha256(os.fsencode(name)).digest()
         return int.from_bytes(digest[:8], "big") % self.num == self.index - 1
 
@@ -73,17 +74,18 @@ class Naming:
         return f"{self.config.channels} channels, bits: {self.config.bits}"
 
     def suffix(self, given: str) -> str:
-        """The suffix for the output of a file with the suffix `given`: the same wherever it can be."""
+        """Return the suffix for the output of a file with the suffix `given`: the same wherever it can be."""
         if self.format is None:
             return suffix_for(given, self.config)
         return given if given.lower() in FORMATS[self.format] else f".{self.format}"
 
 
 def plan_jobs(source: Path, out: Path, naming: Naming) -> tuple[list[Job], list[str]]:
-    """The jobs for a file, a folder or a glob, and the files that are no images.
+    """Return the jobs for a file, a folder or a glob, and the names of files that are no images.
 
     Raises `UsageError` when there is nothing to do or an output would replace a source.
     """
+    # A single file is a job whatever its name. A folder or a glob goes to a folder that is not itself.
     if source.is_file():
         jobs, skipped = [_single_job(source, out, naming)], list[str]()
     else:
@@ -94,12 +96,16 @@ def plan_jobs(source: Path, out: Path, naming: Naming) -> tuple[list[Job], list[
             raise UsageError(f"{out}: is a file; a folder of images needs a folder to go to")
         if out.is_dir() and folder.is_dir() and out.samefile(folder):
             raise UsageError(f"{out}: is the source itself; its images would be replaced. Choose another folder")
+
+        # Its images, each with a name of its own.
         listing = _listing(folder, pattern, out)
         jobs = _folder_jobs(listing, folder, out, naming)
         if not jobs:
             raise DataError(f"{source}: {'holds' if pattern is None else 'matches'} no images "
                             f"({', '.join(sorted(SUFFIXES))})")
         skipped = [str(path.relative_to(folder)) for path in listing.others]
+
+    # Links make it possible that an output is one of the sources under another name.
     sources = {path for job in jobs for path in (_place(job.source), Path(os.path.realpath(job.source)))}
     replaced = next((job for job in jobs if _place(job.output) in sources), None)
     if replaced is not None:
@@ -109,7 +115,7 @@ def plan_jobs(source: Path, out: Path, naming: Naming) -> tuple[list[Job], list[
 
 
 def _split(source: Path) -> tuple[Path, tuple[str, ...] | None]:
-    """A glob's fixed folder, and the parts of its pattern; a pattern of None for what is no glob."""
+    """Return a glob's fixed folder, and the parts of its pattern; a pattern of None for what is no glob."""
     parts = source.parts
     first = next((number for number, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
     if first is None or source.exists():
@@ -118,10 +124,11 @@ def _split(source: Path) -> tuple[Path, tuple[str, ...] | None]:
 
 
 def _listing(folder: Path, pattern: tuple[str, ...] | None, out: Path) -> Listing:
-    """What lies in a folder, as far as it matches. Links are followed and loops ended as in any folder.
+    """List what lies in a folder, as far as it matches. Links are followed and loops ended as in any folder.
 
     What conversions have written into folders inside it counts among the others.
     """
+    # A ledger marks a folder of outputs, and everything below it.
     listing = list_folder(folder, skip=out) if folder.is_dir() else Listing([], [], [])
     outputs = {path.parent for path in listing.others if path.name.startswith(LEDGERS)} - {folder}
     made = [path for path in listing.images if outputs.intersection(path.parents)]
@@ -129,15 +136,17 @@ def _listing(folder: Path, pattern: tuple[str, ...] | None, out: Path) -> Listin
                       listing.faults)
     if pattern is None:
         return listing
+
+    # Of a glob, what it matches; and of the folders that cannot be read, those that it leads into.
     images, others = ([path for path in paths if matches(path.relative_to(folder).parts, pattern)]
                       for paths in (listing.images, listing.others))
-    faults = [fault for fault in listing.faults  # of folders that the pattern leads into
+    faults = [fault for fault in listing.faults
               if "**" in pattern or len(fault.path.relative_to(folder).parts) < len(pattern)]
     return Listing(images, others, faults)
 
 
 def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether a path is one that a shell's glob names; `**` stands for any number of folders."""
+    """Return whether a shell's glob names a path; `**` stands for any number of folders."""
     if not pattern or not parts:
         return not parts and all(part == "**" for part in pattern)
     if pattern[0] == "**":
@@ -146,6 +155,7 @@ def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def _single_job(source: Path, out: Path, naming: Naming) -> Job:
+    """Return the job of a single file: into the file `out`, where that is an image's name, else into the folder."""
     suffix = out.suffix.lower()
     if suffix in SUFFIXES and not out.is_dir():
         if naming.suffix(suffix) != suffix:
@@ -157,9 +167,13 @@ def _single_job(source: Path, out: Path, naming: Naming) -> Job:
 
 
 def _folder_jobs(listing: Listing, source: Path, out: Path, naming: Naming) -> list[Job]:
+    """Return the jobs of a folder, no two of which have the same output. What cannot be has a fault."""
+    # An image that keeps its suffix claims its own name before any other file can.
     names = [path.relative_to(source) for path in listing.images]
     claimed = {name for name in names if naming.suffix(name.suffix) == name.suffix}
     jobs = [_job(fault.path, source, out, fault.path.relative_to(source), fault) for fault in listing.faults]
+
+    # Another suffix in place of its own, else added to the whole name.
     for path, name in zip(listing.images, names, strict=True):
         output, fault = name, None
         if name not in claimed:
@@ -179,10 +193,10 @@ def _job(path: Path, source: Path, out: Path, output: Path, fault: ImageError | 
 
 
 def _place(path: Path) -> Path:
-    """Where a name lies, whatever it is a link to: what a rename to it would replace."""
+    """Return where a name lies, whatever it is a link to: what a rename to it would replace."""
     return Path(os.path.realpath(path.parent)) / path.name
 
 
 def printable(text: str) -> str:
-    """File names may hold bytes that are no text; a terminal refuses them."""
+    """Make text of file names, which may hold bytes that are no text: a terminal refuses those."""
     return text.encode("utf-8", "backslashreplace").decode()

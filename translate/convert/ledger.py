@@ -6,8 +6,8 @@
     done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written
     failed    why: the stage (find, read, convert, write), the class of the error, its message
 
-Processes that share a folder have a ledger each (`.translate-ledger-2-of-4.jsonl`) and read all of them. Which row is
-the last one, no clock decides: every run counts one more than any it has read of (`run`).
+Processes that share a folder have a ledger each (`.translate-ledger-2-of-4.jsonl`) and read all of them. No clock says
+which entry is the last one: every run has a number (`run`), one more than the highest in the ledgers it has read.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from typing import Any, Literal
 
 from translate import files
 from translate.convert.jobs import LEDGERS, Job, Shard, printable
-from translate.errors import DiskError
 
 LEDGER = f"{LEDGERS}.jsonl"
 
 
 @dataclass(frozen=True)
-class Row:
-    """What became of one file. `path` and `output` are below the folders given.
+class Entry:
+    """What became of one file: a line of the ledger. `path` and `output` are below the folders given.
 
-    `already`: done by an earlier run; `todo`: would be translated, were this no dry run.
+    `already` (done by an earlier run) and `todo` (would be translated, were this no dry run) are only told, never kept.
     """
 
     path: str
@@ -40,10 +39,11 @@ class Row:
     error: str | None = None  # the class of what was raised
     message: str | None = None
     pixels: int | None = None  # of the output
-    sha256: str | None = None  # of the output, by which a later change of it can be told
+    sha256: str | None = None  # of the output: shows whether it was changed later
 
     @classmethod
-    def failure(cls, job: Job, stage: str, error: str, message: str) -> Row:
+    def failure(cls, job: Job, stage: str, error: str, message: str) -> Entry:
+        """Say that a file could not be translated, and why."""
         return cls(job.name, "failed", job.output_name, stage=stage, error=error, message=printable(message))
 
     def __str__(self) -> str:
@@ -52,67 +52,64 @@ class Row:
 
 
 class Ledger:
-    """All ledgers of a folder as one; rows are added to the one of this process. Without a folder, only in memory.
+    """All ledgers of a folder as one; entries are added to the one of this process. Without a folder, only in memory.
 
-    Several threads may use it. Raises `DiskError`.
+    Several threads may use it. Raises `DiskError`. It keeps entries as their JSON objects, by the names of `Entry`.
     """
 
     def __init__(self, folder: Path | None, shard: Shard | None = None):
+        # What all processes of earlier runs have written.
         name = f"{LEDGERS}-{shard.index}-of-{shard.num}.jsonl" if shard else LEDGER
         self.path = None if folder is None else folder / name
         self._lock = threading.Lock()
-        rows: list[dict[str, Any]] = []
-        try:
+        entries: list[dict[str, Any]] = []
+        with files.naming_disk_faults(self.path or Path()):
             for path in sorted(folder.glob(f"{LEDGERS}*.jsonl")) if folder is not None else ():
-                rows += files.read_lines(path)
-        except OSError as error:
-            raise DiskError.of(error, self.path or Path()) from error
-        rows = sorted((row for row in rows if isinstance(row.get("path"), str)), key=_run)
-        self.run = 1 + max(map(_run, rows), default=0)
-        self._last = {row["path"]: row for row in rows}
-        self._outputs = {row.get("output") for row in rows if row.get("status") in ("started", "done")}
+                entries += files.read_lines(path)
+
+        # The last entry of a path counts; and what any of them has written is ours.
+        entries = sorted((entry for entry in entries if isinstance(entry.get("path"), str)), key=_run)
+        self.run = 1 + max(map(_run, entries), default=0)
+        self._last = {entry["path"]: entry for entry in entries}
+        self._outputs = {entry.get("output") for entry in entries if entry.get("status") in ("started", "done")}
 
     def open(self) -> None:
-        """Make sure that rows can be added, before any work is done."""
+        """Make sure that entries can be added, before any work is done."""
         if self.path is None:
             return
-        try:
+        with files.naming_disk_faults(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as file:  # a line that a crash has cut must not swallow the next one
                 if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
                     file.write(b"\n")
-        except OSError as error:
-            raise DiskError.of(error, self.path) from error
 
     def key_of(self, job: Job) -> str | None:
-        """What the job's output was made from, where it is done and still there."""
-        row = self.last(job.name)
-        there = row.get("status") == "done" and row.get("output") == job.output_name and job.output.is_file()
-        return row.get("key") if there else None
+        """Return the key of the job's output, where it is done and still there."""
+        entry = self.last(job.name)
+        there = entry.get("status") == "done" and entry.get("output") == job.output_name and job.output.is_file()
+        return entry.get("key") if there else None
 
     def last(self, path: str) -> dict[str, Any]:
-        """The row that counts of a path, by the names of `Row`; empty where there is none."""
+        """Return the entry of a path that counts; empty where there is none."""
         return self._last.get(path, {})
 
     def owns(self, job: Job) -> bool:
-        """Whether a file under the job's output name is one that we wrote."""
+        """Return whether a file under the job's output name is one that we wrote."""
         return job.output_name in self._outputs
 
-    def append(self, row: Row) -> None:
-        """Add a row, flushed to the disk."""
-        record = {name: value for name, value in asdict(row).items() if value is not None} | {"run": self.run}
+    def append(self, entry: Entry) -> None:
+        """Add an entry, flushed to the disk."""
+        record = {name: value for name, value in asdict(entry).items() if value is not None} | {"run": self.run}
         with self._lock:
-            self._last[row.path] = record
-            if row.status != "failed":
-                self._outputs.add(row.output)
+            self._last[entry.path] = record
+            if entry.status != "failed":
+                self._outputs.add(entry.output)
             if self.path is None:
                 return
-            try:
+            with files.naming_disk_faults(self.path):
                 files.append_line(self.path, record)
-            except OSError as error:
-                raise DiskError.of(error, self.path) from error
 
 
-def _run(row: dict[str, Any]) -> int:
-    run = row.get("run")
+def _run(entry: dict[str, Any]) -> int:
+    run = entry.get("run")
     return run if isinstance(run, int) else 0

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import io
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -18,15 +17,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from translate.convert.translating import Translating
-from translate.data import LabelsConfig
+from translate.data.labels import Labelling
 from translate.errors import UsageError
-from translate.images.decoding import Picture, decode, raw_mode
-from translate.images.reading import ImageConfig, change_bits, to_array
+from translate.images.decoding import decode, exif_bytes, exif_of, raw_mode
+from translate.images.pictures import Picture
+from translate.images.reading import ImageConfig, change_bits
+from translate.images.tensors import to_array
 from translate.images.writing import holds
 
-CARRIERS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG", "RGBA": "PNG", "I;16": "PNG", "PA": "TIFF",
-            "CMYK": "TIFF", "YCbCr": "TIFF", "F": "TIFF"}  # by Pillow's mode: what brings it to the decoder unchanged
-PLAIN = {"RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}  # modes that no file holds
+# By Pillow's mode: the format of file that brings an image to the decoder unchanged.
+LOSSLESS_FORMATS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG", "RGBA": "PNG", "I;16": "PNG",
+                    "PA": "TIFF", "CMYK": "TIFF", "YCbCr": "TIFF", "F": "TIFF"}
+FILE_MODES = {"RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}  # modes that no file holds, and what they become
 
 
 class Model:
@@ -72,15 +74,20 @@ class Model:
                          "(files are for `translate convert`)")
 
     def _convert_pil(self, image: Image.Image) -> Image.Image:
+        # What comes out must be an image of Pillow's as well.
         bits, channels = self.image_out.bits, self.image_out.channels
         if channels not in ((1, 3, 4) if bits == 8 else (1,)):
             raise UsageError(f"convert: a PIL image cannot hold what this model gives ({channels} channels, bits: "
                              f"{bits}); pass an array or a tensor")
+
+        # A palette's colours mean nothing to a model of label maps: its numbers are the classes.
         if self._translating.release.labels:
             numbers = np.asarray(image)
             picture = Picture(Path("image"), numbers[..., None] if numbers.ndim == 2 else numbers)
         else:
-            picture = opened(image)
+            picture = picture_of(image)
+
+        # Alpha, profile and EXIF go along.
         picture, pixels = self._translated(picture)
         if picture.alpha is not None and holds(".png", channels, bits, alpha=True):
             pixels = np.dstack([pixels, change_bits(picture.alpha, bits)])
@@ -100,7 +107,7 @@ class Model:
 
     def _convert_tensor(self, tensor: Tensor) -> Tensor:
         labels = self._translating.release.labels
-        channels = self.image_in.channels if labels is None else labels.image_a.channels
+        channels = self.image_in.channels if labels is None else labels.channels
         if (tensor.ndim not in (3, 4) or not tensor.is_floating_point() or tensor.shape[-3] != channels
                 or 0 in tensor.shape):
             raise UsageError(f"convert: got a tensor {tuple(tensor.shape)} of {tensor.dtype}; expected floats in "
@@ -112,47 +119,54 @@ class Model:
         return made.clamp(-1, 1).reshape(*tensor.shape[:-3], *made.shape[1:]).to(tensor.device)
 
     def _translated(self, picture: Picture) -> tuple[Picture, np.ndarray]:
-        """The picture in the recipe's depth, and its translation (H, W, C')."""
+        """Return the picture in the recipe's depth, and its translation (H, W, C')."""
         translating, labels = self._translating, self._translating.release.labels
         if labels is not None:
             check_classes(picture.pixels, labels)
         elif picture.bits == "float":  # in [-1, 1], as the generator takes it, whatever the depth of the recipe's files
             release = replace(translating.release, image_in=self.image_in.model_copy(update={"bits": "float"}))
             translating = replace(translating, release=release)
-        picture, image = translating.show(picture)
+        picture, image = translating.prepare(picture)
         return picture, to_array(translating.translate(image, picture.path), self.image_out)
 
 
-def opened(image: Image.Image) -> Picture:
-    """What a file of this image would be read as. Raises `UsageError` for a mode that no such file has, and for one
-    that Pillow has opened and not yet loaded, of colours that it would cut to 8 bits: the decoder of files does not."""
+def picture_of(image: Image.Image) -> Picture:
+    """Return what a file of this image would be read as.
+
+    Raises `UsageError` for a mode that no such file has, and for an image that Pillow has opened and not yet loaded,
+    whose 16-bit colours it would cut to 8 bits (the decoder of files does not).
+    """
+    # Upright, and with the EXIF that then goes along; nothing may be cut on the way.
     if ";16" in raw_mode(image) and not image.mode.startswith("I"):
         raise UsageError(f"convert: the PIL image is of a {image.format} with 16-bit samples, which Pillow would cut "
                          "to 8 bits; pass them as a NumPy array of uint16, or the file to `translate convert`")
     image = ImageOps.exif_transpose(image)
-    exif = None
-    with suppress(Exception):  # a tag that can be read and not be written again is no reason to lose an image
-        exif = image.getexif().tobytes() if image.getexif() else None
-    if image.mode in PLAIN:
-        image = image.convert(PLAIN[image.mode])
+    exif = exif_bytes(exif_of(image))
+
+    # A mode that a file can hold.
+    if image.mode in FILE_MODES:
+        image = image.convert(FILE_MODES[image.mode])
     elif image.mode == "I":  # how Pillow opens some 16-bit files
         numbers = np.asarray(image)
         if numbers.min() >= 0 and numbers.max() <= 65535:
             image = Image.fromarray(numbers.astype(np.uint16))
-    if image.mode not in CARRIERS:
-        raise UsageError(f"convert: got a PIL image of mode {image.mode}; expected one of {', '.join(CARRIERS)}")
-    file = io.BytesIO()
-    image.save(file, CARRIERS[image.mode], **({"compress_level": 0} if CARRIERS[image.mode] == "PNG" else {}))
+    if image.mode not in LOSSLESS_FORMATS:
+        raise UsageError(f"convert: got a PIL image of mode {image.mode}; "
+                         f"expected one of {', '.join(LOSSLESS_FORMATS)}")
+
+    # Through such a file, so that both ways to the generator are one.
+    file, file_format = io.BytesIO(), LOSSLESS_FORMATS[image.mode]
+    image.save(file, file_format, **({"compress_level": 0} if file_format == "PNG" else {}))
     picture = decode(file.getvalue(), Path("image"), image.width * image.height)
     return replace(picture, exif=exif)
 
 
-def check_classes(numbers: np.ndarray, labels: LabelsConfig) -> None:
+def check_classes(numbers: np.ndarray, labels: Labelling) -> None:
     """Raise `UsageError` unless an array (H, W, 1) holds nothing but the classes of a recipe."""
     if numbers.shape[2] != 1 or numbers.dtype.kind != "u":
         raise UsageError(f"convert: this model takes label maps, one class number a pixel (H, W) of uint8 or uint16; "
                          f"got {numbers.shape} of {numbers.dtype}")
-    unknown = labels.labelling.unknown(numbers)
+    unknown = labels.unknown(numbers)
     if unknown:
         raise UsageError(f"convert: class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
                          f"{labels.classes - 1}, ignored {labels.ignore}")

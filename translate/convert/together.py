@@ -1,4 +1,4 @@
-"""Several processes over one folder, started by torchrun or accelerate launch: whose part is whose, and one account.
+"""Several processes over one folder, started by torchrun or accelerate launch: the part of each, and one summary.
 
 A launcher ends all processes as soon as one ends with an error, and a conversion with a broken file in it does. So they
 wait for each other, and end alike.
@@ -18,7 +18,10 @@ from translate.errors import UsageError
 
 
 def choose_shard(asked: str | None) -> Shard | None:
-    """The part that was asked for (such as 2/4), else that of this process among a launcher's. Raises `UsageError`."""
+    """Return the part that was asked for (such as 2/4), else that of this process among a launcher's, if it has one.
+
+    Raises `UsageError` for a part that is none, and where both are given.
+    """
     num = int(os.environ.get("WORLD_SIZE", "1"))
     if asked is not None and num > 1:
         raise UsageError(f"--shard {asked}: the {num} processes of the launcher share the files by themselves; leave "
@@ -29,9 +32,9 @@ def choose_shard(asked: str | None) -> Shard | None:
 
 
 def add_up(summary: Summary) -> Summary:
-    """What all processes of a launcher have done together, once all are done.
+    """Wait for all processes of a launcher, and return what they have done together.
 
-    One that a signal has stopped does not wait: the others may be gone.
+    One that a signal has stopped does not wait and returns its own summary: the others may be gone.
     """
     if summary.stopped or not distributed.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         return summary

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from translate import tiling
 from translate.errors import ImageError
-from translate.images.decoding import Picture
-from translate.images.reading import fit, to_tensor
+from translate.images.pictures import Picture
+from translate.images.reading import fit
+from translate.images.tensors import to_tensor
 from translate.precision import Format, autocast, choose_device, choose_precision
 from translate.runs.release import Release
 from translate.sizes import num_bytes
@@ -32,8 +33,11 @@ class Translating:
     @classmethod
     def with_release(cls, release: Release, device: str = "auto", precision: Precision = "auto",
                      memory: str | None = None) -> Translating:
-        """Move a generator to a device. `auto` computes outputs of 8 bits in the device's fast format, deeper ones in
-        fp32. Raises `UsageError` for a device or format that is not there, and a memory that is no size."""
+        """Move a generator to a device.
+
+        The precision `auto` computes outputs of 8 bits in the device's fast format, deeper ones in fp32. Raises
+        `UsageError` for a device or format that is not there, and for a memory that is no size.
+        """
         where = choose_device(device)
         if precision == "auto" and release.image_out.bits != 8:
             precision = "fp32"
@@ -43,20 +47,20 @@ class Translating:
         release.generator.to(where)
         return cls(release, where, chosen, memory)
 
-    def show(self, picture: Picture) -> tuple[Picture, Tensor]:
-        """A picture in the depth of the recipe, and what the generator is shown of it: (C, H, W) in [-1, 1].
+    def prepare(self, picture: Picture) -> tuple[Picture, Tensor]:
+        """Return a picture in the depth of the recipe, and what the generator is shown of it: (C, H, W) in [-1, 1].
 
         Raises `ImageError` where the picture is not what the recipe declares.
         """
         labels = self.release.labels
         if labels is not None:
-            return picture, labels.labelling.planes(picture.pixels)
+            return picture, labels.planes(picture.pixels)
         picture = fit(picture, self.release.image_in)
         return picture, to_tensor(picture.pixels, self.release.image_in)
 
     @torch.inference_mode()
     def translate(self, image: Tensor, path: Path) -> Tensor:
-        """(C, H, W) in [-1, 1] → (C', H, W) float32 in [-1, 1], on the CPU.
+        """Translate an image (C, H, W) in [-1, 1] to (C', H, W) float32 in [-1, 1], on the CPU.
 
         The whole image at once, or, with `memory` (such as "2GB"), in strips that need no more and give the same
         output. Raises `ImageError` naming `path` for an output that is not finite.
@@ -81,5 +85,3 @@ class Translating:
                 tiling.apply(self.release.generator, source, memory=self.memory, out=sink)
             else:
                 sink.write(0, self.release.generator(source.read(0, source.shape[2]).to(self.device)))
-
-

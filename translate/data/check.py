@@ -1,11 +1,11 @@
-"""Looking at every file of a data set before a training does, and saying what is wrong with each."""
+"""Reading every file of a data set before a training does, to say what is wrong with each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from translate.data.folders import (
     FOLDERS_OF,
@@ -16,15 +16,15 @@ from translate.data.folders import (
     SidesConfig,
     UnpairedConfig,
 )
-from translate.data.labels import read_labels
+from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match, named
 from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
 
-Severity = Literal["note", "warning", "error"]  # error: training would stop at it, or learn something wrong
+Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
 SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
-NUM_LOOKED_AT = 20  # files that a layout is recognised by
+NUM_SAMPLE_FILES = 20  # of a folder, to recognise its layout by
 
 
 class Finding(NamedTuple):
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
     @classmethod
     def of(cls, error: TranslateError, severity: Severity = "error") -> Finding:
-        """Return an error that names the file or folder it is about as a finding."""
+        """Return an error as a finding."""
         return cls(Path(error.path or ""), severity, error.what, error.advice)
 
 
@@ -45,11 +45,12 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
           progress: Callable[[int, int], None] | None = None, needs_test_images: bool = False) -> list[Finding]:
     """Read every image of a data set, and return what was found, in the order of the folders.
 
-    data       a recipe's data, or a bare folder; then the first finding is a note that says which layout it is read as
-    root       where prepared cards lie
-    crop       (height, width) of a training's crops: smaller images are found as well
-    progress   is told how many files of how many have been read
-    needs_test_images    that there are none is an error, as for a training, and else a note
+    data: a recipe's data, or a folder; of a folder, the first finding is a note on which layout it is read as.
+    root: the folder of prepared cards.
+    crop: (height, width); smaller images are found as well.
+    progress: is called with how many files of how many have been read.
+    needs_test_images: missing test images are an error and not a note, as a training would stop at once
+        (`Recipe.needs_test_images`).
     """
     if isinstance(data, LayoutConfig):
         return list(_check_config(data, root, crop, progress, needs_test_images))
@@ -57,15 +58,21 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     # A bare folder: what it seems to be.
     config = recognise(data)
     if config is None:
-        return [Finding(data, "error", "not a layout that we know, or no images in it",
+        return [Finding(data, "error", "holds no images in a layout that is known",
                         "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
-    note = Finding(data, "note", f"read as kind: {config.kind}, {_described(config)}",  # type: ignore[attr-defined]
-                   "if it is meant otherwise, check the recipe's data instead")
+    note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
+                   "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
 
 
+def count_severities(findings: list[Finding]) -> dict[Severity, int]:
+    """Return how many findings there are of each severity, the worst first."""
+    return {severity: sum(finding.severity == severity for finding in findings)
+            for severity in reversed(get_args(Severity))}
+
+
 def recognise(folder: Path) -> LayoutConfig | None:
-    """Return the layout a folder seems to have; None when there are no images in a place we look at."""
+    """Return the layout that a folder seems to have; None where no known place in it holds images."""
     if not folder.is_dir():
         return None
     if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
@@ -87,11 +94,11 @@ def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
 
 
 def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
-    """Yield the files of a bare folder without which it would be paired, where they are the fewer."""
-    if not isinstance(config, UnpairedConfig) or config.folder is None:
+    """Yield the files without a partner of a folder whose trainA and trainB pair for the most part."""
+    if config.paired or config.folder is None:
         return
     num_pairs, only_a, only_b = _matched(config.folder)
-    if num_pairs < max(len(only_a), len(only_b)):  # less than half of a side
+    if num_pairs < max(len(only_a), len(only_b)):  # on one side, most have no partner: not meant as pairs
         return
     yield Finding(config.folder, "warning", f"{num_pairs} names of trainA are in trainB too, and "
                   f"{len(only_a + only_b)} have no partner: probably meant as pairs",
@@ -100,30 +107,20 @@ def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
         yield from (Finding(path, "warning", f"has no partner in {other}") for path in lonely)
 
 
-def _described(config: LayoutConfig) -> str:
-    if isinstance(config, UnpairedConfig):
-        return "trainA and trainB, whose names do not all pair"
-    if isinstance(config, LabelsConfig):
-        return f"label maps and images, with {config.classes} classes"
-    if isinstance(config, PairedConfig) and config.folder and (config.folder / "trainA").is_dir():
-        return "trainA and trainB, paired by name"
-    return "files with A beside B" if isinstance(config, PairedConfig) else "photographs"
-
-
 def _guessed_classes(folder: Path) -> int:
-    """Return one more than the largest number of some label maps, 255 (ignored) aside."""
+    """Return one more than the largest number in some label maps, without 255, which is ignored."""
     largest = 1
-    for path in list_images(folder)[:NUM_LOOKED_AT]:
+    for path in list_images(folder)[:NUM_SAMPLE_FILES]:
         try:
             numbers = read_labels(path)
         except ImageError:
-            continue  # found again, and told, by the check
+            continue  # the check reads every file and reports it
         largest = max(largest, int(numbers[numbers != 255].max(initial=1)))
     return largest + 1
 
 
 def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
-    for path in files[:NUM_LOOKED_AT]:
+    for path in files[:NUM_SAMPLE_FILES]:
         try:
             info = inspect(path)
         except ImageError:
@@ -133,18 +130,17 @@ def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
 
 def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
                   progress: Callable[[int, int], None] | None, needs_test_images: bool = False) -> Iterator[Finding]:
-    """Yield what is wrong with a recipe's data."""
-    # How the files belong together.
+    """Yield the findings: how the files belong together, then of each file, then of the two files of a pair."""
     parts, findings = _parts(config, root, needs_test_images)
     yield from findings
 
-    # Each of them, and the two of a pair beside each other.
+    # Read every file, and compare the sizes of a pair.
     met: set[tuple[int, int]] = set()
     num_files, done = sum(len(pair) for part in parts for pair in part), 0
     for pair in chain.from_iterable(parts):
         sizes = []
         for path, side in pair:
-            size, findings = _look(path, side, config, crop)
+            size, findings = _read_file(path, side, config, crop)
             yield from findings
             sizes.append(size)
             done += 1
@@ -153,15 +149,15 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         known = [size for size in sizes if size is not None]
         met.update(known)
         if config.paired and len(set(known)) > 1:
-            sizes_differ = f"is {_shown(known[0])}, and its partner {pair[1][0]} {_shown(known[1])}"
+            sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
 
-    # All of them together: images of one size need no resizing.
+    # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
         loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
         smallest, largest = (choose(met, key=lambda size: size[0] * size[1]) for choose in (min, max))
-        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_shown(smallest)} to "
-                      f"{_shown(largest)}", f"all are loaded {loaded} (data.resize)")
+        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
+                      f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
 
 
 Side = Literal["a", "b", "both"]
@@ -169,7 +165,7 @@ Pair = tuple[tuple[Path, Side], ...]
 
 
 def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[list[list[Pair]], list[Finding]]:
-    """Return for each split the files that are read together, and what is wrong with how they belong together."""
+    """Return, for each split, the files that are read together, and what is wrong with how they belong together."""
     parts: list[list[Pair]] = []
     findings: list[Finding] = []
     try:
@@ -177,18 +173,17 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
     except DataError as error:
         return [], [Finding.of(error)]
 
-    # Each split, under its names on the disk. One that is not whole is there as well.
-    found: set[str] = set()
+    # Find the files of every split; those without a partner are read as well.
+    found: set[str] = set()  # the splits that exist, also those with faults
     for name in SPLITS:
         try:
-            folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
-            if folders is not None:
+            if isinstance(config, SidesConfig) and (folders := config.sides(name, root)) is not None:
                 pairs, wrong = _sides(config, folders)
                 parts.append(pairs)
                 findings += wrong
                 found.add(name)
             elif (samples := config.find(name, root)) is not None:
-                parts.append(_alone(list(samples.files_b), "both" if isinstance(config, PairedConfig) else "b"))
+                parts.append(_alone(list(samples.files_b), "both" if config.aligned else "b"))
                 found.add(name)
             elif name == "train":
                 findings.append(Finding(place, "error", "holds no train images",
@@ -197,23 +192,23 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
             findings.append(Finding.of(error))
             found.add(name)
 
+    # Without test images a training goes on, unless its recipe wants scores.
     if not found.intersection(FOLDERS_OF["test"]):
         expected = f"expected {config.expected('test')}"
         findings.append(Finding(place, "error", "holds no test images, and the recipe wants scores on them", expected)
                         if needs_test_images else
-                        Finding(place, "note", "holds no test images: a training has no scores, and pictures of what "
-                                "it has seen", expected))
+                        Finding(place, "note", "holds no test images, so a training has no scores, and shows pictures "
+                                "of training images", expected))
     return parts, findings
 
 
-def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
-    """Return the files of two folders, those that pair together and all others alone, and what is wrong with pairs."""
-    pattern = config.labels if isinstance(config, LabelsConfig) else "*"
-    files_a, files_b = config.list_files(folders[0], pattern), config.list_files(folders[1])
+def _sides(config: SidesConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
+    """Return the files of two folders, those that pair together and all others alone, and what does not pair."""
+    files_a, files_b = config.files_of(folders)
     if not config.paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
 
-    # Two of one name, and those without a partner.
+    # Files pair by name: two files of one name, and names without a partner, are errors.
     names_a, names_b = named(folders[0], files_a), named(folders[1], files_b)
     findings = [Finding(clash[1], "error", f"has the name of {clash[0].name}, and pairs are found by name",
                         "remove or rename one of them")
@@ -223,7 +218,6 @@ def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair]
         findings += [Finding(names[name][0], "error", f"has no partner in {other}", "add it there, or remove this one")
                      for name in only]
 
-    # All are looked at, also the lonely ones.
     together: list[Pair] = [((names_a[a][0], "a"), (names_b[b][0], "b")) for a, b in pairs]
     alone_a, alone_b = [names_a[name][0] for name in only_a], [names_b[name][0] for name in only_b]
     return together + _alone(alone_a, "a") + _alone(alone_b, "b"), findings
@@ -233,15 +227,17 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
     return [((path, side),) for path in files]
 
 
-def _look(path: Path, side: Side, config: LayoutConfig,
-          crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
-    """Read one file as training would; return the (height, width) of an image in it, and findings."""
+def _read_file(path: Path, side: Side, config: LayoutConfig,
+               crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+    """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
+    and findings."""
+    # Read it; an aligned file holds both sides, which may be declared differently.
     image_a, image_b = config.loading.image_a, config.loading.image_b
 
     # Can it be read as what it is to be?
     try:
-        if side == "a" and isinstance(config, LabelsConfig):
-            return _look_at_labels(path, config)
+        if side == "a" and config.labelling is not None:
+            return _read_label_map(path, config.labelling)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
         array = read_image(path, wanted[0])
         for other in wanted[1:]:
@@ -250,33 +246,35 @@ def _look(path: Path, side: Side, config: LayoutConfig,
     except ImageError as error:
         return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
 
-    # Is it what it is read as, and large enough?
+    # Compare what it is with what the recipe declares.
     findings = [finding for each in wanted for finding in _differs(path, each)][:1]
     height, width = array.shape[:2]
     if side == "both" and width % 2:
-        findings.append(Finding(path, "error", f"is {width} pixels wide, which cannot be cut into two halves of one "
-                                "size", "expected A beside B"))
+        findings.append(Finding(path, "error", f"is {width} pixels wide, an odd number, so it has no two equal halves",
+                                "expected A beside B"))
     width = width // 2 if side == "both" else width
     if crop and (height < crop[0] or width < crop[1]):
-        findings.append(Finding(path, "warning", f"is {_shown((height, width))}, smaller than the crop of "
-                                f"{_shown(crop)}, so it is enlarged", "use larger images or a smaller resolution"))
+        findings.append(Finding(path, "warning", f"is {_size_text((height, width))}, smaller than the crop of "
+                                f"{_size_text(crop)}, so it is enlarged", "use larger images or a smaller resolution"))
     return (height, width), findings
 
 
-def _look_at_labels(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
+def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
-    unknown = config.labelling.unknown(labels)
+    unknown = labelling.unknown(labels)
     findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                        f"{config.classes - 1}, ignored {config.ignore}", "raise data.classes, or set data.ignore")]
+                        f"{labelling.classes - 1}, ignored {labelling.ignore}",
+                        "raise data.classes, or set data.ignore")]
     return labels.shape[:2], findings if unknown else []
 
 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
-    """Yield what reading a file as the recipe says has silently changed."""
+    """Yield what reading an image as the recipe declares it changes without a word."""
     info = inspect(path)
     advice = f"if all files are like this, declare it: channels: {info.channels}, bits: {info.bits}"
     if info.mode == "CMYK":
-        yield Finding(path, "warning", "is CMYK, converted to RGB", "convert it with its colour profile yourself")
+        yield Finding(path, "warning", "is CMYK, and is converted to sRGB (by its colour profile, where it has one)",
+                      "convert it yourself to choose how")
     elif info.channels != wanted.channels:
         yield Finding(path, "warning", f"has {info.channels} channel{'s' * (info.channels > 1)} ({info.mode}); the "
                       f"recipe declares {wanted.channels}", advice)
@@ -284,5 +282,5 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
 
 
-def _shown(size: tuple[int, int]) -> str:
+def _size_text(size: tuple[int, int]) -> str:
     return f"{size[1]}×{size[0]}"

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from translate.errors import ImageError
-from translate.images.pictures import MAX_PIXELS, faults_of
+from translate.images.pictures import MAX_PIXELS, as_image_errors
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")  # in a JPEG the numbers have been smoothed into other classes
 
@@ -22,7 +22,7 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     They are the indices of a palette image, or the values of a grey one. Raises `ImageError` for a file that is no
     label map, or has more than `max_pixels`.
     """
-    with faults_of(path, "read"), path.open("rb") as file:
+    with as_image_errors(path, "read"), path.open("rb") as file:
         try:
             image = Image.open(file, formats=LOSSLESS)
         except UnidentifiedImageError:

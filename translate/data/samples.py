@@ -15,7 +15,8 @@ from torch import Tensor
 from translate.data.labels import Labelling
 from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
 from translate.errors import RECIPE, DataError, ImageError
-from translate.images.reading import ImageConfig, read_image, to_tensor
+from translate.images.reading import ImageConfig, read_image
+from translate.images.tensors import to_tensor
 
 ComputedInput = Literal["grey", "edges"]
 

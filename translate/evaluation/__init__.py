@@ -1,1 +1,1 @@
-"""Evaluation: scores of a run or of any folder, and the held-out images that a training is judged by."""
+"""Evaluation: scores of a run or of any folder, and the held-out images that a training is scored on."""

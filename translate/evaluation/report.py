@@ -1,16 +1,17 @@
-"""How good images are: those a run makes of its test set, or those that any tool has left in a folder.
+"""How good images are: those that a run makes of its test set, or those that any tool has left in a folder.
 
 `results.json` holds
 
     what          the run or folder;  against: the real images;  direction: of a run
-    weights       of a run: the name of the folder they are from, of a checkpoint the images it had seen; else null
+    weights       of a run: the name of the folder they are from, which for a checkpoint is the number of images it had
+                  seen; else null
     num_images, num_reals, num_sources;  paired: whether image i has a truth
     features      the networks that sets were compared by
     interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
     metrics       {name: {title, better, value, interval, floor, baselines}} in the order of a table
                   floor: {value, interval} of one half of the real images against the other; null where it has none
-                  baselines: {identity, colour_transfer} → {value, interval}; what needs no learning
-    missing       what could not be computed, a line each: why, and how to get it
+                  baselines: {identity, colour_transfer} → {value, interval}: images made without any learning
+    missing       lines that say what could not be computed, why, and how to get it
     made_by       {diptych, torch, machine, date}
 
 A value that is not finite (the PSNR of equal images) is null.
@@ -36,9 +37,10 @@ from translate import files
 from translate.data.labels import read_labels
 from translate.data.pairing import list_images, pair_files
 from translate.errors import DataError, ImageError, UsageError
-from translate.evaluation.heldout import HeldOut, spread, translate_whole
+from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.images.decoding import decode, read_content
-from translate.images.reading import ImageConfig, change_bits, to_array, to_tensor
+from translate.images.reading import ImageConfig, change_bits
+from translate.images.tensors import to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
@@ -65,7 +67,7 @@ class Results:
     missing: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """The document that `results.json` holds."""
+        """Return the document that `results.json` holds."""
         return self.about | {
             "interval": {"level": intervals.LEVEL, "resamples": intervals.RESAMPLES},
             "metrics": {name: {
@@ -78,37 +80,55 @@ class Results:
                         "machine": f"{os.cpu_count()} cores, {platform.machine()}"}}
 
     def write(self, path: Path) -> None:
-        """Replace `path` by `as_json`. Raises `DiskError`."""
+        """Write `as_json` to the file `path`. Raises `DiskError`."""
         with files.naming_disk_faults(path):
             files.write_json(path, self.as_json())
 
 
+def run_of(path: Path) -> Path:
+    """Return the run that is meant by `path`: the folder itself, or RUN where it is RUN/best, which is no folder."""
+    return path.parent if path.name == "best" and not path.is_dir() else path
+
+
+def results_file(path: Path) -> Path | None:
+    """Return where a run, or RUN/best, keeps its scores; None for what is no run."""
+    run = run_of(path)
+    name = RESULTS if run == path else f"best-{RESULTS}"
+    return run / name if (run / "checkpoints").is_dir() else None
+
+
 @dataclass(frozen=True)
 class Images:
-    """A number of images, read when they are asked for: (C, H, W) in [-1, 1]."""
+    """`num` images, each read when it is asked for by its number: (C, H, W) in [-1, 1]."""
 
     num: int
     read: Callable[[int], Tensor]
-    paths: Sequence[Path] = ()  # where they come from files of their own
+    paths: Sequence[Path] = ()  # the file of each, where they lie in a folder
 
 
 def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = None,
                  on_progress: OnProgress = lambda done, total: None) -> Results:
     """Translate the test images of a run's (or release's) recipe and score what comes out, as `convert` would write it.
 
-    `most`: at most so many test images, evenly spread. Raises `UsageError`, `CheckpointError`, `ImageError`.
+    path         a run folder, `<run>/best`, or a release folder
+    most         at most so many test images, evenly spaced; None: all
+    on_progress  called with the number of images looked at, and of all there are
+
+    Raises `UsageError`, `CheckpointError`, `ImageError`.
     """
+    # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    home = path.parent if path.name == "best" and not (path / "recipe.yaml").is_file() else path
-    held_out = HeldOut(load_recipe(home / "recipe.yaml"), data_root(), direction, most)
+    held_out = HeldOut(load_recipe(run_of(path) / "recipe.yaml"), data_root(), direction, most)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
     generator, image_out = release.generator.to(device), release.image_out
 
     def fake(number: int) -> Tensor:
+        """Translate, and round to the numbers that a file can hold."""
         made = translate_whole(generator, held_out.source(number), device, precision)
         return to_tensor(to_array(made, image_out), image_out)
 
+    # Label maps are no images: there are no baselines of them
     results = compare(Images(len(held_out.sources), fake), Images(len(held_out.reals), held_out.real),
                       None if release.labels else Images(len(held_out.sources), held_out.source),
                       paired=held_out.paired, sources_paired=True, on_progress=on_progress)
@@ -121,9 +141,13 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
                     on_progress: OnProgress = lambda done, total: None) -> Results:
     """Score the images below `folder` against the real ones below `against`: by pairs too where all names pair.
 
-    `source` holds what the images were made from, for the baselines. `most`: at most so many images, evenly spread.
+    source       holds what the images were made from, for the baselines; None: no baselines
+    most         at most so many images of each folder, evenly spaced; None: all
+    on_progress  called with the number of images looked at, and of all there are
+
     Raises `DataError` for folders without images and pairs of different sizes, `ImageError`.
     """
+    # Without a truth of the same name for every image, sets are compared
     images, reals = _list(folder), _list(against)
     sources = [] if source is None else _list(source)
     notes = []
@@ -133,6 +157,8 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
     except DataError as error:
         paired = False
         notes.append(f"scores against a truth need images that pair by name: {error}")
+
+    # So are the baselines, where the sources do not pair with the same images
     sources_paired = False
     if sources and source is not None:
         try:
@@ -140,6 +166,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
             sources_paired = images_again == images
         except DataError as error:
             notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
+
     results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
                       paired=paired, sources_paired=sources_paired, on_progress=on_progress)
     results.about |= {"what": str(folder), "against": str(against), "direction": None, "weights": None}
@@ -150,7 +177,8 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
 def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255) -> Results:
     """Score label maps below `folder` against those below `against`: mIoU and accuracies.
 
-    Raises `DataError` unless all names pair, `ImageError` for what is no label map of these classes.
+    Pixels whose truth is `ignore` do not count. Raises `DataError` unless all names pair, `ImageError` for what is no
+    label map of these classes.
     """
     predictions, truths = pair_files(folder, _list(folder), against, _list(against))
     scores = LabelScores(classes, ignore)
@@ -170,42 +198,54 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
             on_progress: OnProgress = lambda done, total: None) -> Results:
     """Score `images` and the baselines made of `sources` against `reals`.
 
-    `paired`: real i is the truth of image i. `sources_paired`: image i was made from source i.
+    paired          real i is the truth of image i
+    sources_paired  image i was made from source i
+    on_progress     called with the number of images looked at, and of all there are
+
+    Raises `DataError` naming the image that cannot be compared.
     """
+    # What sets and pairs are compared by, as far as it is on this machine
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks, missing = features.available(data_root(), device)
     lpips: perceptual.LPIPS | str | None = perceptual.available(device) if paired else None
     if isinstance(lpips, str):
         missing, lpips = [lpips, *missing], None
+
+    # Real images first: the colour transfer needs the colours of all of them
     total = reals.num + images.num + (sources.num if sources is not None else 0)
     kept: dict[str, list[Observed]] = {"reals": [], "images": [], "identity": [], "colour_transfer": []}
     moments = []
     for number in range(reals.num):
         real = reals.read(number)
         moments.append(ColourTransfer.moments(real))
-        kept["reals"].append(observe(real, None, networks, small=diversity.LARGEST))
+        kept["reals"].append(observe(real, None, networks, small=diversity.THUMBNAIL_SIDE))
         on_progress(len(kept["reals"]), total)
+    transfer = ColourTransfer(moments)
 
-    def look(name: str, image: Tensor, truth: Tensor | None) -> None:
-        kept[name].append(observe(image, truth, networks, small=diversity.LARGEST, lpips=lpips))
+    def keep(name: str, image: Tensor, truth: Tensor | None) -> None:
+        kept[name].append(observe(image, truth, networks, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
 
+    # The images themselves
     for number in range(images.num):
         image, truth = images.read(number), reals.read(number) if paired else None
         try:
-            look("images", image, truth)
+            keep("images", image, truth)
         except DataError as error:
             path = images.paths[number] if images.paths else f"image {number}"
             raise DataError(error.what, path, error.advice) from None
         on_progress(reals.num + number + 1, total)
-    transfer = ColourTransfer(moments)
+
+    # The baselines, as far as a source has the channels of the real images and the size of its truth
     for number in range(sources.num if sources is not None else 0):
         assert sources is not None
         truth = reals.read(number) if paired and sources_paired else None
         plain = identity(sources.read(number), len(transfer.mean))
         if plain is not None and (truth is None or truth.shape == plain.shape):
-            look("identity", plain, truth)
-            look("colour_transfer", transfer(plain), truth)
+            keep("identity", plain, truth)
+            keep("colour_transfer", transfer(plain), truth)
         on_progress(reals.num + images.num + number + 1, total)
+
+    # A baseline counts where it could be made of every source
     scores = summarise(kept["images"], kept["reals"], paired=paired)
     missing += observations.why_not(scores, kept["images"], kept["reals"], networks, paired=paired)
     return Results(
@@ -217,38 +257,43 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
 
 
 def read_any(path: Path) -> Tensor:
-    """An image as it is, but grey as RGB, as formats differ in whether they keep grey images grey: (C, H, W) float32,
-    integers mapped to [-1, 1], no transparency. Raises `ImageError`."""
+    """Read an image as (C, H, W) float32, integers mapped to [-1, 1], without its transparency.
+
+    Grey becomes RGB, as formats differ in whether they keep grey images grey. Raises `ImageError`.
+    """
     pixels = change_bits(decode(read_content(path), path).pixels, "float")
     image = to_tensor(pixels, ImageConfig(channels=pixels.shape[2], bits="float"))
     return image if (rgb := identity(image, 3)) is None else rgb
 
 
 def _images(paths: Sequence[Path], most: int | None) -> Images:
-    chosen = [paths[index] for index in spread(len(paths), most)]
+    """Choose at most `most` files. Reading one with other channels than the first raises `DataError`."""
+    chosen = [paths[index] for index in evenly_spaced(len(paths), most)]
     channels = len(read_any(chosen[0]))
 
     def read(number: int) -> Tensor:
         image = read_any(chosen[number])
         if len(image) != channels:
-            raise DataError(f"{chosen[number]}: has {len(image)} channels, and {chosen[0]} has {channels}; images of "
-                            "one set are to have as many")
+            raise DataError(f"has {len(image)} channels, and {chosen[0]} has {channels}", chosen[number],
+                            "all images of a set must have equally many")
         return image
 
     return Images(len(chosen), read, chosen)
 
 
 def _list(folder: Path) -> list[Path]:
+    """List the images below `folder`, at least one. Raises `UsageError`, `DataError`."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
+        raise UsageError("no such folder", folder)
     try:
         found = list_images(folder)
     except ImageError as error:
         raise DataError.of(error) from None
     if not found:
-        raise DataError(f"{folder}: holds no images that we read")
+        raise DataError("holds no image of a format that can be read", folder)
     return found
 
 
 def _plain(score: Estimate) -> dict[str, Any]:
+    """Return a score as JSON has it, in which there is no infinity."""
     return {"value": score.value if math.isfinite(score.value) else None, "interval": score.interval}

@@ -1,5 +1,6 @@
 """An image file's bytes made into pixels: identified by content, checked before it is decoded, never trusted.
 
+What is here runs in whichever process calls it; `translate.images.decoder_process` runs it in a process of its own.
 Which library reads a file follows from what it holds, so that no sample is cut on the way:
 
     Pillow       everything of 8 bits; 16-bit grey TIFF and PGM
@@ -26,17 +27,18 @@ from PIL import Image, ImageCms, features
 from translate.errors import ImageError, MissingExtra
 from translate.images.pictures import (
     MAX_PIXELS,
-    ORIENTATION,
-    SIDEWAYS,
+    ORIENTATION_TAG,
+    SIDEWAYS_ORIENTATIONS,
     ImageInfo,
     Picture,
+    as_image_errors,
     check_kind,
     check_size,
     checked_floats,
-    faults_of,
     rotate_upright,
+    usable_dpi,
 )
-from translate.images.tiffs import TiffRows, full_pages, geo_tags, has_alpha, is_tiff, page_info, resolution_of
+from translate.images.tiffs import TiffRowReader, full_pages, geo_tags, has_alpha, is_tiff, page_info, resolution_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
 # The brands of files whose images are coded as in a video of the kinds HEVC, as single images or as sequences.
@@ -46,8 +48,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def inspect(path: Path) -> ImageInfo:
-    """Identify a file without decoding its pixels. Raises ImageError."""
-    with faults_of(path, "read"), path.open("rb") as file:
+    """Return what a file says of itself, without decoding its pixels. Raises `ImageError`."""
+    with as_image_errors(path, "read"), path.open("rb") as file:
         if is_tiff(file):
             with tifffile.TiffFile(file) as tiff:
                 pages = full_pages(tiff, path)
@@ -57,8 +59,8 @@ def inspect(path: Path) -> ImageInfo:
 
 
 def count_pages(path: Path) -> int:
-    """The pages of a TIFF, smaller copies of them left out; 0 for any other file. Raises ImageError."""
-    with faults_of(path, "read"), path.open("rb") as file:
+    """Count the pages of a TIFF, without smaller copies of them; 0 for any other file. Raises `ImageError`."""
+    with as_image_errors(path, "read"), path.open("rb") as file:
         if not is_tiff(file):
             return 0
         with tifffile.TiffFile(file) as tiff:
@@ -66,25 +68,30 @@ def count_pages(path: Path) -> int:
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of a file. Raises ImageError."""
-    with faults_of(path, "read"):
+    """Return the bytes of a file. Raises `ImageError`."""
+    with as_image_errors(path, "read"):
         return path.read_bytes()
 
 
 def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode the bytes of a file that holds one image; `path` is for messages only. Raises ImageError.
+    """Decode the bytes of a file that holds one image; `path` is for messages only.
 
-    `translate.images.pages` reads a TIFF of several pages, and one that is too large to stand in memory.
+    `translate.images.pages` reads a TIFF of several pages, and one that is too large to stand in memory. Raises
+    `ImageError` for bytes that are no such image, and for one of more than `max_pixels`.
     """
-    with faults_of(path, "read"):
+    with as_image_errors(path, "read"):
         if not content:
             raise ImageError(path, "read", "the file is empty")
+
+        # A TIFF is tifffile's to identify; which of the libraries decodes it, its page decides.
         file = io.BytesIO(content)
         if is_tiff(file):
             with tifffile.TiffFile(file) as tiff:
                 pages = full_pages(tiff, path)
                 _check_still(len(pages), path)
                 return decode_page(pages[0], file, path, max_pixels)
+
+        # Anything else is Pillow's. Only what has passed the checks of size and kind is decoded.
         with _opened(file, path) as image:
             info = _pillow_info(image, file)
             check_size(info, path, max_pixels)
@@ -93,20 +100,22 @@ def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
             image.load()
             deep = info.format == "PNG" and info.bits == 16
             pixels, alpha = _decode_deep_png(content, image) if deep else _decode_pillow(image, path)
-            exif = _exif(image)
-            orientation = exif.pop(ORIENTATION, 1) if exif else 1
+
+            # Turned upright once: the EXIF that goes along has no orientation any more.
+            exif = exif_of(image)
+            orientation = exif.pop(ORIENTATION_TAG, 1) if exif else 1
             return Picture(path, rotate_upright(pixels, orientation),
                            None if alpha is None else rotate_upright(alpha, orientation),
-                           icc=_icc(image), exif=_exif_bytes(exif), dpi=_dpi(image))
+                           icc=_icc(image), exif=exif_bytes(exif), dpi=_dpi(image))
 
 
 def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Picture:
-    """Decode the whole of one page (tifffile's) of a TIFF, `file`. Raises ImageError."""
+    """Decode the whole of one page (tifffile's) of a TIFF, `file`. Raises `ImageError` as `decode` does."""
     info = page_info(page)
     check_size(info, path, max_pixels)
     check_kind(info, path)
     if not pillow_reads(page):
-        return TiffRows(page, path, max_pixels).whole()
+        return TiffRowReader(page, path, max_pixels).whole()
     geo = geo_tags(page, path)
     with _opened(file, path) as image:
         image.seek(page.index)
@@ -117,12 +126,15 @@ def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Pictu
 
 
 def _check_still(num_frames: int, path: Path) -> None:
+    """Raise `ImageError` for a file of several images."""
     if num_frames > 1:
         raise ImageError(path, "read", f"holds {num_frames} frames or pages; save the one you want as a file")
 
 
 @contextmanager
 def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
+    """Yield a file as Pillow identifies it by its content. Raises `ImageError` for a format that is not read here."""
+    # HEIC and AVIF need libraries that may not be there: the message names them.
     file.seek(0)
     brands = _brands(file)
     is_heic = not HEIC_BRANDS.isdisjoint(brands)
@@ -134,6 +146,8 @@ def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
         pillow_heif.register_heif_opener()
     elif b"avif" in brands and not features.check("avif"):
         raise ImageError(path, "read", "is an AVIF, for which this Pillow was not built; install Pillow from its wheel")
+
+    # Pillow tries no format but those on the list.
     try:
         image = Image.open(file, formats=("HEIF",) if is_heic else FORMATS)
     except Image.UnidentifiedImageError:
@@ -144,7 +158,10 @@ def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
 
 
 def _brands(file: BinaryIO) -> set[bytes]:
-    """What the file type box of an ISO media file (ISO/IEC 14496-12, 4.3) names; the file is left at its beginning."""
+    """Return the brands in the file type box of an ISO media file (ISO/IEC 14496-12, 4.3); none for any other file.
+
+    The file is left at its beginning.
+    """
     start = file.read(256)
     file.seek(0)
     if start[4:8] != b"ftyp":
@@ -154,11 +171,12 @@ def _brands(file: BinaryIO) -> set[bytes]:
 
 
 def _pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
+    """Return what a file that Pillow has opened says of itself."""
     assert image.format is not None
     width, height = image.size
     # To find EXIF behind the pixels of a PNG, Pillow would decode them.
-    exif = _exif(image) if image.format != "PNG" or "exif" in image.info else None
-    if exif and exif.get(ORIENTATION) in SIDEWAYS:
+    exif = exif_of(image) if image.format != "PNG" or "exif" in image.info else None
+    if exif and exif.get(ORIENTATION_TAG) in SIDEWAYS_ORIENTATIONS:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F") or raw_mode(image).startswith("LA")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # an MPO is a photograph with its previews
@@ -166,7 +184,7 @@ def _pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
 
 
 def _pillow_bits(image: Image.Image, file: BinaryIO) -> int | Literal["float"]:
-    """The depth of the file, which Pillow's mode does not tell: it opens 16-bit colour as 8-bit RGB."""
+    """Return the depth of the file, which Pillow's mode does not tell: it opens 16-bit colour as 8-bit RGB."""
     if image.mode == "F":
         return "float"
     if image.format == "PPM":
@@ -181,7 +199,7 @@ def _pillow_bits(image: Image.Image, file: BinaryIO) -> int | Literal["float"]:
 
 
 def _avif_bits(file: BinaryIO) -> int:
-    """The depth that the coder's configuration box states (AV1 in ISOBMFF, 2.3.3), which Pillow does not tell."""
+    """Return the depth that the coder's configuration box states (AV1 in ISOBMFF, 2.3.3): Pillow does not tell it."""
     file.seek(0)
     box = file.read(1 << 16).partition(b"av1C")[2]
     high, twelve = (bool(len(box) > 2 and box[2] & bit) for bit in (0x40, 0x20))
@@ -189,7 +207,7 @@ def _avif_bits(file: BinaryIO) -> int:
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How samples lie in the file, such as `RGB;16B`; empty where a plugin does not say."""
+    """Return how samples lie in the file, such as `RGB;16B`; empty where a plugin does not say."""
     arguments = _tile_arguments(image)
     mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return mode if isinstance(mode, str) else ""
@@ -201,11 +219,14 @@ def _tile_arguments(image: Image.Image) -> Any:
 
 
 def _decode_pillow(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pixels (H, W, 1 or 3) and alpha (H, W) or None, whatever Pillow's mode."""
+    """Return pixels (H, W, 1 or 3) and alpha (H, W) or None, whatever Pillow's mode."""
+    # Grey of more than 8 bits, which has no alpha.
     if image.mode == "F":
         return checked_floats(np.array(image)[..., None], path), None
     if image.mode == "I" or image.mode.startswith("I;16"):  # "I" comes from a 16-bit PGM
         return np.array(image).astype(np.uint16)[..., None], None
+
+    # Everything else becomes 8-bit grey or RGB, with alpha where a colour, a palette entry or a channel is transparent.
     if image.mode == "CMYK":
         image = _from_cmyk(image)
     grey = image.mode in ("1", "L", "LA")
@@ -219,7 +240,7 @@ def _decode_pillow(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarr
 
 
 def _from_cmyk(image: Image.Image) -> Image.Image:
-    """To sRGB: through the file's own profile, or by the plain formula where it has none that can be read."""
+    """Convert to sRGB: through the file's own profile, or by Pillow's formula where it has none that can be read."""
     profile = image.info.get("icc_profile")
     try:
         converted = profile and ImageCms.profileToProfile(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)),
@@ -230,15 +251,18 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 
 def _decode_deep_png(content: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """A 16-bit PNG that Pillow has found whole (`image`). OpenCV gives grey as (H, W), else BGR or BGRA."""
+    """Return pixels and alpha of a 16-bit PNG that Pillow has found whole (`image`).
+
+    OpenCV gives grey as (H, W), else BGR or BGRA (H, W, 3 or 4).
+    """
     import cv2
 
     samples = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None:
         raise ValueError("OpenCV cannot decode this 16-bit PNG")
     if samples.ndim == 2:
-        see_through = image.info.get("transparency")  # of colours OpenCV makes alpha itself
-        alpha = None if see_through is None else np.where(samples == see_through, 0, 65535).astype(np.uint16)
+        clear = image.info.get("transparency")  # the grey that is transparent; for a colour OpenCV makes alpha itself
+        alpha = None if clear is None else np.where(samples == clear, 0, 65535).astype(np.uint16)
         return samples[..., None], alpha
     alpha = np.ascontiguousarray(samples[..., 3]) if samples.shape[2] == 4 else None
     grey = content[25] in (0, 4)  # the colour type of the header, which always comes first: grey, grey and alpha
@@ -246,18 +270,20 @@ def _decode_deep_png(content: bytes, image: Image.Image) -> tuple[np.ndarray, np
 
 
 def _icc(image: Image.Image) -> bytes | None:
-    """The profile of the pixels; that of a CMYK file was used up by their conversion to sRGB."""
+    """Return the profile of the pixels. That of a CMYK file was used up by their conversion to sRGB."""
     return None if image.mode == "CMYK" else image.info.get("icc_profile")
 
 
-def _exif(image: Image.Image) -> Any:
+def exif_of(image: Image.Image) -> Any:
+    """Return the EXIF of an image, or None where it cannot be read."""
     try:
         return image.getexif()
     except Exception:  # a broken tag is no reason to lose an image
         return None
 
 
-def _exif_bytes(exif: Any) -> bytes | None:
+def exif_bytes(exif: Any) -> bytes | None:
+    """Return EXIF as files hold it, or None where there is nothing or it cannot be written."""
     try:
         return exif.tobytes() if exif else None
     except Exception:  # a tag that can be read and not be written again
@@ -269,11 +295,11 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
         across, down = (float(value) for value in image.info.get("dpi", ()))
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return (across, down) if 0 < across < 65536 and 0 < down < 65536 else None  # what every format can hold
+    return usable_dpi(across, down)
 
 
 def pillow_reads(page: Any) -> bool:
-    """Whether Pillow reads all of this page: usual colours of at most 8 bits, or 16-bit grey."""
+    """Return whether Pillow reads all of this page: usual colours of at most 8 bits, or 16-bit grey."""
     colours = page.samplesperpixel - has_alpha(page)
     photometric = page.photometric.name
     usual = {"MINISWHITE": 1, "MINISBLACK": 1, "PALETTE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED": 4}.get(photometric)

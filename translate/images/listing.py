@@ -23,7 +23,10 @@ class Listing:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The images below `folder`, nested, by suffix in any case, sorted. Raises ImageError for an unreadable folder."""
+    """List the images below `folder`, nested, by suffix in any case, sorted.
+
+    Raises `ImageError` for a folder that cannot be read.
+    """
     listing = list_folder(folder)
     if listing.faults:
         raise listing.faults[0]
@@ -31,7 +34,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def list_folder(folder: Path, skip: Path | None = None) -> Listing:
-    """Everything below `folder`, except below `skip`.
+    """List everything below `folder`, except below `skip`.
 
     Linked folders are entered, once each and after all real ones, so that a loop of links ends and a link never
     changes the names of what lies inside `folder` anyway. A link that leads nowhere counts as a file: whoever opens it
@@ -40,6 +43,8 @@ def list_folder(folder: Path, skip: Path | None = None) -> Listing:
     files: list[Path] = []
     others: list[Path] = []
     faults: list[ImageError] = []
+
+    # Two queues: linked folders wait until no real one is left. A folder entered once, or skipped, is `seen`.
     seen = {_identity(skip)} if skip is not None and skip.is_dir() else set()
     folders: list[Path] = [folder]
     links: list[Path] = []
@@ -49,6 +54,8 @@ def list_folder(folder: Path, skip: Path | None = None) -> Listing:
             if _identity(here) in seen:
                 continue
             seen.add(_identity(here))
+
+            # Each entry is a file, a folder to enter later, or neither; temporary files of ours are not mentioned.
             for entry in sorted(here.iterdir()):
                 if entry.name.startswith("."):
                     if not entry.name.startswith(TEMPORARY):  # left behind by a killed process of ours
@@ -65,5 +72,6 @@ def list_folder(folder: Path, skip: Path | None = None) -> Listing:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
+    """Return what is the same for all names of a folder."""
     status = folder.stat()
     return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""A decoded image, what a file says of itself before that, and the limits that both are held to.
+"""A decoded image, what a file says of itself before it is decoded, and the limits that both are held to.
 
 Neither this module nor `decoding` and `tiffs`, which stand on it, needs torch: importing them takes a fraction of a
 second, so that files nobody has looked at can be decoded in processes of their own.
@@ -20,16 +20,17 @@ Bits = Literal[8, 16, "float"]
 DTYPES: dict[Bits, type] = {8: np.uint8, 16: np.uint16, "float": np.float32}
 
 MAX_PIXELS = 200_000_000  # 14 142²; 600 MB once decoded to RGB
-ORIENTATION = 0x0112  # the EXIF tag, and the TIFF tag
-SIDEWAYS = (5, 6, 7, 8)  # its values for which the rows of the file are columns of the scene
+MAX_DPI = 65_536  # dots per inch, exclusive: what every format can hold
+ORIENTATION_TAG = 0x0112  # of EXIF, and of TIFF
+SIDEWAYS_ORIENTATIONS = (5, 6, 7, 8)  # the tag's values for which the rows of the file are columns of the scene
 
 
 @dataclass(frozen=True)
 class ImageInfo:
     """What a file says of itself, before its pixels are decoded. Width and height are those of the upright image."""
 
-    format: str  # as Pillow names it: PNG, JPEG, TIFF …
-    mode: str  # as Pillow names it: L, RGB, CMYK …; of a TIFF: its photometric name
+    format: str  # as Pillow names it: PNG, JPEG, TIFF
+    mode: str  # as Pillow names it: L, RGB, CMYK; of a TIFF: its photometric name
     width: int
     height: int
     channels: int  # without alpha; a palette has 3, CMYK becomes 3
@@ -43,11 +44,14 @@ class ImageInfo:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded image, upright, and what else its file held.
+    """A decoded image, upright, and what else its file held. Metadata that cannot be read is left out.
 
-    `pixels` is (H, W, C), uint8, uint16 or float32 (then in [-1, 1]); `alpha` is (H, W) of the same type. EXIF has no
-    orientation any more. `geo` are the tags by which a GeoTIFF says where on Earth it lies, as `tifffile` writes them
-    (`extratags`). Metadata that cannot be read is left out: it is no reason to lose an image.
+    pixels   (H, W, C), uint8, uint16 or float32 (then in [-1, 1])
+    alpha    (H, W) of the same type, or None
+    icc      the colour profile
+    exif     without an orientation: the pixels are upright
+    dpi      dots per inch, across and down
+    geo      the tags by which a GeoTIFF says where on Earth it lies, as `tifffile` writes them (`extratags`)
     """
 
     path: Path
@@ -65,7 +69,7 @@ class Picture:
 
 def rotate_upright(array: np.ndarray, orientation: int) -> np.ndarray:
     """Turn stored rows and columns (H, W, …) into the image as it was seen (EXIF 2.3, tag 0x0112, values 1 to 8)."""
-    if orientation in SIDEWAYS:
+    if orientation in SIDEWAYS_ORIENTATIONS:
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
@@ -75,13 +79,18 @@ def rotate_upright(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def bits_of(array: np.ndarray) -> Bits:
-    """The depth of an array: uint8, uint16 or float32."""
+    """Return the depth of an array of uint8, uint16 or float32."""
     return next(bits for bits, dtype in DTYPES.items() if array.dtype == dtype)
 
 
+def usable_dpi(across: float, down: float) -> tuple[float, float] | None:
+    """Return a resolution that every format can hold, or None."""
+    return (across, down) if 0 < across < MAX_DPI and 0 < down < MAX_DPI else None
+
+
 @contextmanager
-def faults_of(path: Path, stage: str) -> Iterator[None]:
-    """Whatever a decoder raises (there are dozens of classes) becomes an ImageError. Running out of memory does not."""
+def as_image_errors(path: Path, stage: str) -> Iterator[None]:
+    """Raise whatever a decoder raises (there are dozens of classes) as `ImageError`, but a `MemoryError` as it is."""
     try:
         yield
     except (ImageError, MemoryError):
@@ -92,14 +101,17 @@ def faults_of(path: Path, stage: str) -> Iterator[None]:
 
 
 def check_kind(info: ImageInfo, path: Path) -> None:
-    """Refuse, before it is decoded, an image of a depth that nothing here can hold."""
+    """Raise `ImageError`, before an image is decoded, for a depth that nothing here can hold."""
     if info.bits not in DTYPES or (info.format == "PPM" and info.bits == 16 and info.channels == 3):
         raise ImageError(path, "read", f"{info.format} of {info.bits} bits and {info.channels} channels is not read; "
                          "save it as 8- or 16-bit PNG or TIFF")
 
 
 def check_size(info: ImageInfo, path: Path, max_pixels: int) -> None:
-    """Refuse, before it is decoded, an image that would take too much memory as a whole."""
+    """Raise `ImageError`, before an image is decoded, if it would take too much memory as a whole.
+
+    More than four channels count as more pixels.
+    """
     if info.width * info.height * max(1, info.channels / 4) > max_pixels:
         shown = info.size if info.channels <= 4 else f"{info.size} with {info.channels} channels"
         raise ImageError(path, "read", f"is {shown}, above the limit of {max_pixels:,} pixels; "
@@ -107,7 +119,7 @@ def check_size(info: ImageInfo, path: Path, max_pixels: int) -> None:
 
 
 def checked_floats(samples: np.ndarray, path: Path) -> np.ndarray:
-    """The samples, if all of them lie in [-1, 1]; else an ImageError."""
+    """Return the samples if all of them lie in [-1, 1], else raise `ImageError`."""
     low, high = float(samples.min(initial=0)), float(samples.max(initial=0))
     if not (low >= -1 and high <= 1):  # also true of NaN
         raise ImageError(path, "read", f"holds floats from {low:g} to {high:g}; they are to lie in [-1, 1]")

@@ -1,4 +1,7 @@
-"""Where the rows of an output go: into an array, for formats that are encoded whole, or into a TIFF as they come."""
+"""Where the rows of an output go: into an array, for formats that are encoded whole, or into a TIFF as they come.
+
+`translate.images.pages` gives the rows of the input; its `Page` tells a sink how large the output is, and its alpha.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,27 @@ import tifffile
 import torch
 from torch import Tensor
 
-from translate.errors import DiskError, ImageError, TranslateError, is_disk_fault
+from translate.errors import ImageError, TranslateError
 from translate.images.pages import Page
 from translate.images.pictures import DTYPES
-from translate.images.reading import ImageConfig, change_bits, to_array
-from translate.images.tiffs import layout
-from translate.images.writing import holds, profile_for, replacing_image
+from translate.images.reading import ImageConfig, change_bits
+from translate.images.tensors import to_array
+from translate.images.tiffs import writer_options
+from translate.images.writing import as_write_errors, holds, profile_for, replacing_image
 
-TILE = 256  # px of a side; a multiple of 16 (TIFF 6.0, section 15)
-CLASSIC_BYTES = 4_000_000_000  # a classic TIFF counts bytes in 32 bits; the rest is for its tags
+TILE_SIDE = 256  # pixels; a multiple of 16 (TIFF 6.0, section 15)
+CLASSIC_TIFF_BYTES = 4_000_000_000  # a classic TIFF counts bytes in 32 bits; the rest is for its tags
 
 
 class ArraySink:
-    """Fills `array`, (H, W, config.channels) uint8, uint16 or float32: the output of `page`, for `write_image`."""
+    """Collects the output of `page` in `array`, (H, W, config.channels) uint8, uint16 or float32, for `write_image`."""
 
     def __init__(self, page: Page, config: ImageConfig):
         self.page, self.config = page, config
         self.array: np.ndarray = np.empty((page.height, page.width, config.channels), DTYPES[config.bits])
 
     def write(self, a: int, strip: Tensor) -> None:
-        """Take rows [a, a + strip.shape[2]), (1, C, rows, W) in [-1, 1]. Raises ImageError unless all are finite."""
+        """Take rows [a, a + strip.shape[2]), (1, C, rows, W) in [-1, 1]. Raises `ImageError` unless all are finite."""
         self.array[a:a + strip.shape[2]] = _samples(strip, self.config, self.page.path)
 
 
@@ -56,14 +60,17 @@ class TiffSink:
     def write(self, a: int, strip: Tensor) -> None:
         """Take rows [a, a + strip.shape[2]), (1, C, rows, W) in [-1, 1], from top to bottom, one page after the other.
 
-        Raises ImageError for output that is not finite or alpha that cannot be read, DiskError for a full disk.
+        Raises `ImageError` for output that is not finite or alpha that cannot be read, `DiskError` for a full disk.
         """
+        # The rows as the file holds them, with the input's alpha beside the colours.
         assert a == self.written, f"rows {self.written} come next, and not {a}"
         rows = _samples(strip, self.config, self.page.path)
         if self._alpha:
             alpha = self.page.read_alpha(a, a + len(rows))
             assert alpha is not None, "the page has alpha"
             rows = np.dstack([rows, change_bits(alpha, self.config.bits)])
+
+        # The first rows of a page start the thread's work on it.
         if self._job is None:
             assert self.after is None or self.after.written == self.after.page.height, "one page after the other"
             self._job = self._thread.submit(self._write_page)
@@ -71,7 +78,7 @@ class TiffSink:
         self.written += len(rows)
 
     def finish(self) -> None:
-        """Wait until the page is written. Raises what went wrong in that."""
+        """Wait until the page is written. Raises `ImageError` for a page that lacks rows, and what `write` raises."""
         if self._job is None or self.written < self.page.height:
             raise ImageError(self.path, "write", f"only {self.written} of {self.page.height} rows of a page were given")
         self._result()
@@ -83,6 +90,7 @@ class TiffSink:
                 self._hand_over(None)
 
     def _hand_over(self, rows: np.ndarray | None) -> None:
+        """Give rows to the thread, or None to end its work; raise its error where it has stopped."""
         assert self._job is not None
         while not self._job.done():
             with suppress(queue.Full):
@@ -91,42 +99,44 @@ class TiffSink:
         self._result()
 
     def _result(self) -> None:
+        """Wait for the thread, and raise its error as one that names the file."""
         assert self._job is not None
         try:
-            self._job.result()
-        except OSError as error:
-            if is_disk_fault(error):
-                raise DiskError.of(error, self.path) from error
-            raise ImageError(self.path, "write", error.strerror or str(error)) from error
-        except _Abandoned:
-            pass
+            with as_write_errors(self.path), suppress(_Abandoned):
+                self._job.result()
+        except TranslateError:
+            raise
         except Exception as error:
             raise ImageError(self.path, "write", f"{type(error).__name__}: {error}") from error
 
     def _write_page(self) -> None:
-        """In the thread."""
+        """Write the page, in the thread: tifffile asks `_tiles` for its tiles."""
         dtype = DTYPES[self.config.bits]
         samples = self.config.channels + self._alpha
-        options: dict[str, Any] = layout(self.config.channels, self._alpha, dtype, dpi=self.page.dpi,
+        options: dict[str, Any] = writer_options(self.config.channels, self._alpha, dtype, dpi=self.page.dpi,
                                          icc=profile_for(self.config.channels, self.page.icc), geo=self.page.geo)
         shape = (self.page.height, self.page.width, samples)
-        self._writer.write(self._tiles(), shape=shape if samples > 1 else shape[:2], dtype=dtype, tile=(TILE, TILE),
-                           maxworkers=1, **options)  # more workers would gather 500 MB of tiles first
+        self._writer.write(self._tiles(), shape=shape if samples > 1 else shape[:2], dtype=dtype,
+                           tile=(TILE_SIDE, TILE_SIDE), maxworkers=1,  # more would gather 500 MB of tiles first
+                           **options)
 
     def _tiles(self) -> Iterator[np.ndarray]:
-        """Row by row of tiles, those at the edges smaller, (rows, columns, samples)."""
+        """Cut the rows that are handed over into tiles (rows, columns, samples), smaller ones at the edges."""
         waiting: list[np.ndarray] = []
-        for top in range(0, self.page.height, TILE):
-            rows = min(TILE, self.page.height - top)
+        for top in range(0, self.page.height, TILE_SIDE):
+            # As many strips as one row of tiles needs.
+            rows = min(TILE_SIDE, self.page.height - top)
             while sum(map(len, waiting)) < rows:
                 strip = self._strips.get()
                 if strip is None:
                     raise _Abandoned
                 waiting.append(strip)
+
+            # What is left of them begins the next row of tiles.
             joined = np.concatenate(waiting) if len(waiting) > 1 else waiting[0]
             waiting = [joined[rows:]] if len(joined) > rows else []
-            for left in range(0, self.page.width, TILE):
-                yield joined[:rows, left:left + TILE]
+            for left in range(0, self.page.width, TILE_SIDE):
+                yield joined[:rows, left:left + TILE_SIDE]
 
 
 class _Abandoned(Exception):
@@ -135,17 +145,18 @@ class _Abandoned(Exception):
 
 @contextmanager
 def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig) -> Iterator[list[TiffSink]]:
-    """A TIFF for the outputs of `pages`, as `config` declares them: one sink for each, to be filled in their order.
+    """Yield sinks for the outputs of `pages` in one TIFF, as `config` declares them, to be filled in their order.
 
     Deflate, tiles; a BigTIFF where the pages are from one or may take more than 4 GB. Resolution, ICC profile and
     GeoTIFF tags of each page are kept, alpha where it can be told from the channels (1 or 3 colours, no floats).
 
     The file is written beside `path` and renamed when the block ends, all pages are complete and on the disk. After
-    an error nothing is left of it, and what stood at `path` is intact. Raises DiskError and ImageError, the latter
+    an error nothing is left of it, and what stood at `path` is intact. Raises `DiskError` and `ImageError`, the latter
     also for a page that is not complete.
     """
+    # A classic TIFF has no room for more than its offsets can count. How much compression will save, nobody knows.
     num_bytes = sum(page.height * page.width * (config.channels + page.has_alpha) for page in pages)
-    big = any(page.is_big for page in pages) or num_bytes * np.dtype(DTYPES[config.bits]).itemsize > CLASSIC_BYTES
+    big = any(page.is_big for page in pages) or num_bytes * np.dtype(DTYPES[config.bits]).itemsize > CLASSIC_TIFF_BYTES
     with (replacing_image(path) as file, tifffile.TiffWriter(file, bigtiff=big) as writer,
           ThreadPoolExecutor(1, "tiff-writer") as thread):
         sinks: list[TiffSink] = []
@@ -162,6 +173,7 @@ def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig) -> Ite
 
 
 def _samples(strip: Tensor, config: ImageConfig, path: Path) -> np.ndarray:
+    """Map a strip (1, C, rows, W) to samples (rows, W, C) of the declared depth. Raises `ImageError`: not finite."""
     if not torch.isfinite(strip).all():
         raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
     return to_array(strip[0], config)

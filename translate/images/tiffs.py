@@ -1,8 +1,15 @@
 """TIFF, BigTIFF and GeoTIFF through tifffile: their pages, read by rows, and the tags with which they are written.
 
-A TIFF is stored in segments, strips or tiles, each compressed by itself. Rows [a, b) need only the segments that they
-touch; so an image of any size is read in the memory of one row of its tiles. Uncompressed rows that follow each other
-in the file are read as they lie.
+A TIFF is stored in segments (strips or tiles), each compressed by itself. Rows [a, b) need only the segments that they
+touch; so an image of any size is read in the memory of one row of its tiles. How `TiffRowReader.read` gets there:
+
+    read              rows of the upright image → rows as they are stored, and back upright (`_as_picture`)
+    _read_stored      uncompressed rows that follow each other in the file are read as they lie (`_read_uncompressed`);
+                      all others are cut out of the rows of segments that they touch
+    _segment_row      one row of tiles, or one strip; the last one is kept
+    _segment          one strip or tile, decoded by tifffile
+
+Which reader a page gets, `translate.images.row_readers` decides.
 """
 
 from __future__ import annotations
@@ -18,37 +25,38 @@ import tifffile
 
 from translate.errors import ImageError, MissingExtra
 from translate.images.pictures import (
-    ORIENTATION,
-    SIDEWAYS,
+    ORIENTATION_TAG,
+    SIDEWAYS_ORIENTATIONS,
     ImageInfo,
     Picture,
+    as_image_errors,
     check_kind,
     checked_floats,
-    faults_of,
     rotate_upright,
+    usable_dpi,
 )
 
 # Where on Earth an image lies (GeoTIFF 1.1: pixel scale, tie points, transformation, keys and their numbers and texts),
 # and what GDAL adds to that: metadata, the value that stands for "no data".
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
-ICC_PROFILE = 34675
-CENTIMETRES = 3  # the unit of a resolution; 2 is inches, 1 none
-MEASURES = {2: 1.0, CENTIMETRES: 2.54}  # to dots per inch
+ICC_PROFILE_TAG = 34675
+UNITS_PER_INCH = {2: 1.0, 3: 2.54}  # by the resolution's unit (TIFF 6.0): 2 is inches, 3 centimetres; 1 is none
+JPEG_COMPRESSION = 7
 # What tifffile finds odd about tags it would print, without the name of a file. A handler of one's own sees it still.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def is_tiff(file: BinaryIO) -> bool:
-    """Whether a file opens as a TIFF or BigTIFF does; it is left at its beginning."""
+    """Return whether a file opens as a TIFF or BigTIFF does; it is left at its beginning."""
     start = file.read(4)
     file.seek(0)
     return start[:2] in (b"II", b"MM") and start[2:] in (b"*\0", b"\0*", b"+\0", b"\0+")  # all that Pillow takes
 
 
 def full_pages(tiff: tifffile.TiffFile, path: Path) -> list[Any]:
-    """The pages that are images; smaller copies of one (pyramids, thumbnails) are none. Raises ImageError."""
+    """Return the pages that are images: without smaller copies of one (pyramids, thumbnails). Raises `ImageError`."""
     all_pages: Any = tiff.pages
-    _check_last(tiff, path)
+    _check_last_page(tiff, path)
     pages = [page for page in all_pages if not page.is_reduced]
     if any(page.is_mask for page in pages):
         raise ImageError(path, "read", "holds a transparency mask as a page of its own; make it an alpha channel")
@@ -57,8 +65,9 @@ def full_pages(tiff: tifffile.TiffFile, path: Path) -> list[Any]:
     return pages
 
 
-def _check_last(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Refuse a file whose last page names a further one: tifffile leaves out, with all behind it, one that is cut."""
+def _check_last_page(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise `ImageError` where the last page names a further one: tifffile leaves out a page that is cut, and all
+    behind it."""
     pointer, length = tiff.pages.next_page_offset, tiff.tiff.offsetsize
     if pointer is None:  # not found by going from page to page
         return
@@ -69,32 +78,33 @@ def _check_last(tiff: tifffile.TiffFile, path: Path) -> None:
 
 
 def page_info(page: Any, frames: int = 1) -> ImageInfo:
-    """What a page says of itself."""
+    """Return what a page says of itself."""
     colours = page.samplesperpixel - (1 if has_alpha(page) else 0)
     if page.photometric.name in ("PALETTE", "SEPARATED"):
         colours = 3
     floats = page.dtype is not None and page.dtype.kind == "f"
     width, height = page.imagewidth, page.imagelength
-    if orientation_of(page) in SIDEWAYS:
+    if orientation_of(page) in SIDEWAYS_ORIENTATIONS:
         width, height = height, width
     return ImageInfo("TIFF", page.photometric.name, width, height, colours,
                      "float" if floats else max(8, page.bitspersample), frames)
 
 
 def has_alpha(page: Any) -> bool:
-    """Whether the last sample is alpha. A float image has none: its channels have no common unit."""
+    """Return whether the last sample is alpha. A float image has none: its channels have no common unit."""
     return tuple(page.extrasamples) in ((1,), (2,)) and page.dtype is not None and page.dtype.kind == "u"
 
 
 def orientation_of(page: Any) -> int:
-    value = page.tags.valueof(ORIENTATION, default=1)
+    value = page.tags.valueof(ORIENTATION_TAG, default=1)
     return value if value in range(1, 9) else 1
 
 
 def geo_tags(page: Any, path: Path) -> tuple[Any, ...]:
-    """A GeoTIFF's tags as `tifffile` writes them: (code, type, count, value, once). Raises ImageError.
+    """Return a GeoTIFF's tags as `tifffile` writes them: (code, type, count, value, once).
 
     They count stored rows and columns: of an image that has to be turned upright they would tell the wrong place.
+    Raises `ImageError` there.
     """
     found = []
     for tag in (page.tags.get(code) for code in GEO_TAGS):
@@ -110,19 +120,20 @@ def geo_tags(page: Any, path: Path) -> tuple[Any, ...]:
 
 
 def resolution_of(page: Any) -> tuple[float, float] | None:
-    """Dots per inch, across and down."""
+    """Return the dots per inch, across and down, where the page states them."""
     with suppress(Exception):
-        per_inch = MEASURES[int(page.tags.valueof("ResolutionUnit", default=2))]
+        per_inch = UNITS_PER_INCH[int(page.tags.valueof("ResolutionUnit", default=2))]
         across, down = (value[0] / value[1] * per_inch for value in (
             page.tags.valueof("XResolution"), page.tags.valueof("YResolution")))
-        return (across, down) if 0 < across < 65536 and 0 < down < 65536 else None
+        return usable_dpi(across, down)
     return None
 
 
 def obstacle(page: Any) -> str | None:
-    """Why a page cannot be read by rows, or None."""
+    """Say why a page cannot be read by rows, or None."""
+    # What its samples are: colours, depth, order.
     photometric, kind = page.photometric.name, page.dtype.kind if page.dtype is not None else ""
-    jpeg_colours = photometric == "YCBCR" and page.compression == 7  # decoded to RGB, strip by strip
+    jpeg_colours = photometric == "YCBCR" and page.compression == JPEG_COMPRESSION  # decoded to RGB, strip by strip
     if photometric not in ("MINISBLACK", "MINISWHITE", "RGB") and not jpeg_colours:
         return f"TIFF of {page.dtype} {photometric} is not read; save it as grey or RGB"
     if kind not in ("u", "f") or page.bitspersample != page.dtype.itemsize * 8:
@@ -131,6 +142,8 @@ def obstacle(page: Any) -> str | None:
         return f"TIFF with the axes {page.axes} is not an image of rows and columns"
     if has_alpha(page) and tuple(page.extrasamples) == (1,):
         return f"its {page.bitspersample}-bit colours are premultiplied by alpha; save it with plain alpha"
+
+    # How they are compressed: most ways need a library that is an extra.
     if page.compression not in tifffile.TIFF.DECOMPRESSORS or page.predictor not in tifffile.TIFF.UNPREDICTORS:
         name = page.compression.name if page.predictor == 1 else f"{page.compression.name} with {page.predictor.name}"
         missing = MissingExtra("imagecodecs", "formats", f"TIFF of {page.bitspersample} bits compressed by {name}")
@@ -138,15 +151,16 @@ def obstacle(page: Any) -> str | None:
     return None
 
 
-class TiffRows:
-    """A page of a TIFF read by rows, upright. `max_pixels` bounds what has to be decoded at once.
+class TiffRowReader:
+    """Reads rows of a page of a TIFF, upright. `max_pixels` bounds what has to be decoded at once.
 
     That is one row of tiles, one strip, or nothing where rows lie uncompressed one after the other; and the whole of
     a page that is stored sideways. The row of tiles last decoded is kept: the next rows mostly begin in it.
-    Raises ImageError for a page that cannot be read in this way, and for a file that has been cut.
+    Raises `ImageError` for a page that cannot be read in this way, and for a file that has been cut.
     """
 
     def __init__(self, page: Any, path: Path, max_pixels: int):
+        # What the page is, upright.
         self.page, self.path = page, path
         self.info = page_info(page)
         check_kind(self.info, path)
@@ -156,55 +170,62 @@ class TiffRows:
         self.orientation = orientation_of(page)
         self.height, self.width = self.info.height, self.info.width
         self.geo = geo_tags(page, path)
+
+        # How it is stored: one plane of all samples or one for each, every plane in a grid of segments.
         self._samples = page.samplesperpixel
         self._planes = self._samples if page.axes == "SYX" else 1
-        self._band_rows = min(page.tilelength if page.is_tiled else page.rowsperstrip, page.imagelength)
-        self._across = math.ceil(page.imagewidth / page.tilewidth) if page.is_tiled else 1
-        self._down = math.ceil(page.imagelength / self._band_rows)
-        self._plain = page.is_contiguous and page.predictor == 1 and page.fillorder == 1
-        self._last: tuple[int, np.ndarray] | None = None
+        self._segment_height = min(page.tilelength if page.is_tiled else page.rowsperstrip, page.imagelength)
+        self._segments_across = math.ceil(page.imagewidth / page.tilewidth) if page.is_tiled else 1
+        self._segments_down = math.ceil(page.imagelength / self._segment_height)
+        self._is_uncompressed = page.is_contiguous and page.predictor == 1 and page.fillorder == 1
+        self._kept: tuple[int, np.ndarray] | None = None  # the number of a row of segments, and the row
         self._check_segments(max_pixels)
 
     def _check_segments(self, max_pixels: int) -> None:
+        """Raise `ImageError` where segments are missing, or one row of them is more than `max_pixels`."""
+        # All of them, and inside the file: it is refused when it is opened, and not after an hour of computing.
         offsets, counts = self.page.dataoffsets, self.page.databytecounts
-        if min(len(offsets), len(counts)) < self._planes * self._down * self._across:
+        if min(len(offsets), len(counts)) < self._planes * self._segments_down * self._segments_across:
             raise ImageError(self.path, "read", "its list of strips or tiles is cut off")
         end = max((offset + count for offset, count in zip(offsets, counts, strict=False)), default=0)
         if end > self.page.parent.filehandle.size:
             raise ImageError(self.path, "read", f"is cut off: it has {self.page.parent.filehandle.size:,} bytes, and "
                              f"its pixels end at {end:,}")
-        rows = self.page.imagelength if self.orientation in SIDEWAYS else 0 if self._plain else self._band_rows
+
+        # What must be decoded at once. More than four samples a pixel count as more pixels.
+        sideways = self.orientation in SIDEWAYS_ORIENTATIONS
+        rows = self.page.imagelength if sideways else 0 if self._is_uncompressed else self._segment_height
         if self.page.imagewidth * rows * max(1, self._samples / 4) > max_pixels:
-            reason = "its rows are columns of the scene" if self.orientation in SIDEWAYS else "it is stored in pieces"
-            raise ImageError(self.path, "read", f"is {self.info.size}, and {reason}, so that "
+            how = "sideways" if sideways else "in strips or tiles"
+            raise ImageError(self.path, "read", f"is {self.info.size} and stored {how}, so that "
                              f"{self.page.imagewidth}×{rows} must be decoded at once, above the limit of "
                              f"{max_pixels:,} pixels; raise the limit (max_pixels) if the file is genuine")
 
     def read(self, a: int, b: int) -> Picture:
-        """Rows [a, b) of the upright image, without what else the file holds; not for one stored sideways."""
-        assert self.orientation not in SIDEWAYS, "only whole() turns rows into columns"
-        with faults_of(self.path, "read"):
+        """Read rows [a, b) of the upright image: pixels and alpha. Not for a page that is stored sideways."""
+        assert self.orientation not in SIDEWAYS_ORIENTATIONS, "only whole() turns rows into columns"
+        with as_image_errors(self.path, "read"):
             upwards = self.orientation in (3, 4)
-            return self._picture(self._stored(self.height - b, self.height - a, upwards) if upwards
-                                 else self._stored(a, b))
+            return self._as_picture(self._read_stored(self.height - b, self.height - a, upwards) if upwards
+                                    else self._read_stored(a, b))
 
     def whole(self) -> Picture:
-        """All of the page, and what else it holds."""
-        with faults_of(self.path, "read"):
-            picture = self._picture(self._stored(0, self.page.imagelength))
+        """Read all of the page, and what else it holds."""
+        with as_image_errors(self.path, "read"):
+            picture = self._as_picture(self._read_stored(0, self.page.imagelength))
         return Picture(self.path, picture.pixels, picture.alpha, self.icc, dpi=self.dpi, geo=self.geo)
 
     @property
     def icc(self) -> bytes | None:
-        value = self.page.tags.valueof(ICC_PROFILE)
+        value = self.page.tags.valueof(ICC_PROFILE_TAG)
         return value if isinstance(value, bytes) else None
 
     @property
     def dpi(self) -> tuple[float, float] | None:
         return resolution_of(self.page)
 
-    def _picture(self, samples: np.ndarray) -> Picture:
-        """Stored samples (rows, W, S) as colours and alpha, upright."""
+    def _as_picture(self, samples: np.ndarray) -> Picture:
+        """Make colours and alpha, upright, of stored samples (rows, W, S)."""
         if samples.dtype.kind == "f":
             samples = checked_floats(samples.astype(np.float32), self.path)
         if self.page.photometric.name == "MINISWHITE":
@@ -216,64 +237,75 @@ class TiffRows:
             return Picture(self.path, samples)
         return Picture(self.path, np.ascontiguousarray(samples[..., :-1]), np.ascontiguousarray(samples[..., -1]))
 
-    def _stored(self, a: int, b: int, upwards: bool = False) -> np.ndarray:
-        """Rows [a, b) as the file has them, (b − a, W, S). `upwards` when the next to be read are those before."""
-        if self._plain:
-            return self._plain_rows(a, b)
-        numbers = range(a // self._band_rows, math.ceil(b / self._band_rows))
+    def _read_stored(self, a: int, b: int, upwards: bool = False) -> np.ndarray:
+        """Read rows [a, b) as the file has them, (b − a, W, S). `upwards`: the rows before them come next."""
+        # The easy cases: nothing to decode, or all rows in one row of segments.
+        if self._is_uncompressed:
+            return self._read_uncompressed(a, b)
+        numbers = range(a // self._segment_height, math.ceil(b / self._segment_height))
         if len(numbers) == 1:
-            top = numbers[0] * self._band_rows
-            return self._band(numbers[0])[a - top:b - top]
+            top = numbers[0] * self._segment_height
+            return self._segment_row(numbers[0])[a - top:b - top]
+
+        # Else from each row of segments its part, in such an order that the one kept is the one needed next.
         rows = np.empty((b - a, self.page.imagewidth, self._samples), self.page.dtype)
-        for number in reversed(numbers) if upwards else numbers:  # so that the band kept is the one needed next
-            top = number * self._band_rows
-            part = rows[max(top - a, 0):top + self._band_rows - a]
-            part[:] = self._band(number)[max(a - top, 0):b - top]
+        for number in reversed(numbers) if upwards else numbers:
+            top = number * self._segment_height
+            part = rows[max(top - a, 0):top + self._segment_height - a]
+            part[:] = self._segment_row(number)[max(a - top, 0):b - top]
         return rows
 
-    def _plain_rows(self, a: int, b: int) -> np.ndarray:
+    def _read_uncompressed(self, a: int, b: int) -> np.ndarray:
+        """Read rows [a, b) that lie one after the other, in each plane, (b − a, W, S)."""
         per_plane = self._samples // self._planes
         dtype = self.page.dtype.newbyteorder(self.page.parent.byteorder)
         row_bytes = self.page.imagewidth * per_plane * dtype.itemsize
-        planes = [np.frombuffer(self._bytes(self.page.dataoffsets[0] + (plane * self.page.imagelength + a) * row_bytes,
-                                            (b - a) * row_bytes), dtype) for plane in range(self._planes)]
-        shaped = [plane.reshape(b - a, self.page.imagewidth, per_plane) for plane in planes]
-        return (np.concatenate(shaped, axis=2) if len(shaped) > 1 else shaped[0]).astype(self.page.dtype, copy=False)
+        planes = []
+        for plane in range(self._planes):
+            start = self.page.dataoffsets[0] + (plane * self.page.imagelength + a) * row_bytes
+            content = self._read_bytes(start, (b - a) * row_bytes)
+            planes.append(np.frombuffer(content, dtype).reshape(b - a, self.page.imagewidth, per_plane))
+        return (np.concatenate(planes, axis=2) if len(planes) > 1 else planes[0]).astype(self.page.dtype, copy=False)
 
-    def _band(self, number: int) -> np.ndarray:
-        """One row of tiles, or one strip, (rows, W, S)."""
-        if self._last is None or self._last[0] != number:
-            self._last = None  # gives its memory back before the next is made
-            self._last = number, self._decoded(number)
-        return self._last[1]
+    def _segment_row(self, number: int) -> np.ndarray:
+        """Return one row of tiles, or one strip, (rows, W, S): the one that is kept, or else decoded."""
+        if self._kept is None or self._kept[0] != number:
+            self._kept = None  # gives its memory back before the next is made
+            self._kept = number, self._decode_segment_row(number)
+        return self._kept[1]
 
-    def _decoded(self, number: int) -> np.ndarray:
-        rows = min(self._band_rows, self.page.imagelength - number * self._band_rows)
-        if self._planes == self._across == 1:
+    def _decode_segment_row(self, number: int) -> np.ndarray:
+        """Put a row of segments together from all of its columns and planes."""
+        # One segment that holds everything needs no copy.
+        rows = min(self._segment_height, self.page.imagelength - number * self._segment_height)
+        if self._planes == self._segments_across == 1:
             return self._segment(number, rows, self.page.imagewidth)
-        band = np.empty((rows, self.page.imagewidth, self._samples), self.page.dtype)
+
+        # Else the segments of a row follow each other in the file's list, and planes follow each other as a whole.
+        row = np.empty((rows, self.page.imagewidth, self._samples), self.page.dtype)
         width = self.page.tilewidth if self.page.is_tiled else self.page.imagewidth
         for plane in range(self._planes):
             samples = slice(plane, plane + 1) if self._planes > 1 else slice(None)
-            for column in range(self._across):
-                part = band[:, column * width:(column + 1) * width, samples]
-                part[:] = self._segment((plane * self._down + number) * self._across + column, *part.shape[:2])
-        return band
+            first = (plane * self._segments_down + number) * self._segments_across
+            for column in range(self._segments_across):
+                part = row[:, column * width:(column + 1) * width, samples]
+                part[:] = self._segment(first + column, *part.shape[:2])
+        return row
 
     def _segment(self, index: int, rows: int, columns: int) -> np.ndarray:
-        """The upper left (rows, columns) of a strip or tile."""
+        """Decode the upper left (rows, columns) of a strip or tile."""
         offset, count = self.page.dataoffsets[index], self.page.databytecounts[index]
         tables = {"jpegtables": self.page.jpegtables, "jpegheader": self.page.jpegheader} \
-            if self.page.compression == 7 else {}
+            if self.page.compression == JPEG_COMPRESSION else {}
         # A segment without bytes is one that its writer has left out, for all of it is "no data".
-        segment, _, shape = self.page.decode(self._bytes(offset, count) if count else None, index, **tables)
+        segment, _, shape = self.page.decode(self._read_bytes(offset, count) if count else None, index, **tables)
         if segment is None:
             return np.full((rows, columns, shape[3]), self.page.nodata, self.page.dtype)
         return segment[0, :rows, :columns]
 
-    def _bytes(self, offset: int, count: int) -> bytes:
+    def _read_bytes(self, offset: int, count: int) -> bytes:
         file = self.page.parent.filehandle
-        with file.lock:  # for the readers of all pages share it
+        with file.lock:  # the readers of all pages share it
             file.seek(offset)
             content = file.read(count)
         if len(content) != count:
@@ -281,9 +313,9 @@ class TiffRows:
         return content
 
 
-def layout(colours: int, alpha: bool, dtype: np.dtype | type, *, icc: bytes | None, dpi: tuple[float, float] | None,
-           geo: tuple[Any, ...]) -> dict[str, Any]:
-    """How tifffile is to write (H, W, colours + alpha) samples: deflate, differences of neighbours for integers.
+def writer_options(colours: int, alpha: bool, dtype: np.dtype | type, *, icc: bytes | None,
+                   dpi: tuple[float, float] | None, geo: tuple[Any, ...]) -> dict[str, Any]:
+    """Return how tifffile is to write (H, W, colours + alpha) samples: deflate, differences of neighbours for integers.
 
     At the quickest level: a network's output is noise to deflate, which higher levels search long to save little.
     """

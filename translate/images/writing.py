@@ -19,9 +19,9 @@ from PIL import Image
 
 from translate.errors import DiskError, ImageError, UsageError, is_disk_fault
 from translate.files import replacing
-from translate.images.pictures import Bits, bits_of, faults_of
-from translate.images.reading import ImageConfig, depth
-from translate.images.tiffs import layout
+from translate.images.pictures import Bits, as_image_errors, bits_of
+from translate.images.reading import ImageConfig, bits_in_words
+from translate.images.tiffs import writer_options
 
 _PILLOW_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".webp": "WEBP",
                    ".bmp": "BMP", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -29,7 +29,7 @@ _CHANNELS = {"PNG": (1, 2, 3, 4), "JPEG": (1, 3), "WEBP": (1, 2, 3, 4), "BMP": (
 
 
 def holds(suffix: str, channels: int, bits: Bits, alpha: bool = False) -> bool:
-    """Whether a file of this suffix can hold such an image."""
+    """Return whether a file of this suffix can hold such an image."""
     name = _PILLOW_FORMATS.get(suffix.lower())
     if alpha and (channels not in (1, 3) or bits == "float"):
         return False  # the file would not say which of its channels is alpha, or what its unit is
@@ -39,47 +39,57 @@ def holds(suffix: str, channels: int, bits: Bits, alpha: bool = False) -> bool:
 
 
 def suffix_for(suffix: str, config: ImageConfig) -> str:
-    """The suffix to write under: the given one where it can hold such images, else .png, else .tif."""
+    """Return the suffix to write under: the given one where it can hold such images, else .png, else .tif."""
     return next(each for each in (suffix, ".png", ".tif") if holds(each, config.channels, config.bits))
 
 
 def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = None, icc: bytes | None = None,
                 exif: bytes | None = None, dpi: tuple[float, float] | None = None, geo: tuple[Any, ...] = (),
                 quality: int | None = None, lossless: bool | None = None) -> None:
-    """Write (H, W) or (H, W, C) uint8, uint16 or float32 under the format of `path`'s suffix.
+    """Write an image under the format of `path`'s suffix.
 
     Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
-    and on the disk. Alpha is dropped where the format has none; an ICC profile is kept where it describes the
-    channels written; the tags of a GeoTIFF (`geo`) are kept in a TIFF. A TIFF of more than 8 bits or 3 colours, or
-    with `geo`, is written without EXIF, a directory of its own inside the file, which tifffile does not write.
+    and on the disk.
 
-    `quality` (1 to 100) is that of a JPEG, 95 unless given, always without chroma subsampling; and of a WebP, which is
-    written without loss unless a quality is given or `lossless` is false (then 95). With `lossless` a WebP has no
-    quality. PNG, TIFF, BMP and PPM lose nothing and ignore both.
+    pixels     (H, W) or (H, W, C), uint8, uint16 or float32
+    alpha      (H, W) of the same type; dropped where the format has none
+    icc        kept where it describes the channels written
+    exif       left out of a TIFF of more than 8 bits or 3 colours, or with `geo`: there it would be a directory of its
+               own inside the file, which tifffile does not write
+    dpi        dots per inch, across and down
+    geo        the tags of a GeoTIFF, kept in a TIFF
+    quality    1 to 100: of a JPEG (95 unless given, always without chroma subsampling), and of a WebP
+    lossless   of a WebP: true ignores `quality`, false means quality 95 unless one is given, None is true without a
+               quality and false with one. PNG, TIFF, BMP and PPM lose nothing and ignore both
 
-    Raises ImageError for an image the format cannot hold, DiskError for a disk that is full or cannot be written,
-    UsageError for a quality that is none.
+    Raises `ImageError` for an image the format cannot hold, `DiskError` for a disk that is full or cannot be written,
+    `UsageError` for a quality out of its range.
     """
+    # What cannot be written is refused before anything is encoded.
     if quality is not None and not 1 <= quality <= 100:
         raise UsageError(f"quality {quality}: expected 1 (smallest file) to 100 (best)")
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     channels, bits = pixels.shape[2], bits_of(pixels)
     if not holds(path.suffix, channels, bits):
         raise ImageError(path, "write", f"{path.suffix or 'a name without suffix'} cannot hold {channels} channels of "
-                         f"{depth(bits)}; write {suffix_for('', ImageConfig(channels=channels, bits=bits))}")
+                         f"{bits_in_words(bits)}; write {suffix_for('', ImageConfig(channels=channels, bits=bits))}")
+
+    # What the format has no place for is left out.
     if alpha is not None and not holds(path.suffix, channels, bits, alpha=True):
         alpha = None
     everything = pixels if alpha is None else np.dstack([pixels, alpha])
     icc = profile_for(channels, icc)
+
+    # OpenCV writes 16-bit PNGs, tifffile what Pillow cannot put into a TIFF, Pillow everything else.
     name = _PILLOW_FORMATS[path.suffix.lower()]
-    with faults_of(path, "write"):
+    with as_image_errors(path, "write"):
         if name == "PNG" and bits == 16:
             content = _encode_deep_png(everything, icc, exif, dpi)
         elif name == "TIFF" and (bits != 8 or channels > 3 or geo):
-            content = _encode_tiff(everything, layout(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi,
-                                                      geo=geo))
+            options = writer_options(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi, geo=geo)
+            content = _encode_tiff(everything, options)
         else:
-            content = _encode(name, everything, _lossy(name, quality, lossless) | {
+            content = _encode(name, everything, _loss_options(name, quality, lossless) | {
                 key: value for key, value in (("icc_profile", icc), ("exif", exif), ("dpi", dpi)) if value is not None})
     with replacing_image(path, len(content)) as file:
         file.write(content)
@@ -87,10 +97,17 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
 
 @contextmanager
 def replacing_image(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
-    """`files.replacing`, with the faults of the disk as DiskError (`needed`: bytes), any other as ImageError."""
+    """Yield a file as `files.replacing` does, with the errors of `as_write_errors`."""
+    with as_write_errors(path, needed), replacing(path) as file:
+        yield file
+
+
+@contextmanager
+def as_write_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Raise faults of the disk as `DiskError`, which tells the `needed` bytes, and any other `OSError` as `ImageError`.
+    """
     try:
-        with replacing(path) as file:
-            yield file
+        yield
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, path, needed) from error
@@ -98,12 +115,12 @@ def replacing_image(path: Path, needed: int | None = None) -> Iterator[BinaryIO]
 
 
 def profile_for(channels: int, icc: bytes | None) -> bytes | None:
-    """An ICC profile, if it describes so many channels: viewers refuse or misread an image with another."""
+    """Return an ICC profile if it describes so many channels: viewers refuse or misread an image with another."""
     return icc if icc is not None and icc[16:20] == {1: b"GRAY", 3: b"RGB "}.get(channels) else None
 
 
-def _lossy(name: str, quality: int | None, lossless: bool | None) -> dict[str, Any]:
-    """What Pillow is told about loss."""
+def _loss_options(name: str, quality: int | None, lossless: bool | None) -> dict[str, Any]:
+    """Return what Pillow is told about loss."""
     if name == "JPEG":
         return {"quality": quality or 95, "subsampling": 0}
     if name == "WEBP" and (lossless or (lossless is None and quality is None)):
@@ -127,11 +144,14 @@ def _encode_tiff(pixels: np.ndarray, options: dict[str, Any]) -> bytes:
 
 def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None,
                      dpi: tuple[float, float] | None) -> bytes:
+    """Encode 16-bit samples (H, W, 1 to 4) with OpenCV: Pillow would cut their colours to 8 bits."""
     import cv2
 
-    if pixels.shape[2] == 2:  # OpenCV has no grey with alpha
+    # OpenCV has no grey with alpha, and keeps blue first.
+    if pixels.shape[2] == 2:
         pixels = pixels[..., [0, 0, 0, 1]]
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
+
     # What EXIF opens with in a JPEG is not part of it in a PNG.
     held = [(cv2.IMAGE_METADATA_ICCP, icc), (cv2.IMAGE_METADATA_EXIF, exif and exif.removeprefix(b"Exif\0\0"))]
     kinds = [kind for kind, value in held if value]
@@ -143,6 +163,6 @@ def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None,
 
 
 def _with_resolution(png: bytes, dpi: tuple[float, float]) -> bytes:
-    """A PNG with a chunk for its dots per metre (PNG, 11.3.4.3), which OpenCV does not write, behind the header."""
+    """Put a chunk for the dots per metre (PNG, 11.3.4.3), which OpenCV does not write, behind a PNG's header."""
     chunk = b"pHYs" + struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1)
     return png[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:]

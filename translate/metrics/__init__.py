@@ -1,1 +1,1 @@
-"""Measures of quality: prediction against truth."""
+"""Scores of translated images: against their truth, against a set of real images, and how alike they are."""

@@ -1,4 +1,4 @@
-"""What an image must be before it is scored: a wrong range gives numbers that look right."""
+"""What an image must be before it is scored: of a wrong range, scores would look right and be wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from translate.errors import DataError
 
-SLACK = 1e-3  # beyond [-1, 1]: half precision rounds, and so do resampling filters
+TOLERANCE = 1e-3  # how far values may lie outside [-1, 1]: half precision rounds, and so do resampling filters
 
 
 def check_image(image: Tensor, what: str = "the image") -> None:
@@ -19,12 +19,12 @@ def check_image(image: Tensor, what: str = "the image") -> None:
     if not torch.isfinite(image).all():
         raise DataError(f"{what} holds values that are not finite")
     low, high = image.min().item(), image.max().item()
-    if low < -1 - SLACK or high > 1 + SLACK:
+    if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
         raise DataError(f"{what} holds values from {low:.4g} to {high:.4g}; scores take floats in [-1, 1]")
 
 
 def check_pair(image: Tensor, truth: Tensor) -> None:
-    """The same for an image and its truth, which must have one shape."""
+    """Raise `DataError` unless `check_image` accepts an image and its truth, and they have one shape."""
     check_image(image)
     check_image(truth, "the truth")
     if image.shape != truth.shape:

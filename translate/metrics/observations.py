@@ -1,7 +1,7 @@
 """From images to a table: what is kept of each image, and the scores of a set of them.
 
-Every image is looked at by itself, anywhere and in any order; the scores are made of what was kept, in the order of
-the images. So the work can be shared by processes, and the result is the same.
+Each image is observed by itself, in any process and any order, and the scores are computed from what was kept of all
+images, in their order. So several processes can share the work, and the scores are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from translate.metrics.perceptual import LPIPS
 
 @dataclass(frozen=True)
 class Measure:
-    """How a score is called, and which way is better."""
+    """The title of a score, and whether higher or lower is better."""
 
     title: str
     better: Literal["higher", "lower"]
@@ -57,9 +57,15 @@ class Observed:
 
 def observe(image: Tensor, truth: Tensor | None, networks: Sequence[FeatureNetwork], *, small: int | None,
             lpips: LPIPS | None = None) -> Observed:
-    """Look at an image (C, H, W) in [-1, 1], beside its truth where there is one. Raises `DataError`.
+    """Return what is kept of an image.
 
-    `small`: keep a copy of at most so many px a side, to compare it with other images of its set.
+    image: (C, H, W) in [-1, 1].
+    truth: of the same shape, for the scores against it; None where it is not known.
+    networks: those that take features of it, where it has 1 or 3 channels.
+    small: the largest side, in px, of a copy to compare with other images of its set; None keeps no copy.
+    lpips: the network of that score; None leaves it out.
+
+    Raises `DataError` for values that are not finite or not in [-1, 1], and for a truth of another shape.
     """
     scores: dict[str, float] = {}
     if truth is not None:
@@ -71,9 +77,9 @@ def observe(image: Tensor, truth: Tensor | None, networks: Sequence[FeatureNetwo
 
 
 def summarise(images: Sequence[Observed], reals: Sequence[Observed], *, paired: bool) -> dict[str, Estimate]:
-    """The scores of a set, each of those that can be computed from what was kept of its images.
+    """Return every score of a set that can be computed from what was kept of its images and of the real ones.
 
-    `paired`: image i is to look like real image i. Scores that need more images than there are are left out.
+    `paired`: real image i is the truth of image i. Scores that need more images than there are, are left out.
     """
     found = {name: intervals.mean([each.scores[name] for each in images if name in each.scores])
              for name in MEASURES if any(name in each.scores for each in images)}
@@ -82,43 +88,47 @@ def summarise(images: Sequence[Observed], reals: Sequence[Observed], *, paired: 
 
 def why_not(scores: dict[str, Estimate], images: Sequence[Observed], reals: Sequence[Observed],
             networks: Sequence[FeatureNetwork], *, paired: bool) -> list[str]:
-    """What these images themselves, and no missing file, keep out of `scores`: a line each."""
+    """Return a line for each score that `scores` lacks because of the images themselves, and not of a missing file."""
     lines = []
     if min(len(images), len(reals)) < 2:
-        lines.append(f"sets are compared from two images on, and here are {len(images)} and {len(reals)}")
+        lines.append(f"comparing sets takes two images of each, and there are {len(images)} and {len(reals)}")
     if networks and any(not each.features for each in (*images, *reals)):
-        lines.append("kernel distance, precision, recall and the like need grey or RGB images")
+        lines.append("kernel distance, precision, recall and FID need grey or RGB images")
     if paired and "ssim" not in scores:
-        lines.append(f"SSIM needs images with sides of {reference.SMALLEST_SSIM} px")
+        lines.append(f"SSIM needs images with sides of {reference.MIN_SIDE_SSIM} px")
     if paired and "ms_ssim" not in scores:
-        lines.append(f"MS-SSIM needs images with sides of {reference.SMALLEST_MS_SSIM} px")
+        lines.append(f"MS-SSIM needs images with sides of {reference.MIN_SIDE_MS_SSIM} px")
     return lines
 
 
 def compare_sets(images: Sequence[Observed], reals: Sequence[Observed], *, paired: bool) -> dict[str, Estimate]:
-    """The set-against-set part of `summarise`; two halves of the real images give the floor of it."""
+    """Return the scores of `summarise` that compare the set with the real images as sets, and its images with each
+    other."""
     found: dict[str, Estimate] = {}
-    few = min(len(images), len(reals)) < 2
+    enough = min(len(images), len(reals)) >= 2
 
     def features(name: str, of: Sequence[Observed]) -> list[Tensor]:
         return [each.features[name] for each in of if name in each.features]
 
-    if features("mobilenet", images) and features("mobilenet", reals) and not few:
+    # Against the real images, by features: of patches, and of whole images as in the literature.
+    if features("mobilenet", images) and features("mobilenet", reals) and enough:
         fake, real = features("mobilenet", images), features("mobilenet", reals)
         found["kernel_distance"] = distribution.kernel_distance(fake, real, paired=paired)
         if min(sum(map(len, fake)), sum(map(len, real))) > distribution.NEIGHBOURS:
             found["precision"], found["recall"] = distribution.precision_recall(fake, real)
-    if features("inception", images) and features("inception", reals) and not few:
+    if features("inception", images) and features("inception", reals) and enough:
         fake, real = features("inception", images), features("inception", reals)
         found["fid"] = distribution.frechet_distance(fake, real)
         found["kid"] = distribution.kernel_distance(fake, real)
         found["inception_score"] = distribution.inception_score(features("inception_logits", images))
+
+    # Against each other, by the small copies.
     small = [each.small for each in images if each.small is not None]
-    if len(small) > 1 and min(min(each.shape[1:]) for each in small) >= reference.SMALLEST_SSIM:
+    if len(small) > 1 and min(min(each.shape[1:]) for each in small) >= reference.MIN_SIDE_SSIM:
         found["similarity"] = diversity.similarity(small)
     return found
 
 
 def floor(reals: Sequence[Observed]) -> dict[str, Estimate]:
-    """What real images score against real ones: every second against the others. No translator should do better."""
+    """Return the scores of half of the real images (every second one) against the others: the best to be expected."""
     return compare_sets(reals[::2], reals[1::2], paired=False)

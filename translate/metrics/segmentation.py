@@ -11,27 +11,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from translate.errors import DataError
-from translate.metrics.intervals import Estimate, draws
+from translate.metrics.intervals import Estimate, bootstrap_counts
 
 
 @dataclass(frozen=True)
 class LabelScores:
     """Scores of label maps of `classes` classes; pixels whose truth is `ignore` do not count.
 
-    A prediction that is no class is wrong. Classes that neither truth nor prediction hold are left out of mIoU, and
-    those that no truth holds out of the per-class accuracy.
+    A predicted number that is no class counts as wrong. Classes that occur neither in the truth nor in the prediction
+    are left out of mIoU, and those that do not occur in the truth are left out of the per-class accuracy.
     """
 
     classes: int
     ignore: int | None = 255
 
     def confusion(self, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """(classes, classes + 1) counts of pixels: row = truth, column = prediction, the last one no class at all."""
+        """Return counts of pixels (classes, classes + 1): row = truth, column = prediction, the last one for numbers
+        that are no class.
+
+        Raises `DataError` for maps of different shapes, or of fractions, and for a truth with other class numbers.
+        """
         if prediction.shape != truth.shape:
             raise DataError(f"the prediction is {prediction.shape} and its truth {truth.shape}; expected one shape")
         for what, array in (("prediction", prediction), ("truth", truth)):
             if not np.issubdtype(array.dtype, np.integer):
                 raise DataError(f"the {what} is of {array.dtype}; expected class numbers, which are integers")
+
+        # Of the pixels that count: the class in the truth gives the row, the predicted one the column.
         counted = np.ones(truth.shape, bool) if self.ignore is None else truth != self.ignore
         rows = truth[counted].astype(np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < self.classes:
@@ -43,26 +49,29 @@ class LabelScores:
         return counts.reshape(self.classes, self.classes + 1)
 
     def summarise(self, confusions: list[np.ndarray]) -> dict[str, Estimate]:
-        """The scores of all images together, from their confusions; intervals resample images."""
+        """Return the scores of all images together, from the confusion of each; intervals resample images.
+
+        Raises `DataError` where every pixel is ignored.
+        """
         stacked = np.stack(confusions).astype(np.float64)
         if not stacked.sum():
             raise DataError(f"no pixel of the truth belongs to a class: all of them are ignored ({self.ignore})")
         whole = _scores(stacked.sum(0)[None])
-        drawn = np.einsum("nr,nij->rij", draws(len(stacked)), stacked) if len(stacked) > 1 else stacked[:0]
+        drawn = np.einsum("nr,nij->rij", bootstrap_counts(len(stacked)), stacked) if len(stacked) > 1 else stacked[:0]
         resampled = _scores(drawn)
         return {name: Estimate.of(float(value[0]), resampled[name][np.isfinite(resampled[name])])
                 for name, value in whole.items()}
 
 
 def class_ious(confusion: np.ndarray) -> np.ndarray:
-    """(classes, classes + 1) counts → (classes,) intersection over union; NaN of a class that is nowhere."""
+    """Return the intersection over union of each class (classes,), NaN of one that does not occur, from a confusion."""
     right = np.diagonal(confusion[:, :-1])
     union = confusion.sum(1) + confusion[:, :-1].sum(0) - right
     return np.where(union > 0, right / np.where(union > 0, union, 1), np.nan)
 
 
 def _scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Of (N, classes, classes + 1) confusions, (N,) each."""
+    """Return the scores of N confusions (N, classes, classes + 1): (N,) each."""
     right = np.diagonal(confusion[:, :, :-1], axis1=1, axis2=2)
     of_truth, of_prediction = confusion.sum(2), confusion[:, :, :-1].sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,4 +1,7 @@
-"""Generators and discriminators. The two unions are the registry: a new network is a file and one name here."""
+"""Generators and discriminators. These unions are the registry: a new network is a file and one name here.
+
+`layers.py` has the parts they are built from; `rows.py`, `strips.py` and `memory.py` how they fit into memory.
+"""
 
 from __future__ import annotations
 

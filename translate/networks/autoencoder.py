@@ -1,4 +1,7 @@
-"""BEGAN's discriminator: an autoencoder, whose error says how far an image is from what it knows."""
+"""BEGAN's discriminator: an autoencoder, which rebuilds real images well and fakes badly (Berthelot et al. 2017).
+
+Its error of reconstruction takes the place of a logit: it is small for images like those the network knows.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +21,20 @@ class AutoencoderConfig(Config):
     """A convolutional autoencoder (Berthelot et al. 2017, section 3.5, with strides for its subsampling)."""
 
     kind: Literal["autoencoder"] = "autoencoder"
-    width: int = Field(64, ge=1)  # channels at full resolution; the k-th halving has k + 1 times as many
-    downs: int = Field(3, ge=1, le=8)  # halvings down to what is kept of an image
+    width: int = Field(64, ge=1)  # channels at full resolution; after k downsamplings k + 1 times as many
+    downs: int = Field(3, ge=1, le=8)  # downsamplings to the bottleneck
     norm: Norm = "none"
 
-    smallest: ClassVar[int] = 1  # images are padded
     reconstructs: ClassVar[bool] = True  # what it judges with are errors of reconstruction
 
     def build(self, in_channels: int) -> Autoencoder:
         network = Autoencoder(in_channels, self.width, self.downs, self.norm)
         initialise(network)
         return network
+
+    def smallest_side(self, levels: int = 0) -> int:
+        """Return the smallest side, in px, that it can judge: images are padded, and it gains no levels."""
+        return 1
 
 
 class Autoencoder(nn.Module):
@@ -42,12 +48,15 @@ class Autoencoder(nn.Module):
     def __init__(self, in_channels: int, width: int = 64, downs: int = 3, norm: Norm = "none"):
         super().__init__()
         self.multiple = 2**downs
+
+        # Down to the bottleneck, up again, and to an image. Nearest-neighbour upsampling, as published.
         widths = [(level + 1) * width for level in range(downs + 1)]
         chain = [Layer(nn.Conv2d(in_channels, width, 3, 1, 1))]
         for before, after in pairwise(widths):
             chain.append(Layer(nn.Conv2d(before, after, 3, 2, 1), slope=0.2, norm=make_norm(norm, before)))
         for before, after in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            chain.append(Layer(nn.Conv2d(before, after, 3, 1, 1), slope=0.2, norm=make_norm(norm, before), enlarge=2))
+            chain.append(Layer(nn.Conv2d(before, after, 3, 1, 1), slope=0.2, norm=make_norm(norm, before),
+                               scale_factor=2))
         chain.append(Layer(nn.Conv2d(width, in_channels, 3, 1, 1), slope=0.2, norm=make_norm(norm, width)))
         self.chain = Chain(*chain)
         self.register_buffer("balance", torch.zeros(()))
@@ -58,5 +67,5 @@ class Autoencoder(nn.Module):
         return (image - rebuilt.to(image.dtype)).abs().mean(1, keepdim=True)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """What the layers make of an image on the way through."""
+        """Return the convolution outputs of all layers but the last."""
         return self.chain.features(pad_to_fit(image, self.multiple, self.multiple))

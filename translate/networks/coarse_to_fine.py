@@ -8,18 +8,20 @@ enhancer adds what only the full size shows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.layers import Downsample, Generator, Norm, Upsample, halved
+from translate.errors import Mistake
+from translate.networks.growing import Growable, LevelStage
+from translate.networks.layers import Downsample, Generator, Norm, Upsample, downsampled_3x3
 from translate.networks.resnet import ResNet
 from translate.networks.weights import Initialisation, prepared
-from translate.schema import Config
 
 
-class CoarseToFineConfig(Config):
+class CoarseToFineConfig(Growable):
     """pix2pixHD's generator: the defaults are the published ones, 182.44 M parameters, 182.70 M with an enhancer.
 
     It begins as the global generator alone. Each of a stage's `levels` is an enhancer, for images of twice the size;
@@ -29,7 +31,7 @@ class CoarseToFineConfig(Config):
     kind: Literal["coarse_to_fine"] = "coarse_to_fine"
     width: int = Field(64, ge=2)  # of the global generator; each enhancer has half as many channels as what is inside
     blocks: int = Field(9, ge=0)
-    downs: int = Field(4, ge=1, le=6)  # halvings in the global generator
+    downs: int = Field(4, ge=1, le=6)  # downsamplings in the global generator
     fine_blocks: int = Field(3, ge=0)  # of each enhancer, at half its resolution
     norm: Norm = "instance"
     upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
@@ -46,12 +48,20 @@ class CoarseToFineConfig(Config):
         return CoarseToFine(prepared(coarse, self.init, self.spectral), in_channels, out_channels)
 
     def grow(self, network: CoarseToFine) -> None:
-        """Add an enhancer, at once; what is inside has an even number of channels."""
+        """Add an enhancer, of half as many channels as what is inside; it is there at once."""
         width, odd = divmod(self.width, 2**(network.levels + 1))
         assert not odd, f"a recipe refuses {network.levels + 1} levels of {self.width} channels"
         fine = ResNet(network.in_channels, network.out_channels, width, self.fine_blocks, self.norm, self.upsample, 1,
                       self.downsample)
         network.grow(prepared(fine, self.init, self.spectral))
+
+    def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[Mistake]:
+        """Yield what is wrong with the stages' levels, and a width that does not halve once for each level."""
+        yield from super().level_problems(stages)
+        for number, stage in enumerate(stages):
+            if self.width % 2**stage.levels:
+                yield Mistake("translator.generator.width", f"{self.width} cannot be halved {stage.levels} times, "
+                              f"once for each of stages.{number}.levels", f"use a multiple of {2**stage.levels}")
 
 
 class CoarseToFine(Generator):
@@ -66,23 +76,26 @@ class CoarseToFine(Generator):
         self.coarse, self.fine = coarse, nn.ModuleList()
 
     def translate(self, image: Tensor) -> Tensor:
+        # The image at every size that a network sees, the full one first.
         sizes = [image]
         for _ in self.fine:
-            sizes.append(halved(sizes[-1]))
+            sizes.append(downsampled_3x3(sizes[-1]))
+
+        # From the inside out: each hands its features on to the next, and the outermost makes the image.
         inside: Tensor | None = None
         for network in [self.coarse, *self.fine][:-1]:
-            inside = cast(ResNet, network).finest(sizes.pop(), inside)
+            inside = cast(ResNet, network).full_size_features(sizes.pop(), inside)
         return cast(ResNet, self.fine[-1] if self.levels else self.coarse).translate(sizes.pop(), inside)
 
     def grow(self, fine: ResNet) -> None:
         """Put an enhancer around; what was outermost gives features from now on, and no image."""
-        cast(ResNet, self.fine[-1] if self.levels else self.coarse).open()
+        cast(ResNet, self.fine[-1] if self.levels else self.coarse).drop_last_convolution()
         self.fine.append(fine)
         self.levels, self.multiple, self.smallest = self.levels + 1, 2 * self.multiple, 2 * self.smallest
 
-    def settle(self) -> None:
-        """An enhancer is there at once: there is nothing to let go of."""
+    def drop_faded(self) -> None:
+        """Do nothing: an enhancer is there at once, and replaces nothing."""
 
     def newest(self) -> list[nn.Module]:
-        """The enhancer that was added last; none before."""
+        """Return the enhancer that was added last; none before."""
         return [self.fine[-1]] if self.levels else []

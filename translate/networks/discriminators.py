@@ -1,4 +1,8 @@
-"""Discriminators: PatchGAN, which judges overlapping patches, and its one-pixel limit (Isola et al. 2017, 3.2.2)."""
+"""Discriminators of patches (PatchGAN: Isola et al. 2017, section 3.2.2), of single pixels, and pyramids of them.
+
+A PatchGAN gives one logit for every patch of an image: real or fake, as far as that patch shows. How large the patches
+are follows from its number of layers. A pyramid is several of them, each on the image at half the last one's size.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.growing import Fading, FadingEntry, outer_width, shrunk
-from translate.networks.layers import Chain, Downsample, Layer, Norm, PositionalDropout, halved, make_norm
+from translate.networks.dropout import PositionalDropout
+from translate.networks.growing import Fading, FadingEntry, Growable, downsampled_2x2, outer_width
+from translate.networks.layers import Chain, Downsample, Layer, Norm, downsampled_3x3, make_norm
 from translate.networks.weights import Initialisation, prepared
+from translate.precision import at_least_float32
 from translate.schema import Config
 
 
-class PatchGANConfig(Config):
+class PatchGANConfig(Growable):
     """PatchGAN: width 64 and 3 layers judge patches of 70×70 px (2.765 M parameters with instance norm)."""
 
     kind: Literal["patchgan"] = "patchgan"
@@ -33,34 +39,33 @@ class PatchGANConfig(Config):
     downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
     scales: int = Field(1, ge=1, le=6)  # as many of them, each on the image at half the last one's size (pix2pixHD: 3)
 
-    fades: ClassVar[bool] = True
     reconstructs: ClassVar[bool] = False  # what it judges with are errors of reconstruction (BEGAN)
 
-    @property
-    def smallest(self) -> int:
-        """The smallest side it can judge: what leaves the two unstrided layers at its end one logit."""
-        return (3 * 2**self.layers - 1) * 2**(self.scales - 1) + 1
-
     def build(self, in_channels: int) -> PatchGAN | Pyramid:
-        judges = [self.judge(in_channels) for _ in range(self.scales)]
-        return prepared(judges[0] if self.scales == 1 else Pyramid(judges), self.init, self.spectral)
+        patchgans = [self.build_one(in_channels) for _ in range(self.scales)]
+        return prepared(patchgans[0] if self.scales == 1 else Pyramid(patchgans), self.init, self.spectral)
 
-    def judge(self, in_channels: int) -> PatchGAN:
-        """One discriminator, without its first weights."""
+    def build_one(self, in_channels: int) -> PatchGAN:
+        """Return one discriminator, without its first weights."""
         return PatchGAN(in_channels, self.width, self.layers, self.norm, self.dropout, self.minibatch_std,
                         self.minibatch_kernels, self.downsample)
 
     def grow(self, network: PatchGAN | Pyramid) -> None:
-        """Add one more strided layer in front of `network`, fading in until it is settled: patches twice as large.
+        """Add one more strided layer in front of `network`, which fades in: patches twice as large.
 
         A pyramid keeps its discriminators at the sizes they know and gains one for the new size.
         """
         if isinstance(network, Pyramid):
-            network.grow(self.judge(network.in_channels))
+            network.grow(self.build_one(network.in_channels))
         else:
             network.grow()
         for part in network.newest():
             prepared(part, self.init, self.spectral)
+
+    def smallest_side(self, levels: int = 0) -> int:
+        """Return the smallest side, in px, that it can judge with so many levels gained: what leaves one logit after
+        the two unstrided layers at its end."""
+        return ((3 * 2**self.layers - 1) * 2**(self.scales - 1) + 1) * 2**levels
 
 
 class PixelConfig(Config):
@@ -72,11 +77,14 @@ class PixelConfig(Config):
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
     init: Initialisation = "normal"
 
-    smallest: ClassVar[int] = 1
     reconstructs: ClassVar[bool] = False
 
     def build(self, in_channels: int) -> Pixel:
         return prepared(Pixel(in_channels, self.width, self.norm), self.init, self.spectral)
+
+    def smallest_side(self, levels: int = 0) -> int:
+        """Return the smallest side, in px, that it can judge; it gains no levels."""
+        return 1
 
 
 class MinibatchStd(nn.Module):
@@ -87,8 +95,7 @@ class MinibatchStd(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        deviation = (wide.var(0, correction=0) + 1e-8).sqrt().mean()
+        deviation = (at_least_float32(x).var(0, correction=0) + 1e-8).sqrt().mean()
         return torch.cat([x, deviation.to(x.dtype).expand(len(x), 1, *x.shape[2:])], dim=1)
 
 
@@ -107,17 +114,16 @@ class MinibatchDiscrimination(nn.Module):
         self.conv = nn.Conv2d(channels, num_kernels * size, 1, bias=False)  # T
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.conv(x)
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32)).unflatten(1, (-1, self.size))
-        distances = (rows[:, None] - rows[None]).abs().sum(3)  # (N, N, B, h, w)
+        projected = at_least_float32(self.conv(x)).unflatten(1, (-1, self.size))  # M: (N, B, size, h, w)
+        distances = (projected[:, None] - projected[None]).abs().sum(3)  # (N, N, B, h, w)
         near = (-distances).exp().sum(1) - 1  # without the sample itself, whose distance is zero
         return torch.cat([x, near.to(x.dtype)], dim=1)
 
 
-def in_turn(*parts: nn.Module | None) -> nn.Module | None:
-    """What there is of `parts`, one after the other."""
-    held = [part for part in parts if part is not None]
-    return nn.Sequential(*held) if len(held) > 1 else held[0] if held else None
+def sequence(*parts: nn.Module | None) -> nn.Module | None:
+    """Return one module that runs those of `parts` that there are, one after the other; None where there is none."""
+    present = [part for part in parts if part is not None]
+    return nn.Sequential(*present) if len(present) > 1 else present[0] if present else None
 
 
 class PatchGAN(Chain):
@@ -131,24 +137,27 @@ class PatchGAN(Chain):
     def __init__(self, in_channels: int, width: int = 64, layers: int = 3, norm: Norm = "instance",
                  dropout: float = 0.0, minibatch_std: bool = False, minibatch_kernels: int = 0,
                  downsample: Downsample = "strided"):
-        bias = norm != "batch"
+        bias = norm != "batch"  # BatchNorm has a shift of its own
+        widths = [min(2**layer, 8) * width for layer in range(layers + 1)]
+        blurred = downsample == "blurred"
 
         def dropped(layer: int) -> nn.Module | None:
             return PositionalDropout(dropout, layer) if dropout else None
 
-        widths = [min(2**layer, 8) * width for layer in range(layers + 1)]
-        blurred = downsample == "blurred"
+        # Strided layers, the first without a norm before it, then one that keeps the size.
         chain = [Layer(nn.Conv2d(in_channels, width, 4, 2, 1), smooth=blurred)]
         for layer in range(1, layers + 1):
             before, after = widths[layer - 1], widths[layer]
             stride = 2 if layer < layers else 1
             chain.append(Layer(nn.Conv2d(before, after, 4, stride, 1, bias=bias), slope=0.2,
                                smooth=blurred and stride > 1,
-                               norm=in_turn(make_norm(norm, before), dropped(layer)) if layer > 1 else None))
+                               norm=sequence(make_norm(norm, before), dropped(layer)) if layer > 1 else None))
+
+        # To one logit a patch; before it, channels that compare the samples of the batch.
         last = widths[-1] + minibatch_std
         compare = MinibatchDiscrimination(last, minibatch_kernels) if minibatch_kernels else None
         chain.append(Layer(nn.Conv2d(last + minibatch_kernels, 1, 4, 1, 1), slope=0.2,
-                           norm=in_turn(make_norm(norm, widths[-1]), dropped(layers + 1),
+                           norm=sequence(make_norm(norm, widths[-1]), dropped(layers + 1),
                                         MinibatchStd() if minibatch_std else None, compare)))
         super().__init__(*chain)
 
@@ -161,8 +170,8 @@ class PatchGAN(Chain):
                                       Layer(nn.Conv2d(width, inside, 4, 2, 1), slope=0.2, smooth=first.smooth)])
         self.levels += 1
 
-    def settle(self) -> None:
-        """Let go of the first layer that others have replaced."""
+    def drop_faded(self) -> None:
+        """Take out the first layer that others have replaced."""
         entry = self[0]
         if isinstance(entry, FadingEntry):
             first, second = entry.new
@@ -170,14 +179,14 @@ class PatchGAN(Chain):
             self.insert(0, first)
 
     def newest(self) -> list[nn.Module]:
-        """The layers that were added last; none before."""
+        """Return the two layers that were added last; none before."""
         if self.levels == 0:
             return []
         return list(self[0].new) if isinstance(self[0], FadingEntry) else list(self)[:2]
 
 
 class Scales(tuple[Tensor, ...]):
-    """The logits of one image at several sizes, the finest first. The finest count as `share` of what the others do."""
+    """The logits of one image at several sizes, those of the full size first, which count as `share` of the others."""
 
     share: float = 1.0
 
@@ -217,20 +226,20 @@ class Discriminator:
 class Pyramid(Fading):
     """Discriminators of one image at several sizes: full, half, a quarter … (pix2pixHD: Wang et al. 2018, section 3.2).
 
-    Maps images (N, C, H, W) to the logits of each, the finest first. The coarse ones see more of an image at once and
-    judge what it shows, the fine ones its textures. Each level that it gains is one more of them, in front.
+    Maps images (N, C, H, W) to the logits of each, those of the full size first. The coarse ones see more of an image
+    at once and judge what it shows, the fine ones its textures. Each level that it gains is one more of them, in front.
 
     While one fades in, it counts as its share α, and the others see (1 − α) · s(x) + α · h(x) of an image x, where s is
-    the half size of all growing (means of 2×2 pixels) and h that of pyramids: at α = 0 they say of x what they would
-    have said before of s(x).
+    the half size of all growing (means of 2×2 pixels) and h that of pyramids (of 3×3): at α = 0 they say of x what they
+    would have said before of s(x).
     """
 
     levels = 0
     fading = False
 
-    def __init__(self, judges: Sequence[PatchGAN]):
+    def __init__(self, patchgans: Sequence[PatchGAN]):
         super().__init__()
-        self.judges = nn.ModuleList(judges)
+        self.judges = nn.ModuleList(patchgans)  # its name stands in checkpoints
 
     @property
     def in_channels(self) -> int:
@@ -238,45 +247,45 @@ class Pyramid(Fading):
 
     @property
     def share(self) -> float:
-        """How much the finest counts."""
+        """How much the discriminator of the full size counts."""
         return self.alpha if self.fading else 1.0
 
     def forward(self, image: Tensor) -> Scales:
-        logits = Scales(judge(seen) for judge, seen in zip(self.judges, self.sizes(image), strict=True))
+        logits = Scales(each(seen) for each, seen in zip(self.judges, self.sizes(image), strict=True))
         logits.share = self.share
         return logits
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The convolution outputs of every layer but the last, of each discriminator; those of one that fades in are
-        multiplied by its share, and so is every distance of them."""
-        finest, *others = (cast(Chain, judge).features(seen)
-                           for judge, seen in zip(self.judges, self.sizes(image), strict=True))
+        """Return the convolution outputs of every layer but the last, of each discriminator; those of one that fades in
+        are multiplied by its share, and so is every distance of them."""
+        full_size, *others = (cast(Chain, each).features(seen)
+                              for each, seen in zip(self.judges, self.sizes(image), strict=True))
         if self.fading:
-            finest = [self.share * found for found in finest]
-        return [*finest, *(found for features in others for found in features)]
+            full_size = [self.share * found for found in full_size]
+        return [*full_size, *(found for features in others for found in features)]
 
     def sizes(self, image: Tensor) -> list[Tensor]:
-        """The image at its own size and, averaged, at every coarser one."""
+        """Return the image at its own size and, averaged, at every coarser one."""
         images = [image]
         while len(images) < len(self.judges):
-            half = halved(images[-1])
+            half = downsampled_3x3(images[-1])
             if self.fading and len(images) == 1:
-                half = self.mix(shrunk(image, round_up=True), half)
+                half = self.mix(downsampled_2x2(image, round_up=True), half)
             images.append(half)
         return images
 
-    def grow(self, judge: PatchGAN) -> None:
-        """Gain a discriminator for images of twice the size, which fades in until it is settled."""
-        self.judges.insert(0, judge)
+    def grow(self, patchgan: PatchGAN) -> None:
+        """Gain a discriminator for images of twice the size, which fades in."""
+        self.judges.insert(0, patchgan)
         self.levels += 1
         self.fading = True
 
-    def settle(self) -> None:
-        """From now on the newest counts as all do."""
+    def drop_faded(self) -> None:
+        """Let the newest count as all do from now on; it replaced nothing."""
         self.fading = False
 
     def newest(self) -> list[nn.Module]:
-        """The discriminator that was gained last; none before."""
+        """Return the discriminator that was gained last; none before."""
         return [self.judges[0]] if self.levels else []
 
 

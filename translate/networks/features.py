@@ -1,7 +1,7 @@
-"""Networks trained on ImageNet whose features images are compared by, and where the files of their weights lie.
+"""Networks trained on ImageNet by whose features images are compared, and where the files of their weights lie.
 
-Weights are read only where they lie: nothing is downloaded here. A file of weights must have the checksum its name
-promises before it is opened.
+VGG19 serves perceptual losses, MobileNetV2 those and the metrics of sets. Weights are read only where they lie: nothing
+is downloaded here. A file of weights must have the checksum its name promises before it is opened.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torchvision.models import mobilenet_v2, vgg19
 
 from translate.errors import DataError
 from translate.files import sha256
-from translate.networks.layers import checkpointed
+from translate.networks.checkpointing import checkpointed
 
 MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
 MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
@@ -42,7 +42,7 @@ class ImageNetRange(nn.Module):
 
 
 class Features(nn.Module):
-    """What a frozen network makes of images on its way, at scales from fine to coarse.
+    """The features that a frozen network makes of images, at scales from fine to coarse.
 
     Maps images (N, 1 or 3, H, W) in [-1, 1], sides of at least 32 px, to one tensor a stage. Each stage keeps only its
     input for the backward pass: at full resolution these networks are as large as the generator they help.
@@ -63,7 +63,7 @@ class Features(nn.Module):
 
 
 def vgg19_features(weights: Path | None) -> Features:
-    """VGG19 up to relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1, as pix2pixHD compares images by.
+    """Return VGG19's features at relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1, which pix2pixHD compares images by.
 
     `weights` and what is raised: see `frozen_layers`.
     """
@@ -72,20 +72,27 @@ def vgg19_features(weights: Path | None) -> Features:
 
 
 def mobilenet_features(weights: Path | None) -> Features:
-    """MobileNetV2's last features at a half, a quarter, an eighth, a sixteenth and a 32nd of the resolution."""
+    """Return MobileNetV2's last features at a half, a quarter, an eighth, a sixteenth and a 32nd of the resolution.
+
+    `weights` and what is raised: see `frozen_layers`.
+    """
     layers = mobilenet_layers(weights)
     return Features(*(layers[first:last] for first, last in ((0, 2), (2, 4), (4, 7), (7, 14), (14, 18))))
 
 
 def mobilenet_layers(weights: Path | None) -> nn.Sequential:
-    """MobileNetV2 up to its last 1280 features."""
+    """Return MobileNetV2 up to its last 1280 features."""
     return frozen_layers(mobilenet_v2, weights, MOBILENET_SHA256)
 
 
 def frozen_layers(make: Callable[[], nn.Module], weights: Path | None, beginning: str) -> nn.Sequential:
-    """The convolutional part of a network of torchvision, with the weights of a file whose SHA-256 begins so.
+    """Return the convolutional part of a network of torchvision, frozen and in eval mode.
 
-    Without a file its shapes alone, on the meta device. Raises `DataError` for another file.
+        make        the network, as torchvision makes it without weights
+        weights     the file of its weights; None: its shapes alone, on the meta device
+        beginning   what the file's SHA-256 begins with
+
+    Raises `DataError` for a file with another checksum.
     """
     with torch.device("meta"):
         layers = cast(nn.Sequential, make().features)
@@ -98,13 +105,13 @@ def frozen_layers(make: Callable[[], nn.Module], weights: Path | None, beginning
 
 
 def find_mobilenet(root: Path) -> Path | None:
-    """MobileNetV2's weights in the data folder `root`, or in torch's cache."""
+    """Return the file of MobileNetV2's weights in the data folder `root`, or in torch's cache; None without one."""
     own = root / "features" / MOBILENET_FILE
     return own if own.is_file() else in_torch_cache(MOBILENET_FILE)
 
 
 def in_torch_cache(name: str) -> Path | None:
-    """A file of weights in torch's own cache (TORCH_HOME)."""
+    """Return a file of weights in torch's own cache (TORCH_HOME); None where there is none of that name."""
     path = torch_cache() / name
     return path if path.is_file() else None
 
@@ -114,6 +121,7 @@ def torch_cache() -> Path:
 
 
 def must_be(path: Path, beginning: str) -> None:
+    """Raise `DataError` for a file whose SHA-256 does not begin so."""
     found = sha256(path)
     if not found.startswith(beginning):
         raise DataError(f"not the expected weights, so they were not loaded: sha256 {found[:16]}…, wanted "

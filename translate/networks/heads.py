@@ -1,12 +1,16 @@
-"""Projection heads: what a contrastive loss compares are not features, but what small networks make of them."""
+"""Projection heads: small networks that map an encoder's features to the unit vectors that PatchNCE compares.
+
+CUT (Park et al. 2020, section 3.2) trains them with the generator; nobody translates with them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from translate.precision import at_least_float32
 
 
 class ProjectionHeads(nn.Module):
@@ -25,9 +29,9 @@ class ProjectionHeads(nn.Module):
                 nn.init.zeros_(part.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features of some places in each layer, (N, S, C_l), to vectors (N, S, width) of length one.
+        """Map features of some places in each layer, (N, S, C_l), to vectors (N, S, width) of length one.
 
         In at least float32: what is compared are small angles.
         """
-        return [F.normalize(head(each.to(torch.promote_types(each.dtype, torch.float32))), dim=2)
+        return [F.normalize(head(at_least_float32(each)), dim=2)
                 for head, each in zip(self.heads, features, strict=True)]

@@ -23,7 +23,7 @@ Discriminators never run in strips: they keep their convolutions' outputs under 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,7 @@ from translate.networks.attention import Attention
 from translate.networks.layers import Block, Chain, Keep, Level
 from translate.schema import Config
 
+Part = Chain | Block | Level | Attention  # what a plan addresses
 PlanName = Literal["plain", "split", "blocks", "preact", "replay", "strips", "strips_blocks"]
 
 
@@ -49,7 +50,7 @@ class Plan:
     trunk: Keep = "everything"  # its residual blocks
     tail: Keep = "everything"  # up again
     levels: Keep = "everything"  # of a U-Net
-    judge: Keep = "everything"  # discriminators
+    discriminator: Keep = "everything"
     num_strips: int = 8  # of the parts that run in strips
 
     @property
@@ -64,15 +65,15 @@ PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
     Plan("plain", cut=False),
     Plan("split"),
     Plan("preact", head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
-         judge="convolutions"),
+         discriminator="convolutions"),
     Plan("replay", replay=True, head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
-         judge="convolutions"),
-    Plan("blocks", head="input", trunk="input", tail="input", levels="input", judge="convolutions"),
+         discriminator="convolutions"),
+    Plan("blocks", head="input", trunk="input", tail="input", levels="input", discriminator="convolutions"),
     # The head's backward pass is the last: the trunk's graph is gone by then, and there is room to run it whole.
     Plan("strips", replay=True, head="input", trunk="convolutions", tail="strips", levels="input",
-         judge="convolutions"),
+         discriminator="convolutions"),
     Plan("strips_blocks", replay=True, head="input", trunk="input", tail="strips", levels="input",
-         judge="convolutions"),
+         discriminator="convolutions"),
 )}
 
 # From the most memory to the least. `blocks` is left out: it takes now less and now more than `strips`.
@@ -80,9 +81,10 @@ LADDER: tuple[PlanName, ...] = ("plain", "split", "preact", "replay", "strips", 
 
 
 def leaner(plan: Plan, networks: Collection[nn.Module], replays: bool) -> Plan | None:
-    """The plan to try when `plan` ran out of memory, one that does something else to these networks; None after the
-    leanest."""
-    here, position = effect(plan, networks, replays), LADDER.index("replay" if plan.name == "blocks" else plan.name)
+    """Return the plan to try when `plan` ran out of memory: the next of the ladder that does something else to these
+    networks. None after the leanest."""
+    here = effect(plan, networks, replays)
+    position = LADDER.index("replay" if plan.name == "blocks" else plan.name)
     candidates = (replace(PLANS[name], num_strips=plan.num_strips) for name in LADDER[position + 1:])
     return next((each for each in candidates if effect(each, networks, replays) != here), None)
 
@@ -101,7 +103,7 @@ class MemoryConfig(Config):
         return self
 
     def resolve(self) -> Plan:
-        """The plan this names."""
+        """Return the plan that this names."""
         plan = PLANS[self.plan]
         return plan if self.strips is None else replace(plan, num_strips=self.strips)
 
@@ -111,7 +113,7 @@ def _kind(value: object) -> str:
 
 
 def _explained(value: object) -> object:
-    """Say how it is written to whoever has written something else."""
+    """Refuse, with an example of how it is written, what is neither `auto` nor a plan with its name."""
     wrong = not (value == "auto" or isinstance(value, dict | MemoryConfig))
     if wrong or (isinstance(value, dict) and "plan" not in value):
         name = value if isinstance(value, str) and value in PLANS else "strips"
@@ -125,34 +127,39 @@ AutoMemory = Annotated[Annotated[Literal["auto"], Tag("auto")] | Annotated[Memor
 
 
 def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
-    """Tell every part of `network` what to keep. The chain inside a residual block is told by its block."""
-    inner = {block.chain for block in network.modules() if isinstance(block, Block)}
-    for part in network.modules():
-        if isinstance(part, Block):
-            part.keep, part.chain.keep = (plan.trunk, "everything") if plan.trunk == "input" else (
-                "everything", plan.trunk)
-        elif isinstance(part, Level):
-            part.keep = plan.levels
-        elif isinstance(part, Attention):
-            part.keep = "input" if "input" in (plan.trunk, plan.levels) else "everything"
-        elif isinstance(part, Chain) and part not in inner:
-            part.keep = {"head": plan.head, "tail": plan.tail, "judge": plan.judge}[part.role]
+    """Tell every part of `network` what to keep under `plan`, whatever it was told before."""
+    for part, keep in kept_by_parts(plan, network, num_processes):
+        part.keep = keep
+        if isinstance(part, Chain) and keep == "strips":
             part.num_strips = plan.num_strips
-            if part.keep == "strips":
-                # Beginning with a norm, a chain needs no pass for it: the layer before runs whole (−6 % compute).
-                part.strips_from = min(1, len(part) - 1)
-                if num_processes > 1 and any(isinstance(inside, _BatchNorm) for inside in part.modules()):
-                    part.keep = "input"  # its statistics are of several processes
+            # A chain that begins with a norm needs no pass for it where the layer before runs whole (−6 % compute).
+            part.strips_from = min(1, len(part) - 1)
 
 
 def effect(plan: Plan, networks: Collection[nn.Module], replays: bool, num_processes: int = 1) -> tuple[Any, ...]:
-    """Equal for plans that do the same to these networks, of a translator that `replays` or not.
+    """Return what `plan` does to these networks, of a translator that `replays` or not. Nothing is changed.
 
-    Leaves `plan` applied to them.
+    Equal for plans that do the same: a step is then the same under both.
     """
-    for network in networks:
-        apply(plan, network, num_processes)
-    parts = [part for network in networks for part in network.modules()
-             if isinstance(part, Chain | Block | Level | Attention)]
-    return (plan.cut, plan.replay and replays, *(
-        (part.keep, part.num_strips if isinstance(part, Chain) and part.keep == "strips" else None) for part in parts))
+    keeps = [keep for network in networks for _, keep in kept_by_parts(plan, network, num_processes)]
+    return plan.cut, plan.replay and replays, plan.num_strips if "strips" in keeps else None, *keeps
+
+
+def kept_by_parts(plan: Plan, network: nn.Module, num_processes: int) -> Iterator[tuple[Part, Keep]]:
+    """Yield every part of `network` that plans address, and what it keeps under `plan`, in an order that is always
+    the same."""
+    in_blocks = {part.chain for part in network.modules() if isinstance(part, Block)}
+    for part in network.modules():
+        if isinstance(part, Block):  # the chain inside is told with it
+            whole = plan.trunk == "input"
+            yield part, "input" if whole else "everything"
+            yield part.chain, "everything" if whole else plan.trunk
+        elif isinstance(part, Level):
+            yield part, plan.levels
+        elif isinstance(part, Attention):
+            yield part, "input" if "input" in (plan.trunk, plan.levels) else "everything"
+        elif isinstance(part, Chain) and part not in in_blocks:
+            keep = {"head": plan.head, "tail": plan.tail, "discriminator": plan.discriminator}[part.role]
+            # Strips know the statistics of one process; those of several are gathered in a pass over the whole image.
+            gathers = num_processes > 1 and any(isinstance(inside, _BatchNorm) for inside in part.modules())
+            yield part, "input" if keep == "strips" and gathers else keep

@@ -1,4 +1,8 @@
-"""The statistics of a norm over an image that is seen strip by strip: gathered, and used as plain numbers."""
+"""The mean and variance that a norm divides by, of an image that is seen strip by strip.
+
+`Moments` gathers them one strip at a time, exactly; `Statistics` are what comes out: plain numbers, with which a norm
+is a pointwise function.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,9 @@ from torch import Tensor, nn
 
 
 class Moments:
-    """Gathers `count`, `mean` and `m2` (the sum of squared deviations from the mean) of every channel.
+    """The number of values, their mean and `m2`, the sum of squared deviations from it, of every channel so far.
 
     Two parts are combined by the rule of Chan, Golub & LeVeque (1983, "Algorithms for computing the sample variance").
-
     `mean` and `m2` are (N, C, 1, 1), or (1, C, 1, 1) when gathered `over_samples` (BatchNorm). Each strip is
     centred by its own mean before squaring, so nothing cancels. One row is summed in float32 (float64 if the strip
     is), rows and strips in float64: that alone makes the statistics of a large image ten times more exact.
@@ -26,18 +29,22 @@ class Moments:
         self.mean = self.m2 = torch.zeros(())
 
     def add(self, strip: Tensor) -> None:
-        """Take in a strip (N, C, rows, W) of any floating type."""
+        """Take in a strip (N, C, rows, W) of any floating type; one without rows changes nothing."""
         single = torch.promote_types(strip.dtype, torch.float32)
         double = single if strip.device.type == "mps" else torch.float64  # which has no float64
         count = strip[:, 0].numel() if 0 in self.rest else strip[0, 0].numel()
         if count == 0:
             return
+
+        # Of this strip alone, centred by its own mean.
         mean = strip.mean(3, keepdim=True, dtype=single).to(double).mean(self.rest, keepdim=True)
-        spread = torch.linalg.vector_norm(strip - mean.to(single), dim=3, keepdim=True)
-        m2 = spread.to(double).square().sum(self.rest, keepdim=True)
+        deviation = torch.linalg.vector_norm(strip - mean.to(single), dim=3, keepdim=True)
+        m2 = deviation.to(double).square().sum(self.rest, keepdim=True)
         if self.count == 0:
             self.count, self.mean, self.m2 = count, mean, m2
             return
+
+        # Together with what was seen before.
         total, shift = self.count + count, mean - self.mean
         self.mean = self.mean + shift * (count / total)
         self.m2 = self.m2 + m2 + shift.square() * (self.count * count / total)
@@ -66,16 +73,22 @@ class Statistics:
 
     @classmethod
     def running(cls, norm: Any) -> Statistics:
-        """Those a norm in eval mode goes by."""
+        """Return those that a norm in eval mode goes by."""
         return cls(norm.running_mean.clone(), norm.running_var.clone(), norm.eps, samples=1, count=None)
 
     @classmethod
     def of_image(cls, norm: Any, moments: Moments, dtype: torch.dtype) -> Statistics:
-        """Those gathered of the norm's input. A BatchNorm in training takes them into its running ones, as always."""
+        """Return those gathered of the norm's input, in `dtype`.
+
+        A BatchNorm in training takes them into its running ones, as always. Raises `ValueError`, as torch does, where
+        a channel has a single value.
+        """
         if moments.count < 2:
             raise ValueError(f"{norm}: expected more than one value per channel, got an image of one")
         mean, var = moments.mean.flatten().to(dtype), moments.var.flatten().to(dtype)
         batch = isinstance(norm, nn.BatchNorm2d)
+
+        # What torch does in a training forward pass: running += momentum · (new − running), the variance unbiased.
         if batch and norm.training and norm.track_running_stats:
             norm.num_batches_tracked.add_(1)
             share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
@@ -85,15 +98,16 @@ class Statistics:
         return cls(mean, var, norm.eps, 1 if batch else moments.mean.shape[0], moments.count)
 
     def normalise(self, z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """scale·(z − µ)·r + shift in z's dtype, computed in that of the statistics; samples folded into channels.
+        """Return scale·(z − µ)·r + shift in z's dtype, computed in that of the statistics. N·C channels of one sample
+        come out where samples have their own.
 
         A norm in eval mode does just this, in one fused kernel, and its backward yields Σg and Σ g·(z − µ)·r.
         """
         folded = z if self.samples == 1 else z.reshape(1, z.shape[0] * z.shape[1], *z.shape[2:])
         return F.batch_norm(folded, self.mean, self.var, scale, shift, training=False, momentum=0.0, eps=self.eps)
 
-    def term(self, z: Tensor, scale: Tensor, d_scale: Tensor, d_shift: Tensor) -> Tensor:
-        """−γ·r/N·(dβ + dγ·(z − µ)·r): the gradient that reaches `z` through its own mean and variance.
+    def gradient(self, z: Tensor, scale: Tensor, d_scale: Tensor, d_shift: Tensor) -> Tensor:
+        """Return −γ·r/N·(dβ + dγ·(z − µ)·r): the gradient that reaches `z` through its own mean and variance.
 
         `d_scale` and `d_shift` are dγ and dβ over the whole image; `translate.networks.strips` derives it.
         """

@@ -6,7 +6,8 @@ its input. The output and every gradient equal those of the plain chain: only th
 
 **Statistics as numbers.** A convolution's rows need a few neighbouring rows (`translate.networks.rows`). A norm needs
 the whole image, but only through two numbers a channel: the mean µ and r = (σ² + ε)^-½ of its input z. Given those,
-y = γ·(z − µ)·r + β is pointwise and the chain is local from end to end. So cut the chain at its norms.
+y = γ·(z − µ)·r + β is pointwise and the chain is local from end to end (`translate.networks.local_chain`). So cut the
+chain at its norms.
 
 *Forward.* From the first norm to the last, one pass over the strips gathers µ and σ² of z, every earlier statistic
 being a number by then. One more pass makes the output.
@@ -40,6 +41,19 @@ on the rows it *owns*, so that every row gets them once. Three kinds of pass ove
 
 A chain without norms, or with norms in eval mode (whose statistics are constants), runs one pass each way.
 
+**An example:** the tail of the ResNet generator, conv₁ → norm₁ → conv₂ → norm₂ → conv₃. In every pass a strip is
+computed from the input up to where its arrow ends, handed on, and forgotten.
+
+    forward     statistics of norm₁     conv₁ →
+                statistics of norm₂     conv₁ → conv₂ →
+                the output              conv₁ → conv₂ → conv₃ →
+    backward    1. dβ, dγ of norm₂      conv₁ → conv₂ → conv₃ → and back to norm₂
+                2. all other gradients  conv₁ → conv₂ → conv₃ → and back to the input
+                3. the term of norm₁    conv₁ → and back to the input
+
+Between passes only the input and output, their gradients and two numbers a channel and norm are kept; between the
+forward and the backward pass only the input and the statistics.
+
 **Costs.** Memory: the input, the output, their gradients, and one strip of every level. Compute, for n layers with a
 norm before each but the first: the layers i = 0 … n − 1 run forward n − i times, and again n − 1 times in the
 backward pass (the first layer n times, for pass 3). `overlap` says how many rows are computed twice.
@@ -47,42 +61,28 @@ backward pass (the first layer n times, for pass 3). `overlap` says how many row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from translate.errors import UsageError
-from translate.networks import rows
-from translate.networks.rows import InTurn, Operation, Rows, Strip, plan_strips
-from translate.networks.statistics import Moments, Statistics
-
-
-class ChainLayer(Protocol):
-    """What strips use of a `translate.networks.layers.Layer`: norm → activate → enlarge and smooth → reflect → conv →
-    last. `last` must be pointwise.
-    """
-
-    norm: Any
-    enlarge: int
-    smooth: bool
-    reflect: int
-    conv: Any
-    last: Any
-
-    def activate(self, x: Tensor) -> Tensor: ...
+from translate.networks.local_chain import ChainLayer, LocalChain, Weights, geometry_of
+from translate.networks.rows import Composed, Strip, plan_strips
+from translate.precision import at_least_float32
 
 
 def run_in_strips(layers: Iterable[ChainLayer], x: Tensor, num_strips: int) -> Tensor:
-    """The output of a chain of layers for `x` (N, C, H, W), computed in `num_strips` strips of rows.
+    """Return the output of a chain of layers for `x` (N, C, H, W), computed in `num_strips` strips of rows.
 
     Equals `for layer in layers: x = layer(x)` in value, dtype, gradients and running statistics, under autocast and
     on any device, and holds only `x` for the backward pass. More strips take less memory and compute more rows twice;
-    there are never more strips than rows. A second derivative is refused.
+    there are never more strips than rows.
+
+    Raises `UsageError` for a layer without exact strips, and where a second derivative is asked for.
     """
     layers = tuple(layers)
     if has_torch_function_unary(x):  # an image that is not computed yet (`translate.tiling`), and in strips anyway
@@ -93,114 +93,14 @@ def run_in_strips(layers: Iterable[ChainLayer], x: Tensor, num_strips: int) -> T
 
 
 def overlap(layers: Iterable[ChainLayer], height: int, num_strips: int) -> list[int]:
-    """How many rows are computed more than once: of the input, after the first layer, … after the last (none).
+    """Count the rows that are computed more than once: of the input, after the first layer, … after the last (none).
 
     `height` is the number of rows of the chain's input.
     """
-    chain = InTurn(tuple(_geometry(layer, Weights.of(layer)) for layer in layers))
+    chain = Composed(tuple(geometry_of(layer, Weights.of(layer)) for layer in layers))
     strips = plan_strips(chain, height, num_strips)
-    return [sum(strip.rows[level].num for strip in strips) - whole
+    return [sum(len(strip.rows[level]) for strip in strips) - whole
             for level, whole in enumerate(chain.heights(height))]
-
-
-class Weights(NamedTuple):
-    """The tensors of a layer: its convolution's weight and bias, its norm's scale γ and shift β (or flags for each)."""
-
-    weight: Any = None
-    bias: Any = None
-    scale: Any = None
-    shift: Any = None
-
-    @classmethod
-    def of(cls, layer: ChainLayer) -> Weights:
-        """As they are now: a parametrised weight (spectral norm) is made once, here, and differentiated outside."""
-        norm = layer.norm
-        return cls(layer.conv.weight, layer.conv.bias, getattr(norm, "weight", None), getattr(norm, "bias", None))
-
-    @classmethod
-    def grouped(cls, flat: Sequence[Any]) -> list[Weights]:
-        """One `Weights` for each layer from the arguments of all layers in a row."""
-        size = len(cls._fields)
-        return [cls(*flat[i:i + size]) for i in range(0, len(flat), size)]
-
-
-@dataclass(frozen=True)
-class LocalLayer:
-    """A layer whose statistics are numbers, so that a strip of its output needs only a strip of its input.
-
-    Its `weights` are apart from autograd's graph; once there are statistics, scale and shift have their shape.
-    """
-
-    layer: ChainLayer
-    weights: Weights
-    statistics: Statistics | None = None
-
-    @property
-    def passes_on(self) -> bool:
-        """Whether a gradient goes through the statistics."""
-        return self.statistics is not None and self.statistics.count is not None
-
-    def run(self, z: Tensor, have: Rows, want: Rows, height: int) -> Tensor:
-        """The output rows `want` from `z`, the rows `have` of an input of `height` rows."""
-        geometry = _geometry(self.layer, self.weights)
-        z = geometry.need(want, height).of(z, have.lo)
-        x = z if self.statistics is None else self.statistics.normalise(z, self.weights.scale, self.weights.shift)
-        x = self.layer.activate(x).reshape(z.shape)
-        x = geometry.apply(x, want, height)
-        return x if self.layer.last is None else self.layer.last(x)
-
-    def with_statistics(self, found: Statistics | None) -> LocalLayer:
-        """The same layer with its norm's statistics, if it has a norm; γ = 1 and β = 0 where the norm learns none."""
-        if found is None:
-            return self
-        _, _, scale, shift = self.weights
-        scale = torch.ones_like(found.mean) if scale is None else scale.to(found.mean.dtype).repeat(found.samples)
-        shift = torch.zeros_like(found.mean) if shift is None else shift.to(found.mean.dtype).repeat(found.samples)
-        return replace(self, statistics=found, weights=self.weights._replace(scale=scale, shift=shift))
-
-    def following(self, wanted: Weights) -> LocalLayer:
-        """The same layer on leaves of its own, of which autograd follows the wanted ones and no other."""
-        return replace(self, weights=Weights(*(
-            None if weight is None else weight.detach().requires_grad_(bool(want))
-            for weight, want in zip(self.weights, wanted, strict=True))))
-
-
-class LocalChain:
-    """The layers of a chain in the middle of the work, with the statistics that are known so far."""
-
-    def __init__(self, layers: Sequence[ChainLayer], weights: Sequence[Tensor | None], height: int, num_strips: int):
-        grouped = Weights.grouped([None if weight is None else weight.detach() for weight in weights])
-        self.layers = [LocalLayer(layer, own) for layer, own in zip(layers, grouped, strict=True)]
-        self.geometry = InTurn(tuple(_geometry(layer, own) for layer, own in zip(layers, grouped, strict=True)))
-        self.heights = self.geometry.heights(height)
-        self.num_strips = num_strips
-
-    def strips(self, top: int) -> list[Strip]:
-        """The strips of the first `top` layers."""
-        return plan_strips(InTurn(self.geometry.steps[:top]), self.heights[0], self.num_strips)
-
-    def run(self, z: Tensor, strip: Strip, top: int) -> Tensor:
-        """The strip's rows of the output of the first `top` layers, for the chain's input `z`."""
-        x = strip.rows[0].of(z)
-        for level, local in enumerate(self.layers[:top]):
-            x = local.run(x, strip.rows[level], strip.rows[level + 1], self.heights[level])
-        return x
-
-    def gather(self, z: Tensor) -> list[Statistics | None]:
-        """Find every norm's statistics, from the first norm to the last, and advance the running ones."""
-        for level, local in enumerate(self.layers):
-            norm = local.layer.norm
-            if norm is None:
-                continue
-            if norm.training or norm.running_mean is None:
-                moments = Moments(over_samples=isinstance(norm, nn.BatchNorm2d))
-                for strip in self.strips(level):
-                    moments.add(self.run(z, strip, level))
-                found = Statistics.of_image(norm, moments, torch.promote_types(z.dtype, torch.float32))
-            else:
-                found = Statistics.running(norm)
-            self.layers[level] = local.with_statistics(found)
-        return [local.statistics for local in self.layers]
 
 
 class _InStrips(torch.autograd.Function):
@@ -214,14 +114,15 @@ class _InStrips(torch.autograd.Function):
         chain = LocalChain(layers, weights, z.shape[2], num_strips)
         out = None
         with ctx.autocast():
-            ctx.statistics = chain.gather(z)
+            # One pass for each norm's statistics, then one for the output.
+            ctx.statistics = chain.gather_statistics(z)
             for strip in chain.strips(len(layers)):
                 y = chain.run(z, strip, len(layers))
-                if out is None:
+                if out is None:  # in the layout that the layers give
                     layout = torch.channels_last if y.is_contiguous(memory_format=torch.channels_last) else None
                     size = (*y.shape[:2], chain.heights[-1], y.shape[3])
                     out = torch.empty(size, dtype=y.dtype, device=y.device, memory_format=layout)
-                strip.rows[-1].of(out).copy_(y)
+                strip.rows[-1].slice_of(out).copy_(y)
                 del y  # before the next strip is made
         assert out is not None
         return out
@@ -232,14 +133,18 @@ class _InStrips(torch.autograd.Function):
             raise UsageError(
                 "a second derivative was asked of a chain that runs in strips, which has only a first. A network "
                 "under a gradient penalty cannot run in strips: give it another memory plan")
+
+        # The chain as the forward pass left it: its statistics are numbers.
         z, *weights = ctx.saved_tensors
         chain = LocalChain(ctx.layers, weights, z.shape[2], ctx.num_strips)
         chain.layers = [local.with_statistics(found)
                         for local, found in zip(chain.layers, ctx.statistics, strict=True)]
+
+        # Of what is frozen, no gradient is found.
         _, _, wants_input, *wanted = ctx.needs_input_grad
         gradients = _Gradients(chain, z, wants_input, Weights.grouped(wanted))
         with ctx.autocast():
-            gradients.gather(gradient)
+            gradients.find(gradient)
         return None, None, gradients.input, *gradients.of_weights(Weights.grouped(weights))
 
 
@@ -256,15 +161,16 @@ class _Gradients:
         self.sums: dict[tuple[int, str], Tensor] = {}  # over strips, by level and field of Weights
         self.known: set[int] = set()  # norms whose term (2) is known
 
-    def gather(self, gradient: Tensor) -> None:
+    def find(self, gradient: Tensor) -> None:
         """Find all gradients, given that of the chain's output."""
 
         def from_output(strip: Strip, y: Tensor) -> Tensor:
-            return strip.rows[-1].of(gradient)
+            return strip.rows[-1].slice_of(gradient)
 
-        def from_term(strip: Strip, y: Tensor) -> Tensor:
-            return self.term(self.norms[0], y)
+        def from_first_norm(strip: Strip, y: Tensor) -> Tensor:
+            return self.statistics_gradient(self.norms[0], y)
 
+        # 1. For dβ and dγ of each norm but the first, from the last one down.
         top = len(self.chain.layers)
         wanted = list(self.wanted)
         for level in reversed(self.norms[1:]):
@@ -272,23 +178,29 @@ class _Gradients:
             self.sweep(top, level, from_output, sums_alone)
             self.known.add(level)
             wanted[level] = wanted[level]._replace(scale=False, shift=False)
+
+        # 2. Down to the input, with the first norm's dβ and dγ on the way.
         if self.norms:
             wanted[self.norms[0]] = wanted[self.norms[0]]._replace(scale=True, shift=True)
         self.sweep(top, self.first, from_output, wanted, self.input)
+
+        # 3. What is missing: the first norm's term, through the layers below it.
         if self.norms:
-            self.sweep(self.norms[0], self.first, from_term, wanted, self.input)
+            self.sweep(self.norms[0], self.first, from_first_norm, wanted, self.input)
 
     def sweep(self, top: int, bottom: int, seed: Callable[[Strip, Tensor], Tensor], wanted: list[Weights],
               into: Tensor | None = None) -> None:
-        """For every strip: up the first `top` layers, then down again to layer `bottom`.
+        """Run every strip up the first `top` layers, then down again to layer `bottom`.
 
-        `seed` gives the gradient of the top rows. The gradients of the `wanted` weights are added to `sums`, those of
-        the chain's input to `into`.
+            seed    gives the gradient of a strip's top rows, from the strip and these rows
+            wanted  the weights, a layer each, whose gradients are added to `sums`
+            into    what the gradient of the chain's input is added to; None: it is not wanted
         """
         layers = [local.following(want) for local, want in zip(self.chain.layers[:top], wanted, strict=False)]
         for strip in self.chain.strips(top):
+            # Up. Each layer has a graph of its own, so that a term can be added between two of them.
             graphs = []
-            z = strip.rows[0].of(self.z)
+            z = strip.rows[0].slice_of(self.z)
             for level, local in enumerate(layers):
                 with torch.set_grad_enabled(level >= bottom):
                     z = z.detach().requires_grad_(level > bottom or (level == bottom and into is not None))
@@ -298,37 +210,40 @@ class _Gradients:
                 z = y
             g: Any = seed(strip, z.detach())
             del z
+
+            # Down. On the rows that the strip owns, the term (2) of the norms for which it is known.
             for level in reversed(range(bottom, top)):
                 z, y = graphs.pop()
                 g = self.descend(level, layers[level].weights, z, y, g)
                 del y
                 if level in self.known and g is not None:
-                    own, first = strip.owned[level], strip.rows[level].lo
-                    own.of(g, first).add_(self.term(level, own.of(z.detach(), first)))
+                    own, first = strip.owned[level], strip.rows[level].start
+                    own.slice_of(g, first).add_(self.statistics_gradient(level, own.slice_of(z.detach(), first)))
                 del z
             if into is not None:
-                strip.rows[0].of(into).add_(g)
+                strip.rows[0].slice_of(into).add_(g)
 
     def descend(self, level: int, weights: Weights, z: Tensor, y: Tensor, g: Tensor) -> Tensor | None:
-        """From the gradient of a layer's output `y` to that of its input `z`, if that is followed, and its weights'."""
+        """Go from the gradient of a layer's output `y` to that of its input `z`, if that is followed; add up its
+        weights'."""
         followed = {name: leaf for name, leaf in weights._asdict().items() if leaf is not None and leaf.requires_grad}
         inputs = [*followed.values()] + [z] * z.requires_grad
         parts = list(torch.autograd.grad(y, inputs, g))
         down = parts.pop() if z.requires_grad else None
         for name, part in zip(followed, parts, strict=True):
             so_far = self.sums.get((level, name))
-            part = part.to(torch.promote_types(part.dtype, torch.float32))
+            part = at_least_float32(part)
             self.sums[level, name] = part if so_far is None else so_far.add_(part)
         return down
 
-    def term(self, level: int, z: Tensor) -> Tensor:
-        """Equation (2) for rows of the input of a layer whose dγ and dβ are known."""
+    def statistics_gradient(self, level: int, z: Tensor) -> Tensor:
+        """Return the term (2) for rows `z` of the input of a layer whose dγ and dβ are known."""
         local = self.chain.layers[level]
         assert local.statistics is not None
-        return local.statistics.term(z, local.weights.scale, self.sums[level, "scale"], self.sums[level, "shift"])
+        return local.statistics.gradient(z, local.weights.scale, self.sums[level, "scale"], self.sums[level, "shift"])
 
     def of_weights(self, weights: list[Weights]) -> list[Tensor | None]:
-        """The gradients of all weights in a row, in their shapes and dtypes; None for those not wanted."""
+        """Return the gradients of all weights in a row, in their shapes and dtypes; None for those not wanted."""
         found: list[Tensor | None] = []
         for level, (own, want) in enumerate(zip(weights, self.wanted, strict=True)):
             for name in Weights._fields:
@@ -342,25 +257,8 @@ class _Gradients:
         return found
 
 
-def _geometry(layer: ChainLayer, weights: Weights) -> InTurn:
-    """All of a layer but what is pointwise, as operations on rows."""
-    steps: list[Operation] = []
-    if layer.enlarge > 1:
-        steps.append(rows.nearest(layer.enlarge))
-    if layer.smooth:  # bilinear enlargement by two is nearest-neighbour enlargement and this filter
-        steps += [rows.Pad(1, 1, 1, 1, mode="reflect"), rows.average_pool(2, 1), rows.average_pool(2, 1)]
-    if layer.reflect:
-        steps.append(rows.Pad(*(layer.reflect,) * 4, mode="reflect"))
-    conv, own = layer.conv, (weights.weight, weights.bias, layer.conv.stride, layer.conv.padding)
-    if isinstance(conv, nn.ConvTranspose2d):
-        steps.append(rows.transposed_convolution(*own, conv.output_padding, conv.groups, conv.dilation))
-    else:
-        steps.append(rows.convolution(*own, conv.dilation, conv.groups))
-    return InTurn(tuple(steps))
-
-
 def _autocast(device: str) -> Callable[[], AbstractContextManager]:
-    """The autocast state of now, to be entered again; nothing where a device has none (meta).
+    """Return what enters the autocast state of now again; nothing where a device has none (meta).
 
     Without its cache: that would hand a low-precision weight made without a graph to those who need one.
     """
@@ -371,7 +269,7 @@ def _autocast(device: str) -> Callable[[], AbstractContextManager]:
 
 
 def _check(layer: ChainLayer) -> None:
-    """Refuse by name what has no exact strips."""
+    """Raise `UsageError` for a layer that has no exact strips, and name what has none."""
     norm, conv = layer.norm, layer.conv
     if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or conv.padding_mode != "zeros":
         raise UsageError(f"{conv} cannot run in strips: Conv2d and ConvTranspose2d with padding_mode='zeros' can")

@@ -1,7 +1,8 @@
-"""Task networks: they say what an image shows, and are what translated images are made for.
+"""Task networks: classifiers and segmentation networks, which say what an image shows.
 
-Trained on labelled images of one domain, such a network is tested on another, or asked whether a translation still
-shows what it did before. Logits are (N, classes) for an image, or (N, classes, H, W) for each of its pixels.
+Translated images are made to train them. Trained on labelled images of one domain, such a network is tested on another,
+or asked whether a translation still shows what it did before. Logits are (N, classes) for an image, or
+(N, classes, H, W) for each of its pixels.
 
 A task folder holds `task.safetensors` and, written last, `task.json`: the network's config, channels, classes, the
 SHA-256 of the weights, and what it was trained on.
@@ -40,7 +41,7 @@ class TaskConfig(Config, ABC):
 
     @abstractmethod
     def build(self, channels: int, classes: int) -> nn.Module:
-        """The network, untrained where it is not `pretrained`."""
+        """Return the network for images with so many channels; untrained, or with ImageNet weights (`pretrained`)."""
 
 
 class CNNConfig(TaskConfig):
@@ -63,7 +64,7 @@ class CNNConfig(TaskConfig):
 
 
 class FCNConfig(TaskConfig):
-    """A small segmentation network: down `downs` times and up again, each level seeing what it was made from."""
+    """A small segmentation network: a U-Net that pools `downs` times and upsamples as often."""
 
     kind: Literal["fcn"] = "fcn"
     width: int = Field(16, ge=1)
@@ -90,6 +91,7 @@ class TorchvisionConfig(TaskConfig):
         return "_" in self.name
 
     def build(self, channels: int, classes: int) -> nn.Module:
+        """Raises `UsageError` for other images, and where ImageNet weights are asked for and cannot be had."""
         if channels not in (1, 3):
             raise UsageError(f"task network {self.name}: takes images of 1 or 3 channels, not {channels}")
         weights = "DEFAULT" if self.pretrained else None
@@ -102,8 +104,8 @@ class TorchvisionConfig(TaskConfig):
                 network = torchvision.models.get_model(self.name, weights=weights)
                 network.fc = nn.Linear(network.fc.in_features, classes)
         except OSError as error:  # no network here, and nothing in the cache
-            raise UsageError(f"task network {self.name}: its ImageNet weights could not be had ({error}); put them "
-                             "into TORCH_HOME, or set pretrained: false") from None
+            raise UsageError(f"task network {self.name}: its ImageNet weights could not be downloaded ({error}); put "
+                             "them into TORCH_HOME, or set pretrained: false") from None
         return FromTorchvision(network)
 
 
@@ -113,7 +115,7 @@ TaskNetworkConfig = Annotated[CNNConfig | FCNConfig | TorchvisionConfig, Field(d
 
 
 class FCN(nn.Module):
-    """Images of any size (N, C, H, W) → logits (N, classes, H, W)."""
+    """Maps images of any size (N, C, H, W) to logits (N, classes, H, W)."""
 
     def __init__(self, channels: int, classes: int, width: int, downs: int):
         super().__init__()
@@ -127,9 +129,12 @@ class FCN(nn.Module):
         self.last = nn.Conv2d(width, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        # Down: the features of every level.
         levels = [self.first(images)]
         for down in self.down:
             levels.append(down(levels[-1]))
+
+        # Up: each level's features beside those from below.
         features = levels.pop()
         for up in self.up:
             finer = levels.pop()
@@ -139,7 +144,7 @@ class FCN(nn.Module):
 
 
 class FromTorchvision(nn.Module):
-    """A network of torchvision behind our ranges: images (N, 1 or 3, H, W) in [-1, 1] → logits."""
+    """A network of torchvision for images in our range: maps (N, 1 or 3, H, W) in [-1, 1] to logits."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -155,26 +160,29 @@ def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
 
 
 def save_task(folder: Path, network: nn.Module, config: TaskConfig, channels: int, classes: int) -> dict[str, Any]:
-    """Write a task folder; return what its record says. Raises `DiskError`."""
+    """Write a task folder: a trained network and its config; return what its record says. Raises `DiskError`."""
     with files.naming_disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
         files.write_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
-        record = {"network": config.model_dump(mode="json"), "channels": channels, "classes": classes,
-                  "sha256": files.sha256(folder / WEIGHTS)}
-        files.write_json(folder / RECORD, record)
-    return record
+        return _write_record(folder, config, channels, classes)
 
 
 def save_shapes(folder: Path, config: TaskConfig, channels: int, classes: int) -> None:
     """Write a task folder without weights: what `load_task` needs of one on the meta device."""
     files.write_bytes(folder / WEIGHTS, b"")
-    files.write_json(folder / RECORD, {"network": config.model_dump(mode="json"), "channels": channels,
-                                       "classes": classes, "sha256": files.sha256(folder / WEIGHTS)})
+    _write_record(folder, config, channels, classes)
+
+
+def _write_record(folder: Path, config: TaskConfig, channels: int, classes: int) -> dict[str, Any]:
+    record = {"network": config.model_dump(mode="json"), "channels": channels, "classes": classes,
+              "sha256": files.sha256(folder / WEIGHTS)}
+    files.write_json(folder / RECORD, record)
+    return record
 
 
 def read_task(folder: Path) -> dict[str, Any] | None:
-    """What `task.json` says, where the weights are those that it names; else None."""
+    """Return what `task.json` says, where the weights are those that it names; else None."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
         return record if files.sha256(folder / WEIGHTS) == record["sha256"] else None
@@ -183,16 +191,19 @@ def read_task(folder: Path) -> dict[str, Any] | None:
 
 
 def load_task(folder: Path, channels: int) -> nn.Module:
-    """The trained network of a task folder: frozen, in eval mode; on the meta device only its shapes.
+    """Return the trained network of a task folder, frozen and in eval mode; on the meta device only its shapes.
 
-    Raises `CheckpointError` for a folder that is none, or of images with other `channels`.
+    Raises `CheckpointError` for a folder that is none or is damaged, and for a network of images with other `channels`.
     """
     record = read_task(folder)
     if record is None:
-        raise CheckpointError(f"{folder}: no task network, or a damaged one; `translate adapt make RECIPE` trains one "
-                              "(OUT/task)")
+        raise CheckpointError(f"{folder}: holds no task network, or a damaged one; `translate adapt make RECIPE` "
+                              "trains one (OUT/task)")
     if record["channels"] != channels:
-        raise CheckpointError(f"{folder}: a task network of images with {record['channels']} channels, not {channels}")
+        raise CheckpointError(f"{folder}: its task network is for images with {record['channels']} channels, not "
+                              f"{channels}; train one for these: `translate adapt make RECIPE`")
+
+    # Built as it was, but without downloading ImageNet weights that are replaced at once.
     config: TaskConfig = TypeAdapter(TaskNetworkConfig).validate_python(
         record["network"] | ({"pretrained": False} if "pretrained" in record["network"] else {}))
     with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once

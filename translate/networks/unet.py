@@ -1,31 +1,34 @@
-"""The U-Net generator of pix2pix (Isola et al. 2017, section 6.1.1): skip connections at every scale."""
+"""The U-Net generator of pix2pix (Isola et al. 2017, section 6.1.1): skip connections at every scale.
+
+Down to a single pixel and up again; what each level saw on the way down joins what it makes on the way up, so that
+nothing has to pass through the bottleneck that an output can take from its input directly.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from translate.networks.attention import Attention
-from translate.networks.growing import FadingLevel, outer_width
+from translate.networks.dropout import PositionalDropout
+from translate.networks.growing import FadingLevel, Growable, outer_width
 from translate.networks.layers import (
     Downsample,
     Generator,
     Layer,
     Level,
-    Look,
     Norm,
-    PositionalDropout,
+    Pick,
     Upsample,
     make_norm,
     pad_to_fit,
 )
 from translate.networks.weights import Initialisation, prepared
-from translate.schema import Config
 
 
-class UNetConfig(Config):
+class UNetConfig(Growable):
     """A U-Net generator: width 64, 8 downsamplings and batch norm are the published U-Net-256 (54.414 M parameters)."""
 
     kind: Literal["unet"] = "unet"
@@ -39,22 +42,20 @@ class UNetConfig(Config):
     spectral: bool = False  # spectral norm: each convolution's largest singular value is one
     init: Initialisation = "normal"
 
-    fades: ClassVar[bool] = True
-
     def build(self, in_channels: int, out_channels: int) -> UNet:
         network = UNet(in_channels, out_channels, self.width, self.downs, self.norm, self.dropout, self.upsample,
                        self.downsample, self.attention)
         return prepared(network, self.init, self.spectral)
 
     def grow(self, network: UNet) -> None:
-        """Add one more level around `network`, fading in until it is settled."""
+        """Add one more level around `network`, which fades in."""
         network.grow(self.norm, self.upsample, self.downsample)
         for part in network.newest():
             prepared(part, self.init, self.spectral)
 
 
 class UNet(Generator):
-    """`downs` halvings to a point and as many doublings back; each level sees its own scale's features again.
+    """`downs` downsamplings to the bottleneck and as many upsamplings; each level sees its scale's features again.
 
     Each outer level that it gains (`translate.networks.growing`) is one more of them.
     """
@@ -67,22 +68,25 @@ class UNet(Generator):
         super().__init__()
         self.multiple = self.smallest = 2**downs
         self.fading: FadingLevel | None = None  # the outermost level of before, while another fades in around it
-        bias = norm != "batch"
+        bias = norm != "batch"  # BatchNorm has a shift of its own
         widths = [min(2**level, 8) * width for level in range(downs)]
         self.feature_channels = (in_channels, *widths[:4])
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         for level, channels in enumerate(widths):
+            # Down: no activation before the first convolution, no norm after the first and the last.
             outermost, innermost = level == 0, level == downs - 1
             before = in_channels if outermost else widths[level - 1]
             self.down.append(Level(
                 Layer(nn.Conv2d(before, channels, 4, 2, 1, bias=bias), slope=None if outermost else 0.2,
                       smooth=downsample == "blurred"),
                 norm=None if outermost or innermost else make_norm(norm, channels)))
+
+            # Up, from the level inside and the skip connection; the innermost has only what comes from below.
             after = out_channels if outermost else before
-            conv = enlarging_conv(channels if innermost else 2 * channels, after, upsample, bias or outermost)
+            conv = upsampling_conv(channels if innermost else 2 * channels, after, upsample, bias or outermost)
             self.up.append(Level(
-                Layer(conv, slope=0.0, enlarge=1 if upsample == "transposed" else 2, smooth=upsample == "bilinear",
+                Layer(conv, slope=0.0, scale_factor=1 if upsample == "transposed" else 2, smooth=upsample == "bilinear",
                       last=nn.Tanh() if outermost else None),
                 norm=None if outermost else make_norm(norm, after),
                 dropout=PositionalDropout(dropout, level) if not innermost and level >= 4 else None))
@@ -90,11 +94,14 @@ class UNet(Generator):
         self.attention = Attention(widths[self.attended]) if attention else None
 
     def translate(self, image: Tensor) -> Tensor:
+        # Down; while a level fades in, what replaced the old entry is mixed with it.
         skips = [image]
         for level, down in enumerate(self.down):
             y = down(skips[-1])
             y = y if level != 1 or self.fading is None else self.fading.enter(image, y)
             skips.append(y if level != self.attended or self.attention is None else self.attention(y))
+
+        # Up; the old exit leaves from the same features, and is mixed with the image at the end.
         y, old = self.up[-1](skips.pop()), None
         for level in reversed(range(len(self.up) - 1)):
             if level == 1 and self.fading is not None:
@@ -108,40 +115,42 @@ class UNet(Generator):
         first, last = cast(Level, self.down[0]), cast(Level, self.up[0])
         inside = first.layer.conv.out_channels
         width = outer_width(inside)
-        enlarge, blurred = 1 if upsample == "transposed" else 2, downsample == "blurred"
+        factor, blurred = 1 if upsample == "transposed" else 2, downsample == "blurred"
         self.fading = FadingLevel(first, last)
+
+        # What was outermost becomes a level inside: with an activation and a norm, of features instead of images.
         self.down[0] = Level(Layer(nn.Conv2d(width, inside, 4, 2, 1, bias=bias), slope=0.2, smooth=blurred),
                              norm=make_norm(norm, inside))
         self.down.insert(0, Level(Layer(nn.Conv2d(first.layer.conv.in_channels, width, 4, 2, 1, bias=bias),
                                         smooth=blurred)))
-        self.up[0] = Level(Layer(enlarging_conv(2 * inside, width, upsample, bias), slope=0.0, enlarge=enlarge,
+        self.up[0] = Level(Layer(upsampling_conv(2 * inside, width, upsample, bias), slope=0.0, scale_factor=factor,
                                  smooth=upsample == "bilinear"), norm=make_norm(norm, width))
-        self.up.insert(0, Level(Layer(enlarging_conv(2 * width, last.layer.conv.out_channels, upsample, True),
-                                      slope=0.0, enlarge=enlarge, smooth=upsample == "bilinear", last=nn.Tanh())))
+        self.up.insert(0, Level(Layer(upsampling_conv(2 * width, last.layer.conv.out_channels, upsample, True),
+                                      slope=0.0, scale_factor=factor, smooth=upsample == "bilinear", last=nn.Tanh())))
         self.attended += 1
         self.levels, self.multiple, self.smallest = self.levels + 1, 2 * self.multiple, 2 * self.smallest
 
-    def settle(self) -> None:
-        """Let go of the level that another has replaced."""
+    def drop_faded(self) -> None:
+        """Take out the level that another has replaced."""
         self.fading = None
 
     def newest(self) -> list[nn.Module]:
-        """The outermost level that was added, and what joins it to the one inside; none before."""
+        """Return the level that was added last, and what joins it to the one inside; none before."""
         return [*self.down[:2], *self.up[:2]] if self.levels else []
 
-    def features(self, image: Tensor, look: Look) -> list[Tensor]:
-        """The image and the first four levels down: as far as a sixteenth of the size."""
+    def features(self, image: Tensor, pick: Pick) -> list[Tensor]:
+        """Return what `pick` returns for the image and the first four levels down, to a sixteenth of the size."""
         y = pad_to_fit(image, self.multiple, self.smallest)
-        taken = [look(0, y)]
+        picked = [pick(0, y)]
         for number in range(1, len(self.feature_channels)):
             y = self.down[number - 1](y)
-            taken.append(look(number, y))
-        return taken
+            picked.append(pick(number, y))
+        return picked
 
 
-def enlarging_conv(in_channels: int, out_channels: int, upsample: Upsample, bias: bool
+def upsampling_conv(in_channels: int, out_channels: int, upsample: Upsample, bias: bool
                    ) -> nn.Conv2d | nn.ConvTranspose2d:
-    """The convolution of an upward level: transposed, or a plain one for a resized input."""
+    """Return the convolution of an upward level: transposed, or a plain one for an upsampled input."""
     if upsample == "transposed":
         return nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias)
     return nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias)

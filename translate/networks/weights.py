@@ -1,4 +1,4 @@
-"""How weights begin, and what bounds them."""
+"""How weights begin (normal, orthogonal), and what bounds them (spectral norm)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
 
 def prepared(network: AnyNetwork, init: Initialisation, spectral: bool) -> AnyNetwork:
-    """A network with its first weights, and with the bound on them that its recipe asks for."""
+    """Return a network with its first weights, and with the bound on them that its recipe asks for."""
     initialise(network, init=init)
     return spectrally_normed(network) if spectral else network
 
 
 def initialise(network: AnyNetwork, gain: float = 0.02, init: Initialisation = "normal") -> AnyNetwork:
-    """`normal` is the published initialisation: N(0, gain) for convolutions, N(1, gain) for BatchNorm, zero biases.
+    """Give every convolution and BatchNorm its first weights; returns the network.
 
-    Radford et al. 2016, section 3; used by pix2pix and CycleGAN alike. `orthogonal` makes the rows of every
+    `normal` is the published initialisation: N(0, gain) for convolutions, N(1, gain) for BatchNorm, zero biases
+    (Radford et al. 2016, section 3; used by pix2pix and CycleGAN alike). `orthogonal` makes the rows of every
     convolution's matrix orthonormal instead (Saxe et al. 2014; in BigGAN: Brock et al. 2019, section 3): images
     neither fade nor grow on their way through many layers, also without norms.
     """
@@ -40,9 +41,10 @@ def initialise(network: AnyNetwork, gain: float = 0.02, init: Initialisation = "
 
 
 def spectrally_normed(network: AnyNetwork) -> AnyNetwork:
-    """Divide each convolution's weights by their largest singular value, found by a power iteration a forward pass.
+    """Divide each convolution's weights by their largest singular value from now on; returns the network.
 
-    Miyato et al. 2018; for generators too: Zhang et al. 2019 (SAGAN), section 3.2.
+    It is found by one power iteration in each forward pass: Miyato et al. 2018; for generators too: Zhang et al. 2019
+    (SAGAN), section 3.2.
     """
     for part in network.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):

@@ -9,65 +9,73 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 380, 200
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 22  # room for the numbers beside the plot
-MOST_DOTS = 30  # of a curve that shows each of its values
-MOST_POINTS = 160  # of a curve; a longer one is drawn as means, with the range of what they stand for
+WIDTH, HEIGHT = 380, 200  # px of a chart
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 22  # px beside the plot, for the numbers
+MAX_DOTS = 30  # a curve of more values is a line without dots
+MAX_POINTS = 160  # a longer curve is drawn as means of neighbours, with the range of what they stand for
+NUM_VALUES_OUTLIERS = 40  # a curve of more values may have outliers, which do not set the axis
+OUTLIERS_SHARE = 0.01  # of its values, at either end
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over images seen, with an interval where `low` and `high` are given; NaN leaves a value out."""
+    """Values `y` over images seen `x`, with an interval where `low` and `high` are given; NaN leaves a value out."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
-    series: int = 0  # its colour
+    series: int = 0  # number of its colour
 
 
 @dataclass(frozen=True)
-class Best:
-    """A point that stands out."""
+class Ring:
+    """A ring around a point that stands out: the best checkpoint."""
 
     x: float
     y: float
-    series: int = 0
+    series: int = 0  # number of its colour
 
 
 @dataclass(frozen=True)
 class Mark:
-    """An event: a line across the chart."""
+    """An event at `x`: a dashed line across the chart, which says `words` to a pointer."""
 
     x: float
     words: str
 
 
-def line_chart(curves: Sequence[Curve], best: Sequence[Best] = (), title: str = "", from_zero: bool = False,
+def line_chart(curves: Sequence[Curve], rings: Sequence[Ring] = (), title: str = "", from_zero: bool = False,
                marks: Sequence[Mark] = ()) -> Markup:
-    """An SVG of `curves` over one pair of axes; empty where there is nothing to draw."""
+    """Draw `curves` over one pair of axes as an SVG; empty where there is nothing to draw.
+
+    `from_zero` lets the vertical axis begin at 0, unless values lie below.
+    """
+    # The axes: from 0 images on, over the values of all curves
     drawn = [thinned for curve in curves if len((thinned := thin(curve)).x)]
     if not drawn:
         return Markup("")
     left, right = min(min(curve.x) for curve in drawn), max(max(curve.x) for curve in drawn)
     bottom, top = value_range(drawn, from_zero)
     plot = Plot(min(left, 0), right if right > min(left, 0) else left + 1, bottom, top)
+
+    # From the back to the front: grid, events, bands, lines (cut at the edge of the plot), dots, rings
     parts = [plot.grid(), *(plot.mark(mark) for mark in marks if plot.left <= mark.x <= plot.right)]
     inner = [band for curve in drawn if (band := plot.band(curve))] + [plot.line(curve) for curve in drawn]
     parts += [f'<svg x="{LEFT}" y="{TOP}" width="{plot.width}" height="{plot.height}" overflow="hidden">'
               f"{''.join(inner)}</svg>"]
-    parts += [plot.dots(curve) for curve in drawn if len(curve.x) <= MOST_DOTS]
-    parts += [f'<circle class="best series-{mark.series}" cx="{LEFT + plot.x(mark.x):.1f}" '
-              f'cy="{TOP + plot.y(mark.y):.1f}" r="5"><title>best: {short(mark.y)} at {mark.x:,.0f} images</title>'
-              "</circle>" for mark in best if bottom <= mark.y <= top]
+    parts += [plot.dots(curve) for curve in drawn if len(curve.x) <= MAX_DOTS]
+    parts += [f'<circle class="best series-{ring.series}" cx="{LEFT + plot.x(ring.x):.1f}" '
+              f'cy="{TOP + plot.y(ring.y):.1f}" r="5"><title>best: {short(ring.y)} at {ring.x:,.0f} images</title>'
+              "</circle>" for ring in rings if bottom <= ring.y <= top]
     label = escape(title or ", ".join(curve.name for curve in curves))
     return Markup(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
                   f"{''.join(parts)}</svg>")
 
 
 class Plot:
-    """From values to places: the inner rectangle of a chart."""
+    """The inner rectangle of a chart, in which the curves lie: from values to places, and to SVG elements."""
 
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
@@ -75,12 +83,15 @@ class Plot:
         self.left, self.right, self.bottom, self.top = left, right, bottom, top
 
     def x(self, value: float) -> float:
+        """Return px from its left edge."""
         return (value - self.left) / (self.right - self.left) * self.width
 
     def y(self, value: float) -> float:
+        """Return px from its top edge."""
         return (self.top - value) / (self.top - self.bottom) * self.height
 
     def grid(self) -> str:
+        """Draw lines at round values of the vertical axis, and the numbers of both axes; in px of the chart."""
         rows = [(TOP + self.y(tick), text) for tick, text in ticks(self.bottom, self.top, 5)]
         columns = [(LEFT + self.x(tick), text) for tick, text in ticks(self.left, self.right, 5)]
         return "".join(
@@ -90,15 +101,18 @@ class Plot:
                for x, text in columns])
 
     def mark(self, mark: Mark) -> str:
+        """Draw the line of an event, in px of the chart."""
         x = LEFT + self.x(mark.x)
         return (f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{TOP + self.height}">'
                 f"<title>{escape(mark.words)}</title></line>")
 
     def line(self, curve: Curve) -> str:
+        """Draw a curve, in px of this rectangle."""
         return (f'<polyline class="line series-{curve.series}" points="{self._points(curve.x, curve.y)}">'
                 f"<title>{escape(curve.name)}</title></polyline>")
 
     def band(self, curve: Curve) -> str:
+        """Draw the intervals of a curve, in px of this rectangle; empty where it has none."""
         if curve.low is None or curve.high is None:
             return ""
         known = [(x, low, high) for x, low, high in zip(curve.x, curve.low, curve.high, strict=True)
@@ -108,6 +122,7 @@ class Plot:
         return f'<polygon class="band series-{curve.series}" points="{outline}"/>'
 
     def dots(self, curve: Curve) -> str:
+        """Draw a dot at each value within the axes, which says its number to a pointer; in px of the chart."""
         def words(number: int) -> str:
             interval = "" if curve.low is None or curve.high is None or not math.isfinite(curve.low[number]) else (
                 f" [{short(curve.low[number])}, {short(curve.high[number])}]")
@@ -123,12 +138,15 @@ class Plot:
 
 
 def thin(curve: Curve) -> Curve:
-    """The finite values of a curve; of many, means of neighbours, with the range of those as the interval."""
+    """Return a curve of the finite values.
+
+    Of more than `MAX_POINTS` values it has the means of neighbours, and their range in place of an interval.
+    """
     keep = np.isfinite(np.asarray(curve.y, dtype=np.float64))
     x, y = np.asarray(curve.x, dtype=np.float64)[keep], np.asarray(curve.y, dtype=np.float64)[keep]
     sides = [None if side is None else np.asarray(side, dtype=np.float64)[keep] for side in (curve.low, curve.high)]
-    if len(x) > MOST_POINTS:
-        parts = [np.array_split(values, MOST_POINTS) for values in (x, y)]
+    if len(x) > MAX_POINTS:
+        parts = [np.array_split(values, MAX_POINTS) for values in (x, y)]
         sides = [np.array([part.min() for part in parts[1]]), np.array([part.max() for part in parts[1]])]
         x, y = (np.array([part.mean() for part in each]) for each in parts)
     low, high = (None if side is None else side.tolist() for side in sides)
@@ -136,20 +154,28 @@ def thin(curve: Curve) -> Curve:
 
 
 def value_range(curves: Sequence[Curve], from_zero: bool) -> tuple[float, float]:
-    """The values an axis shows: all of a few, and of many not the wildest hundredth, which would flatten the rest."""
+    """Return the lowest and the highest value that an axis shows.
+
+    That is the range of all values and intervals, with a little room. Of long curves the outliers are left out, which
+    would flatten the rest, and so are their intervals.
+    """
     values: list[float] = []
     for curve in curves:
-        y = np.array(curve.y)
-        values += [float(np.quantile(y, 0.01)), float(np.quantile(y, 0.99))] if len(y) > 40 else y.tolist()
-        if len(y) <= 40:
-            values += [side for sides in (curve.low, curve.high) for side in sides or () if math.isfinite(side)]
+        if len(curve.y) > NUM_VALUES_OUTLIERS:
+            values += np.quantile(curve.y, (OUTLIERS_SHARE, 1 - OUTLIERS_SHARE)).tolist()
+        else:
+            values += [*curve.y, *(side for sides in (curve.low, curve.high) for side in sides or ()
+                                   if math.isfinite(side))]
     bottom, top = min([*values, 0.0] if from_zero else values), max(values)
     room = (top - bottom or abs(top) or 1) * 0.05
     return bottom if from_zero and bottom == 0 else bottom - room, top + room
 
 
 def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
-    """At most `most` + 1 round numbers from `low` to `high`, as text with the digits that tell them apart."""
+    """Return at most `most` + 1 round numbers from `low` to `high`, each with its text.
+
+    They are multiples of 1, 2 or 5 times a power of ten. The text has the digits that tell them apart.
+    """
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most)
     values = [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
@@ -158,7 +184,7 @@ def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:
 
 
 def short(value: float) -> str:
-    """A number in few characters."""
+    """Return a number in few characters, such as 0.1234, 12.5k or 1.2M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if letter == 'k' else size):.4g}{letter}"

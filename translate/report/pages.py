@@ -1,6 +1,6 @@
 """Pages: `report.html` of a run, several runs side by side, an adaptation. The templates lie beside this file.
 
-A page is one file of at most some 20 MB: pictures are data in it, and only so many of them. It loads nothing, and its
+A page is one file of at most some 20 MB, with as many pictures in it as that allows. It loads nothing, and its
 Content-Security-Policy forbids it to.
 """
 
@@ -29,18 +29,21 @@ from translate.report.showcase import Shown
 from translate.sizes import amount
 
 REPORT, COMPARISON = "report.html", "comparison.html"
-NUM_GRIDS = 8  # sample grids, evenly spread over the training, the newest among them
-LARGEST_GRID = (1400, 1800)  # px
-MOST_BYTES = 12_000_000  # of held-out images; base64 makes a third more of them
+NUM_GRIDS = 8  # sample grids, evenly spaced over the training, the newest among them
+GRID_SIZE = (1400, 1800)  # px, width and height, that larger grids are shrunk to
+GRID_JPEG_QUALITY = 85
+PICTURE_BYTES = 12_000_000  # of held-out images in a page, at most; base64 makes a third more of them
+NUM_COLOURS = 6  # of curves
 PAIR = ("input", "output")  # what a slider shows first
 
 
 def write_report(run: Path, file: Path | None = None, make: bool = False) -> Path:
-    """Write the report of a run to `file` (default: into the run folder) and return its path.
+    """Write the report of a run to `file` (None: into the run folder), and return its path.
 
     `make`: where the training has left no held-out images, translate some now. Raises `RunError`, `RecipeError`,
     `DiskError`.
     """
+    # What the folder knows, and held-out images
     record = read_run(run)
     shown, index = showcase.read_shown(run)
     missing = ""
@@ -49,11 +52,13 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
             shown = showcase.make_shown(run, record.recipe)
         except TranslateError as error:
             missing = f"No held-out images: {error}"
-    kept = showcase.within(shown, MOST_BYTES)
+    kept = showcase.within(shown, PICTURE_BYTES)
+
+    # The page
     page = _templates().get_template("report.html.j2").render(
         run=record, status=record.status, settings=settings(record.recipe), sliders=[slider(each) for each in kept],
         index=index, missing=missing, left_out=len(shown) - len(kept), grids=grids(run),
-        two_way=record.recipe.translator.kind == "cyclegan",  # what the columns of a grid are
+        two_way="ba" in record.recipe.translator.directions,
         speed=record.curve(record.timed, "images_per_second"),
         memory=record.curve(record.training, "peak_bytes", scale=2**-30), stages=stages(record),
         events=[event for event in record.events if event["what"] != "report"], recipe_text=record.recipe.dump_yaml())
@@ -61,9 +66,14 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
 
 
 def write_comparison(runs: Sequence[Path], file: Path) -> Path:
-    """Write a page that sets `runs` side by side. Raises `UsageError` for fewer than two runs, `RunError`."""
+    """Write a page that sets `runs` side by side to `file`, and return its path.
+
+    Raises `UsageError` for fewer than two runs or one that is named twice, `RunError`, `RecipeError`, `DiskError`.
+    """
     if len(runs) < 2:
-        raise UsageError("compare: name two runs or more; `translate report RUN` shows one")
+        raise UsageError("compare: name two runs or more", advice="`translate report RUN` shows one")
+
+    # What each folder knows; scores and losses that any of them has
     records = [read_run(run) for run in runs]
     names = distinct_names(records)
     scores = [name for name in MEASURES if any(name in record.scores for record in records)]
@@ -71,8 +81,11 @@ def write_comparison(runs: Sequence[Path], file: Path) -> Path:
     for number, record in enumerate(records):
         for curves in record.losses().values():
             for curve in curves:
-                losses.setdefault(curve.name, []).append(Curve(names[number], curve.x, curve.y, series=number % 6))
-    pictures = showcase.within(side_by_side(records, names), MOST_BYTES)
+                losses.setdefault(curve.name, []).append(Curve(names[number], curve.x, curve.y,
+                                                               series=number % NUM_COLOURS))
+
+    # The page, with the held-out images that all runs have kept
+    pictures = showcase.within(side_by_side(records, names), PICTURE_BYTES)
     page = _templates().get_template("compare.html.j2").render(
         runs=list(zip(names, records, strict=True)), differences=differing(records), scores=scores, losses=losses,
         sliders=[slider(each, (names[0], names[1])) for each in pictures])
@@ -81,17 +94,19 @@ def write_comparison(runs: Sequence[Path], file: Path) -> Path:
 
 def write_adaptation(table: dict[str, Any], reports: Sequence[tuple[str, dict[str, Any]]], shown: Sequence[Shown],
                      file: Path) -> Path:
-    """Write the page of an adaptation: its table, what the judge says of each set, source images before and after.
+    """Write the page of an adaptation to `file`, and return its path. Raises `DiskError`.
 
-    `table` and `reports` are what `table.json` and `preservation.json` hold. Raises `DiskError`.
+    table    what `table.json` holds
+    reports  the title of each adapted set, and what its `preservation.json` holds
+    shown    source images, before and after
     """
-    sliders = [slider(each, ("source", "set")) for each in showcase.within(shown, MOST_BYTES)]
+    sliders = [slider(each, ("source", "set")) for each in showcase.within(shown, PICTURE_BYTES)]
     page = _templates().get_template("adaptation.html.j2").render(table=table, reports=reports, sliders=sliders)
     return _write(page, file)
 
 
 def settings(recipe: Recipe) -> list[tuple[str, str]]:
-    """What was trained, in a few lines; the whole recipe is there as well."""
+    """Return (title, text) of what was trained and with what, for people; the page holds the whole recipe as well."""
     translator, data = recipe.translator.model_dump(mode="json"), recipe.data
     rows = [("translator", translator.pop("kind"))] + [(name, words(value)) for name, value in translator.items()]
     rows += [(f"optimizer: {phase}", words(config))
@@ -105,7 +120,7 @@ def settings(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 def words(value: Any) -> str:
-    """A part of a recipe as a person says it: its kind first, then its settings."""
+    """Return a part of a recipe as a person says it: its kind first, then its settings."""
     if not isinstance(value, dict):
         return "none" if value is None or value == [] else str(value)
     kind = [str(value["kind"])] if "kind" in value else []
@@ -113,7 +128,10 @@ def words(value: Any) -> str:
 
 
 def stages(record: RunRecord) -> list[dict[str, Any]]:
-    """A row for every stage: what the recipe says, which memory plan it ran under, and what that was to need."""
+    """Return a row for every stage: what the recipe says, and the memory plan that it ran under.
+
+    The predicted peak is that of the plan it was begun with: None where a step ran out of memory and changed the plan.
+    """
     rows = []
     for number, stage in enumerate(record.recipe.stages):
         planned: dict[str, Any] = next((event for event in reversed(record.events)
@@ -128,7 +146,7 @@ def stages(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def grids(run: Path) -> list[tuple[int, str]]:
-    """(images seen, picture) of some sample grids, from the first to the newest."""
+    """Return (images seen, picture) of some sample grids, from the first to the newest."""
     paths = sorted((run / "samples").glob("*.png"))
     last = len(paths) - 1
     chosen = sorted({round(step * last / (NUM_GRIDS - 1)) for step in range(NUM_GRIDS)}) if paths else []
@@ -138,17 +156,24 @@ def grids(run: Path) -> list[tuple[int, str]]:
 
 @functools.lru_cache(maxsize=2 * NUM_GRIDS)
 def small_grid(path: Path, changed: float) -> bytes:
-    """A sample grid as a JPEG for a page. Kept: a training writes its report many times."""
+    """Return a sample grid as a JPEG for a page.
+
+    It is cached, for a training writes its report many times. `changed`, the time the file was written, is there so
+    that another grid at that path is not taken for this one.
+    """
     with Image.open(path) as image:
         picture = image.convert("RGB")
-    picture.thumbnail(LARGEST_GRID, Image.Resampling.LANCZOS)
+    picture.thumbnail(GRID_SIZE, Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    picture.save(encoded, "jpeg", quality=85)
+    picture.save(encoded, "jpeg", quality=GRID_JPEG_QUALITY)
     return encoded.getvalue()
 
 
 def slider(shown: Shown, pair: tuple[str, str] = PAIR) -> dict[str, Any]:
-    """What a before/after slider needs: two pictures that it begins with, and all that it offers."""
+    """Return what a before/after slider needs: two pictures that it begins with, and all that it offers.
+
+    Where one of `pair` is missing it begins with the first or the last that there is.
+    """
     names = list(shown.pictures)
     left, right = (name if name in names else names[position] for name, position in zip(pair, (0, -1), strict=True))
     return {"name": shown.name, "size": shown.size, "left": left, "right": right,
@@ -156,7 +181,7 @@ def slider(shown: Shown, pair: tuple[str, str] = PAIR) -> dict[str, Any]:
 
 
 def side_by_side(records: Sequence[RunRecord], names: Sequence[str]) -> list[Shown]:
-    """The held-out images that all runs have kept: the input, every run's output, the truth."""
+    """Return the held-out images that all runs have kept: the input, every run's output, the truth."""
     found = [{each.name: each for each in showcase.read_shown(record.folder)[0]} for record in records]
     together = []
     for name, first in found[0].items():
@@ -170,7 +195,7 @@ def side_by_side(records: Sequence[RunRecord], names: Sequence[str]) -> list[Sho
 
 
 def differing(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """(field, its value in every run) for all fields in which the recipes differ."""
+    """Return (field, its value in every run) for all fields in which the recipes differ."""
     documents = [dict(flat(record.recipe.dump())) for record in records]
     paths = dict.fromkeys(path for document in documents for path in document)
     return [(path, ["—" if path not in document else words(document[path]) for document in documents])
@@ -179,21 +204,21 @@ def differing(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
 
 
 def distinct_names(records: Sequence[RunRecord]) -> list[str]:
-    """What the runs are called: as their folders are, with as much of the path as tells them apart."""
+    """Return the names of the runs: those of their folders, with as much of the path as tells them apart."""
     parts = [record.folder.resolve().parts for record in records]
     if len(set(parts)) < len(parts):
-        raise UsageError("compare: a run is named twice")
+        raise UsageError("compare: a run is named twice", advice="name each once")
     length = next(length for length in range(1, 1000) if len({part[-length:] for part in parts}) == len(parts))
     return ["/".join(part[-length:]) for part in parts]
 
 
 def data_uri(content: bytes) -> str:
-    """A JPEG file inside a page."""
+    """Return a JPEG file as a page holds it."""
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
 def duration(seconds: float) -> str:
-    """A time as a person reads it."""
+    """Return a time as a person reads it, such as 3.2 s, 12 min or 2 h 05 min."""
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
@@ -202,15 +227,18 @@ def duration(seconds: float) -> str:
 
 @functools.cache
 def _templates() -> jinja2.Environment:
+    """Return the templates, and the names that they use."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters |= {"amount": amount, "duration": duration, "short": short}
-    environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "version": version("diptych"),
+    environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "NUM_COLOURS": NUM_COLOURS,
+                            "version": version("diptych"),
                             "now": lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes")}
     return environment
 
 
 def _write(page: str, file: Path) -> Path:
+    """Write a page to `file`, and return that path. Raises `DiskError`."""
     with files.naming_disk_faults(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(file, page.lstrip().encode())

@@ -18,37 +18,37 @@ from translate.errors import RunError, TranslateError
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
 from translate.recipe import Recipe, load_recipe
-from translate.report.charts import Best, Curve, Mark
+from translate.report.charts import Curve, Mark, Ring
 from translate.runs.folder import MEMORY, RECIPE, STATUS
 from translate.runs.records import EVENTS, METRICS
 from translate.runs.release import RELEASE
 
-RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}
-NO_LOSS = ("images", "kind", "stage", "lr", "images_per_second", "peak_bytes")
+RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}  # files, and what they are of
+NO_VALUES = ("images", "kind", "stage", "lr", "images_per_second", "peak_bytes")
 GUARD_EVENTS = ("skipped", "rollback", "collapse")
 DIAGNOSTICS = {  # what charts of diagnostics are called
     "right": "how often discriminators are right", "spread": "how much discriminators vary",
     "gradient_generator": "gradient of the generators", "gradient_discriminator": "gradient of the discriminators",
     "diversity": "diversity of the probe's outputs", "error": "error on the probe",
     "saturation": "saturation of the probe's outputs", "change": "change from input to output on the probe"}
-SIDES = ("_ab", "_ba", "_a", "_b")  # losses that differ in these belong into one chart
+SIDES = ("_ab", "_ba", "_a", "_b")  # losses whose names differ in these alone share a chart
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it."""
+    """One run, as its folder tells it. Where a list is of records, they are lines of `metrics.jsonl`."""
 
     folder: Path
     recipe: Recipe
     status: dict[str, Any]
-    training: list[dict[str, Any]]  # the records of losses, as `Tracker.record` writes them
-    evaluations: list[dict[str, Any]]  # those of held-out scores, see `translate.evaluation.heldout`
-    game: list[dict[str, Any]]  # those of what the discriminators say, and of gradients, see `Update.observed`
-    probes: list[dict[str, Any]]  # those of what generators make of a few images, see `translate.training.probe`
-    events: list[dict[str, Any]]
-    memory: dict[str, Any]
-    card: dict[str, Any] | None
-    results: dict[str, dict[str, Any]]  # what `translate evaluate` left, by what it is of
+    training: list[dict[str, Any]]  # losses
+    evaluations: list[dict[str, Any]]  # held-out scores, see `translate.evaluation.heldout`
+    game: list[dict[str, Any]]  # what the discriminators say, and gradients, see `Update.observed`
+    probes: list[dict[str, Any]]  # what the generators make of a few images, see `translate.training.probe`
+    events: list[dict[str, Any]]  # lines of `events.jsonl`
+    memory: dict[str, Any]  # the memory plan of each stage, see `translate.runs.folder`
+    card: dict[str, Any] | None  # of its data, see `read_card`
+    results: dict[str, dict[str, Any]]  # what `translate evaluate` left, by what it is of (see `RESULTS`)
 
     @property
     def name(self) -> str:
@@ -56,18 +56,18 @@ class RunRecord:
 
     @cached_property
     def best(self) -> dict[str, Any] | None:
-        """{images, metric, value, num_images} of the best checkpoint; None where no score decided."""
+        """Return {images, metric, value, num_images} of the best checkpoint; None where no score decided."""
         return next((record["best"] for record in reversed(self.evaluations) if record.get("best")), None)
 
     @cached_property
     def scores(self) -> list[str]:
-        """The names of all held-out scores, first the one that decides which checkpoint is the best."""
+        """Return the names of all held-out scores, first the one that decides which checkpoint is the best."""
         found = [name for name in MEASURES if any(name in record for record in self.evaluations)]
         return sorted(found, key=lambda name: self.best is None or name != self.best["metric"])
 
     @cached_property
     def seconds(self) -> float | None:
-        """How long the training took, as far as its speed is recorded."""
+        """Return how long the training took, as far as its speed is recorded."""
         speeds = [record.get("images_per_second") for record in self.training]
         spans = [(after["images"] - before["images"]) / speed for before, after, speed
                  in zip(self.training, self.training[1:], speeds[1:], strict=False) if speed]
@@ -75,36 +75,37 @@ class RunRecord:
 
     @cached_property
     def timed(self) -> list[dict[str, Any]]:
-        """The records of losses whose speed is known: not the first after a start."""
+        """Return the records of losses whose speed is known: not the first after a start."""
         return [record for record in self.training if record.get("images_per_second")]
 
     @cached_property
     def speed(self) -> float | None:
-        """Images per second: the median of what was recorded."""
+        """Return the median of the recorded images per second."""
         return statistics.median(record["images_per_second"] for record in self.timed) if self.timed else None
 
     @cached_property
     def peak_bytes(self) -> int | None:
-        """The most memory that was taken; see `translate.training.machine.take_peak_bytes`."""
+        """Return the most memory that was taken, see `translate.training.machine.take_peak_bytes`."""
         return max((record["peak_bytes"] for record in self.training if record.get("peak_bytes")), default=None)
 
     @cached_property
     def machine(self) -> dict[str, Any]:
-        """What the newest process of the run ran on."""
+        """Return what the newest process of the run ran on."""
         return next((event for event in reversed(self.events) if event["what"] in ("started", "resumed")), {})
 
     @cached_property
     def report_seconds(self) -> float:
-        """What writing reports has taken, all together."""
+        """Return how long writing reports has taken, all together."""
         return sum(event.get("seconds", 0) for event in self.events if event["what"] == "report")
 
     @cached_property
     def evaluation_seconds(self) -> float:
+        """Return how long evaluations have taken, all together."""
         return sum(record.get("seconds", 0) for record in self.evaluations)
 
     def losses(self) -> dict[str, list[Curve]]:
-        """The curves of all losses, by the chart they belong into."""
-        names = list(dict.fromkeys(name for record in self.training for name in record if name not in NO_LOSS))
+        """Return the curves of all losses, by the title of their chart."""
+        names = list(dict.fromkeys(name for record in self.training for name in record if name not in NO_VALUES))
         charts: dict[str, list[Curve]] = {}
         for name in names:
             curves = charts.setdefault(without_side(name), [])
@@ -112,10 +113,10 @@ class RunRecord:
         return charts
 
     def diagnostics(self) -> dict[str, list[Curve]]:
-        """The curves of what is no loss and tells how the game stands, by the chart they belong into."""
+        """Return the curves that tell how the game stands and are no losses, by the title of their chart."""
         charts: dict[str, list[Curve]] = {}
         for records in (self.game, self.probes):
-            for name in dict.fromkeys(name for record in records for name in record if name not in NO_LOSS):
+            for name in dict.fromkeys(name for record in records for name in record if name not in NO_VALUES):
                 what, _, where = name.partition("_")
                 title = f"discriminator {where}: real and fake" if what in ("real", "fake") else DIAGNOSTICS.get(
                     what if what != "gradient" else name, without_side(name).replace("_", " "))
@@ -125,12 +126,12 @@ class RunRecord:
 
     @cached_property
     def marks(self) -> list[Mark]:
-        """What the guard has done, where it did."""
+        """Return what the guard has done, and at how many images."""
         return [Mark(event["images"], f"{event['images']:,} images: {event['message']}") for event in self.events
                 if event["what"] in GUARD_EVENTS]
 
     def score(self, name: str, series: int = 0) -> Curve:
-        """The curve of a held-out score, with its intervals."""
+        """Return the curve of a held-out score, with its intervals."""
         sides = [record.get("intervals", {}).get(name, (math.nan, math.nan)) for record in self.evaluations
                  if name in record]
         curve = self.curve(self.evaluations, name, series)
@@ -140,28 +141,31 @@ class RunRecord:
 
     @cached_property
     def at_best(self) -> dict[str, Any]:
-        """The evaluation of the best checkpoint; empty where no score decided."""
+        """Return the evaluation of the best checkpoint; empty where no score decided."""
         return next((record for record in reversed(self.evaluations)
                      if self.best and record["images"] == self.best["images"]), {})
 
-    def best_points(self, name: str, series: int = 0) -> list[Best]:
-        """Where the best checkpoint lies on the curve of a score."""
+    def rings(self, name: str, series: int = 0) -> list[Ring]:
+        """Return a ring where the best checkpoint lies on the curve of a score; none where that is not known."""
         value = self.at_best.get(name)
-        return [] if value is None else [Best(self.at_best["images"], value, series)]
+        return [] if value is None else [Ring(self.at_best["images"], value, series)]
 
     def curve(self, records: list[dict[str, Any]], name: str, series: int = 0, scale: float = 1.0) -> Curve:
-        """Values of all records that have them; null is NaN."""
+        """Return the values `name`, times `scale`, of all records that have one; null becomes NaN."""
         known = [record for record in records if name in record]
         return Curve(name, [record["images"] for record in known],
                      [math.nan if record[name] is None else record[name] * scale for record in known], series=series)
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Raises `RunError` for a folder that holds no run, `RecipeError` for a recipe this version does not read."""
+    """Read a run folder.
+
+    Raises `RunError` for a folder that holds no run, `RecipeError` for a recipe that this version does not understand.
+    """
     if (folder / RELEASE).is_file():
-        raise RunError(f"{folder}: is a release, which does not know how it was trained; name the run it is from")
+        raise RunError("is a release, which does not know how it was trained", folder, "name the run it is from")
     if not (folder / RECIPE).is_file():
-        raise RunError(f"{folder}: there is no run here: it holds no {RECIPE}")
+        raise RunError(f"there is no run here: it holds no {RECIPE}", folder)
     recipe = load_recipe(folder / RECIPE)
     records = files.read_lines(folder / METRICS)
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]
@@ -173,7 +177,10 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_card(recipe: Recipe) -> dict[str, Any] | None:
-    """{title, licence, attribution, citation, num_samples} of the recipe's card: as prepared, or as it is shipped."""
+    """Read {title, licence, attribution, citation, num_samples} of the recipe's card: as prepared, or as it is shipped.
+
+    Of a card that is unknown here, only its name is known; None where the recipe names no card.
+    """
     name = recipe.data.card
     if name is None:
         return None
@@ -185,17 +192,17 @@ def read_card(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none."""
+    """Read a JSON file; empty where there is none."""
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def without_side(name: str) -> str:
-    """`cycle_ab` and `cycle_ba` are both `cycle`."""
+    """Return the name of a loss without its side: `cycle` for `cycle_ab` and for `cycle_ba`."""
     return next((name.removesuffix(side) for side in SIDES if name.endswith(side)), name)
 
 
 def flat(document: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of every field of a recipe's document, such as stages.0.images."""
+    """Yield (path, value) of every field of a recipe's document, such as stages.0.images."""
     entries = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in entries:
         path = f"{where}.{key}" if where else str(key)

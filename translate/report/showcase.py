@@ -2,11 +2,14 @@
 
 A training leaves them in its folder at every evaluation, where they cost no translation of their own:
 
-    held_out/<number>-input.jpg    -truth.jpg (where it is known)    -output.jpg of the newest evaluation    -best.jpg
-    held_out/index.json            {images, best}: how many images the generators of output and best had seen;
-                                   names: {number: file name}
+    held_out/<number>-input.jpg
+             <number>-output.jpg    of the newest evaluation
+             <number>-best.jpg      of the best
+             <number>-truth.jpg     where it is known
+             index.json             {images, best}: how many images the generators of output and best had seen;
+                                    names: {number: file name}
 
-A side longer than `LARGEST` is cut to its middle.
+Of a side longer than `MAX_SIDE` the middle is kept.
 """
 
 from __future__ import annotations
@@ -24,51 +27,51 @@ from PIL import Image
 from torch import Tensor
 
 from translate import files
-from translate.data import LabelsConfig
-from translate.evaluation.heldout import HeldOut, spread, translate_whole
+from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.runs.records import to_rgb
 from translate.runs.release import load_release
 
 FOLDER, INDEX = "held_out", "index.json"
-NUM_SHOWN = 4
-LARGEST = 2048  # px
-QUALITY = 88  # of JPEG
+NUM_SHOWN = 4  # held-out images
+MAX_SIDE = 2048  # px
+JPEG_QUALITY = 88
 WHAT = ("input", "output", "best", "truth")  # in the order in which a person is offered them
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One held-out image, as JPEG files by what they show (see `WHAT`), all of one size."""
+    """One held-out image: JPEG files of one size, by what they show (see `WHAT`)."""
 
     name: str
     pictures: dict[str, bytes]
 
     @property
     def num_bytes(self) -> int:
+        """Return how large its files are together."""
         return sum(map(len, self.pictures.values()))
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
+        """Return (width, height) in pixels."""
         return Image.open(io.BytesIO(next(iter(self.pictures.values())))).size
 
 
 class Showcase:
-    """Keeps a few of the held-out images of a training, evenly spread over them.
+    """Keeps a few of the held-out images of a training, evenly spaced among them.
 
-    What fails here is left out of the report, and of nothing else.
+    An error here costs the report a picture, and the training nothing.
     """
 
     def __init__(self, run: Path, held_out: HeldOut):
         self.folder = run / FOLDER
-        self.names = {number: name_of(held_out, number) for number in spread(len(held_out.sources), NUM_SHOWN)}
+        self.names = {number: held_out.names[number] for number in evenly_spaced(len(held_out.sources), NUM_SHOWN)}
         self.labels = held_out.samples.labels[0]
         self.fault = ""  # what could not be kept since the last `note`
 
     def keep(self, number: int, source: Tensor, fake: Tensor, truth: Tensor | None) -> None:
-        """Write the pictures of held-out image `number`; each is (C, H, W) in [-1, 1]."""
+        """Write the pictures of held-out image `number`, if it is one of the few; each is (C, H, W) in [-1, 1]."""
         if number not in self.names:
             return
         try:
@@ -81,9 +84,9 @@ class Showcase:
             self.fault = f"{type(error).__name__}: {error}"
 
     def note(self, num_images: int, best: bool) -> str:
-        """After an evaluation: what the outputs are of, and a copy of them where they are the best so far.
+        """Note, after an evaluation, what the outputs are of, and copy them where they are the best so far.
 
-        Returns what went wrong since the last time, empty if nothing.
+        Returns what went wrong since the last time; empty if nothing did.
         """
         try:
             index = read_index(self.folder) | {"images": num_images, "names": self.names}
@@ -102,14 +105,14 @@ class Showcase:
 
 
 def read_shown(run: Path) -> tuple[list[Shown], dict[str, Any]]:
-    """What a training has left in its folder: the images, and how many its generators had seen: {images, best}."""
+    """Read what a training has left in its folder: the held-out images, and the index (see the top of this file)."""
     folder = run / FOLDER
     index = read_index(folder)
     shown = []
     for number, name in index.get("names", {}).items():
         paths = {what: folder / f"{int(number):06d}-{what}.jpg" for what in WHAT}
         pictures = {what: path.read_bytes() for what, path in paths.items() if path.is_file()}
-        if pictures.get("best") == pictures.get("output"):  # the newest is the best
+        if pictures.get("best") == pictures.get("output"):  # the newest is the best: once is enough
             pictures.pop("best", None)
         if pictures:
             shown.append(Shown(name, pictures))
@@ -117,21 +120,22 @@ def read_shown(run: Path) -> tuple[list[Shown], dict[str, Any]]:
 
 
 def make_shown(run: Path, recipe: Recipe) -> list[Shown]:
-    """The same by translating now, of a run that left none. Raises `TranslateError` without weights or images."""
+    """Translate held-out images now, for a run that left none. Raises `TranslateError` without weights or images."""
     release = load_release(run)
     held_out = HeldOut(recipe, data_root(), most=NUM_SHOWN)
-    labels = isinstance(recipe.data, LabelsConfig)
     shown = []
     for number in range(len(held_out.sources)):
         source, truth = held_out.pair(number)
         fake = translate_whole(release.generator, source, torch.device("cpu"), "fp32")
-        images = {"input": encode(source, labels), "output": encode(fake)}
-        shown.append(Shown(name_of(held_out, number), images if truth is None else images | {"truth": encode(truth)}))
+        images = {"input": encode(source, held_out.samples.labels[0]), "output": encode(fake)}
+        if truth is not None:
+            images["truth"] = encode(truth)
+        shown.append(Shown(held_out.names[number], images))
     return shown
 
 
 def within(shown: Sequence[Shown], num_bytes: int) -> list[Shown]:
-    """As many of the first as fit into `num_bytes`, and one at least."""
+    """Return as many of the first as fit into `num_bytes`, and at least one."""
     kept: list[Shown] = []
     for each in shown:
         if kept and sum(other.num_bytes for other in kept) + each.num_bytes > num_bytes:
@@ -141,23 +145,17 @@ def within(shown: Sequence[Shown], num_bytes: int) -> list[Shown]:
 
 
 def encode(image: Tensor, labels: bool = False) -> bytes:
-    """(C, H, W) in [-1, 1] → JPEG. `labels`: it is a one-hot label map."""
+    """Return an image (C, H, W) in [-1, 1] as a JPEG file. `labels`: it is a one-hot label map."""
     height, width = image.shape[1:]
-    top, left = max(height - LARGEST, 0) // 2, max(width - LARGEST, 0) // 2
-    part = image[:, top:top + LARGEST, left:left + LARGEST].cpu()
+    top, left = max(height - MAX_SIDE, 0) // 2, max(width - MAX_SIDE, 0) // 2
+    part = image[:, top:top + MAX_SIDE, left:left + MAX_SIDE].cpu()
     pixels = to_rgb(part[None], labels)[0].add(1).mul(127.5).round().clamp(0, 255).byte()
     encoded = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "jpeg", quality=QUALITY)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "jpeg", quality=JPEG_QUALITY)
     return encoded.getvalue()
 
 
-def name_of(held_out: HeldOut, number: int) -> str:
-    """The file that a held-out image comes from."""
-    samples = held_out.samples
-    return (samples.files_a if held_out.direction == "ab" else samples.files_b)[held_out.sources[number]].name
-
-
 def read_index(folder: Path) -> dict[str, Any]:
-    """What `note` wrote; empty before."""
+    """Read what `Showcase.note` wrote; empty before it did."""
     path = folder / INDEX
     return json.loads(path.read_text()) if path.is_file() else {}

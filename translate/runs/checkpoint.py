@@ -1,8 +1,10 @@
 """The state of a run on the disk: written whole or not at all, verified when read, and nothing in it runs code.
 
-A checkpoint is a folder: tensors in safetensors files, everything else in `state.json`, and a `MANIFEST.json` with the
-size and SHA-256 of every file, written last. The folder is built under a temporary name, flushed and renamed; only then
-are older ones removed. A folder whose manifest does not verify is never loaded, and is named.
+`save_checkpoint` writes a run's state to `checkpoints/<images>`, `restore_checkpoint` takes it back into a run.
+
+A checkpoint is a folder: tensors in safetensors files, everything else in `state.json`, and a manifest with the size
+and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a temporary name, flushed
+and renamed; only then are older ones removed. One whose manifest does not verify is never loaded, and is named.
 
 Each process writes its own `rank<k>.safetensors` (image pools, random states) into the same folder, so all processes
 must see the same file system.
@@ -18,17 +20,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from translate import files
 from translate.errors import CheckpointError, DiskError, is_disk_fault
+from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
 from translate.translators import Translator
 
-MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 
 
@@ -57,7 +57,11 @@ class Progress:
     guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
 
     def compare(self, metric: str, value: float | None, num_images: int, higher_is_better: bool) -> bool:
-        """Note a new best, or that there was none; whether this is one. What was measured otherwise does not count."""
+        """Note the score of an evaluation, and return whether it is the best so far.
+
+        `value` is None where the evaluation does not count. A best of another metric, or of another number of held-out
+        images, is forgotten: the two cannot be compared.
+        """
         if self.best is not None and (self.best.metric, self.best.num_images) != (metric, num_images):
             self.best = None
         sign = 1 if higher_is_better else -1
@@ -68,7 +72,10 @@ class Progress:
         return False
 
     def why_stop(self, patience: int | None, num_images: int) -> str:
-        """Why a run of `num_images` is to end now, where `patience` evaluations have brought no better one; else ''."""
+        """Return why a run of `num_images` images ends now, as `patience` evaluations brought no better one; else ''.
+
+        A `patience` of None is endless.
+        """
         if patience is None or self.best is None or self.since_best < patience:
             return ""
         return (f"stopped early at {self.images:,} of {num_images:,} images: {self.best.metric} was best at "
@@ -76,7 +83,7 @@ class Progress:
                 f"evaluations since (evaluate.patience: {patience}); a resume with more patience goes on")
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Take what a checkpoint says; one of an older version says less."""
+        """Take over what a checkpoint says. What an older version did not write stays as it is."""
         self.__dict__.update(saved)
         self.best = Best(**saved["best"]) if saved.get("best") else None
 
@@ -92,29 +99,35 @@ class RunState:
 
 
 def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
-    """Write the run's state to `folder`/<images>; keep the newest `keep` checkpoints, the best, the newest that the
-    guard calls healthy, and the best that this one knows. Every process calls this.
+    """Write the run's state to `folder`/<images>, then remove old checkpoints. Every process calls this.
 
-    Raises `DiskError` when the disk is full; all earlier checkpoints are then intact.
+    Kept are the newest `keep`, the best, the newest that the guard calls healthy, and the one that was the best then.
+    Returns the path. Raises `DiskError` when the disk is full; all earlier checkpoints are then intact.
     """
     final = checkpoint_at(folder, run.progress.images)
     building = folder / f"{files.TEMPORARY}{final.name}"
     accelerator = run.accelerator
     try:
+        # A fresh folder, and nothing left of a process that was killed while it wrote
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            for stale in folder.glob(f"{files.TEMPORARY}*"):  # of a process that was killed while it wrote
+            for stale in folder.glob(f"{files.TEMPORARY}*"):
                 shutil.rmtree(stale, ignore_errors=True)
             building.mkdir()
         accelerator.wait_for_everyone()
+
+        # What differs between processes
         pool_images, pool_random = _pool_state(run.translator)
-        _write_tensors(building / f"rank{accelerator.process_index}.safetensors", pool_images | _random_state())
+        write_tensors(building / f"rank{accelerator.process_index}.safetensors", pool_images | _random_state())
         files.write_json(building / f"rank{accelerator.process_index}.json", pool_random)
         accelerator.wait_for_everyone()
+
+        # What all have alike; then the folder is complete and takes its name. One of that name was refused by the
+        # resume that led here.
         if accelerator.is_main_process:
             _write_shared_state(building, run)
             seal(building)
-            _publish(building, final)
+            files.exchange_folder(building, final)
             _rotate(folder, final, keep, run.progress)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
@@ -126,28 +139,31 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
 def restore_checkpoint(path: Path, run: RunState) -> list[str]:
     """Load a verified checkpoint into the run, in place. Returns what differs between then and now, for a warning.
 
-    The networks have the shape of its stage by then (`read_progress`, `Translator.enter`).
+    The networks must have the shape of its stage already (`read_progress`, `Translator.enter`). Raises
+    `CheckpointError` for another number of processes or other networks.
     """
     state = json.loads((path / STATE).read_text())
     processes = run.accelerator.num_processes
     if state["num_processes"] != processes:
-        raise CheckpointError(f"{path}: was written by {state['num_processes']} processes and there are {processes}; "
-                              "resume with as many (each has its own image pools)")
-    for name, module in run.translator.modules.items():
-        try:
-            module.load_state_dict(read_tensors(path / f"{name}.safetensors"))
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}/{name}.safetensors: not the network of this recipe: {error}") from None
+        raise CheckpointError(f"was written by {state['num_processes']} processes, and now there are {processes}", path,
+                              f"resume with {state['num_processes']} (each has its own image pools)")
+
+    # Networks and optimizers
+    read_networks(path, run.translator)
     for phase, optimizer in run.optimizers.items():
         _load_optimizer(optimizer, read_tensors(path / f"optimizer_{phase}.safetensors"), state["groups"][phase])
     if run.accelerator.scaler is not None and state["scaler"]:
         run.accelerator.scaler.load_state_dict(state["scaler"])
+
+    # This process's image pools, their slots in the order of their numbers
     rank = run.accelerator.process_index
     own = read_tensors(path / f"rank{rank}.safetensors")
     pool_random = json.loads((path / f"rank{rank}.json").read_text())
     for name, pool in run.translator.pools.items():
         slots = sorted((key for key in own if key.startswith(f"{name}.")), key=lambda key: int(key.split(".")[1]))
         pool.load([own[key] for key in slots], pool_random[name])
+
+    # Chance, and where the run stood
     torch.set_rng_state(own["random_cpu"])
     if "random_cuda" in own and torch.cuda.is_available():
         torch.cuda.set_rng_state(own["random_cuda"])
@@ -157,33 +173,25 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
 
 
 def read_progress(path: Path) -> Progress:
-    """Where the run of a verified checkpoint stood."""
+    """Read where the run of a verified checkpoint stood."""
     progress = Progress()
     progress.load(json.loads((path / STATE).read_text())["progress"])
     return progress
 
 
+def read_networks(path: Path, translator: Translator) -> None:
+    """Load the networks of a verified checkpoint into a translator. Raises `CheckpointError`."""
+    for name, network in translator.modules.items():
+        read_network(path, name, network)
+
+
 def checkpoint_at(folder: Path, images: int) -> Path:
-    """Where the checkpoint of a run that has seen `images` images lies."""
+    """Return where in `folder` the checkpoint of a run that has seen `images` images lies."""
     return folder / f"{images:012d}"
 
 
-def best_checkpoint(folder: Path) -> Path | None:
-    """The best checkpoint, as the newest one that verifies names it; None where no evaluation has named any."""
-    newest, _ = newest_checkpoint(folder)
-    best = json.loads((newest / STATE).read_text())["progress"].get("best") if newest is not None else None
-    return checkpoint_at(folder, best["images"]) if best else None
-
-
-def put_back(folder: Path) -> None:
-    """Before a resume: what a rollback was about to replace, and a kill left under another name, is there again."""
-    if folder.is_dir():
-        with files.naming_disk_faults(folder):
-            files.finish_exchanges(folder)
-
-
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and why each newer one was refused."""
+    """Return the newest checkpoint that verifies, and why each newer one was refused."""
     refused: list[str] = []
     for path in reversed(_paths(folder)):
         fault = verify(path)
@@ -193,67 +201,50 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
-def verify(path: Path) -> str | None:
-    """What is wrong with a checkpoint or release folder; None when its manifest matches every file."""
-    try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
-        for name, entry in manifest.items():
-            file = path / name
-            if Path(name).name != name:
-                return f"{name!r} in the manifest is not the name of a file in this folder"
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != entry["size"]:
-                return f"{name} has {file.stat().st_size:,} bytes, not {entry['size']:,}"
-            if files.sha256(file) != entry["sha256"]:
-                return f"{name} does not have the checksum it was written with"
-    except FileNotFoundError:
-        return f"there is no {MANIFEST}: it was not finished"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read: {error}"
+def best_checkpoint(folder: Path) -> Path | None:
+    """Return the best checkpoint, as the newest that verifies names it; None where no evaluation has named any."""
+    newest, _ = newest_checkpoint(folder)
+    best = read_progress(newest).best if newest is not None else None
+    return checkpoint_at(folder, best.images) if best is not None else None
+
+
+def healthy_checkpoint(folder: Path, clear: int) -> Path | None:
+    """Return the newest checkpoint that verifies of those that were written at `clear` images or before."""
+    for path in reversed(_paths(folder)):
+        if int(path.name) <= clear and verify(path) is None:
+            return path
     return None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; raises `CheckpointError` naming the file."""
-    try:
-        return safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+def discard_after(path: Path) -> None:
+    """Remove all checkpoints that are newer than the one at `path`."""
+    for other in _paths(path.parent):
+        if other.name > path.name:
+            _remove(other)
 
 
-def read_networks(checkpoint: Path, translator: Translator) -> None:
-    """Put the networks of a checkpoint into a translator whose training has ended."""
-    for name, module in translator.modules.items():
-        module.load_state_dict(read_tensors(checkpoint / f"{name}.safetensors"))
-
-
-def write_network(folder: Path, name: str, network: torch.nn.Module) -> None:
-    """A network's weights and buffers as `<name>.safetensors`."""
-    _write_tensors(folder / f"{name}.safetensors", dict(network.state_dict()))
-
-
-def seal(folder: Path) -> None:
-    """Write the manifest of everything in `folder`; from then on `verify` accepts it."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
-    files.write_json(folder / MANIFEST, {name: {"size": (folder / name).stat().st_size,
-                                                "sha256": files.sha256(folder / name)} for name in names})
+def put_back(folder: Path) -> None:
+    """Restore, before a resume, a checkpoint that a killed process had moved aside in order to replace it."""
+    if folder.is_dir():
+        with files.naming_disk_faults(folder):
+            files.finish_exchanges(folder)
 
 
 def machine() -> dict[str, str | int]:
-    """What decides whether a CPU run repeats bit for bit."""
+    """Return what decides whether a CPU run repeats bit for bit."""
     return {"torch": torch.__version__, "threads": torch.get_num_threads(),
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none"}
 
 
 def _write_shared_state(folder: Path, run: RunState) -> None:
+    """Write what all processes have alike: networks, optimizers, progress, and the machine."""
     groups = {}
     for name, module in run.translator.modules.items():
         write_network(folder, name, module)
     for phase, optimizer in run.optimizers.items():
         tensors, groups[phase] = _optimizer_state(optimizer)
-        _write_tensors(folder / f"optimizer_{phase}.safetensors", tensors)
+        write_tensors(folder / f"optimizer_{phase}.safetensors", tensors)
     scaler = run.accelerator.scaler
     files.write_json(folder / STATE, {
         "progress": asdict(run.progress), "groups": groups, "machine": machine(),
@@ -262,6 +253,7 @@ def _write_shared_state(folder: Path, run: RunState) -> None:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Return an optimizer's tensors, as <index of the parameter>.<key>, and its groups, which JSON can hold."""
     state = optimizer.state_dict()
     tensors = {f"{index}.{key}": torch.as_tensor(value) for index, values in state["state"].items()
                for key, value in values.items() if value is not None}
@@ -269,18 +261,20 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
+    """Take over what `_optimizer_state` returned, each tensor in the memory layout of its parameter as it was."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, values in optimizer.state.items():  # as they were: in the memory layout of their parameter
+    for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
 
 
 def _pool_state(translator: Translator) -> tuple[dict[str, Tensor], dict[str, list[object]]]:
+    """Return the images of all pools, as <name>.<slot>, and the random state of each pool."""
     images: dict[str, Tensor] = {}
     states: dict[str, list[object]] = {}
     for name, pool in translator.pools.items():
@@ -296,60 +290,40 @@ def _random_state() -> dict[str, Tensor]:
     return state
 
 
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    files.write_bytes(path, safetensors.torch.save(plain))
-
-
-def _publish(building: Path, final: Path) -> None:
-    """Rename into place. One that stands there already was refused by the resume that led here: it makes room."""
-    files.exchange_folder(building, final)
-
-
-def healthy_checkpoint(folder: Path, clear: int) -> Path | None:
-    """The newest checkpoint that verifies of those that were written at `clear` images or before."""
-    for path in reversed(_paths(folder)):
-        if int(path.name) <= clear and verify(path) is None:
-            return path
-    return None
-
-
-def discard_after(path: Path) -> None:
-    """Remove all checkpoints that are newer than the one at `path`."""
-    for other in _paths(path.parent):
-        if other.name > path.name:
-            _remove(other)
-
-
 def _rotate(folder: Path, newest: Path, keep: int, progress: Progress) -> None:
-    """Remove all but the last `keep`, the best, the newest healthy one and what was the best then. Later ones were
-    refused by the resume that led here."""
+    """Remove the checkpoints that nobody needs any more, and those after `newest`, which a resume refused."""
     paths = _paths(folder)
     whole = [path for path in paths if path.name <= newest.name and (path / MANIFEST).is_file()]
     kept = whole[-keep:]
     if progress.best is not None:
         kept.append(checkpoint_at(folder, progress.best.images))
+
+    # The guard's way back, and what was the best there: a rollback discards whatever was better since. A healthy
+    # checkpoint that has rotted is no way back, and its best is not needed.
     if progress.clear is not None:
         for healthy in [path for path in whole if int(path.name) <= progress.clear][-1:]:
             kept.append(healthy)
-            with suppress(OSError, ValueError, KeyError):  # it may have rotted; then there is no way back to it
-                if (best := read_progress(healthy).best) is not None:  # a rollback discards what was better since
+            with suppress(OSError, ValueError, KeyError):
+                if (best := read_progress(healthy).best) is not None:
                     kept.append(checkpoint_at(folder, best.images))
+
     for path in paths:
         if path not in kept:
             _remove(path)
 
 
 def _paths(folder: Path) -> list[Path]:
+    """Return all that may be checkpoints, from the oldest to the newest."""
     return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
 
 
 def _remove(path: Path) -> None:
-    (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed one is not taken for a whole
+    (path / MANIFEST).unlink(missing_ok=True)  # first: a checkpoint that is half removed must not verify
     shutil.rmtree(path, ignore_errors=True)
 
 
 def _bytes_needed(run: RunState) -> int:
+    """Return about how many bytes a checkpoint of this run takes."""
     weights = sum(tensor.nbytes for module in run.translator.modules.values()
                   for tensor in module.state_dict().values())
     moments = sum(value.nbytes for optimizer in run.optimizers.values() for values in optimizer.state.values()

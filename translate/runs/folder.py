@@ -21,34 +21,40 @@ from translate.networks.memory import Plan
 from translate.recipe import Recipe, differences, load_recipe
 
 RECIPE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
-# What a start that failed leaves; nothing of it is missed.
+# What is there before the first step: a start that failed leaves these, and a new run may replace them
 BEFORE_TRAINING = {RECIPE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}
 
 
 class RunFolder:
-    """One run's folder. Only the main process of a run claims it and writes to it."""
+    """One run's folder. Only the main process of a run claims it and writes to it.
+
+    `memory.json` holds {number of a stage: {asked, plan, strips}}: its memory plan, and what that was chosen by.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self._lock: IO[bytes] | None = None
 
     def check(self, recipe: Recipe, resume: bool) -> None:
-        """Raise `RunError` where the folder holds what would be overwritten, nothing to resume, or another recipe."""
+        """Raise `RunError` where the folder holds files that would be overwritten.
+
+        With `resume`: where it holds no run, or the run of another recipe.
+        """
         saved = self.path / RECIPE
         if resume:
             if not saved.is_file():
-                raise RunError(f"{self.path}: there is no run here to resume; leave --resume away to start one")
+                raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
             refuse_changes(load_recipe(saved), recipe, self.path)
         elif self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path}: is a file; a run needs a folder, name another with --run")
+            raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
         elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
-            raise RunError(f"{self.path}: holds files already and is not overwritten; continue it with --resume, or "
-                           "choose another folder with --run")
+            raise RunError("holds files already and is not overwritten", self.path,
+                           "continue it with --resume, or name another folder with --run")
 
     def claim(self, recipe: Recipe) -> None:
-        """Make the folder, keep other processes out for as long as this one lives, and save the resolved recipe.
+        """Make the folder, keep other processes out until `leave`, and save the resolved recipe.
 
-        Raises `RunError` when another process has it, and `DiskError`.
+        Raises `RunError` when another process trains in it, and `DiskError`.
         """
         with files.naming_disk_faults(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -57,7 +63,7 @@ class RunFolder:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._lock.close()
-                raise RunError(f"{self.path}: another process is training this run; wait for it, or end it") from None
+                raise RunError("another process is training this run", self.path, "wait for it, or end it") from None
             files.write_bytes(self.path / RECIPE, recipe.dump_yaml().encode())
 
     def write_status(self, status: dict[str, Any]) -> None:
@@ -66,12 +72,15 @@ class RunFolder:
             files.write_json(self.path / STATUS, status)
 
     def memory_choices(self) -> dict[str, Any]:
-        """The memory plan of each stage, by its number, and what it was chosen by; empty before the first stage."""
+        """Return what `memory.json` holds; empty before the first stage."""
         file = self.path / MEMORY
         return json.loads(file.read_text()) if file.is_file() else {}
 
     def remember_memory(self, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
-        """Note a stage's memory plan for a later resume. `asked` is what it was chosen by; None: as before."""
+        """Note the memory plan of stage `number` for a later resume.
+
+        `asked` is what it was chosen by, see `translate.training.plan`; None leaves that as it was.
+        """
         choices = self.memory_choices()
         choices[str(number)] = {"asked": asked or choices[str(number)]["asked"], "plan": plan.name,
                                 "strips": plan.num_strips if plan.in_strips else None}
@@ -85,25 +94,31 @@ class RunFolder:
 
 
 def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:
-    """Raise `RunError` listing what differs, unless the new recipe only adds to the stages or changes no result.
+    """Raise `RunError` listing what differs, unless a resume with the new recipe goes on with the same training.
 
-    `advice` says what to do where it was not `translate train` that was called.
+    That may differ in what changes no result, have more stages, and more images in what was the last stage where its
+    learning rate and fade do not depend on their number. `advice` says what to do; None: what to do after
+    `translate train`.
     """
+    # What changes no result
     old, new = saved.dump(), recipe.dump()
     for document in (old, new):
         for field in Recipe.may_change:
             document.pop(field)
         for stage in document["stages"]:
             stage.pop("memory"), stage.pop("micro_batch")
+
+    # What only adds to the training
     known = len(old["stages"])
     if len(new["stages"]) >= known:
         new["stages"] = new["stages"][:known]
         last_old, last_new = old["stages"][-1], new["stages"][-1]
-        over_images = last_new["lr"]["kind"] != "constant" or last_new["fade"]  # what follows from how many there are
-        if last_new["images"] > last_old["images"] and not over_images:
+        last = recipe.stages[known - 1]
+        if last.images > last_old["images"] and not (last.lr.depends_on_images or last.fade):
             last_new["images"] = last_old["images"]
+
     changed = list(differences(old, new))
     if changed:
-        raise RunError("\n".join([f"{folder}: belongs to another recipe, and resuming would mix the two:", *changed,
-                                  advice or "start a new run with --run, or take the changes back: "
-                                  f"`translate train --resume --run {folder}` takes the saved recipe"]))
+        raise RunError("\n".join(["belongs to another recipe, and resuming would mix the two:", *changed]), folder,
+                       advice or "start a new run with --run, or undo the changes: "
+                       f"`translate train --resume --run {folder}` takes the saved recipe")

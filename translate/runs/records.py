@@ -1,9 +1,10 @@
 """What a run leaves for people and programs to look at: JSON lines, sample grids, and trackers through Accelerate.
 
-    metrics.jsonl   losses and scores, and how the game stands (docs/training.md); what a resume repeats, or the guard
-                    takes back, is forgotten first
-    events.jsonl    what happened, and when: start, resume, stage, memory, warning, what the guard did, end; nothing is
-                    ever forgotten
+    metrics.jsonl   losses and scores, and how the game stands (docs/training.md). The records of images that a resume
+                    or the guard's way back repeats are removed first.
+    events.jsonl    what happened, and when: start, resume, stage, memory, warning, what the guard did, end. Nothing in
+                    it is ever removed.
+    samples/        <images>.png: the same held-out samples as they were translated then
 
 The numbers and pictures also go to the trackers that the recipe names. A training never fails because one of them
 does: a tracker that raises is left out from then on, with one warning.
@@ -31,31 +32,41 @@ from torch import Tensor
 
 from translate import files
 from translate.errors import MissingExtra
+from translate.networks.evaluating import evaluating
 from translate.recipe import Recipe
-from translate.translators import Translator
+from translate.translators import Direction, Translator
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 
 
 class Tracker:
-    """Writes a run's numbers and pictures; only the main process does. Raises `DiskError` when it cannot."""
+    """Writes a run's numbers, events and pictures. Every process calls it, and only the main one writes.
+
+    Its methods raise `DiskError` when the disk is full.
+    """
 
     def __init__(self, folder: Path, recipe: Recipe, accelerator: Accelerator, warn: Callable[[str], None]):
-        """`warn` is told of trackers that fail. Raises `MissingExtra` for one whose library is not installed."""
+        """Check that the recipe's trackers are installed; raises `MissingExtra` otherwise.
+
+        `warn` is called with a line about each tracker that fails.
+        """
         self.folder, self.recipe, self.accelerator, self.warn = folder, recipe, accelerator, warn
         for name in recipe.trackers:
             if importlib.util.find_spec(name) is None:
                 raise MissingExtra(name, "track", f"trackers: [{name}]")
 
     def open(self) -> None:
-        """Start the trackers; TensorBoard and W&B write into the run folder, trackio where it keeps all its runs."""
+        """Start the trackers. TensorBoard and W&B write into the run folder, trackio where it keeps all its runs.
+
+        One at a time: Accelerate would lose all of them by the first that raises.
+        """
         about = {"name": self.folder.name, "config": self.recipe.dump()}
-        words = {"wandb": about | {"dir": str(self.folder)}, "trackio": about}
+        settings = {"wandb": about | {"dir": str(self.folder)}, "trackio": about}
         wanted, opened = list(self.accelerator.log_with), []
-        for each in wanted:  # one at a time: Accelerate would lose all of them by the first that raises
+        for each in wanted:
             self.accelerator.log_with, self.accelerator.trackers = [each], []
             try:
-                self.accelerator.init_trackers(self.recipe.name, init_kwargs=words)
+                self.accelerator.init_trackers(self.recipe.name, init_kwargs=settings)
             except Exception as error:
                 self._leave_out(str(each), error)
             else:
@@ -63,7 +74,7 @@ class Tracker:
         self.accelerator.log_with, self.accelerator.trackers = wanted, opened
 
     def resume_at(self, num_images: int) -> None:
-        """Forget what was recorded after `num_images`: the run that wrote it is being repeated."""
+        """Remove the metrics of more than `num_images`, as the training repeats those images."""
         path = self.folder / METRICS
         if self.accelerator.is_main_process and path.exists():
             kept = [record for record in files.read_lines(path) if record["images"] <= num_images]
@@ -71,19 +82,20 @@ class Tracker:
                 files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def record(self, num_images: int, kind: str, values: dict[str, float], **about: Any) -> None:
-        """Add one line of `kind` to `metrics.jsonl` and send the values to the trackers, as <kind>/<name>.
+        """Add one line of `kind` to `metrics.jsonl`, and send its values to the trackers as <kind>/<name>.
 
-        A name alone would not do: L1 is a weighted loss of the training and a score of the evaluation.
+        The kind must be in the name: L1 is a weighted loss of the training and a score of the evaluation. `about` is
+        for the line alone. A value that is not finite becomes null, as JSON has none.
         """
         if self.accelerator.is_main_process:
-            plain = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
+            plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
             with files.naming_disk_faults(self.folder / METRICS):
                 files.append_line(self.folder / METRICS, {"images": num_images, "kind": kind, **about, **plain})
         named = {f"{kind}/{name}": value for name, value in values.items()}
         self._with_trackers(lambda tracker: tracker.log(named, step=num_images))
 
     def event(self, num_images: int, what: str, message: str = "", **about: Any) -> None:
-        """Add one line to `events.jsonl`."""
+        """Add one line to `events.jsonl`: `what` happened, in a word or two, and `message`, the same in a sentence."""
         if self.accelerator.is_main_process:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             with files.naming_disk_faults(self.folder / EVENTS):
@@ -91,7 +103,7 @@ class Tracker:
                     "time": now, "images": num_images, "what": what, "message": message, **about})
 
     def picture(self, num_images: int, grid: Tensor) -> Path:
-        """Save a (3, H, W) grid in [-1, 1] as `samples/<images>.png`."""
+        """Save a (3, H, W) grid in [-1, 1] as `samples/<images>.png`, and return that path."""
         path = self.folder / "samples" / f"{num_images:012d}.png"
         image = torchvision.transforms.functional.to_pil_image(grid.add(1).div(2).clamp(0, 1))
         encoded = io.BytesIO()
@@ -103,11 +115,13 @@ class Tracker:
         return path
 
     def close(self) -> None:
+        """Let the trackers write what they still hold."""
         self._with_trackers(lambda tracker: tracker.finish())
         self.accelerator.trackers = []
         self.accelerator.end_training()
 
     def _with_trackers(self, do: Callable[[GeneralTracker], None]) -> None:
+        """Call `do` with every tracker; those that raise are left out from then on."""
         for tracker in list(self.accelerator.trackers):
             try:
                 do(tracker)
@@ -121,11 +135,10 @@ class Tracker:
 
 @torch.no_grad()
 def sample_grid(translator: Translator, a: Tensor, b: Tensor, device: torch.device, labels: bool = False) -> Tensor:
-    """One row a held-out sample: a, a → b, b, and for two-way translators also b → a. (3, H, W) in [-1, 1].
+    """Translate held-out samples `a` and `b`, each (N, C, H, W) in [-1, 1]; return a grid (3, H, W) of them.
 
-    One image at a time is on the device, so that a picture needs less memory than a step.
-
-    `labels` says that domain A holds one-hot label maps.
+    A row is one sample: a, a → b, b, and for two-way translators also b → a. One image at a time is on the device, so
+    that a picture needs less memory than a step. `labels` says that domain A holds one-hot label maps.
     """
     columns = [to_rgb(a, labels), to_rgb(_translate(translator, "ab", a, device)), to_rgb(b)]
     if "ba" in translator.directions:
@@ -135,10 +148,10 @@ def sample_grid(translator: Translator, a: Tensor, b: Tensor, device: torch.devi
 
 
 def to_rgb(images: Tensor, labels: bool = False) -> Tensor:
-    """(N, C, H, W) as something to look at, (N, 3, H, W) in [-1, 1].
+    """Return images (N, C, H, W) in [-1, 1] as something to look at, (N, 3, H, W) in [-1, 1].
 
-    Grey becomes RGB, the classes of one-hot labels become levels of grey, and of many channels the first three are
-    shown.
+    One channel becomes grey, two become red and green, and of more than three the first three are shown. Of one-hot
+    `labels` each class becomes a level of grey.
     """
     channels = images.shape[1]
     if labels:
@@ -150,17 +163,15 @@ def to_rgb(images: Tensor, labels: bool = False) -> Tensor:
     return images[:, :3].float()
 
 
-def _translate(translator: Translator, direction: Any, images: Tensor, device: torch.device) -> Tensor:
+def _translate(translator: Translator, direction: Direction, images: Tensor, device: torch.device) -> Tensor:
+    """Translate images (N, C, H, W) on `device`, one after another; the result is on the CPU."""
     generator = translator.generator(direction)
-    training = generator.training
-    generator.eval()
-    fakes = torch.cat([generator(image[None].to(device)).cpu() for image in images])
-    generator.train(training)
-    return fakes
+    with evaluating(generator):
+        return torch.cat([generator(image[None].to(device)).cpu() for image in images])
 
 
 def _log_picture(tracker: GeneralTracker, image: Image.Image, num_images: int) -> None:
-    """Each takes pictures in a way of its own."""
+    """Give a picture to a tracker, each of which takes it in a way of its own."""
     if tracker.name == "tensorboard":
         tracker.log_images({"samples": np.asarray(image)[None]}, step=num_images, dataformats="NHWC")
     elif tracker.name == "wandb":

@@ -17,21 +17,13 @@ import torch
 from torch import nn
 
 from translate import files
-from translate.data import LabelsConfig
+from translate.data.labels import Labelling
 from translate.errors import CheckpointError, DiskError, UsageError
 from translate.images.reading import ImageConfig
 from translate.networks.growing import Growable, extend, fade_in
 from translate.recipe import Recipe, Stage, load_recipe
-from translate.runs.checkpoint import (
-    Progress,
-    best_checkpoint,
-    newest_checkpoint,
-    read_progress,
-    read_tensors,
-    seal,
-    verify,
-    write_network,
-)
+from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
+from translate.runs.manifest import read_network, seal, verify, write_network
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"
@@ -45,45 +37,49 @@ class Release:
     image_in: ImageConfig
     image_out: ImageConfig
     direction: Direction
-    name: str
-    fingerprint: str  # identifies weights, architecture and direction: two equal ones translate alike
-    labels: LabelsConfig | None = None  # what goes in are label maps, which become one-hot images
-    weights: Path | None = None  # the folder that they are from
+    name: str  # of its recipe
+    fingerprint: str  # of weights, architecture and direction: releases with equal ones translate alike
+    labels: Labelling | None = None  # of the label maps that go in and become one-hot images; None: images go in
+    weights: Path | None = None  # the folder that the generator's weights are from
     refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
     growth: str = ""  # of a network that has not grown to its end: what it knows, in words
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
-    """Read the generator of a run folder, of `<run>/best` (its best checkpoint), or of a release folder.
+    """Read a generator from a run folder, from `<run>/best` (its best checkpoint), or from a release folder.
 
     Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
     """
+    # `best` is no folder: it stands for the best checkpoint of the run beside it
     if path.name == "best" and (path.parent / "recipe.yaml").is_file():
         return _read(load_recipe(path.parent / "recipe.yaml"), _best_weights(path.parent), direction)
     if not path.is_dir():
-        raise UsageError(f"{path}: no such folder; --model takes a run (runs/<name>) or a release folder")
+        raise UsageError("no such folder", path, "--model takes a run (runs/<name>) or a release folder")
+
+    # A release holds the weights itself; of a run, the newest checkpoint that verifies does
     refused: list[str] = []
     if (path / RELEASE).is_file():
         weights, fault = path, verify(path)
         if fault is not None:
-            raise CheckpointError(f"{path}: this release is damaged: {fault}")
+            raise CheckpointError(f"this release is damaged: {fault}", path)
     elif (path / "recipe.yaml").is_file():
         newest, refused = newest_checkpoint(path / "checkpoints")
         if newest is None:
-            raise CheckpointError("\n".join([f"{path}: this run has no checkpoint that verifies yet", *refused]))
+            raise CheckpointError("\n".join(["this run has no checkpoint that verifies yet", *refused]), path)
         weights = newest
     else:
-        raise UsageError(f"{path}: neither a run nor a release: it holds no recipe.yaml")
+        raise UsageError("neither a run nor a release: it holds no recipe.yaml", path)
     release = _read(load_recipe(path / "recipe.yaml"), weights, direction)
     return replace(release, refused=tuple(refused))
 
 
 def _best_weights(run: Path) -> Path:
+    """Return the best checkpoint of a run. Raises `UsageError` where there is none, `CheckpointError` for damage."""
     weights = best_checkpoint(run / "checkpoints")
     if weights is None:
-        raise UsageError(f"{run}: no evaluation of this run has said which checkpoint is the best; use --model {run}")
+        raise UsageError("no evaluation has said which checkpoint of this run is the best", run, f"use --model {run}")
     if (fault := verify(weights)) is not None:
-        raise CheckpointError(f"{weights}: the best checkpoint of this run is damaged: {fault}")
+        raise CheckpointError(f"the best checkpoint of this run is damaged: {fault}", weights)
     return weights
 
 
@@ -91,20 +87,26 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
                   chosen: str = "last") -> None:
     """Replace `folder` by a release of the translator's generators. Raises `DiskError`.
 
-    `progress` is what these generators have seen, and `chosen` why they and not others were taken.
+    `progress` says how far these generators were trained, and `chosen` why they were taken: they are the last, or the
+    best by a score.
     """
     building = folder.with_name(f"{files.TEMPORARY}{folder.name}")
     try:
+        # The generators, in a fresh folder of a temporary name
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         for direction in translator.directions:
             write_network(building, f"generator_{direction}", translator.generator(direction))
+
+        # What they are: the recipe, where they stand, and a card for people
         files.write_bytes(building / "recipe.yaml", recipe.dump_yaml().encode())
         files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
                                               "images": progress.images, "stage": progress.stage,
                                               "stage_images": progress.stage_images, "chosen": chosen,
                                               "diptych": version("diptych")})
         files.write_bytes(building / "README.md", _model_card(recipe, translator, progress.images, chosen).encode())
+
+        # Complete: sealed, and in place of what was there
         seal(building)
         files.exchange_folder(building, folder)
     except OSError as error:
@@ -113,32 +115,35 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
 
 
 def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
-    a, b = recipe.data.image_a, recipe.data.image_b
-    channels = recipe.data.channels_a, recipe.data.channels_b
-    config = recipe.translator
-    if not (weights / f"generator_{direction}.safetensors").is_file():
-        raise UsageError(f"{recipe.name}: this {config.kind} model does not translate {direction[0]} to {direction[1]}")
-    averaged = weights / f"ema_generator_{direction}.safetensors"
-    file = averaged if averaged.is_file() else weights / f"generator_{direction}.safetensors"
+    """Read the generator of `direction` from the folder `weights`: its average where one was kept."""
+    # Which file, and how far it was trained
+    config, data = recipe.translator, recipe.data
+    name = f"generator_{direction}"
+    if not (weights / f"{name}.safetensors").is_file():
+        raise UsageError(f"this {config.kind} model does not translate {direction[0]} to {direction[1]}", recipe.name)
+    if (weights / f"ema_{name}.safetensors").is_file():
+        name = f"ema_{name}"
     progress = _progress(weights)
-    with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
+
+    # A generator of that shape, filled with these weights; its initialisation may not change the caller's random state
+    channels = data.channels_a, data.channels_b
+    with torch.random.fork_rng(devices=[]):
         generator = config.generator.build(*(channels if direction == "ab" else reversed(channels)))
         shape = _shape(generator, recipe, progress)
-    try:
-        generator.load_state_dict(read_tensors(file))
-    except RuntimeError as error:
-        raise CheckpointError(f"{file}: not the network of its recipe: {error}") from None
-    image_in, image_out = (a, b) if direction == "ab" else (b, a)
-    identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels, files.sha256(file),
-                           image_in.model_dump(mode="json"), image_out.model_dump(mode="json"), *shape])
+    read_network(weights, name, generator)
+
+    # What goes in and comes out, and what tells this generator from all others
+    image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
+    identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
+                           files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),
+                           image_out.model_dump(mode="json"), *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
-                   hashlib.sha256(identity.encode()).hexdigest(),
-                   recipe.data if direction == "ab" and isinstance(recipe.data, LabelsConfig) else None, weights,
-                   growth=_growth(recipe, progress))
+                   hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
+                   weights, growth=_growth(recipe, progress))
 
 
 def _progress(weights: Path) -> Progress:
-    """How far a checkpoint or a release had been trained."""
+    """Return how far a checkpoint or a release was trained."""
     if not (weights / RELEASE).is_file():
         return read_progress(weights)
     about = json.loads((weights / RELEASE).read_text())
@@ -146,13 +151,13 @@ def _progress(weights: Path) -> Progress:
 
 
 def _stage(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
-    """The stage that a network was trained in last, and the share of its newest level that had faded in."""
+    """Return the stage that a network was trained in last, and the share of its newest level that had faded in."""
     stage = recipe.stages[progress.stage]
     return stage, progress.stage_images / stage.images if stage.fade else 1.0
 
 
 def _growth(recipe: Recipe, progress: Progress) -> str:
-    """What a network knows that has not all of its levels yet, or not for good; nothing of others."""
+    """Say what a network knows that has not grown to its end; of others, nothing."""
     (stage, share), levels = _stage(recipe, progress), recipe.stages[-1].levels
     if stage.levels == levels and share == 1:
         return ""
@@ -162,7 +167,10 @@ def _growth(recipe: Recipe, progress: Progress) -> str:
 
 
 def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[float, ...]:
-    """Give a generator the shape it had when its weights were written. Returns what says so; nothing without levels."""
+    """Give a generator the shape it had when its weights were written.
+
+    Returns what that depends on, for the fingerprint: (levels, share that had faded in), or () without levels.
+    """
     (stage, share), config = _stage(recipe, progress), recipe.translator.generator
     if not stage.levels or not isinstance(config, Growable):
         return ()
@@ -172,6 +180,7 @@ def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[fl
 
 
 def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str) -> str:
+    """Return the README.md of a release."""
     directions = ", ".join(f"{direction[0].upper()} → {direction[1].upper()}" for direction in translator.directions)
     data = recipe.data.card or "the folders its recipe names"
     return "\n".join([

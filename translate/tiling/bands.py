@@ -1,4 +1,9 @@
-"""Bands: the rows of images that wait to be read, in memory or on disk, and what they take there."""
+"""Bands: the rows of an image that have been made and wait to be read, in memory or on disk, and what they take there.
+
+Rows are added to a band as they are made, read by those that need them, and dropped. There are three kinds: for rows
+that are read in the pass that makes them (`Band`), for rows that later passes read, in memory (`KeptBand`) and on disk
+(`DiskBand`).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ import torch
 from torch import Tensor
 
 from translate.errors import DiskError, is_disk_fault
-from translate.networks.rows import Rows
+from translate.networks.rows import RowRange
 from translate.tiling.graph import Node, Schedule
 
 Place = Literal["device", "host", "disk"]
@@ -37,16 +42,17 @@ class Band:
     """Rows of one image that wait to be read in this pass, in the strips they were made in."""
 
     def __init__(self) -> None:
-        self.strips: deque[tuple[Rows, Tensor]] = deque()
+        self.strips: deque[tuple[RowRange, Tensor]] = deque()
 
-    def add(self, rows: Rows, strip: Tensor) -> None:
+    def add(self, rows: RowRange, strip: Tensor) -> None:
         self.strips.append((rows, strip))
 
-    def get(self, want: Rows) -> Tensor:
-        return _joined([want.common(rows).of(strip, rows.lo) for rows, strip in self.strips if want.common(rows).num])
+    def get(self, want: RowRange) -> Tensor:
+        return _joined([want.intersection(rows).slice_of(strip, rows.start) for rows, strip in self.strips
+                        if want.intersection(rows)])
 
     def drop(self, first: int) -> None:
-        while self.strips and self.strips[0][0].hi <= first:
+        while self.strips and self.strips[0][0].stop <= first:
             self.strips.popleft()
 
 
@@ -55,33 +61,37 @@ class KeptBand:
 
     def __init__(self, node: Node, device: torch.device, dtype: torch.dtype):
         self.node, self.device, self.dtype = node, device, dtype
-        self.rows = rows_of_block(node, dtype)
+        self.block_rows = rows_of_block(node, dtype)
         self.blocks: dict[int, Tensor] = {}
 
-    def add(self, rows: Rows, strip: Tensor) -> None:
+    def add(self, rows: RowRange, strip: Tensor) -> None:
         for number, block in self._blocks(rows):
             if number not in self.blocks:
-                size = (1, self.node.shape[1], block.num, self.node.shape[3])
+                size = (1, self.node.shape[1], len(block), self.node.shape[3])
                 self.blocks[number] = torch.empty(size, dtype=self.dtype, device=self.device)
-            common = rows.common(block)
-            common.of(self.blocks[number], block.lo).copy_(common.of(strip, rows.lo))
+            common = rows.intersection(block)
+            common.slice_of(self.blocks[number], block.start).copy_(common.slice_of(strip, rows.start))
 
-    def get(self, want: Rows) -> Tensor:
-        return _joined([want.common(block).of(self.blocks[number], block.lo) for number, block in self._blocks(want)])
+    def get(self, want: RowRange) -> Tensor:
+        return _joined([want.intersection(block).slice_of(self.blocks[number], block.start)
+                        for number, block in self._blocks(want)])
 
     def drop(self, first: int) -> None:
-        for number, block in self._blocks(Rows(0, self.node.height)):
-            if block.hi <= first:
+        for number, block in self._blocks(RowRange(0, self.node.height)):
+            if block.stop <= first:
                 self.blocks.pop(number, None)
 
-    def _blocks(self, rows: Rows) -> Iterator[tuple[int, Rows]]:
-        """The blocks that hold some rows, by number."""
-        for number in range(rows.lo // self.rows, math.ceil(rows.hi / self.rows)):
-            yield number, Rows(number * self.rows, min((number + 1) * self.rows, self.node.height))
+    def _blocks(self, rows: RowRange) -> Iterator[tuple[int, RowRange]]:
+        """Yield the blocks that hold some of these rows: their numbers, and which rows they hold."""
+        for number in range(rows.start // self.block_rows, math.ceil(rows.stop / self.block_rows)):
+            yield number, RowRange(number * self.block_rows, min((number + 1) * self.block_rows, self.node.height))
 
 
 class DiskBand:
-    """The same on disk: a file without a name, which the system takes back even from a process that is killed."""
+    """Rows that wait on disk: in a file without a name, which the system takes back even from a process that is killed.
+
+    Raises `DiskError` when the disk is full.
+    """
 
     def __init__(self, node: Node, dtype: torch.dtype):
         self.dtype, self.size = dtype, (node.shape[1], node.shape[3])
@@ -90,13 +100,13 @@ class DiskBand:
         with _disk_faults():
             self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, it lives as long as the band
 
-    def add(self, rows: Rows, strip: Tensor) -> None:
+    def add(self, rows: RowRange, strip: Tensor) -> None:
         content = strip[0].transpose(0, 1).to("cpu", self.dtype).contiguous()
-        self._transfer(os.pwrite, content, rows.lo)
+        self._transfer(os.pwrite, content, rows.start)
 
-    def get(self, want: Rows) -> Tensor:
-        content = torch.empty((want.num, *self.size), dtype=self.dtype)
-        self._transfer(lambda descriptor, left, at: os.preadv(descriptor, [left], at), content, want.lo)
+    def get(self, want: RowRange) -> Tensor:
+        content = torch.empty((len(want), *self.size), dtype=self.dtype)
+        self._transfer(lambda descriptor, left, at: os.preadv(descriptor, [left], at), content, want.start)
         return content.transpose(0, 1)[None]
 
     def drop(self, first: int) -> None:
@@ -104,7 +114,7 @@ class DiskBand:
         self.dropped = first
 
     def _transfer(self, call: Callable[[int, memoryview, int], int], content: Tensor, row: int) -> None:
-        """Write or read all of a tensor's bytes, in as many calls as the system needs (2 GB is the most of one)."""
+        """Write or read all of a tensor's bytes, in as many calls as the system needs (one transfers at most 2 GB)."""
         left, at = content.view(torch.uint8).numpy().reshape(-1).data, row * self.row_bytes
         with _disk_faults():
             while left:
@@ -114,6 +124,7 @@ class DiskBand:
 
 @contextlib.contextmanager
 def _disk_faults() -> Iterator[None]:
+    """Raise what the disk cannot do as `DiskError`, with the folder for temporary files."""
     try:
         yield
     except OSError as error:
@@ -121,7 +132,7 @@ def _disk_faults() -> Iterator[None]:
 
 
 def _give_back(descriptor: int, offset: int, length: int) -> None:
-    """Return a part of a file to the disk (Linux's hole punching); elsewhere it is returned with the whole file."""
+    """Return a part of a file to the disk (Linux's hole punching); other systems get it back with the whole file."""
     fallocate = getattr(ctypes.CDLL(None), "fallocate", None) if os.name == "posix" else None
     if fallocate is not None and length > 0:
         punch_hole, keep_size = 2, 1
@@ -133,11 +144,12 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def rows_of_block(node: Node, dtype: torch.dtype) -> int:
-    """Blocks of 40 MB: glibc gives those above 32 MiB back to the system as soon as they are free."""
+    """Return how many rows a block of 40 MB holds: glibc gives blocks above 32 MiB back as soon as they are free."""
     return max(math.ceil(40e6 / (node.floats * dtype.itemsize)), 1)
 
 
 def band(node: Node, schedule: Schedule, settings: Settings, device: torch.device) -> Band | KeptBand | DiskBand:
+    """Return the band for a node's rows; `device` is where the network computes."""
     if not waits(node, schedule):
         return Band()
     dtype = settings.dtype or node.dtype
@@ -152,7 +164,7 @@ def waits(node: Node, schedule: Schedule) -> bool:
 
 
 class WaitingBytes:
-    """What a band takes, without its rows: of the device's memory, and on disk."""
+    """What the band of the same node takes, counted without its rows: of the device's memory, and on disk."""
 
     def __init__(self, node: Node, schedule: Schedule, settings: Settings, device: torch.device):
         self.node, self.waits = node, waits(node, schedule)
@@ -162,32 +174,32 @@ class WaitingBytes:
         elsewhere = on_disk or (self.waits and settings.place == "host" and device.type != "cpu")
         self.row_bytes, self.disk_row_bytes = 0 if elsewhere else row_bytes, row_bytes if on_disk else 0
         self.copies = elsewhere or dtype != node.dtype  # reading makes a tensor of its own
-        self.rows_of_block = rows_of_block(node, dtype) if self.waits else 0
-        self.strips: deque[Rows] = deque()
-        self.rows = 0
+        self.block_rows = rows_of_block(node, dtype) if self.waits else 0
+        self.strips: deque[RowRange] = deque()
+        self.num_rows = 0
 
     @property
     def bytes(self) -> int:
-        return self.rows * self.row_bytes
+        return self.num_rows * self.row_bytes
 
     @property
     def disk_bytes(self) -> int:
-        return self.rows * self.disk_row_bytes
+        return self.num_rows * self.disk_row_bytes
 
-    def add(self, rows: Rows) -> None:
-        if self.rows_of_block == 0:
+    def add(self, rows: RowRange) -> None:
+        if self.block_rows == 0:
             self.strips.append(rows)
-        elif not self.strips or rows.hi > self.strips[-1].hi:  # as many blocks as hold them
-            first = self.strips[-1].hi if self.strips else 0
-            for lo in range(first, rows.hi, self.rows_of_block):
-                self.strips.append(Rows(lo, min(lo + self.rows_of_block, self.node.height)))
-        self.rows = sum(strip.num for strip in self.strips)
+        elif not self.strips or rows.stop > self.strips[-1].stop:  # as many blocks as hold them
+            first = self.strips[-1].stop if self.strips else 0
+            for start in range(first, rows.stop, self.block_rows):
+                self.strips.append(RowRange(start, min(start + self.block_rows, self.node.height)))
+        self.num_rows = sum(map(len, self.strips))
 
     def drop(self, first: int) -> None:
-        while self.strips and self.strips[0].hi <= first:
+        while self.strips and self.strips[0].stop <= first:
             self.strips.popleft()
-        self.rows = sum(strip.num for strip in self.strips)
+        self.num_rows = sum(map(len, self.strips))
 
-    def has_in_one(self, want: Rows) -> bool:
+    def has_in_one(self, want: RowRange) -> bool:
         """Whether reading rows takes no copy of them."""
-        return not self.copies and any(rows.lo <= want.lo and want.hi <= rows.hi for rows in self.strips)
+        return not self.copies and any(rows.start <= want.start and want.stop <= rows.stop for rows in self.strips)

@@ -6,10 +6,15 @@ graph and `translate.tiling` computes it, as a `Schedule` tells:
 
 - A norm is a **barrier**: it needs its statistics, so one pass over all rows of its input comes before anything behind
   it is computed. The last pass is over the output.
-- Within a pass all nodes advance together, a strip at a time, and each keeps a **band**: the rows that somebody still
-  has to read. A reader behind a barrier has read none, so the narrow waist of a network is kept by itself.
-- Nodes with more numbers per pixel of the output than the one knob says are not kept for later passes but computed
-  again in each: the wide images at full resolution, whose computation costs little.
+- Within a pass all nodes advance together, a strip at a time, and each keeps a **band**: the rows that a later node
+  still has to read. A reader behind a barrier has read none, so the bottleneck of a network is kept for later passes
+  without being named.
+- Nodes with more numbers per pixel of the output than `kept_floats` are not kept for later passes but computed again in
+  each: images with many channels at full resolution, whose computation costs little.
+
+An example: conv₁ → norm → conv₂, in strips. The first pass makes the rows of conv₁'s output, strip by strip, gathers
+the norm's statistics from them, and keeps them if they are small enough. The second pass reads them (or makes them
+again), a few rows more than a strip of the output, normalises and convolves them.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import torch
 from torch import Tensor
 
 from translate.errors import UsageError
-from translate.networks.rows import Operation, Pad, Pointwise, Rows
+from translate.networks.rows import Operation, Pad, Pointwise, RowByRow, RowRange
 from translate.networks.statistics import Moments, Statistics
 
 
@@ -38,11 +43,11 @@ class Source(Protocol):
         """(1, C, H, W)"""
 
     def read(self, a: int, b: int) -> Tensor:
-        """Rows [a, b): (1, C, b − a, W) in [-1, 1]."""
+        """Return rows [a, b) as a tensor (1, C, b − a, W) in [-1, 1]."""
 
 
 @dataclass(frozen=True)
-class Held:
+class TensorSource:
     """A tensor (1, C, H, W) as a source."""
 
     tensor: Tensor
@@ -57,39 +62,33 @@ class Held:
 
 @dataclass(frozen=True)
 class Read:
-    """What a source does: its rows are made of no others."""
+    """What makes the rows of a source: they are read, and made of no others."""
 
     source: Source
     device: torch.device
 
-    def rows(self, want: Rows) -> Tensor:
-        return self.source.read(want.lo, want.hi).to(self.device)
+    def rows(self, want: RowRange) -> Tensor:
+        return self.source.read(want.start, want.stop).to(self.device)
 
 
-class Barrier:
+class Barrier(RowByRow):
     """A norm over the whole image: one pass over its input gathers the statistics; from then on it is pointwise.
 
-    `groups` is the number of GroupNorm's groups, None if every channel has its own statistics.
+    `groups` is the number of GroupNorm's groups; None if every channel has its own statistics.
     """
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None, eps: float, groups: int | None = None):
         self.weight, self.bias, self.eps, self.groups = weight, bias, eps, groups
         self.statistics: Statistics | None = None
 
-    def out_rows(self, height: int) -> int:
-        return height
-
-    def need(self, want: Rows, height: int) -> Rows:
-        return want
-
-    def apply(self, x: Tensor, want: Rows, height: int) -> Tensor:
+    def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
         assert self.statistics is not None, "a norm was applied before its input had been seen"
         return self.statistics.normalise(x, self.weight, self.bias)
 
     def close(self, moments: Moments, dtype: torch.dtype) -> None:
-        """Take the statistics of the whole input, which has been seen by now; they are used in `dtype`."""
+        """Take the statistics of the whole input, all of which has been gathered by now; they are used in `dtype`."""
         mean, var = moments.mean.flatten(), moments.var.flatten()
-        if self.groups is not None:  # its channels have equally many values each
+        if self.groups is not None:  # the channels of a group have equally many values each
             means = mean.view(self.groups, -1)
             centre, size = means.mean(1, keepdim=True), means.shape[1]
             var = (var.view(self.groups, -1) + (means - centre).square()).mean(1).repeat_interleave(size)
@@ -98,19 +97,13 @@ class Barrier:
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(RowByRow):
     """Dropout by position, which has to know the rows it is given: `run(x, first_row)`."""
 
     run: Callable[[Tensor, int], Tensor]
 
-    def out_rows(self, height: int) -> int:
-        return height
-
-    def need(self, want: Rows, height: int) -> Rows:
-        return want
-
-    def apply(self, x: Tensor, want: Rows, height: int) -> Tensor:
-        return self.run(x, want.lo)
+    def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
+        return self.run(x, want.start)
 
 
 @dataclass(eq=False, frozen=True)
@@ -132,7 +125,7 @@ class Node:
 
     @property
     def floats(self) -> int:
-        """How many numbers a row has."""
+        """How many numbers a row has, over all channels."""
         return self.shape[1] * self.shape[3]
 
     @property
@@ -146,15 +139,15 @@ class Node:
     @property
     def is_cheap(self) -> bool:
         """Whether its rows are computed wherever they are wanted, and never kept."""
-        return isinstance(self.operation, Pointwise | Pad | Barrier | Dropout)
+        return isinstance(self.operation, RowByRow | Pad)
 
-    def need(self, want: Rows) -> Rows:
-        """The rows of every input that the rows `want` are made of."""
+    def need(self, want: RowRange) -> RowRange:
+        """Return the rows of every input that the rows `want` are made of."""
         assert not isinstance(self.operation, Read)
         return self.operation.need(want, self.inputs[0].height)
 
-    def make(self, xs: Sequence[Tensor], want: Rows) -> Tensor:
-        """The rows `want`, given the rows `need(want)` of each input."""
+    def make(self, xs: Sequence[Tensor], want: RowRange) -> Tensor:
+        """Compute the rows `want`, given the rows `need(want)` of each input."""
         if isinstance(self.operation, Read):
             return self.operation.rows(want)
         if isinstance(self.operation, Pointwise):
@@ -166,20 +159,20 @@ class Action(NamedTuple):
     """One step of a schedule.
 
         make    compute the rows of a node and add them to its band
-        drop    forget the rows of a node before rows.lo
-        see     compute the rows of a node for the statistics of the barrier behind it
-        close   the barrier (`node`) has seen everything
+        drop    forget the rows of a node before rows.start
+        gather  compute the rows of a node and gather them for the statistics of the barrier behind it
+        close   give the barrier (`node`) its statistics: everything has been gathered
         emit    compute the rows of the output
     """
 
-    kind: Literal["make", "drop", "see", "close", "emit"]
+    kind: Literal["make", "drop", "gather", "close", "emit"]
     node: Node
-    rows: Rows
+    rows: RowRange
 
 
 @dataclass
 class Pass:
-    """All rows of `target`, `rows` at a time, for the statistics of `barrier` or as the output.
+    """All rows of `target`, `strip_rows` at a time, for the statistics of `barrier` or, without one, as the output.
 
     `until` names the nodes that are computed on the way, and up to which row.
     """
@@ -187,7 +180,7 @@ class Pass:
     target: Node
     barrier: Node | None
     until: dict[Node, int]
-    rows: int = 1
+    strip_rows: int = 1
 
 
 class Schedule:
@@ -200,116 +193,130 @@ class Schedule:
     def __init__(self, output: Node, strip_rows: int, kept_floats: float):
         self.output = output
         self.order = nodes_of(output)
-        uses = [node for user in self.order for node in user.inputs]
+
         # Nodes with a band: what is not cheap, and sums that are used twice, for a sum's whole past hangs on it.
+        uses = [node for user in self.order for node in user.inputs]
         self.banded = [node for node in self.order if not node.is_cheap or (
             len(node.inputs) > 1 and uses.count(node) > 1)]
         self._has_band = set(self.banded)
+
+        # Of these, the ones that are small enough to wait for later passes.
         pixels = output.height * output.shape[3]
         self.kept = {node for node in self.banded
                      if not node.is_source and node.floats * node.height <= kept_floats * pixels}
+
+        # Who reads whose rows, in which pass, and in which pass they are made first.
         self.readers: dict[Node, list[Node]] = {node: [] for node in self.banded}
         for node in self.banded:
-            for feeder in self.feeders(node, Rows(0, node.height)):
+            for feeder in self.feeders(node, RowRange(0, node.height)):
                 self.readers[feeder].append(node)
         self.passes = self._plan_passes()
         self.last_read = {node: max((i for i, each in enumerate(self.passes) if self._reads(each, node)), default=-1)
                           for node in self.banded}
         self.made_in = {node: next((i for i, each in enumerate(self.passes) if node in each.until), -1)
                         for node in self.banded}
-        strip = strip_rows * self._widest(self.passes[-1])
+
+        # Strips of all passes hold as many numbers as those of the last.
+        strip_floats = strip_rows * self._widest(self.passes[-1])
         for each in self.passes:
-            each.rows = max(min(int(strip / self._widest(each)), each.target.height), 1)
+            each.strip_rows = max(min(int(strip_floats / self._widest(each)), each.target.height), 1)
 
     @property
     def macs(self) -> float:
         """All multiplications, those that are done again included."""
         return sum(node.macs * rows for each in self.passes for node, rows in each.until.items())
 
-    def rows_of(self, node: Node, want: Rows) -> dict[Node, Rows]:
-        """The rows of bands that the rows `want` of a node are made of: its own, if it has a band."""
+    def band_rows(self, node: Node, want: RowRange) -> dict[Node, RowRange]:
+        """Return the rows of bands that the rows `want` of a node are made of: its own, if it has a band."""
         return {node: want} if node in self._has_band else self.feeders(node, want)
 
-    def feeders(self, node: Node, want: Rows) -> dict[Node, Rows]:
-        """The rows of other nodes' bands that the rows `want` of a node are made of."""
-        found: dict[Node, Rows] = {}
+    def feeders(self, node: Node, want: RowRange) -> dict[Node, RowRange]:
+        """Return the rows of other nodes' bands that the rows `want` of a node are made of."""
+        found: dict[Node, RowRange] = {}
         for source in node.inputs:
-            for feeder, rows in self.rows_of(source, node.need(want).or_one(source.height)).items():
-                found[feeder] = rows.joined(found.get(feeder, rows))
+            for feeder, rows in self.band_rows(source, node.need(want).or_one(source.height)).items():
+                found[feeder] = rows.hull(found.get(feeder, rows))
         return found
 
     def actions(self) -> Iterator[Action]:
-        """Everything there is to do, one action after the other."""
+        """Yield everything there is to do, one action after the other."""
         made = dict.fromkeys(self.banded, 0)
         dropped = dict.fromkeys(self.banded, 0)
         for number, each in enumerate(self.passes):
             height = each.target.height
-            for lo in range(0, height, each.rows):
-                want = Rows(lo, min(lo + each.rows, height))
+            for first in range(0, height, each.strip_rows):
+                # Make what the next strip of the target is made of, from the source on, and use it.
+                want = RowRange(first, min(first + each.strip_rows, height))
                 goals = self._goals(each, want, made)
                 for node in self.banded:
                     if goals.get(node, 0) > made[node]:
-                        yield Action("make", node, Rows(made[node], goals[node]))
+                        yield Action("make", node, RowRange(made[node], goals[node]))
                         made[node] = goals[node]
-                yield Action("emit" if each.barrier is None else "see", each.target, want)
-                left = self.rows_of(each.target, Rows(want.hi, height)) if want.hi < height else {}
+                yield Action("emit" if each.barrier is None else "gather", each.target, want)
+
+                # Drop the rows that nothing will read again.
+                left = self.band_rows(each.target, RowRange(want.stop, height)) if want.stop < height else {}
                 for node in self.banded:
                     if made[node] == dropped[node]:
                         continue
-                    first = self._first_needed(node, number, made, left)
-                    if dropped[node] < first:
-                        dropped[node] = min(first, made[node])
-                        yield Action("drop", node, Rows(dropped[node], made[node]))
+                    needed = self._first_needed(node, number, made, left)
+                    if dropped[node] < needed:
+                        dropped[node] = min(needed, made[node])
+                        yield Action("drop", node, RowRange(dropped[node], made[node]))
+
+            # The pass is over: its barrier has its statistics, and only what is kept stays.
             if each.barrier is not None:
-                yield Action("close", each.barrier, Rows(0, height))
+                yield Action("close", each.barrier, RowRange(0, height))
             for node in each.until:
                 if node not in self.kept:
-                    yield Action("drop", node, Rows(node.height, node.height))
+                    yield Action("drop", node, RowRange(node.height, node.height))
                     made[node] = dropped[node] = 0  # a later pass computes them again
 
     def _plan_passes(self) -> list[Pass]:
+        """Return one pass for each barrier, in the order of the graph, and the one that makes the output."""
         barriers = [node for node in self.order if isinstance(node.operation, Barrier)]
         made = dict.fromkeys(self.banded, 0)
         passes = []
         for barrier in [*barriers, None]:
             target = self.output if barrier is None else barrier.inputs[0]
-            goals = self._goals(Pass(target, barrier, {}), Rows(0, target.height), made)
+            goals = self._goals(Pass(target, barrier, {}), RowRange(0, target.height), made)
             until = {node: goals[node] for node in self.banded if goals.get(node, 0) > made[node]}
             passes.append(Pass(target, barrier, until))
             made |= {node: rows for node, rows in until.items() if node in self.kept}
         return passes
 
-    def _goals(self, each: Pass, want: Rows, made: dict[Node, int]) -> dict[Node, int]:
-        """Up to which row every band must be computed for rows of the pass's target, if `made` is there already."""
-        goals = {node: rows.hi for node, rows in self.rows_of(each.target, want).items()}
+    def _goals(self, each: Pass, want: RowRange, made: dict[Node, int]) -> dict[Node, int]:
+        """Return up to which row every band must be computed for rows of the pass's target, if `made` is there."""
+        goals = {node: rows.stop for node, rows in self.band_rows(each.target, want).items()}
         for node in reversed(self.banded):
             if goals.get(node, 0) > made[node]:
-                for feeder, rows in self.feeders(node, Rows(made[node], goals[node])).items():
-                    goals[feeder] = max(goals.get(feeder, 0), rows.hi)
+                for feeder, rows in self.feeders(node, RowRange(made[node], goals[node])).items():
+                    goals[feeder] = max(goals.get(feeder, 0), rows.stop)
         return goals
 
-    def _first_needed(self, node: Node, number: int, made: dict[Node, int], left: dict[Node, Rows]) -> int:
-        """The first row of a band that is read again, where `left` is what the pass's target still has to read."""
+    def _first_needed(self, node: Node, number: int, made: dict[Node, int], left: dict[Node, RowRange]) -> int:
+        """Return the first row of a band that is read again; `left` is what the pass's target still has to read."""
         if node in self.kept and self.last_read[node] > number:
             return 0
         each = self.passes[number]
-        first = left[node].lo if node in left else node.height
+        first = left[node].start if node in left else node.height
         for reader in self.readers[node]:
             if made[reader] < each.until.get(reader, 0):
-                first = min(first, self.feeders(reader, Rows(made[reader], each.until[reader]))[node].lo)
+                first = min(first, self.feeders(reader, RowRange(made[reader], each.until[reader]))[node].start)
         return first
 
     def _reads(self, each: Pass, node: Node) -> bool:
-        return node in self.rows_of(each.target, Rows(0, each.target.height)) or any(
+        """Whether a pass reads rows of a node's band."""
+        return node in self.band_rows(each.target, RowRange(0, each.target.height)) or any(
             reader in each.until for reader in self.readers[node])
 
     def _widest(self, each: Pass) -> float:
-        """The numbers in a row of the target, or in the rows of another node that go with it, whichever are more."""
+        """Return the numbers in a row of the target, or in the rows of another node that go with it: the larger."""
         return max(node.floats * node.height / each.target.height for node in (each.target, *each.until))
 
 
 def nodes_of(output: Node) -> list[Node]:
-    """Every node after those it is made of."""
+    """Return every node of a graph, each after those it is made of."""
     order: dict[Node, None] = {}
     stack = [output]
     while stack:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-BLOCK = 512  # bytes; CUDA's allocator hands out multiples of it
+BLOCK_BYTES = 512  # CUDA's allocator hands out multiples of it
 PLAIN: dict[str, Any] = {name: getattr(F, name) for name in ("conv2d", "conv_transpose2d", "pad")}
+
+Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
+Kind = Literal["view", "in place", "new"]
 
 
 class LiveBytes(TorchDispatchMode):
@@ -34,8 +37,12 @@ class LiveBytes(TorchDispatchMode):
         self.device = device
         self.live = self.peak = 0
         self.flops = 0
-        self._sizes: dict[int, int] = {}  # by storage
-        self._results: dict[Any, tuple[Any, Any, torch.dtype]] = {}  # by operation and what it was given
+        self._run = SHAPES.run if device == "meta" else _run
+        self._living: dict[int, _Storage] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and torch's guard against it takes longer than an operation
 
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Count tensors that were there before."""
@@ -43,39 +50,14 @@ class LiveBytes(TorchDispatchMode):
             self._add(tensor)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = self._on_meta(function, args, kwargs) if self.device == "meta" else function(*args, **kwargs)
-        for value in tree_iter(result):
-            if isinstance(value, Tensor):
-                self._add(value)
-        count = flop_registry.get(function._overloadpacket)
-        if count is not None:
-            self.flops += count(*args, **kwargs, out_val=result)
-        return result
-
-    def _on_meta(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """The result of an operation, whose shape is found once for the same arguments.
-
-        Torch finds most shapes in Python, which took most of the time of a prediction; and a step, above all one in
-        strips, comes back to the same shapes again and again. Remembered is what is one tensor with its own storage.
-        """
-        if torch.Tag.pointwise in function.tags and function._schema.name.endswith("_") and args[0].is_meta:
-            return args[0]  # in place: nothing is new
-        key = (function, _given(args), _given(tuple(sorted(kwargs.items()))))
-        try:
-            known = self._results.get(key)
-        except TypeError:  # given something that has no hash
-            return function(*args, **kwargs)
-        if known is not None:
-            size, stride, dtype = known
-            return torch.empty_strided(size, stride, dtype=dtype, device="meta")
-        result = function(*args, **kwargs)
-        if isinstance(result, Tensor) and result.device.type == "meta":
-            like = torch.empty_strided(result.size(), result.stride(), dtype=result.dtype, device="meta")
-            given = {value.untyped_storage()._cdata for value in tree_iter((args, kwargs)) if isinstance(value, Tensor)}
-            if (result.untyped_storage()._cdata not in given and result.storage_offset() == 0
-                    and result.untyped_storage().nbytes() == like.untyped_storage().nbytes()):
-                self._results[key] = (result.size(), result.stride(), result.dtype)
+        result, flops = self._run(function, args, kwargs or {})
+        self.flops += flops
+        if isinstance(result, Tensor):
+            self._add(result)
+        elif isinstance(result, tuple | list):
+            for value in tree_iter(result):
+                if isinstance(value, Tensor):
+                    self._add(value)
         return result
 
     def _add(self, tensor: Tensor) -> None:
@@ -83,31 +65,152 @@ class LiveBytes(TorchDispatchMode):
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._sizes:
+        if key in self._living:
             return
-        size = -(-storage.nbytes() // BLOCK) * BLOCK
+        size = -(-storage.nbytes() // BLOCK_BYTES) * BLOCK_BYTES
         if size:
-            self._sizes[key] = size
-            weakref.finalize(storage, self._free, key).atexit = False
+            self._living[key] = _Storage(storage, self._free, key, size)
             self.live += size
             self.peak = max(self.peak, self.live)
 
-    def _free(self, key: int) -> None:
-        self.live -= self._sizes.pop(key)
+    def _free(self, dead: _Storage) -> None:
+        del self._living[dead.key]
+        self.live -= dead.size
+
+
+class _Storage(weakref.ref[Any]):
+    """A storage that is counted as long as it lives."""
+
+    __slots__ = ("key", "size")
+
+    def __new__(cls, storage: Any, free: Callable[[_Storage], None], key: int, size: int) -> _Storage:
+        return super().__new__(cls, storage, free)
+
+    def __init__(self, storage: Any, free: Callable[[_Storage], None], key: int, size: int):
+        super().__init__(storage, free)  # type: ignore[call-arg]
+        self.key, self.size = key, size
+
+
+class KnownShapes:
+    """What operations on the meta device give, found once for the same arguments.
+
+    Torch finds most shapes in Python, which is most of the time of a prediction; and a step, above all one in strips,
+    comes back to the same shapes again and again, under every memory plan. Known are results that are tensors with
+    storages of their own, and how many multiplications they take.
+    """
+
+    capacity = 50_000  # results, in about 50 MB; then all are forgotten
+
+    def __init__(self) -> None:
+        self._operations: dict[Any, tuple[Kind, dict[Any, tuple[Any, int]]]] = {}
+        self._num_known = 0
+
+    def run(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
+        """Return the result of an operation, and its multiplications."""
+        operation = self._operations.get(function)
+        if operation is None:
+            operation = self._operations[function] = (_kind(function), {})
+        kind, known = operation
+        if kind == "in place" and args[0].is_meta:
+            return args[0], 0
+        if kind == "view":
+            return function(*args, **kwargs), 0
+
+        # Anything else makes tensors, in a layout that depends on the arguments' alone.
+        key = (_given(args), _given(tuple(kwargs.items()))) if kwargs else _given(args)
+        try:
+            found = known.get(key)
+        except TypeError:  # given something that has no hash
+            return _run(function, args, kwargs)
+        if found is not None:
+            layouts, flops = found
+            return _made(layouts), flops
+        result, flops = _run(function, args, kwargs)
+        layouts = _layouts(result, args, kwargs)
+        if layouts is not None:
+            self._remember(known, key, (layouts, flops))
+        return result, flops
+
+    def _remember(self, known: dict[Any, tuple[Any, int]], key: Any, found: tuple[Any, int]) -> None:
+        if self._num_known >= self.capacity:
+            self._num_known = 0
+            for _, others in self._operations.values():
+                others.clear()
+        known[key] = found
+        self._num_known += 1
+
+
+SHAPES = KnownShapes()  # of all predictions of this process
+
+
+def _kind(function: Any) -> Kind:
+    """Whether an operation gives a part of its first argument, that argument itself, or something new."""
+    if function.is_view:
+        return "view"
+    schema = function._schema
+    written = [argument.name for argument in schema.arguments
+               if argument.alias_info is not None and argument.alias_info.is_write]
+    first_alone = written == [schema.arguments[0].name] and isinstance(schema.arguments[0].type, torch.TensorType)
+    returned = schema.name.endswith("_") and len(schema.returns) == 1 and torch.Tag.inplace_view not in function.tags
+    return "in place" if first_alone and returned else "new"
+
+
+def _run(function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
+    result = function(*args, **kwargs)
+    count = flop_registry.get(function._overloadpacket)
+    return result, 0 if count is None else count(*args, **kwargs, out_val=result)
 
 
 def _given(values: Any) -> Any:
-    """What a shape depends on, as a key: of a tensor its layout, of a number also its type."""
-    if isinstance(values, Tensor):
-        return values.size(), values.stride(), values.dtype, values.device
-    if isinstance(values, tuple | list):
-        return tuple(map(_given, values))
-    return type(values), values
+    """Return what a shape depends on, as a key: of a tensor its layout, of a number also its type."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append((value.size(), value.stride(), value.dtype, value.device))
+        elif isinstance(value, tuple | list):
+            found.append(_given(value))
+        else:
+            found.append((type(value), value))
+    return tuple(found)
+
+
+def _layouts(result: Any, *given: Any) -> Any:
+    """Return the layout of a tensor on the meta device, or those of several.
+
+    None where there is no tensor, or where one shares its storage with another or with a tensor that was given.
+    """
+    results = result if isinstance(result, tuple | list) else [result]
+    if all(value is None for value in results):
+        return None
+    storages = {value.untyped_storage()._cdata for value in tree_iter(given) if isinstance(value, Tensor)}
+    layouts: list[Layout | None] = []
+    for value in results:
+        if value is None:
+            layouts.append(None)
+            continue
+        if not isinstance(value, Tensor) or not value.is_meta:
+            return None
+        layout, storage = (value.size(), value.stride(), value.dtype), value.untyped_storage()
+        if storage._cdata in storages or storage.nbytes() != _made(layout).untyped_storage().nbytes():
+            return None
+        storages.add(storage._cdata)
+        layouts.append(layout)
+    return layouts[0] if results is not result else type(result)(layouts)
+
+
+def _made(layouts: Any) -> Any:
+    """Return tensors in these layouts."""
+    if layouts is None:
+        return None
+    if isinstance(layouts, tuple) and isinstance(layouts[0], torch.Size):
+        size, stride, dtype = layouts
+        return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+    return type(layouts)(map(_made, layouts))
 
 
 @contextmanager
 def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
-    """What autocast does on `device` ("cuda" or "cpu") to the operations that matter here, for tensors on any device.
+    """Do what autocast does on `device` ("cuda" or "cpu") to the operations that matter here, on any device's tensors.
 
     There is no autocast for the meta device, and CUDA's switches itself off where there is no GPU. Convolutions take
     `dtype`; the low-precision copy of a weight that is trained is made once and kept until the end, as autocast does.
@@ -129,8 +232,8 @@ def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
         return lambda *args, **kwargs: function(*map(low, args), **{name: low(value) for name, value in kwargs.items()})
 
     def pad(x: Tensor, size: Any, mode: str = "constant", value: float | None = None) -> Tensor:
-        wide = device == "cpu" and mode in ("reflect", "replicate")
-        return PLAIN["pad"](x.float() if wide else x, size, mode, value)
+        in_float32 = device == "cpu" and mode in ("reflect", "replicate")
+        return PLAIN["pad"](x.float() if in_float32 else x, size, mode, value)
 
     outer = {name: getattr(F, name) for name in PLAIN}
     try:

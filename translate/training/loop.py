@@ -32,15 +32,14 @@ from translate.runs.checkpoint import (
     read_progress,
     restore_checkpoint,
     save_checkpoint,
-    verify,
 )
 from translate.runs.folder import RunFolder
+from translate.runs.manifest import verify
 from translate.runs.release import write_release
 from translate.signals import StopRequest, minding_signals
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
-from translate.training.plan import parameters_of
 from translate.training.processes import (
     by_main_process,
     check_shares,
@@ -48,6 +47,7 @@ from translate.training.processes import (
     make_accelerator,
     prepare_for_processes,
 )
+from translate.training.step_on_meta import parameters_of
 from translate.training.update import NotFinite, Update
 
 
@@ -74,6 +74,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     accelerator.wait_for_everyone()
     run = Run(recipe, home, accelerator, report, card)
     if not resume:
+        report.say("choosing a memory plan for each stage")
         run.plans.choose(0)
 
     # From here on the folder is this run's.

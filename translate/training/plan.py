@@ -1,26 +1,22 @@
-"""The planner: what a training will need, before it runs.
+"""The planner: what a training will need, before it runs, and which memory plan it takes.
 
-A prediction builds the recipe's translator on the meta device and runs **its own unmodified step** there while
-`translate.training.live_bytes` counts: weights, gradients, optimizer state, averages, images and everything autograd
-keeps. Nothing is computed, so 4000×4000 takes seconds on any machine. Not counted: what cuDNN takes for its work, what
-the allocator loses to fragmentation, and the device's own context; `USABLE` leaves room for them.
+A prediction is the peak of a step that is run as shapes (`translate.training.step_on_meta`), so 4000×4000 takes a
+second on any machine. Not counted: what cuDNN takes for its work, what the allocator loses to fragmentation, and the
+device's own context; `USABLE` leaves room for them.
 """
 
 from __future__ import annotations
 
-import functools
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.networks import memory
 from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan
@@ -28,14 +24,11 @@ from translate.networks.tasks import save_shapes
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
-from translate.schema import Config
 from translate.sizes import amount, num_bytes
-from translate.training.live_bytes import LiveBytes, emulated_autocast
-from translate.training.update import Update
-from translate.translators import Translator, TranslatorConfig
-from translate.translators.pool import ImagePool
+from translate.training.step_on_meta import Device, Networks, StepOnMeta, step_on_meta
+from translate.translators import TranslatorConfig
 
-Device = Literal["cuda", "cpu"]
+OnProgress = Callable[[int, int, str], object]  # told how many predictions are made, of how many, and what comes next
 
 USABLE = 0.8  # the share of a card that predictions may fill: enough where it was measured, docs/benchmarks-recipes.md
 
@@ -74,15 +67,29 @@ class StagePlan:
                 } for each in self.predictions]}
 
 
-def plan_recipe(recipe: Recipe, budget: int | None, precision: Format, device: Device = "cuda") -> list[StagePlan]:
-    """Predictions for every stage under every plan. `budget` is in bytes; None: as much as it takes."""
-    return [_plan_stage(recipe, number, budget, precision, device) for number in range(len(recipe.stages))]
+def plan_recipe(recipe: Recipe, budget: int | None, precision: Format, device: Device = "cuda",
+                on_progress: OnProgress = lambda done, total, what: None) -> list[StagePlan]:
+    """Predict every stage under every plan.
+
+    recipe       what is to be trained
+    budget       bytes that predictions may fill, which decide what is chosen; None: as much as it takes
+    precision    of the training
+    device       whose autocast it has
+    on_progress  told before each prediction, and at the end
+    """
+    total = len(recipe.stages) * len(PLANS)
+    stages = [_plan_stage(recipe, number, budget, precision, device, on_progress)
+              for number in range(len(recipe.stages))]
+    on_progress(total, total, "")
+    return stages
 
 
 @contextmanager
 def with_consistency(recipe: Recipe) -> Iterator[Recipe]:
-    """The recipe as `translate adapt make` trains it: with the network of the consistency loss, which is not trained
-    yet. A prediction needs its shapes alone. A recipe without `adapt.semantic` stays as it is."""
+    """Yield the recipe as `translate adapt make` trains it: with the network of the consistency loss.
+
+    That is not trained yet, and a prediction needs its shapes alone. Without `adapt.semantic` the recipe is as it is.
+    """
     if recipe.adapt is None or recipe.adapt.semantic is None:
         yield recipe
         return
@@ -93,23 +100,22 @@ def with_consistency(recipe: Recipe) -> Iterator[Recipe]:
 
 def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device: Device = "cuda",
             num_processes: int = 1) -> Prediction:
-    """The peak and the compute of a step of `stage` under `plan`, for one of `num_processes` equal processes."""
-    networks = recipe.model_dump_json(include={"translator", "optimizer"})
-    channels = (recipe.data.channels_a, recipe.data.channels_b)
-    own = Stage(images=1, batch_size=stage.batch_size // num_processes,  # what a prediction depends on
-                **stage.model_dump(include={"resolution", "micro_batch", "levels", "fade", "freeze"}))
-    return _predict(networks, channels, own, plan, precision, device, num_processes)
+    """Predict a step of `stage` under `plan`, for one of `num_processes` equal processes."""
+    return _predict(_step_of(recipe, stage, num_processes), plan, precision, device, num_processes)
 
 
 def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: Format, device: Device) -> Prediction:
-    """The same for a translator without a recipe: one sample of size × size px, three channels each, Adam."""
-    networks = _Networks(translator=config, optimizer=Optimizers()).model_dump_json()
-    return _predict(networks, (3, 3), Stage(resolution=size, images=1), plan, precision, device)
+    """Predict a step without a recipe: one sample of size × size px, three channels each, Adam."""
+    step = _step(config, Optimizers(), (3, 3), Stage(resolution=size, images=1))
+    return _predict(step, plan, precision, device)
 
 
 def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, device: Device = "cuda",
            num_processes: int = 1) -> Prediction | None:
-    """The plan of the least compute whose prediction fits into `budget` bytes; None when none does."""
+    """Return the prediction of least compute that fits into `budget` bytes; None when none does.
+
+    No more plans are predicted than it takes to know.
+    """
     def fits(name: memory.PlanName) -> Prediction | None:
         prediction = predict(recipe, stage, PLANS[name], precision, device, num_processes)
         return prediction if budget is None or prediction.peak_bytes <= budget else None
@@ -122,7 +128,7 @@ def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, 
 
 
 def least_compute(predictions: Iterable[Prediction]) -> Prediction | None:
-    """The first of those that compute least; None of none."""
+    """Return the first of those that compute least; None of none."""
     return min(predictions, key=lambda each: each.compute, default=None)
 
 
@@ -138,17 +144,27 @@ class Choice:
 
 def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
                    precision: Format, num_processes: int = 1, card: str | None = None) -> Choice:
-    """The memory plan of stage `number`.
+    """Choose the memory plan of stage `number`.
 
-    It is that of `before` (what the run folder remembers), if the recipe still asks for the same and `card` (the size
-    given by --memory) is no other than it was; else the recipe's; else, under `memory: auto`, the least compute that
-    fits: into `card`, or into the card there is. Without either that is `split`. Raises `DoesNotFit` where `auto` finds
-    nothing that fits into `card`, `UsageError` for a `card` that is no size.
+    It is that of `before`, if the recipe still asks for the same and `card` is no other than it was; else the recipe's;
+    else, under `memory: auto`, the least compute that fits: into `card`, or into the card there is. Without either that
+    is `split`.
+
+    before         what the run folder remembers of the stage; None: nothing
+    device         what trains: only on CUDA is there a card to fit into
+    precision      of the training
+    num_processes  that share the stage's batch equally
+    card           the size given by --memory, such as 8GB
+
+    Raises `DoesNotFit` where `auto` finds nothing that fits into `card`, `UsageError` for a `card` that is no size.
     """
+    # What is asked for, and how much there is.
     stage, named = recipe.stages[number], recipe.memory_of(recipe.stages[number])
     kind: Device = "cpu" if device.type == "cpu" else "cuda"
     budget = budget_of(card) if card is not None else usable_bytes(device) if device.type == "cuda" else None
     asked = {"memory": named.model_dump() if named else "auto", "card": card}
+
+    # As before, or as the recipe says, or what fits.
     as_before = ""
     if before and before["asked"]["memory"] == asked["memory"] and card in (None, before["asked"]["card"]):
         asked, as_before = before["asked"], ", as before"
@@ -163,6 +179,8 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
             raise DoesNotFit(f"{describe(number, stage)}: needs {amount(found.peak_bytes)} of {amount(budget or 0)} "
                              "usable even under the leanest memory plan; "
                              f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}")
+
+    # The line that a person reads.
     line = f"{found}{as_before}"
     if budget is not None:
         line += f" of {amount(budget)} usable"
@@ -172,36 +190,39 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
 
 
 def describe(number: int, stage: Stage) -> str:
-    """A stage in words."""
+    """Return a stage in words."""
     height, width = stage.size
     return f"stage {number + 1}, {height}×{width} px, batch {stage.micro_batch or stage.batch_size}"
 
 
 def usable_bytes(device: torch.device) -> int:
-    """What a training may fill of a card: a share of what is free now, and of what this process holds of it."""
+    """Return what a training may fill of a card: a share of what is free now, and of what this process holds of it."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(USABLE * (free + torch.cuda.memory_reserved(device)))
 
 
 def budget_of(memory_size: str) -> int:
-    """The bytes that predictions may fill on a card of a given size, such as 8GB. Raises `UsageError`."""
+    """Return the bytes that predictions may fill on a card of a given size, such as 8GB. Raises `UsageError`."""
     return int(USABLE * num_bytes(memory_size))
 
 
 def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Format, device: Device = "cuda",
            num_processes: int = 1) -> str:
-    """What to change in a stage that fits under no plan: smaller pieces, or the largest square that does."""
+    """Say what to change in a stage that fits under no plan: smaller pieces, or the largest square that does."""
     field, leanest = f"stages.{number}", PLANS[LADDER[-1]]
 
     def peak(each: Stage) -> int:
         return predict(recipe, each, leanest, precision, device, num_processes).peak_bytes
 
+    # One image at a time, where that is enough.
     if (stage.micro_batch or stage.batch_size // num_processes) > 1:
         stage = stage.model_copy(update={"micro_batch": 1})
         if peak(stage) <= budget:
             note = (" (its batch norms then see one image at a time)" if has_batch_norm(recipe) else
                     " (the gradients stay those of the whole batch)")
             return f"set {field}.micro_batch to 1{note}"
+
+    # The peak is a line over the number of pixels, which two sizes tell: this one and half of it.
     smaller_networks = "set the networks' width to less: most of it is weights"
     multiple = 2**(getattr(recipe.translator.generator, "downs", 4) + stage.levels)
     half = stage.model_copy(update={"resolution": max(min(stage.size) // 2 // multiple, 1) * multiple})
@@ -209,9 +230,11 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
         return smaller_networks
     small, large = peak(half), peak(stage)
     area, small_area = stage.size[0] * stage.size[1], half.size[0] * half.size[1]
-    per_pixel = max(large - small, 1) / max(area - small_area, 1)  # the peak is a line over the number of pixels
+    per_pixel = max(large - small, 1) / max(area - small_area, 1)
     fitting = max(small_area + (budget - small) / per_pixel, 0) ** 0.5
     side = int(fitting) // multiple * multiple
+
+    # In words.
     pieces = f"{field}.micro_batch to 1 and " if stage.micro_batch == 1 and stage.batch_size > 1 else ""
     if side < max(recipe.smallest_side(stage), 64):
         return smaller_networks
@@ -222,29 +245,33 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
 
 def has_batch_norm(recipe: Recipe) -> bool:
     """Whether a network of the recipe takes statistics over a batch."""
-    translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b))
-    return any(isinstance(part, _BatchNorm) for network in translator.networks.values() for part in network.modules())
+    networks = _step_of(recipe, recipe.stages[0]).translator.networks.values()
+    return any(isinstance(part, _BatchNorm) for network in networks for part in network.modules())
 
 
-def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Format, device: Device) -> StagePlan:
+def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Format, device: Device,
+                on_progress: OnProgress) -> StagePlan:
     stage = recipe.stages[number]
     named = recipe.memory_of(stage)
-    plans = {name: named.resolve() if named and named.plan == name else plan for name, plan in PLANS.items()}
-    predictions: list[Prediction] = []
-    effects: dict[Any, str] = {}
-    translator = build_on_meta(recipe.translator, (recipe.data.channels_a, recipe.data.channels_b), stage)
-    for plan in plans.values():
+
+    # Every plan, as many strips as the recipe says; of those that do the same the first gives the others its name.
+    step, predictions, first_with = _step_of(recipe, stage), list[Prediction](), dict[Any, str]()
+    for plan in (named.resolve() if named and named.plan == name else plan for name, plan in PLANS.items()):
+        on_progress(number * len(PLANS) + len(predictions), len(recipe.stages) * len(PLANS),
+                    f"stage {number + 1}, {plan}")
         found = predict(recipe, stage, plan, precision, device)
-        does = memory.effect(plan, translator.networks.values(), translator.replays)
-        first = effects.setdefault(does, plan.name)
+        first = first_with.setdefault(step.effect(plan), plan.name)
         predictions.append(Prediction(plan, found.peak_bytes, found.compute, first if first != plan.name else None))
+
+    # The plan that the recipe names, where it fits; under `auto` the least compute that does.
     by_name = {each.plan.name: each for each in predictions}
     fitting = least_compute(by_name[name] for name in (*LADDER[1:], "blocks")
                             if budget is None or by_name[name].peak_bytes <= budget)
-    if named is None:
-        chosen = fitting
-    else:
+    chosen = fitting
+    if named is not None:
         chosen = by_name[named.plan] if budget is None or by_name[named.plan].peak_bytes <= budget else None
+
+    # What to do where it does not.
     advice = ""
     if chosen is None and fitting:
         advice = f"plan {named.plan if named else ''} does not fit and {fitting.plan} does: set memory to auto"
@@ -253,93 +280,18 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
     return StagePlan(number, stage, predictions, chosen, advice)
 
 
-def build_on_meta(config: TranslatorConfig, channels: tuple[int, int], stage: Stage | None = None) -> Translator:
-    """A translator of images with so many channels (A, B), as it is in `stage`, as shapes."""
-    with torch.device("meta"):
-        translator = config.build(*channels)
-    translator.to(torch.device("meta"))
-    if stage is not None:
-        translator.enter(stage)
-    return translator
+def _step_of(recipe: Recipe, stage: Stage, num_processes: int = 1) -> StepOnMeta:
+    """Return the step of `stage` in one of `num_processes` equal processes."""
+    return _step(recipe.translator, recipe.optimizer, (recipe.data.channels_a, recipe.data.channels_b), Stage(
+        images=1, batch_size=stage.batch_size // num_processes,  # and besides what a prediction depends on
+        **stage.model_dump(include={"resolution", "micro_batch", "levels", "fade", "freeze"})))
 
 
-class _Networks(Config):
-    """The part of a recipe that says what is trained, and how."""
-
-    translator: TranslatorConfig
-    optimizer: Optimizers
+def _step(translator: TranslatorConfig, optimizer: Optimizers, channels: tuple[int, int], stage: Stage) -> StepOnMeta:
+    return step_on_meta(Networks(translator=translator, optimizer=optimizer).model_dump_json(), channels, stage)
 
 
-def _predict(networks: str, channels: tuple[int, int], stage: Stage, plan: Plan, precision: Format, device: Device,
-             num_processes: int = 1) -> Prediction:
-    (peak_bytes, flops), (_, least_flops) = (
-        _run_step(networks, channels, stage, each, precision, device, num_processes)
-        for each in (plan, PLANS["split"]))
+def _predict(step: StepOnMeta, plan: Plan, precision: Format, device: Device, num_processes: int = 1) -> Prediction:
+    peak_bytes, flops = step.measure(plan, precision, device, num_processes)
+    _, least_flops = step.measure(PLANS["split"], precision, device, num_processes)
     return Prediction(plan, peak_bytes, flops / least_flops)
-
-
-@functools.lru_cache(maxsize=256)
-def _run_step(networks: str, channels: tuple[int, int], stage: Stage, plan: Plan, precision: Format, device: Device,
-              num_processes: int) -> tuple[int, int]:
-    """(peak in bytes, floating-point operations) of one step. `networks` is a `_Networks` as JSON, and `stage` that of
-    one process."""
-    config = _Networks.model_validate_json(networks)
-    translator = build_on_meta(config.translator, channels, stage)
-    for network in translator.networks.values():
-        memory.apply(plan, network, num_processes)
-    optimizers = {phase: getattr(config.optimizer, phase).build(parameters_of(translator, phase))
-                  for phase in translator.phases}
-    counter = LiveBytes("meta")
-    with counter:
-        counter.add(tensor for module in [*translator.modules.values(), *translator.frozen.values()]
-                    for tensor in module.state_dict().values())
-        a, b = (torch.empty(stage.batch_size, num, *stage.size, device="meta") for num in channels)
-        for phase, optimizer in optimizers.items():  # as after the first step: with its state, and gradients
-            for parameter in parameters_of(translator, phase):
-                parameter.grad = torch.empty_like(parameter)
-            optimizer.step()
-            for parameter in parameters_of(translator, phase):
-                if not parameter.requires_grad:  # frozen; what the optimizer knows of it is kept for later
-                    parameter.grad = None
-        counter.peak, counter.flops = counter.live, 0
-        update = MetaUpdate(translator, optimizers, cast(Any, MetaAccelerator()), plan, precision, stage.micro_batch,
-                            images=config.translator.pace.warmup)  # number 0: all that comes every k steps is due
-        update.device = device
-        translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
-    return counter.peak, counter.flops
-
-
-def parameters_of(translator: Translator, phase: str) -> Iterator[torch.nn.Parameter]:
-    """What a phase trains."""
-    return (parameter for network in translator.phases[phase].values() for parameter in network.parameters())
-
-
-class MetaAccelerator:
-    """What `Update` asks of Accelerate, on one process that computes nothing."""
-
-    device: ClassVar[torch.device] = torch.device("meta")
-    num_processes: ClassVar[int] = 1
-    scaler: ClassVar[None] = None  # scaling a loss takes no memory
-
-
-class MetaUpdate(Update):
-    """An `Update` on the meta device that has the autocast of `device`, and no pools on another."""
-
-    device: Device = "cuda"
-
-    def autocast(self) -> AbstractContextManager[object]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return emulated_autocast(torch.bfloat16 if self.precision == "bf16" else torch.float16, self.device)
-
-    def full_precision(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.precision == "fp32" else emulated_autocast(torch.float32, self.device)
-
-    def outside_autocast(self) -> AbstractContextManager[object]:
-        return nullcontext()  # recomputation in a backward pass restores its own, which is the emulated one
-
-    def without_graph(self) -> AbstractContextManager[object]:
-        return torch.no_grad()
-
-    def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
-        return fakes.clone() if pool.capacity else fakes

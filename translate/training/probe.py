@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from translate.data import Batch
+from translate.networks.evaluating import evaluating
 from translate.precision import Format, autocast
 from translate.translators import Direction, Translator
 
@@ -89,13 +90,8 @@ class Probe:
 
     def _translate(self, direction: Direction, source: Tensor) -> Tensor:
         generator: nn.Module = self.translator.phases["generator"][f"generator_{direction}"]
-        training = generator.training
-        generator.eval()
-        try:
-            with autocast(self.device, self.precision):
-                return generator(source).float()
-        finally:
-            generator.train(training)
+        with evaluating(generator), autocast(self.device, self.precision):
+            return generator(source).float()
 
 
 def thumbnail(image: Tensor) -> Tensor:

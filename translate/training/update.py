@@ -28,8 +28,9 @@ from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.losses import Penalty
 from translate.networks import memory
+from translate.networks.checkpointing import recomputing, starting_point
 from translate.networks.discriminators import Discriminator
-from translate.networks.layers import recomputing, seed_dropout, starting_point
+from translate.networks.dropout import seed_dropout
 from translate.networks.memory import Plan
 from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory

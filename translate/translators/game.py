@@ -37,22 +37,6 @@ class DataPart(Protocol):
         """The channels of B's images."""
 
 
-class StagePart(Protocol):
-    """What a stage of a recipe says about the networks."""
-
-    @property
-    def levels(self) -> int:
-        """Outer levels that the networks have gained, each for images of twice the size."""
-
-    @property
-    def fade(self) -> bool:
-        """Whether the newest fades in over the stage's images, and takes the place of what was there at its end."""
-
-    @property
-    def freeze(self) -> bool:
-        """Whether of the generators the newest level is trained alone."""
-
-
 class GameConfig(Config):
     """What every translator's recipe says about the game of its generators and discriminators."""
 

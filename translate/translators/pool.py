@@ -59,7 +59,7 @@ class ImagePool:
         return from_bytes(past, fake)
 
     def state(self) -> tuple[list[Tensor], list[object]]:
-        """The stored images and the random state, for a checkpoint."""
+        """Return the stored images and the random state, for a checkpoint."""
         version, internal, gauss = self.random.getstate()
         return self.images, [version, list(internal), gauss]
 
@@ -71,10 +71,10 @@ class ImagePool:
 
 
 def to_bytes(image: Tensor) -> Tensor:
-    """[-1, 1] to 0 … 255 on the CPU."""
+    """Return an image in [-1, 1] as bytes, 0 … 255, on the CPU."""
     return image.detach().float().add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
 
 
 def from_bytes(stored: Tensor, like: Tensor) -> Tensor:
-    """0 … 255 to [-1, 1], with the device and dtype of `like`."""
+    """Return bytes as an image in [-1, 1], with the device and dtype of `like`."""
     return stored.to(like.device, non_blocking=True).to(like.dtype).div(127.5).sub(1)

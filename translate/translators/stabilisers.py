@@ -17,7 +17,7 @@ class InstanceNoise(Config):
     images: int = Field(ge=1)  # after so many images of the run there is none
 
     def at(self, images: int) -> float:
-        """The deviation after `images` images."""
+        """Return the deviation after `images` images."""
         return self.sigma * max(1 - images / self.images, 0.0)
 
 

@@ -15,9 +15,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from translate.data import Batch
 from translate.losses import Penalty, non_orthogonality, over_scales
 from translate.networks.discriminators import Discriminator, Logits
-from translate.networks.growing import Growable, Grown, add_level, fade_in
+from translate.networks.growing import Growable, Grown, LevelStage, add_level, fade_in
 from translate.translators.augmentation import cut_out, moved, recoloured
-from translate.translators.game import Direction, GameConfig, StagePart
+from translate.translators.game import Direction, GameConfig
 from translate.translators.pool import ImagePool
 
 
@@ -158,7 +158,7 @@ class Translator(ABC):
             images = cut_out(images, update.uniform("row"), update.uniform("column"))
         return images
 
-    def enter(self, stage: StagePart) -> None:
+    def enter(self, stage: LevelStage) -> None:
         """Give the networks the shape they have in `stage`: grow, let go of what has faded out, freeze and thaw.
 
         The shape is a function of the stage alone, so this may be called again, and after a `build` for any stage: a
@@ -184,7 +184,7 @@ class Translator(ABC):
             # A level that does not fade in is there for good, and what it replaces is gone.
             if not stage.fade:
                 for each in pair:
-                    cast(Grown, each).settle()
+                    cast(Grown, each).drop_faded()
 
             # The newest level of a generator is trained alone where the stage says so.
             if name in self.phases["generator"]:

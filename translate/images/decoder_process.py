@@ -2,10 +2,11 @@
 
 A decoder that crashes, is killed for its memory or hangs is replaced, and the next file goes on. Every process has a
 pipe of its own: pools whose processes share one (pebble) hang when a process dies while it is sending, others
-(concurrent.futures) give up all their work. A file is read whole (`Decoder.read`), or kept open and read by rows
-(`open_rows`), of which a few megabytes go through the pipe at once.
+(concurrent.futures) give up all their work. A file is read whole (`DecoderProcess.read`), or kept open and read by rows
+(`open_file`), of which a few megabytes go through the pipe at once.
 
-What is imported here is what such a process needs: the fewer, the sooner it is ready.
+What is imported here is what such a process needs: the fewer, the sooner it is ready. The decoding itself stands in
+`translate.images.decoding` and `translate.images.row_readers`.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from translate.errors import ImageError, TranslateError
-from translate.images import windows
+from translate.images import row_readers
 from translate.images.decoding import Picture, count_pages, decode, read_content
-from translate.images.pictures import faults_of
-from translate.images.windows import Head, PageRows
+from translate.images.pictures import as_image_errors
+from translate.images.row_readers import FilePage, PageHead
 
-SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
+ANSWER_SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
 PIECE_BYTES = 4_000_000  # of rows, in one answer; while it arrives it stands three times in memory
 # torch's threads forbid to fork this process. The server has imported this module once, and forks within milliseconds.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
+FORK_SERVER = multiprocessing.get_context("forkserver")
+FORK_SERVER.set_forkserver_preload([__name__])
 
 
 class NoDecoder(TranslateError):
@@ -51,16 +52,13 @@ class LabelReader(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """A file to read. Its key is a hash of its content and `salt`; where it is `known`, nothing is decoded.
-
-    A TIFF of several pages, and with `by_rows` any other TIFF, is left to be read by rows.
-    """
+    """A file to read whole. A TIFF of several pages, and with `by_rows` any other TIFF, is left to be read by rows."""
 
     path: Path
     max_pixels: int
-    salt: str
-    known: str | None = None
-    labels: LabelReader | None = None  # it is a label map, and this reads it
+    salt: str  # hashed with the content, it gives the file's key
+    known: str | None = None  # where this is the key, nothing is decoded
+    labels: LabelReader | None = None  # the file is a label map, and this reads it
     by_rows: bool = False
 
 
@@ -75,7 +73,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """A file to open and to keep open, its pages to be read by rows. The answer is a `Head` for each."""
+    """A file to open and to keep open, its pages to be read by rows. The answer is a `PageHead` for each."""
 
     path: Path
     max_pixels: int
@@ -92,13 +90,16 @@ class RowsRequest:
     b: int
 
 
-def read(request: Request) -> Answer:
+def read_file(request: Request) -> Answer:
     """Read and decode a file in this process. Raises `ImageError`."""
-    with faults_of(request.path, "read"), request.path.open("rb") as file:
+    # The key: of the content, and of what else an output depends on.
+    with as_image_errors(request.path, "read"), request.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
     key = hashlib.sha256(digest + request.salt.encode()).hexdigest()
     if key == request.known:
         return Answer(key, None)
+
+    # The picture, unless it is to be read by rows.
     num_pages = count_pages(request.path) if request.labels is None else 0
     if num_pages > 1 or (num_pages == 1 and request.by_rows):
         return Answer(key, None, num_pages)
@@ -108,7 +109,7 @@ def read(request: Request) -> Answer:
     return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
 
 
-class Decoder:
+class DecoderProcess:
     """A process that reads and decodes one file at a time, started when it is first needed."""
 
     def __init__(self) -> None:
@@ -118,21 +119,21 @@ class Decoder:
         self._closed = False
 
     def read(self, request: Request) -> Answer:
-        """What `read` gives. Raises `ImageError`, also where the process dies of the file, and `NoDecoder`."""
+        """Read a file as `read_file` does. Raises `ImageError`, also where the process dies of it, and `NoDecoder`."""
         with self._lock:
             if self._process is not None and not self._process.is_alive():
                 self._end(self._process)  # between two files: it died of neither
             answer: Answer = self._ask(self._process or self._start(), request)
             return answer
 
-    def open(self, request: OpenRequest) -> list[Head]:
+    def open(self, request: OpenRequest) -> list[PageHead]:
         """Open the file that this decoder is for from now on. Raises as `read` does."""
         with self._lock:
-            heads: list[Head] = self._ask(self._process or self._start(), request)
+            heads: list[PageHead] = self._ask(self._process or self._start(), request)
             return heads
 
     def read_rows(self, request: RowsRequest) -> Picture:
-        """Rows of the open file. Raises `ImageError`, as well for all that is asked after the process has died."""
+        """Read rows of the open file. Raises `ImageError`, for every request as well after the process has died."""
         with self._lock:
             if self._process is None:
                 raise ImageError(request.path, "read", "is not open any more: the process that decoded it has ended")
@@ -140,11 +141,12 @@ class Decoder:
             return picture
 
     def _ask(self, process: BaseProcess, request: Request | OpenRequest | RowsRequest) -> Any:
+        """Send a request, and return its answer or raise its error. What hangs or dies of it is ended."""
         try:
             self._pipe.send(request)
-            if not self._pipe.poll(SECONDS):
+            if not self._pipe.poll(ANSWER_SECONDS):
                 self._end(process)
-                raise ImageError(request.path, "read", f"was not decoded within {SECONDS:g} seconds")
+                raise ImageError(request.path, "read", f"was not decoded within {ANSWER_SECONDS:g} seconds")
             answer = self._pipe.recv()
         except (EOFError, OSError):  # a plain OSError where it died in the middle of its answer
             raise ImageError(request.path, "read", f"the process that decoded it {self._end(process)}; the file may be "
@@ -165,17 +167,21 @@ class Decoder:
             process.join(10.0)
 
     def _start(self) -> BaseProcess:
+        """Start a process and wait until it is ready. Raises `NoDecoder`."""
+        # Another thread may call `close` at any moment: looked at before the start, and again after it.
         if self._closed:
             raise NoDecoder("the process that decodes images has been ended")
-        self._pipe, theirs = PROCESSES.Pipe()
-        process = PROCESSES.Process(target=_serve, args=(theirs,), name="decoder", daemon=True)
+        self._pipe, theirs = FORK_SERVER.Pipe()
+        process = FORK_SERVER.Process(target=_serve, args=(theirs,), name="decoder", daemon=True)
         process.start()
         theirs.close()  # now the pipe ends with the process
         self._process = process
         if self._closed:
             process.kill()
+
+        # Its first word says that it is ready; it has none where it cannot import what it needs.
         try:
-            ready = self._pipe.poll(SECONDS) and self._pipe.recv()
+            ready = self._pipe.poll(ANSWER_SECONDS) and self._pipe.recv()
         except (EOFError, ConnectionError):
             ready = False
         if not ready:
@@ -184,60 +190,65 @@ class Decoder:
         return process
 
     def _end(self, process: BaseProcess) -> str:
-        """Make an end of the process, if it has not come to one; says which."""
+        """Kill the process unless it has ended by itself, and say in words how it ended."""
         process.join(1.0)
-        dead = process.exitcode
+        exit_code = process.exitcode
         process.kill()
         process.join(10.0)
         self._pipe.close()
         self._process = None
-        if dead is None or dead >= 0:
-            return "hung" if dead is None else f"ended with exit code {dead}"
-        return f"was ended by {signal.Signals(-dead).name}"
+        if exit_code is None or exit_code >= 0:
+            return "hung" if exit_code is None else f"ended with exit code {exit_code}"
+        return f"was ended by {signal.Signals(-exit_code).name}"
 
 
 @dataclass(frozen=True)
-class SentRows:
-    """Rows of a page of the file that a decoder has open, by its reader for colours or for alpha."""
+class ProcessRowReader:
+    """Reads rows of a page of the file that a decoder has open, by its reader for colours or for alpha."""
 
-    decoder: Decoder
-    head: Head
+    decoder: DecoderProcess
+    head: PageHead
     page: int
     for_alpha: bool
 
     def read(self, a: int, b: int) -> Picture:
-        """Rows [a, b), asked for in pieces: beside them no more than those few megabytes stand in memory."""
-        none = self.head.picture
-        pixels = np.empty((b - a, *none.pixels.shape[1:]), none.pixels.dtype)
-        alpha = None if none.alpha is None else np.empty((b - a, *none.alpha.shape[1:]), none.alpha.dtype)
+        """Read rows [a, b). They arrive in pieces: beside them no more than those few megabytes stand in memory."""
+        # Room for the rows, of the shapes that the page's head tells.
+        head = self.head.picture
+        pixels = np.empty((b - a, *head.pixels.shape[1:]), head.pixels.dtype)
+        alpha = None if head.alpha is None else np.empty((b - a, *head.alpha.shape[1:]), head.alpha.dtype)
+
+        # As many rows in a piece as it may hold, but one at least.
         row_bytes = math.prod(pixels.shape[1:]) * pixels.itemsize * (1 if alpha is None else 2)
-        num = max(1, PIECE_BYTES // row_bytes)
-        for top in range(a, b, num):
-            piece = slice(top - a, min(top + num, b) - a)
-            picture = self.decoder.read_rows(RowsRequest(none.path, self.page, self.for_alpha, top, a + piece.stop))
+        num_rows = max(1, PIECE_BYTES // row_bytes)
+        for top in range(a, b, num_rows):
+            piece = slice(top - a, min(top + num_rows, b) - a)
+            picture = self.decoder.read_rows(RowsRequest(head.path, self.page, self.for_alpha, top, a + piece.stop))
             pixels[piece] = picture.pixels
             if alpha is not None:
                 alpha[piece] = picture.alpha
-        return Picture(none.path, pixels, alpha)
+        return Picture(head.path, pixels, alpha)
 
 
 @contextmanager
-def open_rows(path: Path, max_pixels: int) -> Iterator[list[PageRows]]:
-    """Open a file as `translate.images.windows.open_rows` does, in a process of its own that ends with the block.
+def open_file(path: Path, max_pixels: int) -> Iterator[list[FilePage]]:
+    """Open a file as `row_readers.open_file` does, in a process of its own that ends with the block.
 
     Raises `ImageError`, also where the process dies of the file, and `NoDecoder`.
     """
-    with closing(Decoder()) as decoder:
+    with closing(DecoderProcess()) as decoder:
         heads = decoder.open(OpenRequest(path, max_pixels))
-        yield [PageRows(head, SentRows(decoder, head, page, False), SentRows(decoder, head, page, True))
+        yield [FilePage(head, *(ProcessRowReader(decoder, head, page, for_alpha) for for_alpha in (False, True)))
                for page, head in enumerate(heads)]
 
 
 def _serve(pipe: Connection) -> None:
-    """Answer requests until the other side is gone. Signals to the whole group are for the parent, which ends us."""
+    """Answer requests until the other side is gone."""
+    # Signals to the whole group are for the parent, which ends us.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    pages: list[PageRows] = []
+
+    pages: list[FilePage] = []
     try:
         with ExitStack() as opened:
             pipe.send(True)
@@ -246,17 +257,19 @@ def _serve(pipe: Connection) -> None:
                 answer: Any
                 try:
                     if isinstance(request, OpenRequest):
-                        pages = opened.enter_context(windows.open_rows(request.path, request.max_pixels))
+                        pages = opened.enter_context(row_readers.open_file(request.path, request.max_pixels))
                         answer = [page.head for page in pages]
                     elif isinstance(request, RowsRequest):
                         page = pages[request.page]
-                        answer = (page.alpha_rows if request.for_alpha else page.rows).read(request.a, request.b)
+                        answer = (page.alpha_reader if request.for_alpha else page.reader).read(request.a, request.b)
                     else:
-                        answer = read(request)
+                        answer = read_file(request)
                 except (ImageError, MemoryError) as error:
                     answer = error
                 except Exception as error:  # it may hold what no pipe carries
                     answer = ImageError(request.path, "read", f"{type(error).__name__}: {error}")
+
+                # Nothing is kept of an answer: the next image needs its memory.
                 pipe.send(answer)
                 del answer
     except (EOFError, ConnectionError):

@@ -1,0 +1,57 @@
+"""How far two computations of the same gradients may lie apart: from the arithmetic, whatever machine does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from tests.steps import worst_error
+
+# Of float64, in the unit that `Rough` has one of for every value. Sums here have up to 3,000 terms (the pixels of a
+# channel), which one machine adds in a tree and another one after the other, in about √3000 = 55 roundings; and there
+# are two sides that are compared.
+ROUNDINGS = 2 * 55
+FAULT = 1e-9  # what a test must see at least: a bound beyond it would hide one gradient scaled by 1 + FAULT
+
+
+def rounding_bound(expected: Mapping[str, Tensor], step: Callable[[], Mapping[str, Tensor]],
+                   distance: Callable[..., float] = worst_error) -> float:
+    """Return how far float64 results may lie from `expected`, which is what `step` computes, as `distance` measures it.
+
+    A rounding is in proportion to the number format's eps, and so is what a step makes of it, however often that is
+    amplified on its way. So the same step with roundings that are much larger, and known, tells what float64's do
+    (Monte Carlo arithmetic: Parker 1997): to first order, as much less as they are smaller.
+    """
+    with Rough():
+        found = step()
+    bound = ROUNDINGS * torch.finfo(torch.float64).eps / Rough.eps * distance(found, expected)
+    assert bound < FAULT, f"{bound:.1e}: a step so ill-conditioned shows no fault"
+    return bound
+
+
+class Rough(TorchDispatchMode):
+    """While it is entered, every float64 that an operation gives is off by up to `eps` of itself, at random.
+
+    Far more than float64 rounds, and far less than it takes to bring a value to the other side of a kink, as single
+    precision does now and then.
+    """
+
+    eps = 2.0**-40
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chance = torch.Generator().manual_seed(0)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            for value in tree_iter(result):
+                if isinstance(value, Tensor) and value.dtype == torch.float64:
+                    off = torch.rand(value.shape, generator=self.chance, dtype=torch.float64) * 2 - 1
+                    value.mul_(off.mul_(self.eps).add_(1))
+        return result

@@ -1,0 +1,50 @@
+"""Full products of options are slow; a subset that holds every pair of values is quick."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+
+def covering(factors: Sequence[Sequence[object]], allowed: Callable[..., bool] = lambda *case: True
+             ) -> list[tuple[int, ...]]:
+    """A few cases in which every two values of different factors meet, as numbers of values: greedily, case by case.
+
+    Of factors with a few values each this is about the product of the two longest, whatever their number.
+    """
+    cases = [case for case in itertools.product(*(range(len(values)) for values in factors))
+             if allowed(*(values[number] for values, number in zip(factors, case, strict=True)))]
+
+    def pairs(case: tuple[int, ...]) -> set[tuple[tuple[int, int], ...]]:
+        return set(itertools.combinations(enumerate(case), min(2, len(factors))))
+
+    chosen, left = [], {case: pairs(case) for case in cases}
+    missing = set().union(*left.values())
+    while missing:
+        best = max(cases, key=lambda case: len(left[case] & missing))
+        chosen.append(best)
+        missing -= left[best]
+    return chosen
+
+
+def every_pair(allowed: Callable[..., bool] = lambda *case: True, **factors: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrise a test over the product of `factors`; all but a covering subset of it is marked slow.
+
+    `allowed(*case)` says which cases there are. A dictionary gives the names of its values.
+    """
+    named = [list(values.items()) if isinstance(values, dict) else [(None, value) for value in values]
+             for values in factors.values()]
+    plain = [[value for _, value in values] for values in named]
+    quick = set(covering(plain, allowed))
+    cases = []
+    for numbers in itertools.product(*(range(len(values)) for values in plain)):
+        case = [values[number] for values, number in zip(plain, numbers, strict=True)]
+        if not allowed(*case):
+            continue
+        words = [name or getattr(value, "__name__", str(value))
+                 for (name, value) in (values[number] for values, number in zip(named, numbers, strict=True))]
+        cases.append(pytest.param(*case, id="-".join(words), marks=() if numbers in quick else pytest.mark.slow))
+    return pytest.mark.parametrize(list(factors), cases)

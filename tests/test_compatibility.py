@@ -1,0 +1,154 @@
+"""What an earlier version left on the disk is read, and trained on: `data/run-b2bf1ce` holds what commit b2bf1ce wrote.
+
+Its README.txt says how that was made. The data of the run are made anew here, and its recipe names them by a relative
+path. What the earlier version made of an image is compared within a tolerance, as other processors and other versions
+of torch round differently.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import translate
+from tests.conftest import write_pairs
+from tests.runs import Silent
+from translate.cli import main
+from translate.files import read_lines
+from translate.recipe import load_recipe
+from translate.runs.checkpoint import read_progress, save_checkpoint
+from translate.runs.folder import RunFolder
+from translate.runs.manifest import verify
+from translate.runs.release import load_release
+from translate.training.loop import Run
+from translate.training.processes import make_accelerator
+from translate.translators import Direction
+
+EARLIER = Path(__file__).parent / "data" / "run-b2bf1ce"
+DIRECTIONS: tuple[Direction, ...] = ("ab", "ba")
+# Two orders of summation, of up to 7 · 7 · 3 products in each of eight convolutions, each sum rounded to 24 bits
+ROUNDING = 2 * 8 * 7 * 7 * 3 * 2.0**-24
+
+
+@pytest.fixture
+def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: `run` and `release` of the earlier version, and the data they know as `pairs`."""
+    shutil.copytree(EARLIER, tmp_path, dirs_exist_ok=True)
+    write_pairs(tmp_path / "pairs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def outputs() -> dict[str, torch.Tensor]:
+    return load_file(EARLIER / "outputs.safetensors")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """A function that calls `translate` with some words, and returns what it says."""
+    def call(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["translate", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert not ended.value.code, said.out + said.err
+        return said.out
+
+    return call
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return (one - other).abs().mean().item()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(("folder", "name"), [("run", "newest"), ("release", "release")])
+def test_a_generator_of_an_earlier_version_gives_what_it_gave_then(
+        folder: str, name: str, direction: Direction, earlier: Path, outputs: dict[str, torch.Tensor]) -> None:
+    model = translate.load(earlier / folder, direction, device="cpu", precision="fp32")
+    torch.testing.assert_close(model.convert(outputs["image"]), outputs[f"{name}_{direction}"], rtol=0, atol=ROUNDING)
+    with torch.no_grad():
+        made = load_release(earlier / folder, direction).generator(outputs["image"][None])[0]
+    torch.testing.assert_close(made, outputs[f"{name}_{direction}"], rtol=0, atol=ROUNDING)
+
+
+def test_the_best_checkpoint_of_an_earlier_version_is_found(earlier: Path) -> None:
+    weights = load_release(earlier / "run" / "best").weights
+    assert weights is not None and weights.name == "000000000020" and verify(weights) is None
+
+
+def test_a_run_of_an_earlier_version_goes_on_to_where_that_version_went(
+        earlier: Path, command: Callable[..., str], outputs: dict[str, torch.Tensor]) -> None:
+    """It ends a hundred times nearer to what the earlier version made without a stop than it has come since the
+    checkpoint. A resume that forgets something does not (the next test)."""
+    said = command("train", "--resume", "--run", "run")
+    assert "resumed at 28 images" in said and "refused" not in said
+    status = json.loads(Path("run/status.json").read_text())
+    assert (status["state"], status["images"]) == ("finished", 40)
+    assert read_progress(Path("run/checkpoints/000000000040")).evaluated == 40
+    recorded = [(record["images"], record["kind"]) for record in read_lines(Path("run/metrics.jsonl"))]
+    assert len(recorded) == len(set(recorded)), "nothing is recorded twice"
+    assert [images for images, kind in recorded if kind == "train"] == list(range(4, 41, 4))
+    for direction in DIRECTIONS:
+        assert strayed("run/release", direction, outputs) < 0.01
+
+
+LOAD_NETWORK = torch.nn.Module.load_state_dict
+FORGETTING: dict[str, tuple[Any, Callable[..., Any]]] = {  # whose `load_state_dict` is replaced, and by what
+    "optimizers": (torch.optim.Adam, lambda self, state: None),
+    "averages": (torch.nn.Module, lambda self, state: LOAD_NETWORK(self, state) if next(
+        self.parameters()).requires_grad else None),
+}
+
+
+@pytest.mark.parametrize("forgotten", FORGETTING)
+def test_a_resume_that_forgets_something_ends_elsewhere(
+        forgotten: str, earlier: Path, command: Callable[..., str], outputs: dict[str, torch.Tensor],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof that the test above can fail."""
+    owner, load = FORGETTING[forgotten]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "load_state_dict", load)
+        command("train", "--resume", "--run", "run")
+    assert all(strayed("run/release", direction, outputs) > 0.1 for direction in DIRECTIONS)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_taken_over_in_all_its_parts(earlier: Path) -> None:
+    """Restored and saved at once it is the same: weights, averages, moments, image pools, chance, progress."""
+    recipe = load_recipe(Path("run/recipe.yaml"))
+    run = Run(recipe, RunFolder(Path("run")), make_accelerator(recipe, Path("run")), Silent())
+    run.restore()
+    saved, before = save_checkpoint(Path("again"), run.state, 2), Path("run/checkpoints/000000000028")
+    assert verify(saved) is None and {path.name for path in saved.iterdir()} == {path.name for path in before.iterdir()}
+    for path in before.glob("*.safetensors"):
+        torch.testing.assert_close(load_file(saved / path.name), load_file(path), rtol=0, atol=0)
+    assert (saved / "rank0.json").read_text() == (before / "rank0.json").read_text()
+    now, then = (json.loads((folder / "state.json").read_text()) for folder in (saved, before))
+    assert all(now[name] == then[name] for name in ("groups", "scaler", "num_processes"))
+    assert all(now["progress"][name] == value for name, value in then["progress"].items())
+
+
+def strayed(folder: str, direction: Direction, outputs: dict[str, torch.Tensor]) -> float:
+    """How far a generator's output is from that of the uninterrupted run of the earlier version, relative to how far
+    that had come since the checkpoint."""
+    made = translate.load(folder, direction, device="cpu", precision="fp32").convert(outputs["image"])
+    whole, newest = outputs[f"release_{direction}"], outputs[f"newest_{direction}"]
+    return distance(made, whole) / distance(newest, whole)
+
+
+def test_a_run_of_an_earlier_version_is_reported(earlier: Path, command: Callable[..., str]) -> None:
+    """With its curves, scores and pictures, and what had become of it."""
+    command("report", "run")
+    page = Path("run/report.html").read_text()
+    assert "stopped by SIGTERM at 28 images" in page and "28" in page
+    assert all(f"output of {number}.png" in page for number in (0, 1, 3, 4))
+    assert "SSIM" in page and "samples after 20 images" in page and "B → A" in page

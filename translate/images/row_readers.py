@@ -1,0 +1,115 @@
+"""The pages of an open file, each read by rows: upright, and in the channels and bits that the file has.
+
+A page of a TIFF whose strips or tiles can be decoded one at a time has a `tiffs.TiffRowReader`, so that it need never
+stand whole in memory. Anything else is decoded whole, stays in the bits of its file, and is cut into rows.
+
+`translate.images.pages` makes sources of these pages: channels and bits as a recipe declares, rows as tensors.
+`translate.images.decoder_process` opens files in the same way in a process of their own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import tifffile
+
+from translate.images.decoding import decode, decode_page, pillow_reads, read_content
+from translate.images.pictures import SIDEWAYS_ORIENTATIONS, Picture, as_image_errors, check_size
+from translate.images.tiffs import TiffRowReader, full_pages, is_tiff, obstacle, orientation_of, page_info
+
+
+class RowReader(Protocol):
+    """Reads rows of one upright page, as its file has them."""
+
+    def read(self, a: int, b: int) -> Picture:
+        """Read rows [a, b): pixels and alpha, without the file's metadata. Raises `ImageError`."""
+
+
+@dataclass(frozen=True)
+class PictureRowReader:
+    """Reads rows of a picture that stands decoded in memory."""
+
+    picture: Picture
+
+    def read(self, a: int, b: int) -> Picture:
+        alpha = self.picture.alpha
+        return Picture(self.picture.path, self.picture.pixels[a:b], None if alpha is None else alpha[a:b])
+
+
+@dataclass(frozen=True, eq=False)
+class PageHead:
+    """What is known of a page before its rows are read: a picture (0, W, C) with all else that the file holds."""
+
+    picture: Picture
+    height: int
+    is_big: bool = False  # from a BigTIFF
+
+
+@dataclass(frozen=True, eq=False)
+class FilePage:
+    """A page of an open file, with one reader for its colours and one for its alpha.
+
+    Two readers, because each keeps what it decoded last: going from top to bottom nothing is decoded twice, even where
+    alpha is read later than colours.
+    """
+
+    head: PageHead
+    reader: RowReader
+    alpha_reader: RowReader
+
+    @classmethod
+    def of_picture(cls, picture: Picture, is_big: bool = False) -> FilePage:
+        """Make a page of a picture that stands decoded in memory."""
+        reader = PictureRowReader(picture)
+        no_rows = reader.read(0, 0)
+        head = PageHead(replace(picture, pixels=no_rows.pixels, alpha=no_rows.alpha), len(picture.pixels), is_big)
+        return cls(head, reader, reader)
+
+
+@contextmanager
+def open_file(path: Path, max_pixels: int) -> Iterator[list[FilePage]]:
+    """Open a file and yield its pages: those of a TIFF without its reduced ones, else a single one.
+
+    Read them inside the block. `max_pixels` is as for `translate.images.pages.open_pages`. Raises `ImageError`.
+    """
+    with as_image_errors(path, "read"):
+        file = path.open("rb")
+    with file:
+        with as_image_errors(path, "read"):
+            tiff = tifffile.TiffFile(file) if is_tiff(file) else None
+
+        # What raises while the caller reads is not ours to rename: `yield` stands outside of `as_image_errors`.
+        if tiff is None:
+            yield [FilePage.of_picture(decode(read_content(path), path, max_pixels))]
+            return
+        with tiff:
+            tiff.filehandle.set_lock(True)
+            with as_image_errors(path, "read"):
+                pages = _tiff_pages(tiff, file, path, max_pixels)
+            yield pages
+
+
+def _tiff_pages(tiff: tifffile.TiffFile, file: io.BufferedReader, path: Path, max_pixels: int) -> list[FilePage]:
+    """Return the pages of a TIFF: by rows where that can be, else decoded whole."""
+    # Pages decoded whole stand in memory together, so one limit is for all of them: as if they were one tall image.
+    pages = full_pages(tiff, path)
+    whole = [page for page in pages
+             if orientation_of(page) in SIDEWAYS_ORIENTATIONS or (obstacle(page) and pillow_reads(page))]
+    if whole:
+        infos = [page_info(page) for page in whole]
+        height = sum(info.width * info.height for info in infos) // infos[0].width
+        check_size(replace(infos[0], height=height), path, max_pixels)
+    return [FilePage.of_picture(decode_page(page, file, path, max_pixels), tiff.is_bigtiff) if page in whole
+            else _page_by_rows(page, path, max_pixels) for page in pages]
+
+
+def _page_by_rows(page: Any, path: Path, max_pixels: int) -> FilePage:
+    """Make a page of one of tifffile's, whose rows are decoded when they are asked for."""
+    reader, alpha_reader = (TiffRowReader(page, path, max_pixels) for _ in range(2))
+    picture = replace(reader.read(0, 0), icc=reader.icc, dpi=reader.dpi, geo=reader.geo)
+    return FilePage(PageHead(picture, reader.height, page.parent.is_bigtiff), reader, alpha_reader)

@@ -1,0 +1,25 @@
+"""Arrays as files hold them, and tensors as networks take them: (H, W, C) ↔ (C, H, W) in [-1, 1]."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from translate.images.pictures import DTYPES
+from translate.images.reading import HALF_RANGE, ImageConfig
+
+
+def to_tensor(array: np.ndarray, config: ImageConfig) -> Tensor:
+    """Map an array (H, W, C), as `read_image` gives it, to a tensor (C, H, W), float32 in [-1, 1]."""
+    assert array.dtype == DTYPES[config.bits], f"{array.dtype} is not of {config.bits} bits"
+    tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32))
+    return tensor if config.bits == "float" else tensor / HALF_RANGE[config.bits] - 1
+
+
+def to_array(tensor: Tensor, config: ImageConfig) -> np.ndarray:
+    """Map a tensor (C, H, W) in [-1, 1] to an array (H, W, C) of the declared depth, clamped and rounded to nearest."""
+    tensor = tensor.detach().to("cpu", torch.float32).clamp(-1, 1).permute(1, 2, 0)
+    if config.bits != "float":
+        tensor = ((tensor + 1) * HALF_RANGE[config.bits]).round()
+    return np.ascontiguousarray(tensor.numpy().astype(DTYPES[config.bits]))

@@ -1,0 +1,76 @@
+"""Folders that are whole or refused: tensors in safetensors files, and a manifest that knows every file.
+
+`MANIFEST.json` holds the size and the SHA-256 of each file, {name: {size, sha256}}. It is written last, so a folder
+that was not finished has none. Nothing in such a folder can run code: it holds no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from translate import files
+from translate.errors import CheckpointError
+
+MANIFEST = "MANIFEST.json"
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of everything in `folder`; from then on `verify` accepts it."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    files.write_json(folder / MANIFEST, {name: {"size": (folder / name).stat().st_size,
+                                                "sha256": files.sha256(folder / name)} for name in names})
+
+
+def verify(folder: Path) -> str | None:
+    """Return what is wrong with a checkpoint or a release; None when its manifest matches every file."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        for name, entry in manifest.items():
+            file = folder / name
+            if Path(name).name != name:
+                return f"{name!r} in the manifest is not the name of a file in this folder"
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != entry["size"]:
+                return f"{name} has {file.stat().st_size:,} bytes, not {entry['size']:,}"
+            if files.sha256(file) != entry["sha256"]:
+                return f"{name} does not have the checksum it was written with"
+    except FileNotFoundError:
+        return f"there is no {MANIFEST}: it was not finished"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read: {error}"
+    return None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file. Raises `CheckpointError` naming the file."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(str(error), path) from None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write `tensors` as a safetensors file."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files.write_bytes(path, safetensors.torch.save(plain))
+
+
+def read_network(folder: Path, name: str, network: nn.Module) -> None:
+    """Load `<name>.safetensors` into `network`. Raises `CheckpointError` where these are another network's weights."""
+    file = folder / f"{name}.safetensors"
+    try:
+        network.load_state_dict(read_tensors(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"not the network of this recipe: {error}", file) from None
+
+
+def write_network(folder: Path, name: str, network: nn.Module) -> None:
+    """Write a network's weights and buffers as `<name>.safetensors`."""
+    write_tensors(folder / f"{name}.safetensors", dict(network.state_dict()))

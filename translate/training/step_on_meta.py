@@ -1,0 +1,156 @@
+"""One step of a training as shapes: what it takes, without computing anything.
+
+The translator of a recipe is built on the meta device and **its own unmodified step** runs there while
+`translate.training.live_bytes` counts: weights, gradients, optimizer states, averages, images and everything autograd
+keeps. Networks are built once a stage, and measured under as many plans as are asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from translate.data import Batch
+from translate.networks import memory
+from translate.networks.memory import Plan
+from translate.optimizers import Optimizers
+from translate.precision import Format
+from translate.recipe import Stage
+from translate.schema import Config
+from translate.training.live_bytes import LiveBytes, emulated_autocast
+from translate.training.update import Update
+from translate.translators import Translator, TranslatorConfig
+from translate.translators.pool import ImagePool
+
+Device = Literal["cuda", "cpu"]
+
+
+class Networks(Config):
+    """The part of a recipe that says what is trained, and how."""
+
+    translator: TranslatorConfig
+    optimizer: Optimizers
+
+
+@functools.lru_cache(maxsize=64)
+def step_on_meta(networks: str, channels: tuple[int, int], stage: Stage) -> StepOnMeta:
+    """Return the step of `networks` (a `Networks` as JSON) for images of so many channels (A, B) in `stage`."""
+    return StepOnMeta(Networks.model_validate_json(networks), channels, stage)
+
+
+class StepOnMeta:
+    """A step of one process in a stage, as shapes: not its first, so that optimizers have states."""
+
+    def __init__(self, networks: Networks, channels: tuple[int, int], stage: Stage):
+        self.stage, self.channels, self.warmup = stage, channels, networks.translator.pace.warmup
+        self.measured: dict[Any, tuple[int, int]] = {}
+        self.translator = build_on_meta(networks.translator, channels, stage)
+        self.optimizers = {phase: getattr(networks.optimizer, phase).build(parameters_of(self.translator, phase))
+                           for phase in self.translator.phases}
+        with LiveBytes("meta"):
+            for phase, optimizer in self.optimizers.items():  # the first step makes the states
+                for parameter in parameters_of(self.translator, phase):
+                    parameter.grad = torch.empty_like(parameter)
+                optimizer.step()
+                optimizer.register_step_pre_hook(_take_one_of_each_shape)
+                optimizer.register_step_post_hook(_take_all)
+
+    def effect(self, plan: Plan, num_processes: int = 1) -> tuple[Any, ...]:
+        """Return what `plan` does to these networks; equal where two plans do the same."""
+        return memory.effect(plan, self.translator.networks.values(), self.translator.replays, num_processes)
+
+    def measure(self, plan: Plan, precision: Format, device: Device, num_processes: int) -> tuple[int, int]:
+        """Return (peak in bytes, floating-point operations) of the step under `plan`, on `device` in `precision`.
+
+        It is run once for all plans that do the same. Batch norm is that of `num_processes`.
+        """
+        key = (self.effect(plan, num_processes), precision, device)
+        if key not in self.measured:
+            for network in self.translator.networks.values():
+                memory.apply(plan, network, num_processes)
+            self.measured[key] = self._run(plan, precision, device)
+        return self.measured[key]
+
+    def _run(self, plan: Plan, precision: Format, device: Device) -> tuple[int, int]:
+        translator, stage, counter = self.translator, self.stage, LiveBytes("meta")
+        with counter:
+            # What is there before the step: weights, optimizer states, images, and the gradients of the step before.
+            counter.add(tensor for module in [*translator.modules.values(), *translator.frozen.values()]
+                        for tensor in module.state_dict().values())
+            counter.add(value for optimizer in self.optimizers.values() for state in optimizer.state.values()
+                        for value in state.values() if isinstance(value, Tensor))
+            a, b = (torch.empty(stage.batch_size, num, *stage.size, device="meta") for num in self.channels)
+            for parameter in (each for phase in translator.phases for each in parameters_of(translator, phase)):
+                # A frozen weight has no gradient; what the optimizer knows of it is kept for later.
+                parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+
+            # The step. Its number is 0, in which all is due that comes every k steps.
+            counter.peak, counter.flops = counter.live, 0
+            update = MetaUpdate(translator, self.optimizers, cast(Any, MetaAccelerator()), plan, precision,
+                                stage.micro_batch, images=self.warmup)
+            update.device = device
+            translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
+        return counter.peak, counter.flops
+
+
+def _take_one_of_each_shape(optimizer: torch.optim.Optimizer, *step: Any) -> None:
+    """Let one weight of each shape stand for all: they are stepped one after the other, in place."""
+    for group in optimizer.param_groups:
+        by_shape = {(each.shape, each.dtype): each for each in group["params"] if each.grad is not None}
+        group["all"], group["params"] = group["params"], list(by_shape.values())
+
+
+def _take_all(optimizer: torch.optim.Optimizer, *step: Any) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = group.pop("all")
+
+
+def parameters_of(translator: Translator, phase: str) -> Iterator[nn.Parameter]:
+    """Return the parameters that a phase trains."""
+    return (parameter for network in translator.phases[phase].values() for parameter in network.parameters())
+
+
+class MetaAccelerator:
+    """What `Update` asks of Accelerate, on one process that computes nothing."""
+
+    device: ClassVar[torch.device] = torch.device("meta")
+    num_processes: ClassVar[int] = 1
+    scaler: ClassVar[None] = None  # scaling a loss takes no memory
+
+
+class MetaUpdate(Update):
+    """An `Update` on the meta device that has the autocast of `device`, and no pools on another."""
+
+    device: Device = "cuda"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return emulated_autocast(torch.bfloat16 if self.precision == "bf16" else torch.float16, self.device)
+
+    def full_precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.precision == "fp32" else emulated_autocast(torch.float32, self.device)
+
+    def outside_autocast(self) -> AbstractContextManager[object]:
+        return nullcontext()  # recomputation in a backward pass restores its own, which is the emulated one
+
+    def without_graph(self) -> AbstractContextManager[object]:
+        return torch.no_grad()
+
+    def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
+        return fakes.clone() if pool.capacity else fakes
+
+
+def build_on_meta(config: TranslatorConfig, channels: tuple[int, int], stage: Stage | None = None) -> Translator:
+    """Build a translator of images with so many channels (A, B), as it is in `stage`, as shapes."""
+    with torch.device("meta"):
+        translator = config.build(*channels)
+    translator.to(torch.device("meta"))
+    if stage is not None:
+        translator.enter(stage)
+    return translator

@@ -227,7 +227,7 @@ def step_within(config: Any, plan: str, size: tuple[int, int], limit: float) -> 
 
 
 LADDER_SIZE = (64, 72)
-LADDER_CONFIG = CycleGANConfig(generator=ResNetConfig(width=4, blocks=3), discriminator=PATCH, pool=2)
+LADDER_CONFIG = CycleGANConfig(generator=ResNetConfig(width=4, blocks=6), discriminator=PATCH, pool=2)
 
 
 @functools.cache

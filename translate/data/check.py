@@ -16,7 +16,7 @@ from translate.data.folders import (
     SidesConfig,
     UnpairedConfig,
 )
-from translate.data.labels import read_labels
+from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match, named
 from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect
@@ -56,28 +56,38 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
         return list(_check_config(data, root, crop, progress, needs_test_images))
 
     # A bare folder: what it seems to be.
-    config = recognise(data)
-    if config is None:
+    recognised = recognise(data)
+    if recognised is None:
         return [Finding(data, "error", "holds no images in a layout that is known",
                         "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
-    note = Finding(data, "note", f"read as kind: {config.kind}, {_described(config)}",  # type: ignore[attr-defined]
+    config, described = recognised
+    note = Finding(data, "note", f"read as kind: {config.kind}, {described}",  # type: ignore[attr-defined]
                    "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
 
 
-def recognise(folder: Path) -> LayoutConfig | None:
-    """Return the layout that a folder seems to have; None where no known place in it holds images."""
+def recognise(folder: Path) -> tuple[LayoutConfig, str] | None:
+    """Return the layout that a folder seems to have, also in words; None where no known place in it holds images."""
     if not folder.is_dir():
         return None
+
+    # Two folders: of two sides, or of label maps and images.
     if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
         _, only_a, only_b = _matched(folder)
-        return UnpairedConfig(folder=folder) if only_a or only_b else PairedConfig(folder=folder)
+        if only_a or only_b:
+            return UnpairedConfig(folder=folder), "trainA and trainB, whose names do not all pair"
+        return PairedConfig(folder=folder), "trainA and trainB, paired by name"
     if (folder / "train_label").is_dir() and (folder / "train_img").is_dir():
-        return LabelsConfig(folder=folder, classes=_guessed_classes(folder / "train_label"))
+        classes = _guessed_classes(folder / "train_label")
+        return LabelsConfig(folder=folder, classes=classes), f"label maps and images, with {classes} classes"
+
+    # One folder: of files with both sides, or of photographs.
     if (folder / "train").is_dir():
         aligned = all(width == 2 * height for width, height in _sizes(list_images(folder / "train")))
-        return PairedConfig(folder=folder) if aligned else ComputedConfig(folder=folder)
-    return ComputedConfig(folder=folder) if list_images(folder) else None
+        if aligned:
+            return PairedConfig(folder=folder), "files with A beside B"
+        return ComputedConfig(folder=folder), "photographs"
+    return (ComputedConfig(folder=folder), "photographs") if list_images(folder) else None
 
 
 def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
@@ -89,7 +99,7 @@ def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
 
 def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
     """Yield the files without a partner of a folder whose trainA and trainB pair for the most part."""
-    if not isinstance(config, UnpairedConfig) or config.folder is None:
+    if config.paired or config.folder is None:
         return
     num_pairs, only_a, only_b = _matched(config.folder)
     if num_pairs < max(len(only_a), len(only_b)):  # on one side, most have no partner: not meant as pairs
@@ -99,16 +109,6 @@ def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
                   "if so, add their partners, or remove them")
     for lonely, other in ((only_a, "trainB"), (only_b, "trainA")):
         yield from (Finding(path, "warning", f"has no partner in {other}") for path in lonely)
-
-
-def _described(config: LayoutConfig) -> str:
-    if isinstance(config, UnpairedConfig):
-        return "trainA and trainB, whose names do not all pair"
-    if isinstance(config, LabelsConfig):
-        return f"label maps and images, with {config.classes} classes"
-    if isinstance(config, PairedConfig) and config.folder and (config.folder / "trainA").is_dir():
-        return "trainA and trainB, paired by name"
-    return "files with A beside B" if isinstance(config, PairedConfig) else "photographs"
 
 
 def _guessed_classes(folder: Path) -> int:
@@ -181,14 +181,13 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
     found: set[str] = set()  # the splits that exist, also those with faults
     for name in SPLITS:
         try:
-            folders = config.sides(name, root) if isinstance(config, SidesConfig) else None
-            if folders is not None:
+            if isinstance(config, SidesConfig) and (folders := config.sides(name, root)) is not None:
                 pairs, wrong = _sides(config, folders)
                 parts.append(pairs)
                 findings += wrong
                 found.add(name)
             elif (samples := config.find(name, root)) is not None:
-                parts.append(_alone(list(samples.files_b), "both" if isinstance(config, PairedConfig) else "b"))
+                parts.append(_alone(list(samples.files_b), config.sides_of_file))
                 found.add(name)
             elif name == "train":
                 findings.append(Finding(place, "error", "holds no train images",
@@ -207,10 +206,9 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
     return parts, findings
 
 
-def _sides(config: LayoutConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
+def _sides(config: SidesConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
     """Return the files of two folders, those that pair together and all others alone, and what does not pair."""
-    pattern = config.labels if isinstance(config, LabelsConfig) else "*"
-    files_a, files_b = config.list_files(folders[0], pattern), config.list_files(folders[1])
+    files_a, files_b = config.list_sides(folders)
     if not config.paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
 
@@ -242,8 +240,8 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
 
     # Can it be read as what it is to be?
     try:
-        if side == "a" and isinstance(config, LabelsConfig):
-            return _read_label_map(path, config)
+        if side == "a" and config.labelling is not None:
+            return _read_label_map(path, config.labelling)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
         array = read_image(path, wanted[0])
         for other in wanted[1:]:
@@ -265,11 +263,12 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
     return (height, width), findings
 
 
-def _read_label_map(path: Path, config: LabelsConfig) -> tuple[tuple[int, int], list[Finding]]:
+def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
-    unknown = config.labelling.unknown(labels)
+    unknown = labelling.unknown(labels)
     findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                        f"{config.classes - 1}, ignored {config.ignore}", "raise data.classes, or set data.ignore")]
+                        f"{labelling.classes - 1}, ignored {labelling.ignore}",
+                        "raise data.classes, or set data.ignore")]
     return labels.shape[:2], findings if unknown else []
 
 

@@ -46,6 +46,7 @@ class LayoutConfig(PlaceConfig):
     augment: tuple[Augmentation, ...] = ("flip",)
 
     paired: ClassVar[bool] = True
+    sides_of_file: ClassVar[Literal["b", "both"]] = "b"  # what a file holds where there are no folders of A and B
 
     @property
     def loading(self) -> Loading:
@@ -124,6 +125,10 @@ class SidesConfig(LayoutConfig):
                 raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
         return folder_a, folder_b
 
+    def list_sides(self, folders: tuple[Path, Path]) -> tuple[list[Path], list[Path]]:
+        """Return the files in the folders of A and of B, at least one of each. Raises `DataError`."""
+        return self.list_files(folders[0]), self.list_files(folders[1])
+
     def place(self, root: Path) -> Path:
         return self.a.expanduser() if self.a is not None else super().place(root)
 
@@ -158,7 +163,7 @@ class UnpairedConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        return UnpairedSamples(self.loading, name, *(self.list_files(folder) for folder in folders))
+        return UnpairedSamples(self.loading, name, *self.list_sides(folders))
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
@@ -173,6 +178,8 @@ class PairedConfig(SidesConfig):
     image_a: ImageConfig = ImageConfig(channels=3)
     direction: Literal["ab", "ba"] = "ab"  # of a folder: A is the left half, or trainA; ba: the other
 
+    sides_of_file: ClassVar[Literal["b", "both"]] = "both"
+
     @property
     def loading(self) -> Loading:
         return Loading(self.image_a, self.image_b, self.resize, self.augment)
@@ -184,7 +191,8 @@ class PairedConfig(SidesConfig):
     def find(self, name: str, root: Path) -> Samples | None:
         folders = self.sides(name, root)
         if folders is not None:
-            files = pair_files(folders[0], self.list_files(folders[0]), folders[1], self.list_files(folders[1]))
+            files_a, files_b = self.list_sides(folders)
+            files = pair_files(folders[0], files_a, folders[1], files_b)
             return Samples(self.loading, name, *files)
         if self.a is not None or not (self.place(root) / name).is_dir():
             return None
@@ -236,9 +244,12 @@ class LabelsConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        maps, images = self.list_files(folders[0], self.labels), self.list_files(folders[1])
+        maps, images = self.list_sides(folders)
         files = pair_files(folders[0], maps, folders[1], images)
         return LabelSamples(self.loading, name, *files, self.labelling)
+
+    def list_sides(self, folders: tuple[Path, Path]) -> tuple[list[Path], list[Path]]:
+        return self.list_files(folders[0], self.labels), self.list_files(folders[1])
 
     @pydantic.model_validator(mode="after")
     def _things_and_classes(self) -> LabelsConfig:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from translate.cli import commands
+from translate import cli
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     """Run a command in this process; its exit code."""
     monkeypatch.setattr("sys.argv", ["translate", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
-        commands.main()
+        cli.main()
     return int(ended.value.code or 0)
 
 
@@ -39,7 +39,7 @@ class Command:
             with printed.open("w") as file:
                 sys.stdout = sys.stderr = file
                 sys.argv = ["translate", *map(str, words)]
-                commands.main()
+                cli.main()
 
         self.printed = printed
         self._process = multiprocessing.get_context("fork").Process(target=work)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from translate.cli import commands
+from translate.cli import console
 from translate.recipe import Recipe
 
 torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Everything that is printed, to either stream."""
     text = io.StringIO()
     for name in ("out", "err"):
-        monkeypatch.setattr(commands, name, Console(file=text, width=300))
+        monkeypatch.setattr(console, name, Console(file=text, width=300))
     yield text
 
 

@@ -266,7 +266,7 @@ def test_the_release_says_what_it_is(run: Path) -> None:
 def test_progress_is_plain_lines_where_there_is_no_terminal_and_a_bar_where_there_is() -> None:
     for terminal in (False, True):
         text = io.StringIO()
-        with Display(Console(file=text, force_terminal=terminal, width=160), "toy") as display:
+        with Display("toy", Console(file=text, force_terminal=terminal, width=160)) as display:
             for images in range(1, 11):
                 display.progress(images, 10, "stage 1/2", {"cycle": 0.25})
         assert "megapixels" not in text.getvalue()
@@ -279,7 +279,7 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     text = io.StringIO()
-    with Display(Console(file=text, width=300), "convert") as display:
+    with Display("convert", Console(file=text, width=300)) as display:
         for images in range(1, 101):  # done before
             display.progress(images, 140, "", {}, worked=0, megapixels=0.0)
         for images in range(101, 121):

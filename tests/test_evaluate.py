@@ -20,12 +20,11 @@ import torchvision
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from PIL import Image
-from rich.console import Console
 
+from tests.commands import call
 from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
 from translate.cards.cards import find_card, prepare
-from translate.cli import commands as cli
 from translate.convert import convert
 from translate.errors import DataError, RecipeError, Stopped, UsageError
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
@@ -351,21 +350,6 @@ def test_scores_that_these_images_cannot_have_are_named(shared_pairs: Path, with
         tifffile.imwrite(tmp_path / "many" / f"{number}.tif", np.zeros((72, 80, 5), np.uint8), planarconfig="contig")
     results = evaluate_folder(tmp_path / "many", tmp_path / "many")
     assert "l1" in results.scores and any("need grey or RGB images" in line for line in results.missing)
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    text = io.StringIO()
-    for name in ("out", "err"):
-        monkeypatch.setattr(cli, name, Console(file=text, width=300))
-    return text
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr("sys.argv", ["translate", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
 
 
 def test_the_command_shows_a_table_and_leaves_results(run: Path, shared_pairs: Path, tmp_path: Path, said: io.StringIO,

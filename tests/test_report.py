@@ -20,7 +20,7 @@ from tests.browser import CHROMIUM, Browser
 from tests.conftest import write_pairs
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, train_until
 from translate.cards.cards import find_card
-from translate.cli.commands import app
+from translate.cli.app import app
 from translate.errors import RunError, UsageError
 from translate.evaluation.report import evaluate_run
 from translate.files import read_lines

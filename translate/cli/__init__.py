@@ -1,5 +1,5 @@
 """The command line: the only wing that prints, and the only one that ends the process."""
 
-from translate.cli.commands import main
+from translate.cli.app import main
 
 __all__ = ["main"]

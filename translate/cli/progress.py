@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a rich progress bar on a terminal, plain lines elsewhere."""
+"""What a person sees while work goes on: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from translate.cli import console
+from translate.cli.console import say
+
 PLAIN_SECONDS = 15.0  # between two plain lines
 
 
 class Display:
-    """Images done of all, images/s and megapixels/s, time left, and what is being measured. Use as a context."""
+    """How far work is: images done of all, images/s and megapixels/s, time left, losses. Use it as a context.
 
-    def __init__(self, console: Console, title: str, unit: str = "images"):
-        self.console, self.title, self.unit = console, title, unit
+    title   what is done, such as the name of a recipe
+    on      where it is shown; None: `translate.cli.console.out`
+    unit    what is counted
+    """
+
+    def __init__(self, title: str, on: Console | None = None, unit: str = "images"):
+        self.title, self.unit = title, unit
+        self.console = on or console.out
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                              TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-                             TextColumn("{task.fields[detail]}"), console=console, transient=True)
+                             TextColumn("{task.fields[detail]}"), console=self.console, transient=True)
         self._task = self._bar.add_task(title, total=None, speed="", detail="", start=False)
-        self._first: tuple[float, int, float] | None = None
+        self._first: tuple[float, int, float] | None = None  # where speed is counted from: (time, worked, megapixels)
         self._worked = 0
         self._last_line = time.monotonic()
 
@@ -35,29 +44,44 @@ class Display:
         self._bar.stop()
 
     def say(self, line: str) -> None:
-        """A line that stays."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        """Print a line that stays, above the bar."""
+        say(line, self.console)
+
+    def count(self, done: int, total: int, stage: str = "") -> None:
+        """Show that so many of all images are done, where there are no losses to show."""
+        self.progress(done, total, stage, {})
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float], *,
                  worked: int | None = None, megapixels: float | None = None) -> None:
-        """Show how far the work is. `worked`: so many of the images took work, the others were done before."""
+        """Show how far the work is.
+
+        images, total   done, of all
+        stage           which part of the work this is, shown behind the title
+        losses          shown by name
+        worked          how many of `images` took work; the others were done before. None: all
+        megapixels      how many were made so far; None: not shown
+        """
         now = time.monotonic()
         worked = images if worked is None else worked
-        if self._first is None or worked < self._worked:  # the first of all, or of another kind of work
+
+        # Speed is counted from the first call, and again from the start of each kind of work.
+        if self._first is None or worked < self._worked:
             self._first = (now, worked, megapixels or 0.0)
             self._bar.start_task(self._task)
         self._worked = worked
-        elapsed = now - self._first[0]
-        rate = (worked - self._first[1]) / elapsed if elapsed > 0 else 0.0
+        first_time, first_worked, first_megapixels = self._first
+        elapsed = now - first_time
+        rate = (worked - first_worked) / elapsed if elapsed > 0 else 0.0
         speed = f"{rate:.1f} {self.unit}/s"
         if megapixels is not None and elapsed > 0:
-            speed += f", {(megapixels - self._first[2]) / elapsed:.1f} megapixels/s"
+            speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
+
+        heading = f"{self.title} {stage}".strip()
         detail = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        self._bar.update(self._task, completed=images, total=total, description=f"{self.title} {stage}".strip(),
-                         speed=speed, detail=detail)
+        self._bar.update(self._task, completed=images, total=total, description=heading, speed=speed, detail=detail)
+
+        # Where there is no terminal: a line now and then, and one at the end.
         if not self.console.is_terminal and (now - self._last_line > PLAIN_SECONDS or images >= total):
             self._last_line = now
-            seconds = (total - images) / rate if rate else 0.0
-            left = f", {timedelta(seconds=round(seconds))} left" if rate and images < total else ""
-            done = f"{images:,} of {total:,} {self.unit}"
-            self.say(f"{self.title} {stage}".strip() + f": {done}, {speed}{left}  {detail}")
+            left = f", {timedelta(seconds=round((total - images) / rate))} left" if rate and images < total else ""
+            self.say(f"{heading}: {images:,} of {total:,} {self.unit}, {speed}{left}  {detail}")

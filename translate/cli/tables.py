@@ -1,4 +1,4 @@
-"""What commands print as tables: documents and predictions as rich shows them. Nothing is printed here."""
+"""Tables of what commands have to show, made of documents and predictions. Nothing is printed here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from translate.sizes import amount
 
 
 def preservation_table(report: dict[str, Any], title: str) -> Table:
-    """What `translate adapt make` shows: how often the judge changes its opinion, with the control beside it."""
+    """Return the table of `translate adapt make`: a row for each class, and one for all.
+
+    It shows how often the judge changes its opinion by translation, and on held-out images how often it is wrong before
+    and after. `report` is a set's `preservation.json`. A class is marked ! where its labels may be wrong, ? where too
+    little is known.
+    """
     table = Table("class", report["of"], "kept", "changed", "held out", "wrong untranslated", "wrong translated",
                   title=title, title_justify="left")
     for name, row in [*report["classes"].items(), ("all", report["all"])]:
@@ -24,7 +29,12 @@ def preservation_table(report: dict[str, Any], title: str) -> Table:
 
 
 def adaptation_tables(table: dict[str, Any]) -> list[Table]:
-    """What `translate adapt evaluate` shows: a row for each thing to train on; what networks say of carried labels."""
+    """Return the two tables of `translate adapt evaluate`. `table` is the document `table.json`.
+
+    The first has a row for each thing that a network was trained on, with its score on the target and what it gains;
+    the second shows how often the networks disagree with the labels that were carried over.
+    """
+    # The scores. Per-pixel accuracy stands beside mIoU alone, as the other metric is an accuracy itself.
     level = f"{table['level']:.0%}"
     classical = table["rows"][table["strongest_classical"]]["title"]
     also = ["accuracy"] if table["metric"] == "mIoU" else []
@@ -33,20 +43,22 @@ def adaptation_tables(table: dict[str, Any]) -> list[Table]:
                  title=f"{table['name']}: {table['num_test']} target test images, {table['num_seeds']} seeds, mean ± "
                        f"{level} interval")
     for row in table["rows"].values():
-        accuracy = [shown_half(row["accuracy"])] if also else []
-        rows.add_row(row["title"], shown_half(row["value"]), *accuracy, shown_half(row["over_source"], sign=True),
-                     shown_half(row["over_classical"], sign=True),
-                     *("" if row[part] is None else f"{row[part]:.0%}" for part in ("gap_from_source",
-                                                                                    "gap_from_classical")))
+        accuracy = [percentage(row["accuracy"])] if also else []
+        gaps = ("" if row[part] is None else f"{row[part]:.0%}" for part in ("gap_from_source", "gap_from_classical"))
+        rows.add_row(row["title"], percentage(row["value"]), *accuracy, percentage(row["over_source"], sign=True),
+                     percentage(row["over_classical"], sign=True), *gaps)
+
+    # What the networks say of the carried labels.
     wrong = Table("network trained on", "untranslated (control)", "translated", title_justify="left",
                   title="wrong about carried labels")
     for name, shares in table["wrong_about_labels"].items():
-        wrong.add_row(table["rows"][name]["title"], *map(shown_half, (shares["untranslated"], shares["translated"])))
+        wrong.add_row(table["rows"][name]["title"], percentage(shares["untranslated"]),
+                      percentage(shares["translated"]))
     return [rows, wrong]
 
 
-def shown_half(score: dict[str, Any] | None, sign: bool = False) -> str:
-    """A share as a percentage, with half its interval."""
+def percentage(score: dict[str, Any] | None, sign: bool = False) -> str:
+    """Return a share as a percentage, with half the width of its interval; nothing for None."""
     if score is None:
         return ""
     mean = f"{100 * score['mean']:+.1f}" if sign else f"{100 * score['mean']:.1f}"
@@ -54,44 +66,58 @@ def shown_half(score: dict[str, Any] | None, sign: bool = False) -> str:
 
 
 def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
-    """What `translate plan` shows: a row for every stage and memory plan, an arrow at the one a training takes."""
+    """Return the table of `translate plan`: a row for every stage (a `StagePlan`) and memory plan.
+
+    An arrow stands at the plan that a training takes. `budget` is in bytes; None: it is not known what fits.
+    """
     usable = f", {amount(budget)} usable" if budget else ""
     table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "compute",
                   *(["fits"] if budget else []), title=f"CUDA, {precision}{usable}", title_justify="left")
-    for stage in stages:
-        height, width = stage.stage.size
-        pieces = f" in {stage.stage.micro_batch}s" if stage.stage.micro_batch else ""
-        for row, each in enumerate(stage.predictions):
-            place = [str(stage.number + 1), f"{height}×{width}{stage.stage.level}", f"{stage.stage.batch_size}{pieces}"]
-            chosen = stage.chosen is not None and each.plan == stage.chosen.plan
+    for planned in stages:
+        # The first row of a stage says which stage it is.
+        stage = planned.stage
+        height, width = stage.size
+        pieces = f" in {stage.micro_batch}s" if stage.micro_batch else ""
+        heading = [str(planned.number + 1), f"{height}×{width}{stage.level}", f"{stage.batch_size}{pieces}"]
+
+        for each in planned.predictions:
+            chosen = planned.chosen is not None and each.plan == planned.chosen.plan
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)
             fits = [] if budget is None else ["yes" if missing <= 0 else f"{amount(missing)} too much"]
-            table.add_row(*(place if row == 0 else [""] * 3), f"{'→' if chosen else ' '} {name}",
-                          amount(each.peak_bytes), f"{each.compute:.2f}×", *fits,
-                          end_section=each is stage.predictions[-1], style="bold" if chosen else "")
+            table.add_row(*heading, f"{'→' if chosen else ' '} {name}", amount(each.peak_bytes),
+                          f"{each.compute:.2f}×", *fits, end_section=each is planned.predictions[-1],
+                          style="bold" if chosen else "")
+            heading = [""] * len(heading)
     return table
 
 
 def results_table(document: dict[str, Any]) -> Table:
-    """What `translate evaluate` shows: a row a score, beside what real images and baselines reach."""
+    """Return the table of `translate evaluate`: a row for each score, beside those of real images and of baselines.
+
+    `document` is what `results.json` holds.
+    """
     baselines = list(dict.fromkeys(name for row in document["metrics"].values() for name in row["baselines"]))
     counted = f"{document['num_images']} images, {document['num_reals']} real ones"
-    interval = f"{document['interval']['level']:.0%} interval"
-    table = Table("", "better", "value", interval, "real | real", *(name.replace("_", " ") for name in baselines),
+    level = f"{document['interval']['level']:.0%} interval"
+    table = Table("", "better", "value", level, "real | real", *(name.replace("_", " ") for name in baselines),
                   title=f"{document['what']} ({counted})", title_justify="left")
     for row in document["metrics"].values():
-        table.add_row(row["title"], row["better"], shown_score(row, False), shown_interval(row),
-                      shown_score(row["floor"]), *(shown_score(row["baselines"].get(name)) for name in baselines))
+        table.add_row(row["title"], row["better"], number(row), interval(row), with_interval(row["floor"]),
+                      *(with_interval(row["baselines"].get(name)) for name in baselines))
     return table
 
 
-def shown_score(score: dict[str, Any] | None, with_interval: bool = True) -> str:
-    if score is None:
-        return ""
-    value = "∞" if score["value"] is None else f"{score['value']:.4g}"
-    return f"{value}  {shown_interval(score)}" if with_interval else value
+def with_interval(score: dict[str, Any] | None) -> str:
+    """Return a score with its interval behind it; nothing for None."""
+    return "" if score is None else f"{number(score)}  {interval(score)}"
 
 
-def shown_interval(score: dict[str, Any]) -> str:
+def number(score: dict[str, Any]) -> str:
+    """Return a score's value in four digits. One that is not finite stands as null in a document."""
+    return "∞" if score["value"] is None else f"{score['value']:.4g}"
+
+
+def interval(score: dict[str, Any]) -> str:
+    """Return the ends of a score's interval; nothing where it has none."""
     return "" if score["interval"] is None else "{:.3g} … {:.3g}".format(*score["interval"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from translate.data.folders import (
     FOLDERS_OF,
@@ -64,6 +64,12 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     note = Finding(data, "note", f"read as kind: {config.kind}, {described}",  # type: ignore[attr-defined]
                    "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
+
+
+def count_severities(findings: list[Finding]) -> dict[Severity, int]:
+    """Return how many findings there are of each severity, the worst first."""
+    return {severity: sum(finding.severity == severity for finding in findings)
+            for severity in reversed(get_args(Severity))}
 
 
 def recognise(folder: Path) -> tuple[LayoutConfig, str] | None:

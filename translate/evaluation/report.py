@@ -85,6 +85,18 @@ class Results:
             files.write_json(path, self.as_json())
 
 
+def run_of(path: Path) -> Path:
+    """Return the run that is meant by `path`: the folder itself, or RUN where it is RUN/best, which is no folder."""
+    return path.parent if path.name == "best" and not path.is_dir() else path
+
+
+def results_file(path: Path) -> Path | None:
+    """Return where a run, or RUN/best, keeps its scores; None for what is no run."""
+    run = run_of(path)
+    name = RESULTS if run == path else f"best-{RESULTS}"
+    return run / name if (run / "checkpoints").is_dir() else None
+
+
 @dataclass(frozen=True)
 class Images:
     """`num` images, each read when it is asked for by its number: (C, H, W) in [-1, 1]."""
@@ -106,8 +118,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     """
     # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    home = path.parent if path.name == "best" and not (path / "recipe.yaml").is_file() else path
-    held_out = HeldOut(load_recipe(home / "recipe.yaml"), data_root(), direction, most)
+    held_out = HeldOut(load_recipe(run_of(path) / "recipe.yaml"), data_root(), direction, most)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
     generator, image_out = release.generator.to(device), release.image_out

@@ -1,0 +1,95 @@
+"""adapt make, adapt evaluate: labelled images that look like a target, and whether training on them helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from translate.cli.console import naming_recipe, say, say_table
+from translate.cli.options import AdaptFolder, AdaptRecipe, Device, Overrides, Shard
+from translate.cli.progress import Display
+from translate.cli.tables import adaptation_tables, preservation_table
+from translate.errors import UsageError
+
+if TYPE_CHECKING:
+    from translate.adapt import MadeSet
+
+
+def make(
+    recipe: AdaptRecipe,
+    folder: AdaptFolder = None,
+    models: Annotated[list[Path] | None, typer.Option("--model", help="Translate with this run or release, and train "
+                                                      "none; repeatable, each makes a set.")] = None,
+    shard: Shard = None,
+    only_prepare: Annotated[bool, typer.Option("--prepare", help="Stop before a translator is trained: look at all "
+                                               "files, train the network of the consistency loss, and write the "
+                                               "translator's recipe, for training it on several GPUs.")] = False,
+    device: Device = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Train a translator, translate all labelled source images, carry the labels over, and check what they show.
+
+    With --shard it only translates; when all parts are translated, a last call without it makes the set.
+    """
+    from translate.adapt import make as make_sets
+    from translate.adapt import prepare
+    from translate.convert.together import choose_shard
+    from translate.recipe import default_adaptation, find_recipe, load_recipe
+
+    chosen = load_recipe(find_recipe(recipe), overrides or [])
+    home, part = folder or default_adaptation(chosen), choose_shard(shard)
+    if only_prepare and (models or part is not None):
+        raise UsageError("--prepare: is one process's work, before there is a translator",
+                         advice="leave --model, --shard and torchrun out")
+
+    with Display(chosen.name) as display, naming_recipe(recipe):
+        if only_prepare:
+            for file in prepare(chosen, home, display, device=device):
+                say(f"prepared: {file}; train it with: torchrun --nproc_per_node N -m translate train {file} --run-dir "
+                    f"{file.with_suffix('')}, and then go on with the same command without --prepare")
+            return
+        made = make_sets(chosen, home, display, models=models or (), shard=part, device=device)
+
+    for each in made:
+        say_set(each)
+    if part is not None:
+        say(f"shard {part.index} of {part.num} is translated; when all are: translate adapt make {recipe}")
+    raise typer.Exit(3 if any(each.failed for each in made) else 0)
+
+
+def say_set(made: MadeSet) -> None:
+    """Print what is known of a set: what became of its labels, how near it is to the target, and how large it is."""
+    report = made.report
+    say_table(preservation_table(report, str(made.folder)))
+    if report["flagged"]:
+        say("flagged: what these show changes in translation, so their labels may be wrong: "
+            + ", ".join(report["flagged"]))
+    if report["kernel_distance"]:
+        say("kernel distance to the target: {untranslated:.4g} untranslated, {translated:.4g} translated".format(
+            **report["kernel_distance"]))
+    say(f"{made.kept} kept, {made.rejected} rejected, {made.failed} failed, of {made.total} images → {made.folder} "
+        f"(hash {made.hash[:16]})")
+
+
+def evaluate(
+    recipe: AdaptRecipe,
+    folder: AdaptFolder = None,
+    device: Device = "auto",
+    overrides: Overrides = None,
+) -> None:
+    """Train the same network on the source, classical baselines, the adapted set and the target; test on the target."""
+    from translate.adapt import evaluate as evaluate_rows
+    from translate.recipe import default_adaptation, find_recipe, load_recipe
+
+    chosen = load_recipe(find_recipe(recipe), overrides or [])
+    home = folder or default_adaptation(chosen)
+    with Display(chosen.name) as display, naming_recipe(recipe):
+        table = evaluate_rows(chosen, home, display, device=device)
+
+    for each in adaptation_tables(table):
+        say_table(each)
+    for line in table["missing"]:
+        say(f"missing: {line}")
+    say(f"table: {home / 'table.json'}; with pictures: {home / 'table.html'}")

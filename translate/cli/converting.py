@@ -1,0 +1,104 @@
+"""convert: a folder of images translated into another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from translate.cli import console
+from translate.cli.console import say
+from translate.cli.options import Device, Direction, Precision, Shard, one_of
+from translate.cli.progress import Display
+from translate.errors import UsageError
+
+if TYPE_CHECKING:
+    from translate.convert import Summary
+    from translate.convert.ledger import Entry
+
+DRY_RUN_WORDS = {"todo": "to do: ", "already": "done: ", "failed": "would fail: "}  # what an entry's status means there
+
+
+def convert(
+    context: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An image, a folder of any depth, or a glob in quotes, "
+                                           "such as 'photos/**/*.png'.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to (or a file, for a file).")],
+    model: Annotated[Path, typer.Option(help="A run folder or a release folder.")],
+    direction: Direction = "ab",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what is done already, and replace "
+                                            "files that no conversion wrote.")] = False,
+    max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.",
+                                                   show_default="200,000,000")] = None,
+    memory: Annotated[str | None, typer.Option(help="A bound, such as 2GB, on what translating an image takes beside "
+                                               "program, weights and the image: in exact strips, slower.")] = None,
+    file_format: Annotated[str | None, typer.Option(
+        "--format", help="Write png, jpg, webp or tif.", callback=one_of("png", "jpg", "webp", "tif"),
+        show_default="each input's own, where it can hold the output")] = None,
+    quality: Annotated[int | None, typer.Option(help="Of JPEG, 1 to 100; makes WebP lossy.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode ahead, and as many threads that write "
+                                                "behind; 0: none.", show_default="1, or 0 on a single core")] = None,
+    shard: Shard = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
+) -> None:
+    """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
+    from translate.convert import convert as convert_files
+    from translate.convert.together import add_up, choose_shard
+    from translate.images.decoding import MAX_PIXELS
+    from translate.runs.release import load_release
+
+    if context.args:
+        raise UsageError(f"convert: IN and OUT are followed by {len(context.args)} words more, the first of them "
+                         f"{context.args[0]}", advice="put a glob in quotes ('photos/*.png'), or the shell makes words "
+                         "of it")
+    part = choose_shard(shard)
+
+    # The model, and what was refused in looking for its weights.
+    release = load_release(model, direction)  # type: ignore[arg-type]
+    for reason in release.refused:
+        say(f"refused {reason}")
+    say(f"weights: {release.weights}" + (f" ({release.growth})" if release.growth else ""))
+
+    with Display(f"convert with {release.name}") as display:
+        summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
+                                overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
+                                memory=memory, file_format=file_format, quality=quality,  # type: ignore[arg-type]
+                                workers=workers, shard=part, dry_run=dry_run,
+                                on_progress=entry_shower(display, dry_run))
+        shown = {entry.path for entry in summary.failed}
+        summary = add_up(summary)
+    say_summary(summary, target, dry_run, shown)
+    raise typer.Exit(summary.exit_code)
+
+
+def entry_shower(display: Display, dry_run: bool) -> Callable[[Entry, int, int], None]:
+    """Return what shows each file when it is done: its entry where it failed (in a dry run every one), and progress."""
+    worked, pixels = 0, 0
+
+    def show(entry: Entry, number: int, total: int) -> None:
+        nonlocal worked, pixels
+        worked, pixels = worked + (entry.status != "already"), pixels + (entry.pixels or 0)
+        if dry_run:
+            display.say(DRY_RUN_WORDS[entry.status] + str(entry))
+        elif entry.status == "failed":
+            display.say(str(entry))
+        display.progress(number, total, "", {}, worked=worked, megapixels=None if dry_run else pixels / 1e6)
+
+    return show
+
+
+def say_summary(summary: Summary, target: Path, dry_run: bool, shown: set[str]) -> None:
+    """Print what became of all files. `shown`: the failed ones that were printed already, by this process."""
+    for entry in summary.failed:
+        if entry.path not in shown:
+            say(str(entry))
+    for name in summary.skipped:
+        say(f"skipped (no image by its name, or made by a conversion): {name}")
+    say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
+        f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → {target}")
+    if summary.stopped:
+        say("stopped by a signal; the same command goes on", console.err)

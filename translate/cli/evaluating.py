@@ -1,0 +1,93 @@
+"""evaluate, report, compare: how good a run is, in numbers and on a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from translate.cli.console import say, say_table
+from translate.cli.options import Direction
+from translate.cli.progress import Display
+from translate.cli.tables import results_table
+from translate.errors import UsageError
+
+
+def evaluate(
+    what: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A run (or RUN/best), a release, or a folder of "
+                                         "images that any tool has made.")],
+    against: Annotated[Path | None, typer.Option(help="For a folder: the real images; one of the same name is an "
+                                                 "image's truth.")] = None,
+    source: Annotated[Path | None, typer.Option(help="For a folder: what its images were made from, for the baselines."
+                                                )] = None,
+    direction: Direction = "ab",
+    most: Annotated[int | None, typer.Option("--images", help="Score at most so many images, evenly spread.",
+                                             show_default="all")] = None,
+    classes: Annotated[int | None, typer.Option(help="Both folders hold label maps of so many classes.")] = None,
+    ignore: Annotated[int, typer.Option(help="Label of pixels that do not count.")] = 255,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here; - prints "
+                                                   "them.", show_default="RUN/results.json")] = None,
+) -> None:
+    """Score a run on its test images, or any folder of images against real ones."""
+    from translate.evaluation.report import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
+
+    # Words that do not fit together.
+    is_run = (run_of(what) / "recipe.yaml").is_file()
+    if most is not None and most < 1:
+        raise UsageError(f"--images {most}: give 1 or more")
+    if is_run and not (against is source is classes is None):
+        raise UsageError("a run is scored on the test images of its recipe", what,
+                         "for others, convert them and evaluate the folder they go to")
+    if not is_run and against is None:
+        raise UsageError("neither a run nor a release", what, "for a folder of images, say --against FOLDER")
+    if classes is not None and not (source is most is None):
+        raise UsageError("--classes: label maps are compared as they are, all of them",
+                         advice="leave --source and --images out")
+
+    with Display("evaluate") as display:
+        if against is None:
+            results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
+                                   on_progress=display.count)
+        elif classes is not None:
+            results = evaluate_labels(what, against, classes, ignore)
+        else:
+            results = evaluate_folder(what, against, source, most=most, on_progress=display.count)
+
+    document = results.as_json()
+    if json_file == Path("-"):
+        say(json.dumps(document, indent=1))
+        return
+    say_table(results_table(document))
+    for line in document["missing"]:
+        say(f"missing: {line}")
+    if (file := json_file or results_file(what)) is not None:
+        results.write(file)
+        say(f"results: {file}")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    file: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The page to write.",
+                                              show_default="RUN/report.html")] = None,
+) -> None:
+    """Show a run on one page: curves, scores, held-out images, settings, events. Training writes it as well."""
+    from translate.report import write_report
+
+    say_page(write_report(run, file, make=True))
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
+    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write.")] = Path("comparison.html"),
+) -> None:
+    """Set runs side by side on one page: what differs in their settings, scores, curves, the same held-out images."""
+    from translate.report import write_comparison
+
+    say_page(write_comparison(runs, file))
+
+
+def say_page(file: Path) -> None:
+    """Print where a page lies, and its size."""
+    say(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB, one file for any browser)")

@@ -1,0 +1,56 @@
+"""A whole recipe planned for a CUDA card: what `translate plan` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from translate.precision import Format
+from translate.recipe import Recipe
+from translate.training.plan import OnProgress, StagePlan, budget_of, plan_recipe, usable_bytes, with_consistency
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """What every stage of a recipe needs under every memory plan."""
+
+    recipe: str
+    precision: Format
+    budget: int | None  # bytes that predictions may fill; None: no card was named, and there is none
+    with_consistency: bool  # with the network of the consistency loss, as `translate adapt make` trains it
+    stages: list[StagePlan]
+
+    @property
+    def misfits(self) -> list[str]:
+        """A line for each stage that does not fit, with what to change."""
+        return [f"stage {stage.number + 1} does not fit: {stage.advice}" for stage in self.stages
+                if stage.chosen is None]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document of `translate plan --json`."""
+        return {"recipe": self.recipe, "device": "cuda", "precision": self.precision, "usable_bytes": self.budget,
+                "consistency": self.with_consistency, "stages": [stage.as_json(self.budget) for stage in self.stages]}
+
+
+def plan_for_card(recipe: Recipe, card: str | None = None, precision: str | None = None,
+                  on_progress: OnProgress = lambda done, total, what: None) -> RecipePlan:
+    """Predict every stage of `recipe` on a CUDA card.
+
+    card        its size, such as "8GB"; None: the card there is, if there is one
+    precision   a number format; None: the recipe's; "auto" is planned as fp16
+    on_progress told before each prediction, and at the end
+
+    Raises `UsageError` for a `card` that is no size.
+    """
+    asked = precision or recipe.precision
+    planned_format: Format = "fp16" if asked == "auto" else asked  # type: ignore[assignment]
+    if card is not None:
+        budget: int | None = budget_of(card)
+    else:
+        budget = usable_bytes(torch.device("cuda")) if torch.cuda.is_available() else None
+
+    with with_consistency(recipe) as planned:
+        return RecipePlan(recipe.name, planned_format, budget, planned is not recipe,
+                          plan_recipe(planned, budget, planned_format, on_progress=on_progress))

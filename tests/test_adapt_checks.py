@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.adaptation import CLASSES, save, scene, scenes_recipe, stripes, stripes_recipe, write_scenes, write_stripes
-from tests.commands import Command, call
 from tests.runs import Silent
+from tests.test_cli import call
 from translate.adapt import evaluate, make, prepare
 from translate.convert import Shard
 from translate.errors import DataError, Stopped, TranslateError
@@ -107,7 +107,7 @@ def test_a_target_without_test_labels_can_be_adapted_to_and_tested_on_never(tmp_
     prepare(recipe, tmp_path / "out", report, device="cpu")
     assert any("will have nothing to test on" in line and "target/test/images: no such folder" in line
                for line in report.lines)
-    with pytest.raises(DataError, match=r"target/test/images: no such folder.* \(adapt.target"):
+    with pytest.raises(DataError, match=r"target/test/images: no such folder.*\(adapt.target: its test labels"):
         evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
 
 
@@ -198,7 +198,7 @@ def test_a_signal_that_comes_with_the_last_step_of_a_network_is_minded_after_it_
             os.kill(os.getpid(), signal.SIGTERM)
 
     report = Telling(ask)
-    with pytest.raises(Stopped, match="stopped by a signal; everything is saved, and the same command goes on"):
+    with pytest.raises(Stopped, match="stopped by a signal; everything is saved; the same command goes on"):
         make(recipe, tmp_path / "out", report, device="cpu")
     assert (tmp_path / "out" / "task" / "task.json").is_file()
     again = Telling()
@@ -217,42 +217,46 @@ def test_a_signal_stops_the_table_at_the_next_step_and_keeps_its_rows(tmp_path: 
     assert len(table["rows"]) == 8 and len(read_lines(tmp_path / "out" / "results.jsonl")) == 8
 
 
-def started(tmp_path: Path, workers: int = 0) -> Command:
-    """`adapt make`, at work on a task network that would take it hours."""
+def started(tmp_path: Path, workers: int = 0) -> subprocess.Popen[str]:
+    """`adapt make` in a process group of its own, at work on a task network that would take it hours."""
     task = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": 16, "images": 10_000_000}
     recipe = stripes_recipe(write_stripes(tmp_path, 4), adapt={"task": task}, workers=workers)
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())
-    command = Command(tmp_path / "printed", "adapt", "make", tmp_path / "stripes.yaml", "--out", tmp_path / "out",
-                      "--device", "cpu")
-    while not (tmp_path / "out" / "checked.json").exists() or len(command.children()) < workers:
-        assert command.runs()
-        time.sleep(0.01)
+    command = subprocess.Popen([sys.executable, "-m", "translate", "adapt", "make", tmp_path / "stripes.yaml", "--out",
+                                tmp_path / "out", "--device", "cpu"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, start_new_session=True)
+    while not (tmp_path / "out" / "checked.json").exists() or len(children(command)) < workers:
+        assert command.poll() is None
+        time.sleep(0.05)
     return command
 
 
+def children(command: subprocess.Popen[str]) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_the_command_ends_with_75_and_a_message(number: signal.Signals, tmp_path: Path) -> None:
+def test_the_command_ends_with_75_and_a_message(number: int, tmp_path: Path) -> None:
     command = started(tmp_path)
-    command.send(number)
-    assert command.wait() == 75
-    assert f"stopped by {number.name} (task network" in command.printed.read_text()
+    command.send_signal(number)
+    _, message = command.communicate(timeout=60)
+    assert command.returncode == 75 and f"stopped by {signal.Signals(number).name} (task network" in message
 
 
 def test_a_signal_to_the_whole_group_is_for_the_command_and_not_for_its_worker(tmp_path: Path) -> None:
     """As launchers and batch systems send it; a worker that died of it would end the command with a failure."""
     command = started(tmp_path, workers=1)
-    command.send(signal.SIGTERM, to_group=True)
-    assert command.wait() == 75
-    assert "stopped by SIGTERM (task network" in command.printed.read_text()
+    os.killpg(command.pid, signal.SIGTERM)
+    _, message = command.communicate(timeout=60)
+    assert command.returncode == 75 and "stopped by SIGTERM (task network" in message
 
 
 def test_a_worker_that_is_killed_is_named_at_once_whatever_the_command_does_just_then(tmp_path: Path) -> None:
     command = started(tmp_path, workers=1)
-    (worker,) = command.children()
+    (worker,) = children(command)
     os.kill(worker, signal.SIGKILL)
-    assert command.wait() == TranslateError.exit_code
-    message = command.printed.read_text()
-    assert "Traceback" not in message
+    _, message = command.communicate(timeout=60)
+    assert command.returncode == TranslateError.exit_code and "Traceback" not in message
     assert re.search(rf"loading images: DataLoader worker.* {worker}.*set\s+workers\s+to\s+less", message, re.DOTALL)
 
 

@@ -42,11 +42,10 @@ CYCLEGANS = {
     "resnet-none": CycleGANConfig(generator=ResNetConfig(width=4, blocks=1, norm="none"), discriminator=PATCH, pool=0),
     "unet-batch-dropout": CycleGANConfig(generator=UNetConfig(width=4, downs=6), discriminator=PATCH, pool=0),
     "resnet-antialiased": CycleGANConfig(
-        generator=ResNetConfig(width=4, blocks=1, upsample="bilinear", downsample="blurred"),
+        generator=ResNetConfig(width=4, blocks=1, upsample="bilinear", downsample="blurred", init="orthogonal"),
         discriminator=PatchGANConfig(width=4, layers=2, downsample="blurred"), pool=0),
     "resnet-attention": CycleGANConfig(
-        generator=ResNetConfig(width=4, blocks=2, downs=3, attention=True, init="orthogonal"), discriminator=PATCH,
-        pool=0),
+        generator=ResNetConfig(width=4, blocks=2, downs=3, attention=True), discriminator=PATCH, pool=0),
 }
 PIX2PIXS = {
     "unet-resize": Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance", upsample="resize"),

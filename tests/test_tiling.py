@@ -356,7 +356,7 @@ def test_translating_takes_the_memory_that_is_forecast(network: nn.Module, setti
 
 
 def test_settings_follow_from_the_memory_that_is_allowed() -> None:
-    network = ResNet(3, 3, 64, 2)
+    network = ResNet(3, 3)
     shape, found = (1, 3, 2000, 2000), []
     for memory in ("8GB", "1GB", "300MB"):
         found.append(tiling.forecast(network, shape, memory=memory))

@@ -48,7 +48,7 @@ PIX2PIXS = {
 
 CUTS = {
     "resnet": CUTConfig(generator=RESNET, discriminator=PATCH, patches=20),
-    "resnet-flipped-no-identity": CUTConfig(generator=ResNetConfig(width=4, blocks=6, norm="none"),
+    "resnet-flipped-no-identity": CUTConfig(generator=ResNetConfig(width=4, blocks=5, norm="none"),
                                             discriminator=PATCH, patches=20, weights={"nce": 10.0, "identity": 0.0},
                                             flip_equivariance=True),
     "unet-batch-dropout": CUTConfig(generator=UNetConfig(width=4, downs=6), discriminator=PATCH, patches=20),
@@ -227,7 +227,7 @@ def step_within(config: Any, plan: str, size: tuple[int, int], limit: float) -> 
 
 
 LADDER_SIZE = (64, 72)
-LADDER_CONFIG = CycleGANConfig(generator=ResNetConfig(width=4, blocks=3), discriminator=PATCH, pool=2)
+LADDER_CONFIG = CycleGANConfig(generator=ResNetConfig(width=4, blocks=6), discriminator=PATCH, pool=2)
 
 
 @functools.cache

@@ -36,7 +36,7 @@ class PyPISource(Config):
     sha256: str | None = Field(default=None, pattern=SHA256)  # of the wheel, where it is one for all platforms
 
     @property
-    def file_name(self) -> str:
+    def file_pattern(self) -> str:
         """The name of the downloaded file, as a glob."""
         return f"{re.sub('[-_.]+', '_', self.package)}-*.whl"
 
@@ -73,8 +73,8 @@ class NpmSource(Config):
     sha256: str | None = Field(default=None, pattern=SHA256)
 
     @property
-    def file_name(self) -> str:
-        """The name of the downloaded file."""
+    def file_pattern(self) -> str:
+        """The name of the downloaded file, as a glob."""
         return f"{self.package}-{self.version}.tgz"
 
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
@@ -172,11 +172,11 @@ class PackagesSource(Config):
         """Download all packages, in their order, and return their paths; one that is in `folder` already is taken from
         there. Raises `DataError`."""
         return [file for package in self.packages
-                for file in (sorted(folder.glob(package.file_name)) or package.fetch(folder, command, say))]
+                for file in (sorted(folder.glob(package.file_pattern)) or package.fetch(folder, command, say))]
 
     def expected(self, name: str) -> str | None:
         """Return the SHA-256 that the card names for a downloaded file, or None."""
-        return next((package.sha256 for package in self.packages if fnmatchcase(name, package.file_name)), None)
+        return next((package.sha256 for package in self.packages if fnmatchcase(name, package.file_pattern)), None)
 
 
 Source = Annotated[PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource, Field(discriminator="kind")]

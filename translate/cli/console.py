@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,7 @@ from translate.errors import TranslateError
 
 PLAIN_TABLE_WIDTH = 160  # columns of a table where no terminal says how many it has
 
-is_main_process = os.environ.get("RANK", "0") == "0"  # of the processes a launcher starts, only one speaks
-out = Console(highlight=False, quiet=not is_main_process)
+out = Console(highlight=False)
 err = Console(highlight=False, stderr=True)
 
 
@@ -27,7 +25,7 @@ def say(line: str, console: Console | None = None) -> None:
 
 def say_table(table: Table) -> None:
     """Print a table, `PLAIN_TABLE_WIDTH` columns wide where there is no terminal."""
-    plain = Console(file=out.file, highlight=False, quiet=not is_main_process, width=PLAIN_TABLE_WIDTH)
+    plain = Console(file=out.file, highlight=False, quiet=out.quiet, width=PLAIN_TABLE_WIDTH)
     (out if out.is_terminal else plain).print(table)
 
 

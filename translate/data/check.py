@@ -56,12 +56,11 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
         return list(_check_config(data, root, crop, progress, needs_test_images))
 
     # A bare folder: what it seems to be.
-    recognised = recognise(data)
-    if recognised is None:
+    config = recognise(data)
+    if config is None:
         return [Finding(data, "error", "holds no images in a layout that is known",
                         "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
-    config, described = recognised
-    note = Finding(data, "note", f"read as kind: {config.kind}, {described}",  # type: ignore[attr-defined]
+    note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
                    "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
 
@@ -72,28 +71,19 @@ def count_severities(findings: list[Finding]) -> dict[Severity, int]:
             for severity in reversed(get_args(Severity))}
 
 
-def recognise(folder: Path) -> tuple[LayoutConfig, str] | None:
-    """Return the layout that a folder seems to have, also in words; None where no known place in it holds images."""
+def recognise(folder: Path) -> LayoutConfig | None:
+    """Return the layout that a folder seems to have; None where no known place in it holds images."""
     if not folder.is_dir():
         return None
-
-    # Two folders: of two sides, or of label maps and images.
     if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
         _, only_a, only_b = _matched(folder)
-        if only_a or only_b:
-            return UnpairedConfig(folder=folder), "trainA and trainB, whose names do not all pair"
-        return PairedConfig(folder=folder), "trainA and trainB, paired by name"
+        return UnpairedConfig(folder=folder) if only_a or only_b else PairedConfig(folder=folder)
     if (folder / "train_label").is_dir() and (folder / "train_img").is_dir():
-        classes = _guessed_classes(folder / "train_label")
-        return LabelsConfig(folder=folder, classes=classes), f"label maps and images, with {classes} classes"
-
-    # One folder: of files with both sides, or of photographs.
+        return LabelsConfig(folder=folder, classes=_guessed_classes(folder / "train_label"))
     if (folder / "train").is_dir():
         aligned = all(width == 2 * height for width, height in _sizes(list_images(folder / "train")))
-        if aligned:
-            return PairedConfig(folder=folder), "files with A beside B"
-        return ComputedConfig(folder=folder), "photographs"
-    return (ComputedConfig(folder=folder), "photographs") if list_images(folder) else None
+        return PairedConfig(folder=folder) if aligned else ComputedConfig(folder=folder)
+    return ComputedConfig(folder=folder) if list_images(folder) else None
 
 
 def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
@@ -193,7 +183,7 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
                 findings += wrong
                 found.add(name)
             elif (samples := config.find(name, root)) is not None:
-                parts.append(_alone(list(samples.files_b), config.sides_of_file))
+                parts.append(_alone(list(samples.files_b), "both" if config.aligned else "b"))
                 found.add(name)
             elif name == "train":
                 findings.append(Finding(place, "error", "holds no train images",
@@ -214,7 +204,7 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
 
 def _sides(config: SidesConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
     """Return the files of two folders, those that pair together and all others alone, and what does not pair."""
-    files_a, files_b = config.list_sides(folders)
+    files_a, files_b = config.files_of(folders)
     if not config.paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
 

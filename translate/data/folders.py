@@ -46,7 +46,7 @@ class LayoutConfig(PlaceConfig):
     augment: tuple[Augmentation, ...] = ("flip",)
 
     paired: ClassVar[bool] = True
-    sides_of_file: ClassVar[Literal["b", "both"]] = "b"  # what a file holds where there are no folders of A and B
+    aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
 
     @property
     def loading(self) -> Loading:
@@ -79,6 +79,10 @@ class LayoutConfig(PlaceConfig):
 
     def expected(self, split: Split) -> str:
         """Return the folders that `build` looks for, in words."""
+        raise NotImplementedError
+
+    def description(self) -> str:
+        """Return in words what a folder of this layout holds, as it lies on the disk."""
         raise NotImplementedError
 
     @property
@@ -125,9 +129,14 @@ class SidesConfig(LayoutConfig):
                 raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
         return folder_a, folder_b
 
-    def list_sides(self, folders: tuple[Path, Path]) -> tuple[list[Path], list[Path]]:
-        """Return the files in the folders of A and of B, at least one of each. Raises `DataError`."""
+    def files_of(self, folders: tuple[Path, Path]) -> tuple[list[Path], list[Path]]:
+        """Return the files of A and B in their two folders."""
         return self.list_files(folders[0]), self.list_files(folders[1])
+
+    def pairs_of(self, folders: tuple[Path, Path]) -> tuple[list[Path], list[Path]]:
+        """Return the same, paired by name. Raises `DataError` for files that do not pair."""
+        files_a, files_b = self.files_of(folders)
+        return pair_files(folders[0], files_a, folders[1], files_b)
 
     def place(self, root: Path) -> Path:
         return self.a.expanduser() if self.a is not None else super().place(root)
@@ -163,7 +172,10 @@ class UnpairedConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        return UnpairedSamples(self.loading, name, *self.list_sides(folders))
+        return UnpairedSamples(self.loading, name, *self.files_of(folders))
+
+    def description(self) -> str:
+        return "trainA and trainB, whose names do not all pair"
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
@@ -178,7 +190,7 @@ class PairedConfig(SidesConfig):
     image_a: ImageConfig = ImageConfig(channels=3)
     direction: Literal["ab", "ba"] = "ab"  # of a folder: A is the left half, or trainA; ba: the other
 
-    sides_of_file: ClassVar[Literal["b", "both"]] = "both"
+    aligned: ClassVar[bool] = True
 
     @property
     def loading(self) -> Loading:
@@ -191,13 +203,15 @@ class PairedConfig(SidesConfig):
     def find(self, name: str, root: Path) -> Samples | None:
         folders = self.sides(name, root)
         if folders is not None:
-            files_a, files_b = self.list_sides(folders)
-            files = pair_files(folders[0], files_a, folders[1], files_b)
-            return Samples(self.loading, name, *files)
+            return Samples(self.loading, name, *self.pairs_of(folders))
         if self.a is not None or not (self.place(root) / name).is_dir():
             return None
         aligned = self.list_files(self.place(root) / name)
         return AlignedSamples(self.loading, name, aligned, swapped=self.direction == "ba")
+
+    def description(self) -> str:
+        by_name = self.folder is not None and (self.folder / "trainA").is_dir()
+        return "trainA and trainB, paired by name" if by_name else "files with A beside B"
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
@@ -244,12 +258,13 @@ class LabelsConfig(SidesConfig):
         folders = self.sides(name, root)
         if folders is None:
             return None
-        maps, images = self.list_sides(folders)
-        files = pair_files(folders[0], maps, folders[1], images)
-        return LabelSamples(self.loading, name, *files, self.labelling)
+        return LabelSamples(self.loading, name, *self.pairs_of(folders), self.labelling)
 
-    def list_sides(self, folders: tuple[Path, Path]) -> tuple[list[Path], list[Path]]:
+    def files_of(self, folders: tuple[Path, Path]) -> tuple[list[Path], list[Path]]:
         return self.list_files(folders[0], self.labels), self.list_files(folders[1])
+
+    def description(self) -> str:
+        return f"label maps and images, with {self.classes} classes"
 
     @pydantic.model_validator(mode="after")
     def _things_and_classes(self) -> LabelsConfig:
@@ -291,6 +306,9 @@ class ComputedConfig(LayoutConfig):
         else:
             return None
         return ComputedSamples(self.loading, name, self.list_files(folder), self.input)
+
+    def description(self) -> str:
+        return "photographs"
 
     def expected(self, split: Split) -> str:
         return "photographs" if split == "train" else "test or val, or test_folder in the recipe"

@@ -57,8 +57,6 @@ class StepOnMeta:
                 for parameter in parameters_of(self.translator, phase):
                     parameter.grad = torch.empty_like(parameter)
                 optimizer.step()
-                optimizer.register_step_pre_hook(_take_one_of_each_shape)
-                optimizer.register_step_post_hook(_take_all)
 
     def effect(self, plan: Plan, num_processes: int = 1) -> tuple[Any, ...]:
         """Return what `plan` does to these networks; equal where two plans do the same."""
@@ -96,18 +94,6 @@ class StepOnMeta:
             update.device = device
             translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
         return counter.peak, counter.flops
-
-
-def _take_one_of_each_shape(optimizer: torch.optim.Optimizer, *step: Any) -> None:
-    """Let one weight of each shape stand for all: they are stepped one after the other, in place."""
-    for group in optimizer.param_groups:
-        by_shape = {(each.shape, each.dtype): each for each in group["params"] if each.grad is not None}
-        group["all"], group["params"] = group["params"], list(by_shape.values())
-
-
-def _take_all(optimizer: torch.optim.Optimizer, *step: Any) -> None:
-    for group in optimizer.param_groups:
-        group["params"] = group.pop("all")
 
 
 def parameters_of(translator: Translator, phase: str) -> Iterator[nn.Parameter]:

@@ -51,7 +51,7 @@ class Rough(TorchDispatchMode):
         result = function(*args, **(kwargs or {}))
         if not function.is_view:
             for value in tree_iter(result):
-                # A zero that autograd has made without memory, as second derivatives have them, stays one.
+                # A tensor that autograd knows to be zero has no memory, and no rounding.
                 if isinstance(value, Tensor) and value.dtype == torch.float64 and not value._is_zerotensor():
                     off = torch.rand(value.shape, generator=self.chance, dtype=torch.float64) * 2 - 1
                     value.mul_(off.mul_(self.eps).add_(1))

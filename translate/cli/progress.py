@@ -7,7 +7,8 @@ from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
 from translate.cli import console
 from translate.cli.console import say
@@ -26,9 +27,9 @@ class Display:
     def __init__(self, title: str, on: Console | None = None, unit: str = "images"):
         self.title, self.unit = title, unit
         self.console = on or console.out
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                             TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-                             TextColumn("{task.fields[detail]}"), console=self.console, transient=True)
+        self._bar = ProgressBar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                                TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+                                TextColumn("{task.fields[detail]}"), console=self.console, transient=True)
         self._task = self._bar.add_task(title, total=None, speed="", detail="", start=False)
         self._first: tuple[float, int, float] | None = None  # where speed is counted from: (time, worked, megapixels)
         self._worked = 0

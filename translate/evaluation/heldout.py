@@ -37,7 +37,7 @@ from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, observe, summarise
 from translate.metrics.reference import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
-from translate.networks.evaluating import evaluating
+from translate.networks.eval_mode import evaluating
 from translate.places import data_root
 from translate.precision import Format, autocast
 from translate.recipe import Recipe

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from translate import files
 from translate.errors import MissingExtra
-from translate.networks.evaluating import evaluating
+from translate.networks.eval_mode import evaluating
 from translate.recipe import Recipe
 from translate.translators import Direction, Translator
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from translate.data import Batch
-from translate.networks.evaluating import evaluating
+from translate.networks.eval_mode import evaluating
 from translate.precision import Format, autocast
 from translate.translators import Direction, Translator
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.runs import Silent, final_state, pix2pix_recipe
-from translate.networks.evaluating import evaluating
+from translate.networks.eval_mode import evaluating
 from translate.training import loop
 
 NEVER = 1000  # images: more than a run here sees

@@ -328,7 +328,7 @@ class TestOutOfMemory:
 
     def test_other_errors_are_no_shortage(self) -> None:
         translator = build(LADDER_CONFIG)
-        translator.discriminator_b = nn.Conv2d(1, 1, 1)
+        translator.phases["discriminator"]["discriminator_b"] = nn.Conv2d(1, 1, 1)
         with pytest.raises(RuntimeError, match="same"):
             step(translator, make_batch((32, 32)))
 

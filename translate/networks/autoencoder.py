@@ -25,6 +25,7 @@ class AutoencoderConfig(Config):
     downs: int = Field(3, ge=1, le=8)  # downsamplings to the bottleneck
     norm: Norm = "none"
 
+    grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = True  # what it judges with are errors of reconstruction
 
     def build(self, in_channels: int) -> Autoencoder:

@@ -80,9 +80,9 @@ class Logbook:
         self.report.say(line)
         self.tracker.event(self.progress.images, what, line)
 
-    def enter(self, number: int, stage: Stage, translator: Translator, plan: str, line: str,
-              predicted_bytes: int | None) -> None:
-        """Begin stage `number`, or go on with it, under the memory plan named `plan`, of which `line` tells."""
+    def stage_began(self, number: int, stage: Stage, translator: Translator, plan: str, line: str,
+                    predicted_bytes: int | None) -> None:
+        """Tell that stage `number` begins or goes on under the memory plan named `plan`; `line` says what it needs."""
         self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
         self._probe = Probe(self._held_out, translator, self.recipe.translator.needs_pairs, self.accelerator.device,
                             self.precision)

@@ -26,9 +26,10 @@ class MemoryPlans:
     """
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, precision: Format,
-                 card: str | None = None):
-        """Choose for a card of the size `card`, such as 8GB; None: for the one there is."""
-        self.recipe, self.home, self.accelerator, self.precision, self.card = recipe, home, accelerator, precision, card
+                 gpu_memory: str | None = None):
+        """Choose for a GPU of the size `gpu_memory`, such as 8GB; None: for the GPU there is."""
+        self.recipe, self.home, self.accelerator = recipe, home, accelerator
+        self.precision, self.gpu_memory = precision, gpu_memory
         self.choices: dict[int, planner.Choice] = {}
         self.current = memory.PLANS["split"]
 
@@ -37,7 +38,7 @@ class MemoryPlans:
         for number in range(first, len(self.recipe.stages)):
             self.choices[number] = by_main_process(lambda number=number: self._choose(number), self.accelerator)  # type: ignore[misc]
 
-    def enter(self, number: int, translator: Translator) -> planner.Choice:
+    def apply(self, number: int, translator: Translator) -> planner.Choice:
         """Train stage `number` under its plan from now on; return the choice."""
         choice = self.choices[number]
         self._use(choice.plan, choice.asked, number, translator)
@@ -45,7 +46,7 @@ class MemoryPlans:
 
     @contextmanager
     def minding(self, update: Update, number: int, translator: Translator) -> Iterator[None]:
-        """Go on in stage `number` with the plan that a step ends with, also after a resume; name what fits under none.
+        """Adopt the plan that a step of stage `number` ended with; turn its `DoesNotFit` into one that names the stage.
         """
         try:
             yield
@@ -58,10 +59,10 @@ class MemoryPlans:
     def _choose(self, number: int) -> planner.Choice:
         before = self.home.memory_choices().get(str(number))
         return planner.choose_for_run(self.recipe, number, before, self.accelerator.device, self.precision,
-                                      self.accelerator.num_processes, self.card)
+                                      self.accelerator.num_processes, self.gpu_memory)
 
     def _use(self, plan: memory.Plan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
-        """Give the networks a plan, and remember it. `asked`: what it was chosen by, where that is new."""
+        """Give the networks a plan, and remember it in the run folder, with what it was chosen for if that is new."""
         self.current = plan
         for network in translator.modules.values():
             memory.apply(plan, network, self.accelerator.num_processes)

@@ -21,7 +21,7 @@ Made = TypeVar("Made")
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Return Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
-    # Told that it is on a CPU, it joins the processes that torchrun has started; else each would train alone.
+    # cpu=True makes Accelerate join torchrun's processes. Without it each process of a CPU would train alone.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     state = PartialState(cpu=cpu)
     precision = choose_precision(recipe.precision, state.device)

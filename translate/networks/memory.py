@@ -31,10 +31,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.networks.attention import Attention
 from translate.networks.layers import Block, Chain, Keep, Level
+from translate.networks.statistics import has_batch_norm
 from translate.schema import Config
 
 Part = Chain | Block | Level | Attention  # what a plan addresses
@@ -166,5 +166,6 @@ def kept_by_parts(plan: Plan, network: nn.Module, num_processes: int) -> Iterato
         elif isinstance(part, Chain) and part not in in_blocks:
             keep = {"head": plan.head, "tail": plan.tail, "discriminator": plan.discriminator}[part.role]
             # Strips gather statistics in one process alone; batch norm over several needs the whole image at once.
-            gathers = num_processes > 1 and any(isinstance(inside, _BatchNorm) for inside in part.modules())
-            yield part, "input" if keep == "strips" and gathers else keep
+            if keep == "strips" and num_processes > 1 and has_batch_norm(part):
+                keep = "input"
+            yield part, keep

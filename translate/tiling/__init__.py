@@ -59,10 +59,6 @@ class Forecast:
     settings: Settings
     waiting_bytes: int = 0  # of the peak: rows that wait for later passes, however thin the strips
 
-    @property
-    def strip_rows(self) -> int:
-        return self.settings.strip_rows
-
 
 @torch.no_grad()
 def apply(generator: nn.Module, source: Tensor | Source, *, memory: int | str | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
@@ -36,7 +37,7 @@ class MemoryPlans:
     def choose(self, first: int) -> None:
         """Choose for every stage from number `first` on. Raises `DoesNotFit`, `UsageError`."""
         for number in range(first, len(self.recipe.stages)):
-            self.choices[number] = by_main_process(lambda number=number: self._choose(number), self.accelerator)  # type: ignore[misc]
+            self.choices[number] = by_main_process(partial(self._choose, number), self.accelerator)
 
     def apply(self, number: int, translator: Translator) -> planner.Choice:
         """Train stage `number` under its plan from now on; return the choice."""

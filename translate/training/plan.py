@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.errors import DoesNotFit
 from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan, PlanName
+from translate.networks.statistics import has_batch_norm
 from translate.networks.tasks import save_shapes
 from translate.optimizers import Optimizers
 from translate.precision import Format
@@ -224,7 +224,8 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
     if (stage.micro_batch or stage.batch_size // num_processes) > 1:
         stage = stage.model_copy(update={"micro_batch": 1})
         if peak(stage) <= budget:
-            note = (" (its batch norms then see one image at a time)" if has_batch_norm(recipe) else
+            networks = _step_of(recipe, recipe.stages[0]).translator.networks.values()
+            note = (" (its batch norms then see one image at a time)" if any(map(has_batch_norm, networks)) else
                     " (the gradients stay those of the whole batch)")
             return f"set {field}.micro_batch to 1{note}"
 
@@ -247,12 +248,6 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
     grows = any(other.levels != stage.levels for other in recipe.stages)
     others = " (and the others in proportion: each level is for twice the size)" if grows else ""
     return f"set {pieces}{field}.resolution to {side}{others}, or the networks' width to less"
-
-
-def has_batch_norm(recipe: Recipe) -> bool:
-    """Whether a network of the recipe takes statistics over a batch."""
-    networks = _step_of(recipe, recipe.stages[0]).translator.networks.values()
-    return any(isinstance(part, _BatchNorm) for network in networks for part in network.modules())
 
 
 def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Format, device: Device,

@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.errors import TranslateError, UsageError
+from translate.networks.statistics import has_batch_norm
 from translate.precision import choose_precision
 from translate.recipe import Recipe
 
@@ -43,7 +43,7 @@ def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Acce
     if accelerator.num_processes == 1:
         return
     for name, module in modules.items():
-        if any(isinstance(part, _BatchNorm) for part in module.modules()):
+        if has_batch_norm(module):
             if accelerator.device.type != "cuda":
                 raise UsageError(f"{name}: batch norm over several processes needs CUDA (SyncBatchNorm); on a CPU use "
                                  "norm: instance or none, or one process")

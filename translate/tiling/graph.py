@@ -36,14 +36,14 @@ class TilingError(UsageError):
 
 
 class Source(Protocol):
-    """An image that is read by rows: a tensor in disguise, a window of a file."""
+    """An image that is read by rows: a tensor (`TensorSource`), a window of a file."""
 
     @property
     def shape(self) -> Sequence[int]:
         """(1, C, H, W)"""
 
-    def read(self, a: int, b: int) -> Tensor:
-        """Return rows [a, b) as a tensor (1, C, b − a, W) in [-1, 1]."""
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return rows [start, stop) as a tensor (1, C, stop − start, W) in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class TensorSource:
     def shape(self) -> torch.Size:
         return self.tensor.shape
 
-    def read(self, a: int, b: int) -> Tensor:
-        return self.tensor[:, :, a:b]
+    def read(self, start: int, stop: int) -> Tensor:
+        return self.tensor[:, :, start:stop]
 
 
 @dataclass(frozen=True)

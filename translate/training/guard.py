@@ -19,7 +19,9 @@ What the guard remembers is plain numbers, which a checkpoint holds: a resumed r
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -164,8 +166,9 @@ class Guard:
         state = self.state
 
         # Note for each present sign since when it lasts.
-        signs = {key: sign for key, sign in (self._probe_signs(probed) | self._game_signs(observed)).items()
-                 if sign[0] not in self.config.ignore}
+        signs = {f"{sign} {side}": (sign, where)
+                 for sign, side, where in chain(self._probe_signs(probed), self._game_signs(observed))
+                 if sign not in self.config.ignore}
         state.since = {key: state.since.get(key, state.looked) for key in signs}
         state.looked = images
         if not signs:
@@ -182,24 +185,22 @@ class Guard:
         slow = sign == "won" or since == 0  # running statistics, too, have to be learnt before outputs differ
         return self.state.looked - since >= self.config.patience * (SLOW_SIGN_PATIENCES if slow else 1)
 
-    def _probe_signs(self, probed: dict[str, float]) -> dict[str, tuple[Sign, str]]:
-        signs: dict[str, tuple[Sign, str]] = {}
+    def _probe_signs(self, probed: dict[str, float]) -> Iterator[tuple[Sign, str, str]]:
+        """Yield the signs that the probe's numbers show: each with its direction, and where it is in words."""
         for name, value in probed.items():
             what, _, direction = name.rpartition("_")
             where = f"generator_{direction}"
             if not math.isfinite(value):
-                signs[f"not_finite {direction}"] = ("not_finite", f"what {where} gives for held-out images is not "
-                                                                  "finite: its weights or its running statistics are "
-                                                                  "broken")
+                yield ("not_finite", direction, f"what {where} gives for held-out images is not finite: its weights or "
+                                                "its running statistics are broken")
             elif what == "diversity" and value < DIVERSITY_OF_CONSTANT:
-                signs[f"constant {direction}"] = ("constant", where)
+                yield "constant", direction, where
             elif what == "saturation" and value > SATURATION_LIMIT:
-                signs[f"saturated {direction}"] = ("saturated", where)
+                yield "saturated", direction, where
             elif what == "change" and value < CHANGE_OF_COPY:
-                signs[f"copy {direction}"] = ("copy", where)
+                yield "copy", direction, where
             elif what == "error" and self._is_lost(direction, value):
-                signs[f"lost {direction}"] = ("lost", where)
-        return signs
+                yield "lost", direction, where
 
     def _is_lost(self, direction: str, error: float) -> bool:
         """Tell whether a generator that was once better has become as bad as the mean colour; keep the best error."""
@@ -210,24 +211,22 @@ class Guard:
         self.state.error[direction], self.state.best[direction] = smooth, min(best, smooth)
         return False
 
-    def _game_signs(self, observed: dict[str, float]) -> dict[str, tuple[Sign, str]]:
-        signs: dict[str, tuple[Sign, str]] = {}
-        for side in sorted({name.rpartition("_")[2] for name in observed if name.startswith("right_")}):
-            where = f"discriminator_{side}"
-            right = observed[f"right_{side}"]
-            if observed[f"spread_{side}"] < SPREAD_OF_BLIND:
-                signs[f"blind {side}"] = ("blind", where)
+    def _game_signs(self, observed: dict[str, float]) -> Iterator[tuple[Sign, str, str]]:
+        """Yield the signs that the game's numbers show: each with its domain or phase, and where it is."""
+        for domain in sorted({name.rpartition("_")[2] for name in observed if name.startswith("right_")}):
+            where, right = f"discriminator_{domain}", observed[f"right_{domain}"]
+            if observed[f"spread_{domain}"] < SPREAD_OF_BLIND:
+                yield "blind", domain, where
             elif self.sure_scores is not None:
-                scores = observed[f"real_{side}"], observed[f"fake_{side}"]
+                scores = observed[f"real_{domain}"], observed[f"fake_{domain}"]
                 if right > RIGHT_SHARE_OF_WON and self._is_sure(self.sure_scores, *scores):
-                    signs[f"won {side}"] = ("won", where)
+                    yield "won", domain, where
                 if right < RIGHT_SHARE_OF_FOOLED:
-                    signs[f"fooled {side}"] = ("fooled", where)
+                    yield "fooled", domain, where
         for name, value in observed.items():
             what, _, phase = name.partition("_")
             if what == "gradient" and (sign := self._gradient_sign(phase, value)):
-                signs[f"{sign} {phase}"] = (sign, phase)
-        return signs
+                yield sign, phase, phase
 
     @staticmethod
     def _is_sure(sure_scores: tuple[float, float], real: float, fake: float) -> bool:

@@ -177,9 +177,9 @@ def grown_pyramid(alpha: float) -> tuple[Any, Any]:
 def losses_of(judge: Any, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
     """Everything that a translator asks of a discriminator."""
     apart, penalty = NonSaturating(), R1()
-    return {"discriminator": over_scales(apart.discriminator, judge(real), judge(fake)),
-            "generator": over_scales(apart.generator, judge(fake)),
-            "relativistic": over_scales(RelativisticAverage().generator, judge(fake), judge(real)),
+    return {"discriminator": over_scales(apart.discriminator_loss, judge(real), judge(fake)),
+            "generator": over_scales(apart.generator_loss, judge(fake)),
+            "relativistic": over_scales(RelativisticAverage().generator_loss, judge(fake), judge(real)),
             "features": feature_matching(judge.features(fake), judge.features(real)),
             "penalty": penalty(Discriminator("discriminator_b", judge), real, fake, torch.zeros(2))}
 
@@ -212,7 +212,7 @@ def test_a_pyramids_newest_counts_as_far_as_it_has_faded_in_and_in_the_end_as_al
         torch.testing.assert_close(found[1.0][name], value, rtol=1e-12, atol=0)
         assert not torch.isclose(found[0.3][name], value, rtol=1e-6)
     judge = grown_pyramid(0.3)[1]
-    over_scales(NonSaturating().generator, judge(fake)).backward()
+    over_scales(NonSaturating().generator_loss, judge(fake)).backward()
     assert all(parameter.grad.any() for parameter in judge.judges[0].parameters() if parameter.ndim == 4)
 
 

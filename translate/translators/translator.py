@@ -117,12 +117,16 @@ class Translator(ABC):
         name = f"discriminator_{domain}"
         return Discriminator(name, self.phases["discriminator"][name], condition)
 
-    def fool(self, update: StepTools, discriminator: Discriminator, fake: Tensor, real: Tensor) -> Tensor:
+    def fool(self, update: StepTools, discriminator: Discriminator, fake: Tensor, real: Tensor,
+             draw: str = "") -> Tensor:
         """Return the generator's adversarial loss, of the logits of `fake` and, where the objective needs them, `real`.
+
+        `draw` names the noise that they are seen with; empty: the name of the discriminator.
         """
-        logits = [discriminator(self.seen(update, f"fool {discriminator.name}", fake))]
+        name = draw or discriminator.name
+        logits = [discriminator(self.seen(update, f"fool {name}", fake))]
         if self.objective.needs_real_logits:
-            logits.append(discriminator(self.seen(update, f"real {discriminator.name}", real)))
+            logits.append(discriminator(self.seen(update, f"real {name}", real)))
         return over_scales(self.objective.generator_loss, *logits)
 
     def tell_apart(self, update: StepTools, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:

@@ -53,7 +53,7 @@ def main(source: Path, out: Path, memory: str, limit_mb: int) -> None:
     assert summary.exit_code == 0, [str(row) for row in summary.failed]
     json.dump({"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                "peak_above_before": most[0] - before, "predicted_bytes": forecast.peak_bytes,
-               "predicted_disk_bytes": forecast.disk_bytes, "strip_rows": forecast.strip_rows,
+               "predicted_disk_bytes": forecast.disk_bytes, "strip_rows": forecast.settings.strip_rows,
                "compute": forecast.compute, "seconds": seconds}, sys.stdout)
 
 

@@ -48,7 +48,7 @@ def main(what: str, plan: memory.Plan, limit: int) -> None:
                            for each in (plan, memory.PLANS["plain"]))
     translator = recipe.translator.build(3, 3)
     translator.to(torch.device("cpu"))
-    translator.enter(stage)
+    translator.take_shape(stage)
     translator.fade_in(0.5)
     for network in translator.networks.values():
         memory.apply(plan, network)

@@ -140,7 +140,7 @@ def in_stage(kind: str, stage: str, **changes: Any) -> Translator:
     torch.manual_seed(0)
     translator: Translator = CONFIGS[kind].model_copy(update=changes).build(3, 3, 0)
     translator.to(torch.device("cpu"), torch.float64)
-    translator.enter(STAGES[stage])
+    translator.take_shape(STAGES[stage])
     return strengthen(translator)
 
 
@@ -184,7 +184,7 @@ def test_discriminators_keep_the_sizes_they_know_and_gain_one_for_the_full_size(
     before, image = list(judge.judges), torch.randn(1, 6, 64, 64, dtype=torch.float64)
     half = F.avg_pool2d(image, 3, 2, 1, count_include_pad=False)
     expected = judge(half)
-    translator.enter(STAGES["alone"])
+    translator.take_shape(STAGES["alone"])
     assert len(judge.judges) == 3 and list(judge.judges)[1:] == before
     assert all(torch.equal(one, other) for one, other in zip(judge(image)[1:], expected, strict=True))
 

@@ -25,10 +25,10 @@ from translate.evaluation.heldout import Evaluator
 from translate.losses import R1, NonSaturating, RelativisticAverage, feature_matching, over_scales
 from translate.metrics.intervals import Estimate
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
-from translate.networks.checkpointing import recomputing, starting_point
 from translate.networks.discriminators import Discriminator
 from translate.networks.dropout import seed_dropout
 from translate.networks.growing import Fading, Growable, add_level, extend, fade_in
+from translate.networks.recomputing import recomputing, starting_point
 from translate.optimizers import Adam, follow
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import checkpoint_at
@@ -177,9 +177,9 @@ def grown_pyramid(alpha: float) -> tuple[Any, Any]:
 def losses_of(judge: Any, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
     """Everything that a translator asks of a discriminator."""
     apart, penalty = NonSaturating(), R1()
-    return {"discriminator": over_scales(apart.discriminator, judge(real), judge(fake)),
-            "generator": over_scales(apart.generator, judge(fake)),
-            "relativistic": over_scales(RelativisticAverage().generator, judge(fake), judge(real)),
+    return {"discriminator": over_scales(apart.discriminator_loss, judge(real), judge(fake)),
+            "generator": over_scales(apart.generator_loss, judge(fake)),
+            "relativistic": over_scales(RelativisticAverage().generator_loss, judge(fake), judge(real)),
             "features": feature_matching(judge.features(fake), judge.features(real)),
             "penalty": penalty(Discriminator("discriminator_b", judge), real, fake, torch.zeros(2))}
 
@@ -212,7 +212,7 @@ def test_a_pyramids_newest_counts_as_far_as_it_has_faded_in_and_in_the_end_as_al
         torch.testing.assert_close(found[1.0][name], value, rtol=1e-12, atol=0)
         assert not torch.isclose(found[0.3][name], value, rtol=1e-6)
     judge = grown_pyramid(0.3)[1]
-    over_scales(NonSaturating().generator, judge(fake)).backward()
+    over_scales(NonSaturating().generator_loss, judge(fake)).backward()
     assert all(parameter.grad.any() for parameter in judge.judges[0].parameters() if parameter.ndim == 4)
 
 
@@ -268,7 +268,7 @@ def build_grown(name: str) -> Translator:
     torch.manual_seed(0)
     translator: Translator = config.build(3, 3, 0)
     translator.to(torch.device("cpu"), torch.float64)
-    translator.enter(Stage(resolution=64, images=1, **shape))
+    translator.take_shape(Stage(resolution=64, images=1, **shape))
     translator.fade_in(0.4)
     return strengthen(translator)
 
@@ -304,7 +304,7 @@ def test_a_level_that_is_trained_alone_leaves_the_generators_inside_as_they_are(
         fresh = {id(parameter) for part in mine.newest() for parameter in part.parameters()}
         for parameter, value in mine.named_parameters():
             assert (f"{network}.{parameter}" in found) == (id(value) in fresh) == value.requires_grad
-    translator.enter(Stage(resolution=64, images=1, levels=1))
+    translator.take_shape(Stage(resolution=64, images=1, levels=1))
     assert all(parameter.requires_grad for network in translator.networks.values()
                for parameter in network.parameters())
 
@@ -400,7 +400,7 @@ def test_an_optimizer_goes_on_with_what_it_knows_and_forgets_what_is_gone() -> N
     inner = translator.generator_ab.trunk[0].chain[0].conv.weight
     moment, old = held.state[inner]["exp_avg"], translator.generator_ab.head[0].conv.weight
     for stage in ({"levels": 1, "fade": True}, {"levels": 1}):
-        translator.enter(Stage(resolution=32, images=1, **stage))
+        translator.take_shape(Stage(resolution=32, images=1, **stage))
         follow(held, parameters_of(translator, "generator"))
         assert held.state[inner]["exp_avg"] is moment
         assert [id(each) for each in held.param_groups[0]["params"]] == [
@@ -420,19 +420,19 @@ def test_an_optimizer_goes_on_with_what_it_knows_and_forgets_what_is_gone() -> N
 def test_an_average_starts_a_level_from_its_networks_weights_and_keeps_its_own_inside(generator: type) -> None:
     torch.manual_seed(0)
     translator = Pix2PixConfig(generator=generator(**SMALL[generator], norm="instance"), ema=0.5).build(3, 3)
-    network, average = translator.generator_ab, translator.averages["generator_ab"]
+    network, average = translator.generator_ab, translator.ema_generators["generator_ab"]
     with torch.no_grad():
         for parameter in average.parameters():
             parameter.add_(1.0)
     mean = {id(parameter): (parameter, parameter.clone()) for parameter in average.parameters()}
-    translator.enter(Stage(resolution=256, images=1, levels=1, fade=True))
+    translator.take_shape(Stage(resolution=256, images=1, levels=1, fade=True))
     for mine, own in zip(network.newest(), average.newest(), strict=True):
         torch.testing.assert_close(own.state_dict(), mine.state_dict(), rtol=0, atol=0)
     assert not any(parameter.requires_grad for parameter in average.parameters()) and not average.training
     now = {id(parameter) for parameter in average.parameters()}
     assert mean.keys() <= now and all(torch.equal(*both) for both in mean.values())
-    translator.average(1)
-    translator.enter(Stage(resolution=256, images=1, levels=1))
+    translator.update_ema(1)
+    translator.take_shape(Stage(resolution=256, images=1, levels=1))
     assert average.state_dict().keys() == network.state_dict().keys()
 
 
@@ -574,5 +574,5 @@ def test_a_stage_that_is_entered_twice_is_as_it_was(name: str) -> None:
     """A resumed run enters the stage it is in, and must change nothing."""
     translator = build_grown(name)
     before = {name: value.clone() for name, value in whole(translator).items()}
-    translator.enter(Stage(resolution=64, images=1, levels=1, fade=True))
+    translator.take_shape(Stage(resolution=64, images=1, levels=1, fade=True))
     torch.testing.assert_close(whole(translator), before, rtol=0, atol=0)

@@ -19,6 +19,7 @@ from torch import nn
 
 import translate.training.loop
 from tests.collapsing import train_and_collapse
+from tests.networks import members
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.steps import build, make_batch, step, weights
 from tools.guard_zoo import PERSISTENT, RESNET, TRANSIENT, TRANSLATORS, broken, recipe_of
@@ -26,7 +27,16 @@ from translate.cards.cards import find_card, prepare
 from translate.data import Batch
 from translate.errors import Collapsed, RunError
 from translate.files import read_lines
-from translate.losses import Began, Hinge, LeastSquares, NonSaturating, RelativisticAverage, Wasserstein
+from translate.losses import (
+    Began,
+    Hinge,
+    LeastSquares,
+    NonSaturating,
+    Objective,
+    RelativisticAverage,
+    Vanilla,
+    Wasserstein,
+)
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import SGD
 from translate.recipe import GuardConfig, Recipe, Stage
@@ -49,16 +59,23 @@ class TestVerdicts:
 
     real, fake = torch.tensor([[2.0, -1.0]]), torch.tensor([[-3.0, 0.5]])
 
-    @pytest.mark.parametrize(("objective", "real_score", "fake_score", "right"), [
-        (NonSaturating(), (1 / (1 + math.exp(-2)) + 1 / (1 + math.e)) / 2,
-         (1 / (1 + math.exp(3)) + 1 / (1 + math.exp(-0.5))) / 2, 0.5),
+    PROBABILITIES = ((1 / (1 + math.exp(-2)) + 1 / (1 + math.e)) / 2,  # of the logits above
+                     (1 / (1 + math.exp(3)) + 1 / (1 + math.exp(-0.5))) / 2)
+    CASES = (
+        (Vanilla(), *PROBABILITIES, 0.5),
+        (NonSaturating(), *PROBABILITIES, 0.5),
         (LeastSquares(), 0.5, -1.25, 0.5),  # 2 > ½ and −1 is not; −3 < ½ and ½ is not
         (Hinge(), 0.5, -1.25, 0.5),
         (Wasserstein(), 0.5, -1.25, 0.5),  # the middle of both means is −0.375
         (Began(), 0.5, -1.25, 0.5),  # errors: real is right below −0.375, fake above
         (RelativisticAverage(), sum(1 / (1 + math.exp(-(x + 1.25))) for x in (2, -1)) / 2,
-         sum(1 / (1 + math.exp(-(x - 0.5))) for x in (-3, 0.5)) / 2, 0.75)],
-        ids=lambda value: getattr(value, "kind", ""))
+         sum(1 / (1 + math.exp(-(x - 0.5))) for x in (-3, 0.5)) / 2, 0.75))
+
+    def test_every_objective_is_among_the_cases(self) -> None:
+        assert {type(objective) for objective, *_ in self.CASES} == set(members(Objective))
+
+    @pytest.mark.parametrize(("objective", "real_score", "fake_score", "right"), CASES,
+                             ids=lambda value: getattr(value, "kind", ""))
     def test_they_are_in_the_objectives_own_terms(self, objective: Any, real_score: float, fake_score: float,
                                                   right: float) -> None:
         verdict = objective.verdict(self.real, self.fake)
@@ -66,11 +83,10 @@ class TestVerdicts:
         assert verdict.fake.item() == pytest.approx(fake_score, rel=1e-5)
         assert verdict.right.item() == pytest.approx(right)
 
-    @pytest.mark.parametrize("objective", [NonSaturating(), LeastSquares(), Hinge(), Wasserstein(), Began(),
-                                           RelativisticAverage()], ids=lambda each: each.kind)
+    @pytest.mark.parametrize("objective", [member() for member in members(Objective)], ids=lambda each: each.kind)
     def test_a_discriminator_that_is_right_or_wrong_about_everything_is_told_apart(self, objective: Any) -> None:
         high, low = torch.full((2, 3), 4.0) + torch.rand(2, 3), torch.full((2, 3), -4.0) + torch.rand(2, 3)
-        good, bad = (low, high) if isinstance(objective, Began) else (high, low)
+        good, bad = (low, high) if objective.reconstructs else (high, low)  # errors are low for what D takes for real
         assert objective.verdict(good, bad).right == 1 and objective.verdict(bad, good).right == 0
         assert objective.verdict(good, bad).spread > 0.1
         same = torch.ones(2, 3)
@@ -162,7 +178,7 @@ class TestProbe:
 
 
 def guard(objective: Any = LeastSquares, **config: Any) -> Guard:
-    return Guard(GuardConfig(**({"patience": 100} | config)), objective.poles, Accelerator(cpu=True))
+    return Guard(GuardConfig(**({"patience": 100} | config)), objective.sure_scores, Accelerator(cpu=True))
 
 
 PROBED = {"diversity_ab": 0.7, "error_ab": 0.5, "saturation_ab": 0.01, "change_ab": 0.8}
@@ -218,7 +234,7 @@ class TestSigns:
             ill = number > 10 and number % 4
             assert watching.look(20 * number, PROBED | (probed if ill else {}),
                                   OBSERVED | (observed if ill else {})) is None
-            assert (watching.memory.clear == 20 * number) == (not ill)
+            assert (watching.state.clear == 20 * number) == (not ill)
 
     def test_patience_is_in_images(self) -> None:
         for patience in (60, 200):
@@ -228,7 +244,7 @@ class TestSigns:
     @pytest.mark.parametrize("objective", [Wasserstein, Began])
     def test_a_critic_may_be_right_and_beganss_errors_may_be_any_way_round(self, objective: Any) -> None:
         for sign in ("won", "fooled"):
-            watching = Guard(GuardConfig(patience=20), objective.poles, Accelerator(cpu=True))
+            watching = Guard(GuardConfig(patience=20), objective.sure_scores, Accelerator(cpu=True))
             assert not any(watching.look(20 * number, PROBED, OBSERVED | SIGNS[sign][1]) for number in range(1, 60))
 
     def test_a_generator_that_was_never_good_is_not_lost(self) -> None:
@@ -254,11 +270,11 @@ class TestSigns:
         watching = guard(skips=3)
         for overflowed, why, limit in ((False, "not finite: the loss l1", 3), (True, "", OVERFLOW_LIMIT)):
             for number in range(limit + 1):
-                assert watching.despair() is None, number
+                assert watching.too_many_skipped() is None, number
                 watching.note({}, overflowed, why)
-            assert watching.despair() is not None
+            assert watching.too_many_skipped() is not None
             watching.note({}, overflowed=False)
-            assert watching.despair() is None
+            assert watching.too_many_skipped() is None
 
 
 # -- numbers that are not finite ---------------------------------------------------------------------------------------

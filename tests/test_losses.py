@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+from tests.games import GAMES, game
+from tests.networks import members
 from translate.losses import (
     Began,
     Hinge,
     LeastSquares,
     NonSaturating,
     Objective,
+    Penalty,
     RelativisticAverage,
     Vanilla,
     Wasserstein,
@@ -26,7 +29,15 @@ from translate.losses.objectives import exchange
 from translate.losses.penalties import R1, WassersteinGP
 from translate.networks.discriminators import Discriminator, Scales
 
-OBJECTIVES = typing.get_args(typing.get_args(Objective)[0])
+OBJECTIVES = members(Objective)
+
+
+@pytest.mark.parametrize(("part", "union"), [("objective", Objective), ("penalty", Penalty)])
+def test_every_objective_and_penalty_is_among_the_games_that_memory_plans_are_tested_with(part: str, union: object
+                                                                                          ) -> None:
+    """A new one needs an entry in `tests/games.py`: its gradients must be the same under every plan."""
+    played = {type(getattr(game(name, "cyclegan"), part)) for name in GAMES}
+    assert set(members(union)) <= played
 
 
 def logit(probability: float) -> torch.Tensor:
@@ -36,18 +47,18 @@ def logit(probability: float) -> torch.Tensor:
 @pytest.mark.parametrize("objective", [Vanilla(), NonSaturating()])
 def test_the_value_of_the_game_at_the_optimal_discriminator_is_minus_log_4(objective: typing.Any) -> None:
     """Goodfellow et al. 2014, theorem 1. Our loss is the mean of the two halves, so the value is −2 × the loss."""
-    assert -2 * objective.discriminator(logit(0.5), logit(0.5)).item() == pytest.approx(-math.log(4), abs=1e-12)
+    assert -2 * objective.discriminator_loss(logit(0.5), logit(0.5)).item() == pytest.approx(-math.log(4), abs=1e-12)
 
 
 def test_generator_losses_have_their_closed_forms() -> None:
-    assert Vanilla().generator(logit(0.2)).item() == pytest.approx(math.log(1 - 0.2))
-    assert NonSaturating().generator(logit(0.2)).item() == pytest.approx(-math.log(0.2))
-    assert LeastSquares().generator(torch.full((1, 1), 0.25)).item() == pytest.approx(0.75**2)
+    assert Vanilla().generator_loss(logit(0.2)).item() == pytest.approx(math.log(1 - 0.2))
+    assert NonSaturating().generator_loss(logit(0.2)).item() == pytest.approx(-math.log(0.2))
+    assert LeastSquares().generator_loss(torch.full((1, 1), 0.25)).item() == pytest.approx(0.75**2)
 
 
 def test_least_squares_draws_real_to_one_and_fake_to_zero() -> None:
     real, fake = torch.full((1, 1), 0.8), torch.full((1, 1), 0.3)
-    assert LeastSquares().discriminator(real, fake).item() == pytest.approx((0.2**2 + 0.3**2) / 2)
+    assert LeastSquares().discriminator_loss(real, fake).item() == pytest.approx((0.2**2 + 0.3**2) / 2)
 
 
 def test_the_minimax_generator_gradient_vanishes_where_the_non_saturating_one_does_not() -> None:
@@ -55,31 +66,32 @@ def test_the_minimax_generator_gradient_vanishes_where_the_non_saturating_one_do
     gradients = []
     for objective in (Vanilla(), NonSaturating()):
         fake = torch.full((1,), -8.0, requires_grad=True)
-        objective.generator(fake).backward()
+        objective.generator_loss(fake).backward()
         gradients.append(fake.grad.abs().item())
     assert gradients[0] < 1e-3 and gradients[1] > 0.99
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.__name__)
-def test_objectives_of_half_precision_logits_are_computed_in_float32(objective: type) -> None:
+def test_objectives_of_half_precision_logits_are_computed_in_float32(objective: typing.Any) -> None:
     logits = torch.randn(1, 1, 30, 30).bfloat16()
-    asked = (logits, -logits) if objective is RelativisticAverage else (logits,)
-    assert objective().generator(*asked).dtype == torch.float32
-    exact = objective().discriminator(logits.double(), -logits.double())
-    torch.testing.assert_close(objective().discriminator(logits, -logits).double(), exact, rtol=1e-5, atol=1e-6)
+    asked = (logits, -logits) if objective.needs_real_logits else (logits,)
+    assert objective().generator_loss(*asked).dtype == torch.float32
+    exact = objective().discriminator_loss(logits.double(), -logits.double())
+    torch.testing.assert_close(objective().discriminator_loss(logits, -logits).double(), exact, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", [Vanilla, NonSaturating])
 def test_one_sided_smoothing_puts_the_optimal_discriminator_at_half_the_smoothed_label(objective: type) -> None:
     """Where real and fake are alike, the labels 1 − s and 0 meet at (1 − s)/2: there the gradient is zero."""
     at = logit((1 - 0.2) / 2).requires_grad_()
-    objective(smoothing=0.2).discriminator(at, at).backward()
+    objective(smoothing=0.2).discriminator_loss(at, at).backward()
     assert at.grad.abs().max().item() < 1e-16
-    assert objective(smoothing=0.2).generator(logit(0.3)) == objective().generator(logit(0.3)), "D's label alone"
+    fake = logit(0.3)
+    assert objective(smoothing=0.2).generator_loss(fake) == objective().generator_loss(fake), "D's label alone"
 
 
 def test_smoothed_least_squares_draws_real_to_its_label() -> None:
-    assert LeastSquares(smoothing=0.1).discriminator(torch.full((1, 1), 0.9), torch.zeros(1, 1)).item() == 0.0
+    assert LeastSquares(smoothing=0.1).discriminator_loss(torch.full((1, 1), 0.9), torch.zeros(1, 1)).item() == 0.0
 
 
 def test_flipped_labels_exchange_real_and_fake_of_the_chosen_samples_alone() -> None:
@@ -91,18 +103,18 @@ def test_flipped_labels_exchange_real_and_fake_of_the_chosen_samples_alone() -> 
 def test_the_hinge_loss_ends_at_the_margins() -> None:
     """Beyond +1 for real and −1 for fake the discriminator has nothing to gain; within, the loss is linear."""
     real, fake = (torch.tensor(values, requires_grad=True) for values in ([[1.5, 0.25]], [[-1.5, 0.25]]))
-    loss = Hinge().discriminator(real, fake)
+    loss = Hinge().discriminator_loss(real, fake)
     assert loss.item() == pytest.approx(((0 + 0.75) / 2 + (0 + 1.25) / 2) / 2)
     loss.backward()
     assert real.grad.tolist() == [[0.0, -0.25]] and fake.grad.tolist() == [[0.0, 0.25]]
-    assert Hinge().generator(fake).item() == pytest.approx(0.625)
+    assert Hinge().generator_loss(fake).item() == pytest.approx(0.625)
 
 
 def test_a_wasserstein_critics_loss_is_minus_the_distance_it_sees() -> None:
     """For the critic f(x) = x of slope 1 and two point masses, the distance of 3 itself."""
     real, fake = torch.full((4, 1), 2.0), torch.full((4, 1), -1.0)
-    assert -Wasserstein().discriminator(real, fake).item() == 3.0
-    assert Wasserstein().generator(fake).item() == 1.0
+    assert -Wasserstein().discriminator_loss(real, fake).item() == 3.0
+    assert Wasserstein().generator_loss(fake).item() == 1.0
 
 
 def test_wasserstein_clips_every_weight_and_null_clips_none() -> None:
@@ -123,18 +135,18 @@ def test_the_relativistic_average_is_that_of_the_paper_with_real_and_fake_in_opp
                  for x, y in zip(first, second, strict=True)]
         return (sum(sides) / len(sides)).item()
 
-    assert RelativisticAverage().discriminator(real, fake).item() == pytest.approx(paper(real, fake) / 2)
-    assert RelativisticAverage().generator(fake, real).item() == pytest.approx(paper(fake, real))
+    assert RelativisticAverage().discriminator_loss(real, fake).item() == pytest.approx(paper(real, fake) / 2)
+    assert RelativisticAverage().generator_loss(fake, real).item() == pytest.approx(paper(fake, real))
     alike = torch.full((2, 1, 3, 3), 0.7)
-    assert RelativisticAverage().discriminator(alike, alike).item() == pytest.approx(math.log(2))
+    assert RelativisticAverage().discriminator_loss(alike, alike).item() == pytest.approx(math.log(2))
 
 
 def test_began_moves_its_balance_by_how_far_the_errors_are_from_equilibrium() -> None:
     """k ← k + λ(γ L(real) − L(fake)) within [0, 1], and M = L(real) + |γ L(real) − L(fake)|, by hand."""
     began = Began(gamma=0.5, rate=0.1)
     real, fake = torch.full((1, 1, 2, 2), 0.8), torch.full((1, 1, 2, 2), 0.3)
-    assert began.generator(fake).item() == pytest.approx(0.3)
-    assert began.discriminator(real, fake, torch.tensor(0.25)).item() == pytest.approx(0.8 - 0.25 * 0.3)
+    assert began.generator_loss(fake).item() == pytest.approx(0.3)
+    assert began.discriminator_loss(real, fake, torch.tensor(0.25)).item() == pytest.approx(0.8 - 0.25 * 0.3)
     balance = torch.tensor(0.25)
     assert began.rebalance(balance, real.mean(), fake.mean()).item() == pytest.approx(0.8 + 0.1)
     assert balance.item() == pytest.approx(0.25 + 0.1 * (0.5 * 0.8 - 0.3))
@@ -151,9 +163,9 @@ def test_losses_of_an_image_judged_at_several_sizes_add_up() -> None:
     """Wang et al. 2018, equations 3 and 5: a sum over discriminators, each with the mean over its own patches."""
     real, fake = ([torch.randn(2, 1, side, side) for side in (8, 3)] for _ in range(2))
     for objective in (LeastSquares(), NonSaturating(), Hinge()):
-        expected = sum(objective.discriminator(*pair) for pair in zip(real, fake, strict=True))
-        torch.testing.assert_close(over_scales(objective.discriminator, Scales(real), Scales(fake)), expected)
-        torch.testing.assert_close(over_scales(objective.generator, fake[0]), objective.generator(fake[0]))
+        expected = sum(objective.discriminator_loss(*pair) for pair in zip(real, fake, strict=True))
+        torch.testing.assert_close(over_scales(objective.discriminator_loss, Scales(real), Scales(fake)), expected)
+        torch.testing.assert_close(over_scales(objective.generator_loss, fake[0]), objective.generator_loss(fake[0]))
     alike = [logits.expand(-1, 2, -1, -1) for logits in real]
     expected = sum((one - other).abs().mean() for one, other in zip(alike, fake, strict=True))
     torch.testing.assert_close(feature_matching(alike, [each.expand(-1, 2, -1, -1) for each in fake]), expected)

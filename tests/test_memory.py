@@ -22,6 +22,7 @@ from torch.nn.utils import parametrizations
 from tests.bounds import FAULT, rounding_bound
 from tests.games import GAMES, KINDS, game
 from tests.mobilenet import write_mobilenet
+from tests.networks import members
 from tests.steps import build, gradients, make_batch, step, worst_error
 from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
 from translate.data import Batch
@@ -30,7 +31,7 @@ from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetCo
 from translate.networks.dropout import seed_dropout
 from translate.optimizers import SGD
 from translate.training.update import Update
-from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
+from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, TranslatorConfig
 
 PLANS = list(memory.PLANS)
 PATCH = PatchGANConfig(width=4, layers=2)
@@ -162,6 +163,10 @@ def joint_game(name: str, kind: str) -> tuple[Played, float]:
 def buffers(translator: Any) -> dict[str, Tensor]:
     return {f"{name}.{buffer}": value for name, network in translator.networks.items()
             for buffer, value in network.named_buffers()}
+
+
+def test_every_translator_is_among_those_that_play_the_games() -> None:
+    assert set(KINDS.values()) == set(members(TranslatorConfig))
 
 
 @pytest.mark.parametrize("plan", ["split", "preact", "replay", "strips_blocks"])

@@ -285,8 +285,8 @@ def test_a_recipe_names_plans_and_strips_or_is_told_how() -> None:
     with pytest.raises(RecipeError) as caught:
         recipe_of(SMALL_CYCLEGAN, 64, stage={"memory": {"plan": "strip"}})
     assert caught.value.lines == [
-        "planned: stages.0.memory.plan: 'strip' is not a plan; did you mean strips? (plain, split, blocks, preact, "
-        "replay, strips, strips_blocks)"]
+        "planned: stages.0.memory.plan: 'strip' is not a plan; did you mean strips? (plain, split, preact, replay, "
+        "blocks, strips, strips_blocks)"]
     for wrong, named in (("strips", "strips"), (None, "strips"), ({"strips": 4}, "strips"), (8, "strips"),
                          ("replay", "replay")):
         with pytest.raises(RecipeError, match=rf"memory: .*write auto, or name a plan.*--set memory.plan={named}"):
@@ -341,7 +341,7 @@ class TestInTraining:
         peaks = [predict(recipe, stage, memory.PLANS["strips"], "fp32", "cpu").peak_bytes for stage in recipe.stages]
         card = f"{peaks[1] / USABLE / 1e6 + 0.001:.4f}MB"
         report = Silent()
-        train(recipe, tmp_path / "run", report, card=card)
+        train(recipe, tmp_path / "run", report, gpu_memory=card)
         said = [line for line in report.lines if line.startswith("stage")]
         assert all("predicted peak" in line and "usable" in line for line in said)
         assert "memory plan strips (8 strips)" in said[1]
@@ -366,20 +366,20 @@ class TestInTraining:
         least = [predict(recipe, stage, memory.PLANS["strips_blocks"], "fp32", "cpu").peak_bytes for stage in stages]
         card = f"{(least[last] - 512) / USABLE / 1e6:.6f}MB"
         with pytest.raises(DoesNotFit, match=rf"stage {last + 1}, .*leanest"):
-            train(recipe, tmp_path / "run", Silent(), card=card)
+            train(recipe, tmp_path / "run", Silent(), gpu_memory=card)
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("card", ["nonsense", ""])
     def test_a_card_of_no_size_leaves_no_run_behind(self, card: str, shared_pairs: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="is not a size of memory"):
-            train(cyclegan_recipe(shared_pairs), tmp_path / "run", Silent(), card=card)
+            train(cyclegan_recipe(shared_pairs), tmp_path / "run", Silent(), gpu_memory=card)
         assert not (tmp_path / "run").exists()
 
     def test_a_plan_that_is_named_and_does_not_fit_is_taken_with_a_warning(self, shared_pairs: Path,
                                                                            tmp_path: Path) -> None:
         report = Silent()
         recipe = cyclegan_recipe(shared_pairs).model_copy(update={"memory": memory.MemoryConfig(plan="split")})
-        train(recipe, tmp_path / "run", report, card="0.1MB")
+        train(recipe, tmp_path / "run", report, gpu_memory="0.1MB")
         assert any("warning" in line and "more than that" in line for line in report.lines)
 
     def test_a_picture_that_does_not_fit_is_left_out(self, shared_pairs: Path, tmp_path: Path,

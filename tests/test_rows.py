@@ -187,9 +187,9 @@ def test_there_are_never_more_strips_than_rows() -> None:
 
 
 def test_the_modules_example_has_the_rows_it_says() -> None:
-    """Three 3×3 convolutions with padding 1 on twelve rows in three strips: the table that opens `rows.py`."""
+    """Three 3×3 convolutions with padding 1 on fifteen rows in three strips: the table that opens `rows.py`."""
     chain = Composed(tuple(row_operations.convolution(weight(1, 1, 3, 3), padding=1) for _ in range(3)))
-    levels = zip(*(strip.rows for strip in plan_strips(chain, 12, 3)), strict=True)
-    assert [[(rows.start, rows.stop) for rows in level] for level in levels] == [
-        [(0, 7), (1, 11), (5, 12)], [(0, 6), (2, 10), (6, 12)], [(0, 5), (3, 9), (7, 12)],
-        [(0, 4), (4, 8), (8, 12)]]
+    strips = zip(*(strip.rows for strip in plan_strips(chain, 15, 3)), strict=True)
+    assert [[(rows.start, rows.stop) for rows in at_position] for at_position in strips] == [
+        [(0, 8), (2, 13), (7, 15)], [(0, 7), (3, 12), (8, 15)], [(0, 6), (4, 11), (9, 15)],
+        [(0, 5), (5, 10), (10, 15)]]

@@ -19,12 +19,13 @@ from tests.bounds import rounding_bound
 from tests.live_bytes import LiveBytes
 from tests.networks import randomise
 from translate.errors import UsageError
-from translate.networks.checkpointing import checkpointed
 from translate.networks.discriminators import PatchGAN
 from translate.networks.layers import Chain, Layer
-from translate.networks.local_chain import LocalChain, Weights
+from translate.networks.local_chain import LocalChain, Weights, geometry_of
+from translate.networks.recomputing import checkpointed
 from translate.networks.resnet import ResNet
-from translate.networks.strips import overlap, run_in_strips
+from translate.networks.rows import Composed, plan_strips
+from translate.networks.strips import run_in_strips
 
 
 def random_layer(draw: random.Random, channels: int, after: int) -> Layer:
@@ -318,5 +319,7 @@ def test_frozen_layers_and_an_image_without_gradient_cost_nothing() -> None:
 
 def test_overlap_is_the_halo_of_every_boundary_between_strips() -> None:
     """The tail of the published ResNet: its 7×7 convolution mirrors 3 rows, the two doublings add less and less."""
-    assert overlap(tail(), 500, 8) == [21, 28, 42, 0]
-    assert overlap(tail(), 500, 1) == [0, 0, 0, 0]
+    chain = Composed(tuple(geometry_of(layer, Weights.of(layer)) for layer in tail()))
+    for num_strips, overlap in ((8, [21, 28, 42, 0]), (1, [0, 0, 0, 0])):
+        computed = zip(*(map(len, strip.rows) for strip in plan_strips(chain, 500, num_strips)), strict=True)
+        assert [sum(rows) - height for rows, height in zip(computed, chain.heights(500), strict=True)] == overlap

@@ -22,8 +22,8 @@ from tests.live_bytes import LiveBytes
 from tests.networks import GENERATORS, SMALL, randomise
 from translate import tiling
 from translate.errors import DoesNotFit, UsageError
-from translate.networks.checkpointing import recomputing, starting_point
 from translate.networks.dropout import seed_dropout
+from translate.networks.recomputing import recomputing, starting_point
 from translate.networks.resnet import ResNet
 from translate.networks.rows import RowRange
 from translate.networks.unet import UNet

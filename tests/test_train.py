@@ -283,15 +283,16 @@ def test_an_average_keeps_its_memory_when_the_batch_size_changes(shared_pairs: P
 
     translators = [CycleGANConfig(generator={"kind": "resnet", "width": 2, "blocks": 0}, ema=0.9).build(3, 3)
                    for _ in range(2)]
-    translators[1].averages["generator_ab"].load_state_dict(translators[0].averages["generator_ab"].state_dict())
+    one, two = (translator.ema_generators["generator_ab"] for translator in translators)
+    two.load_state_dict(one.state_dict())
     translators[1].generator_ab.load_state_dict(translators[0].generator_ab.state_dict())
     for translator in translators:
         with torch.no_grad():
             for parameter in translator.generator_ab.parameters():
                 parameter.add_(1.0)
-    translators[0].average(1), translators[0].average(1), translators[1].average(2)
-    for one, two in zip(*(translator.averages["generator_ab"].parameters() for translator in translators), strict=True):
-        torch.testing.assert_close(one, two)
+    translators[0].update_ema(1), translators[0].update_ema(1), translators[1].update_ema(2)
+    for average, other in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(average, other)
 
 
 def test_an_average_holds_the_running_statistics_that_fit_its_weights() -> None:
@@ -301,8 +302,8 @@ def test_an_average_holds_the_running_statistics_that_fit_its_weights() -> None:
     translator = CycleGANConfig(generator={"kind": "resnet", "width": 2, "blocks": 0, "norm": "batch"}, ema=0.75,
                                 weights={"identity": 0}).build(3, 3)
     translator.generator_ab.norm.running_mean.fill_(8.0)
-    translator.average(1)
-    assert translator.averages["generator_ab"].norm.running_mean.tolist() == pytest.approx([2.0] * 8)
+    translator.update_ema(1)
+    assert translator.ema_generators["generator_ab"].norm.running_mean.tolist() == pytest.approx([2.0] * 8)
 
 
 def train_anew(recipe: Recipe, folder: Path) -> None:

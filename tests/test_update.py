@@ -326,7 +326,7 @@ class TestOutOfMemory:
         for name, weight in weights(reference).items():
             torch.testing.assert_close(weights(translator)[name], weight, rtol=1e-10, atol=1e-12)
 
-    def test_other_errors_are_no_shortage(self) -> None:
+    def test_other_errors_are_not_taken_for_running_out_of_memory(self) -> None:
         translator = build(LADDER_CONFIG)
         translator.phases["discriminator"]["discriminator_b"] = nn.Conv2d(1, 1, 1)
         with pytest.raises(RuntimeError, match="same"):
@@ -348,7 +348,7 @@ class TestOutOfMemory:
         assert not is_out_of_memory(RuntimeError("expected 3 channels"))
         assert not is_out_of_memory(ValueError(str(error)))
 
-    def test_a_shortage_in_the_optimizer_is_named_as_one_that_cannot_be_undone(
+    def test_running_out_of_memory_in_the_optimizer_is_named_as_one_that_cannot_be_undone(
             self, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(*arguments: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")

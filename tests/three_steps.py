@@ -40,7 +40,7 @@ def main(kind: str, data: Path, out: Path) -> None:
     run.translator.to(accelerator.device, torch.float64)
     before = state(run)
     run.plans.choose(0)
-    run.enter(0)
+    run.start_stage(0)
     for batch in run.batches(recipe.stages[0]):
         update = Update(run.translator, run.optimizers, accelerator, run.plans.current, run.precision,
                         recipe.stages[0].micro_batch, run.progress.stage_images // 4)

@@ -141,7 +141,7 @@ def measure(recipe: Recipe, stage: Stage, foreseen: Foreseen) -> Measured:
     channels = recipe.data.channels_a, recipe.data.channels_b
     translator = recipe.translator.build(*channels)
     translator.to(device)
-    translator.enter(stage)
+    translator.take_shape(stage)
     translator.fade_in(0.5)
     for network in translator.networks.values():
         memory.apply(plan, network)
@@ -195,7 +195,7 @@ def train_briefly(name: str, card: str) -> str:
         recipe = load_recipe(find_recipe(name), [
             *short, "data.card=null", f"data.folder={folder}/data", "precision=fp16", "every.log=1"])
         begin, told = time.perf_counter(), Told()
-        train(recipe, Path(folder) / "run", told, card=card)
+        train(recipe, Path(folder) / "run", told, gpu_memory=card)
         fell = sum("out of memory" in line for line in told.lines)
         return f"| `{name}` | {recipe.num_images} | {fell} | {time.perf_counter() - begin:.0f} |"
 

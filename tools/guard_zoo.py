@@ -35,7 +35,7 @@ from translate import __version__
 from translate.data import Batch
 from translate.errors import Collapsed
 from translate.files import read_lines
-from translate.losses.objectives import Game
+from translate.losses.objectives import BaseObjective
 from translate.recipe import Cadence, Recipe, Stage, find_recipe, load_recipe
 from translate.schema import validate
 from translate.training.guard import Guard
@@ -347,8 +347,8 @@ def overhead(data: Path, small: Path, looks: int = 2) -> None:
         return call
 
     places = [(Run, "step", "step"), (Guard, "note", "in steps"), (Update, "_is_broken", "in steps"),
-              (Game, "verdict", "in steps"), (translate.training.update, "gradient_norm", "in steps"),
-              (Logbook, "probe", "in looks"), (Guard, "judge", "in looks")]
+              (BaseObjective, "verdict", "in steps"), (translate.training.update, "gradient_norm", "in steps"),
+              (Logbook, "probe", "in looks"), (Guard, "look", "in looks")]
     functions = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, what), function in zip(places, functions, strict=True):
         setattr(owner, name, timed(function, what))

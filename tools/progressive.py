@@ -115,7 +115,7 @@ def trained(recipe: Any, parts: list[Part], seed: int, seconds: float) -> tuple[
     seen, begun, spent = [], 0.0, 0.0
     for each in parts:
         stage = each.stage
-        translator.enter(stage)
+        translator.take_shape(stage)
         for phase in translator.phases:
             if phase in optimizers:
                 follow(optimizers[phase], parameters_of(translator, phase))
@@ -134,7 +134,7 @@ def trained(recipe: Any, parts: list[Part], seed: int, seconds: float) -> tuple[
                 optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - spent / seconds))
             update = Update(translator, optimizers, accelerator, plan, "fp32", images=sum(seen))
             translator.step(batch, update)
-            translator.average(len(batch))
+            translator.update_ema(len(batch))
             seen[-1] += len(batch)
             spent += time.thread_time() - start
         begun += each.share * seconds

@@ -40,7 +40,7 @@ from translate.adapt.translators import adaptation_of, numbered
 from translate.data.transforms import adapted, at_resolution_of, stable_hash
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.reading import read_image
-from translate.metrics.intervals import LEVEL
+from translate.metrics.intervals import CONFIDENCE
 from translate.metrics.segmentation import class_ious
 from translate.precision import choose_device
 from translate.recipe import Recipe
@@ -220,13 +220,13 @@ def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str],
     wrong = {row: {what: estimate(np.array([each["wrong"][what] for each in results[row]]))
                    for what in ("untranslated", "translated")} for row in results if "wrong" in results[row][0]}
     return {"metric": "mIoU" if per_pixel else "accuracy", "rows": rows, "strongest_classical": strongest,
-            "num_seeds": len(scores["source"]), "level": LEVEL, "wrong_about_labels": wrong}
+            "num_seeds": len(scores["source"]), "level": CONFIDENCE, "wrong_about_labels": wrong}
 
 
 def estimate(values: np.ndarray) -> dict[str, float | None]:
     """Return {mean, half}: half the width of the Student t interval over seeds; null for one seed."""
     num = len(values)
-    half = None if num < 2 else float(stats.t.ppf((1 + LEVEL) / 2, num - 1) * values.std(ddof=1) / num**0.5)
+    half = None if num < 2 else float(stats.t.ppf((1 + CONFIDENCE) / 2, num - 1) * values.std(ddof=1) / num**0.5)
     return {"mean": float(values.mean()), "half": half}
 
 

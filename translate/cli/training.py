@@ -42,7 +42,7 @@ def train(
     folder = run or default_run(chosen)
 
     with Display(chosen.name) as display, naming_recipe(recipe or file):
-        train_run(chosen, folder, display, resume=resume, card=memory)
+        train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
     say(f"finished: {folder}; its report: {folder / 'report.html'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
 
@@ -59,11 +59,11 @@ def plan(
     Precision auto is planned as fp16.
     """
     from translate.recipe import find_recipe, load_recipe
-    from translate.training.recipe_plan import plan_for_card
+    from translate.training.recipe_plan import plan_for_gpu
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     with Display("plan", console.err, unit="predictions") as display:
-        planned = plan_for_card(chosen, memory, precision, display.count)
+        planned = plan_for_gpu(chosen, memory, precision, display.count)
     if as_json:
         say(json.dumps(planned.as_json(), indent=2))
     else:

@@ -69,7 +69,7 @@ class Results:
     def as_json(self) -> dict[str, Any]:
         """Return the document that `results.json` holds."""
         return self.about | {
-            "interval": {"level": intervals.LEVEL, "resamples": intervals.RESAMPLES},
+            "interval": {"level": intervals.CONFIDENCE, "resamples": intervals.RESAMPLES},
             "metrics": {name: {
                 "title": MEASURES[name].title, "better": MEASURES[name].better, **_plain(self.scores[name]),
                 "floor": _plain(self.floor[name]) if name in self.floor else None,

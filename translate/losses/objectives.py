@@ -1,15 +1,15 @@
 """Objectives: the game between generator and discriminator, one class a game.
 
-    generator(fake)            what the generator minimises, of logits (N, …) of its fakes
-    discriminator(real, fake)  what the discriminator minimises, of logits (N, …) of real images and of fakes
-    verdict(real, fake)        how the game stands, for people and for the guard
+    generator_loss(fake)            what the generator minimises, of logits (N, …) of its fakes
+    discriminator_loss(real, fake)  what the discriminator minimises, of logits (N, …) of real images and of fakes
+    verdict(real, fake)             how the game stands, for people and for the guard
 
 Losses are scalars in at least float32. The discriminator's loss is the mean of its two halves, as in pix2pix and
 CycleGAN ("we divide the objective by 2 while optimizing D, which slows down the rate at which D learns relative to G";
 Isola et al. 2017, 3.3). Only a Wasserstein critic's is their sum: its negative then estimates a distance.
 
 What else others must know of an objective stands on its class: whether the generator's loss needs the logits of real
-images (`needs_real_logits`), where the scores of a discriminator lie that is sure (`poles`), which discriminators it
+images (`needs_real_logits`), what scores a discriminator gives that is sure (`sure_scores`), which discriminators it
 goes with (`reconstructs`), and what it does after each step of them (`after_step`). Nobody asks which objective it is.
 """
 
@@ -44,31 +44,31 @@ class Verdict(NamedTuple):
     spread: Tensor
 
 
-class Game(Config):
+class BaseObjective(Config):
     """What every objective has: its two losses, a way to read its discriminator, and what others must know of it."""
 
-    # A score above this says "real", one below "fake"; None: what is above the middle of both means does.
-    even: ClassVar[float | None] = 0.5
-    # Scores of real images and of fakes where D is sure of both and nothing is left to be learnt; None: no such places.
-    poles: ClassVar[tuple[float, float] | None] = None
-    needs_real_logits: ClassVar[bool] = False  # `generator` takes the logits of real images as well
+    # A score above this says "real", one below "fake". None: the threshold is the midpoint of the two means.
+    threshold: ClassVar[float | None] = 0.5
+    # Scores of real images and of fakes where D is sure of both and nothing is left to be learnt; None: there are none.
+    sure_scores: ClassVar[tuple[float, float] | None] = None
+    needs_real_logits: ClassVar[bool] = False  # `generator_loss` takes the logits of real images as well
     reconstructs: ClassVar[bool] = False  # it is played with discriminators that reconstruct images, and only with them
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator_loss(self, fake: Tensor) -> Tensor:
         """Return what the generator minimises."""
         raise NotImplementedError
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return what the discriminator minimises."""
         raise NotImplementedError
 
-    def discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
-                           uniform: Callable[[str], Tensor]) -> Tensor:
-        """Return the loss of `discriminator`, summed over the sizes it judges at.
+    def total_discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
+                                 uniform: Callable[[str], Tensor]) -> Tensor:
+        """Return the loss of `discriminator`, summed over the sizes it judges at, with whatever the objective adds.
 
         `uniform(name)` draws a number in [0, 1) for each sample (N,), the same whenever a step is done again.
         """
-        return over_scales(self.discriminator, real, fake)
+        return over_scales(self.discriminator_loss, real, fake)
 
     def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:
         """Do what the game asks for after a step of the discriminators; return numbers worth recording, by name.
@@ -85,34 +85,34 @@ class Game(Config):
     def verdict(self, real: Tensor, fake: Tensor) -> Verdict:
         """Return how the game stands by the logits of a step."""
         real, fake = self.scores(real, fake)
-        middle = (real.mean() + fake.mean()) / 2 if self.even is None else self.even
-        right = ((real > middle).to(real.dtype).mean() + (fake < middle).to(fake.dtype).mean()) / 2
+        threshold = (real.mean() + fake.mean()) / 2 if self.threshold is None else self.threshold
+        right = ((real > threshold).to(real.dtype).mean() + (fake < threshold).to(fake.dtype).mean()) / 2
         return Verdict(real.mean(), fake.mean(), right, torch.cat([real.flatten(), fake.flatten()]).std())
 
 
-class LabelGame(Game):
+class LabelObjective(BaseObjective):
     """Objectives that draw real images to one label and fakes to another: the labels may be softened and exchanged."""
 
     smoothing: float = Field(0.0, ge=0, lt=0.5)  # real's label is 1 − this, fake's stays 0 (Salimans et al. 2016, 3.4)
     flips: float = Field(0.0, ge=0, lt=0.5)  # share of samples whose real and fake trade labels in D's loss
 
-    poles: ClassVar[tuple[float, float] | None] = (1.0, 0.0)
+    sure_scores: ClassVar[tuple[float, float] | None] = (1.0, 0.0)
 
-    def discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
-                           uniform: Callable[[str], Tensor]) -> Tensor:
+    def total_discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
+                                 uniform: Callable[[str], Tensor]) -> Tensor:
         if not self.flips:
-            return super().discriminator_loss(discriminator, real, fake, uniform)
+            return super().total_discriminator_loss(discriminator, real, fake, uniform)
         chosen = uniform(f"flips {discriminator.name}") < self.flips
-        return over_scales(lambda real, fake: self.discriminator(*exchange(real, fake, chosen)), real, fake)
+        return over_scales(lambda real, fake: self.discriminator_loss(*exchange(real, fake, chosen)), real, fake)
 
 
-class LogLoss(LabelGame):
+class LogLoss(LabelObjective):
     """What objectives share whose logits are log odds."""
 
     def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         return at_least_float32(real).sigmoid(), at_least_float32(fake).sigmoid()
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return log_loss(real, fake, self.smoothing)
 
 
@@ -121,7 +121,7 @@ class Vanilla(LogLoss):
 
     kind: Literal["vanilla"] = "vanilla"
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator_loss(self, fake: Tensor) -> Tensor:
         return -F.softplus(at_least_float32(fake)).mean()
 
 
@@ -130,39 +130,39 @@ class NonSaturating(LogLoss):
 
     kind: Literal["nonsaturating"] = "nonsaturating"
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator_loss(self, fake: Tensor) -> Tensor:
         return F.softplus(-at_least_float32(fake)).mean()
 
 
-class LeastSquares(LabelGame):
+class LeastSquares(LabelObjective):
     """LSGAN (Mao et al. 2017), eq. 2 with labels 0 and 1: real is drawn to 1, fake to 0, the generator's fake to 1."""
 
     kind: Literal["lsgan"] = "lsgan"
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator_loss(self, fake: Tensor) -> Tensor:
         return (at_least_float32(fake) - 1).square().mean()
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         real, fake = at_least_float32(real), at_least_float32(fake)
         return ((real - (1 - self.smoothing)).square().mean() + fake.square().mean()) / 2
 
 
-class Hinge(Game):
+class Hinge(BaseObjective):
     """The hinge loss (Lim & Ye 2017; Miyato et al. 2018, eq. 16 and 17): D ignores what it tells apart by a margin."""
 
     kind: Literal["hinge"] = "hinge"
 
-    even: ClassVar[float | None] = 0.0
-    poles: ClassVar[tuple[float, float] | None] = (1.0, -1.0)
+    threshold: ClassVar[float | None] = 0.0
+    sure_scores: ClassVar[tuple[float, float] | None] = (1.0, -1.0)
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator_loss(self, fake: Tensor) -> Tensor:
         return -at_least_float32(fake).mean()
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return (F.relu(1 - at_least_float32(real)).mean() + F.relu(1 + at_least_float32(fake)).mean()) / 2
 
 
-class Wasserstein(Game):
+class Wasserstein(BaseObjective):
     """The Wasserstein distance of real and fake, by a critic of bounded slope (Arjovsky et al. 2017, algorithm 1).
 
     The slope is bounded by clipping the critic's weights after each of its steps; or by a penalty (`wgan_gp`), with
@@ -172,12 +172,12 @@ class Wasserstein(Game):
     kind: Literal["wasserstein"] = "wasserstein"
     clip: float | None = Field(0.01, gt=0)  # largest magnitude of a weight of D; null: a penalty bounds D instead
 
-    even: ClassVar[float | None] = None
+    threshold: ClassVar[float | None] = None
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator_loss(self, fake: Tensor) -> Tensor:
         return -at_least_float32(fake).mean()
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return at_least_float32(fake).mean() - at_least_float32(real).mean()
 
     @torch.no_grad()
@@ -190,7 +190,7 @@ class Wasserstein(Game):
         return {}
 
 
-class RelativisticAverage(Game):
+class RelativisticAverage(BaseObjective):
     """Whether real looks more real than the average fake, and fake than the average real (Jolicoeur-Martineau 2019).
 
     RaSGAN, section 4 of the paper: logits count relative to the mean of the other kind's. The generator's loss is
@@ -201,14 +201,14 @@ class RelativisticAverage(Game):
 
     kind: Literal["relativistic"] = "relativistic"
 
-    poles: ClassVar[tuple[float, float] | None] = (1.0, 0.0)
+    sure_scores: ClassVar[tuple[float, float] | None] = (1.0, 0.0)
     needs_real_logits: ClassVar[bool] = True
 
-    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+    def generator_loss(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
         assert real is not None, "needs_real_logits"
-        return 2 * self.discriminator(fake, real)
+        return 2 * self.discriminator_loss(fake, real)
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+    def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         return log_loss(*self.relative(real, fake))
 
     def scores(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +221,7 @@ class RelativisticAverage(Game):
         return real - fake.mean(1, keepdim=True), fake - real.mean(1, keepdim=True)
 
 
-class Began(Game):
+class Began(BaseObjective):
     """BEGAN (Berthelot et al. 2017, section 3.4): D is an autoencoder, good with real images and bad with fakes.
 
     What it judges with are errors of reconstruction, L. Its loss is L(real) − k L(fake). After each of its steps
@@ -232,19 +232,19 @@ class Began(Game):
     gamma: float = Field(0.5, gt=0, le=1)  # γ: less makes truer and more alike images, more makes more varied ones
     rate: float = Field(1e-3, gt=0)  # λ
 
-    even: ClassVar[float | None] = None
+    threshold: ClassVar[float | None] = None
     reconstructs: ClassVar[bool] = True
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator_loss(self, fake: Tensor) -> Tensor:
         return at_least_float32(fake).mean()
 
-    def discriminator(self, real: Tensor, fake: Tensor, balance: Tensor | float = 0.0) -> Tensor:
+    def discriminator_loss(self, real: Tensor, fake: Tensor, balance: Tensor | float = 0.0) -> Tensor:
         return at_least_float32(real).mean() - balance * at_least_float32(fake).mean()
 
-    def discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
-                           uniform: Callable[[str], Tensor]) -> Tensor:
+    def total_discriminator_loss(self, discriminator: Discriminator, real: Logits, fake: Logits,
+                                 uniform: Callable[[str], Tensor]) -> Tensor:
         assert isinstance(real, Tensor) and isinstance(fake, Tensor), "an autoencoder judges at one size"
-        return self.discriminator(real, fake, balance_of(discriminator.network))
+        return self.discriminator_loss(real, fake, balance_of(discriminator.network))
 
     def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:
         """Move the k of every discriminator; return its measure of convergence, `convergence_a` and so on."""

@@ -29,11 +29,11 @@ from translate.schema import Config
 
 
 class _Penalty(Config):
-    """What every penalty has. Every k-th step it counts k times as much ("lazy regularisation": Karras et al. 2020,
-    appendix B).
+    """What every penalty has. Applied every k-th step, it counts k times as much ("lazy regularisation": Karras et al.
+    2020, appendix B).
     """
 
-    separate_samples: ClassVar[bool] = False  # it is each sample's own, so that D may not mix them in a batch norm
+    separate_samples: ClassVar[bool] = False  # a gradient per sample: batch norm in D is forbidden
 
     every: int = Field(1, ge=1)  # k steps; 16 costs a sixteenth of the time, and as much memory
 

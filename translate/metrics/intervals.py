@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000
-LEVEL = 0.95  # share of the resamples that lie in an interval
+CONFIDENCE = 0.95  # share of the resamples that lie in an interval
 SEED = 0
 
 
@@ -32,7 +32,7 @@ class Estimate:
         """Return a score with its interval, from the same score of every resample; without, where one is not finite."""
         if len(resampled) == 0 or not np.isfinite(resampled).all():
             return cls(value)
-        low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return cls(value, float(low), float(high))
 
     def __str__(self) -> str:

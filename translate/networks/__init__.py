@@ -1,6 +1,14 @@
 """Generators and discriminators. These unions are the registry: a new network is a file and one name here.
 
-`layers.py` has the parts they are built from; `rows.py`, `strips.py` and `memory.py` how they fit into memory.
+Who calls whom:
+
+    a network    resnet, unet, coarse_to_fine, discriminators, autoencoder → layers, attention, dropout, weights; heads
+                 for CUT; growing for those that gain levels. Each file holds a config and the network it builds
+    its memory   memory sets what each part of layers keeps → recomputing (gradient checkpointing) and strips
+    strips       layers → strips → local_chain → statistics, row_operations → rows
+    of others    features (ImageNet networks), tasks (classifiers and segmentation networks of domain adaptation)
+
+`translate.tiling` applies a network by the same rules of rows, and eval_mode puts it into eval mode for a while.
 """
 
 from __future__ import annotations

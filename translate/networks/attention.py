@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from translate.networks.checkpointing import checkpointed
 from translate.networks.layers import Keep
+from translate.networks.recomputing import checkpointed
 
 NUM_HEADS = 4
 

@@ -25,12 +25,11 @@ class AutoencoderConfig(Config):
     downs: int = Field(3, ge=1, le=8)  # downsamplings to the bottleneck
     norm: Norm = "none"
 
+    grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = True  # what it judges with are errors of reconstruction
 
     def build(self, in_channels: int) -> Autoencoder:
-        network = Autoencoder(in_channels, self.width, self.downs, self.norm)
-        initialise(network)
-        return network
+        return initialise(Autoencoder(in_channels, self.width, self.downs, self.norm))
 
     def smallest_side(self, levels: int = 0) -> int:
         """Return the smallest side, in px, that it can judge: images are padded, and it gains no levels."""

@@ -77,6 +77,7 @@ class PixelConfig(Config):
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
     init: Initialisation = "normal"
 
+    grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
 
     def build(self, in_channels: int) -> Pixel:

@@ -45,7 +45,7 @@ def seed_dropout(networks: Iterable[nn.Module], keys: tuple[int, ...]) -> None:
 def positional_dropout(x: Tensor, keys: tuple[int, ...], layer: int, p: float, first_row: int = 0) -> Tensor:
     """Drop values of `x` (N, C, H, W), whose first row is `first_row` of the image; keep the scale of what remains.
 
-    `translate.tiling` gives it another meaning for images that are not computed yet, as torch's functions allow.
+    `translate.tiling` overrides it for lazy images via `__torch_function__`.
     """
     if has_torch_function_unary(x):
         return handle_torch_function(positional_dropout, (x,), x, keys, layer, p, first_row)

@@ -16,7 +16,7 @@ from torchvision.models import mobilenet_v2, vgg19
 
 from translate.errors import DataError
 from translate.files import sha256
-from translate.networks.checkpointing import checkpointed
+from translate.networks.recomputing import checkpointed
 
 MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
 MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"

@@ -9,9 +9,9 @@ the share α of the new level
     a discriminator    (1 − α) · old entry(s(x)) + α · new entry(x), and then as before
 
 so that at α = 0 a grown generator is e ∘ old G ∘ s and a grown discriminator is old D ∘ s: exactly, for images whose
-sides divide by the grown network's `multiple` (others are padded first, and what is made up then differs). As s ∘ e
-changes nothing, so are all chains of them: a cycle there and back, a discriminator of a fake. At α = 1 the old ends
-do nothing; `drop_faded` takes them out.
+sides divide by the grown network's `multiple` (others are padded first, and what is made up then differs). s ∘ e is the
+identity, so this also holds for chains (a cycle there and back, the discriminator of a fake). At α = 1 the old ends do
+nothing; `drop_faded` takes them out.
 
 To make a network growable: derive its config from `Growable`, which asks for `grow(network)`, and give the network
 what `Grown` says. A growable generator says by `level_problems` which stages of a recipe it refuses.
@@ -55,6 +55,7 @@ class LevelStage(Protocol):
 class Growable(Config, ABC):
     """The config of a network that can gain outer levels."""
 
+    grows: ClassVar[bool] = True  # configs of networks that cannot gain levels, which are not `Growable`, say False
     fades: ClassVar[bool] = True  # whether a level can be faded in; else it is there at once
 
     kind: str

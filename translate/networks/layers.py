@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from translate.networks.checkpointing import checkpointed
+from translate.networks.recomputing import checkpointed
 from translate.networks.strips import run_in_strips
 
 Norm = Literal["instance", "batch", "none"]
@@ -63,8 +63,7 @@ class Layer(nn.Module):
         reflect       so many rows and columns are mirrored at each border before the convolution
         scale_factor  every pixel is repeated so many times in each direction before padding (a resize-convolution,
                       which has no checkerboard: Odena et al. 2016)
-        smooth        what is upsampled (by two) is bilinear instead, and what is not is low-pass filtered before it is
-                      convolved with a stride, so that nothing aliases
+        smooth        when upsampling: bilinear; when striding: low-pass first, so that nothing aliases
         last          applied to the convolution's output (a generator's tanh)
     """
 

@@ -61,7 +61,7 @@ class Weights(NamedTuple):
 class LocalLayer:
     """A layer whose statistics are numbers, so that a strip of its output needs only a strip of its input.
 
-    Its `weights` are apart from autograd's graph; once there are statistics, scale and shift have their shape.
+    Its `weights` are detached from autograd's graph; once there are statistics, scale and shift have their shape.
     """
 
     layer: ChainLayer
@@ -92,14 +92,14 @@ class LocalLayer:
         return replace(self, statistics=found, weights=self.weights._replace(scale=scale, shift=shift))
 
     def following(self, wanted: Weights) -> LocalLayer:
-        """Return the same layer on leaves of its own, of which autograd follows the wanted ones and no other."""
+        """Return the same layer with detached weights, of which autograd follows the wanted ones and no other."""
         return replace(self, weights=Weights(*(
             None if weight is None else weight.detach().requires_grad_(bool(want))
             for weight, want in zip(self.weights, wanted, strict=True))))
 
 
 class LocalChain:
-    """The layers of a chain in the middle of the work, with the statistics that are known so far.
+    """A chain while it is computed: its layers, with the statistics known so far.
 
     `height` is the number of rows of the chain's input; `weights` are those of all layers in a row (`Weights`).
     """
@@ -111,33 +111,33 @@ class LocalChain:
         self.heights = self.geometry.heights(height)
         self.num_strips = num_strips
 
-    def strips(self, top: int) -> list[Strip]:
-        """Plan the strips of the first `top` layers."""
-        return plan_strips(Composed(self.geometry.steps[:top]), self.heights[0], self.num_strips)
+    def strips(self, num_layers: int) -> list[Strip]:
+        """Plan the strips of the first `num_layers` layers."""
+        return plan_strips(Composed(self.geometry.steps[:num_layers]), self.heights[0], self.num_strips)
 
-    def run(self, z: Tensor, strip: Strip, top: int) -> Tensor:
-        """Return the strip's rows of the output of the first `top` layers, for the chain's whole input `z`."""
-        x = strip.rows[0].slice_of(z)
-        for level, local in enumerate(self.layers[:top]):
-            x = local.run(x, strip.rows[level], strip.rows[level + 1], self.heights[level])
-        return x
+    def run(self, x: Tensor, strip: Strip, num_layers: int) -> Tensor:
+        """Return the strip's rows of the output of the first `num_layers` layers, for the chain's whole input `x`."""
+        y = strip.rows[0].slice_of(x)
+        for position, local in enumerate(self.layers[:num_layers]):
+            y = local.run(y, strip.rows[position], strip.rows[position + 1], self.heights[position])
+        return y
 
-    def gather_statistics(self, z: Tensor) -> list[Statistics | None]:
+    def gather_statistics(self, x: Tensor) -> list[Statistics | None]:
         """Find every norm's statistics, from the first norm to the last, and advance the running ones."""
-        for level, local in enumerate(self.layers):
+        for position, local in enumerate(self.layers):
             norm = local.layer.norm
             if norm is None:
                 continue
 
-            # Of the image: one pass over the strips, through the layers below, whose statistics are known by now.
+            # Gather them in one pass over the strips, through the layers before, whose statistics are known by now.
             if norm.training or norm.running_mean is None:
                 moments = Moments(over_samples=isinstance(norm, nn.BatchNorm2d))
-                for strip in self.strips(level):
-                    moments.add(self.run(z, strip, level))
-                found = Statistics.of_image(norm, moments, torch.promote_types(z.dtype, torch.float32))
+                for strip in self.strips(position):
+                    moments.add(self.run(x, strip, position))
+                found = Statistics.of_image(norm, moments, torch.promote_types(x.dtype, torch.float32))
             else:
                 found = Statistics.running(norm)
-            self.layers[level] = local.with_statistics(found)
+            self.layers[position] = local.with_statistics(found)
         return [local.statistics for local in self.layers]
 
 

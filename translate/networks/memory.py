@@ -13,12 +13,14 @@ to `plain`). `translate plan` gives these for any recipe, and docs/memory.md say
     strips          4.9 GiB  1.16     replay; the head keeps only its input, and the tail runs in strips of rows
     strips_blocks   2.8 GiB  1.43     strips; and every residual block keeps only its input
 
-What does not apply becomes the nearest that does. A U-Net has levels instead of ends and blocks: they keep their
-convolutions' outputs under `preact` and `replay`, and only their inputs under `blocks` and both `strips`. A
-generator whose fakes no generator looks at (pix2pix) is not replayed, as nothing else needs memory while its graph
-waits. Where an encoder shows its features (CUT) the head keeps only its input under both `strips` as well, and the
-tail has no part in it: features are exact under all plans. Attention keeps only its input where blocks or levels do.
-Discriminators never run in strips: they keep their convolutions' outputs under all plans from `preact` on.
+A plan a network cannot follow acts as the nearest one it can:
+
+    U-Net           has levels instead of ends and blocks: they keep their convolutions' outputs under `preact` and
+                    `replay`, and only their inputs under `blocks` and both `strips`
+    pix2pix         is not replayed: no generator reads its fakes, so nothing else needs memory while the graph waits
+    CUT             computes its encoder's features without strips: under both `strips` the head keeps only its input
+    attention       keeps only its input where blocks or levels do
+    discriminators  never run in strips: they keep their convolutions' outputs under all plans but `plain` and `split`
 """
 
 from __future__ import annotations
@@ -29,14 +31,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.networks.attention import Attention
 from translate.networks.layers import Block, Chain, Keep, Level
+from translate.networks.statistics import has_batch_norm
 from translate.schema import Config
 
 Part = Chain | Block | Level | Attention  # what a plan addresses
-PlanName = Literal["plain", "split", "blocks", "preact", "replay", "strips", "strips_blocks"]
+PlanName = Literal["plain", "split", "preact", "replay", "blocks", "strips", "strips_blocks"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
          discriminator="convolutions"),
 )}
 
-# From the most memory to the least. `blocks` is left out: it takes now less and now more than `strips`.
+# From the most memory to the least, and from the least compute to the most. `blocks` is left out: for some networks it
+# beats `strips` (see `least_compute` in `translate.training.plan`).
 LADDER: tuple[PlanName, ...] = ("plain", "split", "preact", "replay", "strips", "strips_blocks")
 
 
@@ -84,6 +87,7 @@ def leaner(plan: Plan, networks: Collection[nn.Module], replays: bool) -> Plan |
     """Return the plan to try when `plan` ran out of memory: the next of the ladder that does something else to these
     networks. None after the leanest."""
     here = effect(plan, networks, replays)
+    # `blocks` is not on the ladder; from it go to `strips`, which comes after `replay`.
     position = LADDER.index("replay" if plan.name == "blocks" else plan.name)
     candidates = (replace(PLANS[name], num_strips=plan.num_strips) for name in LADDER[position + 1:])
     return next((each for each in candidates if effect(each, networks, replays) != here), None)
@@ -121,7 +125,8 @@ def _explained(value: object) -> object:
     return value
 
 
-# `auto`: the planner chooses. The discriminator lets a mistake inside a MemoryConfig be named as what it is.
+# `auto`: the planner chooses. Pydantic's tag tells `auto` from a mapping, so that an error names the field inside the
+# mapping.
 AutoMemory = Annotated[Annotated[Literal["auto"], Tag("auto")] | Annotated[MemoryConfig, Tag("MemoryConfig")],
                        Discriminator(_kind), BeforeValidator(_explained)]
 
@@ -132,7 +137,7 @@ def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
         part.keep = keep
         if isinstance(part, Chain) and keep == "strips":
             part.num_strips = plan.num_strips
-            # A chain that begins with a norm needs no pass for it where the layer before runs whole (−6 % compute).
+            # Run the first layer whole: then the first norm's statistics need no extra pass (−6 % compute).
             part.strips_from = min(1, len(part) - 1)
 
 
@@ -160,6 +165,7 @@ def kept_by_parts(plan: Plan, network: nn.Module, num_processes: int) -> Iterato
             yield part, "input" if "input" in (plan.trunk, plan.levels) else "everything"
         elif isinstance(part, Chain) and part not in in_blocks:
             keep = {"head": plan.head, "tail": plan.tail, "discriminator": plan.discriminator}[part.role]
-            # Strips know the statistics of one process; those of several are gathered in a pass over the whole image.
-            gathers = num_processes > 1 and any(isinstance(inside, _BatchNorm) for inside in part.modules())
-            yield part, "input" if keep == "strips" and gathers else keep
+            # Strips gather statistics in one process alone; batch norm over several needs the whole image at once.
+            if keep == "strips" and num_processes > 1 and has_batch_norm(part):
+                keep = "input"
+            yield part, keep

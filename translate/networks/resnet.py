@@ -73,7 +73,7 @@ class ResNet(Generator):
         super().__init__()
         self.multiple = 2**downs
         self.smallest = 2 * self.multiple  # two pixels at the coarsest scale, which are mirrored
-        self.exit: FadingExit | None = None  # while a level fades in: what `tail` then ends before
+        self.exit: FadingExit | None = None  # the old and the new last layers, mixed; `tail` stops before them
         bias = norm != "batch"  # BatchNorm has a shift of its own
         widths = [width * 2**level for level in range(downs + 1)]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from translate.networks.rows import RowRange, Run, Transposed, Upsampling, Window
+from translate.networks.rows import ColumnFunction, RowRange, Transposed, Upsampling, Window
 from translate.precision import at_least_float32
 
 Pair = int | tuple[int, ...]  # an argument along rows and along columns: one number for both, or one each
@@ -31,11 +31,11 @@ class MeanInside(Window):
 
 @dataclass(frozen=True)
 class Bilinear:
-    """Bilinear interpolation to `height` rows: output row i stands at place i·step of the input (`align_corners`) or at
+    """Bilinear interpolation to `height` rows: output row i lies at place i·step of the input (`align_corners`) or at
     (i + ½)·step − ½, not below 0. Rows are mixed here; `run` does the same to columns.
     """
 
-    run: Run
+    run: ColumnFunction
     height: int
     step: float
     align_corners: bool
@@ -70,14 +70,14 @@ def convolution(weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, pa
                 dilation: Pair = 1, groups: int = 1) -> Window:
     """Return `torch.nn.functional.conv2d`, its padding `same` and `valid` included."""
     stride, dilation = pair(stride), pair(dilation)
-    (above, below), (left, right) = (
+    (top, bottom), (left, right) = (
         _conv_padding(padding, axis, weight.shape[2 + axis], dilation[axis]) for axis in (0, 1))
 
     def run(x: Tensor) -> Tensor:
         x = F.pad(x, (0, right - left)) if right > left else x  # `same` with an even kernel pads one more at the end
         return F.conv2d(x, weight, bias, stride, (0, left), dilation, groups)
 
-    return Window(run, weight.shape[2], stride[0], dilation[0], above, below)
+    return Window(run, weight.shape[2], stride[0], dilation[0], top, bottom)
 
 
 def transposed_convolution(weight: Tensor, bias: Tensor | None = None, stride: Pair = 1, padding: Pair = 0,
@@ -101,7 +101,7 @@ def average_pool(kernel: Pair, stride: Pair | None = None, padding: Pair = 0, co
         return F.avg_pool2d(x, kernel, stride, (0, padding[1]), divisor_override=divisor_override)
 
     kind = MeanInside if only_inside else Window
-    return kind(run, kernel[0], stride[0], above=padding[0], below=padding[0])
+    return kind(run, kernel[0], stride[0], pad_top=padding[0], pad_bottom=padding[0])
 
 
 def max_pool(kernel: Pair, stride: Pair | None = None, padding: Pair = 0, dilation: Pair = 1) -> Window:

@@ -11,20 +11,20 @@ Every operation answers the same three questions:
     need(want, height)          which input rows the output rows `want` are made of (inside the image, perhaps none)
     apply(x, want, height)      the output rows `want`, given exactly the input rows `need(want, height)`
 
-so that `apply` over a cover of the output equals the operation on the whole image. `x` may have any number of samples
-and channels, on any device, and every `apply` is differentiable.
+so that `apply` over ranges that together are the whole output equals the operation on the whole image. `x` may have any
+number of samples and channels, on any device, and every `apply` is differentiable.
 
-An example: three 3×3 convolutions with padding 1, on an image of 12 rows, in three strips (`plan_strips`). Going from
+An example: three 3×3 convolutions with padding 1, on an image of 15 rows, in three strips (`plan_strips`). Going from
 the output to the input, each convolution needs one row more on either side, except where the image ends.
 
-                            top      middle    bottom     computed more than once
-    rows of the output      0–4      4–8       8–12       none
-    after the second        0–5      3–9       7–12       4 rows
-    after the first         0–6      2–10      6–12       8 rows
-    read from the input     0–7      1–11      5–12
+                            top        middle     bottom      computed twice
+    rows of the output      [0, 5)     [5, 10)    [10, 15)    none
+    after the second        [0, 6)     [4, 11)    [9, 15)     4 rows
+    after the first         [0, 7)     [3, 12)    [8, 15)     8 rows
+    read from the input     [0, 8)     [2, 13)    [7, 15)
 
-For its four output rows the middle strip reads ten input rows and computes eight, six and then four rows of them. Only
-one strip's rows are in memory at a time; the price is that the twelve rows between strips are computed again.
+For its five output rows the middle strip reads eleven input rows and computes nine, seven and then five rows of them.
+Only one strip's rows are in memory at a time; the price is that 4 + 8 = 12 rows are computed twice (the last column).
 
 Training in strips (`translate.networks.strips`) and exact tiled inference (`translate.tiling`) follow these rules.
 `translate.networks.row_operations` makes operations from the arguments of torch's functions.
@@ -41,7 +41,7 @@ from typing import Literal, Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-Run = Callable[[Tensor], Tensor]  # what an operation does along columns and channels, for rows as they come
+ColumnFunction = Callable[[Tensor], Tensor]  # what an operation does along columns and channels, for rows as they come
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class RowRange:
         start = min(max(self.start, 0), height)
         return RowRange(start, min(max(self.stop, start), height))
 
-    def or_one(self, height: int) -> RowRange:
-        """Return these rows or, where they are none, one row nearby.
+    def at_least_one_row(self, height: int) -> RowRange:
+        """Return these rows or, if they are empty, one row nearby.
 
-        An operation whose rows are all padding needs no row of its input, but torch knows no image without rows.
+        An operation whose rows are all padding needs no row of its input, but torch takes no image without rows.
         """
         start = min(self.start, height - 1)
         return RowRange(start, max(self.stop, start + 1))
@@ -84,7 +84,7 @@ class RowRange:
 
 
 class Operation(Protocol):
-    """What the module's docstring says an operation answers."""
+    """The three questions that every operation answers; see the module's docstring."""
 
     def out_height(self, height: int) -> int: ...
 
@@ -94,7 +94,7 @@ class Operation(Protocol):
 
 
 class RowByRow:
-    """What keeps the number of rows, each of which depends on the same row of the input alone."""
+    """Operations whose output row i depends on input row i alone."""
 
     def out_height(self, height: int) -> int:
         return height
@@ -107,7 +107,7 @@ class RowByRow:
 class Pointwise(RowByRow):
     """An activation, a sum: a function that is the same for every row."""
 
-    run: Run
+    run: ColumnFunction
 
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
         return self.run(x)
@@ -115,35 +115,36 @@ class Pointwise(RowByRow):
 
 @dataclass(frozen=True)
 class Window:
-    """A convolution or a pooling: output row i reads the rows i·stride − above + {0, 1, … kernel − 1}·dilation.
+    """A convolution or a pooling: output row i reads the rows i·stride − pad_top + {0, 1, … kernel − 1}·dilation.
 
-    `above` and `below` are the rows of padding at the image's two borders and `fill` is what they hold. `run` is the
-    operation without padding along rows.
+    `pad_top` and `pad_bottom` are the rows of padding at the image's two borders and `fill` is what they hold. `run` is
+    the operation without padding along rows.
     """
 
-    run: Run
+    run: ColumnFunction
     kernel: int
     stride: int = 1
     dilation: int = 1
-    above: int = 0
-    below: int = 0
+    pad_top: int = 0
+    pad_bottom: int = 0
     fill: float = 0.0
 
     def out_height(self, height: int) -> int:
-        return (height + self.above + self.below - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+        return (height + self.pad_top + self.pad_bottom - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
 
     def need(self, want: RowRange, height: int) -> RowRange:
         return self._reach(want).clipped(height)
 
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
         reach, have = self._reach(want), self.need(want, height)
-        above = min(max(-reach.start, 0), len(reach))
-        return self.run(_pad_rows(x, above, len(reach) - above - len(have), self.fill))
+        top = min(max(-reach.start, 0), len(reach))
+        return self.run(_pad_rows(x, top, len(reach) - top - len(have), self.fill))
 
     def _reach(self, want: RowRange) -> RowRange:
-        """Return the input rows of `want`, those of the padding included: negative above, `height` and more below."""
-        first = want.start * self.stride - self.above
-        last = (want.stop - 1) * self.stride - self.above + self.dilation * (self.kernel - 1)
+        """Return the input rows of `want` with those of the padding: negative ones at the top, `height` and more at the
+        bottom."""
+        first = want.start * self.stride - self.pad_top
+        last = (want.stop - 1) * self.stride - self.pad_top + self.dilation * (self.kernel - 1)
         return RowRange(first, last + 1)
 
 
@@ -155,7 +156,7 @@ class Transposed:
     zeros, which add nothing: so output padding needs no case of its own.
     """
 
-    run: Run
+    run: ColumnFunction
     kernel: int
     stride: int = 1
     dilation: int = 1
@@ -167,16 +168,16 @@ class Transposed:
 
     def need(self, want: RowRange, height: int) -> RowRange:
         # The first row that reaches want.start or, where that lies in a gap between two rows, the row above the gap.
-        first = min(-((self._span - 1 - want.start - self.padding) // self.stride),
-                    (want.start + self.padding) // self.stride)
+        start = want.start + self.padding
+        first = min(math.ceil((start + 1 - self._span) / self.stride), start // self.stride)
         last = (want.stop - 1 + self.padding) // self.stride
         return RowRange(first, last + 1).clipped(height)
 
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
         have = self.need(want, height)
         first = have.start * self.stride - self.padding  # the first output row that `run` makes
-        enough = max(math.ceil((want.stop - first - self._span) / self.stride), 0) + 1  # input rows to reach want.stop
-        return want.slice_of(self.run(_pad_rows(x, 0, max(enough - len(have), 0))), first)
+        rows_needed = max(math.ceil((want.stop - first - self._span) / self.stride), 0) + 1  # to reach want.stop
+        return want.slice_of(self.run(_pad_rows(x, 0, max(rows_needed - len(have), 0))), first)
 
     @property
     def _span(self) -> int:
@@ -188,7 +189,7 @@ class Transposed:
 class Upsampling:
     """Every input row becomes `factor` output rows: nearest-neighbour upsampling, pixel shuffle."""
 
-    run: Run
+    run: ColumnFunction
     factor: int
 
     def out_height(self, height: int) -> int:
@@ -203,40 +204,40 @@ class Upsampling:
 
 @dataclass(frozen=True)
 class Pad:
-    """Padding by `above` and `below` rows and `left` and `right` columns; negative amounts crop.
+    """Padding by `pad_top` and `pad_bottom` rows and `left` and `right` columns; negative amounts crop.
 
     `reflect` mirrors without repeating the border row (which takes more rows than it pads), `replicate` repeats it.
     """
 
-    above: int
-    below: int
+    pad_top: int
+    pad_bottom: int
     left: int = 0
     right: int = 0
     mode: Literal["constant", "reflect", "replicate"] = "constant"
     value: float = 0.0
 
     def out_height(self, height: int) -> int:
-        return height + self.above + self.below
+        return height + self.pad_top + self.pad_bottom
 
     def need(self, want: RowRange, height: int) -> RowRange:
-        shifted = RowRange(want.start - self.above, want.stop - self.above)
+        shifted = RowRange(want.start - self.pad_top, want.stop - self.pad_top)
         have = shifted.clipped(height)
-        over, under = -shifted.start, shifted.stop - height  # rows of padding that `want` reaches at either border
+        top, bottom = -shifted.start, shifted.stop - height  # rows of padding that `want` reaches at either border
         start, stop = have.start, have.stop
-        if self.mode == "reflect":
-            stop = max(stop, over + 1) if over > 0 else stop
-            start = min(start, height - 1 - under) if under > 0 else start
+        if self.mode == "reflect":  # k rows of padding mirror the k rows next to the border row
+            stop = max(stop, top + 1) if top > 0 else stop
+            start = min(start, height - 1 - bottom) if bottom > 0 else start
         elif self.mode == "replicate":
             start, stop = min(start, height - 1), max(stop, 1)
         return RowRange(start, stop)
 
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
         have = self.need(want, height)
-        over, under = max(self.above - want.start, 0), max(want.stop - self.above - height, 0)
-        amounts = (self.left, self.right, over, under)
+        top, bottom = max(self.pad_top - want.start, 0), max(want.stop - self.pad_top - height, 0)
+        amounts = (self.left, self.right, top, bottom)
         if any(amounts):
             x = F.pad(x, amounts, self.mode, self.value if self.mode == "constant" else None)
-        return want.slice_of(x, want.start if over else have.start + self.above)
+        return want.slice_of(x, want.start if top else have.start + self.pad_top)
 
 
 @dataclass(frozen=True)
@@ -265,15 +266,15 @@ class Composed:
         """Return the rows wanted before every step, and after the last."""
         wanted = [want]
         for step, before in zip(reversed(self.steps), reversed(self.heights(height)[:-1]), strict=True):
-            wanted.insert(0, step.need(wanted[0], before).or_one(before))
+            wanted.insert(0, step.need(wanted[0], before).at_least_one_row(before))
         return wanted
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One strip's rows of every level of a chain of operations: of its input, after each step, of its output.
+    """One strip's rows at every position of a chain of operations: of its input, after each step, of its output.
 
-    `rows` are what the strip computes; neighbours overlap. `owned` are a part of them, and every row of a level is
+    `rows` are what the strip computes; neighbours overlap. `owned` are a part of them, and every row at a position is
     owned by exactly one strip: whatever must happen to each row once happens there.
     """
 
@@ -282,7 +283,7 @@ class Strip:
 
 
 def plan_strips(chain: Composed, height: int, num_strips: int) -> list[Strip]:
-    """Cut the output of a chain into even strips and find the rows that each needs of every level below.
+    """Cut the output of a chain into even strips and find the rows that each needs at every position before it.
 
     There are never more strips than rows. `height` is that of the chain's input. Strips are in order, from the top.
     """
@@ -292,9 +293,9 @@ def plan_strips(chain: Composed, height: int, num_strips: int) -> list[Strip]:
     computed = [RowRange(start, stop) for start, stop in pairwise(cuts)]
     strips = [Strip([rows], [rows]) for rows in computed]
 
-    # From the output down to the input, one level after the other.
+    # From the output down to the input, one step after the other.
     for step, before in zip(reversed(chain.steps), reversed(heights[:-1]), strict=True):
-        needed = [step.need(rows, before).or_one(before) for rows in computed]
+        needed = [step.need(rows, before).at_least_one_row(before) for rows in computed]
 
         # A strip owns the rows from the first it needs to the first of the next strip. At a mirrored border a later
         # strip may need earlier rows: it does not own them. Rows that nobody needs (a stride larger than its kernel)
@@ -308,5 +309,5 @@ def plan_strips(chain: Composed, height: int, num_strips: int) -> list[Strip]:
     return strips
 
 
-def _pad_rows(x: Tensor, above: int, below: int, value: float = 0.0) -> Tensor:
-    return F.pad(x, (0, 0, above, below), value=value) if above or below else x
+def _pad_rows(x: Tensor, top: int, bottom: int, value: float = 0.0) -> Tensor:
+    return F.pad(x, (0, 0, top, bottom), value=value) if top or bottom else x

@@ -12,6 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Tell whether a network takes statistics over a batch."""
+    return any(isinstance(part, _BatchNorm) for part in network.modules())
 
 
 class Moments:

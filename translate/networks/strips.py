@@ -28,16 +28,17 @@ With dβ = Σg and dγ = Σ g·(z − µ)·r, which are the gradients of the nor
 
 itself a normalisation of z. All that one strip must know of the others is therefore dβ and dγ: two numbers a channel.
 
-Gradients add linearly, so each part of (1) may go down the chain on its own and rows in the overlap of two strips
-simply receive two contributions. Only the terms (2) are not shared out by the strips' outputs: a strip adds them
-on the rows it *owns*, so that every row gets them once. Three kinds of pass over the strips follow:
+Gradients add linearly, so each part of (1) may go down the chain on its own. The first term arrives once for each strip
+that read a row, which is right. The terms (2) are of the whole image: each strip adds them only on the rows it *owns*,
+so that none is counted twice. Three kinds of pass over the strips follow:
 
 1. From the last norm to the second: down to that norm, for its dβ and dγ. The terms of later norms are known by then
    and take part. These sums cannot be had for several norms at once: each depends on the later ones' terms.
 2. One pass down to the input, with the terms of every norm but the first. It yields the gradients of the input and of
    the weights, and the first norm's dβ and dγ on its way.
 3. What is missing is the first norm's term, and only the layers below that norm feel it: a pass over those
-   alone, from the term down. It is no pass through layers at all when the chain begins with a norm.
+   alone, from the term down. If the chain begins with a norm there are no layers below it, and the term is added
+   directly.
 
 A chain without norms, or with norms in eval mode (whose statistics are constants), runs one pass each way.
 
@@ -54,9 +55,9 @@ computed from the input up to where its arrow ends, handed on, and forgotten.
 Between passes only the input and output, their gradients and two numbers a channel and norm are kept; between the
 forward and the backward pass only the input and the statistics.
 
-**Costs.** Memory: the input, the output, their gradients, and one strip of every level. Compute, for n layers with a
-norm before each but the first: the layers i = 0 … n − 1 run forward n − i times, and again n − 1 times in the
-backward pass (the first layer n times, for pass 3). `overlap` says how many rows are computed twice.
+**Costs.** Memory: the input, the output, their gradients, and one strip at every position of the chain. Compute, for n
+layers with a norm before each but the first: the layers i = 0 … n − 1 run forward n − i times, and again n − 1 times in
+the backward pass (the first layer n times, for pass 3). The rows that two strips share are computed in both.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from translate.errors import UsageError
-from translate.networks.local_chain import ChainLayer, LocalChain, Weights, geometry_of
-from translate.networks.rows import Composed, Strip, plan_strips
+from translate.networks.local_chain import ChainLayer, LocalChain, Weights
+from translate.networks.rows import Strip
 from translate.precision import at_least_float32
 
 
@@ -85,39 +86,28 @@ def run_in_strips(layers: Iterable[ChainLayer], x: Tensor, num_strips: int) -> T
     Raises `UsageError` for a layer without exact strips, and where a second derivative is asked for.
     """
     layers = tuple(layers)
-    if has_torch_function_unary(x):  # an image that is not computed yet (`translate.tiling`), and in strips anyway
+    if has_torch_function_unary(x):  # a lazy image: `tiling` will compute it in strips itself
         return handle_torch_function(run_in_strips, (x,), layers, x, num_strips)
     for layer in layers:
         _check(layer)
     return _InStrips.apply(layers, num_strips, x, *(weight for layer in layers for weight in Weights.of(layer)))
 
 
-def overlap(layers: Iterable[ChainLayer], height: int, num_strips: int) -> list[int]:
-    """Count the rows that are computed more than once: of the input, after the first layer, … after the last (none).
-
-    `height` is the number of rows of the chain's input.
-    """
-    chain = Composed(tuple(geometry_of(layer, Weights.of(layer)) for layer in layers))
-    strips = plan_strips(chain, height, num_strips)
-    return [sum(len(strip.rows[level]) for strip in strips) - whole
-            for level, whole in enumerate(chain.heights(height))]
-
-
 class _InStrips(torch.autograd.Function):
     """`run_in_strips` for autograd. The weights are arguments so that their gradients go wherever autograd wants."""
 
     @staticmethod
-    def forward(ctx: Any, layers: tuple[ChainLayer, ...], num_strips: int, z: Tensor,
+    def forward(ctx: Any, layers: tuple[ChainLayer, ...], num_strips: int, x: Tensor,
                 *weights: Tensor | None) -> Tensor:
-        ctx.layers, ctx.num_strips, ctx.autocast = layers, num_strips, _autocast(z.device.type)
-        ctx.save_for_backward(z, *weights)
-        chain = LocalChain(layers, weights, z.shape[2], num_strips)
+        ctx.layers, ctx.num_strips, ctx.autocast = layers, num_strips, _autocast(x.device.type)
+        ctx.save_for_backward(x, *weights)
+        chain = LocalChain(layers, weights, x.shape[2], num_strips)
         out = None
         with ctx.autocast():
             # One pass for each norm's statistics, then one for the output.
-            ctx.statistics = chain.gather_statistics(z)
+            ctx.statistics = chain.gather_statistics(x)
             for strip in chain.strips(len(layers)):
-                y = chain.run(z, strip, len(layers))
+                y = chain.run(x, strip, len(layers))
                 if out is None:  # in the layout that the layers give
                     layout = torch.channels_last if y.is_contiguous(memory_format=torch.channels_last) else None
                     size = (*y.shape[:2], chain.heights[-1], y.shape[3])
@@ -135,14 +125,14 @@ class _InStrips(torch.autograd.Function):
                 "under a gradient penalty cannot run in strips: give it another memory plan")
 
         # The chain as the forward pass left it: its statistics are numbers.
-        z, *weights = ctx.saved_tensors
-        chain = LocalChain(ctx.layers, weights, z.shape[2], ctx.num_strips)
+        x, *weights = ctx.saved_tensors
+        chain = LocalChain(ctx.layers, weights, x.shape[2], ctx.num_strips)
         chain.layers = [local.with_statistics(found)
                         for local, found in zip(chain.layers, ctx.statistics, strict=True)]
 
         # Of what is frozen, no gradient is found.
         _, _, wants_input, *wanted = ctx.needs_input_grad
-        gradients = _Gradients(chain, z, wants_input, Weights.grouped(wanted))
+        gradients = _Gradients(chain, x, wants_input, Weights.grouped(wanted))
         with ctx.autocast():
             gradients.find(gradient)
         return None, None, gradients.input, *gradients.of_weights(Weights.grouped(weights))
@@ -151,14 +141,14 @@ class _InStrips(torch.autograd.Function):
 class _Gradients:
     """The backward pass over a chain: the three kinds of pass of the module's docstring, and what they yield."""
 
-    def __init__(self, chain: LocalChain, z: Tensor, wants_input: bool, wanted: list[Weights]):
-        self.chain, self.z, self.wanted = chain, z, wanted
-        self.input = torch.zeros_like(z) if wants_input else None
-        self.first = 0 if wants_input else min(level for level, want in enumerate(wanted) if any(want))
+    def __init__(self, chain: LocalChain, x: Tensor, wants_input: bool, wanted: list[Weights]):
+        self.chain, self.x, self.wanted = chain, x, wanted
+        self.input = torch.zeros_like(x) if wants_input else None
+        self.first_layer = 0 if wants_input else min(position for position, want in enumerate(wanted) if any(want))
         # The norms whose statistics pass a gradient on to something wanted: to the input, or to a layer below.
-        self.norms = [level for level, local in enumerate(chain.layers)
-                      if local.passes_on and (wants_input or level > self.first)]
-        self.sums: dict[tuple[int, str], Tensor] = {}  # over strips, by level and field of Weights
+        self.norms = [position for position, local in enumerate(chain.layers)
+                      if local.passes_on and (wants_input or position > self.first_layer)]
+        self.sums: dict[tuple[int, str], Tensor] = {}  # over strips, by position and field of Weights
         self.known: set[int] = set()  # norms whose term (2) is known
 
     def find(self, gradient: Tensor) -> None:
@@ -171,59 +161,61 @@ class _Gradients:
             return self.statistics_gradient(self.norms[0], y)
 
         # 1. For dβ and dγ of each norm but the first, from the last one down.
-        top = len(self.chain.layers)
+        num_layers = len(self.chain.layers)
         wanted = list(self.wanted)
-        for level in reversed(self.norms[1:]):
-            sums_alone = [Weights(scale=at == level, shift=at == level) for at in range(top)]
-            self.sweep(top, level, from_output, sums_alone)
-            self.known.add(level)
-            wanted[level] = wanted[level]._replace(scale=False, shift=False)
+        for position in reversed(self.norms[1:]):
+            sums_alone = [Weights(scale=at == position, shift=at == position) for at in range(num_layers)]
+            self.sweep(num_layers, position, from_output, sums_alone)
+            self.known.add(position)
+            wanted[position] = wanted[position]._replace(scale=False, shift=False)
 
         # 2. Down to the input, with the first norm's dβ and dγ on the way.
         if self.norms:
             wanted[self.norms[0]] = wanted[self.norms[0]]._replace(scale=True, shift=True)
-        self.sweep(top, self.first, from_output, wanted, self.input)
+        self.sweep(num_layers, self.first_layer, from_output, wanted, self.input)
 
         # 3. What is missing: the first norm's term, through the layers below it.
         if self.norms:
-            self.sweep(self.norms[0], self.first, from_first_norm, wanted, self.input)
+            self.sweep(self.norms[0], self.first_layer, from_first_norm, wanted, self.input)
 
-    def sweep(self, top: int, bottom: int, seed: Callable[[Strip, Tensor], Tensor], wanted: list[Weights],
+    def sweep(self, num_layers: int, first_layer: int, start: Callable[[Strip, Tensor], Tensor], wanted: list[Weights],
               into: Tensor | None = None) -> None:
-        """Run every strip up the first `top` layers, then down again to layer `bottom`.
+        """Run every strip up the first `num_layers` layers, then down again to layer `first_layer`.
 
-            seed    gives the gradient of a strip's top rows, from the strip and these rows
+            start   gives the gradient that a strip goes down from: that of its output of the last of these layers, from
+                    the strip and this output
             wanted  the weights, a layer each, whose gradients are added to `sums`
             into    what the gradient of the chain's input is added to; None: it is not wanted
         """
-        layers = [local.following(want) for local, want in zip(self.chain.layers[:top], wanted, strict=False)]
-        for strip in self.chain.strips(top):
-            # Up. Each layer has a graph of its own, so that a term can be added between two of them.
+        layers = [local.following(want) for local, want in zip(self.chain.layers[:num_layers], wanted, strict=False)]
+        for strip in self.chain.strips(num_layers):
+            # Up: forward. Each layer has a graph of its own, so that a term can be added between two of them.
             graphs = []
-            z = strip.rows[0].slice_of(self.z)
-            for level, local in enumerate(layers):
-                with torch.set_grad_enabled(level >= bottom):
-                    z = z.detach().requires_grad_(level > bottom or (level == bottom and into is not None))
-                    y = local.run(z, strip.rows[level], strip.rows[level + 1], self.chain.heights[level])
-                if level >= bottom:
+            z = strip.rows[0].slice_of(self.x)
+            for position, local in enumerate(layers):
+                with torch.set_grad_enabled(position >= first_layer):
+                    followed = position > first_layer or (position == first_layer and into is not None)
+                    z = z.detach().requires_grad_(followed)
+                    y = local.run(z, strip.rows[position], strip.rows[position + 1], self.chain.heights[position])
+                if position >= first_layer:
                     graphs.append((z, y))
                 z = y
-            g: Any = seed(strip, z.detach())
+            g: Any = start(strip, z.detach())
             del z
 
-            # Down. On the rows that the strip owns, the term (2) of the norms for which it is known.
-            for level in reversed(range(bottom, top)):
+            # Down: backward. Add the known terms (2) of norms, on the rows that the strip owns.
+            for position in reversed(range(first_layer, num_layers)):
                 z, y = graphs.pop()
-                g = self.descend(level, layers[level].weights, z, y, g)
+                g = self.descend(position, layers[position].weights, z, y, g)
                 del y
-                if level in self.known and g is not None:
-                    own, first = strip.owned[level], strip.rows[level].start
-                    own.slice_of(g, first).add_(self.statistics_gradient(level, own.slice_of(z.detach(), first)))
+                if position in self.known and g is not None:
+                    own, first = strip.owned[position], strip.rows[position].start
+                    own.slice_of(g, first).add_(self.statistics_gradient(position, own.slice_of(z.detach(), first)))
                 del z
             if into is not None:
                 strip.rows[0].slice_of(into).add_(g)
 
-    def descend(self, level: int, weights: Weights, z: Tensor, y: Tensor, g: Tensor) -> Tensor | None:
+    def descend(self, position: int, weights: Weights, z: Tensor, y: Tensor, g: Tensor) -> Tensor | None:
         """Go from the gradient of a layer's output `y` to that of its input `z`, if that is followed; add up its
         weights'."""
         followed = {name: leaf for name, leaf in weights._asdict().items() if leaf is not None and leaf.requires_grad}
@@ -231,26 +223,27 @@ class _Gradients:
         parts = list(torch.autograd.grad(y, inputs, g))
         down = parts.pop() if z.requires_grad else None
         for name, part in zip(followed, parts, strict=True):
-            so_far = self.sums.get((level, name))
+            so_far = self.sums.get((position, name))
             part = at_least_float32(part)
-            self.sums[level, name] = part if so_far is None else so_far.add_(part)
+            self.sums[position, name] = part if so_far is None else so_far.add_(part)
         return down
 
-    def statistics_gradient(self, level: int, z: Tensor) -> Tensor:
+    def statistics_gradient(self, position: int, z: Tensor) -> Tensor:
         """Return the term (2) for rows `z` of the input of a layer whose dγ and dβ are known."""
-        local = self.chain.layers[level]
+        local = self.chain.layers[position]
         assert local.statistics is not None
-        return local.statistics.gradient(z, local.weights.scale, self.sums[level, "scale"], self.sums[level, "shift"])
+        d_scale, d_shift = self.sums[position, "scale"], self.sums[position, "shift"]
+        return local.statistics.gradient(z, local.weights.scale, d_scale, d_shift)
 
     def of_weights(self, weights: list[Weights]) -> list[Tensor | None]:
         """Return the gradients of all weights in a row, in their shapes and dtypes; None for those not wanted."""
         found: list[Tensor | None] = []
-        for level, (own, want) in enumerate(zip(weights, self.wanted, strict=True)):
+        for position, (own, want) in enumerate(zip(weights, self.wanted, strict=True)):
             for name in Weights._fields:
                 if not getattr(want, name):
                     found.append(None)
                     continue
-                weight, total = getattr(own, name), self.sums[level, name]
+                weight, total = getattr(own, name), self.sums[position, name]
                 if total.numel() > weight.numel():  # γ and β serve every sample of an InstanceNorm
                     total = total.view(-1, weight.numel()).sum(0)
                 found.append(total.to(weight.dtype))
@@ -258,7 +251,7 @@ class _Gradients:
 
 
 def _autocast(device: str) -> Callable[[], AbstractContextManager]:
-    """Return what enters the autocast state of now again; nothing where a device has none (meta).
+    """Return a context manager that restores the current autocast state; one that does nothing on a device without one.
 
     Without its cache: that would hand a low-precision weight made without a graph to those who need one.
     """

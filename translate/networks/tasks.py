@@ -1,7 +1,7 @@
 """Task networks: classifiers and segmentation networks, which say what an image shows.
 
-Translated images are made to train them. Trained on labelled images of one domain, such a network is tested on another,
-or asked whether a translation still shows what it did before. Logits are (N, classes) for an image, or
+Domain adaptation trains them on translated images. Trained on labelled images of one domain, such a network is tested
+on another, or asked whether a translation still shows what it did before. Logits are (N, classes) for an image, or
 (N, classes, H, W) for each of its pixels.
 
 A task folder holds `task.safetensors` and, written last, `task.json`: the network's config, channels, classes, the

@@ -84,11 +84,9 @@ class UNet(Generator):
 
             # Up, from the level inside and the skip connection; the innermost has only what comes from below.
             after = out_channels if outermost else before
-            conv = upsampling_conv(channels if innermost else 2 * channels, after, upsample, bias or outermost)
-            self.up.append(Level(
-                Layer(conv, slope=0.0, scale_factor=1 if upsample == "transposed" else 2, smooth=upsample == "bilinear",
-                      last=nn.Tanh() if outermost else None),
-                norm=None if outermost else make_norm(norm, after),
+            self.up.append(upsampling_level(
+                channels if innermost else 2 * channels, after, upsample, bias or outermost,
+                norm=None if outermost else make_norm(norm, after), last=nn.Tanh() if outermost else None,
                 dropout=PositionalDropout(dropout, level) if not innermost and level >= 4 else None))
         self.attended = min(2, downs - 2)  # the level after which there is attention, where there is: an eighth
         self.attention = Attention(widths[self.attended]) if attention else None
@@ -114,8 +112,7 @@ class UNet(Generator):
         bias = norm != "batch"
         first, last = cast(Level, self.down[0]), cast(Level, self.up[0])
         inside = first.layer.conv.out_channels
-        width = outer_width(inside)
-        factor, blurred = 1 if upsample == "transposed" else 2, downsample == "blurred"
+        width, blurred = outer_width(inside), downsample == "blurred"
         self.fading = FadingLevel(first, last)
 
         # What was outermost becomes a level inside: with an activation and a norm, of features instead of images.
@@ -123,10 +120,8 @@ class UNet(Generator):
                              norm=make_norm(norm, inside))
         self.down.insert(0, Level(Layer(nn.Conv2d(first.layer.conv.in_channels, width, 4, 2, 1, bias=bias),
                                         smooth=blurred)))
-        self.up[0] = Level(Layer(upsampling_conv(2 * inside, width, upsample, bias), slope=0.0, scale_factor=factor,
-                                 smooth=upsample == "bilinear"), norm=make_norm(norm, width))
-        self.up.insert(0, Level(Layer(upsampling_conv(2 * width, last.layer.conv.out_channels, upsample, True),
-                                      slope=0.0, scale_factor=factor, smooth=upsample == "bilinear", last=nn.Tanh())))
+        self.up[0] = upsampling_level(2 * inside, width, upsample, bias, norm=make_norm(norm, width))
+        self.up.insert(0, upsampling_level(2 * width, last.layer.conv.out_channels, upsample, True, last=nn.Tanh()))
         self.attended += 1
         self.levels, self.multiple, self.smallest = self.levels + 1, 2 * self.multiple, 2 * self.smallest
 
@@ -148,9 +143,13 @@ class UNet(Generator):
         return picked
 
 
-def upsampling_conv(in_channels: int, out_channels: int, upsample: Upsample, bias: bool
-                   ) -> nn.Conv2d | nn.ConvTranspose2d:
-    """Return the convolution of an upward level: transposed, or a plain one for an upsampled input."""
+def upsampling_level(in_channels: int, out_channels: int, upsample: Upsample, bias: bool, *,
+                     norm: nn.Module | None = None, last: nn.Module | None = None, dropout: nn.Module | None = None
+                     ) -> Level:
+    """Return a level up, which doubles both sides: a transposed convolution, or an upsampling and a convolution."""
     if upsample == "transposed":
-        return nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias)
-    return nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias)
+        layer = Layer(nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias), slope=0.0, last=last)
+    else:
+        layer = Layer(nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias), slope=0.0, last=last, scale_factor=2,
+                      smooth=upsample == "bilinear")
+    return Level(layer, norm, dropout)

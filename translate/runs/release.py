@@ -20,7 +20,7 @@ from translate import files
 from translate.data.labels import Labelling
 from translate.errors import CheckpointError, DiskError, UsageError
 from translate.images.reading import ImageConfig
-from translate.networks.growing import Growable, extend, fade_in
+from translate.networks.growing import extend, fade_in
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.manifest import read_network, seal, verify, write_network
@@ -172,7 +172,7 @@ def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[fl
     Returns what that depends on, for the fingerprint: (levels, share that had faded in), or () without levels.
     """
     (stage, share), config = _stage(recipe, progress), recipe.translator.generator
-    if not stage.levels or not isinstance(config, Growable):
+    if not stage.levels:
         return ()
     extend(config, generator, stage.levels, stage.fade)
     fade_in(generator, share)

@@ -1,9 +1,9 @@
-"""Translating an image of any size, exactly, in bounded memory.
+"""Translating an image of any size, exactly, in bounded memory: in strips of rows; no tiles, no seams.
 
     fake = tiling.apply(generator, image, memory="2GB")
 
-The output equals the whole image's: the same computation is merely executed in strips of rows, with the statistics of
-every norm gathered over the whole image first. The network is called once on an image that is not computed yet
+The output equals the whole image's: the same computation is executed strip by strip, with the statistics of every norm
+gathered over the whole image first. The network is called once on an image that is not computed yet
 (`tiling.lazy`); what it does becomes a graph, and a schedule (`tiling.graph`) says which rows to compute when. Here the
 schedule is executed, or, for a forecast, only added up.
 
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from translate.errors import DoesNotFit, UsageError
-from translate.networks.checkpointing import recomputing, starting_point
 from translate.networks.dropout import seed_dropout
+from translate.networks.recomputing import recomputing, starting_point
 from translate.networks.rows import RowRange
 from translate.networks.statistics import Moments
 from translate.sizes import num_bytes
@@ -59,10 +59,6 @@ class Forecast:
     settings: Settings
     waiting_bytes: int = 0  # of the peak: rows that wait for later passes, however thin the strips
 
-    @property
-    def strip_rows(self) -> int:
-        return self.settings.strip_rows
-
 
 @torch.no_grad()
 def apply(generator: nn.Module, source: Tensor | Source, *, memory: int | str | None = None,
@@ -85,7 +81,7 @@ def apply(generator: nn.Module, source: Tensor | Source, *, memory: int | str | 
     weight = next(generator.parameters(), torch.empty(0))
     job = _Job(weight.device, memory, settings)
 
-    # The network is called; what needs all rows at once is computed on the way, and stays in memory.
+    # Call the network, which records a graph; what needs all rows at once is computed on the way, and stays in memory.
     def compute(node: Node) -> Tensor:
         whole = _Whole(node.height)
         job.execute(node, whole)
@@ -95,7 +91,7 @@ def apply(generator: nn.Module, source: Tensor | Source, *, memory: int | str | 
     seed_dropout([generator], (seed,))
     lazy = _record(generator, LazyImage.of(image, Recording(compute, seed), job.device, weight.dtype), generator)
 
-    # What it has recorded is computed. The output is a tensor already if the last step needed all rows at once.
+    # Compute the graph. The output is a tensor already if the last operation needed all rows at once.
     whole = _Whole(lazy.shape[2])
     sink = whole if out is None else out
     if isinstance(lazy, Tensor):
@@ -172,7 +168,7 @@ class _Job:
         if self.memory is None:
             return Settings()
 
-        # What there is to choose: up to how many numbers per output pixel images are kept for later passes, and where.
+        # The choices: up to how many numbers per output pixel images are kept for later passes, and where they wait.
         allowed = num_bytes(self.memory) - self.held
         free = shutil.disk_usage(tempfile.gettempdir()).free
         pixels = output.height * output.shape[3]
@@ -182,7 +178,7 @@ class _Job:
         choices = sorted((Schedule(output, 1, kept_floats).macs * price, -kept_floats, place)
                          for kept_floats in limits for place, price in prices.items())
 
-        # The cheapest first, and of each the highest strips that fit.
+        # Try the cheapest first, and of each the highest strips that fit.
         least, hopeless = math.inf, False
         for _, negative, place in choices:
             for strip_rows in STRIP_ROWS:
@@ -236,7 +232,7 @@ def _execute(output: Node, settings: Settings, device: torch.device, sink: Sink)
             return node.make((), want)
         need, strips = node.need(want), []
         for source in node.inputs:
-            have = need.or_one(source.height)
+            have = need.at_least_one_row(source.height)
             strips.append(need.slice_of(strip_of(source, have).to(device), have.start))
         return node.make(strips, want)
 
@@ -275,7 +271,7 @@ def _forecast(output: Node, settings: Settings, device: torch.device) -> Forecas
         # Inputs are computed one after the other, and held until the rows themselves are.
         most = held = 0
         for source in node.inputs:
-            need = node.need(want).or_one(source.height)
+            need = node.need(want).at_least_one_row(source.height)
             meanwhile, result = transient(source, need, False)
             most, held = max(most, held + meanwhile), held + result
         return max(most, held + size + _scratch(node, want, device)), size

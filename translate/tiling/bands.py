@@ -164,7 +164,7 @@ def waits(node: Node, schedule: Schedule) -> bool:
 
 
 class WaitingBytes:
-    """What the band of the same node takes, counted without its rows: of the device's memory, and on disk."""
+    """Counts a band's bytes without storing rows (for forecasts): those in the device's memory, and those on disk."""
 
     def __init__(self, node: Node, schedule: Schedule, settings: Settings, device: torch.device):
         self.node, self.waits = node, waits(node, schedule)

@@ -7,8 +7,8 @@ graph and `translate.tiling` computes it, as a `Schedule` tells:
 - A norm is a **barrier**: it needs its statistics, so one pass over all rows of its input comes before anything behind
   it is computed. The last pass is over the output.
 - Within a pass all nodes advance together, a strip at a time, and each keeps a **band**: the rows that a later node
-  still has to read. A reader behind a barrier has read none, so the bottleneck of a network is kept for later passes
-  without being named.
+  still has to read. Readers behind a barrier have not started, so the rows they need stay in the band: the bottleneck
+  of a network is kept for later passes without a rule of its own.
 - Nodes with more numbers per pixel of the output than `kept_floats` are not kept for later passes but computed again in
   each: images with many channels at full resolution, whose computation costs little.
 
@@ -36,14 +36,14 @@ class TilingError(UsageError):
 
 
 class Source(Protocol):
-    """An image that is read by rows: a tensor in disguise, a window of a file."""
+    """An image that is read by rows: a tensor (`TensorSource`), a window of a file."""
 
     @property
     def shape(self) -> Sequence[int]:
         """(1, C, H, W)"""
 
-    def read(self, a: int, b: int) -> Tensor:
-        """Return rows [a, b) as a tensor (1, C, b − a, W) in [-1, 1]."""
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return rows [start, stop) as a tensor (1, C, stop − start, W) in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class TensorSource:
     def shape(self) -> torch.Size:
         return self.tensor.shape
 
-    def read(self, a: int, b: int) -> Tensor:
-        return self.tensor[:, :, a:b]
+    def read(self, start: int, stop: int) -> Tensor:
+        return self.tensor[:, :, start:stop]
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,8 @@ class Schedule:
         self.output = output
         self.order = nodes_of(output)
 
-        # Nodes with a band: what is not cheap, and sums that are used twice, for a sum's whole past hangs on it.
+        # Nodes with a band: those that are not cheap, and sums that are used twice: recomputing a sum would recompute
+        # everything before it.
         uses = [node for user in self.order for node in user.inputs]
         self.banded = [node for node in self.order if not node.is_cheap or (
             len(node.inputs) > 1 and uses.count(node) > 1)]
@@ -234,7 +235,7 @@ class Schedule:
         """Return the rows of other nodes' bands that the rows `want` of a node are made of."""
         found: dict[Node, RowRange] = {}
         for source in node.inputs:
-            for feeder, rows in self.band_rows(source, node.need(want).or_one(source.height)).items():
+            for feeder, rows in self.band_rows(source, node.need(want).at_least_one_row(source.height)).items():
                 found[feeder] = rows.hull(found.get(feeder, rows))
         return found
 

@@ -105,8 +105,8 @@ def shape_of(function: Callable[..., Tensor], args: Sequence[Any], kwargs: dict[
 
 
 def computed(value: Any) -> Any:
-    """Return the same arguments with every recorded image computed, which it stays: whoever uses it later finds the
-    tensor."""
+    """Return the same arguments with every recorded image computed; the image then holds the tensor, so it is computed
+    once."""
     if isinstance(value, RecordedImage):
         done = value.node.operation
         if isinstance(done, Read) and isinstance(done.source, TensorSource):

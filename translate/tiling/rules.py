@@ -56,8 +56,8 @@ def _convolved(x: RecordedImage) -> torch.dtype:
 def _pad(x: RecordedImage, pad: Sequence[int], mode: Any = "constant", value: float | None = None) -> RecordedImage:
     if mode not in ("constant", "reflect", "replicate") or len(pad) > 4 or (mode != "constant" and min(pad) < 0):
         raise TilingError(f"pad {tuple(pad)} with mode={mode!r} ({described([x])}): strips have no exact rule for it")
-    left, right, above, below = (*pad, 0, 0, 0, 0)[:4]
-    return _local(Pad(above, below, left, right, mode, value or 0.0), x, F.pad, pad, mode, value)
+    left, right, top, bottom = (*pad, 0, 0, 0, 0)[:4]
+    return _local(Pad(top, bottom, left, right, mode, value or 0.0), x, F.pad, pad, mode, value)
 
 
 def _instance_norm(x: RecordedImage, running_mean: Tensor | None = None, running_var: Tensor | None = None,
@@ -87,7 +87,7 @@ def _relu(x: RecordedImage) -> RecordedImage:
 
 
 def _dropout(x: RecordedImage, p: float = 0.5, training: bool = True) -> RecordedImage:
-    """Drop by position, where torch draws; the negative number of the layer is no `PositionalDropout`'s."""
+    """Drop by position, where torch draws; negative layer numbers never clash with `PositionalDropout`'s."""
     if not training or p == 0:
         return x
     x.recording.num_dropouts += 1
@@ -214,7 +214,6 @@ def _same(x: RecordedImage, *args: Any, **kwargs: Any) -> RecordedImage:
 
 def _copy(x: RecordedImage) -> RecordedImage:
     return type(x)(x.node, x.recording, x.device)
-
 
 
 RULES: dict[str, Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""Chance that a step may use: numbers that depend on a sample and on what they are for, and on nothing else.
+"""Random numbers for a step, seeded per sample: they depend on the sample and on what they are for, on nothing else.
 
 A sample's key is a function of (seed, epoch, image), so a step stays a function of the run's state: it draws the same
 numbers when it is undone for want of memory and done again, after a resume, in micro-batches, and in any number of

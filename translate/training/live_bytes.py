@@ -215,8 +215,8 @@ def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
 
     There is no autocast for the meta device, and CUDA's switches itself off where there is no GPU. Convolutions take
     `dtype`; the low-precision copy of a weight that is trained is made once and kept until the end, as autocast does.
-    On a CPU reflection and replication padding are computed in float32. Within one of float16, one of float32 is
-    autocast switched off.
+    On a CPU reflection and replication padding are computed in float32. Nested: float32 inside float16 acts as
+    autocast(enabled=False).
     """
     kept: dict[int, Tensor] = {}
 

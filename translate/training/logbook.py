@@ -80,9 +80,9 @@ class Logbook:
         self.report.say(line)
         self.tracker.event(self.progress.images, what, line)
 
-    def enter(self, number: int, stage: Stage, translator: Translator, plan: str, line: str,
-              predicted_bytes: int | None) -> None:
-        """Begin stage `number`, or go on with it, under the memory plan named `plan`, of which `line` tells."""
+    def stage_began(self, number: int, stage: Stage, translator: Translator, plan: str, line: str,
+                    predicted_bytes: int | None) -> None:
+        """Tell that stage `number` begins or goes on under the memory plan named `plan`; `line` says what it needs."""
         self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
         self._probe = Probe(self._held_out, translator, self.recipe.translator.needs_pairs, self.accelerator.device,
                             self.precision)
@@ -121,13 +121,19 @@ class Logbook:
         return seen
 
     def _look(self) -> dict[str, float]:
-        try:
+        with self._going_on_without("look at the probe"):
             return {} if self._probe is None else self._probe()
+        return {}
+
+    @contextmanager
+    def _going_on_without(self, what: str) -> Iterator[None]:
+        """End the block with a warning where it runs out of memory."""
+        try:
+            yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.tell("warning", f"warning: no look at the probe at {self.progress.images:,} images: out of memory")
-            return {}
+            self.tell("warning", f"warning: no {what} at {self.progress.images:,} images: out of memory")
 
     def go_back(self, num_images: int) -> None:
         """Go back to `num_images`: forget what was recorded and gathered since."""
@@ -146,15 +152,10 @@ class Logbook:
         """Add a grid of the held-out samples as they are translated now."""
         if self._held_out is None or not self.accelerator.is_main_process:
             return
-        try:
+        with self._going_on_without("picture"):
             with autocast(self.accelerator.device, self.precision):
                 grid = sample_grid(translator, self._held_out.a, self._held_out.b, self.accelerator.device,
                                    labels=self.recipe.data.labelling is not None)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            self.tell("warning", f"warning: no picture at {self.progress.images:,} images: out of memory")
-        else:
             self.tracker.picture(self.progress.images, grid)
 
     def evaluate(self, translator: Translator) -> bool:

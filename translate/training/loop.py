@@ -51,7 +51,7 @@ from translate.training.step_on_meta import parameters_of
 from translate.training.update import NotFinite, Update
 
 
-def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False, card: str | None = None,
+def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False, gpu_memory: str | None = None,
           tell_recipe: bool = True) -> None:
     """Train a recipe; leave a run folder.
 
@@ -59,20 +59,20 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     folder       the run folder
     report       who is told what happens
     resume       go on from the folder's newest checkpoint
-    card         the size of the card that `memory: auto` chooses for, such as 8GB; None: the one there is
+    gpu_memory   the size of GPU that `memory: auto` chooses a plan for, such as 8GB; None: the GPU there is
     tell_recipe  tell the resolved recipe to `report`; it lies in the run folder as well
 
     Raises `RunError` when the folder holds a run and `resume` is not set, or the other way round, `Stopped` after a
     SIGTERM or SIGINT (everything is saved), `DiskError` when a checkpoint cannot be written, `DoesNotFit` when a step
     runs out of memory under the leanest memory plan, `Collapsed` when the guard gives the training up.
     """
-    # Mistakes in the recipe, in its data or in what fits, however late its stage comes, end here and leave no folder.
+    # Checked before the folder is made: the recipe, its data, and the memory of every stage, also the last.
     accelerator = make_accelerator(recipe, folder)
     home = RunFolder(folder)
     if accelerator.is_main_process:
         home.check(recipe, resume)
     accelerator.wait_for_everyone()
-    run = Run(recipe, home, accelerator, report, card)
+    run = Run(recipe, home, accelerator, report, gpu_memory)
     if not resume:
         report.say("choosing a memory plan for each stage")
         run.plans.choose(0)
@@ -93,22 +93,22 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
 
 
 class Run:
-    """One training: its folder, its state, and all that happens between two steps."""
+    """One training: its folder, its state, its steps and all that happens between them."""
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
-                 card: str | None = None):
+                 gpu_memory: str | None = None):
         """Build everything. Raises `UsageError`, `DataError` or `MissingExtra` for what cannot be trained here."""
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.folder = home.path
         check_shares(recipe, accelerator.num_processes)
         self.precision = choose_precision(recipe.precision, accelerator.device)
-        self.plans = MemoryPlans(recipe, home, accelerator, self.precision, card)
+        self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
         self.progress = Progress()
         self.build()
         self.samples = recipe.data.build("train", data_root())
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
-        poles = recipe.translator.objective.poles
-        self.guard = None if recipe.guard is None else Guard(recipe.guard, poles, accelerator)
+        self.guard = None if recipe.guard is None else Guard(
+            recipe.guard, recipe.translator.objective.sure_scores, accelerator)
         self.rolled_back = False
         self.stop = StopRequest()
 
@@ -118,23 +118,23 @@ class Run:
         data = self.recipe.data
         self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
         self.translator.to(self.accelerator.device)
-        self.shaped = 0  # the stage whose shape the networks have
-        self.translator.enter(self.recipe.stages[0])
+        self.shaped_for = 0  # the stage whose shape the networks have
+        self.translator.take_shape(self.recipe.stages[0])
         prepare_for_processes(self.translator.modules, self.accelerator)
         self.optimizers = {phase: getattr(self.recipe.optimizer, phase).build(parameters_of(self.translator, phase))
                            for phase in self.translator.phases}
         self.state = RunState(self.progress, self.translator, self.optimizers, self.accelerator)
 
-    def shape(self, number: int) -> None:
+    def match_stage_shape(self, number: int) -> None:
         """Give the networks the shape of stage `number`; the optimizers follow. Going back builds them anew."""
-        if number < self.shaped:
+        if number < self.shaped_for:
             self.build()
-        if number > self.shaped:
-            self.translator.enter(self.recipe.stages[number])
+        if number > self.shaped_for:
+            self.translator.take_shape(self.recipe.stages[number])
             prepare_for_processes(self.translator.modules, self.accelerator)
             for phase, optimizer in self.optimizers.items():
                 follow(optimizer, parameters_of(self.translator, phase))
-            self.shaped = number
+            self.shaped_for = number
 
     def begin(self, resume: bool) -> None:
         """Open the trackers, and continue where an earlier process stopped."""
@@ -144,7 +144,7 @@ class Run:
         self.log.begin(resume)
         if resume:
             self.plans.choose(self.progress.stage)
-            if self.log.evaluate(self.translator):  # a signal may have left no time for it
+            if self.log.evaluate(self.translator):  # due, but a signal stopped the run before it
                 self.save()
 
     def restore(self) -> None:
@@ -170,15 +170,16 @@ class Run:
 
     def load(self, checkpoint: Path) -> list[str]:
         """Put the run into the state of a checkpoint. Return what differs between then and now."""
-        self.shape(read_progress(checkpoint).stage)
+        self.match_stage_shape(read_progress(checkpoint).stage)
         differences = restore_checkpoint(checkpoint, self.state)
         self.translator.fade_in(self.share)
 
         # The guard and the log go on from where they were then.
         if self.guard is not None:
             self.guard.unpack(self.progress.guard)
-            if self.progress.clear is None:  # nobody watched until now, or the run had ended
-                self.guard.memory.looked = self.guard.memory.clear = self.progress.images
+            # No healthy point is stored (no guard before, or the run had ended): count this one as healthy.
+            if self.progress.clear is None:
+                self.guard.count_as_healthy(self.progress.images)
         self.log.go_back(self.progress.images)
 
         # The best checkpoint is kept beside this one, and may have been damaged since.
@@ -189,25 +190,25 @@ class Run:
         return differences
 
     def stages(self) -> Iterator[Stage]:
-        """Enter and yield the stages that are left; after a rollback, from the stage on that it led to."""
+        """Start and yield the stages that are left; after a rollback, from the stage on that it led to."""
         number = self.progress.stage
         while number < len(self.recipe.stages) and not self.ended:
             self.rolled_back = False
-            self.enter(number)
+            self.start_stage(number)
             yield self.recipe.stages[number]
             number = self.progress.stage if self.rolled_back else number + 1
 
-    def enter(self, number: int) -> None:
+    def start_stage(self, number: int) -> None:
         """Begin, or go on with, stage `number`."""
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
-        self.shape(number)
+        self.match_stage_shape(number)
         self.translator.fade_in(self.share)
         if self.guard is not None and self.progress.stage_images == 0:
-            self.guard.enter()
-        choice = self.plans.enter(number, self.translator)
-        self.log.enter(number, stage, self.translator, choice.plan.name, choice.line, choice.peak_bytes)
+            self.guard.forget_scales()
+        choice = self.plans.apply(number, self.translator)
+        self.log.stage_began(number, stage, self.translator, choice.plan.name, choice.line, choice.peak_bytes)
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Yield this process's share of every global batch left in the stage; set the learning rate before each."""
@@ -229,16 +230,17 @@ class Run:
         return stable_hash(seed, "rollback", rollbacks) if rollbacks else seed
 
     def step(self, stage: Stage, batch: Batch) -> Update:
-        """Do one step. With a guard it is left out, or what is left of it, where its numbers are not finite."""
+        """Do one step. With a guard, a phase whose numbers are not finite is undone, and the rest of the step skipped.
+        """
         update = Update(self.translator, self.optimizers, self.accelerator, self.plans.current, self.precision,
                         stage.micro_batch, self.progress.stage_images // stage.batch_size, self.progress.images,
                         guarded=self.guard is not None)
 
-        # A guard needs something to go back to before there is anything better.
+        # Save once before the first step: the first place to roll back to.
         if self.guard is not None and self.progress.images == 0:
             self.save()
 
-        # The step itself, under the run's memory plan or, where that does not suffice, a leaner one.
+        # The step itself, under the stage's memory plan or, if that runs out of memory, a leaner one.
         why_skipped = ""
         with self.plans.minding(update, self.progress.stage, self.translator):
             try:
@@ -256,28 +258,23 @@ class Run:
 
     def advance(self, num_images: int, update: Update) -> None:
         """End a step: count, average, let the guard look, record, save. Raises `Stopped` if a signal asked for it."""
-        # What has been seen of the run and of its stage.
-        self.translator.average(num_images)
-        before = self.progress.images
+        # Count the images, of the run and of its stage.
+        self.translator.update_ema(num_images)
+        images_before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images
         self.translator.fade_in(self.share)
         self.log.note(update.losses, update.observed)
 
-        # All processes agree: a signal may have reached only one of them, or them between different steps.
+        # A signal may reach one process, or several at different steps: all agree now.
         stopping = in_any_process(bool(self.stop), self.accelerator)
 
-        # A training that is lost goes back, and nothing of what led here is kept.
-        looking = self._crossed(self.recipe.every.probe, before) or self.ended
-        probed = self.log.probe() if looking else {}
-        trouble = None
-        if self.guard is not None:
-            warming_up = self.progress.images <= self.recipe.translator.pace.warmup
-            trouble = self.guard.trouble(self.progress.images, looking, probed, warming_up)
+        # A training that has collapsed goes back, and nothing of what led here is recorded or saved.
+        trouble = self._look_with_guard(images_before)
         if trouble is not None:
             self.roll_back(trouble)
         else:
-            self._keep(before, stopping)
+            self._record_and_save(images_before, stopping)
 
         self.log.show_progress()
         if stopping:
@@ -286,46 +283,56 @@ class Run:
             raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything "
                           f"is saved. Continue with: {launch} train --resume --run-dir {self.folder}")
 
-    def _keep(self, before: int, stopping: bool) -> None:
-        """Score, record, save and picture what is due since `before` images."""
-        # Scores and losses before a save: it then knows of them, and a resume records what would have been recorded.
+    def _look_with_guard(self, images_before: int) -> Trouble | None:
+        """Probe the generators where that is due; return what the guard says of the training, None where all is well.
+        """
+        looking = self._is_due(self.recipe.every.probe, images_before) or self.ended
+        probed = self.log.probe() if looking else {}
+        if self.guard is None:
+            return None
+        warming_up = self.progress.images <= self.recipe.translator.pace.warmup
+        return self.guard.trouble(self.progress.images, looking, probed, warming_up)
+
+    def _record_and_save(self, images_before: int, stopping: bool) -> None:
+        """Score, record, save and picture what has come due since `images_before`."""
+        # Record first, then save: the checkpoint counts these records, so a resume writes none twice.
         every = self.recipe.every
         better = not stopping and self.log.evaluate(self.translator)
-        saving = better or self._crossed(every.checkpoint, before) or self.ended or stopping
-        if self._crossed(every.log, before) or saving:
+        saving = better or self._is_due(every.checkpoint, images_before) or self.ended or stopping
+        if self._is_due(every.log, images_before) or saving:
             self.log.record_losses(self.optimizers["generator"].param_groups[0]["lr"])
         if saving:
             self.save()
 
-        # What people look at.
-        if self._crossed(every.sample, before) or self.ended:
+        # Pictures and the report, for people.
+        if self._is_due(every.sample, images_before) or self.ended:
             self.log.picture(self.translator)
         if self.progress.evaluated == self.progress.images and not self.ended:
             self.log.write_report()
 
-    def _crossed(self, cadence: int | None, before: int) -> bool:
-        return cadence is not None and self.progress.images // cadence > before // cadence
+    def _is_due(self, cadence: int | None, images_before: int) -> bool:
+        return cadence is not None and self.progress.images // cadence > images_before // cadence
 
     def roll_back(self, trouble: Trouble) -> None:
         """Go back to the newest healthy checkpoint, and on from there with other data. Raises `Collapsed`."""
-        # Where to, and whether it is worth another try.
+        # Find the newest healthy checkpoint; give up where there is none, or after too many rollbacks.
         guard = self.guard
         assert guard is not None
         images, count, most = self.progress.images, self.progress.rollbacks, guard.config.rollbacks
         checkpoints = self.folder / "checkpoints"
         self.log.tell("collapse", f"{images:,} images: {trouble}")
-        healthy = by_main_process(lambda: healthy_checkpoint(checkpoints, guard.memory.clear), self.accelerator)
+        healthy = by_main_process(lambda: healthy_checkpoint(checkpoints, guard.last_healthy), self.accelerator)
         if count >= most or healthy is None:
             tried = f"{count} rollbacks have not helped" if healthy else "there is no healthy checkpoint to go back to"
             raise Collapsed(f"given up at {images:,} images, {tried}. {trouble}. docs/training.md says what to change")
 
-        # Later checkpoints go before anything else: a run that is killed here comes to the same place again.
+        # Delete the later checkpoints first: a run killed from here on finds this one as its newest.
         if self.accelerator.is_main_process:
             discard_after(healthy)
         self.load(healthy)
         self.progress.rollbacks = count + 1
         self.plans.choose(self.progress.stage)
-        self.save()  # the count, in place of what was there
+        self.save()  # replaces the checkpoint by one that counts this rollback
         self.rolled_back = True
         self.log.tell("rollback", f"back to the healthy checkpoint at {self.progress.images:,} images, and on with "
                                   f"other data: rollback {count + 1} of {most}")
@@ -335,22 +342,22 @@ class Run:
         self.progress.guard, self.progress.clear = {}, None
         if self.guard is not None:
             self.progress.guard = self.guard.pack()
-            self.progress.clear = None if self.ended else self.guard.memory.clear  # from the end there is no way back
+            self.progress.clear = None if self.ended else self.guard.last_healthy  # a run that ended never rolls back
         save_checkpoint(self.folder / "checkpoints", self.state, self.recipe.keep_checkpoints)
         self.log.write_status("running", self.skipped)
 
     def finish(self) -> None:
-        """Write the release: the newest generators, or the best where `evaluate.patience` lets the scores decide."""
+        """Write the release and close the trackers."""
         if self.why_stop:
             self.log.tell("early stop", self.why_stop)
 
-        # Which of the generators that this run has had are given away.
+        # Release the newest generators or the best? With `evaluate.patience` the scores decide.
         progress, chosen = self.progress, "last"
         if self.recipe.evaluate.patience is not None and (best := self.progress.best) is not None:
             checkpoint = checkpoint_at(self.folder / "checkpoints", best.images)
             progress = read_progress(checkpoint)
             chosen = f"best {best.metric} ({best.value:.5g}) of all that were evaluated"
-            self.shape(progress.stage)
+            self.match_stage_shape(progress.stage)
             read_networks(checkpoint, self.translator)
 
         if self.accelerator.is_main_process:
@@ -360,8 +367,8 @@ class Run:
 
     @property
     def skipped(self) -> int:
-        """The steps that the guard has left out."""
-        return 0 if self.guard is None else self.guard.memory.skipped
+        """The number of steps that the guard has left out."""
+        return 0 if self.guard is None else self.guard.state.skipped
 
     @property
     def ended(self) -> bool:

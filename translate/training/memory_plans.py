@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
@@ -26,18 +27,19 @@ class MemoryPlans:
     """
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, precision: Format,
-                 card: str | None = None):
-        """Choose for a card of the size `card`, such as 8GB; None: for the one there is."""
-        self.recipe, self.home, self.accelerator, self.precision, self.card = recipe, home, accelerator, precision, card
+                 gpu_memory: str | None = None):
+        """Choose for a GPU of the size `gpu_memory`, such as 8GB; None: for the GPU there is."""
+        self.recipe, self.home, self.accelerator = recipe, home, accelerator
+        self.precision, self.gpu_memory = precision, gpu_memory
         self.choices: dict[int, planner.Choice] = {}
         self.current = memory.PLANS["split"]
 
     def choose(self, first: int) -> None:
         """Choose for every stage from number `first` on. Raises `DoesNotFit`, `UsageError`."""
         for number in range(first, len(self.recipe.stages)):
-            self.choices[number] = by_main_process(lambda number=number: self._choose(number), self.accelerator)  # type: ignore[misc]
+            self.choices[number] = by_main_process(partial(self._choose, number), self.accelerator)
 
-    def enter(self, number: int, translator: Translator) -> planner.Choice:
+    def apply(self, number: int, translator: Translator) -> planner.Choice:
         """Train stage `number` under its plan from now on; return the choice."""
         choice = self.choices[number]
         self._use(choice.plan, choice.asked, number, translator)
@@ -45,7 +47,7 @@ class MemoryPlans:
 
     @contextmanager
     def minding(self, update: Update, number: int, translator: Translator) -> Iterator[None]:
-        """Go on in stage `number` with the plan that a step ends with, also after a resume; name what fits under none.
+        """Adopt the plan that a step of stage `number` ended with; turn its `DoesNotFit` into one that names the stage.
         """
         try:
             yield
@@ -58,10 +60,10 @@ class MemoryPlans:
     def _choose(self, number: int) -> planner.Choice:
         before = self.home.memory_choices().get(str(number))
         return planner.choose_for_run(self.recipe, number, before, self.accelerator.device, self.precision,
-                                      self.accelerator.num_processes, self.card)
+                                      self.accelerator.num_processes, self.gpu_memory)
 
     def _use(self, plan: memory.Plan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
-        """Give the networks a plan, and remember it. `asked`: what it was chosen by, where that is new."""
+        """Give the networks a plan, and remember it in the run folder, with what it was chosen for if that is new."""
         self.current = plan
         for network in translator.modules.values():
             memory.apply(plan, network, self.accelerator.num_processes)

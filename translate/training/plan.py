@@ -8,18 +8,17 @@ device's own context; `USABLE` leaves room for them.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.errors import DoesNotFit
-from translate.networks import memory
-from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan
+from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan, PlanName
+from translate.networks.statistics import has_batch_norm
 from translate.networks.tasks import save_shapes
 from translate.optimizers import Optimizers
 from translate.precision import Format
@@ -30,7 +29,7 @@ from translate.translators import TranslatorConfig
 
 OnProgress = Callable[[int, int, str], object]  # told how many predictions are made, of how many, and what comes next
 
-USABLE = 0.8  # the share of a card that predictions may fill: enough where it was measured, docs/benchmarks-recipes.md
+USABLE = 0.8  # the share of a GPU that predictions may fill: enough where it was measured, docs/benchmarks-recipes.md
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,10 @@ class Prediction:
     peak_bytes: int  # live bytes at the worst moment of a step
     compute: float  # convolutions' multiplications relative to those of the plans that compute nothing twice
     same_as: str | None = None  # an earlier plan that does the same to these networks
+
+    def fits(self, budget: int | None) -> bool:
+        """Tell whether it fits into `budget` bytes; None: whatever it takes."""
+        return budget is None or self.peak_bytes <= budget
 
     def __str__(self) -> str:
         return f"memory plan {self.plan}: predicted peak {amount(self.peak_bytes)}, {self.compute:.2f}× compute"
@@ -112,61 +115,64 @@ def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: For
 
 def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, device: Device = "cuda",
            num_processes: int = 1) -> Prediction | None:
-    """Return the prediction of least compute that fits into `budget` bytes; None when none does.
+    """Return the prediction of least compute that fits into `budget` bytes; None when none does."""
+    return least_compute(lambda name: predict(recipe, stage, PLANS[name], precision, device, num_processes), budget)
 
-    No more plans are predicted than it takes to know.
+
+def least_compute(predicted: Callable[[PlanName], Prediction], budget: int | None) -> Prediction | None:
+    """Return, of the plans that `memory: auto` may take, the prediction of least compute that fits into `budget` bytes.
+
+    None when none fits. `predicted` is asked for no more plans than it takes to know.
     """
-    def fits(name: memory.PlanName) -> Prediction | None:
-        prediction = predict(recipe, stage, PLANS[name], precision, device, num_processes)
-        return prediction if budget is None or prediction.peak_bytes <= budget else None
-
     # The ladder is in the order of compute; `plain` computes no less than `split`.
-    first = next(filter(None, map(fits, LADDER[1:])), None)
+    first = next((found for name in LADDER[1:] if (found := predicted(name)).fits(budget)), None)
     if first is not None and not first.plan.in_strips:
         return first
-    return least_compute(filter(None, (first, fits("blocks"))))
 
-
-def least_compute(predictions: Iterable[Prediction]) -> Prediction | None:
-    """Return the first of those that compute least; None of none."""
-    return min(predictions, key=lambda each: each.compute, default=None)
+    # Strips, or nothing: for some networks `blocks` fits where nothing else does, or computes less than strips.
+    blocks = predicted("blocks")
+    if blocks.fits(budget) and (first is None or blocks.compute < first.compute):
+        return blocks
+    return first
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The memory plan a training takes for a stage, what it was chosen by, and a line that says what it needs."""
+    """The memory plan a training takes for a stage, what it was chosen for, and a line that says what it needs."""
 
     plan: Plan
-    asked: dict[str, Any]
+    asked: dict[str, Any]  # what the recipe and --memory asked for: the choice holds as long as they ask for the same
     line: str
     peak_bytes: int  # as predicted
 
 
 def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
-                   precision: Format, num_processes: int = 1, card: str | None = None) -> Choice:
-    """Choose the memory plan of stage `number`.
+                   precision: Format, num_processes: int = 1, gpu_memory: str | None = None) -> Choice:
+    """Choose the memory plan of stage `number`. The first of these that applies:
 
-    It is that of `before`, if the recipe still asks for the same and `card` is no other than it was; else the recipe's;
-    else, under `memory: auto`, the least compute that fits: into `card`, or into the card there is. Without either that
-    is `split`.
+    1. the plan in the run folder (`before`), if the recipe's memory and --memory are unchanged
+    2. the plan that the recipe names
+    3. under `memory: auto`, the cheapest that fits into `gpu_memory` or into the GPU there is; without either, `split`
 
     before         what the run folder remembers of the stage; None: nothing
-    device         what trains: only on CUDA is there a card to fit into
+    device         what trains: only on CUDA is there a GPU to fit into
     precision      of the training
     num_processes  that share the stage's batch equally
-    card           the size given by --memory, such as 8GB
+    gpu_memory     the size given by --memory, such as 8GB
 
-    Raises `DoesNotFit` where `auto` finds nothing that fits into `card`, `UsageError` for a `card` that is no size.
+    Raises `DoesNotFit` where `auto` finds nothing that fits into `gpu_memory`, `UsageError` for one that is no size.
     """
     # What is asked for, and how much there is.
     stage, named = recipe.stages[number], recipe.memory_of(recipe.stages[number])
     kind: Device = "cpu" if device.type == "cpu" else "cuda"
-    budget = budget_of(card) if card is not None else usable_bytes(device) if device.type == "cuda" else None
-    asked = {"memory": named.model_dump() if named else "auto", "card": card}
+    budget = usable_bytes(device) if device.type == "cuda" and gpu_memory is None else None
+    if gpu_memory is not None:
+        budget = budget_of(gpu_memory)
+    asked = {"memory": named.model_dump() if named else "auto", "card": gpu_memory}
 
-    # As before, or as the recipe says, or what fits.
+    # The three cases of the docstring.
     as_before = ""
-    if before and before["asked"]["memory"] == asked["memory"] and card in (None, before["asked"]["card"]):
+    if before and before["asked"]["memory"] == asked["memory"] and gpu_memory in (None, before["asked"]["card"]):
         asked, as_before = before["asked"], ", as before"
         plan = MemoryConfig(plan=before["plan"], strips=before["strips"]).resolve()
         found = predict(recipe, stage, plan, precision, kind, num_processes)
@@ -175,7 +181,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     else:
         fitting = choose(recipe, stage, budget, precision, kind, num_processes)
         found = fitting or predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes)
-        if fitting is None and card is not None:
+        if fitting is None and gpu_memory is not None:
             raise DoesNotFit(f"{describe(number, stage)}: needs {amount(found.peak_bytes)} of {amount(budget or 0)} "
                              "usable even under the leanest memory plan; "
                              f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}")
@@ -184,7 +190,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     line = f"{found}{as_before}"
     if budget is not None:
         line += f" of {amount(budget)} usable"
-        if found.peak_bytes > budget:
+        if not found.fits(budget):
             line += f" (warning: {amount(found.peak_bytes - budget)} more than that)"
     return Choice(found.plan, asked, line, found.peak_bytes)
 
@@ -196,19 +202,19 @@ def describe(number: int, stage: Stage) -> str:
 
 
 def usable_bytes(device: torch.device) -> int:
-    """Return what a training may fill of a card: a share of what is free now, and of what this process holds of it."""
+    """Return what a training may fill of a GPU: a share of what is free now, and of what this process holds of it."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(USABLE * (free + torch.cuda.memory_reserved(device)))
 
 
 def budget_of(memory_size: str) -> int:
-    """Return the bytes that predictions may fill on a card of a given size, such as 8GB. Raises `UsageError`."""
+    """Return the bytes that predictions may fill on a GPU of a given size, such as 8GB. Raises `UsageError`."""
     return int(USABLE * num_bytes(memory_size))
 
 
 def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Format, device: Device = "cuda",
            num_processes: int = 1) -> str:
-    """Say what to change in a stage that fits under no plan: smaller pieces, or the largest square that does."""
+    """Say what to change in a stage that fits under no plan: the micro-batch, the resolution or the networks' width."""
     field, leanest = f"stages.{number}", PLANS[LADDER[-1]]
 
     def peak(each: Stage) -> int:
@@ -218,11 +224,12 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
     if (stage.micro_batch or stage.batch_size // num_processes) > 1:
         stage = stage.model_copy(update={"micro_batch": 1})
         if peak(stage) <= budget:
-            note = (" (its batch norms then see one image at a time)" if has_batch_norm(recipe) else
+            networks = _step_of(recipe, recipe.stages[0]).translator.networks.values()
+            note = (" (its batch norms then see one image at a time)" if any(map(has_batch_norm, networks)) else
                     " (the gradients stay those of the whole batch)")
             return f"set {field}.micro_batch to 1{note}"
 
-    # The peak is a line over the number of pixels, which two sizes tell: this one and half of it.
+    # The peak grows linearly with the pixels: a line through two sizes, this one and half of it, tells which side fits.
     smaller_networks = "set the networks' width to less: most of it is weights"
     multiple = 2**(getattr(recipe.translator.generator, "downs", 4) + stage.levels)
     half = stage.model_copy(update={"resolution": max(min(stage.size) // 2 // multiple, 1) * multiple})
@@ -234,7 +241,7 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
     fitting = max(small_area + (budget - small) / per_pixel, 0) ** 0.5
     side = int(fitting) // multiple * multiple
 
-    # In words.
+    # Say it, with the micro-batch that was assumed.
     pieces = f"{field}.micro_batch to 1 and " if stage.micro_batch == 1 and stage.batch_size > 1 else ""
     if side < max(recipe.smallest_side(stage), 64):
         return smaller_networks
@@ -243,18 +250,12 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
     return f"set {pieces}{field}.resolution to {side}{others}, or the networks' width to less"
 
 
-def has_batch_norm(recipe: Recipe) -> bool:
-    """Whether a network of the recipe takes statistics over a batch."""
-    networks = _step_of(recipe, recipe.stages[0]).translator.networks.values()
-    return any(isinstance(part, _BatchNorm) for network in networks for part in network.modules())
-
-
 def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Format, device: Device,
                 on_progress: OnProgress) -> StagePlan:
     stage = recipe.stages[number]
     named = recipe.memory_of(stage)
 
-    # Every plan, as many strips as the recipe says; of those that do the same the first gives the others its name.
+    # Predict every plan, in as many strips as the recipe says; where several do the same, name the first of them.
     step, predictions, first_with = _step_of(recipe, stage), list[Prediction](), dict[Any, str]()
     for plan in (named.resolve() if named and named.plan == name else plan for name, plan in PLANS.items()):
         on_progress(number * len(PLANS) + len(predictions), len(recipe.stages) * len(PLANS),
@@ -263,15 +264,13 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
         first = first_with.setdefault(step.effect(plan), plan.name)
         predictions.append(Prediction(plan, found.peak_bytes, found.compute, first if first != plan.name else None))
 
-    # The plan that the recipe names, where it fits; under `auto` the least compute that does.
+    # A training takes the plan that the recipe names or, under `auto`, the least compute; if it fits.
     by_name = {each.plan.name: each for each in predictions}
-    fitting = least_compute(by_name[name] for name in (*LADDER[1:], "blocks")
-                            if budget is None or by_name[name].peak_bytes <= budget)
-    chosen = fitting
-    if named is not None:
-        chosen = by_name[named.plan] if budget is None or by_name[named.plan].peak_bytes <= budget else None
+    fitting = least_compute(by_name.__getitem__, budget)
+    wanted = by_name[named.plan] if named else fitting
+    chosen = wanted if wanted and wanted.fits(budget) else None
 
-    # What to do where it does not.
+    # If it does not, say what to do.
     advice = ""
     if chosen is None and fitting:
         advice = f"plan {named.plan if named else ''} does not fit and {fitting.plan} does: set memory to auto"
@@ -283,7 +282,7 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
 def _step_of(recipe: Recipe, stage: Stage, num_processes: int = 1) -> StepOnMeta:
     """Return the step of `stage` in one of `num_processes` equal processes."""
     return _step(recipe.translator, recipe.optimizer, (recipe.data.channels_a, recipe.data.channels_b), Stage(
-        images=1, batch_size=stage.batch_size // num_processes,  # and besides what a prediction depends on
+        images=1, batch_size=stage.batch_size // num_processes,  # and the other fields that a prediction depends on
         **stage.model_dump(include={"resolution", "micro_batch", "levels", "fade", "freeze"})))
 
 

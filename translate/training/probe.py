@@ -2,17 +2,17 @@
 
 A look leaves in `metrics.jsonl` a line of `kind: probe` with, for each direction (`_ab`, `_ba`):
 
-    diversity   how much the outputs differ from each other, relative to their inputs or to real images, whichever
-                differ less: 0 where all outputs are the same
-    error       how far the outputs are from the truth or, where that is not known and there is a way back, the inputs
-                from what comes back: 1 where the mean colour would do as well
+    diversity   how much the outputs differ from each other, divided by the smaller diversity of inputs and reals: 0
+                where all outputs are the same
+    error       mean absolute error, divided by that of the mean colour: 1 where that would do as well. Paired: from
+                output to truth; CycleGAN: from input to its round trip; CUT: none
     saturation  the share of the outputs' values at the ends of their range, beyond that of real images: 1 where all are
                 (only where most values of real images are not: masks and drawings lie there by nature)
     change      how far the outputs are from the inputs, relative to how far the images of the other side are: 0 where
                 they are copies (only where both sides have as many channels)
 
-It is the generators as they are trained that are looked at, not their averages, in eval mode: so it also tells when
-their running statistics are broken.
+The probe looks at the generators that are trained, not at their moving averages, and in eval mode: so it also tells
+when their running statistics are broken.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.errors import TranslateError, UsageError
+from translate.networks.statistics import has_batch_norm
 from translate.precision import choose_precision
 from translate.recipe import Recipe
 
@@ -21,7 +21,7 @@ Made = TypeVar("Made")
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Return Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
-    # Told that it is on a CPU, it joins the processes that torchrun has started; else each would train alone.
+    # cpu=True makes Accelerate join torchrun's processes. Without it each process of a CPU would train alone.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     state = PartialState(cpu=cpu)
     precision = choose_precision(recipe.precision, state.device)
@@ -43,7 +43,7 @@ def prepare_for_processes(modules: dict[str, torch.nn.Module], accelerator: Acce
     if accelerator.num_processes == 1:
         return
     for name, module in modules.items():
-        if any(isinstance(part, _BatchNorm) for part in module.modules()):
+        if has_batch_norm(module):
             if accelerator.device.type != "cuda":
                 raise UsageError(f"{name}: batch norm over several processes needs CUDA (SyncBatchNorm); on a CPU use "
                                  "norm: instance or none, or one process")

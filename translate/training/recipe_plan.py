@@ -1,4 +1,4 @@
-"""A whole recipe planned for a CUDA card: what `translate plan` shows."""
+"""A whole recipe planned for a CUDA GPU: what `translate plan` shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RecipePlan:
 
     recipe: str
     precision: Format
-    budget: int | None  # bytes that predictions may fill; None: no card was named, and there is none
+    budget: int | None  # bytes that predictions may fill; None: no GPU was named, and there is none
     with_consistency: bool  # with the network of the consistency loss, as `translate adapt make` trains it
     stages: list[StagePlan]
 
@@ -34,20 +34,20 @@ class RecipePlan:
                 "consistency": self.with_consistency, "stages": [stage.as_json(self.budget) for stage in self.stages]}
 
 
-def plan_for_card(recipe: Recipe, card: str | None = None, precision: str | None = None,
+def plan_for_gpu(recipe: Recipe, gpu_memory: str | None = None, precision: str | None = None,
                   on_progress: OnProgress = lambda done, total, what: None) -> RecipePlan:
-    """Predict every stage of `recipe` on a CUDA card.
+    """Predict every stage of `recipe` on a CUDA GPU.
 
-    card        its size, such as "8GB"; None: the card there is, if there is one
+    gpu_memory  its size, such as "8GB"; None: that of the GPU there is, if there is one
     precision   a number format; None: the recipe's; "auto" is planned as fp16
     on_progress told before each prediction, and at the end
 
-    Raises `UsageError` for a `card` that is no size.
+    Raises `UsageError` for a `gpu_memory` that is no size.
     """
     asked = precision or recipe.precision
     planned_format: Format = "fp16" if asked == "auto" else asked  # type: ignore[assignment]
-    if card is not None:
-        budget: int | None = budget_of(card)
+    if gpu_memory is not None:
+        budget: int | None = budget_of(gpu_memory)
     else:
         budget = usable_bytes(torch.device("cuda")) if torch.cuda.is_available() else None
 

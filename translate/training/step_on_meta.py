@@ -87,7 +87,7 @@ class StepOnMeta:
                 # A frozen weight has no gradient; what the optimizer knows of it is kept for later.
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
 
-            # The step. Its number is 0, in which all is due that comes every k steps.
+            # The step: step 0, where every term that is due every k steps runs, which is the worst case.
             counter.peak, counter.flops = counter.live, 0
             update = MetaUpdate(translator, self.optimizers, cast(Any, MetaAccelerator()), plan, precision,
                                 stage.micro_batch, images=self.warmup)
@@ -138,5 +138,5 @@ def build_on_meta(config: TranslatorConfig, channels: tuple[int, int], stage: St
         translator = config.build(*channels)
     translator.to(torch.device("meta"))
     if stage is not None:
-        translator.enter(stage)
+        translator.take_shape(stage)
     return translator

@@ -10,8 +10,8 @@ from translate.translators import Translator
 class BeforePhase:
     """The buffers of all networks and the random states as they were before a phase.
 
-    What optimizers, pools and the gradient scaler learn of a phase they learn at its end, so there is no more to undo
-    than this, what the pools are about to exchange, and gradients.
+    Optimizers, pools and the gradient scaler change only at a phase's end; buffers and random state are all there is to
+    restore, besides the gradients and what the pools have staged.
     """
 
     def __init__(self, translator: Translator, device: torch.device):
@@ -22,7 +22,7 @@ class BeforePhase:
         self.random_cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     def restore(self) -> None:
-        """Bring it back, and make the pools forget what they were about to exchange."""
+        """Restore them, and make the pools forget the exchanges they have staged."""
         for pool in self.translator.pools.values():
             pool.undo()
         with torch.no_grad():

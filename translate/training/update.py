@@ -1,15 +1,15 @@
 """Update: all that a translator's step may ask of the machinery.
 
 A step is a few phases, each the training of some networks while all others are frozen. Within a phase every loss is
-backpropagated as soon as it is known (split backward): a fake image is a cut in the graph, a leaf that gathers the
-gradients of everything that looks at it; when all have, its gradient goes on through the generator that made it. Each
-gradient equals that of one joint backward pass over the sum of the losses, and only one branch of the graph is alive
-at a time. Models are never wrapped (DDP would average the gradients at every partial backward): they are averaged
-across processes once a phase.
+backpropagated as soon as it is known (split backward). A fake image is a cut in the graph: a leaf. Each loss adds its
+gradient to the leaf. After the last one the sum is passed on through the generator that made the fake. Each gradient
+equals that of one joint backward pass over the sum of the losses, and only one branch of the graph is alive at a time.
+Models are not wrapped in DDP, which would average at every partial backward; gradients are averaged once, at the end
+of a phase.
 
-A phase that runs out of memory is undone and run again under the next leaner memory plan. What an optimizer, a pool or
-the gradient scaler learns of a phase it learns at its end, so until then there is little to undo. In the same way a
-phase is undone whose losses or gradients are not finite: nothing of it reaches weights, buffers or pools.
+A phase that runs out of memory is undone and run again under the next leaner memory plan. Optimizers, pools and the
+gradient scaler change only at a phase's end, so until then there is little to undo. A phase with a non-finite loss or
+gradient is undone in the same way: nothing of it reaches weights, buffers or pools.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.losses import Penalty
 from translate.networks import memory
-from translate.networks.checkpointing import recomputing, starting_point
 from translate.networks.discriminators import Discriminator
 from translate.networks.dropout import seed_dropout
 from translate.networks.memory import Plan
+from translate.networks.recomputing import recomputing, starting_point
 from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
 from translate.training import draws
@@ -42,7 +42,7 @@ from translate.translators.pool import ImagePool
 
 
 class NotFinite(Exception):
-    """A phase brought numbers that are not finite. It is undone, and the step is over; the words say what and where."""
+    """A loss or gradient of a phase is not finite. The phase is undone and the step ended; the message names what."""
 
 
 class Update:
@@ -56,10 +56,12 @@ class Update:
     and leaves in it
 
         losses      what it recorded, as scalars on the device: means over the batch of this process
-        observed    what it noted besides, alike; `gradient_<phase>` is the norm of a phase's gradient before clipping
-        plan        the memory plan in use: a leaner one than at the beginning where a phase ran out of memory
-        notes       lines that say so
+        observed    other numbers, also means over the batch; `gradient_<phase>` is the norm of a phase's gradient
+                    before clipping
+        plan        the memory plan in use: a leaner one than at the beginning if a phase ran out of memory
+        notes       messages about changes of the memory plan
         overflowed  the phases whose optimizer step the gradient scaler of fp16 left out, as it does now and then
+                    (filled only if `guarded`)
 
     `guarded`: a phase raises `NotFinite` rather than learn from numbers that are not finite.
     """
@@ -85,17 +87,17 @@ class Update:
         again when it runs out of memory. Returns what the body does. Raises `DoesNotFit` when it runs out of memory
         under the leanest plan, `NotFinite` (in all processes) where the update is `guarded`.
         """
-        # The body, until it fits. All processes must redo a phase, as all wait for each other's gradients.
+        # Run the body until it fits. All processes must redo a phase, as all wait for each other's gradients.
         while True:
             before, recorded = BeforePhase(self.translator, self.accelerator.device), (self.losses, self.observed)
             self.losses, self.observed = dict(self.losses), dict(self.observed)
-            result, shortage = self._attempt(name, body, arguments)
-            if not in_any_process(shortage is not None, self.accelerator):
+            result, out_of_memory = self._attempt(name, body, arguments)
+            if not in_any_process(out_of_memory is not None, self.accelerator):
                 break
             self._undo(name, before, recorded)
-            self._use_leaner_plan(name, shortage)
+            self._use_leaner_plan(name, out_of_memory)
 
-        # The optimizer's step; where numbers are not finite nothing of the phase is kept.
+        # Step the optimizer; if a number is not finite, undo the phase.
         try:
             self.average_gradients(self.translator.phases[name])
             norm = self.step_optimizer(self.optimizers[name])
@@ -109,7 +111,7 @@ class Update:
             raise DoesNotFit(f"out of memory in the optimizer's step of the {name} phase, which cannot be undone; go "
                              "on from the newest checkpoint under a leaner memory plan (--set memory.plan=…)") from None
 
-        # What the log and the guard are told of it, and what the phase has changed besides weights.
+        # Note the gradient's norm for the log and the guard, and make the pools' exchanges final.
         if self.guarded and self.accelerator.scaler is not None and not math.isfinite(norm.item()):
             self.overflowed.append(name)
         else:
@@ -136,19 +138,19 @@ class Update:
             return None, str(error).split(". ")[0]
 
     def _undo(self, name: str, before: BeforePhase, recorded: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
-        """Make as if phase `name` had not been begun."""
+        """Restore everything as it was before phase `name`."""
         self.optimizers[name].zero_grad(set_to_none=True)
         self.losses, self.observed = recorded
         self._waiting = []
         before.restore()
 
-    def _use_leaner_plan(self, name: str, shortage: str | None) -> None:
+    def _use_leaner_plan(self, name: str, out_of_memory: str | None) -> None:
         gc.collect()  # the failed attempt's frames, where they form cycles
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         networks = self.translator.networks.values()
         plan = memory.leaner(self.plan, networks, self.translator.replays)
-        reason = shortage or "another process ran out of memory"
+        reason = out_of_memory or "another process ran out of memory"
         if plan is None:
             raise DoesNotFit(f"the {name} phase runs out of memory under {self.plan}, the leanest memory plan "
                              f"({reason})")
@@ -180,8 +182,8 @@ class Update:
             yield generator(real)
             return
 
-        # Where others look at a fake than discriminators, its generator's graph takes memory that they need: it is
-        # left out now, and made again when the gradient has come.
+        # In CycleGAN and CUT a generator also reads the fake. Both graphs together would not fit: this one is dropped
+        # now and rebuilt when the fake's gradient is known.
         replay = self.plan.replay and self.translator.replays
         start = starting_point(generator) if replay else []
         with self.without_graph() if replay else nullcontext():
@@ -196,7 +198,7 @@ class Update:
             image = None
         yield leaf
 
-        # All who look at the fake have left their gradients.
+        # Every loss of the fake has added its gradient to the leaf: pass the sum on through the generator.
         if leaf.grad is None:
             return
         gradient, leaf.grad = leaf.grad.to(dtype), None
@@ -207,7 +209,10 @@ class Update:
             image.backward(gradient)
 
     def backward(self, name: str, loss: Tensor, times: int = 1) -> None:
-        """Backpropagate `loss`, a mean over the micro-batch, and record it under `name`; it counts `times` times."""
+        """Backpropagate `loss`, a mean over the micro-batch, and record it under `name`.
+
+        `times`: factor on the gradient, not on the recorded value (penalties that are due every k steps).
+        """
         self.record(name, loss)
         share = loss * self._share
         if self.plan.cut:
@@ -216,7 +221,7 @@ class Update:
             self._waiting.append(share * times)
 
     def regularise(self, name: str, loss: Tensor) -> None:
-        """Backpropagate a loss of weights alone, and record it under `name`: outside of micro-batches, once a phase."""
+        """Backpropagate a loss of weights alone, once a phase and outside of micro-batches; record it under `name`."""
         self._share = 1.0
         self.record(name, loss)
         self._propagate(loss)
@@ -282,15 +287,18 @@ class Update:
         return autocast(self.accelerator.device, self.precision)
 
     def full_precision(self) -> AbstractContextManager[object]:
-        """Compute in float32 within the block, also where something of it is computed again in a backward pass."""
+        """Turn autocast off for a forward pass: compute in float32 within the block, also in later recomputation."""
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def outside_autocast(self) -> AbstractContextManager[object]:
-        """Leave number formats alone: a backward pass takes its forward's, and recomputation restores its own."""
+        """Turn autocast off for a backward pass: autograd keeps each operation's format.
+
+        Apart from `full_precision` because `MetaUpdate` overrides the two differently.
+        """
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def without_graph(self) -> AbstractContextManager[object]:
-        """Compute without a graph: what no gradient goes through, or what is run again for its gradient.
+        """Compute without a graph within the block, for what takes no gradient or is run again for it.
 
         Autocast would remember the low-precision weights it makes here, without a graph, and some versions of torch
         hand them to later passes, whose weights would then get no gradient.
@@ -340,11 +348,14 @@ class Update:
         return norm
 
     def _is_broken(self, norm: Tensor) -> bool:
-        """Tell whether a loss or gradient of any process is not finite; under fp16 the scaler minds the gradients."""
-        minded = [value.float() for value in self.losses.values()]
+        """Tell whether a loss or gradient of any process is not finite.
+
+        Under fp16 gradients are not checked: they may overflow now and then, and the scaler skips such steps itself.
+        """
+        values = [value.float() for value in self.losses.values()]
         if self.accelerator.scaler is None:
-            minded.append(norm.float())
-        broken = bool(minded) and not torch.isfinite(torch.stack(minded)).all().item()
+            values.append(norm.float())
+        broken = bool(values) and not torch.isfinite(torch.stack(values)).all().item()
         return in_any_process(broken, self.accelerator)
 
     def _not_finite(self, name: str) -> str:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from translate.translators.config import Direction
 from translate.translators.cut import CUTConfig
 from translate.translators.cyclegan import CycleGANConfig
-from translate.translators.game import Direction
 from translate.translators.pix2pix import Pix2PixConfig
 from translate.translators.translator import Translator
 

@@ -17,8 +17,8 @@ from translate.data import Batch
 from translate.losses import LeastSquares, Objective, patch_nce
 from translate.networks import DiscriminatorConfig, EncodingConfig, PatchGANConfig, ProjectionHeads, ResNetConfig
 from translate.schema import Config
-from translate.translators.game import Direction, GameConfig
-from translate.translators.translator import Translator, Update
+from translate.translators.config import BaseTranslatorConfig, Direction
+from translate.translators.translator import StepTools, Translator
 
 
 class CUTWeights(Config):
@@ -33,7 +33,7 @@ class CUTWeights(Config):
     identity: float = Field(1.0, ge=0)  # λ_Y: keeps an image of B as it is; 0 leaves its passes out
 
 
-class CUTConfig(GameConfig):
+class CUTConfig(BaseTranslatorConfig):
     """Unpaired translation A → B: one generator, its encoder's projection heads, one discriminator."""
 
     kind: Literal["cut"] = "cut"
@@ -71,7 +71,7 @@ class CUT(Translator):
         super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {},
                          beside={"heads": self.heads})
 
-    def train_generators(self, batch: Batch, update: Update) -> list[Tensor]:
+    def train_generators(self, batch: Batch, update: StepTools) -> list[Tensor]:
         """Fool the discriminator, and keep every patch like its own (eq. 5); return the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
@@ -87,13 +87,14 @@ class CUT(Translator):
             fakes.append(fake.detach())
         return fakes
 
-    def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: Update) -> None:
+    def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell real images of B from fakes (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
             self.tell_apart(update, self.discriminator("b"), b, fake)
 
-    def patch_nce_loss(self, update: Update, name: str, real: Tensor, fake: Tensor, flipped: Tensor | None) -> Tensor:
+    def patch_nce_loss(self, update: StepTools, name: str, real: Tensor, fake: Tensor,
+                       flipped: Tensor | None) -> Tensor:
         """Return L_PatchNCE (eq. 4): how far patches of `fake` are from their own in `real` and near the others there.
 
         The gradient goes into the heads, the encoder and `fake`. The keys, which are of `real`, take none.
@@ -105,7 +106,7 @@ class CUT(Translator):
             losses = [patch_nce(query, key, self.temperature) for query, key in zip(queries, keys, strict=True)]
         return torch.stack(losses).mean()
 
-    def projected(self, update: Update, name: str, image: Tensor, flipped: Tensor | None) -> list[Tensor]:
+    def projected(self, update: StepTools, name: str, image: Tensor, flipped: Tensor | None) -> list[Tensor]:
         """Return unit vectors (N, S, 256) of S places in every layer of the encoder.
 
         The places are those that the draw `name` says, or their mirror images where `flipped` (N,).

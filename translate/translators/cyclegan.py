@@ -16,9 +16,9 @@ from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANCon
 from translate.networks.discriminators import Discriminator
 from translate.networks.tasks import load_task
 from translate.schema import Config
-from translate.translators.game import DataPart, Direction, GameConfig, perceptual_problems
+from translate.translators.config import BaseTranslatorConfig, DataPart, Direction, perceptual_problems
 from translate.translators.pool import ImagePool
-from translate.translators.translator import Translator, Update
+from translate.translators.translator import StepTools, Translator
 
 
 class CycleGANWeights(Config):
@@ -37,7 +37,7 @@ class SemanticConfig(Config):
     back: float = Field(0.0, ge=0)  # of B → A; 1 in the paper, for a network that is right about most images of B
 
 
-class CycleGANConfig(GameConfig):
+class CycleGANConfig(BaseTranslatorConfig):
     """Unpaired translation A ↔ B: two generators, two discriminators."""
 
     kind: Literal["cyclegan"] = "cyclegan"
@@ -95,7 +95,7 @@ class CycleGAN(Translator):
             self.semantic = {"ab": config.semantic.weight, "ba": config.semantic.back}
             self.frozen["task"] = load_task(config.semantic.task, channels_a)
 
-    def train_generators(self, batch: Batch, update: Update) -> list[tuple[Tensor, Tensor]]:
+    def train_generators(self, batch: Batch, update: StepTools) -> list[tuple[Tensor, Tensor]]:
         """Train both directions (eq. 3); return (fake_a, fake_b), one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
@@ -104,7 +104,7 @@ class CycleGAN(Translator):
             fakes.append((fake_a, fake_b))
         return fakes
 
-    def round_trip(self, update: Update, name: Direction, real: Tensor, other: Tensor, there: nn.Module,
+    def round_trip(self, update: StepTools, name: Direction, real: Tensor, other: Tensor, there: nn.Module,
                    back: nn.Module, discriminator: Discriminator) -> Tensor:
         """Translate real → fake → reconstruction; return the fake.
 
@@ -124,7 +124,7 @@ class CycleGAN(Translator):
             update.backward(f"identity_{name}", self.weights.identity * l1_loss(back(real), real))
         return fake.detach()
 
-    def come_back(self, update: Update, name: Direction, fake: Tensor, real: Tensor, back: nn.Module) -> None:
+    def come_back(self, update: StepTools, name: Direction, fake: Tensor, real: Tensor, back: nn.Module) -> None:
         """Hold the way back to where it began (eq. 2), and to what a pretrained network sees there, if there is one."""
         if self.perceptual is None:
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(back(fake), real))
@@ -133,7 +133,7 @@ class CycleGAN(Translator):
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
             update.backward(f"perceptual_{name}", self.perceptual(rebuilt, real))
 
-    def train_discriminators(self, batch: Batch, fakes: list[tuple[Tensor, Tensor]] | None, update: Update) -> None:
+    def train_discriminators(self, batch: Batch, fakes: list[tuple[Tensor, Tensor]] | None, update: StepTools) -> None:
         """Tell real images of each domain from fakes, present and past (eq. 1; pool: section 4)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             fake_a, fake_b = fakes[number] if fakes else (update.translated(self.generator_ba, b),

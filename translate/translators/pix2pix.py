@@ -14,8 +14,8 @@ from translate.losses import NonSaturating, Objective, Perceptual, feature_match
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, UNetConfig
 from translate.networks.discriminators import Discriminator
 from translate.schema import Config
-from translate.translators.game import DataPart, Direction, GameConfig, perceptual_problems
-from translate.translators.translator import Translator, Update
+from translate.translators.config import BaseTranslatorConfig, DataPart, Direction, perceptual_problems
+from translate.translators.translator import StepTools, Translator
 
 
 class Pix2PixWeights(Config):
@@ -26,7 +26,7 @@ class Pix2PixWeights(Config):
     l1: float = Field(100.0, ge=0)  # towards 0: livelier and less faithful
 
 
-class Pix2PixConfig(GameConfig):
+class Pix2PixConfig(BaseTranslatorConfig):
     """Paired translation A → B: a generator, and a discriminator that sees input and output together."""
 
     kind: Literal["pix2pix"] = "pix2pix"
@@ -61,7 +61,7 @@ class Pix2Pix(Translator):
         if self.perceptual is not None:
             self.frozen["perceptual"] = self.perceptual
 
-    def train_generators(self, batch: Batch, update: Update) -> list[Tensor]:
+    def train_generators(self, batch: Batch, update: StepTools) -> list[Tensor]:
         """Fool the discriminator and stay near the truth (eq. 4); return the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
@@ -76,17 +76,20 @@ class Pix2Pix(Translator):
             fakes.append(fake.detach())
         return fakes
 
-    def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: Update) -> None:
+    def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
             self.tell_apart(update, self.conditional(update, a), b, fake)
 
-    def conditional(self, update: Update, a: Tensor) -> Discriminator:
-        """Return the discriminator of what `a` was translated to, which it sees moved and cut as its images are."""
+    def conditional(self, update: StepTools, a: Tensor) -> Discriminator:
+        """Return the discriminator conditioned on `a`, augmented like the images it judges."""
         return self.discriminator("b", condition=self.in_place(update, a))
 
     def feature_distance(self, a: Tensor, fake: Tensor, b: Tensor) -> Tensor:
-        """Return how far the discriminator's features of (a, fake) are from those of (a, b)."""
+        """Return how far the discriminator's features of (a, fake) are from those of (a, b).
+
+        The pairs are compared as they are, so `a` is not augmented either: augmentation serves what D judges.
+        """
         discriminator = self.discriminator("b", condition=a)
         return feature_matching(discriminator.features(fake), discriminator.features(b))

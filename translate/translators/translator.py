@@ -17,13 +17,13 @@ from translate.losses import Penalty, non_orthogonality, over_scales
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.growing import Growable, Grown, LevelStage, add_level, fade_in
 from translate.translators.augmentation import cut_out, moved, recoloured
-from translate.translators.game import Direction, GameConfig
+from translate.translators.config import BaseTranslatorConfig, Direction
 from translate.translators.pool import ImagePool
 
 
-class Update(Protocol):
-    """All that a step may ask of the machinery: the methods of `Update` in translate/training/update.py, which says
-    what each of them does."""
+class StepTools(Protocol):
+    """All that a step may ask of the machinery. In a training it is `Update` of translate/training/update.py, which
+    documents each method; translators stand on a lower floor and must not import it."""
 
     losses: dict[str, Tensor]
     images: int
@@ -33,9 +33,10 @@ class Update(Protocol):
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]: ...
     def fake(self, generator: nn.Module, real: Tensor) -> AbstractContextManager[Tensor]: ...
     def translated(self, generator: nn.Module, real: Tensor) -> Tensor: ...
-    def backward(self, name: str, loss: Tensor) -> None: ...
+    def backward(self, name: str, loss: Tensor, times: int = 1) -> None: ...
     def regularise(self, name: str, loss: Tensor) -> None: ...
     def penalise(self, penalty: Penalty, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None: ...
+    def record(self, name: str, value: Tensor) -> None: ...
     def observe(self, name: str, value: Tensor) -> None: ...
     def mean(self, name: str) -> Tensor: ...
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor: ...
@@ -54,10 +55,11 @@ class Translator(ABC):
     `discriminator_b` judges images of B. Images are (N, C, H, W) in [-1, 1].
     """
 
-    replays: ClassVar[bool] = False  # a generator looks at fakes: to compute these again makes room for its graph
+    replays: ClassVar[bool] = False  # True if a generator also reads fakes (CycleGAN, CUT); then `replay` saves memory
 
-    def __init__(self, config: GameConfig, generators: dict[str, nn.Module], discriminators: dict[str, nn.Module],
-                 pools: dict[str, ImagePool], beside: dict[str, nn.Module] | None = None):
+    def __init__(self, config: BaseTranslatorConfig, generators: dict[str, nn.Module],
+                 discriminators: dict[str, nn.Module], pools: dict[str, ImagePool],
+                 beside: dict[str, nn.Module] | None = None):
         """Take the networks by name. `beside` are trained with the generators, and nobody translates with them."""
         self.directions = config.directions
         self.objective, self.penalty, self.orthogonal = config.objective, config.penalty, config.orthogonal
@@ -65,13 +67,14 @@ class Translator(ABC):
         self.generators = generators
         self.phases = {"generator": generators | (beside or {}), "discriminator": discriminators}
         self.pools = pools
-        self.frozen: dict[str, nn.Module] = {}  # asked and never trained; what they are, the recipe says
+        self.frozen: dict[str, nn.Module] = {}  # networks used by losses; rebuilt from the recipe, not saved
         self.ema = config.ema
         self.growing: dict[str, Growable] = {
-            name: each for networks, each in ((generators, config.generator), (discriminators, config.discriminator))
-            for name in networks if config.grows and isinstance(each, Growable)}
+            name: cast(Growable, each)
+            for networks, each in ((generators, config.generator), (discriminators, config.discriminator))
+            for name in networks if config.grows and each.grows}
         self.fading = False
-        self.averages = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
+        self.ema_generators = {name: frozen_copy(network) for name, network in generators.items()} if self.ema else {}
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -80,10 +83,10 @@ class Translator(ABC):
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Every network there is: the trained ones, and their averages as `ema_<name>`."""
-        return self.networks | {f"ema_{name}": network for name, network in self.averages.items()}
+        """Every network there is: the trained ones, and the moving averages of generators as `ema_<name>`."""
+        return self.networks | {f"ema_{name}": network for name, network in self.ema_generators.items()}
 
-    def step(self, batch: Batch, update: Update) -> None:
+    def step(self, batch: Batch, update: StepTools) -> None:
         """Train on one batch: the generators, then the discriminators, where it is their turn."""
         pace, fakes = self.pace, None
         if update.images >= pace.warmup and update.number % pace.generator == 0:
@@ -92,8 +95,8 @@ class Translator(ABC):
             update.phase("discriminator", self.train_discriminators, batch, fakes)
             update.losses |= self.objective.after_step(self.phases["discriminator"], update.mean)
 
-    def improve_generators(self, batch: Batch, update: Update) -> list[Any]:
-        """Backpropagate the generators' losses and what keeps their filters apart; return the fakes."""
+    def improve_generators(self, batch: Batch, update: StepTools) -> list[Any]:
+        """Backpropagate the generators' losses and the regularisation of their filters; return the fakes."""
         fakes = self.train_generators(batch, update)
         if self.orthogonal:
             with update.full_precision():
@@ -102,11 +105,11 @@ class Translator(ABC):
         return fakes
 
     @abstractmethod
-    def train_generators(self, batch: Batch, update: Update) -> list[Any]:
+    def train_generators(self, batch: Batch, update: StepTools) -> list[Any]:
         """Backpropagate the generators' losses; return the fakes, one entry a micro-batch."""
 
     @abstractmethod
-    def train_discriminators(self, batch: Batch, fakes: list[Any] | None, update: Update) -> None:
+    def train_discriminators(self, batch: Batch, fakes: list[Any] | None, update: StepTools) -> None:
         """Backpropagate the discriminators' losses; without `fakes`, those of the generators as they are."""
 
     def discriminator(self, domain: str, condition: Tensor | None = None) -> Discriminator:
@@ -114,18 +117,19 @@ class Translator(ABC):
         name = f"discriminator_{domain}"
         return Discriminator(name, self.phases["discriminator"][name], condition)
 
-    def fool(self, update: Update, discriminator: Discriminator, fake: Tensor, real: Tensor, draw: str = "") -> Tensor:
-        """Return the generator's loss: what the discriminator says of `fake`, and, where it counts, of `real`.
+    def fool(self, update: StepTools, discriminator: Discriminator, fake: Tensor, real: Tensor,
+             draw: str = "") -> Tensor:
+        """Return the generator's adversarial loss, of the logits of `fake` and, where the objective needs them, `real`.
 
-        `draw` names the noise that they are seen with; unless given, it is called as the discriminator is.
+        `draw` names the noise that they are seen with; empty: the name of the discriminator.
         """
         name = draw or discriminator.name
         logits = [discriminator(self.seen(update, f"fool {name}", fake))]
         if self.objective.needs_real_logits:
             logits.append(discriminator(self.seen(update, f"real {name}", real)))
-        return over_scales(self.objective.generator, *logits)
+        return over_scales(self.objective.generator_loss, *logits)
 
-    def tell_apart(self, update: Update, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:
+    def tell_apart(self, update: StepTools, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:
         """Backpropagate and record the loss of a discriminator, and its penalty.
 
         Real and fake images go through it in two batches, so that batch norm cannot mix their statistics.
@@ -134,18 +138,18 @@ class Translator(ABC):
         real, fake = self.seen(update, f"real {name}", real), self.seen(update, f"fake {name}", fake)
         logits_real, logits_fake = discriminator(real), discriminator(fake)
 
-        # What people and the guard are told: the mean scores, how often D is right, how much it varies.
+        # For the log and the guard: the mean scores, how often D is right, how much its scores vary.
         verdict = self.objective.verdict(together(logits_real), together(logits_fake))
         for what, value in verdict._asdict().items():
             update.observe(f"{what}_{domain}", value)
 
-        update.backward(name, self.objective.discriminator_loss(discriminator, logits_real, logits_fake,
+        update.backward(name, self.objective.total_discriminator_loss(discriminator, logits_real, logits_fake,
                                                                 update.uniform))
-        del logits_real, logits_fake, verdict  # their graph goes before the penalty's comes
+        del logits_real, logits_fake, verdict  # frees their graph before that of the penalty is built
         if self.penalty is not None:
             update.penalise(self.penalty, discriminator, real, fake)
 
-    def seen(self, update: Update, name: str, images: Tensor) -> Tensor:
+    def seen(self, update: StepTools, name: str, images: Tensor) -> Tensor:
         """Return `images` as a discriminator sees them; `name` says which draw of noise is theirs."""
         if "color" in self.augment:
             images = recoloured(images, *map(update.uniform, ("brightness", "saturation", "contrast")))
@@ -153,8 +157,8 @@ class Translator(ABC):
         sigma = self.noise.at(update.images) if self.noise else 0.0
         return images + sigma * update.normal(f"noise {name}", images) if sigma else images
 
-    def in_place(self, update: Update, images: Tensor) -> Tensor:
-        """Return `images` moved and cut as all are that discriminators see of these samples in this step."""
+    def in_place(self, update: StepTools, images: Tensor) -> Tensor:
+        """Return `images` moved and cut as everything is that discriminators see of these samples in this step."""
         if "translation" in self.augment:
             with update.full_precision():  # in half precision the coordinates of a large image would run together
                 images = moved(images, update.uniform("down"), update.uniform("right"))
@@ -162,7 +166,7 @@ class Translator(ABC):
             images = cut_out(images, update.uniform("row"), update.uniform("column"))
         return images
 
-    def enter(self, stage: LevelStage) -> None:
+    def take_shape(self, stage: LevelStage) -> None:
         """Give the networks the shape they have in `stage`: grow, let go of what has faded out, freeze and thaw.
 
         The shape is a function of the stage alone, so this may be called again, and after a `build` for any stage: a
@@ -171,17 +175,17 @@ class Translator(ABC):
         (`translate.optimizers.follow`).
         """
         for name, config in self.growing.items():
-            network, average = self.networks[name], self.averages.get(name)
-            pair = [network] if average is None else [network, average]
+            network, ema = self.networks[name], self.ema_generators.get(name)
+            pair = [network] if ema is None else [network, ema]
 
-            # Grow, the average with the very weights that its network begins the level with.
+            # Grow; the moving average begins the level with the very weights of its network.
             while cast(Grown, network).levels < stage.levels:
                 for each in pair:
                     add_level(config, each)
-                if average is not None:
+                if ema is not None:
                     for own, new in zip(*(cast(Grown, each).newest() for each in pair[::-1]), strict=True):
                         own.load_state_dict(new.state_dict())
-                    average.requires_grad_(False).eval()
+                    ema.requires_grad_(False).eval()
                 for each in pair:
                     each.to(memory_format=torch.channels_last)
 
@@ -204,24 +208,24 @@ class Translator(ABC):
             fade_in(network, share if self.fading else 1.0)
 
     def generator(self, direction: Direction) -> nn.Module:
-        """Return the generator one translates with: the averaged one where an average is kept."""
+        """Return the generator one translates with: its moving average where one is kept."""
         name = f"generator_{direction}"
-        return self.averages.get(name, self.phases["generator"][name])
+        return self.ema_generators.get(name, self.phases["generator"][name])
 
-    def average(self, num_images: int) -> None:
-        """Let the averages follow the generators after a step of `num_images`.
+    def update_ema(self, num_images: int) -> None:
+        """Update the generators' exponential moving averages after a step of `num_images`.
 
-        The average keeps `ema` of itself per image, so that a change of batch size does not change its memory.
+        They decay by `ema` per image, so that a change of batch size does not change how far back they reach.
         """
         if self.ema is None:
             return
         follow = get_ema_multi_avg_fn(self.ema**num_images)
-        for name, average in self.averages.items():
+        for name, ema in self.ema_generators.items():
             network = self.phases["generator"][name]
 
-            # With the running statistics of batch norm: those of other weights would not fit the averaged ones. The
-            # mean of a spectral norm's unit vectors is none: the newest are taken, which are nearly the average's.
-            states = average.state_dict(), network.state_dict()
+            # Batch norm's running statistics are averaged as the weights are: others would not fit them. Of a spectral
+            # norm's vectors the mean is not taken: the mean of unit vectors is not a unit vector, so copy the newest.
+            states = ema.state_dict(), network.state_dict()
             names = {name for name, value in states[0].items() if value.is_floating_point()}
             vectors = {name for name in names if name.endswith(("._u", "._v"))}
             follow(*([state[name] for name in sorted(names - vectors)] for state in states), 0)
@@ -237,7 +241,7 @@ class Translator(ABC):
 def together(logits: Logits) -> Tensor:
     """Return the logits of all sizes as one tensor (N, …), each counting alike.
 
-    Those of a discriminator that fades in are left out: it does not know yet what it says.
+    Those of a discriminator that fades in are left out: it has only begun to learn.
     """
     if isinstance(logits, Tensor):
         return logits

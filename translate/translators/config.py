@@ -1,4 +1,5 @@
-"""The game as a recipe says it: what the configs of all translators share, and what goes together in it."""
+"""What the configs of all translators share: generators, discriminators and their game, and which choices exclude
+each other."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class DataPart(Protocol):
         """The channels of B's images."""
 
 
-class GameConfig(Config):
+class BaseTranslatorConfig(Config):
     """What every translator's recipe says about the game of its generators and discriminators."""
 
     directions: ClassVar[tuple[Direction, ...]]

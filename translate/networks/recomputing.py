@@ -1,8 +1,8 @@
-"""Computing again instead of keeping: a part of a network that holds only its inputs for the backward pass.
+"""Gradient checkpointing: a part of a network holds only its inputs, and is computed again in the backward pass.
 
-Chen et al. 2016 ("Training deep nets with sublinear memory cost"). A forward pass may change buffers (running
-statistics, the vectors of a spectral norm); when it is repeated, it starts where the first one did and changes nothing,
-so a step with checkpoints equals the step without.
+Chen et al. 2016 ("Training deep nets with sublinear memory cost"). The checkpoints of a run are another thing, in
+`translate.runs`. A forward pass may change buffers (running statistics, the vectors of a spectral norm); when it is
+repeated, it starts where the first one did and changes nothing: a step that recomputes equals one that does not.
 """
 
 from __future__ import annotations

@@ -41,13 +41,13 @@ from tests.runs import Silent
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.preservation import compare_opinions, is_held_out, summarise
-from translate.adapt.sides import find_sides
 from translate.adapt.table import RowName, examples_for, tabulate, wrong_about_labels
+from translate.adapt.table_data import find_sides
 from translate.adapt.tasks import confusions, train_task
 from translate.convert import Shard
+from translate.data.hashing import stable_hash
 from translate.data.labelled import check_labels
 from translate.data.labelled_layouts import ClassesConfig, ImageFolderConfig, MasksConfig
-from translate.data.transforms import stable_hash
 from translate.errors import DataError, RecipeError, RunError
 from translate.files import read_lines
 from translate.images.reading import ImageConfig

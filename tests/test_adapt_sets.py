@@ -31,8 +31,8 @@ from tests.commands import call
 from tests.runs import Interrupted, Silent
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
-from translate.adapt.sides import find_sides
 from translate.adapt.table import key_of
+from translate.adapt.table_data import find_sides
 from translate.cli.tables import preservation_table
 from translate.convert import LEDGER
 from translate.errors import DataError, RunError

@@ -28,7 +28,7 @@ from translate.cards.cards import find_card, prepare
 from translate.convert import convert
 from translate.errors import DataError, RecipeError, Stopped, UsageError
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
-from translate.evaluation.report import evaluate_folder, evaluate_labels, evaluate_run
+from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run
 from translate.files import read_lines, sha256
 from translate.metrics import features
 from translate.metrics.distribution import kernel_distances

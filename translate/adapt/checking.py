@@ -14,9 +14,9 @@ from translate.adapt.examples import refuse_all_ignored
 from translate.adapt.kept import Record, digest, kept, stamp
 from translate.adapt.tasks import Watch
 from translate.data.check import Finding
-from translate.data.folders import Split
 from translate.data.labelled import Labelled, LabelledConfig, check_labels, first_of
 from translate.data.labelled_layouts import LabelMaps
+from translate.data.layouts import Split
 from translate.data.pairing import match, named
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData

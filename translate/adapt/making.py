@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from translate import files
-from translate.adapt.carrying import STAGES_OF_READING, Translations, assemble, check_names, damage, manifest_hash
+from translate.adapt.assembling import STAGES_OF_READING, Translations, assemble, check_names, damage, manifest_hash
 from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, digest, first_changed, kept, write_record

@@ -30,14 +30,15 @@ from scipy import stats
 from torch import nn
 
 from translate import files
-from translate.adapt.carrying import manifest_hash
+from translate.adapt.assembling import manifest_hash
 from translate.adapt.examples import Change, Examples
 from translate.adapt.kept import digest
-from translate.adapt.sides import Sides, find_sides
 from translate.adapt.stopping import stopping
+from translate.adapt.table_data import Sides, find_sides
 from translate.adapt.tasks import confusions, train_task
 from translate.adapt.translators import adaptation_of, numbered
-from translate.data.transforms import adapted, at_resolution_of, stable_hash
+from translate.data.hashing import stable_hash
+from translate.data.transforms import adapted, at_resolution_of
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.reading import read_image
 from translate.metrics.intervals import LEVEL

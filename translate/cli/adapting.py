@@ -35,7 +35,7 @@ def make(
     """
     from translate.adapt import make as make_sets
     from translate.adapt import prepare
-    from translate.convert.together import choose_shard
+    from translate.convert.sharding import choose_shard
     from translate.recipe import default_adaptation, find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])

@@ -47,7 +47,7 @@ def convert(
 ) -> None:
     """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
     from translate.convert import convert as convert_files
-    from translate.convert.together import add_up, choose_shard
+    from translate.convert.sharding import add_up, choose_shard
     from translate.images.decoding import MAX_PIXELS
     from translate.runs.release import load_release
 

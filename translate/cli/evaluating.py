@@ -31,7 +31,7 @@ def evaluate(
                                                    "them.", show_default="RUN/results.json")] = None,
 ) -> None:
     """Score a run on its test images, or any folder of images against real ones."""
-    from translate.evaluation.report import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
+    from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
 
     # Words that do not fit together.
     is_run = (run_of(what) / "recipe.yaml").is_file()

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from translate.data.folders import (
+    from translate.data.layouts import (
         ComputedConfig,
         DataConfig,
         LabelsConfig,
@@ -29,4 +29,4 @@ _MODULES = {"Sample": "samples", "Samples": "samples",
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'folders')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'layouts')}"), name)

@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from translate.data.folders import (
+from translate.data.labels import Labelling, read_labels
+from translate.data.layouts import (
     FOLDERS_OF,
     ComputedConfig,
     LabelsConfig,
@@ -16,7 +17,6 @@ from translate.data.folders import (
     SidesConfig,
     UnpairedConfig,
 )
-from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match, named
 from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from translate.data.hashing import stable_hash
 from translate.data.labels import Labelling
-from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
+from translate.data.transforms import Augmentation, resized, target_shape
 from translate.errors import RECIPE, DataError, ImageError
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor

@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from translate.data import Batch, batches
+from translate.data.hashing import stable_hash
 from translate.data.loading import naming_lost_workers
-from translate.data.transforms import stable_hash
 from translate.errors import CheckpointError, Collapsed, Stopped
 from translate.optimizers import follow
 from translate.places import data_root

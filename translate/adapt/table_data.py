@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from translate import files
-from translate.adapt.carrying import MANIFEST, STAGES_OF_READING, change_of_source, damage
+from translate.adapt.assembling import MANIFEST, STAGES_OF_READING, change_of_source, damage
 from translate.adapt.checking import target_splits
 from translate.adapt.examples import Examples, refuse_all_ignored
 from translate.adapt.kept import Record, read_record

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from translate import data
-from translate.data.folders import DataConfig, LayoutConfig
 from translate.data.labels import Labelling, read_labels
+from translate.data.layouts import DataConfig, LayoutConfig
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
 from translate.errors import DataError, ImageError

@@ -483,7 +483,7 @@ def test_unpaired_test_images_are_scored_against_the_truth_only_where_names_pair
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"kind": "unpaired"}, "says nowhere where the images are"),
+    ({"kind": "unpaired"}, "no image location; give card: NAME"),
     ({"kind": "unpaired", "card": "x", "folder": "y"}, "card and folder: say once"),
     ({"kind": "paired", "a": "x"}, "a: names the images of one side; b,"),
     ({"kind": "paired", "b": "x"}, "b: names the images of one side; a,"),

@@ -371,7 +371,7 @@ def test_the_command_shows_a_table_and_leaves_results(run: Path, shared_pairs: P
     printed = said.getvalue()
     assert json.loads(printed[printed.index("{"):])["paired"]
     assert call(monkeypatch, "evaluate", shared_pairs / "testA") == 2
-    assert "say --against FOLDER" in said.getvalue()
+    assert "add --against FOLDER" in said.getvalue()
     assert call(monkeypatch, "evaluate", run, "--against", shared_pairs) == 2
 
 

@@ -57,7 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def naming_disk_faults(path: Path) -> Iterator[None]:
+def as_disk_errors(path: Path) -> Iterator[None]:
     """Raise every `OSError` of the block as a `DiskError` that names `path` and the free bytes."""
     try:
         yield

@@ -231,10 +231,8 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
                crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
     and findings."""
-    # Read it; an aligned file holds both sides, which may be declared differently.
+    # Read it as each side it belongs to
     image_a, image_b = config.loading.image_a, config.loading.image_b
-
-    # Can it be read as what it is to be?
     try:
         if side == "a" and config.labelling is not None:
             return _read_label_map(path, config.labelling)

@@ -35,8 +35,8 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if array.ndim == 3:
         if (array != array[..., :1]).any():
             raise ImageError(path, "read", f"colours (mode {image.mode}), and class numbers were expected: store the "
-                                           "number of each pixel's class in one channel. Only `data` can take maps as "
-                                           "drawn, for ordinary images (kind: paired)")
+                                           "number of each pixel's class in one channel. To train on the colours "
+                                           "themselves, use data.kind: paired")
         array = array[..., 0]
 
     # Class numbers are whole, and fit into 16 bits.
@@ -51,8 +51,8 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 class Labelling:
     """What the numbers of a label map say, and what a generator is shown of them.
 
-    A number is a class, or `ignore`, or, from `instances` on, class × `instances` + which of its things a pixel is
-    part of (Cityscapes: 1000). With `edges`, one more channel says where a pixel's number is not its neighbour's.
+    A number is a class, or `ignore`, or, from `instances` on, class × `instances` + instance number (Cityscapes:
+    1000). With `edges`, one more channel says where a pixel's number is not its neighbour's.
     """
 
     classes: int

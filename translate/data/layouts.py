@@ -232,7 +232,8 @@ class LabelsConfig(SidesConfig):
     classes: int = Field(ge=2)
     ignore: int | None = Field(default=255, ge=0)  # pixels of this number belong to no class: 0 in every channel
     labels: str = "*"  # file names of label maps, where others lie beside them: "*_labelTrainIds.png"
-    # numbers from here on are class × this + which of its things (Cityscapes' *_instanceIds.png: 1000); null: classes
+    # numbers from here on are class × `instances` + instance number (Cityscapes' *_instanceIds.png: 1000); null: all
+    # numbers are classes
     instances: int | None = Field(default=None, ge=2)
     edges: bool = False  # one more channel: where a thing, or without `instances` a class, ends (pix2pixHD)
 

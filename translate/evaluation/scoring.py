@@ -81,7 +81,7 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write `as_json` to the file `path`. Raises `DiskError`."""
-        with files.naming_disk_faults(path):
+        with files.as_disk_errors(path):
             files.write_json(path, self.as_json())
 
 
@@ -158,7 +158,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
         paired = False
         notes.append(f"scores against a truth need images that pair by name: {error}")
 
-    # So are the baselines, where the sources do not pair with the same images
+    # Baselines are compared as sets, too, if the sources do not pair with the same images
     sources_paired = False
     if sources and source is not None:
         try:
@@ -225,7 +225,6 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
     def keep(name: str, image: Tensor, truth: Tensor | None) -> None:
         kept[name].append(observe(image, truth, networks, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
 
-    # The images themselves
     for number in range(images.num):
         image, truth = images.read(number), reals.read(number) if paired else None
         try:

@@ -31,7 +31,7 @@ from torch import nn
 
 from translate import files
 from translate.adapt.assembling import manifest_hash
-from translate.adapt.examples import Change, Examples
+from translate.adapt.examples import Examples
 from translate.adapt.kept import digest
 from translate.adapt.stopping import stopping
 from translate.adapt.table_data import TableData, find_table_data
@@ -165,8 +165,7 @@ def examples_for(data: TableData, row: RowName, seed: int, translated: Examples)
         like = read_image(data.unlabelled[key % len(data.unlabelled)], image)
         return at_resolution_of(picture, like) if row == "resolution" else adapted(row, picture, like, key)  # type: ignore[arg-type]
 
-    changed: Change = change
-    return Examples(source.layout, source.files, source.labels, source.image, source.resize, changed)
+    return Examples(source.layout, source.files, source.labels, source.image, source.resize, change)
 
 
 def wrong_about_labels(network: nn.Module, data: TableData, variant: int, where: torch.device) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -84,7 +83,7 @@ def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int
 
 def is_finished(folder: Path, chosen: Recipe) -> bool:
     """Return whether a translator's training is over. The recipe may have gained stages since."""
-    status = json.loads((folder / STATUS).read_text()) if (folder / STATUS).is_file() else {}
+    status = files.read_json(folder / STATUS)
     return status.get("state") == "finished" and status["of"] == chosen.num_images
 
 

@@ -1,7 +1,14 @@
-"""Data: layouts of image folders, and the stream of samples a training sees.
+"""Data: layouts of image folders, and the stream of samples a training sees. Who calls whom:
 
-The names are looked up when they are first asked for: torch and albumentations take seconds to import, and the
-processes that decode label maps (`translate.data.labels`) need neither.
+    a split       layouts → places, pairing → samples           `DataConfig.build(split, root)` → `Samples`
+    a sample      samples → images.reading, or labels           `Samples.fitted`, `Samples.tensors` → (a, b) as tensors
+    a training    stream → loading (worker processes)           `batches(samples, …)` → `Batch` after `Batch`
+                         → transforms, seeded by hashing        `Stream.sample(number)` → each sample of them
+    adapt         labelled_layouts → labelled → places, pairing `LabelledLayout.find(split, root)` → `Labelled`
+    data check    check → layouts, pairing, labels              `check(data)` → a finding for each fault
+
+The names are looked up when they are first asked for: albumentations takes seconds to import, and the processes that
+decode label maps (`translate.data.labels`) do not need it.
 """
 
 from importlib import import_module

@@ -259,11 +259,8 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
 
 def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
-    unknown = labelling.unknown(labels)
-    findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                        f"{labelling.classes - 1}, ignored {labelling.ignore}",
-                        "raise data.classes, or set data.ignore")]
-    return labels.shape[:2], findings if unknown else []
+    fault = labelling.fault(labels)
+    return labels.shape[:2], [Finding(path, "error", fault, "raise data.classes, or set data.ignore")] if fault else []
 
 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:

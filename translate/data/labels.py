@@ -67,11 +67,15 @@ class Labelling:
     def read(self, path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Do as `read_labels`. Raises `ImageError` for numbers that are neither a class nor `ignore`, naming them."""
         labels = read_labels(path, max_pixels)
-        unknown = self.unknown(labels)
-        if unknown:
-            raise ImageError(path, "read", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                                           f"{self.classes - 1} (data.classes), ignored {self.ignore} (data.ignore)")
+        if fault := self.fault(labels):
+            raise ImageError(path, "read", f"{fault} (data.classes, data.ignore)")
         return labels
+
+    def fault(self, labels: np.ndarray) -> str | None:
+        """Return, in words, which numbers of a label map are neither a class nor `ignore`; None where all are."""
+        unknown = ", ".join(map(str, self.unknown(labels)[:8]))
+        return f"class numbers {unknown}; the recipe's are 0 … {self.classes - 1}, ignored {self.ignore}" \
+            if unknown else None
 
     def unknown(self, labels: np.ndarray) -> list[int]:
         """Return the class numbers in a label map that are neither a class nor `ignore`."""

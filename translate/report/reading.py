@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator
@@ -171,9 +170,9 @@ def read_run(folder: Path) -> RunRecord:
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]
                                            for kind in ("train", "evaluation", "game", "probe"))
     return RunRecord(
-        folder, recipe, read_json(folder / STATUS), training, evaluations, game, probes,
-        files.read_lines(folder / EVENTS), read_json(folder / MEMORY), read_card(recipe),
-        {title: found for name, title in RESULTS.items() if (found := read_json(folder / name))})
+        folder, recipe, files.read_json(folder / STATUS), training, evaluations, game, probes,
+        files.read_lines(folder / EVENTS), files.read_json(folder / MEMORY), read_card(recipe),
+        {title: found for name, title in RESULTS.items() if (found := files.read_json(folder / name))})
 
 
 def read_card(recipe: Recipe) -> dict[str, Any] | None:
@@ -189,11 +188,6 @@ def read_card(recipe: Recipe) -> dict[str, Any] | None:
     with suppress(TranslateError):
         return find_card(name).model_dump(mode="json")
     return {"title": name}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; empty where there is none."""
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def without_side(name: str) -> str:

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,8 +72,7 @@ class RunFolder:
 
     def memory_choices(self) -> dict[str, Any]:
         """Return what `memory.json` holds; empty before the first stage."""
-        file = self.path / MEMORY
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return files.read_json(self.path / MEMORY)
 
     def remember_memory(self, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
         """Note the memory plan of stage `number` for a later resume.

@@ -349,11 +349,14 @@ def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MP_STATUS_CHECK_INTERVAL", 0.2)
 
 
-def test_a_worker_that_hangs_is_given_up_and_killed(toy: Path, looking_often: None) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_that_hang_are_given_up_and_killed(toy: Path, looking_often: None, workers: int) -> None:
+    """Without a second error later: torch watches workers that it has not ended itself, and tells of their death in
+    the middle of whatever comes next, such as the last words of a run."""
     began = time.monotonic()
-    with pytest.raises(TranslateError, match=r"(?s)loading images: .*timed out.*if a disk is gone"):
-        exhaust(stream(Faulty.of(paired(toy), hanging), workers=1, timeout=0.5))
-    assert time.monotonic() - began < 30
+    with pytest.raises(TranslateError, match=r"(?s)loading images: .*timed out.*if a disk is gone") as raised:
+        exhaust(stream(Faulty.of(paired(toy), hanging), workers=workers, timeout=0.5))
+    assert raised.value.__context__ is None and time.monotonic() - began < 30
     deadline = time.monotonic() + 5
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)

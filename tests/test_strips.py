@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.bounds import rounding_bound
 from tests.live_bytes import LiveBytes
 from tests.networks import randomise
 from translate.errors import UsageError
@@ -78,6 +79,12 @@ def in_strips(network: nn.Module, num_strips: int) -> nn.Module:
     return network
 
 
+def bound_of(plain: nn.Module, x: Tensor) -> float:
+    """How far what strips yield may lie from what the plain network does."""
+    exact, rough = copy.deepcopy(plain), copy.deepcopy(plain)
+    return rounding_bound(step(exact, exact, x), lambda: step(rough, rough, x), error)
+
+
 def tail(width: int = 8, norm: Any = "instance") -> Chain:
     return ResNet(3, 3, width, 0, norm).tail
 
@@ -85,7 +92,7 @@ def tail(width: int = 8, norm: Any = "instance") -> Chain:
 @pytest.mark.parametrize("num", [60, pytest.param(200, marks=pytest.mark.slow)])
 def test_random_chains_in_strips_have_the_plain_chains_output_gradients_and_running_statistics(num: int) -> None:
     """Of every kind of layer, norm, freezing and number of strips that there is."""
-    compared, worst = 0, 0.0
+    compared = 0
     for seed in range(num):
         draw = random.Random(seed)
         torch.manual_seed(seed)
@@ -97,12 +104,10 @@ def test_random_chains_in_strips_have_the_plain_chains_output_gradients_and_runn
             continue
         for parameter in chain.parameters():
             parameter.requires_grad_(draw.random() < 0.85)
-        stripped = in_strips(chain, draw.choice([1, 2, 3, 5, 8, 1000]))
-        truth = step(chain, chain, x)
-        found = step(stripped, stripped, x)
-        worst, compared = max(worst, error(found, truth)), compared + 1
+        stripped, bound = in_strips(chain, draw.choice([1, 2, 3, 5, 8, 1000])), bound_of(chain, x)
+        assert error(step(stripped, stripped, x), step(chain, chain, x)) <= bound, seed
+        compared += 1
     assert compared > num // 2
-    assert worst < 1e-11
 
 
 def well_conditioned(chain: Chain, x: Tensor) -> bool:
@@ -127,9 +132,8 @@ def test_a_resnet_with_its_ends_in_strips_has_equal_gradients(
     torch.manual_seed(0)
     plain = randomise(ResNet(3, 2, 4, 1, norm, upsample, downs, downsample))
     x = torch.randn(size, dtype=torch.float64, requires_grad=True)
-    stripped = in_strips(plain, num_strips)
-    truth = step(plain, plain, x)
-    assert error(step(stripped, stripped, x), truth) < 1e-12
+    stripped, bound = in_strips(plain, num_strips), bound_of(plain, x)
+    assert error(step(stripped, stripped, x), step(plain, plain, x)) <= bound
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
@@ -138,9 +142,9 @@ def test_a_channels_last_resnet_in_strips_has_equal_gradients_in_the_same_layout
     torch.manual_seed(0)
     plain = randomise(ResNet(3, 2, 4, 1, norm)).to(memory_format=torch.channels_last)
     x = torch.randn(samples, 3, 40, 32, dtype=torch.float64).to(memory_format=torch.channels_last).requires_grad_()
-    stripped = in_strips(plain, 3)
-    truth = step(*[copy.deepcopy(plain).to(memory_format=torch.contiguous_format)] * 2, x.contiguous())
-    assert error(step(stripped, stripped, x), truth) < 1e-12
+    stripped, contiguous = in_strips(plain, 3), copy.deepcopy(plain).to(memory_format=torch.contiguous_format)
+    bound = bound_of(contiguous, x.contiguous())
+    assert error(step(stripped, stripped, x), step(contiguous, contiguous, x.contiguous())) <= bound
     assert stripped.head(x).is_contiguous(memory_format=torch.channels_last)
 
 
@@ -149,8 +153,8 @@ def test_a_frozen_discriminator_in_strips_passes_on_the_gradient_of_its_image(no
     """What a generator's step asks of it: the image's gradient and no other."""
     plain = randomise(PatchGAN(3, 4, 3, norm)).requires_grad_(False)
     x = torch.randn(2, 3, 61, 40, dtype=torch.float64, requires_grad=True)
-    stripped = in_strips(plain, 4)
-    assert error(step(stripped, stripped, x), step(plain, plain, x)) < 1e-12
+    stripped, bound = in_strips(plain, 4), bound_of(plain, x)
+    assert error(step(stripped, stripped, x), step(plain, plain, x)) <= bound
 
 
 def test_weights_that_a_parametrisation_makes_get_their_gradient_and_are_made_once() -> None:
@@ -160,7 +164,8 @@ def test_weights_that_a_parametrisation_makes_get_their_gradient_and_are_made_on
         parametrizations.spectral_norm(layer.conv)
     stripped = in_strips(plain, 3)
     x = torch.randn(1, 8, 6, 6, dtype=torch.float64, requires_grad=True)
-    assert error(step(stripped, stripped, x), step(plain, plain, x)) < 1e-12
+    bound = bound_of(plain, x)
+    assert error(step(stripped, stripped, x), step(plain, plain, x)) <= bound
 
 
 def test_running_statistics_advance_once_however_often_a_pass_is_computed() -> None:
@@ -173,9 +178,9 @@ def test_running_statistics_advance_once_however_often_a_pass_is_computed() -> N
         for norm in module.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.reset_running_stats()
-    truth = step(plain, plain, x)
+    bound, truth = bound_of(plain, x), step(plain, plain, x)
     again = step(lambda x: checkpointed(stripped, stripped, x), stripped, x)
-    assert error(again, truth) < 1e-12
+    assert error(again, truth) <= bound
     assert [int(value) for name, value in again.items() if name.endswith("num_batches_tracked")] == [1, 1]
 
 
@@ -183,9 +188,9 @@ def test_strips_work_without_gradients_and_inside_a_checkpoint() -> None:
     plain = randomise(tail(2))
     stripped = in_strips(plain, 4)
     x = torch.randn(2, 8, 9, 8, dtype=torch.float64, requires_grad=True)
-    truth = step(plain, plain, x)
+    bound, truth = bound_of(plain, x), step(plain, plain, x)
     inside = step(lambda x: checkpoint(stripped, x, use_reentrant=False), stripped, x)
-    assert error(inside, truth) < 1e-12
+    assert error(inside, truth) <= bound
     with torch.no_grad():
         torch.testing.assert_close(stripped(x), truth["output"], rtol=1e-11, atol=1e-11)
 

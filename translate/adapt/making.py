@@ -242,17 +242,17 @@ def judged_set(recipe: Recipe, source: Labelled, final: Path, release: Release, 
     `notes` go into the card of the set. Return the report, whose `hash` is that of the set, or None where nothing is
     left of it.
     """
-    adapt, names = adaptation_of(recipe), names_of(source)
-    before = source_examples(recipe, source).part(made.done)
-    after = Examples(adapt.source, [made.folder / names[index] for index in made.done],
-                     [source.labels[index] for index in made.done], recipe.data.image_b, adapt.task.resize)
+    adapt, names, done = adaptation_of(recipe), names_of(source), made.done
+    before = source_examples(recipe, source).part(done)
+    after = Examples(adapt.source, [made.folder / names[index] for index in done],
+                     [source.labels[index] for index in done], recipe.data.image_b, adapt.task.resize)
 
     # What it thinks of each, before and after.
     found: list[Opinion] = []
     for opinion in compare_opinions(judge, before, after, where):
         found.append(opinion)
-        report.progress(len(found), len(made.done), "check", {})
-    shares = {names[index]: opinion.share_changed for index, opinion in zip(made.done, found, strict=True)}
+        report.progress(len(found), len(done), "check", {})
+    shares = {names[index]: opinion.share_changed for index, opinion in zip(done, found, strict=True)}
     rejected = {name for name, share in shares.items() if adapt.reject is not None and share > adapt.reject}
 
     # What that says of all.

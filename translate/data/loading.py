@@ -109,8 +109,16 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
 
     try:
         while True:
-            with as_lost_worker_errors(any_error=True):
+            # Raised behind the block: an error within it would hold torch's, and with it the iterator, which then
+            # could not end its workers in good order.
+            lost = None
+            try:
                 batch = next(iterator, None)
+            except RuntimeError as error:
+                lost = error
+            if lost is not None:
+                reason, lost = str(lost), None
+                raise lost_worker(reason)
             if batch is None:
                 return
             if isinstance(batch, Failure):
@@ -124,23 +132,27 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
 
 
 @contextmanager
-def as_lost_worker_errors(any_error: bool = False) -> Iterator[None]:
+def as_lost_worker_errors() -> Iterator[None]:
     """Turn the `RuntimeError` that torch raises for a lost worker into a `TranslateError`.
 
     torch raises it from a signal handler as soon as a worker dies, in whatever the main thread does at that moment:
     in a training step as often as in the wait for a batch. So whoever uses batches of workers does it within this.
-    While a batch is waited for, `any_error` comes from losing workers, or what they share with their parent.
     """
     lost = None
     try:
         yield
     except RuntimeError as error:
-        if not any_error and "DataLoader" not in str(error):
+        if "DataLoader" not in str(error):
             raise
-        lost = str(error).splitlines()[0].rstrip(".")
+        lost = str(error)
     if lost is not None:
-        raise TranslateError(f"loading images: {lost}", advice="if memory or shared memory (/dev/shm) ran out, set "
-                                                               "workers to less; if a disk is gone, see to it")
+        raise lost_worker(lost)
+
+
+def lost_worker(reason: str) -> TranslateError:
+    """Return the error for workers that are lost, for the reason that torch gives."""
+    return TranslateError(f"loading images: {reason.splitlines()[0].rstrip('.')}", advice="if memory or shared memory "
+                          "(/dev/shm) ran out, set workers to less; if a disk is gone, see to it")
 
 
 def _collated(collate: Callable[[Sequence[Any]], BatchType], samples: Sequence[Any]) -> BatchType | Failure:

@@ -37,7 +37,7 @@ class LiveBytes(TorchDispatchMode):
         self.device = device
         self.live = self.peak = 0
         self.flops = 0
-        self._run = SHAPES.run if device == "meta" else _run
+        self._run = SHAPES.run if device == "meta" else run
         self._living: dict[int, _Storage] = {}
 
     @classmethod
@@ -106,7 +106,7 @@ class KnownShapes:
         self._num_known = 0
 
     def run(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
-        """Return the result of an operation, and its multiplications."""
+        """Return the result of an operation on the meta device, and its multiplications."""
         operation = self._operations.get(function)
         if operation is None:
             operation = self._operations[function] = (_kind(function), {})
@@ -121,11 +121,11 @@ class KnownShapes:
         try:
             found = known.get(key)
         except TypeError:  # given something that has no hash
-            return _run(function, args, kwargs)
+            return run(function, args, kwargs)
         if found is not None:
             layouts, flops = found
             return _made(layouts), flops
-        result, flops = _run(function, args, kwargs)
+        result, flops = run(function, args, kwargs)
         layouts = _layouts(result, args, kwargs)
         if layouts is not None:
             self._remember(known, key, (layouts, flops))
@@ -155,7 +155,8 @@ def _kind(function: Any) -> Kind:
     return "in place" if first_alone and returned else "new"
 
 
-def _run(function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
+def run(function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
+    """Return the result of an operation, and its multiplications."""
     result = function(*args, **kwargs)
     count = flop_registry.get(function._overloadpacket)
     return result, 0 if count is None else count(*args, **kwargs, out_val=result)

@@ -113,7 +113,7 @@ class CycleGAN(Translator):
         image of the fake's domain.
         """
         with update.fake(there, real) as fake:
-            fooled = self.fool(update, discriminator, fake, other)
+            fooled = self.fool(update, discriminator, fake, other, draw=name)
             update.backward(f"adversarial_{name}", self.weights.adversarial * fooled)
             hint = fake + self.cycle_noise * update.normal(f"cycle {name}", fake) if self.cycle_noise else fake
             self.come_back(update, name, hint, real, back)

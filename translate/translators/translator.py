@@ -114,11 +114,15 @@ class Translator(ABC):
         name = f"discriminator_{domain}"
         return Discriminator(name, self.phases["discriminator"][name], condition)
 
-    def fool(self, update: Update, discriminator: Discriminator, fake: Tensor, real: Tensor) -> Tensor:
-        """Return the generator's loss: what the discriminator says of `fake`, and, where it counts, of `real`."""
-        logits = [discriminator(self.seen(update, f"fool {discriminator.name}", fake))]
+    def fool(self, update: Update, discriminator: Discriminator, fake: Tensor, real: Tensor, draw: str = "") -> Tensor:
+        """Return the generator's loss: what the discriminator says of `fake`, and, where it counts, of `real`.
+
+        `draw` names the noise that they are seen with; unless given, it is called as the discriminator is.
+        """
+        name = draw or discriminator.name
+        logits = [discriminator(self.seen(update, f"fool {name}", fake))]
         if self.objective.needs_real_logits:
-            logits.append(discriminator(self.seen(update, f"real {discriminator.name}", real)))
+            logits.append(discriminator(self.seen(update, f"real {name}", real)))
         return over_scales(self.objective.generator, *logits)
 
     def tell_apart(self, update: Update, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:

@@ -41,13 +41,13 @@ from tests.runs import Silent
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.preservation import compare_opinions, is_held_out, summarise
-from translate.adapt.sides import find_sides
 from translate.adapt.table import RowName, examples_for, tabulate, wrong_about_labels
+from translate.adapt.table_data import find_table_data
 from translate.adapt.tasks import confusions, train_task
 from translate.convert import Shard
+from translate.data.hashing import stable_hash
 from translate.data.labelled import check_labels
 from translate.data.labelled_layouts import ClassesConfig, ImageFolderConfig, MasksConfig
-from translate.data.transforms import stable_hash
 from translate.errors import DataError, RecipeError, RunError
 from translate.files import read_lines
 from translate.images.reading import ImageConfig
@@ -411,8 +411,8 @@ def test_target_labels_that_cannot_be_used_are_named_before_the_table_trains(tmp
 def test_the_control_is_of_the_images_that_the_set_has_kept(lines: tuple[Path, Recipe, Path, MadeSet]) -> None:
     """Of a set that is its own source, less some: no network can tell the two apart."""
     _, recipe, out, _ = lines
-    sides = find_sides(recipe, out)
-    kept = replace(sides, translated=[sides.source.part(range(10, 31))], places=[sides.images])
+    data = find_table_data(recipe, out)
+    kept = replace(data, translated=[data.source.part(range(10, 31))], places=[data.images])
     torch.manual_seed(2)
     network = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2))
     found = wrong_about_labels(network, kept, 0, CPU)
@@ -477,8 +477,8 @@ def test_the_numbers_of_a_table_are_means_t_intervals_paired_differences_and_par
 
 def test_every_row_is_trained_on_what_its_name_says(lines: tuple[Path, Recipe, Path, MadeSet]) -> None:
     _, recipe, out, made = lines
-    sides = find_sides(recipe, out)
-    images = {row: examples_for(sides, row, 0, sides.translated[0]) for row in (
+    data = find_table_data(recipe, out)
+    images = {row: examples_for(data, row, 0, data.translated[0]) for row in (
         "source", "histogram_matching", "fda", "pixel_distribution", "resolution", "translated",
         "translated_and_source", "oracle")}
     source = images["source"].read(0)
@@ -488,11 +488,11 @@ def test_every_row_is_trained_on_what_its_name_says(lines: tuple[Path, Recipe, P
     for row in ("histogram_matching", "fda", "pixel_distribution"):
         changed = images[row].read(0)
         assert changed.shape == source.shape and changed.dtype == source.dtype and (changed != source).any(), row
-        other = examples_for(sides, row, 1, sides.translated[0]).read(0)  # type: ignore[arg-type]
+        other = examples_for(data, row, 1, data.translated[0]).read(0)  # type: ignore[arg-type]
         assert (other != changed).any(), "another seed draws other target images"
     for row in ("histogram_matching", "pixel_distribution"):
         key = stable_hash(row, 0, 0)
-        like = np.array(Image.open(sides.unlabelled[key % len(sides.unlabelled)])).astype(float)
+        like = np.array(Image.open(data.unlabelled[key % len(data.unlabelled)])).astype(float)
         changed = images[row].read(0).astype(float)
         assert abs(changed.mean() - like.mean()) < 6, f"{row}: as dark as a target image, and not darker"
         assert abs(changed.std() - like.std()) < 6, f"{row}: and of its contrast"
@@ -510,9 +510,9 @@ def test_resolution_matching_keeps_no_more_than_the_targets_pixels_say(tmp_path:
         adapt={"task": {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": SIDE, "resize": SIDE,
                         "images": 80}})
     make(recipe, tmp_path / "out", Silent(), device="cpu")
-    sides = find_sides(recipe, tmp_path / "out")
-    found = examples_for(sides, "resolution", 0, sides.translated[0]).read(0)
-    source = examples_for(sides, "source", 0, sides.translated[0]).read(0)[..., 0]
+    data = find_table_data(recipe, tmp_path / "out")
+    found = examples_for(data, "resolution", 0, data.translated[0]).read(0)
+    source = examples_for(data, "source", 0, data.translated[0]).read(0)[..., 0]
     small = cv2.resize(source, (8, 8), interpolation=cv2.INTER_AREA)
     np.testing.assert_allclose(small, source.reshape(8, 2, 8, 2).mean((1, 3)), atol=0.51)
     np.testing.assert_array_equal(found[..., 0], cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))

@@ -31,8 +31,8 @@ from tests.commands import call
 from tests.runs import Interrupted, Silent
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
-from translate.adapt.sides import find_sides
 from translate.adapt.table import key_of
+from translate.adapt.table_data import find_table_data
 from translate.cli.tables import preservation_table
 from translate.convert import LEDGER
 from translate.errors import DataError, RunError
@@ -226,7 +226,7 @@ def test_a_set_of_another_recipe_is_refused(once: dict[str, Path]) -> None:
     with pytest.raises(RunError, match=r"translator.semantic.weight: 1.0 → 3.0"):
         evaluate(changed(recipe, semantic={"weight": 3.0}), out, Silent(), device="cpu")
     longer = recipe.model_copy(update={"stages": 2 * recipe.stages})
-    with pytest.raises(DataError, match="its translator is to be trained on by this recipe; run again"):
+    with pytest.raises(DataError, match="its translator is not finished under this recipe; run again"):
         evaluate(longer, out, Silent(), device="cpu")
 
 
@@ -236,9 +236,9 @@ def test_the_table_takes_the_sets_of_the_last_make_and_says_how_many(tmp_path: P
     two = changed(recipe, variants=2)
     make(two, out, Silent(), device="cpu")
     (out / "settings").mkdir()
-    assert len(find_sides(two, out).translated) == 2
+    assert len(find_table_data(two, out).translated) == 2
     make(recipe, out, Silent(), device="cpu")
-    assert (out / "set-2").is_dir() and len(find_sides(recipe, out).translated) == 1
+    assert (out / "set-2").is_dir() and len(find_table_data(recipe, out).translated) == 1
     report = Silent()
     table = evaluate(two, out, report, device="cpu")
     assert table["num_sets"] == 1 and table["sets"] == ["set"] and table["variants"] == 2
@@ -286,8 +286,8 @@ def test_a_result_is_taken_for_done_only_while_all_it_was_made_from_is_as_it_was
     recipe, out = copied(once["stripes"], tmp_path / "stripes", stripes_recipe)
 
     def keys(recipe: Recipe = recipe) -> dict[str, str]:
-        sides = find_sides(recipe, out)
-        return {row: key_of(recipe, out, sides, row, 0) for row in ("source", "fda", "translated", "oracle")}
+        data = find_table_data(recipe, out)
+        return {row: key_of(recipe, out, data, row, 0) for row in ("source", "fda", "translated", "oracle")}
 
     before = keys()
     for path in (tmp_path / "stripes").rglob("*/train/*/*.png"):
@@ -309,8 +309,8 @@ def test_images_that_are_read_in_another_way_have_other_results(once: dict[str, 
         data = recipe.data.model_copy(update={f"image_{side}": ImageConfig(channels=number)
                                               for side, number in zip("ab", channels, strict=True)})
         other = recipe.model_copy(update={"data": data})
-        sides = find_sides(other, out)
-        keys.append({row: key_of(other, out, sides, row, 0) for row in rows})
+        data = find_table_data(other, out)
+        keys.append({row: key_of(other, out, data, row, 0) for row in rows})
     assert all(keys[0][row] != keys[1][row] for row in rows)
 
 
@@ -386,7 +386,7 @@ def test_a_folder_with_records_of_an_earlier_version_is_taken_as_it_is(once: dic
     after = contents(out)
     assert Telling.work == {"translate"}
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == moved
-    assert len(find_sides(recipe, out).translated) == 1
+    assert len(find_table_data(recipe, out).translated) == 1
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -402,7 +402,7 @@ def test_a_folder_that_was_moved_goes_on_where_it_was(finished: bool, once: dict
     (made,) = make(recipe, tmp_path / "there", Silent(), device="cpu")
     assert made.report["fingerprint"] == json.loads((once["stripes"] / "out/preservation.json").read_text())[
         "fingerprint"]
-    assert len(find_sides(recipe, tmp_path / "there").translated) == 1
+    assert len(find_table_data(recipe, tmp_path / "there").translated) == 1
 
 
 def test_what_is_refused_is_not_advised_to_go_on_by_another_command(once: dict[str, Path]) -> None:

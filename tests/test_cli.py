@@ -95,7 +95,7 @@ def test_a_dry_run_lists_what_would_be_done(run: Path, tmp_path: Path, said: io.
     assert call(monkeypatch, *words, "--dry-run") == 3
     lines = said.getvalue().splitlines()
     assert {"done: done.png → done.webp", "to do: new.gif → new.webp",
-            "skipped (no image by its name, or made by a conversion): notes.txt",
+            "skipped (not an image suffix, or an earlier output): notes.txt",
             f"1 to convert, 1 done before, 1 failed, 1 skipped, of 3 images → {out}"} <= set(lines)
     assert any(line.startswith("would fail: broken.png: read: ") for line in lines)
     assert {path.name for path in out.glob("*.webp")} == {"done.webp"}
@@ -304,5 +304,5 @@ def test_a_glob_without_quotes_is_told_to_take_them(tmp_path: Path, said: io.Str
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """The shell has put every image in its place."""
     assert call(monkeypatch, "convert", "a.png", "b.png", "c.png", tmp_path / "out", "--model", tmp_path) == 2
-    assert "2 words more, the first of them c.png; put a glob in quotes" in said.getvalue()
+    assert "2 unexpected arguments after IN and OUT, starting with c.png; put a glob in quotes" in said.getvalue()
     assert call(monkeypatch, "convert", "a.png", tmp_path / "out", "--model", tmp_path, "--wrong") == 2

@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 
 from translate.data import Batch, PairedConfig, Samples, UnpairedConfig, batches, loading
+from translate.data.hashing import stable_hash
 from translate.data.stream import Stream, permutation
-from translate.data.transforms import RandomTransform, resized, stable_hash, target_shape
+from translate.data.transforms import RandomTransform, resized, target_shape
 from translate.errors import DataError, TranslateError, UsageError
 
 HEIGHT, WIDTH = 40, 50

@@ -26,9 +26,9 @@ from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
 from translate.cards.cards import find_card, prepare
 from translate.convert import convert
-from translate.errors import DataError, RecipeError, Stopped, UsageError
+from translate.errors import DataError, ImageError, RecipeError, Stopped, TranslateError, UsageError
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
-from translate.evaluation.report import evaluate_folder, evaluate_labels, evaluate_run
+from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run
 from translate.files import read_lines, sha256
 from translate.metrics import features
 from translate.metrics.distribution import kernel_distances
@@ -214,6 +214,34 @@ def test_processes_share_an_evaluation_and_get_the_scores_of_one(shared_pairs: P
     assert [path.read_text() for path in sorted((tmp_path / "3").iterdir())] == [alone] * 3
 
 
+def fail_in_one_process(data: Path, out: Path) -> None:
+    """An evaluation whose second process cannot read a test image, and then one in which it has no memory for it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recipe = cyclegan_recipe(data)
+    evaluator = Evaluator(recipe, make_accelerator(recipe, out), "fp32")
+    rank, read = evaluator.accelerator.process_index, evaluator.held_out.pair
+    heard = []
+    for fault in (ImageError("t.png", "read", "torn"), MemoryError()):
+        def pair(number: int, fault: Exception = fault) -> tuple[torch.Tensor, torch.Tensor | None]:
+            if rank == 1:
+                raise fault
+            return read(number)
+
+        evaluator.held_out.pair = pair  # type: ignore[method-assign]
+        try:
+            evaluator(recipe.translator.build(3, 3, 0))
+        except TranslateError as error:
+            heard.append([type(error).__name__, str(error.path), error.what, error.exit_code])
+    (out / f"{rank}.json").write_text(json.dumps(heard))
+
+
+def test_an_error_of_one_process_is_raised_with_its_fields_in_all(shared_pairs: Path, tmp_path: Path) -> None:
+    """Also where its host memory runs out: the others would wait for its share for ever."""
+    debug_launcher(fail_in_one_process, (shared_pairs, tmp_path), num_processes=2)
+    expected = [["ImageError", "t.png", "read: torn", 3], ["TranslateError", "None", "out of memory", 1]]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected] * 2
+
+
 def test_unpaired_data_are_judged_by_the_kernel_distance(unpaired: Path, with_features: None, tmp_path: Path) -> None:
     train(cyclegan_recipe(unpaired, every={"log": 4, "sample": 40, "checkpoint": 40, "evaluate": 20}),
           tmp_path / "run", Silent())
@@ -371,7 +399,7 @@ def test_the_command_shows_a_table_and_leaves_results(run: Path, shared_pairs: P
     printed = said.getvalue()
     assert json.loads(printed[printed.index("{"):])["paired"]
     assert call(monkeypatch, "evaluate", shared_pairs / "testA") == 2
-    assert "say --against FOLDER" in said.getvalue()
+    assert "add --against FOLDER" in said.getvalue()
     assert call(monkeypatch, "evaluate", run, "--against", shared_pairs) == 2
 
 

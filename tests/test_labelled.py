@@ -259,7 +259,7 @@ def test_every_option_of_a_layout_changes_what_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"folder": "x", "card": "y", "classes": 3}, "card and folder: say once"),
-    ({"classes": 3}, "says nowhere where the images are"),
+    ({"classes": 3}, "no image location; give card: NAME"),
     ({"folder": "x", "classes": 3, "ids": {1: 7}}, "ids: lead to 7"),
     ({"folder": "x", "classes": 3, "names": ["a"]}, "names: 1 names for 3 classes"),
     ({"folder": "x", "classes": 3, "ignore": 2}, "ignore: 2 is one of the 3 classes"),

@@ -299,7 +299,7 @@ MADE_BY = {  # options that CycleGAN does not have
 }
 ELSEWHERE = {  # proven by tests of their own, some because they must not change a result
     "workers": ("test_data_stream.py", "workers"),
-    "data": ("test_data_folders.py", "test_every_option_of_the_data_changes_what_is_read"),
+    "data": ("test_data_layouts.py", "test_every_option_of_the_data_changes_what_is_read"),
     "guard": ("test_guard.py", "test_every_option_of_the_guard_changes_what_it_does"),
     "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
     "stages.0.fade": ("test_growing.py", "test_gradients_reach_a_level_as_soon_as_it_fades_in"),

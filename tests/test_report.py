@@ -22,7 +22,7 @@ from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, train_until
 from translate.cards.cards import find_card
 from translate.cli.app import app
 from translate.errors import RunError, UsageError
-from translate.evaluation.report import evaluate_run
+from translate.evaluation.scoring import evaluate_run
 from translate.files import read_lines
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor

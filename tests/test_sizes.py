@@ -10,7 +10,7 @@ from tests.conversions import Identity, noise, release_of
 from translate.convert import convert
 from translate.errors import UsageError
 from translate.images.writing import write_image
-from translate.sizes import amount, num_bytes
+from translate.sizes import format_bytes, num_bytes
 from translate.training.plan import budget_of
 
 
@@ -39,4 +39,4 @@ def test_a_number_without_a_unit_is_refused_wherever_memory_is_said(tmp_path: Pa
 
 def test_what_is_written_is_read_again() -> None:
     for number in (2**20, 300 * 2**20, 2**30, 5 * 2**31):
-        assert num_bytes(amount(number)) == number
+        assert num_bytes(format_bytes(number)) == number

@@ -53,7 +53,7 @@ UNET = {"kind": "unet", "width": 6, "downs": 5}
 PATCH = {"kind": "patchgan", "width": 8, "layers": 1}
 AUTOENCODER = {"kind": "autoencoder", "width": 4, "downs": 2}
 
-TRANSLATORS: dict[str, dict[str, Any]] = {  # healthy ones: every objective, both translators, all networks
+TRANSLATORS: dict[str, dict[str, Any]] = {  # healthy ones: every objective; pix2pix and CycleGAN, not CUT
     "pix2pix lsgan": {"kind": "pix2pix", "generator": BATCHED, "objective": {"kind": "lsgan"}, "weights": {"l1": 60}},
     "pix2pix nonsaturating": {"kind": "pix2pix", "generator": UNET, "discriminator": PATCH | {"norm": "batch"}},
     "pix2pix vanilla": {"kind": "pix2pix", "generator": RESNET, "objective": {"kind": "vanilla"}},

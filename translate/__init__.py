@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # `import translate` costs no torch
     from pathlib import Path
 
-    from translate.convert.model import Model
+    from translate.convert.python_api import Model
 
 __version__ = version("diptych")
 __all__ = ["load"]
@@ -29,7 +29,7 @@ def load(path: str | Path, direction: Literal["ab", "ba"] = "ab", device: str = 
     """
     from pathlib import Path
 
-    from translate.convert.model import Model
+    from translate.convert.python_api import Model
     from translate.convert.translating import Translating
     from translate.runs.release import load_release
 

@@ -1,4 +1,4 @@
-"""Everything that can go wrong for a user, as one family of exceptions.
+"""Everything that can go wrong for a user, as one hierarchy of exceptions.
 
     TranslateError                 exit 1   an internal failure; anything not listed here
     ├── UsageError                 exit 2   a command was called with words that do not fit together
@@ -14,6 +14,9 @@
     ├── DiskError                  exit 74  the disk is full or cannot be written
     └── Stopped                    exit 75  a signal asked us to stop; the work can be resumed
 
+Without an exception, `translate data check` exits with 5 where it has found errors, and `convert` as
+`translate.convert.Summary.exit_code` says.
+
 An error is a value: `what` is wrong, the `path` it is about, and `advice` on what to do. Text is made of it in one
 place, by `str`, and the command line prints that; nobody else takes the text apart. A user's mistake is one of these; a
 programmer's is an `assert`. The command line turns the class into its exit code (`sysexits.h` where a number exists
@@ -27,29 +30,29 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-RECIPE = "{recipe}"  # in an advice: the name of the recipe, which only the command line knows
+RECIPE_PLACEHOLDER = "{recipe}"  # in an advice: stands for the name of the recipe, which only the command line knows
 
 
 class TranslateError(Exception):
-    """The root of the family: catch this to catch everything the toolkit says on purpose.
+    """The root of the hierarchy: catch this to catch everything the toolkit says on purpose.
 
     Every error can be pickled with its fields: loader workers and processes send them to each other.
     """
 
     exit_code = 1
-    recipe = "RECIPE"  # what stands for `RECIPE` in the advice; the command line sets it
+    recipe = "RECIPE"  # shown where the advice holds `RECIPE_PLACEHOLDER`; the command line sets it to the real name
 
     def __init__(self, what: str, path: Path | str | None = None, advice: str | None = None):
         """
         what: the fault, in words: what arrived, and what was expected.
         path: the file or folder that it is about; as text, a field of a recipe, a package, an address.
-        advice: what to do; `RECIPE` in it stands for the recipe's name.
+        advice: what to do. `RECIPE_PLACEHOLDER` in it is shown as the recipe's name.
         """
         super().__init__(what)
         self.what, self.path, self.advice = what, path, advice
 
     def __str__(self) -> str:
-        return _sentence(self.path, self.what, self.advice and self.advice.replace(RECIPE, self.recipe))
+        return _sentence(self.path, self.what, self.advice and self.advice.replace(RECIPE_PLACEHOLDER, self.recipe))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the fields and not the arguments of the constructor, which each class has of its own."""

@@ -56,8 +56,13 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=True) + "\n").encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; empty where there is none."""
+    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+
+
 @contextmanager
-def naming_disk_faults(path: Path) -> Iterator[None]:
+def as_disk_errors(path: Path) -> Iterator[None]:
     """Raise every `OSError` of the block as a `DiskError` that names `path` and the free bytes."""
     try:
         yield

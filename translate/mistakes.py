@@ -52,12 +52,12 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 class _Place(NamedTuple):
-    """Where a mistake is."""
+    """Where a mistake is. As an example, the values for `data.classes: many` where data.kind is labels."""
 
-    where: str  # the path that a person wrote
-    owner: Any  # the model that the last step of the path is a field of
-    kinds: Sequence[Any]  # the models that could stand in the owner's place
-    holds: Any  # the type of what may stand here
+    where: str  # the path that a person wrote: "data.classes"
+    owner: Any  # the model that the last step of the path is a field of: LabelsConfig
+    kinds: Sequence[Any]  # the models that could stand in the owner's place: the members of DataConfig
+    holds: Any  # the type of what may stand here: int
 
 
 def _locate(location: Sequence[int | str], model: type[pydantic.BaseModel]) -> _Place:

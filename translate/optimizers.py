@@ -46,7 +46,7 @@ OptimizerConfig = Annotated[Adam | SGD, Field(discriminator="kind")]
 def clip_gradients(optimizer: torch.optim.Optimizer) -> None:
     """Scale the gradient of each parameter group down to the norm `clip`, in place, if longer (Pascanu et al. 2013).
 
-    Nothing is read on the host. A gradient that is not finite stays so, and the gradient scaler skips the step.
+    No GPU synchronisation. A gradient that is not finite stays so, and the gradient scaler skips the step.
     """
     for group in optimizer.param_groups:
         if group.get("clip") is not None:  # checkpoints of older versions have none

@@ -37,7 +37,7 @@ def choose_precision(asked: Literal["auto", "fp32", "bf16", "fp16"], device: tor
 
 
 def autocast(device: torch.device, precision: Format) -> AbstractContextManager[object]:
-    """Return the context in which convolutions compute in `precision`, and what needs more of it in fp32."""
+    """Return a context: convolutions in `precision`, sensitive operations in fp32."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)

@@ -43,8 +43,8 @@ class Stage(Config):
     micro_batch: int | None = Field(None, ge=1)  # samples a process holds at once; null: all of its share
     resize: int | None = Field(None, ge=1)  # short side to load at in this stage; null: as `data.resize` says
     lr: Schedule = Constant()  # {kind: constant, factor: 0.5}: half of the optimizers'
-    levels: int = Field(0, ge=0, le=8)  # outer levels that the networks have gained, each for twice the size, inside
-    # of which they see the scale they knew (docs/high-resolution.md); as many as in the stage before, or one more
+    # number of added levels; each doubles the resolution (docs/high-resolution.md). As in the stage before, or one more
+    levels: int = Field(0, ge=0, le=8)
     fade: bool = False  # the newest level fades in over this stage's images; what it replaces is gone in the next
     freeze: bool = False  # of the generators the newest level is trained alone in this stage
     memory: AutoMemory | None = None  # null: the recipe's
@@ -151,7 +151,7 @@ Sign = Literal["not_finite", "constant", "saturated", "copy", "lost", "blind", "
 class GuardConfig(Config):
     """What is done about a training that is lost; docs/training.md tells the signs. Judged at every `every.probe`."""
 
-    patience: int = Field(2_000, ge=1)  # images that a sign must last; less is quicker, and surer to be wrong
+    patience: int = Field(2_000, ge=1)  # images that a sign must last; smaller: earlier, but more false alarms
     skips: int = Field(10, ge=0)  # steps in a row that may be left out because their numbers are not finite
     # returns to the newest healthy checkpoint, each with other data, before the run is given up; 0: at the first sign
     rollbacks: int = Field(3, ge=0)
@@ -289,7 +289,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def _source(where: str, file: Path, written: dict[str, Any], overrides: Sequence[str]) -> str:
     """Return what to edit for a mistake at `where`: the file, or an override of that field or of one around it.
 
-    Both where an override changed something inside, or which kind of thing it is.
+    Name both if an override changed part of the field, or which kind of thing it is.
     """
     around = [path for path in overrides if f"{where}.".startswith(f"{path}.")]
     inside = [path for path in overrides if path.startswith(f"{where}.")

@@ -41,7 +41,7 @@ class Config(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _kinds_are_those_of_defaults(cls, document: Any) -> Any:
+    def _fill_default_kind(cls, document: Any) -> Any:
         """Fill in the default's kind where none is given: `optimizer.generator: {lr: 1e-4}` is an Adam."""
         if not isinstance(document, Mapping):
             return document

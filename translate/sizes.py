@@ -24,6 +24,6 @@ def num_bytes(size: int | str) -> int:
     raise UsageError(f"{size!r} is not a size of memory; write it as 800MB, 4GB or 4GiB")
 
 
-def amount(num_bytes: float) -> str:
+def format_bytes(size: float) -> str:
     """Return bytes as text, in MiB or GiB."""
-    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"

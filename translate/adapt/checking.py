@@ -14,9 +14,9 @@ from translate.adapt.examples import refuse_all_ignored
 from translate.adapt.kept import Record, digest, kept, stamp
 from translate.adapt.tasks import Watch
 from translate.data.check import Finding
-from translate.data.folders import Split
 from translate.data.labelled import Labelled, LabelledConfig, check_labels, first_of
 from translate.data.labelled_layouts import LabelMaps
+from translate.data.layouts import Split
 from translate.data.pairing import match, named
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData
@@ -32,7 +32,8 @@ Image = tuple[Path, ImageConfig]
 def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Reporter, training: bool = True) -> None:
     """Look at all that `adapt make` and `adapt evaluate` will read. Raises `DataError` with what is wrong of it.
 
-    Where no translator is to be trained, an image that cannot be read costs itself alone: the converter names it.
+    Where no translator is to be trained, a source image that cannot be read is no error: only that image is skipped,
+    and the converter names it.
     """
     adapt = recipe.adapt
     assert adapt is not None

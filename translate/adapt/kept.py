@@ -1,4 +1,4 @@
-"""What is finished is kept for as long as it is what would be made now.
+"""A cache: a result is reused while its inputs are unchanged.
 
 Beside everything that was made stands its record, a JSON file that is written last. Its `made_from` says what the thing
 was made from, and is compared with what it would be made from now; the rest is what is to be known of it later:
@@ -58,7 +58,7 @@ def read_record(path: Path) -> Record | None:
 
 def write_record(path: Path, record: Record) -> None:
     """Replace a record, atomically. Raises `DiskError`."""
-    with files.naming_disk_faults(path):
+    with files.as_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, record)
 

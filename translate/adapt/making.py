@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from translate import files
-from translate.adapt.carrying import STAGES_OF_READING, Translations, assemble, check_names, damage, manifest_hash
+from translate.adapt.assembling import STAGES_OF_READING, Translations, assemble, check_names, damage, manifest_hash
 from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, digest, first_changed, kept, write_record
@@ -136,7 +136,7 @@ def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto
         prepare_consistency(recipe, source, home, report, choose_device(device))
         for number in range(adaptation_of(recipe).variants):
             written.append(home / f"{numbered('translator', number)}.yaml")
-            with files.naming_disk_faults(written[-1]):
+            with files.as_disk_errors(written[-1]):
                 files.write_bytes(written[-1], translators_recipe(recipe, home, number).dump_yaml().encode())
     return written
 
@@ -220,7 +220,7 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
     about = kept(path, made_from, lambda: call | judged_set(recipe, source, final, release, made, judge, report, where,
                                                             notes), is_whole)
 
-    # The call that has made it may have been about other sets.
+    # A reused set may come from a call with other --model or adapt.variants: update its record.
     if about | call != about:
         about |= call
         write_record(path, about)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from translate.adapt.examples import Examples
 from translate.adapt.tasks import opinions
@@ -44,22 +44,9 @@ def compare_opinions(judge: nn.Module, before: Examples, after: Examples, device
     """Yield the judge's opinion of each image; `before` and `after` hold the same images with the same labels."""
     classes, ignore = before.layout.num_classes, getattr(before.layout, "ignore", None)
 
-    # Both are looked at side by side; the truth is read once, with the first.
-    truths: list[np.ndarray] = []
-
-    def images(examples: Examples, keep: bool) -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-        for number in range(len(examples)):
-            image, truth = examples.whole(number)
-            if keep:
-                truths.append(truth)
-            yield image, truth.shape
-
-    pairs = zip(opinions(judge, images(before, True), device), opinions(judge, images(after, False), device),
-                strict=True)
-
-    # What counts, by the class that its label says.
-    for first, second in pairs:
-        truth = truths.pop(0)
+    # Both are looked at side by side. What counts, by the class that its label says:
+    pairs = zip(opinions(judge, before, device), opinions(judge, after, device), strict=True)
+    for (first, truth), (second, _) in pairs:
         counts = np.ones(truth.shape, bool) if ignore is None else truth != ignore
 
         def by_class(which: np.ndarray, truth: np.ndarray = truth, counts: np.ndarray = counts) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Ending work that reports its progress at its next step after a signal."""
+"""Ending work at its next progress report after a signal."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ class StoppingReporter:
 
 @contextmanager
 def stopping(report: Reporter, kept: str) -> Iterator[Reporter]:
-    """Yield a reporter: within the block, SIGTERM and SIGINT end the work when it is told something next."""
+    """Yield a reporter: within the block, SIGTERM and SIGINT end the work at its next progress report."""
     with minding_signals() as stop:
         yield StoppingReporter(report, stop, kept)

@@ -30,14 +30,15 @@ from scipy import stats
 from torch import nn
 
 from translate import files
-from translate.adapt.carrying import manifest_hash
-from translate.adapt.examples import Change, Examples
+from translate.adapt.assembling import manifest_hash
+from translate.adapt.examples import Examples
 from translate.adapt.kept import digest
-from translate.adapt.sides import Sides, find_sides
 from translate.adapt.stopping import stopping
+from translate.adapt.table_data import TableData, find_table_data
 from translate.adapt.tasks import confusions, train_task
 from translate.adapt.translators import adaptation_of, numbered
-from translate.data.transforms import adapted, at_resolution_of, stable_hash
+from translate.data.hashing import stable_hash
+from translate.data.transforms import adapted, at_resolution_of
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.reading import read_image
 from translate.metrics.intervals import CONFIDENCE
@@ -72,45 +73,45 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
 
     with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
         # What is trained and tested on.
-        sides = find_sides(recipe, home, lambda done, total: report.progress(done, total, "labels", {}))
+        data = find_table_data(recipe, home, lambda done, total: report.progress(done, total, "labels", {}))
         wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
-                                             if row != "oracle" or sides.target_train is not None]
-        names = [numbered("set", number) for number in range(len(sides.translated))]
+                                             if row != "oracle" or data.target_train is not None]
+        names = [numbered("set", number) for number in range(len(data.translated))]
         report.say(f"trained on {', '.join(names)} ({len(names)} of {adapt.variants} in adapt.variants)")
-        for line in sides.missing:
+        for line in data.missing:
             report.say(line)
 
         # Rows that are not known yet, one after the other.
         for number, (seed, row) in enumerate(wanted):
-            key = key_of(recipe, home, sides, row, seed)
+            key = key_of(recipe, home, data, row, seed)
             if key not in known:
-                known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, sides, row, seed, where, report)
-                with files.naming_disk_faults(home / RESULTS):
+                known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, data, row, seed, where, report)
+                with files.as_disk_errors(home / RESULTS):
                     files.append_line(home / RESULTS, known[key])
             results.setdefault(row, []).append(known[key])
             report.progress(number + 1, len(wanted), "table", {})
 
     # The table, with all that must be known to believe it.
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
-        "name": recipe.name, "num_test": len(sides.target_test), "num_target": len(sides.target_train or ()),
-        "num_source": len(sides.source), "num_sets": len(sides.translated), "sets": names, "variants": adapt.variants,
-        "missing": list(sides.missing), "task": adapt.task.model_dump(mode="json"),
+        "name": recipe.name, "num_test": len(data.target_test), "num_target": len(data.target_train or ()),
+        "num_source": len(data.source), "num_sets": len(data.translated), "sets": names, "variants": adapt.variants,
+        "missing": list(data.missing), "task": adapt.task.model_dump(mode="json"),
         "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
                     "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
-    with files.naming_disk_faults(home / TABLE):
+    with files.as_disk_errors(home / TABLE):
         files.write_json(home / TABLE, table)
-    write_adaptation(table, list(zip(names, sides.reports, strict=True)), pictures(sides), home / PAGE)
+    write_adaptation(table, list(zip(names, data.reports, strict=True)), pictures(data), home / PAGE)
     return table
 
 
-def pictures(sides: Sides) -> list[Shown]:
+def pictures(data: TableData) -> list[Shown]:
     """Return some source images, and what each set has made of them."""
     shown = []
-    for number in evenly_spaced(len(sides.source), NUM_SHOWN):
-        name = sides.source.files[number].name
-        images = {"source": sides.source.whole(number)[0]}
-        for variant, examples in enumerate(sides.translated):
-            place = sides.places[variant] / sides.source.files[number].relative_to(sides.images)
+    for number in evenly_spaced(len(data.source), NUM_SHOWN):
+        name = data.source.files[number].name
+        images = {"source": data.source.whole(number)[0]}
+        for variant, examples in enumerate(data.translated):
+            place = data.places[variant] / data.source.files[number].relative_to(data.images)
             if place in examples.files:
                 images[numbered("set", variant)] = examples.whole(examples.files.index(place))[0]
         if len({image.shape for image in images.values()}) == 1:
@@ -118,65 +119,64 @@ def pictures(sides: Sides) -> list[Shown]:
     return shown
 
 
-def key_of(recipe: Recipe, home: Path, sides: Sides, row: RowName, seed: int) -> str:
+def key_of(recipe: Recipe, home: Path, data: TableData, row: RowName, seed: int) -> str:
     """Return what a result belongs to: where anything that it was made from changes, the key is another.
 
     Digests say what images and labels hold and how they are read, the set's hash what it holds.
     """
     adapt = adaptation_of(recipe)
-    used = None if row in CLASSICAL else manifest_hash(home / numbered("set", seed % len(sides.translated)))
-    own = sides.target_train.digest if row == "oracle" and sides.target_train is not None else None
-    like = [files.checksum(path) for path in sides.unlabelled] if row in CLASSICAL else None
+    used = None if row in CLASSICAL else manifest_hash(home / numbered("set", seed % len(data.translated)))
+    own = data.target_train.digest if row == "oracle" and data.target_train is not None else None
+    like = [files.checksum(path) for path in data.unlabelled] if row in CLASSICAL else None
     image_b = recipe.data.image_b.model_dump(mode="json")
-    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), image_b, used, like, own, sides.source.digest,
-             sides.target_test.digest]
+    parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), image_b, used, like, own, data.source.digest,
+             data.target_test.digest]
     return digest(parts)
 
 
-def run_row(recipe: Recipe, sides: Sides, row: RowName, seed: int, where: torch.device,
+def run_row(recipe: Recipe, data: TableData, row: RowName, seed: int, where: torch.device,
             report: Reporter) -> dict[str, Any]:
     """Train for one row from one seed, and test. Return {confusion, of some rows `wrong` (`wrong_about_labels`)}."""
     adapt = adaptation_of(recipe)
-    variant = seed % len(sides.translated)
-    examples = examples_for(sides, row, seed, sides.translated[variant])
+    variant = seed % len(data.translated)
+    examples = examples_for(data, row, seed, data.translated[variant])
     network = train_task(adapt.task, examples, seed, where, recipe.workers,
                          lambda done, total: report.progress(done, total, f"{row}, seed {seed}", {}))
-    confusion = np.sum(confusions(network, sides.target_test, where), axis=0)
+    confusion = np.sum(confusions(network, data.target_test, where), axis=0)
     result: dict[str, Any] = {"confusion": confusion.astype(int).tolist()}
     if row in ("source", "oracle"):
-        result["wrong"] = wrong_about_labels(network, sides, variant, where)
+        result["wrong"] = wrong_about_labels(network, data, variant, where)
     return result
 
 
-def examples_for(sides: Sides, row: RowName, seed: int, translated: Examples) -> Examples:
+def examples_for(data: TableData, row: RowName, seed: int, translated: Examples) -> Examples:
     """Return what a row is trained on."""
     if row == "oracle":
-        assert sides.target_train is not None, "a table without an oracle has no such row"
-        return sides.target_train
+        assert data.target_train is not None, "a table without an oracle has no such row"
+        return data.target_train
     if row in ("translated", "translated_and_source"):
-        return translated if row == "translated" else translated + sides.source
+        return translated if row == "translated" else translated + data.source
     if row == "source":
-        return sides.source
-    source, image = sides.source, sides.target_test.image
+        return data.source
+    source, image = data.source, data.target_test.image
 
     def change(picture: np.ndarray, number: int) -> np.ndarray:
         key = stable_hash(row, seed, number)
-        like = read_image(sides.unlabelled[key % len(sides.unlabelled)], image)
+        like = read_image(data.unlabelled[key % len(data.unlabelled)], image)
         return at_resolution_of(picture, like) if row == "resolution" else adapted(row, picture, like, key)  # type: ignore[arg-type]
 
-    changed: Change = change
-    return Examples(source.layout, source.files, source.labels, source.image, source.resize, changed)
+    return Examples(source.layout, source.files, source.labels, source.image, source.resize, change)
 
 
-def wrong_about_labels(network: nn.Module, sides: Sides, variant: int, where: torch.device) -> dict[str, float]:
+def wrong_about_labels(network: nn.Module, data: TableData, variant: int, where: torch.device) -> dict[str, float]:
     """Return the share of images or pixels whose labels a network disagrees with, before and after translation.
 
     Both shares are of the same images, which the set has kept. For the oracle, which has never seen the source, the
     first is the control: how much of the source such a network gets wrong without any translation.
     """
-    numbers = {path.relative_to(sides.images): number for number, path in enumerate(sides.source.files)}
-    after = sides.translated[variant].part(evenly_spaced(len(sides.translated[variant]), NUM_ASKED))
-    before = sides.source.part([numbers[path.relative_to(sides.places[variant])] for path in after.files])
+    numbers = {path.relative_to(data.images): number for number, path in enumerate(data.source.files)}
+    after = data.translated[variant].part(evenly_spaced(len(data.translated[variant]), NUM_ASKED))
+    before = data.source.part([numbers[path.relative_to(data.places[variant])] for path in after.files])
     return {name: 1 - accuracy(np.sum(confusions(network, examples, where), axis=0))
             for name, examples in (("untranslated", before), ("translated", after))}
 
@@ -192,7 +192,7 @@ def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str],
     value               of a row: the mean over seeds of mIoU (of accuracy, where an image has one class) with the half
                         width of its Student t interval
     over_source, over_classical    the differences from the source only, and from the strongest classical row, seed by
-                        seed. That row is chosen by its test score, and so favoured
+                        seed. That row is chosen by its test score, which biases the comparison in its favour
     gap_from_source, gap_from_classical    which part of the way from that row to the oracle is covered
     """
     # One score for each row and seed.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.kept import Record, kept
-from translate.data.loading import naming_lost_workers
+from translate.data.loading import as_lost_worker_errors
 from translate.metrics.segmentation import LabelScores
 from translate.networks.tasks import RECORD, load_task, read_task, save_task
 from translate.precision import Format, autocast, choose_precision
@@ -45,7 +44,7 @@ def train_task(config: Downstream, examples: Examples, seed: int, device: torch.
         # Loaders of earlier versions drew this number. Without it, dropout would give other results than tables hold.
         torch.empty((), dtype=torch.int64).random_()
 
-        with naming_lost_workers(), closing(TrainingExamples(examples, config, seed).batches(workers)) as batches:
+        with as_lost_worker_errors(), closing(TrainingExamples(examples, config, seed).batches(workers)) as batches:
             for step, (images, labels) in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * (1 + math.cos(math.pi * step / steps)) / 2
@@ -80,33 +79,34 @@ def task_precision(device: torch.device) -> Format:
     return chosen if chosen == "bf16" else "fp32"
 
 
-def opinions(network: nn.Module, images: Iterable[tuple[Tensor, tuple[int, ...]]],
-             device: torch.device) -> Iterator[np.ndarray]:
-    """Yield the classes that a network gives each image (C, H, W), as int64: (1,), or (h, w, 1) for every pixel.
+def opinions(network: nn.Module, examples: Examples, device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the classes that a network gives each example, and its true ones, as int64: (1,), or (h, w, 1) of pixels.
 
-    Beside each image stands the shape of its truth: logits of another size are resized to it before a class is chosen.
-    The network sees small images of one size together.
+    Logits of another size than the truth are resized to it before a class is chosen. The network sees small images of
+    one size together.
     """
-    waiting: list[tuple[Tensor, tuple[int, ...]]] = []
-    for image, shape in images:
+    waiting: list[tuple[Tensor, np.ndarray]] = []
+    for number in range(len(examples)):
+        image, truth = examples.whole(number)
         full = sum(each.shape[1] * each.shape[2] for each, _ in waiting) >= PIXELS_AT_ONCE
-        if waiting and (full or (image.shape, shape) != (waiting[0][0].shape, waiting[0][1])):
+        if waiting and (full or (image.shape, truth.shape) != (waiting[0][0].shape, waiting[0][1].shape)):
             yield from _opinions(network, waiting, device)
             waiting = []
-        waiting.append((image, shape))
+        waiting.append((image, truth))
     if waiting:
         yield from _opinions(network, waiting, device)
 
 
 @torch.no_grad()
-def _opinions(network: nn.Module, images: Sequence[tuple[Tensor, tuple[int, ...]]],
-              device: torch.device) -> Iterator[np.ndarray]:
-    shape = images[0][1]
+def _opinions(network: nn.Module, examples: Sequence[tuple[Tensor, np.ndarray]],
+              device: torch.device) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    images, truths = zip(*examples, strict=True)
+    size = truths[0].shape[:2]
     with autocast(device, task_precision(device)):
-        logits = network(torch.stack([image for image, _ in images]).to(device)).float()
-    if logits.ndim == 4 and logits.shape[2:] != shape[:2]:
-        logits = F.interpolate(logits, shape[:2], mode="bilinear", align_corners=False)
-    yield from logits.argmax(1).cpu().numpy()[..., None]
+        logits = network(torch.stack(images).to(device)).float()
+    if logits.ndim == 4 and logits.shape[2:] != size:
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    yield from zip(logits.argmax(1).cpu().numpy()[..., None], truths, strict=True)
 
 
 def confusions(network: nn.Module, examples: Examples, device: torch.device) -> list[np.ndarray]:
@@ -115,12 +115,4 @@ def confusions(network: nn.Module, examples: Examples, device: torch.device) -> 
     See `LabelScores.confusion`.
     """
     scores = LabelScores(examples.layout.num_classes, getattr(examples.layout, "ignore", None))
-    truths: deque[np.ndarray] = deque()
-
-    def images() -> Iterator[tuple[Tensor, tuple[int, ...]]]:
-        for number in range(len(examples)):
-            image, truth = examples.whole(number)
-            truths.append(truth)
-            yield image, truth.shape
-
-    return [scores.confusion(found, truths.popleft()) for found in opinions(network, images(), device)]
+    return [scores.confusion(found, truth) for found, truth in opinions(network, examples, device)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,11 +11,10 @@ from translate.adapt.examples import Examples
 from translate.adapt.kept import MADE_FROM, read_record, write_record
 from translate.adapt.tasks import kept_task
 from translate.data.labelled import Labelled
-from translate.errors import RECIPE, Mistake, RecipeError, RunError, Stopped
+from translate.errors import RECIPE_PLACEHOLDER, Mistake, RecipeError, RunError, Stopped
 from translate.networks.tasks import RECORD, read_task
 from translate.recipe import Adaptation, Recipe, differences, load_recipe
-from translate.runs.folder import RECIPE as RECIPE_FILE
-from translate.runs.folder import STATUS, refuse_changes
+from translate.runs.folder import RECIPE_FILE, STATUS, refuse_changes
 from translate.schema import validate
 from translate.training.loop import Reporter, train
 
@@ -64,13 +62,13 @@ def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int
     finished = begun and is_finished(folder, chosen)
     if not finished and not may_train:
         raise RunError("the translator is not trained yet, and a shard does not train", folder, "run `translate adapt "
-                       f"make {RECIPE}` without --shard first, or name one with --model")
+                       f"make {RECIPE_PLACEHOLDER}` without --shard first, or name one with --model")
     if not finished:
         prepare_consistency(recipe, source, home, report, where)
 
     # Its task network is named where it lies now: OUT may have been moved.
     if begun:
-        with files.naming_disk_faults(folder):
+        with files.as_disk_errors(folder):
             files.write_bytes(folder / RECIPE_FILE, saved.dump_yaml().encode())
     if not finished:
         try:
@@ -85,7 +83,7 @@ def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int
 
 def is_finished(folder: Path, chosen: Recipe) -> bool:
     """Return whether a translator's training is over. The recipe may have gained stages since."""
-    status = json.loads((folder / STATUS).read_text()) if (folder / STATUS).is_file() else {}
+    status = files.read_json(folder / STATUS)
     return status.get("state") == "finished" and status["of"] == chosen.num_images
 
 
@@ -108,7 +106,7 @@ def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Re
     """Train the task network of the consistency loss, where there is one.
 
     Once a translator has begun with one, that one is kept whatever the recipe says: a translator that was trained with
-    two of them belongs to no recipe. Raises `RunError` where it is not there any more.
+    two of them could not be reproduced from any recipe. Raises `RunError` where it is not there any more.
     """
     adapt, task = adaptation_of(recipe), home / "task"
     if adapt.semantic is None:

@@ -1,4 +1,4 @@
-"""Unpacking archives from strangers: plain files alone, below the given folder alone, and within a limit of bytes."""
+"""Unpacking untrusted archives: plain files alone, below the given folder alone, and within a limit of bytes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from translate.cards.archives import only_folder, unpack
 from translate.cards.digits import DigitsConfig
 from translate.cards.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
 from translate.cards.rasters import RastersConfig
-from translate.data.folders import FOLDERS_OF, DataConfig
+from translate.data.layouts import FOLDERS_OF, DataConfig
 from translate.errors import DataError, DiskError, Mistake, RecipeError, is_disk_fault
 from translate.files import sync_folder, write_json
 from translate.mistakes import Mistakes, nearest

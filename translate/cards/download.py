@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pydantic
 from pydantic import Field
 
 from translate.errors import DataError, DiskError, is_disk_fault
-from translate.files import sha256, write_json
+from translate.files import read_json, sha256, write_json
 from translate.schema import Config
 
 SHA256 = r"^[0-9a-f]{64}$"
@@ -203,7 +202,7 @@ def pins(root: Path) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of each file, by card and file name, as first downloaded into `root`. Raises `DataError`."""
     lock = root / LOCK
     try:
-        return json.loads(lock.read_bytes()) if lock.exists() else {}
+        return read_json(lock)
     except ValueError as error:
         raise DataError(f"damaged ({error})", lock, "restore it, or delete it to trust the next downloads") from None
 

@@ -58,7 +58,6 @@ class RastersConfig(Config):
         Train and test share no pixel: the world is parted into the band and the rest before either is cut. The rest is
         one piece, across 180° of longitude. Tiles of a piece overlap a little, so that they cover all of it.
         """
-        # Part the world.
         raster_a, raster_b = same_size(raster_a, raster_b)
         height, width = raster_a.shape[:2]
         rows = slice(round((90 - self.latitudes[1]) / 180 * height), round((90 - self.latitudes[0]) / 180 * height))
@@ -67,7 +66,6 @@ class RastersConfig(Config):
                   "train": [np.concatenate([raster[rows, east:], raster[rows, :west]], axis=1)
                             for raster in (raster_a, raster_b)]}
 
-        # Cut each part into tiles.
         counts: dict[str, Any] = {}
         for split, (a, b) in pieces.items():
             counts[split], counts[f"{split}_left_out"] = self._write_tiles(split, a, b, folder)

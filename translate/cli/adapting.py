@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from translate.cli.console import naming_recipe, say, say_table
+from translate.cli.console import as_errors_of_recipe, say, say_table
 from translate.cli.options import AdaptFolder, AdaptRecipe, Device, Overrides, Shard
 from translate.cli.progress import Display
 from translate.cli.tables import adaptation_tables, preservation_table
@@ -35,16 +35,16 @@ def make(
     """
     from translate.adapt import make as make_sets
     from translate.adapt import prepare
-    from translate.convert.together import choose_shard
+    from translate.convert.sharding import choose_shard
     from translate.recipe import default_adaptation, find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     home, part = folder or default_adaptation(chosen), choose_shard(shard)
     if only_prepare and (models or part is not None):
-        raise UsageError("--prepare: is one process's work, before there is a translator",
+        raise UsageError("--prepare runs in one process and trains no translator",
                          advice="leave --model, --shard and torchrun out")
 
-    with Display(chosen.name) as display, naming_recipe(recipe):
+    with Display(chosen.name) as display, as_errors_of_recipe(recipe):
         if only_prepare:
             for file in prepare(chosen, home, display, device=device):
                 say(f"prepared: {file}; train it with: torchrun --nproc_per_node N -m translate train {file} --run-dir "
@@ -85,7 +85,7 @@ def evaluate(
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     home = folder or default_adaptation(chosen)
-    with Display(chosen.name) as display, naming_recipe(recipe):
+    with Display(chosen.name) as display, as_errors_of_recipe(recipe):
         table = evaluate_rows(chosen, home, display, device=device)
 
     for each in adaptation_tables(table):

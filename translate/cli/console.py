@@ -30,7 +30,7 @@ def say_table(table: Table) -> None:
 
 
 @contextmanager
-def naming_recipe(recipe: str | Path) -> Iterator[None]:
+def as_errors_of_recipe(recipe: str | Path) -> Iterator[None]:
     """Let the advice of an error name the recipe: code that reads images does not know where its recipe came from."""
     try:
         yield

@@ -34,27 +34,26 @@ def convert(
                                             "files that no conversion wrote.")] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.",
                                                    show_default="200,000,000")] = None,
-    memory: Annotated[str | None, typer.Option(help="A bound, such as 2GB, on what translating an image takes beside "
-                                               "program, weights and the image: in exact strips, slower.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory limit for translating one image, such as 2GB, not counting "
+                                               "weights and the image. Same output, slower.")] = None,
     file_format: Annotated[str | None, typer.Option(
         "--format", help="Write png, jpg, webp or tif.", callback=one_of("png", "jpg", "webp", "tif"),
         show_default="each input's own, where it can hold the output")] = None,
     quality: Annotated[int | None, typer.Option(help="Of JPEG, 1 to 100; makes WebP lossy.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode ahead, and as many threads that write "
-                                                "behind; 0: none.", show_default="1, or 0 on a single core")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of decoder processes, and of writer threads; 0: none.",
+                                                show_default="1, or 0 on a single core")] = None,
     shard: Shard = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
 ) -> None:
     """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
     from translate.convert import convert as convert_files
-    from translate.convert.together import add_up, choose_shard
+    from translate.convert.sharding import add_up, choose_shard
     from translate.images.decoding import MAX_PIXELS
     from translate.runs.release import load_release
 
     if context.args:
-        raise UsageError(f"convert: IN and OUT are followed by {len(context.args)} words more, the first of them "
-                         f"{context.args[0]}", advice="put a glob in quotes ('photos/*.png'), or the shell makes words "
-                         "of it")
+        raise UsageError(f"convert: {len(context.args)} unexpected arguments after IN and OUT, starting with "
+                         f"{context.args[0]}", advice="put a glob in quotes ('photos/*.png'), or the shell expands it")
     part = choose_shard(shard)
 
     # The model, and what was refused in looking for its weights.
@@ -97,7 +96,7 @@ def say_summary(summary: Summary, target: Path, dry_run: bool, shown: set[str]) 
         if entry.path not in shown:
             say(str(entry))
     for name in summary.skipped:
-        say(f"skipped (no image by its name, or made by a conversion): {name}")
+        say(f"skipped (not an image suffix, or an earlier output): {name}")
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
         f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → {target}")
     if summary.stopped:

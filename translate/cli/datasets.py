@@ -27,7 +27,7 @@ def prepare_card(
     card: Annotated[str, typer.Argument(help="The name of a card, or a card file.")],
     file: Annotated[Path | None, typer.Option(help="Use this file instead of downloading.")] = None,
 ) -> None:
-    """Download a data set, verify and unpack it, and say whom to thank."""
+    """Download a data set, verify and unpack it, and print licence and attribution."""
     from translate.cards.cards import find_card, prepare
     from translate.places import data_root
 
@@ -50,7 +50,7 @@ def check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER_OR_RECIPE", help="A folder, or a recipe to read it for.")],
 ) -> None:
     """Find unpaired names, unreadable files, odd sizes and modes before a training does. Of a recipe with `adapt`,
-    its labelled images are checked as well."""
+    its labelled images are checked as well. Exits with 5 where there are errors."""
     from translate.data.check import check as check_images
     from translate.data.check import count_severities
     from translate.places import data_root

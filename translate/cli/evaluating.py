@@ -31,7 +31,7 @@ def evaluate(
                                                    "them.", show_default="RUN/results.json")] = None,
 ) -> None:
     """Score a run on its test images, or any folder of images against real ones."""
-    from translate.evaluation.report import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
+    from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
 
     # Words that do not fit together.
     is_run = (run_of(what) / "recipe.yaml").is_file()
@@ -39,9 +39,9 @@ def evaluate(
         raise UsageError(f"--images {most}: give 1 or more")
     if is_run and not (against is source is classes is None):
         raise UsageError("a run is scored on the test images of its recipe", what,
-                         "for others, convert them and evaluate the folder they go to")
+                         "to score other images, run `convert`, then `evaluate OUT --against REAL`")
     if not is_run and against is None:
-        raise UsageError("neither a run nor a release", what, "for a folder of images, say --against FOLDER")
+        raise UsageError("neither a run nor a release", what, "for a folder of images, add --against FOLDER")
     if classes is not None and not (source is most is None):
         raise UsageError("--classes: label maps are compared as they are, all of them",
                          advice="leave --source and --images out")

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from translate.sizes import amount
+from translate.sizes import format_bytes
 
 
 def preservation_table(report: dict[str, Any], title: str) -> Table:
@@ -70,7 +70,7 @@ def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
 
     An arrow stands at the plan that a training takes. `budget` is in bytes; None: it is not known what fits.
     """
-    usable = f", {amount(budget)} usable" if budget else ""
+    usable = f", {format_bytes(budget)} usable" if budget else ""
     table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "compute",
                   *(["fits"] if budget else []), title=f"CUDA, {precision}{usable}", title_justify="left")
     for planned in stages:
@@ -84,8 +84,8 @@ def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
             chosen = planned.chosen is not None and each.plan == planned.chosen.plan
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)
-            fits = [] if budget is None else ["yes" if missing <= 0 else f"{amount(missing)} too much"]
-            table.add_row(*heading, f"{'→' if chosen else ' '} {name}", amount(each.peak_bytes),
+            fits = [] if budget is None else ["yes" if missing <= 0 else f"{format_bytes(missing)} too much"]
+            table.add_row(*heading, f"{'→' if chosen else ' '} {name}", format_bytes(each.peak_bytes),
                           f"{each.compute:.2f}×", *fits, end_section=each is planned.predictions[-1],
                           style="bold" if chosen else "")
             heading = [""] * len(heading)

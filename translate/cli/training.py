@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from translate.cli import console
-from translate.cli.console import naming_recipe, say, say_table
+from translate.cli.console import as_errors_of_recipe, say, say_table
 from translate.cli.options import CardMemory, OptionalRecipe, Overrides, Recipe, RecipePrecision
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
@@ -19,7 +19,8 @@ from translate.errors import DoesNotFit, RunError, UsageError
 def train(
     recipe: OptionalRecipe = None,
     run: Annotated[Path | None, typer.Option("--run", "--run-dir", show_default="runs/<name>", help="The run folder. "
-                                             "Under torchrun write --run-dir: it takes --run for its own.")] = None,
+                                             "Under torchrun write --run-dir: torchrun would read --run as its own "
+                                             "option.")] = None,
     overrides: Overrides = None,
     precision: RecipePrecision = None,
     memory: CardMemory = None,
@@ -41,7 +42,7 @@ def train(
     chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
     folder = run or default_run(chosen)
 
-    with Display(chosen.name) as display, naming_recipe(recipe or file):
+    with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):
         train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
     say(f"finished: {folder}; its report: {folder / 'report.html'}")
     say(f"convert with: translate convert IN OUT --model {folder}")
@@ -72,7 +73,7 @@ def plan(
             say("with the network of the consistency loss, as `translate adapt make` trains; `translate train` alone "
                 "needs less: --set adapt.semantic=null")
         if planned.budget is None:
-            say("say --memory 8GB to see what fits a card of that size")
+            say("add --memory 8GB to see what fits a card of that size")
     if planned.misfits:
         raise DoesNotFit("\n".join(planned.misfits))
 

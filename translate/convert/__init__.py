@@ -1,4 +1,14 @@
-"""Translating files: a folder in, the same tree and names out, interrupted and resumed as often as need be."""
+"""Translating files: a folder in, the same tree and names out, interrupted and resumed as often as need be.
+
+Who calls whom:
+
+    a folder     convert → jobs         which file becomes which, by names alone
+                         → ledger       what earlier calls have done
+                         → converter    each file: read, translated, written, noted in the ledger
+    one image    converter, python_api → translating → the generator, whole or through `translate.tiling`
+    in memory    python_api             `translate.load(…).convert(image)`
+    processes    sharding               the command line: the shard of each process, and the sum of their summaries
+"""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ class Converter:
         return self.record(entry)
 
     def _begin(self, read: Input) -> None:
-        """Put down that the output is about to be written, and make its folder."""
+        """Log that the output is about to be written, and make its folder."""
         self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
         make_folder(read.job.output.parent)
 

@@ -6,8 +6,8 @@
     done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written
     failed    why: the stage (find, read, convert, write), the class of the error, its message
 
-Processes that share a folder have a ledger each (`.translate-ledger-2-of-4.jsonl`) and read all of them. No clock says
-which entry is the last one: every run has a number (`run`), one more than the highest in the ledgers it has read.
+Processes that share a folder have a ledger each (`.translate-ledger-2-of-4.jsonl`) and read all of them. Entries
+are ordered by run number (`run`), not time: each run's is one more than the highest in the ledgers it has read.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Ledger:
         self.path = None if folder is None else folder / name
         self._lock = threading.Lock()
         entries: list[dict[str, Any]] = []
-        with files.naming_disk_faults(self.path or Path()):
+        with files.as_disk_errors(self.path or Path()):
             for path in sorted(folder.glob(f"{LEDGERS}*.jsonl")) if folder is not None else ():
                 entries += files.read_lines(path)
 
@@ -77,7 +77,7 @@ class Ledger:
         """Make sure that entries can be added, before any work is done."""
         if self.path is None:
             return
-        with files.naming_disk_faults(self.path):
+        with files.as_disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as file:  # a line that a crash has cut must not swallow the next one
                 if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
@@ -106,7 +106,7 @@ class Ledger:
                 self._outputs.add(entry.output)
             if self.path is None:
                 return
-            with files.naming_disk_faults(self.path):
+            with files.as_disk_errors(self.path):
                 files.append_line(self.path, record)
 
 

@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from translate.data.folders import (
+from translate.data.labels import Labelling, read_labels
+from translate.data.layouts import (
     FOLDERS_OF,
     ComputedConfig,
     LabelsConfig,
@@ -16,7 +17,6 @@ from translate.data.folders import (
     SidesConfig,
     UnpairedConfig,
 )
-from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, match, named
 from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect
@@ -231,10 +231,8 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
                crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
     and findings."""
-    # Read it; an aligned file holds both sides, which may be declared differently.
+    # Read it as each side it belongs to
     image_a, image_b = config.loading.image_a, config.loading.image_b
-
-    # Can it be read as what it is to be?
     try:
         if side == "a" and config.labelling is not None:
             return _read_label_map(path, config.labelling)
@@ -261,11 +259,8 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
 
 def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
-    unknown = labelling.unknown(labels)
-    findings = [Finding(path, "error", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                        f"{labelling.classes - 1}, ignored {labelling.ignore}",
-                        "raise data.classes, or set data.ignore")]
-    return labels.shape[:2], findings if unknown else []
+    fault = labelling.fault(labels)
+    return labels.shape[:2], [Finding(path, "error", fault, "raise data.classes, or set data.ignore")] if fault else []
 
 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:

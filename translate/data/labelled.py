@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 import pydantic
 
-from translate.data.folders import Split
+from translate.data.layouts import Split
 from translate.data.pairing import NUM_NAMED, list_images
 from translate.data.places import PlaceConfig
 from translate.errors import DataError, NoData, TranslateError

@@ -18,9 +18,9 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from translate.data.folders import Split
 from translate.data.labelled import Labelled, LabelledConfig, matches
 from translate.data.labels import read_labels
+from translate.data.layouts import Split
 from translate.data.pairing import match, named, pair_files
 from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect

@@ -35,8 +35,8 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if array.ndim == 3:
         if (array != array[..., :1]).any():
             raise ImageError(path, "read", f"colours (mode {image.mode}), and class numbers were expected: store the "
-                                           "number of each pixel's class in one channel. Only `data` can take maps as "
-                                           "drawn, for ordinary images (kind: paired)")
+                                           "number of each pixel's class in one channel. To train on the colours "
+                                           "themselves, use data.kind: paired")
         array = array[..., 0]
 
     # Class numbers are whole, and fit into 16 bits.
@@ -51,8 +51,8 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 class Labelling:
     """What the numbers of a label map say, and what a generator is shown of them.
 
-    A number is a class, or `ignore`, or, from `instances` on, class × `instances` + which of its things a pixel is
-    part of (Cityscapes: 1000). With `edges`, one more channel says where a pixel's number is not its neighbour's.
+    A number is a class, or `ignore`, or, from `instances` on, class × `instances` + instance number (Cityscapes:
+    1000). With `edges`, one more channel says where a pixel's number is not its neighbour's.
     """
 
     classes: int
@@ -67,11 +67,15 @@ class Labelling:
     def read(self, path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         """Do as `read_labels`. Raises `ImageError` for numbers that are neither a class nor `ignore`, naming them."""
         labels = read_labels(path, max_pixels)
-        unknown = self.unknown(labels)
-        if unknown:
-            raise ImageError(path, "read", f"class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                                           f"{self.classes - 1} (data.classes), ignored {self.ignore} (data.ignore)")
+        if fault := self.fault(labels):
+            raise ImageError(path, "read", f"{fault} (data.classes, data.ignore)")
         return labels
+
+    def fault(self, labels: np.ndarray) -> str | None:
+        """Return, in words, which numbers of a label map are neither a class nor `ignore`; None where all are."""
+        unknown = ", ".join(map(str, self.unknown(labels)[:8]))
+        return f"class numbers {unknown}; the recipe's are 0 … {self.classes - 1}, ignored {self.ignore}" \
+            if unknown else None
 
     def unknown(self, labels: np.ndarray) -> list[int]:
         """Return the class numbers in a label map that are neither a class nor `ignore`."""

@@ -20,11 +20,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from translate.data.transforms import use_one_thread
-from translate.errors import RECIPE, DataError, ImageError, TranslateError
+from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError, TranslateError
 
 FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT_SECONDS = 600.0
-CHECK_ALL = f"`translate data check {RECIPE}` finds all files that cannot be used"
+CHECK_ALL = f"`translate data check {RECIPE_PLACEHOLDER}` finds all files that cannot be used"
 BatchType = TypeVar("BatchType")
 
 
@@ -99,7 +99,7 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
         pin_memory=pin_memory, timeout=timeout if workers else 0, worker_init_fn=_enter_worker,
         generator=torch.Generator())  # its own: else every start would draw from the generator of the training
 
-    # A worker that was told to end before it could refuse would leave its parent waiting for it.
+    # Block signals while workers start: one killed before it ignores SIGTERM would hang the parent.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
     try:
         iterator = iter(loader)
@@ -132,7 +132,7 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
 
 
 @contextmanager
-def naming_lost_workers() -> Iterator[None]:
+def as_lost_worker_errors() -> Iterator[None]:
     """Turn the `RuntimeError` that torch raises for a lost worker into a `TranslateError`.
 
     torch raises it from a signal handler as soon as a worker dies, in whatever the main thread does at that moment:

@@ -61,5 +61,5 @@ class PlaceConfig(Config):
         given = self.given()
         if len(given) != 1:
             raise ValueError(f"{' and '.join(given)}: say once where the images are ({self.ways})" if given else
-                             f"says nowhere where the images are; give {self.ways}")
+                             f"no image location; give {self.ways}")
         return self

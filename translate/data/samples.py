@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from translate.data.hashing import stable_hash
 from translate.data.labels import Labelling
-from translate.data.transforms import Augmentation, resized, stable_hash, target_shape
-from translate.errors import RECIPE, DataError, ImageError
+from translate.data.transforms import Augmentation, resized, target_shape
+from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
 
@@ -77,14 +78,14 @@ class Samples:
             (height_a, width_a), (height_b, width_b) = (image.shape[:2] for image in images)
             raise DataError(f"is {width_a}×{height_a} and {self.files_b[index_b]} {width_b}×{height_b} pixels; the "
                             "images of a pair need one size", self.files_a[index_a],
-                            f"`translate data check {RECIPE}` lists all such pairs")
+                            f"`translate data check {RECIPE_PLACEHOLDER}` lists all such pairs")
         return [resized(image, target_shape(image.shape[:2], resize, crop), labels=labels)
                 for image, labels in zip(images, self.labels, strict=False)]
 
     def whole(self, index: int, resize: int | None = None) -> Sample:
         """Return sample `index` without crop and augmentation, at its full size or at a short side of `resize`.
 
-        Of unpaired sides, the shorter begins again. Raises `ImageError`.
+        Of unpaired sides, indices wrap around. Raises `ImageError`.
         """
         a, b = self.tensors(self.fitted(index % len(self.files_a), index % len(self.files_b), resize))
         return Sample(a, b, stable_hash("whole", index))

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from translate.data.folders import LayoutConfig, SidesConfig
+from translate.data.hashing import stable_hash
+from translate.data.layouts import LayoutConfig, SidesConfig
 from translate.data.loading import CHECK_ALL, TIMEOUT_SECONDS, Loadable, Shares, load
 from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
-from translate.data.transforms import RandomTransform, centre_crop, stable_hash
+from translate.data.transforms import RandomTransform, centre_crop
 from translate.errors import DataError, ImageError, UsageError
 
 

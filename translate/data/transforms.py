@@ -7,7 +7,6 @@ also placed the crop. Here each transform of each sample gets a seed of its own,
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from translate.data.hashing import stable_hash
 from translate.errors import DataError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer version
@@ -31,12 +31,6 @@ AUGMENTATIONS = {
     "flip_vertical": lambda: albumentations.VerticalFlip(p=0.5),  # for images without an up: satellites, tissue
     "rotate90": lambda: albumentations.RandomRotate90(p=1.0),  # 0, 90, 180 or 270°; square crops only
 }
-
-
-def stable_hash(*parts: int | str) -> int:
-    """Return 63 bits that depend on `parts` alone, in every process and every version of Python (unlike `hash`)."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 def target_shape(shape: tuple[int, int], resize: int | None, crop: tuple[int, int] = (1, 1)) -> tuple[int, int]:

@@ -147,22 +147,25 @@ class Evaluator:
     def _shared(self, num: int, observe_one: Callable[[int], Observed]) -> list[Observed]:
         """Return what `observe_one` returns for 0 … num − 1, in this order, each called in one process.
 
-        Raises `TranslateError` in all processes where one cannot read a test image, or has too little memory for it.
+        Raises in all processes the `TranslateError` of one that cannot read a test image, and `TranslateError` where
+        one has too little memory for it.
         """
         # This process's share. An error waits: the others would wait for this share for ever.
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         seen: list[tuple[int, Observed]] = []
-        fault = None
+        fault: TranslateError | None = None
         try:
             seen = [(number, observe_one(number)) for number in range(rank, num, world)]
-        except (TranslateError, RuntimeError) as error:
-            fault = str(error)
+        except TranslateError as error:
+            fault = error
+        except (RuntimeError, MemoryError) as error:
+            fault = TranslateError(str(error) or "out of memory")
 
         # The shares of all, in the order of the images
         shares = gather_object([(seen, fault)])
         faults = [fault for _, fault in shares if fault is not None]
         if faults:
-            raise TranslateError(faults[0])
+            raise faults[0]
         return [observed for _, observed in sorted((each for seen, _ in shares for each in seen),
                                                    key=lambda each: each[0])]
 

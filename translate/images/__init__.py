@@ -1,7 +1,8 @@
 """Image files in and out: decoded without trust, by rows where they are large, written whole or not at all.
 
-Four words, each with one meaning: a **page** is one image of a file; **rows** [a, b) are counted from the top of that
-image as it is seen, upright; a **source** gives rows of a page, a **sink** takes rows of an output. Who calls whom:
+Four words, each with one meaning: a **page** is one image of a file; **rows** [start, stop) are counted from the top of
+that image as it is seen, upright; a **source** gives rows of a page, a **sink** takes rows of an output. Who calls
+whom:
 
     find    listing                                                    which files of a folder are images
     whole   reading → decoding → pictures, or tiffs for deep TIFFs     read_image(path, config) → an array
@@ -10,7 +11,7 @@ image as it is seen, upright; a **source** gives rows of a page, a **sink** take
     write   writing (whole files), sinks → tiffs (rows)                write_image(…), writing_pages(…) → sinks
 
 How is a TIFF read by rows? `pages.open_pages` asks `row_readers.open_file` for the file's pages; each has a
-`tiffs.TiffRowReader`, whose `read(a, b)` decodes only the strips or tiles that these rows touch.
+`tiffs.TiffRowReader`, whose `read(start, stop)` decodes only the strips or tiles that these rows touch.
 
 `tensors`, `pages` and `sinks` make tensors of arrays and back. The other files know nothing of torch, so that a process
 that only decodes is ready in a fraction of a second.

@@ -81,13 +81,13 @@ class OpenRequest:
 
 @dataclass(frozen=True)
 class RowsRequest:
-    """Rows [a, b) of a page of the open file, by its reader for colours or for alpha. The answer is a `Picture`."""
+    """Rows [start, stop) of a page of the open file, by its reader for colours or alpha. The answer is a `Picture`."""
 
     path: Path
     page: int
     for_alpha: bool
-    a: int
-    b: int
+    start: int
+    stop: int
 
 
 def read_file(request: Request) -> Answer:
@@ -211,19 +211,19 @@ class ProcessRowReader:
     page: int
     for_alpha: bool
 
-    def read(self, a: int, b: int) -> Picture:
-        """Read rows [a, b). They arrive in pieces: beside them no more than those few megabytes stand in memory."""
+    def read(self, start: int, stop: int) -> Picture:
+        """Read rows [start, stop). They arrive in pieces, of which only a few megabytes are in memory at once."""
         # Room for the rows, of the shapes that the page's head tells.
         head = self.head.picture
-        pixels = np.empty((b - a, *head.pixels.shape[1:]), head.pixels.dtype)
-        alpha = None if head.alpha is None else np.empty((b - a, *head.alpha.shape[1:]), head.alpha.dtype)
+        pixels = np.empty((stop - start, *head.pixels.shape[1:]), head.pixels.dtype)
+        alpha = None if head.alpha is None else np.empty((stop - start, *head.alpha.shape[1:]), head.alpha.dtype)
 
         # As many rows in a piece as it may hold, but one at least.
         row_bytes = math.prod(pixels.shape[1:]) * pixels.itemsize * (1 if alpha is None else 2)
         num_rows = max(1, PIECE_BYTES // row_bytes)
-        for top in range(a, b, num_rows):
-            piece = slice(top - a, min(top + num_rows, b) - a)
-            picture = self.decoder.read_rows(RowsRequest(head.path, self.page, self.for_alpha, top, a + piece.stop))
+        for top in range(start, stop, num_rows):
+            piece = slice(top - start, min(top + num_rows, stop) - start)
+            picture = self.decoder.read_rows(RowsRequest(head.path, self.page, self.for_alpha, top, start + piece.stop))
             pixels[piece] = picture.pixels
             if alpha is not None:
                 alpha[piece] = picture.alpha
@@ -261,7 +261,8 @@ def _serve(pipe: Connection) -> None:
                         answer = [page.head for page in pages]
                     elif isinstance(request, RowsRequest):
                         page = pages[request.page]
-                        answer = (page.alpha_reader if request.for_alpha else page.reader).read(request.a, request.b)
+                        reader = page.alpha_reader if request.for_alpha else page.reader
+                        answer = reader.read(request.start, request.stop)
                     else:
                         answer = read_file(request)
                 except (ImageError, MemoryError) as error:

@@ -121,7 +121,7 @@ def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Pictu
         image.seek(page.index)
         image.load()  # also turns it upright
         pixels, alpha = _decode_pillow(image, path)
-        # EXIF tells that file's layout; and where no resolution is given, Pillow says 1 dot per inch.
+        # A TIFF's EXIF describes its own layout: dropped. Without a resolution, Pillow says 1 dot per inch.
         return Picture(path, pixels, alpha, icc=_icc(image), dpi=resolution_of(page), geo=geo)
 
 

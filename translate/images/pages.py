@@ -57,16 +57,16 @@ class Page:
     def width(self) -> int:
         return self.shape[3]
 
-    def read(self, a: int, b: int) -> Tensor:
-        """Read rows [a, b): (1, C, b − a, W) float32 in [-1, 1]."""
-        return to_tensor(fit(self._reader.read(a, b), self.config).pixels, self.config)[None]
+    def read(self, start: int, stop: int) -> Tensor:
+        """Read rows [start, stop): (1, C, b − a, W) float32 in [-1, 1]."""
+        return to_tensor(fit(self._reader.read(start, stop), self.config).pixels, self.config)[None]
 
-    def read_alpha(self, a: int, b: int) -> np.ndarray | None:
-        """Read alpha of rows [a, b): (b − a, W) uint8 or uint16 as in the file.
+    def read_alpha(self, start: int, stop: int) -> np.ndarray | None:
+        """Read alpha of rows [start, stop): (stop − start, W) uint8 or uint16 as in the file.
 
         None where the file has no alpha, or where `config` makes a channel of it.
         """
-        return self._alpha_reader.read(a, b).alpha if self.has_alpha else None
+        return self._alpha_reader.read(start, stop).alpha if self.has_alpha else None
 
 
 @contextmanager
@@ -76,9 +76,8 @@ def open_pages(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS,
 
     path        the file; read its pages inside the block
     config      the channels and bits that the pages get
-    max_pixels  bounds what has to be decoded at once: an image as a whole, all pages together; but of a TIFF that is
-                read by rows only one row of tiles or one strip, whatever its size, and nothing where it is not
-                compressed
+    max_pixels  at most this many pixels are decoded at once: the whole file (all pages together); for a TIFF read by
+                rows one row of tiles or strip; none if uncompressed
     opening     `decoder_process.open_file` for files that nobody has looked at: another process decodes them
 
     Raises `ImageError`.

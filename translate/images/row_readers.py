@@ -26,8 +26,8 @@ from translate.images.tiffs import TiffRowReader, full_pages, is_tiff, obstacle,
 class RowReader(Protocol):
     """Reads rows of one upright page, as its file has them."""
 
-    def read(self, a: int, b: int) -> Picture:
-        """Read rows [a, b): pixels and alpha, without the file's metadata. Raises `ImageError`."""
+    def read(self, start: int, stop: int) -> Picture:
+        """Read rows [start, stop): pixels and alpha, without the file's metadata. Raises `ImageError`."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class PictureRowReader:
 
     picture: Picture
 
-    def read(self, a: int, b: int) -> Picture:
+    def read(self, start: int, stop: int) -> Picture:
         alpha = self.picture.alpha
-        return Picture(self.picture.path, self.picture.pixels[a:b], None if alpha is None else alpha[a:b])
+        return Picture(self.picture.path, self.picture.pixels[start:stop], None if alpha is None else alpha[start:stop])
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def open_file(path: Path, max_pixels: int) -> Iterator[list[FilePage]]:
         with as_image_errors(path, "read"):
             tiff = tifffile.TiffFile(file) if is_tiff(file) else None
 
-        # What raises while the caller reads is not ours to rename: `yield` stands outside of `as_image_errors`.
+        # Errors of the caller must pass unchanged, so `yield` is outside of `as_image_errors`.
         if tiff is None:
             yield [FilePage.of_picture(decode(read_content(path), path, max_pixels))]
             return

@@ -36,9 +36,9 @@ class ArraySink:
         self.page, self.config = page, config
         self.array: np.ndarray = np.empty((page.height, page.width, config.channels), DTYPES[config.bits])
 
-    def write(self, a: int, strip: Tensor) -> None:
-        """Take rows [a, a + strip.shape[2]), (1, C, rows, W) in [-1, 1]. Raises `ImageError` unless all are finite."""
-        self.array[a:a + strip.shape[2]] = _samples(strip, self.config, self.page.path)
+    def write(self, start: int, strip: Tensor) -> None:
+        """Take rows (1, C, rows, W) in [-1, 1], from row `start` on. Raises `ImageError` unless all are finite."""
+        self.array[start:start + strip.shape[2]] = _samples(strip, self.config, self.page.path)
 
 
 class TiffSink:
@@ -57,16 +57,16 @@ class TiffSink:
         self._strips: queue.Queue[np.ndarray | None] = queue.Queue(1)
         self._job: Future[None] | None = None
 
-    def write(self, a: int, strip: Tensor) -> None:
-        """Take rows [a, a + strip.shape[2]), (1, C, rows, W) in [-1, 1], from top to bottom, one page after the other.
+    def write(self, start: int, strip: Tensor) -> None:
+        """Take rows (1, C, rows, W) in [-1, 1], from row `start` on: from top to bottom, one page after the other.
 
         Raises `ImageError` for output that is not finite or alpha that cannot be read, `DiskError` for a full disk.
         """
         # The rows as the file holds them, with the input's alpha beside the colours.
-        assert a == self.written, f"rows {self.written} come next, and not {a}"
+        assert start == self.written, f"rows {self.written} come next, and not {start}"
         rows = _samples(strip, self.config, self.page.path)
         if self._alpha:
-            alpha = self.page.read_alpha(a, a + len(rows))
+            alpha = self.page.read_alpha(start, start + len(rows))
             assert alpha is not None, "the page has alpha"
             rows = np.dstack([rows, change_bits(alpha, self.config.bits)])
 

@@ -1,7 +1,8 @@
 """TIFF, BigTIFF and GeoTIFF through tifffile: their pages, read by rows, and the tags with which they are written.
 
-A TIFF is stored in segments (strips or tiles), each compressed by itself. Rows [a, b) need only the segments that they
-touch; so an image of any size is read in the memory of one row of its tiles. How `TiffRowReader.read` gets there:
+A TIFF is stored in segments (strips or tiles), each compressed by itself. Rows [start, stop) need only the segments
+that they touch; so an image of any size is read in the memory of one row of its tiles. How `TiffRowReader.read` gets
+there:
 
     read              rows of the upright image → rows as they are stored, and back upright (`_as_picture`)
     _read_stored      uncompressed rows that follow each other in the file are read as they lie (`_read_uncompressed`);
@@ -42,7 +43,7 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 ICC_PROFILE_TAG = 34675
 UNITS_PER_INCH = {2: 1.0, 3: 2.54}  # by the resolution's unit (TIFF 6.0): 2 is inches, 3 centimetres; 1 is none
 JPEG_COMPRESSION = 7
-# What tifffile finds odd about tags it would print, without the name of a file. A handler of one's own sees it still.
+# Keep tifffile's warnings off stderr; your own logging handler still gets them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
@@ -201,13 +202,14 @@ class TiffRowReader:
                              f"{self.page.imagewidth}×{rows} must be decoded at once, above the limit of "
                              f"{max_pixels:,} pixels; raise the limit (max_pixels) if the file is genuine")
 
-    def read(self, a: int, b: int) -> Picture:
-        """Read rows [a, b) of the upright image: pixels and alpha. Not for a page that is stored sideways."""
+    def read(self, start: int, stop: int) -> Picture:
+        """Read rows [start, stop) of the upright image: pixels and alpha. Not for a page that is stored sideways."""
         assert self.orientation not in SIDEWAYS_ORIENTATIONS, "only whole() turns rows into columns"
         with as_image_errors(self.path, "read"):
             upwards = self.orientation in (3, 4)
-            return self._as_picture(self._read_stored(self.height - b, self.height - a, upwards) if upwards
-                                    else self._read_stored(a, b))
+            if upwards:
+                start, stop = self.height - stop, self.height - start
+            return self._as_picture(self._read_stored(start, stop, upwards))
 
     def whole(self) -> Picture:
         """Read all of the page, and what else it holds."""
@@ -237,34 +239,37 @@ class TiffRowReader:
             return Picture(self.path, samples)
         return Picture(self.path, np.ascontiguousarray(samples[..., :-1]), np.ascontiguousarray(samples[..., -1]))
 
-    def _read_stored(self, a: int, b: int, upwards: bool = False) -> np.ndarray:
-        """Read rows [a, b) as the file has them, (b − a, W, S). `upwards`: the rows before them come next."""
+    def _read_stored(self, start: int, stop: int, upwards: bool = False) -> np.ndarray:
+        """Read rows [start, stop) as the file has them, (stop − start, W, S).
+
+        `upwards`: the caller reads bottom to top.
+        """
         # The easy cases: nothing to decode, or all rows in one row of segments.
         if self._is_uncompressed:
-            return self._read_uncompressed(a, b)
-        numbers = range(a // self._segment_height, math.ceil(b / self._segment_height))
+            return self._read_uncompressed(start, stop)
+        numbers = range(start // self._segment_height, math.ceil(stop / self._segment_height))
         if len(numbers) == 1:
             top = numbers[0] * self._segment_height
-            return self._segment_row(numbers[0])[a - top:b - top]
+            return self._segment_row(numbers[0])[start - top:stop - top]
 
         # Else from each row of segments its part, in such an order that the one kept is the one needed next.
-        rows = np.empty((b - a, self.page.imagewidth, self._samples), self.page.dtype)
+        rows = np.empty((stop - start, self.page.imagewidth, self._samples), self.page.dtype)
         for number in reversed(numbers) if upwards else numbers:
             top = number * self._segment_height
-            part = rows[max(top - a, 0):top + self._segment_height - a]
-            part[:] = self._segment_row(number)[max(a - top, 0):b - top]
+            part = rows[max(top - start, 0):top + self._segment_height - start]
+            part[:] = self._segment_row(number)[max(start - top, 0):stop - top]
         return rows
 
-    def _read_uncompressed(self, a: int, b: int) -> np.ndarray:
-        """Read rows [a, b) that lie one after the other, in each plane, (b − a, W, S)."""
+    def _read_uncompressed(self, start: int, stop: int) -> np.ndarray:
+        """Read rows [start, stop) that lie one after the other, in each plane, (stop − start, W, S)."""
         per_plane = self._samples // self._planes
         dtype = self.page.dtype.newbyteorder(self.page.parent.byteorder)
         row_bytes = self.page.imagewidth * per_plane * dtype.itemsize
         planes = []
         for plane in range(self._planes):
-            start = self.page.dataoffsets[0] + (plane * self.page.imagelength + a) * row_bytes
-            content = self._read_bytes(start, (b - a) * row_bytes)
-            planes.append(np.frombuffer(content, dtype).reshape(b - a, self.page.imagewidth, per_plane))
+            offset = self.page.dataoffsets[0] + (plane * self.page.imagelength + start) * row_bytes
+            content = self._read_bytes(offset, (stop - start) * row_bytes)
+            planes.append(np.frombuffer(content, dtype).reshape(stop - start, self.page.imagewidth, per_plane))
         return (np.concatenate(planes, axis=2) if len(planes) > 1 else planes[0]).astype(self.page.dtype, copy=False)
 
     def _segment_row(self, number: int) -> np.ndarray:

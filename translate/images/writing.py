@@ -59,8 +59,10 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     dpi        dots per inch, across and down
     geo        the tags of a GeoTIFF, kept in a TIFF
     quality    1 to 100: of a JPEG (95 unless given, always without chroma subsampling), and of a WebP
-    lossless   of a WebP: true ignores `quality`, false means quality 95 unless one is given, None is true without a
-               quality and false with one. PNG, TIFF, BMP and PPM lose nothing and ignore both
+    lossless   of a WebP (PNG, TIFF, BMP and PPM lose nothing, and ignore this and `quality`):
+               None     lossless unless `quality` is given
+               True     lossless; `quality` is ignored
+               False    lossy, at `quality` (95 unless given)
 
     Raises `ImageError` for an image the format cannot hold, `DiskError` for a disk that is full or cannot be written,
     `UsageError` for a quality out of its range.

@@ -161,7 +161,7 @@ def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
 
 def save_task(folder: Path, network: nn.Module, config: TaskConfig, channels: int, classes: int) -> dict[str, Any]:
     """Write a task folder: a trained network and its config; return what its record says. Raises `DiskError`."""
-    with files.naming_disk_faults(folder):
+    with files.as_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
         files.write_bytes(folder / WEIGHTS, safetensors.torch.save(weights))

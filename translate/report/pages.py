@@ -26,9 +26,9 @@ from translate.report import showcase
 from translate.report.charts import Curve, line_chart, short
 from translate.report.reading import RunRecord, flat, read_run
 from translate.report.showcase import Shown
-from translate.sizes import amount
+from translate.sizes import format_bytes
 
-REPORT, COMPARISON = "report.html", "comparison.html"
+REPORT = "report.html"
 NUM_GRIDS = 8  # sample grids, evenly spaced over the training, the newest among them
 GRID_SIZE = (1400, 1800)  # px, width and height, that larger grids are shrunk to
 GRID_JPEG_QUALITY = 85
@@ -54,7 +54,6 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
             missing = f"No held-out images: {error}"
     kept = showcase.within(shown, PICTURE_BYTES)
 
-    # The page
     page = _templates().get_template("report.html.j2").render(
         run=record, status=record.status, settings=settings(record.recipe), sliders=[slider(each) for each in kept],
         index=index, missing=missing, left_out=len(shown) - len(kept), grids=grids(run),
@@ -230,7 +229,7 @@ def _templates() -> jinja2.Environment:
     """Return the templates, and the names that they use."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"amount": amount, "duration": duration, "short": short}
+    environment.filters |= {"format_bytes": format_bytes, "duration": duration, "short": short}
     environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "NUM_COLOURS": NUM_COLOURS,
                             "version": version("diptych"),
                             "now": lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes")}
@@ -239,7 +238,7 @@ def _templates() -> jinja2.Environment:
 
 def _write(page: str, file: Path) -> Path:
     """Write a page to `file`, and return that path. Raises `DiskError`."""
-    with files.naming_disk_faults(file):
+    with files.as_disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(file, page.lstrip().encode())
     return file

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from translate.metrics.observations import MEASURES
 from translate.places import data_root
 from translate.recipe import Recipe, load_recipe
 from translate.report.charts import Curve, Mark, Ring
-from translate.runs.folder import MEMORY, RECIPE, STATUS
+from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS
 from translate.runs.records import EVENTS, METRICS
 from translate.runs.release import RELEASE
 
@@ -36,7 +35,7 @@ SIDES = ("_ab", "_ba", "_a", "_b")  # losses whose names differ in these alone s
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, as its folder tells it. Where a list is of records, they are lines of `metrics.jsonl`."""
+    """One run, read from its folder. Where a list is of records, they are lines of `metrics.jsonl`."""
 
     folder: Path
     recipe: Recipe
@@ -164,16 +163,16 @@ def read_run(folder: Path) -> RunRecord:
     """
     if (folder / RELEASE).is_file():
         raise RunError("is a release, which does not know how it was trained", folder, "name the run it is from")
-    if not (folder / RECIPE).is_file():
-        raise RunError(f"there is no run here: it holds no {RECIPE}", folder)
-    recipe = load_recipe(folder / RECIPE)
+    if not (folder / RECIPE_FILE).is_file():
+        raise RunError(f"there is no run here: it holds no {RECIPE_FILE}", folder)
+    recipe = load_recipe(folder / RECIPE_FILE)
     records = files.read_lines(folder / METRICS)
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]
                                            for kind in ("train", "evaluation", "game", "probe"))
     return RunRecord(
-        folder, recipe, read_json(folder / STATUS), training, evaluations, game, probes,
-        files.read_lines(folder / EVENTS), read_json(folder / MEMORY), read_card(recipe),
-        {title: found for name, title in RESULTS.items() if (found := read_json(folder / name))})
+        folder, recipe, files.read_json(folder / STATUS), training, evaluations, game, probes,
+        files.read_lines(folder / EVENTS), files.read_json(folder / MEMORY), read_card(recipe),
+        {title: found for name, title in RESULTS.items() if (found := files.read_json(folder / name))})
 
 
 def read_card(recipe: Recipe) -> dict[str, Any] | None:
@@ -189,11 +188,6 @@ def read_card(recipe: Recipe) -> dict[str, Any] | None:
     with suppress(TranslateError):
         return find_card(name).model_dump(mode="json")
     return {"title": name}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; empty where there is none."""
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def without_side(name: str) -> str:

@@ -15,7 +15,6 @@ Of a side longer than `MAX_SIDE` the middle is kept.
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,7 +88,7 @@ class Showcase:
         Returns what went wrong since the last time; empty if nothing did.
         """
         try:
-            index = read_index(self.folder) | {"images": num_images, "names": self.names}
+            index = files.read_json(self.folder / INDEX) | {"images": num_images, "names": self.names}
             if best:
                 index["best"] = num_images
                 for number in self.names:
@@ -107,7 +106,7 @@ class Showcase:
 def read_shown(run: Path) -> tuple[list[Shown], dict[str, Any]]:
     """Read what a training has left in its folder: the held-out images, and the index (see the top of this file)."""
     folder = run / FOLDER
-    index = read_index(folder)
+    index = files.read_json(folder / INDEX)
     shown = []
     for number, name in index.get("names", {}).items():
         paths = {what: folder / f"{int(number):06d}-{what}.jpg" for what in WHAT}
@@ -153,9 +152,3 @@ def encode(image: Tensor, labels: bool = False) -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "jpeg", quality=JPEG_QUALITY)
     return encoded.getvalue()
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read what `Showcase.note` wrote; empty before it did."""
-    path = folder / INDEX
-    return json.loads(path.read_text()) if path.is_file() else {}

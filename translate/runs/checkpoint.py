@@ -101,7 +101,7 @@ class RunState:
 def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
     """Write the run's state to `folder`/<images>, then remove old checkpoints. Every process calls this.
 
-    Kept are the newest `keep`, the best, the newest that the guard calls healthy, and the one that was the best then.
+    Kept are the newest `keep`, the best, the newest that the guard calls healthy, and the best as of that healthy one.
     Returns the path. Raises `DiskError` when the disk is full; all earlier checkpoints are then intact.
     """
     final = checkpoint_at(folder, run.progress.images)
@@ -122,8 +122,8 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
         files.write_json(building / f"rank{accelerator.process_index}.json", pool_random)
         accelerator.wait_for_everyone()
 
-        # What all have alike; then the folder is complete and takes its name. One of that name was refused by the
-        # resume that led here.
+        # What all have alike; then the folder is complete and takes its name. A folder of that name is replaced: a
+        # resume refused it, or a rollback rewrites it.
         if accelerator.is_main_process:
             _write_shared_state(building, run)
             seal(building)
@@ -148,7 +148,6 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
         raise CheckpointError(f"was written by {state['num_processes']} processes, and now there are {processes}", path,
                               f"resume with {state['num_processes']} (each has its own image pools)")
 
-    # Networks and optimizers
     read_networks(path, run.translator)
     for phase, optimizer in run.optimizers.items():
         _load_optimizer(optimizer, read_tensors(path / f"optimizer_{phase}.safetensors"), state["groups"][phase])
@@ -226,7 +225,7 @@ def discard_after(path: Path) -> None:
 def put_back(folder: Path) -> None:
     """Restore, before a resume, a checkpoint that a killed process had moved aside in order to replace it."""
     if folder.is_dir():
-        with files.naming_disk_faults(folder):
+        with files.as_disk_errors(folder):
             files.finish_exchanges(folder)
 
 

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,9 +19,9 @@ from translate.errors import RunError
 from translate.networks.memory import Plan
 from translate.recipe import Recipe, differences, load_recipe
 
-RECIPE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
+RECIPE_FILE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
-BEFORE_TRAINING = {RECIPE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}
+BEFORE_TRAINING = {RECIPE_FILE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}
 
 
 class RunFolder:
@@ -40,7 +39,7 @@ class RunFolder:
 
         With `resume`: where it holds no run, or the run of another recipe.
         """
-        saved = self.path / RECIPE
+        saved = self.path / RECIPE_FILE
         if resume:
             if not saved.is_file():
                 raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
@@ -56,7 +55,7 @@ class RunFolder:
 
         Raises `RunError` when another process trains in it, and `DiskError`.
         """
-        with files.naming_disk_faults(self.path):
+        with files.as_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / LOCK).open("wb")
             try:
@@ -64,17 +63,16 @@ class RunFolder:
             except BlockingIOError:
                 self._lock.close()
                 raise RunError("another process is training this run", self.path, "wait for it, or end it") from None
-            files.write_bytes(self.path / RECIPE, recipe.dump_yaml().encode())
+            files.write_bytes(self.path / RECIPE_FILE, recipe.dump_yaml().encode())
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Replace `status.json`. Raises `DiskError`."""
-        with files.naming_disk_faults(self.path):
+        with files.as_disk_errors(self.path):
             files.write_json(self.path / STATUS, status)
 
     def memory_choices(self) -> dict[str, Any]:
         """Return what `memory.json` holds; empty before the first stage."""
-        file = self.path / MEMORY
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return files.read_json(self.path / MEMORY)
 
     def remember_memory(self, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
         """Note the memory plan of stage `number` for a later resume.
@@ -84,7 +82,7 @@ class RunFolder:
         choices = self.memory_choices()
         choices[str(number)] = {"asked": asked or choices[str(number)]["asked"], "plan": plan.name,
                                 "strips": plan.num_strips if plan.in_strips else None}
-        with files.naming_disk_faults(self.path):
+        with files.as_disk_errors(self.path):
             files.write_json(self.path / MEMORY, choices)
 
     def leave(self) -> None:
@@ -96,8 +94,8 @@ class RunFolder:
 def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:
     """Raise `RunError` listing what differs, unless a resume with the new recipe goes on with the same training.
 
-    That may differ in what changes no result, have more stages, and more images in what was the last stage where its
-    learning rate and fade do not depend on their number. `advice` says what to do; None: what to do after
+    Allowed are changes of fields without effect on results; more stages; and more images in the last saved stage, if
+    its learning rate and fade do not depend on their number. `advice` says what to do; None: what to do after
     `translate train`.
     """
     # What changes no result

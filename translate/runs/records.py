@@ -78,7 +78,7 @@ class Tracker:
         path = self.folder / METRICS
         if self.accelerator.is_main_process and path.exists():
             kept = [record for record in files.read_lines(path) if record["images"] <= num_images]
-            with files.naming_disk_faults(path):
+            with files.as_disk_errors(path):
                 files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def record(self, num_images: int, kind: str, values: dict[str, float], **about: Any) -> None:
@@ -89,7 +89,7 @@ class Tracker:
         """
         if self.accelerator.is_main_process:
             plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            with files.naming_disk_faults(self.folder / METRICS):
+            with files.as_disk_errors(self.folder / METRICS):
                 files.append_line(self.folder / METRICS, {"images": num_images, "kind": kind, **about, **plain})
         named = {f"{kind}/{name}": value for name, value in values.items()}
         self._with_trackers(lambda tracker: tracker.log(named, step=num_images))
@@ -98,7 +98,7 @@ class Tracker:
         """Add one line to `events.jsonl`: `what` happened, in a word or two, and `message`, the same in a sentence."""
         if self.accelerator.is_main_process:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            with files.naming_disk_faults(self.folder / EVENTS):
+            with files.as_disk_errors(self.folder / EVENTS):
                 files.append_line(self.folder / EVENTS, {
                     "time": now, "images": num_images, "what": what, "message": message, **about})
 
@@ -108,7 +108,7 @@ class Tracker:
         image = torchvision.transforms.functional.to_pil_image(grid.add(1).div(2).clamp(0, 1))
         encoded = io.BytesIO()
         image.save(encoded, format="png")
-        with files.naming_disk_faults(path):
+        with files.as_disk_errors(path):
             path.parent.mkdir(exist_ok=True)
             files.write_bytes(path, encoded.getvalue())
         self._with_trackers(lambda tracker: _log_picture(tracker, image, num_images))

@@ -23,6 +23,7 @@ from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
+from translate.runs.folder import RECIPE_FILE
 from translate.runs.manifest import read_network, seal, verify, write_network
 from translate.translators import Direction, Translator
 
@@ -51,8 +52,8 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
     Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
     """
     # `best` is no folder: it stands for the best checkpoint of the run beside it
-    if path.name == "best" and (path.parent / "recipe.yaml").is_file():
-        return _read(load_recipe(path.parent / "recipe.yaml"), _best_weights(path.parent), direction)
+    if path.name == "best" and (path.parent / RECIPE_FILE).is_file():
+        return _read(load_recipe(path.parent / RECIPE_FILE), _best_weights(path.parent), direction)
     if not path.is_dir():
         raise UsageError("no such folder", path, "--model takes a run (runs/<name>) or a release folder")
 
@@ -62,14 +63,14 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
         weights, fault = path, verify(path)
         if fault is not None:
             raise CheckpointError(f"this release is damaged: {fault}", path)
-    elif (path / "recipe.yaml").is_file():
+    elif (path / RECIPE_FILE).is_file():
         newest, refused = newest_checkpoint(path / "checkpoints")
         if newest is None:
             raise CheckpointError("\n".join(["this run has no checkpoint that verifies yet", *refused]), path)
         weights = newest
     else:
         raise UsageError("neither a run nor a release: it holds no recipe.yaml", path)
-    release = _read(load_recipe(path / "recipe.yaml"), weights, direction)
+    release = _read(load_recipe(path / RECIPE_FILE), weights, direction)
     return replace(release, refused=tuple(refused))
 
 
@@ -99,7 +100,7 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
             write_network(building, f"generator_{direction}", translator.generator(direction))
 
         # What they are: the recipe, where they stand, and a card for people
-        files.write_bytes(building / "recipe.yaml", recipe.dump_yaml().encode())
+        files.write_bytes(building / RECIPE_FILE, recipe.dump_yaml().encode())
         files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
                                               "images": progress.images, "stage": progress.stage,
                                               "stage_images": progress.stage_images, "chosen": chosen,

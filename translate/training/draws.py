@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from translate.data.transforms import stable_hash
+from translate.data.hashing import stable_hash
 
 
 def uniform(keys: Sequence[int], name: str, device: torch.device) -> Tensor:

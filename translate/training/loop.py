@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from translate.data import Batch, batches
-from translate.data.loading import naming_lost_workers
-from translate.data.transforms import stable_hash
+from translate.data.hashing import stable_hash
+from translate.data.loading import as_lost_worker_errors
 from translate.errors import CheckpointError, Collapsed, Stopped
 from translate.optimizers import follow
 from translate.places import data_root
@@ -83,7 +83,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if tell_recipe:
         report.say(recipe.dump_yaml())
 
-    with run.log.recording_status(lambda: run.skipped), naming_lost_workers(), minding_signals() as run.stop:
+    with run.log.recording_status(lambda: run.skipped), as_lost_worker_errors(), minding_signals() as run.stop:
         run.begin(resume)
         for stage in run.stages():
             for batch in run.batches(stage):

@@ -23,7 +23,7 @@ from translate.networks.tasks import save_shapes
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
-from translate.sizes import amount, num_bytes
+from translate.sizes import format_bytes, num_bytes
 from translate.training.step_on_meta import Device, Networks, StepOnMeta, step_on_meta
 from translate.translators import TranslatorConfig
 
@@ -46,7 +46,7 @@ class Prediction:
         return budget is None or self.peak_bytes <= budget
 
     def __str__(self) -> str:
-        return f"memory plan {self.plan}: predicted peak {amount(self.peak_bytes)}, {self.compute:.2f}× compute"
+        return f"memory plan {self.plan}: predicted peak {format_bytes(self.peak_bytes)}, {self.compute:.2f}× compute"
 
 
 @dataclass(frozen=True)
@@ -182,16 +182,16 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
         fitting = choose(recipe, stage, budget, precision, kind, num_processes)
         found = fitting or predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes)
         if fitting is None and gpu_memory is not None:
-            raise DoesNotFit(f"{describe(number, stage)}: needs {amount(found.peak_bytes)} of {amount(budget or 0)} "
-                             "usable even under the leanest memory plan; "
+            raise DoesNotFit(f"{describe(number, stage)}: needs {format_bytes(found.peak_bytes)} of "
+                             f"{format_bytes(budget or 0)} usable even under the leanest memory plan; "
                              f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}")
 
     # The line that a person reads.
     line = f"{found}{as_before}"
     if budget is not None:
-        line += f" of {amount(budget)} usable"
+        line += f" of {format_bytes(budget)} usable"
         if not found.fits(budget):
-            line += f" (warning: {amount(found.peak_bytes - budget)} more than that)"
+            line += f" (warning: {format_bytes(found.peak_bytes - budget)} more than that)"
     return Choice(found.plan, asked, line, found.peak_bytes)
 
 

@@ -1,4 +1,4 @@
-"""What a table is about: source and target with their labels, and the adapted sets that belong to them.
+"""The data of the evaluation table: source and target with their labels, and the adapted sets made of them.
 
 Everything is looked at before anything is trained: a label that cannot be used, a set that is damaged, or one that was
 made by another recipe or from another source, is an error that names it.
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from translate import files
-from translate.adapt.carrying import MANIFEST, STAGES_OF_READING, change_of_source, damage
+from translate.adapt.assembling import MANIFEST, STAGES_OF_READING, change_of_source, damage
 from translate.adapt.checking import target_splits
 from translate.adapt.examples import Examples, refuse_all_ignored
 from translate.adapt.kept import Record, read_record
 from translate.adapt.tasks import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
 from translate.data.labelled import Labelled, check_labels
-from translate.errors import RECIPE, DataError, Mistake, RecipeError
+from translate.errors import RECIPE_PLACEHOLDER, DataError, Mistake, RecipeError
 from translate.places import data_root
 from translate.recipe import Recipe
-from translate.runs.folder import RECIPE as RECIPE_FILE
+from translate.runs.folder import RECIPE_FILE
 
 NUM_UNREADABLE_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Sides:
+class TableData:
     """What the rows of a table are made of."""
 
     source: Examples
@@ -41,7 +41,7 @@ class Sides:
     reports: tuple[Record, ...] = ()  # of each set, what its preservation.json holds
 
 
-def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None) -> Sides:
+def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None) -> TableData:
     """Return everything that is trained and tested on, after looking at all of its labels.
 
     `watch` is told how many labels of how many have been looked at. Raises `RecipeError` for images that the classical
@@ -66,7 +66,7 @@ def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: No
     sets, reports = find_sets(recipe, home, found)
     if len(sets) < adapt.variants:
         missing.append(f"sets: {len(sets)} of {adapt.variants} (adapt.variants), and seeds share them; `translate "
-                       "adapt make RECIPE` makes all")
+                       "adapt make` makes all")
     unread = {row["from"] for folder in sets for row in files.read_lines(folder / MANIFEST)
               if row.get("stage") in STAGES_OF_READING}
     if unread:
@@ -78,7 +78,7 @@ def find_sides(recipe: Recipe, home: Path, watch: Watch = lambda done, total: No
     read = [number for number, path in enumerate(found.files)
             if path.relative_to(found.folder).as_posix() not in unread]
 
-    return Sides(source=Examples.of(adapt.source, found, a, resize).part(read),
+    return TableData(source=Examples.of(adapt.source, found, a, resize).part(read),
                  target_test=Examples.of(adapt.target, test, b, resize),
                  target_train=None if train is None else Examples.of(adapt.target, train, b, resize),
                  unlabelled=recipe.data.build("train", root).files_b,
@@ -106,15 +106,15 @@ def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path],
         # Is it the set that a `make` of now would leave as it is?
         fault = fault_of(report, folder, recipe, source)
         if fault is None and report["trained_here"] and not translator_is_finished(recipe, home, number):
-            fault = "its translator is to be trained on by this recipe"
+            fault = "its translator is not finished under this recipe"
         if fault is not None:
-            raise DataError(fault, folder, f"run again: translate adapt make {RECIPE}")
+            raise DataError(fault, folder, f"run again: translate adapt make {RECIPE_PLACEHOLDER}")
 
         if number == 0:
             num = min(report["sets"], adapt.variants) if report["trained_here"] else report["sets"]
         sets, reports = [*sets, folder], [*reports, report]
     if not sets:
-        raise DataError("holds no adapted set yet", home, f"run: translate adapt make {RECIPE}")
+        raise DataError("holds no adapted set yet", home, f"run: translate adapt make {RECIPE_PLACEHOLDER}")
     return sets, reports
 
 

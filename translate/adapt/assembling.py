@@ -63,7 +63,7 @@ def assemble(recipe: Recipe, source: Labelled, made: Translations, final: Path, 
     """
     building = final.with_name(f"{files.TEMPORARY}{final.name}")
     images = source.images.relative_to(source.folder)
-    with files.naming_disk_faults(final):
+    with files.as_disk_errors(final):
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
 

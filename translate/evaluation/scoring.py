@@ -49,6 +49,7 @@ from translate.metrics.segmentation import LabelScores
 from translate.places import data_root
 from translate.precision import choose_precision
 from translate.recipe import load_recipe
+from translate.runs.folder import RECIPE_FILE
 from translate.runs.release import load_release
 from translate.translators import Direction
 
@@ -81,7 +82,7 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write `as_json` to the file `path`. Raises `DiskError`."""
-        with files.naming_disk_faults(path):
+        with files.as_disk_errors(path):
             files.write_json(path, self.as_json())
 
 
@@ -118,7 +119,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     """
     # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    held_out = HeldOut(load_recipe(run_of(path) / "recipe.yaml"), data_root(), direction, most)
+    held_out = HeldOut(load_recipe(run_of(path) / RECIPE_FILE), data_root(), direction, most)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
     generator, image_out = release.generator.to(device), release.image_out
@@ -158,7 +159,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
         paired = False
         notes.append(f"scores against a truth need images that pair by name: {error}")
 
-    # So are the baselines, where the sources do not pair with the same images
+    # Baselines are compared as sets, too, if the sources do not pair with the same images
     sources_paired = False
     if sources and source is not None:
         try:
@@ -225,7 +226,6 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
     def keep(name: str, image: Tensor, truth: Tensor | None) -> None:
         kept[name].append(observe(image, truth, networks, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
 
-    # The images themselves
     for number in range(images.num):
         image, truth = images.read(number), reals.read(number) if paired else None
         try:

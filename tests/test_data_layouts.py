@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from translate import data
-from translate.data.folders import DataConfig, LayoutConfig
 from translate.data.labels import Labelling, read_labels
+from translate.data.layouts import DataConfig, LayoutConfig
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
 from translate.errors import DataError, ImageError
@@ -483,7 +483,7 @@ def test_unpaired_test_images_are_scored_against_the_truth_only_where_names_pair
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({"kind": "unpaired"}, "says nowhere where the images are"),
+    ({"kind": "unpaired"}, "no image location; give card: NAME"),
     ({"kind": "unpaired", "card": "x", "folder": "y"}, "card and folder: say once"),
     ({"kind": "paired", "a": "x"}, "a: names the images of one side; b,"),
     ({"kind": "paired", "b": "x"}, "b: names the images of one side; a,"),

@@ -166,10 +166,8 @@ def check_classes(numbers: np.ndarray, labels: Labelling) -> None:
     if numbers.shape[2] != 1 or numbers.dtype.kind != "u":
         raise UsageError(f"convert: this model takes label maps, one class number a pixel (H, W) of uint8 or uint16; "
                          f"got {numbers.shape} of {numbers.dtype}")
-    unknown = labels.unknown(numbers)
-    if unknown:
-        raise UsageError(f"convert: class numbers {', '.join(map(str, unknown[:8]))}; the recipe's are 0 … "
-                         f"{labels.classes - 1}, ignored {labels.ignore}")
+    if fault := labels.fault(numbers):
+        raise UsageError(f"convert: {fault}")
 
 
 def check_range(low: float, high: float) -> None:

@@ -50,8 +50,8 @@ class LayoutConfig(PlaceConfig):
 
     @property
     def loading(self) -> Loading:
-        """Return what its samples need to know of it."""
-        raise NotImplementedError
+        """Return what its samples need to know of it. Each layout has `image_a`, as a field or computed from others."""
+        return Loading(self.image_a, self.image_b, self.resize, self.augment)  # type: ignore[attr-defined]
 
     @property
     def labelling(self) -> Labelling | None:
@@ -106,6 +106,7 @@ class SidesConfig(LayoutConfig):
     test_b: Path | None = None
 
     ways: ClassVar[str] = f"{LayoutConfig.ways}, or a: PATH and b: PATH"
+    what_a_and_b_hold: ClassVar[str] = "images in a and b"
 
     @property
     def suffixes(self) -> tuple[str, str]:
@@ -128,6 +129,13 @@ class SidesConfig(LayoutConfig):
             if not folder.is_dir():
                 raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
         return folder_a, folder_b
+
+    def expected(self, split: Split) -> str:
+        if self.a is not None:
+            return self.what_a_and_b_hold if split == "train" else "test_a and test_b in the recipe"
+        a, b = self.suffixes
+        return " or ".join(f"{f'{name} (A beside B), ' if self.aligned else ''}{name}{a} and {name}{b}"
+                           for name in FOLDERS_OF[split])
 
     def files_of(self, folders: tuple[Path, Path]) -> tuple[list[Path], list[Path]]:
         """Return the files of A and B in their two folders."""
@@ -164,10 +172,6 @@ class UnpairedConfig(SidesConfig):
 
     paired: ClassVar[bool] = False
 
-    @property
-    def loading(self) -> Loading:
-        return Loading(self.image_a, self.image_b, self.resize, self.augment)
-
     def find(self, name: str, root: Path) -> Samples | None:
         folders = self.sides(name, root)
         if folders is None:
@@ -176,11 +180,6 @@ class UnpairedConfig(SidesConfig):
 
     def description(self) -> str:
         return "trainA and trainB, whose names do not all pair"
-
-    def expected(self, split: Split) -> str:
-        if self.a is not None:
-            return "images in a and b" if split == "train" else "test_a and test_b in the recipe"
-        return " or ".join(f"{name}A and {name}B" for name in FOLDERS_OF[split])
 
 
 class PairedConfig(SidesConfig):
@@ -191,10 +190,6 @@ class PairedConfig(SidesConfig):
     direction: Literal["ab", "ba"] = "ab"  # of a folder: A is the left half, or trainA; ba: the other
 
     aligned: ClassVar[bool] = True
-
-    @property
-    def loading(self) -> Loading:
-        return Loading(self.image_a, self.image_b, self.resize, self.augment)
 
     @property
     def suffixes(self) -> tuple[str, str]:
@@ -213,11 +208,6 @@ class PairedConfig(SidesConfig):
         by_name = self.folder is not None and (self.folder / "trainA").is_dir()
         return "trainA and trainB, paired by name" if by_name else "files with A beside B"
 
-    def expected(self, split: Split) -> str:
-        if self.a is not None:
-            return "images in a and b" if split == "train" else "test_a and test_b in the recipe"
-        return " or ".join(f"{name} (A beside B), {name}A and {name}B" for name in FOLDERS_OF[split])
-
     @pydantic.model_validator(mode="after")
     def _direction_of_a_folder(self) -> PairedConfig:
         if self.direction == "ba" and self.a is not None:
@@ -232,9 +222,12 @@ class LabelsConfig(SidesConfig):
     classes: int = Field(ge=2)
     ignore: int | None = Field(default=255, ge=0)  # pixels of this number belong to no class: 0 in every channel
     labels: str = "*"  # file names of label maps, where others lie beside them: "*_labelTrainIds.png"
-    # numbers from here on are class × this + which of its things (Cityscapes' *_instanceIds.png: 1000); null: classes
+    # numbers from here on are class × `instances` + instance number (Cityscapes' *_instanceIds.png: 1000); null: all
+    # numbers are classes
     instances: int | None = Field(default=None, ge=2)
     edges: bool = False  # one more channel: where a thing, or without `instances` a class, ends (pix2pixHD)
+
+    what_a_and_b_hold: ClassVar[str] = "label maps in a and images in b"
 
     @property
     def labelling(self) -> Labelling:
@@ -245,10 +238,6 @@ class LabelsConfig(SidesConfig):
     def image_a(self) -> ImageConfig:
         """Return what a generator is shown: a one-hot image, of a file with one channel of class numbers."""
         return ImageConfig(channels=self.labelling.channels)
-
-    @property
-    def loading(self) -> Loading:
-        return Loading(self.image_a, self.image_b, self.resize, self.augment)
 
     @property
     def suffixes(self) -> tuple[str, str]:
@@ -273,11 +262,6 @@ class LabelsConfig(SidesConfig):
                              f"{self.classes - 1}; use {self.classes} or more")
         return self
 
-    def expected(self, split: Split) -> str:
-        if self.a is not None:
-            return "label maps in a and images in b" if split == "train" else "test_a and test_b in the recipe"
-        return " or ".join(f"{name}_label and {name}_img" for name in FOLDERS_OF[split])
-
 
 class ComputedConfig(LayoutConfig):
     """Photographs (B), and as A what is computed from them: their luma, or their edges."""
@@ -290,10 +274,6 @@ class ComputedConfig(LayoutConfig):
     def image_a(self) -> ImageConfig:
         """Return what is computed: a grey image of the photographs' depth."""
         return ImageConfig(channels=1, bits=self.image_b.bits)
-
-    @property
-    def loading(self) -> Loading:
-        return Loading(self.image_a, self.image_b, self.resize, self.augment)
 
     def find(self, name: str, root: Path) -> Samples | None:
         place = self.place(root)

@@ -17,7 +17,7 @@ from tests.conftest import waves
 from tests.conversions import Identity, noise, release_of, tiny_release
 from tests.runs import Silent, cyclegan_recipe
 from translate.convert import convert
-from translate.convert.model import Model
+from translate.convert.python_api import Model
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling
 from translate.errors import ImageError, UsageError

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,8 +125,3 @@ def growing_recipe(data: Path, **changes: Any) -> Recipe:
     return cyclegan_recipe(data, **{"stages": GROWTH, "every": {"log": 4, "sample": 8, "checkpoint": 4}} | changes)
 
 ROOT = Path(__file__).parent.parent
-
-
-def run_cli(*words: str | Path, timeout: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "translate", *map(str, words)], cwd=ROOT, timeout=timeout,
-                          capture_output=True, text=True, **options)

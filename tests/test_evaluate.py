@@ -147,10 +147,11 @@ def test_a_lost_best_checkpoint_is_named_and_another_is_found(spoilt: tuple[Path
 def test_evaluating_changes_nothing_of_the_training(make: Any, evaluate: int, shared_pairs: Path, tmp_path: Path,
                                                     trained: Callable[[Recipe], Path]) -> None:
     """With dropout, batch norm, pools and random numbers: the networks are those of a run without evaluations."""
-    recipe = make(shared_pairs)
-    train(make(shared_pairs, every=recipe.dump()["every"] | {"evaluate": evaluate}), tmp_path / "run", Silent())
+    every = make(shared_pairs).dump()["every"]
+    without = make(shared_pairs, every=every | {"evaluate": None})
+    train(make(shared_pairs, every=every | {"evaluate": evaluate}), tmp_path / "run", Silent())
     found, expected = ({name: entry for name, entry in final_state(run).items() if name != "state.json"}
-                       for run in (tmp_path / "run", trained(recipe)))
+                       for run in (tmp_path / "run", trained(without)))
     assert found == expected
 
 

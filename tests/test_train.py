@@ -337,7 +337,9 @@ class TestProcesses:
             check_shares(recipe.model_copy(update={"stages": (first, recipe.stages[1])}), 4)
 
     def test_a_recipe_trains_and_resumes_under_torchrun(self, shared_pairs: Path, tmp_path: Path) -> None:
-        recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 8, "batch_size": 2}])
+        recipe = cyclegan_recipe(shared_pairs, every={"log": 2, "sample": 4, "checkpoint": 4}, stages=[
+            {"resolution": 16, "images": 4, "batch_size": 2},
+            {"resolution": 24, "images": 4, "batch_size": 2, "lr": {"kind": "linear"}}])
         (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
         launched = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",

@@ -162,7 +162,10 @@ def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]
     folder.mkdir(parents=True, exist_ok=True)
     if file is not None:
         shutil.copyfile(file, folder / file.name)  # the other packages are downloaded
-    return source.fetch(folder, f"translate data prepare {card.name}", say)
+    try:
+        return source.fetch(folder, f"translate data prepare {card.name}", say)
+    except DataError as error:
+        raise DataError(error.what, error.path or card.name, error.advice) from None
 
 
 def _downloads(card: Card, root: Path) -> Path:
@@ -206,7 +209,8 @@ def _accept_existing(card: Card, folder: Path, root: Path) -> None:
         try:
             _finish(card, folder, root, {"made": {}, "files": {}})
         except DataError as error:
-            raise DataError.of(error, card.source.steps(card.name, folder)) from None
+            steps = card.source.steps(card.name, folder)
+            raise DataError(error.what, error.path, "\n".join(filter(None, (error.advice, steps)))) from None
         return
 
     # Its links may have broken since, and the card may have changed.

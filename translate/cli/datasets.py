@@ -56,11 +56,11 @@ def check(
     from translate.places import data_root
     from translate.recipe import find_recipe, load_recipe
 
+    recipe = None if folder.is_dir() else load_recipe(find_recipe(str(folder)))
     with Display("check") as display:
-        if folder.is_dir():
+        if recipe is None:
             findings = check_images(folder, data_root(), progress=display.count)
         else:
-            recipe = load_recipe(find_recipe(str(folder)))
             findings = check_images(recipe.data, data_root(), recipe.stages[-1].size, display.count,
                                     needs_test_images=recipe.needs_test_images)
             if recipe.adapt is not None:

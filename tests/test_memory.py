@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from tests.bounds import FAULT, rounding_bound
+from tests.covering import every_pair
 from tests.games import GAMES, KINDS, game
 from tests.mobilenet import write_mobilenet
 from tests.networks import members
@@ -92,12 +93,10 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str
     return expected, rounding_bound(expected, joint)
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize(("size", "samples"), [((48, 64), 2), ((33, 50), 1)], ids=["rectangle", "odd"])
-@pytest.mark.parametrize("name", CONFIGS)
+@every_pair(name=list(CONFIGS), batch={"rectangle": ((48, 64), 2), "odd": ((33, 50), 1)}, plan=PLANS)
 def test_every_plan_gives_the_gradients_of_the_textbook_step(
-        name: str, size: tuple[int, int], samples: int, plan: str) -> None:
-    translator = build(CONFIGS[name])
+        name: str, batch: tuple[tuple[int, int], int], plan: str) -> None:
+    translator, (size, samples) = build(CONFIGS[name]), batch
     step(translator, make_batch(size, samples), plan)
     expected, bound = joint_step(name, size, samples)
     assert worst_error(gradients(translator), expected) <= bound
@@ -169,9 +168,8 @@ def test_every_translator_is_among_those_that_play_the_games() -> None:
     assert set(KINDS.values()) == set(members(TranslatorConfig))
 
 
-@pytest.mark.parametrize("plan", ["split", "preact", "replay", "strips_blocks"])
-@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in GAMES for kind in KINDS
-                                            if GAMES[name].keys() <= KINDS[kind].model_fields.keys()])
+@every_pair(lambda name, kind, plan: GAMES[name].keys() <= KINDS[kind].model_fields.keys(),
+            name=list(GAMES), kind=list(KINDS), plan=["split", "preact", "replay", "strips_blocks"])
 def test_every_game_has_the_same_gradients_and_losses_under_every_plan(name: str, kind: str, plan: str) -> None:
     """In micro-batches besides: what is drawn for a sample must not depend on how the batch is divided.
 
@@ -304,33 +302,46 @@ def test_a_bfloat16_step_is_as_exact_under_every_plan_as_under_plain(name: str, 
     assert (found - exact).norm() <= 1.5 * (plain - exact).norm()
 
 
-def in_a_process_of_two(name: str, plan: str, folder: str) -> None:
+OF_THE_WHOLE_BATCH = [name for name in GAMES if not name.startswith("minibatch")]
+SHARED_STEPS = [*((name, plan) for name in ("resnet", "cut-resnet") for plan in PLANS),
+                *((name, "preact") for name in OF_THE_WHOLE_BATCH)]
+
+
+def in_a_process_of_two(folder: str) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     accelerator = Accelerator(cpu=True)
-    translator = build_game(name, "cyclegan") if name in GAMES else build(CONFIGS[name])
-    whole = make_batch((32, 40), 4)
-    own = whole.micro_batches(2)[accelerator.process_index]
-    step(translator, own, plan, accelerator=accelerator)
-    torch.save((gradients(translator), buffers(translator)), Path(folder) / f"{accelerator.process_index}.pt")
+    own = make_batch((32, 40), 4).micro_batches(2)[accelerator.process_index]
+    for name, plan in SHARED_STEPS:
+        translator = build_game(name, "cyclegan") if name in GAMES else build(CONFIGS[name])
+        step(translator, own, plan, accelerator=accelerator)
+        torch.save((gradients(translator), buffers(translator)),
+                   Path(folder) / f"{name} {plan} {accelerator.process_index}.pt")
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each of two processes has after every step that they share: of one launch, as a launch takes seconds."""
+    folder = tmp_path_factory.mktemp("two")
+    debug_launcher(in_a_process_of_two, (str(folder),), num_processes=2)
+    return folder
 
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", ["resnet", "cut-resnet"])
-def test_two_processes_give_the_gradients_of_the_whole_batch(name: str, plan: str, tmp_path: Path) -> None:
-    debug_launcher(in_a_process_of_two, (name, plan, str(tmp_path)), num_processes=2)
+def test_two_processes_give_the_gradients_of_the_whole_batch(name: str, plan: str, of_two_processes: Path) -> None:
     expected, bound = joint_step(name, (32, 40), 4)
     for process in range(2):
-        assert worst_error(torch.load(tmp_path / f"{process}.pt")[0], expected) <= bound
+        found, _ = torch.load(of_two_processes / f"{name} {plan} {process}.pt")
+        assert worst_error(found, expected) <= bound
 
 
-@pytest.mark.parametrize("name", [name for name in GAMES if not name.startswith("minibatch")])
-def test_two_processes_play_every_game_as_one_does(name: str, tmp_path: Path) -> None:
-    debug_launcher(in_a_process_of_two, (name, "preact", str(tmp_path)), num_processes=2)
+@pytest.mark.parametrize("name", OF_THE_WHOLE_BATCH)
+def test_two_processes_play_every_game_as_one_does(name: str, of_two_processes: Path) -> None:
     played = functools.partial(play, name, "cyclegan", "preact", (32, 40), 4)
     expected, _, advanced_once = played()
     bound = rounding_bound(expected, lambda: played()[0])
     for process in range(2):
-        found, advanced = torch.load(tmp_path / f"{process}.pt")
+        found, advanced = torch.load(of_two_processes / f"{name} preact {process}.pt")
         assert worst_error(found, expected) <= bound
         torch.testing.assert_close(advanced, advanced_once, rtol=1e-9, atol=1e-12)
 

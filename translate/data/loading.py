@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError, Translat
 
 FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT_SECONDS = 600.0
+SECONDS_TO_HEAR_OF_A_DEATH = 1.0
 CHECK_ALL = f"`translate data check {RECIPE_PLACEHOLDER}` finds all files that cannot be used"
 BatchType = TypeVar("BatchType")
 
@@ -111,14 +113,15 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
         while True:
             # Raised behind the block: an error within it would hold torch's, and with it the iterator, which then
             # could not end its workers in good order.
-            lost = None
+            lost = ""
             try:
                 batch = next(iterator, None)
             except RuntimeError as error:
-                lost = error
-            if lost is not None:
-                reason, lost = str(lost), None
-                raise lost_worker(reason)
+                lost = str(error)
+            except (EOFError, OSError) as error:
+                lost = death_of_a_worker() or f"a worker ended while it sent a batch ({type(error).__name__})"
+            if lost:
+                raise lost_worker(lost)
             if batch is None:
                 return
             if isinstance(batch, Failure):
@@ -147,6 +150,15 @@ def as_lost_worker_errors() -> Iterator[None]:
         lost = str(error)
     if lost is not None:
         raise lost_worker(lost)
+
+
+def death_of_a_worker() -> str:
+    """Return what torch says of a worker that has just died; wait a moment for it, as it would else come later."""
+    try:
+        time.sleep(SECONDS_TO_HEAR_OF_A_DEATH)
+    except RuntimeError as error:  # from torch's signal handler
+        return str(error)
+    return ""
 
 
 def lost_worker(reason: str) -> TranslateError:

@@ -209,7 +209,7 @@ def stages(size: int) -> list[dict[str, Any]]:
             {"resolution": size, "images": 4, "batch_size": 2, "levels": 1}]
 
 
-@pytest.mark.parametrize("recipe_of", [coarse_cyclegan, coarse_pix2pix])
+@pytest.mark.parametrize("recipe_of", [coarse_cyclegan, pytest.param(coarse_pix2pix, marks=pytest.mark.slow)])
 def test_a_run_resumes_bit_identically_in_every_stage_and_gives_away_what_it_trained(
         recipe_of: Any, shared_pairs: Path, tmp_path: Path) -> None:
     recipe = recipe_of(shared_pairs).model_copy(update={"every": recipe_of(shared_pairs).every.model_copy(

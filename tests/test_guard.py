@@ -438,7 +438,7 @@ def test_a_collapse_that_passes_is_rolled_back_and_the_run_goes_on_with_other_da
     assert final_state(run)["generator_ab.safetensors"] != final_state(whole)["generator_ab.safetensors"], "other data"
 
 
-@pytest.mark.parametrize("at", [22, 26])
+@pytest.mark.parametrize("at", [22, pytest.param(26, marks=pytest.mark.slow)])
 def test_a_run_that_was_rolled_back_resumes_bit_identically(at: int, shared_pairs: Path, tmp_path: Path,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken off right after the rollback, and later: its count, and with it the seed of the data, are kept."""

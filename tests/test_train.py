@@ -84,7 +84,8 @@ def test_the_learning_rate_follows_its_schedule(shared_pairs: Path, tmp_path: Pa
     assert rates[40] == pytest.approx(2e-4 * (1 - 14 / 16))
 
 
-@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe, cut_recipe])
+@pytest.mark.parametrize("make", [
+    cyclegan_recipe, *(pytest.param(make, marks=pytest.mark.slow) for make in (pix2pix_recipe, cut_recipe))])
 def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path, tmp_path: Path,
                                                   trained: Trained) -> None:
     recipe = make(shared_pairs)
@@ -93,8 +94,10 @@ def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path,
     assert final_state(other) != final_state(trained(recipe))
 
 
-@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe, cut_recipe, stabilised_recipe])
-@pytest.mark.parametrize("at", [6, 10])
+@pytest.mark.parametrize(("make", "at"), [
+    pytest.param(make, at, marks=() if at == quick else pytest.mark.slow)
+    for make, quick in ((cyclegan_recipe, 6), (pix2pix_recipe, 10), (cut_recipe, 10), (stabilised_recipe, 6))
+    for at in (6, 10)])
 def test_an_interrupted_run_resumes_bit_identically(make: Any, at: int, shared_pairs: Path, tmp_path: Path,
                                                     trained: Trained) -> None:
     recipe = make(shared_pairs)

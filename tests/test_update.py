@@ -236,7 +236,9 @@ def ladder_peaks() -> dict[str, int]:
 
 
 class TestOutOfMemory:
-    @pytest.mark.parametrize("settled", memory.LADDER)
+    @pytest.mark.parametrize("settled", [
+        plan if plan in ("plain", "replay", memory.LADDER[-1]) else pytest.param(plan, marks=pytest.mark.slow)
+        for plan in memory.LADDER])
     def test_any_budget_settles_on_the_first_plan_that_fits_and_ends_with_its_weights(self, settled: str) -> None:
         """The generators' phase is the one that runs out, the first of the step: the rest is equal bit for bit."""
         peaks = ladder_peaks()
@@ -357,7 +359,7 @@ class TestOutOfMemory:
         with pytest.raises(DoesNotFit, match=r"optimizer's step of the generator phase.*cannot be undone"):
             step(build(LADDER_CONFIG), make_batch((32, 32), 1))
 
-    @pytest.mark.parametrize("short", [0, 1])
+    @pytest.mark.parametrize("short", [pytest.param(0, marks=pytest.mark.slow), 1])
     def test_when_one_of_two_processes_runs_out_both_redo_the_phase(self, short: int, tmp_path: Path) -> None:
         ladder_peaks()  # once, before there are two
         debug_launcher(one_of_two_runs_out, (short, str(tmp_path)), num_processes=2)

@@ -48,3 +48,19 @@ def every_pair(allowed: Callable[..., bool] = lambda *case: True, **factors: Seq
                  for (name, value) in (values[number] for values, number in zip(named, numbers, strict=True))]
         cases.append(pytest.param(*case, id="-".join(words), marks=() if numbers in quick else pytest.mark.slow))
     return pytest.mark.parametrize(list(factors), cases)
+
+
+def each_value(share: int = 2, **factors: Sequence[Any]) -> pytest.MarkDecorator:
+    """Parametrise a test over the product of `factors`; one case in `share` is quick, and the others are slow.
+
+    The quick ones lie on the product's diagonals, so that each value of each factor is among them. A dictionary gives
+    the names of its values.
+    """
+    named = [list(values.items()) if isinstance(values, dict) else [(None, value) for value in values]
+             for values in factors.values()]
+    cases = []
+    for numbers in itertools.product(*(range(len(values)) for values in named)):
+        words, case = zip(*(values[number] for values, number in zip(named, numbers, strict=True)), strict=True)
+        words = [word or getattr(value, "__name__", str(value)) for word, value in zip(words, case, strict=True)]
+        cases.append(pytest.param(*case, id="-".join(words), marks=pytest.mark.slow if sum(numbers) % share else ()))
+    return pytest.mark.parametrize(list(factors), cases)

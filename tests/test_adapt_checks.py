@@ -235,7 +235,8 @@ def children(command: subprocess.Popen[str]) -> list[int]:
     return [int(child) for child in Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [
+    pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGINT)])
 def test_the_command_ends_with_75_and_a_message(number: int, tmp_path: Path) -> None:
     command = started(tmp_path)
     command.send_signal(number)

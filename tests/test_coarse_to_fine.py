@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.bounds import rounding_bound
+from tests.covering import each_value
 from tests.networks import randomise
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.steps import known, make_batch, step, strengthen, worst_error
@@ -156,9 +157,7 @@ def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], float]:
     return expected, rounding_bound(expected, plain)
 
 
-@pytest.mark.parametrize("plan", [plan for plan in memory.PLANS if plan != "plain"])
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("kind", CONFIGS)
+@each_value(kind=list(CONFIGS), stage=list(STAGES), plan=[plan for plan in memory.PLANS if plan != "plain"])
 def test_every_plan_gives_the_gradients_of_the_textbook_step(kind: str, stage: str, plan: str) -> None:
     translator = in_stage(kind, stage)
     step(translator, make_batch((48, 64)), plan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations, product
 
-from tests.covering import covering, every_pair
+from tests.covering import covering, each_value, every_pair
 
 
 def test_every_two_values_meet_in_a_few_of_the_cases() -> None:
@@ -22,3 +22,10 @@ def test_what_is_not_allowed_is_in_no_case_and_the_rest_is_all_there() -> None:
     quick = [case.values for case in cases if not case.marks]
     assert {(a, c) for a, _, c in quick} == set(product(range(3), "xy"))
     assert cases[0].id == "0-1-x"
+
+
+def test_the_quick_cases_of_each_value_hold_each_value_and_all_cases_are_there() -> None:
+    mark = each_value(a=[0, 1, 2], b={"x": 3, "y": 4}, c=[5, 6])
+    quick = [case.values for case in mark.args[1] if not case.marks]
+    assert len(mark.args[1]) == 12 and len(quick) == 6
+    assert [{case[place] for case in quick} for place in range(3)] == [{0, 1, 2}, {3, 4}, {5, 6}]

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.commands import call
+from tests.covering import each_value
 from tests.games import GAMES, game
 from tests.runs import Silent, cyclegan_recipe
 from tests.steps import build, make_batch
@@ -395,7 +396,7 @@ class TestInTraining:
         assert any("no picture" in line for line in report.lines)
 
 
-@pytest.mark.parametrize("name", LARGE)
+@each_value(name=LARGE, share=3)
 def test_the_large_recipes_plan_as_their_own_headers_say(name: str) -> None:
     """Every "4000 px strips_blocks 9.71 GiB, 1.43×" of a header, on the card named before it.
 

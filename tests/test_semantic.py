@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.bounds import rounding_bound
+from tests.covering import each_value
 from tests.steps import build, gradients, make_batch, step, worst_error
 from tests.textbook import cyclegan_reference
 from translate.errors import CheckpointError, RecipeError
@@ -75,8 +76,7 @@ def textbook(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return of
 
 
-@pytest.mark.parametrize("plan", list(memory.PLANS))
-@pytest.mark.parametrize("name", NETWORKS)
+@each_value(name=list(NETWORKS), plan=list(memory.PLANS))
 def test_every_plan_gives_the_gradients_of_the_textbook_consistency(name: str, plan: str, textbook: Any) -> None:
     """In micro-batches besides, and with both directions weighted differently.
 

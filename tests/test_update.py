@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.bounds import rounding_bound
+from tests.covering import each_value
 from tests.steps import build, gradients, make_batch, step, weights, worst_error
 from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
 from translate.errors import DoesNotFit
@@ -73,9 +74,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
     return expected, rounding_bound(expected, joint)
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("size", [(64, 64), (33, 50)], ids=["square", "odd"])
-@pytest.mark.parametrize("name", CONFIGS)
+@each_value(name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
 def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator = build(CONFIGS[name])
     step(translator, make_batch(size), plan)
@@ -237,7 +236,7 @@ def ladder_peaks() -> dict[str, int]:
 
 class TestOutOfMemory:
     @pytest.mark.parametrize("settled", [
-        plan if plan in ("plain", "replay", memory.LADDER[-1]) else pytest.param(plan, marks=pytest.mark.slow)
+        plan if plan in ("replay", memory.LADDER[-1]) else pytest.param(plan, marks=pytest.mark.slow)
         for plan in memory.LADDER])
     def test_any_budget_settles_on_the_first_plan_that_fits_and_ends_with_its_weights(self, settled: str) -> None:
         """The generators' phase is the one that runs out, the first of the step: the rest is equal bit for bit."""

@@ -664,6 +664,7 @@ def test_a_stop_does_not_wait_for_a_decoder_that_hangs(tmp_path):
     assert num_done(tmp_path / "out") == 2 and not multiprocessing.active_children()
 
 
+@pytest.mark.slow  # the same of pages is quick (test_convert_pages.py)
 def test_decoders_end_with_a_process_that_is_killed(tmp_path):
     """Nothing is left running that nobody knows of, and the next run has the same outputs."""
     fill(tmp_path / "in", 40, 96, 96)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.bounds import rounding_bound
+from tests.covering import each_value
 from tests.networks import DISCRIMINATORS, GENERATORS, SMALL, randomise
 from tests.runs import GROWTH, Silent, final_state, growing_recipe, pix2pix_recipe, train_until
 from tests.steps import known, make_batch, step, strengthen, worst_error
@@ -310,8 +311,7 @@ def test_a_level_that_is_trained_alone_leaves_the_generators_inside_as_they_are(
                for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if VARIANTS[variant][0] in GENERATORS])
-@pytest.mark.parametrize("fading", [True, False])
+@each_value(variant=[variant for variant in VARIANTS if VARIANTS[variant][0] in GENERATORS], fading=[True, False])
 def test_a_grown_generator_in_strips_gives_the_whole_images_output(variant: str, fading: bool) -> None:
     config, network = make(variant)
     extend(config, network, 1, fading)
@@ -363,7 +363,7 @@ INSTANTS = [8, 10, 14, 16, 20, 26]  # at the end of a stage, in the middle of a 
 
 
 @pytest.mark.parametrize(("recipe_of", "at"), [
-    pytest.param(recipe_of, at, marks=() if place % 4 == 2 * other + 1 or place == 0 else pytest.mark.slow)
+    pytest.param(recipe_of, at, marks=() if place == 1 + 2 * other or place == 5 * other else pytest.mark.slow)
     for other, recipe_of in enumerate([growing_recipe, growing_unet_recipe]) for place, at in enumerate(INSTANTS)])
 def test_a_run_that_grows_resumes_bit_identically(recipe_of: Any, at: int, shared_pairs: Path, tmp_path: Path,
                                                   trained: Callable[[Recipe], Path]) -> None:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.covering import each_value
 from tests.pixels import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
 from translate import tiling
 from translate.errors import DiskError, ImageError
@@ -387,12 +388,13 @@ for path in (Path("x.tif"), Path("float.tif")):
 # ---- writing by rows
 
 
-@pytest.mark.parametrize(("dtype", "channels", "alpha"), [
+@each_value(samples=[
     (np.uint8, 1, False), (np.uint8, 1, True), (np.uint8, 3, False), (np.uint8, 3, True), (np.uint8, 4, False),
     (np.uint8, 12, False), (np.uint16, 1, False), (np.uint16, 3, True), (np.uint16, 12, False),
-    (np.float32, 1, False), (np.float32, 3, False), (np.float32, 12, False)])
-@pytest.mark.parametrize("shape", [(300, 517), (256, 256), (1, 1), (5, 1), (1, 300)])
-def test_an_identity_generator_gives_back_every_sample(tmp_path, dtype, channels, alpha, shape):
+    (np.float32, 1, False), (np.float32, 3, False), (np.float32, 12, False)],
+    shape=[(300, 517), (256, 256), (1, 1), (5, 1), (1, 300)])
+def test_an_identity_generator_gives_back_every_sample(tmp_path, samples, shape):
+    dtype, channels, alpha = samples
     array = noise(*shape, channels + alpha, dtype)
     pixels, plane = (array[..., :-1], array[..., -1]) if alpha else (array, None)
     write_image(tmp_path / "in.tif", pixels, alpha=plane)

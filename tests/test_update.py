@@ -74,7 +74,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
+@each_value(share=3, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
 def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator = build(CONFIGS[name])
     step(translator, make_batch(size), plan)
@@ -261,9 +261,10 @@ class TestOutOfMemory:
     @pytest.mark.parametrize("config", [
         CycleGANConfig(generator=UNetConfig(width=4, downs=5), discriminator=PatchGANConfig(width=4, norm="batch"),
                        pool=1),
-        Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance"),
-                      discriminator=PatchGANConfig(width=4, norm="batch")),
-        CUTConfig(generator=UNetConfig(width=4, downs=5), discriminator=PatchGANConfig(width=4, norm="batch")),
+        pytest.param(Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance"),
+                                   discriminator=PatchGANConfig(width=4, norm="batch")), marks=pytest.mark.slow),
+        pytest.param(CUTConfig(generator=UNetConfig(width=4, downs=5),
+                               discriminator=PatchGANConfig(width=4, norm="batch")), marks=pytest.mark.slow),
         CycleGANConfig(generator=RESNET, discriminator=PATCH, pool=2, objective={"kind": "vanilla", "flips": 0.4},
                        penalty={"kind": "wgan_gp"})], ids=["cyclegan", "pix2pix", "cut", "with chance and a penalty"])
     def test_a_later_phase_is_undone_without_a_trace(self, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:

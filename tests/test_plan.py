@@ -94,7 +94,8 @@ class TestAgainstRealSteps:
     @pytest.mark.parametrize(("plan", "precision"), [
         ("split", "bf16"), ("replay", "bf16"), ("strips", "fp32"),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-            ("preact", "fp32"), ("strips_blocks", "bf16"), ("split", "fp32"), ("preact", "bf16"), ("replay", "fp32"), ("strips", "bf16"), ("strips_blocks", "fp32")))])
+            ("preact", "fp32"), ("strips_blocks", "bf16"), ("split", "fp32"), ("preact", "bf16"),
+            ("replay", "fp32"), ("strips", "bf16"), ("strips_blocks", "fp32")))])
     def test_cyclegan_within_one_percent(self, plan: str, precision: str) -> None:
         found = self.measured(SMALL_CYCLEGAN, 256, memory.PLANS[plan], precision)
         assert prediction(SMALL_CYCLEGAN, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)

@@ -27,7 +27,7 @@ demo: install  ## train relief → satellite on real data, convert the held-out 
 	$(BIN)/translate report $(RUN)
 
 # worksteal: a worker has tests of one file together, whose references are made once, until another one is idle.
-test: install  ## the quick tests; five to six minutes on two cores
+test: install  ## the quick tests; about five minutes on two cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 slow: install  ## the proofs that take long: hundreds of kills, trainings on real data, steps at 2000×2000

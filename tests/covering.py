@@ -35,19 +35,8 @@ def every_pair(allowed: Callable[..., bool] = lambda *case: True, **factors: Seq
 
     `allowed(*case)` says which cases there are. A dictionary gives the names of its values.
     """
-    named = [list(values.items()) if isinstance(values, dict) else [(None, value) for value in values]
-             for values in factors.values()]
-    plain = [[value for _, value in values] for values in named]
-    quick = set(covering(plain, allowed))
-    cases = []
-    for numbers in itertools.product(*(range(len(values)) for values in plain)):
-        case = [values[number] for values, number in zip(plain, numbers, strict=True)]
-        if not allowed(*case):
-            continue
-        words = [name or getattr(value, "__name__", str(value))
-                 for (name, value) in (values[number] for values, number in zip(named, numbers, strict=True))]
-        cases.append(pytest.param(*case, id="-".join(words), marks=() if numbers in quick else pytest.mark.slow))
-    return pytest.mark.parametrize(list(factors), cases)
+    plain = [list(values.values()) if isinstance(values, dict) else values for values in factors.values()]
+    return _product(factors, set(covering(plain, allowed)).__contains__, allowed)
 
 
 def each_value(share: int = 2, **factors: Sequence[Any]) -> pytest.MarkDecorator:
@@ -56,11 +45,19 @@ def each_value(share: int = 2, **factors: Sequence[Any]) -> pytest.MarkDecorator
     The quick ones lie on the product's diagonals, so that each value of each factor is among them. A dictionary gives
     the names of its values.
     """
+    return _product(factors, lambda numbers: sum(numbers) % share == 0)
+
+
+def _product(factors: dict[str, Sequence[Any]], is_quick: Callable[[tuple[int, ...]], bool],
+             allowed: Callable[..., bool] = lambda *case: True) -> pytest.MarkDecorator:
+    """Parametrise over all cases that are `allowed`; slow are those whose numbers of values are not `is_quick`."""
     named = [list(values.items()) if isinstance(values, dict) else [(None, value) for value in values]
              for values in factors.values()]
     cases = []
     for numbers in itertools.product(*(range(len(values)) for values in named)):
         words, case = zip(*(values[number] for values, number in zip(named, numbers, strict=True)), strict=True)
-        words = [word or getattr(value, "__name__", str(value)) for word, value in zip(words, case, strict=True)]
-        cases.append(pytest.param(*case, id="-".join(words), marks=pytest.mark.slow if sum(numbers) % share else ()))
+        if allowed(*case):
+            name = "-".join(word or getattr(value, "__name__", str(value))
+                            for word, value in zip(words, case, strict=True))
+            cases.append(pytest.param(*case, id=name, marks=() if is_quick(numbers) else pytest.mark.slow))
     return pytest.mark.parametrize(list(factors), cases)

@@ -379,6 +379,7 @@ def data_options(kind: str, root: Path) -> dict[str, tuple[dict[str, Any], dict[
     if kind == "labels":
         options["classes"] = ({}, {"classes": 5})
         options["ignore"] = ({}, {"ignore": 0})
+        options["ids"] = ({}, {"ids": {0: 1, 1: 0}})
         options["labels"] = ({}, {"labels": "*_ids.png"})
         save(root / "things" / "train_label" / "0.png", np.full((30, 30), 9, np.uint8))
         save(root / "things" / "train_img" / "0.png", coordinates(30, 30))

@@ -31,6 +31,8 @@ def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) ->
     # By path, the first thing that is wrong there.
     found: dict[str, list[Mistake]] = {}
     for detail in error.errors(include_url=False):
+        if detail["type"] == "default_factory_not_called":
+            continue  # a default that depends on other fields, of which one is wrong and is named
         location = detail["loc"]
         if detail["type"] == "missing" and location and isinstance(location[-1], int):
             location = location[:-1]  # what is wrong is the list: it is too short

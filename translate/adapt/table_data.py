@@ -13,10 +13,11 @@ from pathlib import Path
 from translate import files
 from translate.adapt.assembling import MANIFEST, STAGES_OF_READING, change_of_source, damage
 from translate.adapt.checking import target_splits
-from translate.adapt.examples import Examples, refuse_all_ignored
+from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, read_record
 from translate.adapt.tasks import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
+from translate.data.label_counts import LabelCounts
 from translate.data.labelled import Labelled, check_labels
 from translate.errors import RECIPE_PLACEHOLDER, DataError, Mistake, RecipeError
 from translate.places import data_root
@@ -37,6 +38,7 @@ class TableData:
     translated: Sequence[Examples]  # a set a variant
     images: Path  # the folder of the source's images
     places: Sequence[Path]  # and those of each set
+    tested: LabelCounts  # what the target's test labels are of
     missing: tuple[str, ...] = ()  # what the table has to do without
     reports: tuple[Record, ...] = ()  # of each set, what its preservation.json holds
 
@@ -57,10 +59,12 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
     # Labels of the source, of the target's test images, and of its training images for an oracle.
     found = adapt.source.find("train", root)
     test, train, missing = target_splits(adapt)
-    for layout, labelled in ((adapt.source, found), (adapt.target, test), (adapt.target, train)):
+    for layout, labelled in ((adapt.source, found), (adapt.target, train)):
         if labelled is not None:
             check_labels(layout, labelled, watch)
-            refuse_all_ignored(layout, labelled)
+    tested = check_labels(adapt.target, test, watch)
+    missing += [f"target test labels: {line}; no score of the table says anything about it" for line in
+                tested.warnings()[:1] if tested.absent]
 
     # The sets, and what they could not be made from: no row is trained on it.
     sets, reports = find_sets(recipe, home, found)

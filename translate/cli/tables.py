@@ -38,9 +38,10 @@ def adaptation_tables(table: dict[str, Any]) -> list[Table]:
     level = f"{table['level']:.0%}"
     classical = table["rows"][table["strongest_classical"]]["title"]
     also = ["accuracy"] if table["metric"] == "mIoU" else []
+    of = f" ({table['tested_on']['text']})" if "tested_on" in table else ""
     rows = Table("trained on", table["metric"], *also, "over source only", f"over {classical}",
                  "gap from source only", f"gap from {classical}", title_justify="left",
-                 title=f"{table['name']}: {table['num_test']} target test images, {table['num_seeds']} seeds, mean ± "
+                 title=f"{table['name']}: {table['num_test']} target test images{of}, {table['num_seeds']} seeds, mean ± "
                        f"{level} interval")
     for row in table["rows"].values():
         accuracy = [percentage(row["accuracy"])] if also else []
@@ -99,6 +100,7 @@ def results_table(document: dict[str, Any]) -> Table:
     """
     baselines = list(dict.fromkeys(name for row in document["metrics"].values() for name in row["baselines"]))
     counted = f"{document['num_images']} images, {document['num_reals']} real ones"
+    counted += f", {document['labels']['text']}" if "labels" in document else ""
     level = f"{document['interval']['level']:.0%} interval"
     table = Table("", "better", "value", level, "real | real", *(name.replace("_", " ") for name in baselines),
                   title=f"{document['what']} ({counted})", title_justify="left")

@@ -123,6 +123,7 @@ class Model:
         translating, labels = self._translating, self._translating.release.labels
         if labels is not None:
             check_classes(picture.pixels, labels)
+            picture = replace(picture, pixels=labels.renumbered(picture.pixels))
         elif picture.bits == "float":  # in [-1, 1], as the generator takes it, whatever the depth of the recipe's files
             release = replace(translating.release, image_in=self.image_in.model_copy(update={"bits": "float"}))
             translating = replace(translating, release=release)

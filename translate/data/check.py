@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import (
     FOLDERS_OF,
@@ -136,11 +136,13 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
 
     # Read every file, and compare the sizes of a pair.
     met: set[tuple[int, int]] = set()
-    num_files, done = sum(len(pair) for part in parts for pair in part), 0
-    for pair in chain.from_iterable(parts):
+    num_files, done = sum(len(pair) for part in parts.values() for pair in part), 0
+    labels = {name: LabelCounts(config.labelling.names, config.labelling.ignore) for name in parts
+              if config.labelling is not None}
+    for name, pair in ((name, pair) for name, part in parts.items() for pair in part):
         sizes = []
         for path, side in pair:
-            size, findings = _read_file(path, side, config, crop)
+            size, findings = _read_file(path, side, config, crop, labels.get(name))
             yield from findings
             sizes.append(size)
             done += 1
@@ -152,6 +154,11 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
             sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
 
+    # What the label maps are of.
+    for name, counts in labels.items():
+        yield from count_findings(counts, config.place(root), f"label maps of {name}: ", "data in the recipe",
+                                  "error" if name in FOLDERS_OF["train"] else "warning")
+
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
         loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
@@ -160,18 +167,33 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
                       f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
 
 
+def count_findings(counts: LabelCounts, path: Path, what: str, where: str, severity: Severity) -> Iterator[Finding]:
+    """Yield what labels are of; where nothing can be learnt from them, that, as a finding of `severity`.
+
+    path, what    where they lie, and what begins each line
+    where         what in a recipe says how they are read
+    """
+    if not counts.num_labels:
+        return
+    yield Finding(path, "note", f"{what}{counts}")
+    if (fault := counts.fault()) is not None:
+        yield Finding(path, severity, f"{what}{fault}", counts.advice(where))
+    for line in counts.warnings() if fault is None else ():
+        yield Finding(path, "warning", f"{what}{line}")
+
+
 Side = Literal["a", "b", "both"]
 Pair = tuple[tuple[Path, Side], ...]
 
 
-def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[list[list[Pair]], list[Finding]]:
+def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[dict[str, list[Pair]], list[Finding]]:
     """Return, for each split, the files that are read together, and what is wrong with how they belong together."""
-    parts: list[list[Pair]] = []
+    parts: dict[str, list[Pair]] = {}
     findings: list[Finding] = []
     try:
         place = config.place(root)
     except DataError as error:
-        return [], [Finding.of(error)]
+        return {}, [Finding.of(error)]
 
     # Find the files of every split; those without a partner are read as well.
     found: set[str] = set()  # the splits that exist, also those with faults
@@ -179,11 +201,11 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
         try:
             if isinstance(config, SidesConfig) and (folders := config.sides(name, root)) is not None:
                 pairs, wrong = _sides(config, folders)
-                parts.append(pairs)
+                parts[name] = pairs
                 findings += wrong
                 found.add(name)
             elif (samples := config.find(name, root)) is not None:
-                parts.append(_alone(list(samples.files_b), "both" if config.aligned else "b"))
+                parts[name] = _alone(list(samples.files_b), "both" if config.aligned else "b")
                 found.add(name)
             elif name == "train":
                 findings.append(Finding(place, "error", "holds no train images",
@@ -227,15 +249,15 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
     return [((path, side),) for path in files]
 
 
-def _read_file(path: Path, side: Side, config: LayoutConfig,
-               crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, int] | None,
+               counts: LabelCounts | None) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
-    and findings."""
+    and findings. What a label map is of is added to `counts`."""
     # Read it as each side it belongs to
     image_a, image_b = config.loading.image_a, config.loading.image_b
     try:
-        if side == "a" and config.labelling is not None:
-            return _read_label_map(path, config.labelling)
+        if side == "a" and config.labelling is not None and counts is not None:
+            return _read_label_map(path, config.labelling, counts)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
         array = read_image(path, wanted[0])
         for other in wanted[1:]:
@@ -257,10 +279,14 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
     return (height, width), findings
 
 
-def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], list[Finding]]:
+def _read_label_map(path: Path, labelling: Labelling,
+                    counts: LabelCounts) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
-    fault = labelling.fault(labels)
-    return labels.shape[:2], [Finding(path, "error", fault, "raise data.classes, or set data.ignore")] if fault else []
+    if fault := labelling.fault(labels):
+        return labels.shape[:2], [Finding(path, "error", fault, "raise data.classes, set data.ignore, or say in "
+                                                                "data.ids what the numbers are")]
+    counts.add(labelling.classes_in(labelling.renumbered(labels)))
+    return labels.shape[:2], []
 
 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:

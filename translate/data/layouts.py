@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Literal
 import pydantic
 from pydantic import Field
 
-from translate.data.labels import Labelling
+from translate.data.labels import Labelling, default_ignore
 from translate.data.pairing import pair_files
 from translate.data.places import PlaceConfig
 from translate.data.samples import (
@@ -220,7 +220,9 @@ class LabelsConfig(SidesConfig):
 
     kind: Literal["labels"] = "labels"
     classes: int = Field(ge=2)
-    ignore: int | None = Field(default=255, ge=0)  # pixels of this number belong to no class: 0 in every channel
+    # pixels of this number belong to no class: 0 in every channel. Not written: 255, where that is no class; null: none
+    ignore: int | None = Field(default_factory=lambda known: default_ignore(known.get("classes", 2)), ge=0)
+    ids: dict[int, int] | None = None  # numbers in the files → classes, before all else: {255: 1}; others as they are
     labels: str = "*"  # file names of label maps, where others lie beside them: "*_labelTrainIds.png"
     # numbers from here on are class × `instances` + instance number (Cityscapes' *_instanceIds.png: 1000); null: all
     # numbers are classes
@@ -232,7 +234,7 @@ class LabelsConfig(SidesConfig):
     @property
     def labelling(self) -> Labelling:
         """Return what the numbers of its label maps say."""
-        return Labelling(self.classes, self.ignore, self.instances, self.edges)
+        return Labelling(self.classes, self.ignore, self.instances, self.edges, tuple((self.ids or {}).items()))
 
     @property
     def image_a(self) -> ImageConfig:
@@ -260,6 +262,10 @@ class LabelsConfig(SidesConfig):
         if self.instances is not None and self.instances < self.classes:
             raise ValueError(f"instances: numbers from {self.instances} on are things, and there are classes up to "
                              f"{self.classes - 1}; use {self.classes} or more")
+        wrong = {new for new in (self.ids or {}).values() if not 0 <= new < self.classes and new != self.ignore}
+        if wrong and self.instances is None:
+            raise ValueError(f"ids: lead to {', '.join(map(str, sorted(wrong)))}; classes are 0 … {self.classes - 1}, "
+                             f"ignored {self.ignore}")
         return self
 
 

@@ -6,6 +6,7 @@
     weights       of a run: the name of the folder they are from, which for a checkpoint is the number of images it had
                   seen; else null
     num_images, num_reals, num_sources;  paired: whether image i has a truth
+    labels        of label maps: how many pixels of which classes the truth holds, and how many are ignored
     features      the networks that sets were compared by
     interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
     metrics       {name: {title, better, value, interval, floor, baselines}} in the order of a table
@@ -23,7 +24,7 @@ import datetime
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,8 @@ import torch
 from torch import Tensor
 
 from translate import files
-from translate.data.labels import read_labels
+from translate.data.label_counts import LabelCounts
+from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, pair_files
 from translate.errors import DataError, ImageError, UsageError
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
@@ -175,24 +177,45 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
     return results
 
 
-def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255) -> Results:
+def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255,
+                    ids: Mapping[int, int] | None = None) -> Results:
     """Score label maps below `folder` against those below `against`: mIoU and accuracies.
 
-    Pixels whose truth is `ignore` do not count. Raises `DataError` unless all names pair, `ImageError` for what is no
-    label map of these classes.
+    Pixels whose truth is `ignore` do not count. `ids` says which classes the numbers in the files stand for, where they
+    do not stand for themselves (see `translate.data.labels.class_of`). Raises `DataError` unless all names pair, and
+    where all that counts is of one class, `ImageError` for what is no label map of these classes.
     """
     predictions, truths = pair_files(folder, _list(folder), against, _list(against))
-    scores = LabelScores(classes, ignore)
+    scores, labelling = LabelScores(classes, ignore), Labelling(classes, ignore, ids=tuple((ids or {}).items()))
+    counts, num_strange = LabelCounts(labelling.names, ignore), 0
     confusions: list[np.ndarray] = []
     for prediction, truth in zip(predictions, truths, strict=True):
+        stored = read_labels(truth)
+        if (fault := labelling.fault(stored)) is not None:
+            raise ImageError(truth, "read", f"{fault}; --classes, --ignore and --ids say which there are")
         try:
-            confusions.append(scores.confusion(read_labels(prediction), read_labels(truth)))
+            confusions.append(scores.confusion(labelling.renumbered(read_labels(prediction)),
+                                               labelling.renumbered(stored)))
         except DataError as error:
             raise ImageError(prediction, "read", error.what) from None
+        counts.add(labelling.classes_in(labelling.renumbered(stored)))
+        num_strange += int(confusions[-1][:, classes].sum())
+
+    # A score from nothing would be 1.
+    if (fault := counts.fault()) is not None:
+        number, stands_for = next(iter(counts.remedy.items()))
+        raise DataError(fault, against, f"if {number} is a class, add --ids {number}={stands_for}; --ignore none, where "
+                        "the numbers in the files are the classes" if counts.ignored else
+                        "no prediction can be told from another by such labels; look at the files, and at --classes")
+    missing = [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
+               if counts.absent]
+    if num_strange:
+        missing.append(f"a class in {num_strange:,} pixels of {folder}: their numbers are none of the {classes}, which "
+                       "counts as wrong")
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
                     "num_images": len(predictions), "num_reals": len(truths), "num_sources": 0, "paired": True,
-                    "features": []},
-                   scores.summarise(confusions))
+                    "features": [], "labels": counts.as_json()},
+                   scores.summarise(confusions), missing=missing)
 
 
 def compare(images: Images, reals: Images, sources: Images | None, *, paired: bool, sources_paired: bool,

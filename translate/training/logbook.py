@@ -15,7 +15,8 @@ from typing import Protocol
 from accelerate import Accelerator
 from torch import Tensor
 
-from translate.data import Batch, held_out
+from translate.data import Batch, Samples, held_out
+from translate.data.label_counts import MAX_MAPS_BEFORE_TRAINING
 from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
 from translate.metrics.observations import MEASURES
@@ -57,6 +58,7 @@ class Logbook:
         self.home, self.folder, self.recipe = home, home.path, recipe
         self.accelerator, self.precision = accelerator, precision
         self.progress, self.report = progress, report
+        self.notes: list[str] = []  # what is to be told when the training begins
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
@@ -67,6 +69,22 @@ class Logbook:
         self._since = (time.monotonic(), 0)
         self._shown: dict[str, float] = {}
 
+    def look_at_labels(self, samples: Samples) -> None:
+        """Count what label maps that are trained on hold: an even part of many. Lines on it are told when it begins.
+
+        Raises `DataError`, in every process, where nothing could be learnt from them.
+        """
+        def look() -> list[str]:
+            counts = samples.count_labels(MAX_MAPS_BEFORE_TRAINING)
+            if counts is None or not counts.num_labels:
+                return []
+            if (fault := counts.fault()) is not None:
+                raise DataError(f"label maps: {fault}", self.recipe.data.place(data_root()),
+                                counts.advice("data in the recipe"))
+            return [f"label maps: {counts}", *(f"warning: label maps: {line}" for line in counts.warnings())]
+
+        self.notes += by_main_process(look, self.accelerator)
+
     def begin(self, resumed: bool) -> None:
         """Make the first entry: on what, and with what, the training begins or goes on."""
         self.tracker.event(self.progress.images, "resumed" if resumed else "started",
@@ -74,6 +92,8 @@ class Logbook:
                            **describe_machine(self.accelerator.device))
         if self.unscored:
             self.tell("warning", self.unscored)
+        for line in self.notes:
+            self.tell("warning" if line.startswith("warning") else "labels", line)
 
     def tell(self, what: str, line: str) -> None:
         """Say one thing worth knowing, and keep it for the report."""

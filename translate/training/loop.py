@@ -74,6 +74,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     accelerator.wait_for_everyone()
     run = Run(recipe, home, accelerator, report, gpu_memory)
     if not resume:
+        run.log.look_at_labels(run.samples)
         report.say("choosing a memory plan for each stage")
         run.plans.choose(0)
 

@@ -17,7 +17,7 @@ from translate.training.loop import train
 def cyclegan_recipe(data: Path, **changes: Any) -> Recipe:
     """A CycleGAN with everything that a checkpoint must hold: pools that are full soon, an average, two stages."""
     return validate(Recipe, {
-        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40},
+        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40, "truth": True},
         "translator": {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
                        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}, "pool": 3, "ema": 0.9},
         "stages": [{"resolution": 16, "images": 24, "batch_size": 2},
@@ -38,7 +38,7 @@ def pix2pix_recipe(data: Path, **changes: Any) -> Recipe:
 def cut_recipe(data: Path, **changes: Any) -> Recipe:
     """A FastCUT with an identity loss besides, so that all there is of CUT is trained; with an average."""
     return validate(Recipe, {
-        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40},
+        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40, "truth": True},
         "translator": {"kind": "cut", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
                        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "minibatch_kernels": 2},
                        "patches": 9, "flip_equivariance": True, "ema": 0.9},

@@ -88,7 +88,7 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
                  unlabelled=recipe.data.build("train", root).files_b,
                  translated=[Examples.of(adapt.source, each, b, resize) for each in made],
                  images=found.images, places=[each.images for each in made], missing=tuple(missing),
-                 reports=tuple(reports))
+                 reports=tuple(reports), tested=tested)
 
 
 def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path], list[Record]]:

@@ -22,6 +22,9 @@ def evaluate(
                                                  "image's truth.")] = None,
     source: Annotated[Path | None, typer.Option(help="For a folder: what its images were made from, for the baselines."
                                                 )] = None,
+    truth: Annotated[bool | None, typer.Option("--truth/--no-truth", help="For a folder: pair names that are alike as "
+                                               "well (x_fake, x_real); or compare sets alone, whatever the names.",
+                                               show_default="equal names are pairs")] = None,
     direction: Direction = "ab",
     most: Annotated[int | None, typer.Option("--images", help="Score at most so many images, evenly spread.",
                                              show_default="all")] = None,
@@ -40,14 +43,14 @@ def evaluate(
     is_run = (run_of(what) / "recipe.yaml").is_file()
     if most is not None and most < 1:
         raise UsageError(f"--images {most}: give 1 or more")
-    if is_run and not (against is source is classes is None):
+    if is_run and not (against is source is classes is truth is None):
         raise UsageError("a run is scored on the test images of its recipe", what,
                          "to score other images, run `convert`, then `evaluate OUT --against REAL`")
     if not is_run and against is None:
         raise UsageError("neither a run nor a release", what, "for a folder of images, add --against FOLDER")
-    if classes is not None and not (source is most is None):
+    if classes is not None and not (source is most is truth is None):
         raise UsageError("--classes: label maps are compared as they are, all of them",
-                         advice="leave --source and --images out")
+                         advice="leave --source and --images out, and --truth")
     if classes is None and not (ignore is ids is None):
         raise UsageError("--ignore and --ids are about label maps", advice="add --classes N")
 
@@ -58,7 +61,7 @@ def evaluate(
         elif classes is not None:
             results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids))
         else:
-            results = evaluate_folder(what, against, source, most=most, on_progress=display.count)
+            results = evaluate_folder(what, against, source, truth=truth, most=most, on_progress=display.count)
 
     document = results.as_json()
     if json_file == Path("-"):
@@ -83,7 +86,8 @@ def ignored_number(word: str | None, classes: int) -> int | None:
     if word != "none" and not word.isdecimal():
         raise UsageError(f"--ignore {word}: give the number of a label, or none")
     if word != "none" and int(word) < classes:
-        raise UsageError(f"--ignore {word}: is one of the {classes} classes", advice="--ids says what numbers stand for")
+        raise UsageError(f"--ignore {word}: is one of the {classes} classes",
+                         advice="--ids says what numbers stand for")
     return None if word == "none" else int(word)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from translate.data.label_counts import LabelCounts
-from translate.data.labels import Labelling, read_labels
+from translate.data.labels import VOID, Labelling, read_labels
 from translate.data.layouts import (
     FOLDERS_OF,
     ComputedConfig,
@@ -18,6 +18,7 @@ from translate.data.layouts import (
     UnpairedConfig,
 )
 from translate.data.pairing import list_images, match, named
+from translate.data.stream import hint_at_truth
 from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
@@ -108,14 +109,15 @@ def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
 
 
 def _guessed_classes(folder: Path) -> int:
-    """Return one more than the largest number in some label maps, without 255, which is ignored."""
+    """Return one more than the largest number in some label maps, without the 255 of 8 bits, which is ignored."""
     largest = 1
     for path in list_images(folder)[:NUM_SAMPLE_FILES]:
         try:
             numbers = read_labels(path)
         except ImageError:
             continue  # the check reads every file and reports it
-        largest = max(largest, int(numbers[numbers != 255].max(initial=1)))
+        counted = numbers if numbers.dtype.itemsize > 1 else numbers[numbers != VOID]
+        largest = max(largest, int(counted.max(initial=1)))
     return largest + 1
 
 
@@ -150,7 +152,7 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
                 progress(done, num_files)
         known = [size for size in sizes if size is not None]
         met.update(known)
-        if config.paired and len(set(known)) > 1:
+        if len(set(known)) > 1:
             sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
 
@@ -200,7 +202,8 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[d
     for name in SPLITS:
         try:
             if isinstance(config, SidesConfig) and (folders := config.sides(name, root)) is not None:
-                pairs, wrong = _sides(config, folders)
+                pairs, wrong = _sides(config, folders, config.paired or (
+                    config.truth_is_known and name in FOLDERS_OF["test"]))
                 parts[name] = pairs
                 findings += wrong
                 found.add(name)
@@ -221,13 +224,16 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[d
                         if needs_test_images else
                         Finding(place, "note", "holds no test images, so a training has no scores, and shows pictures "
                                 "of training images", expected))
+    if hint := hint_at_truth(config, root):
+        findings.append(Finding(place, "note", hint))
     return parts, findings
 
 
-def _sides(config: SidesConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
+def _sides(config: SidesConfig, folders: tuple[Path, Path],
+           paired: bool) -> tuple[list[Pair], list[Finding]]:
     """Return the files of two folders, those that pair together and all others alone, and what does not pair."""
     files_a, files_b = config.files_of(folders)
-    if not config.paired:
+    if not paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
 
     # Files pair by name: two files of one name, and names without a partner, are errors.

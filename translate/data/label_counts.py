@@ -74,8 +74,8 @@ class LabelCounts:
         # All of it, or nearly, is ignored.
         labels = f"its {self.num_labels} labels"
         if self.ignored >= NEARLY_ALL * everything:
-            return f"{self._share(self.ignored, everything)} of {labels} are ignored ({self.ignored_number}), so that " \
-                   f"{'none' if not self.total else 'next to none'} of them counts"
+            return f"{self._share(self.ignored, everything)} of {labels} are ignored ({self.ignored_number}), so " \
+                   f"that {'none' if not self.total else 'next to none'} of them counts"
 
         # All of what counts is of one class. A class for each image leaves no room for "nearly".
         most = int(self.counted.argmax())
@@ -94,8 +94,8 @@ class LabelCounts:
             return f"look at names and folders of {where}"
         if not self.ignored:
             return f"look at the label maps, and at classes and ids of {where}"
-        return (f"if {self.ignored_number} is a class, write ids: {self.remedy} into {where}, or ignore: null where the "
-                "numbers in the files are the classes")
+        return (f"if {self.ignored_number} is a class, write ids: {self.remedy} into {where}, or ignore: null where "
+                "the numbers in the files are the classes")
 
     def warnings(self) -> list[str]:
         """Return a line on the classes that do not occur, and on one that is most of everything."""

@@ -45,13 +45,18 @@ class LayoutConfig(PlaceConfig):
     resize: int | None = Field(default=286, ge=1)  # short side that images are loaded at, px; null keeps the size
     augment: tuple[Augmentation, ...] = ("flip",)
 
-    paired: ClassVar[bool] = True
+    paired: ClassVar[bool] = True  # a training sees pairs
     aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
 
     @property
     def loading(self) -> Loading:
         """Return what its samples need to know of it. Each layout has `image_a`, as a field or computed from others."""
         return Loading(self.image_a, self.image_b, self.resize, self.augment)  # type: ignore[attr-defined]
+
+    @property
+    def truth_is_known(self) -> bool:
+        """Whether the recipe says that test image i of B is the truth of test image i of A."""
+        return self.paired
 
     @property
     def labelling(self) -> Labelling | None:
@@ -169,8 +174,14 @@ class UnpairedConfig(SidesConfig):
 
     kind: Literal["unpaired"] = "unpaired"
     image_a: ImageConfig = ImageConfig(channels=3)
+    # test images of A and B of one name are pairs, and scores are against them; false: the same names say nothing
+    truth: bool = False
 
     paired: ClassVar[bool] = False
+
+    @property
+    def truth_is_known(self) -> bool:
+        return self.truth
 
     def find(self, name: str, root: Path) -> Samples | None:
         folders = self.sides(name, root)

@@ -37,7 +37,8 @@ from torch import Tensor
 from translate import files
 from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
-from translate.data.pairing import list_images, pair_files
+from translate.data.pairing import list_images, names_of, shared_names
+from translate.data.stream import TRUTH_ADVICE
 from translate.errors import DataError, ImageError, UsageError
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.images.decoding import decode, read_content
@@ -135,46 +136,80 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     results = compare(Images(len(held_out.sources), fake), Images(len(held_out.reals), held_out.real),
                       None if release.labels else Images(len(held_out.sources), held_out.source),
                       paired=held_out.paired, sources_paired=True, on_progress=on_progress)
+    if not held_out.paired:
+        results.missing.append(f"scores against a truth: which image is whose is not known; {TRUTH_ADVICE}")
     results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction,
                       "weights": release.weights.name if release.weights else None}
     return results
 
 
-def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, most: int | None = None,
-                    on_progress: OnProgress = lambda done, total: None) -> Results:
-    """Score the images below `folder` against the real ones below `against`: by pairs too where all names pair.
+def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, truth: bool | None = None,
+                    most: int | None = None, on_progress: OnProgress = lambda done, total: None) -> Results:
+    """Score the images below `folder` against the real ones below `against`: by pairs too where most have a truth.
 
     source       holds what the images were made from, for the baselines; None: no baselines
+    truth        None: a real image of the very same name is an image's truth, and where at least half of the images
+                 have one, those are scored and the others named. True: also one whose name differs in what all names
+                 of its folder begin or end with. False: names say nothing, and sets are compared
     most         at most so many images of each folder, evenly spaced; None: all
     on_progress  called with the number of images looked at, and of all there are
 
     Raises `DataError` for folders without images and pairs of different sizes, `ImageError`.
     """
-    # Without a truth of the same name for every image, sets are compared
     images, reals = _list(folder), _list(against)
     sources = [] if source is None else _list(source)
-    notes = []
-    try:
-        images, reals = pair_files(folder, images, against, reals)
-        paired = True
-    except DataError as error:
-        paired = False
-        notes.append(f"scores against a truth need images that pair by name: {error}")
 
-    # Baselines are compared as sets, too, if the sources do not pair with the same images
+    # Images with a truth are scored, and what pairs with nothing is named. Without truths, sets are compared.
+    pairs, notes = _truths(folder, images, against, reals, truth)
+    if pairs:
+        images, reals = [image for image, _ in pairs], [real for _, real in pairs]
+
+    # Baselines are compared as sets, too, unless every image has its source
     sources_paired = False
-    if sources and source is not None:
+    if source is not None:
         try:
-            images_again, sources = pair_files(folder, images, source, sources)
-            sources_paired = images_again == images
+            origins, lonely, _ = shared_names(folder, images, source, sources, alike=True)
+            sources_paired = not lonely
+            if lonely:
+                notes.append(f"scores of baselines against a truth need a source of each image's name; without one in "
+                             f"{source}: {names_of(lonely)}")
+            else:
+                sources = [origin for _, origin in origins]
         except DataError as error:
             notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
 
     results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
-                      paired=paired, sources_paired=sources_paired, on_progress=on_progress)
+                      paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress)
     results.about |= {"what": str(folder), "against": str(against), "direction": None, "weights": None}
     results.missing += notes
     return results
+
+
+def _truths(folder: Path, images: list[Path], against: Path, reals: list[Path],
+            truth: bool | None) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Return the images that have a truth, each with it, and notes on the others; see `evaluate_folder`."""
+    if truth is False:
+        return [], []
+    try:
+        pairs, only_images, only_reals = shared_names(folder, images, against, reals, alike=bool(truth))
+        if truth and not pairs:
+            raise DataError(f"no name is like one of {against}", folder)
+    except DataError as error:
+        if truth:
+            raise
+        return [], [f"scores against a truth need images that pair by name: {error}"]
+    if truth is None and len(pairs) < len(only_images):
+        alike = shared_names(folder, images, against, reals, alike=True)[0][:1]
+        hint = [f"; --truth takes {a.name} and {b.name} for a pair" for a, b in alike]
+        return [], [f"scores against a truth need images that pair by name: {len(only_images)} of {len(images)} have "
+                    f"none in {against}: {names_of(only_images)}{''.join(hint)}"]
+    return pairs, _unscored(folder, only_images, against, only_reals)
+
+
+def _unscored(folder: Path, only_images: Sequence[Path], against: Path, only_reals: Sequence[Path]) -> list[str]:
+    """Return a line on the images, and one on the real ones, that pair with nothing."""
+    return [f"scores of {len(lonely)} in {place}, which pair by name with nothing in {other}: {names_of(lonely)}"
+            for lonely, place, other in ((only_images, folder, against), (only_reals, against, folder)) if lonely]
 
 
 def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255,
@@ -182,14 +217,17 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     """Score label maps below `folder` against those below `against`: mIoU and accuracies.
 
     Pixels whose truth is `ignore` do not count. `ids` says which classes the numbers in the files stand for, where they
-    do not stand for themselves (see `translate.data.labels.class_of`). Raises `DataError` unless all names pair, and
-    where all that counts is of one class, `ImageError` for what is no label map of these classes.
+    do not stand for themselves (see `translate.data.labels.class_of`). What pairs with nothing is named. Raises
+    `DataError` where no names pair, and where all that counts is of one class, `ImageError` for what is no label map of
+    these classes.
     """
-    predictions, truths = pair_files(folder, _list(folder), against, _list(against))
+    pairs, *lonely = shared_names(folder, _list(folder), against, _list(against), alike=True)
+    if not pairs:
+        raise DataError(f"none of its label maps has the name of one in {against}", folder)
     scores, labelling = LabelScores(classes, ignore), Labelling(classes, ignore, ids=tuple((ids or {}).items()))
     counts, num_strange = LabelCounts(labelling.names, ignore), 0
     confusions: list[np.ndarray] = []
-    for prediction, truth in zip(predictions, truths, strict=True):
+    for prediction, truth in pairs:
         stored = read_labels(truth)
         if (fault := labelling.fault(stored)) is not None:
             raise ImageError(truth, "read", f"{fault}; --classes, --ignore and --ids say which there are")
@@ -204,16 +242,17 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     # A score from nothing would be 1.
     if (fault := counts.fault()) is not None:
         number, stands_for = next(iter(counts.remedy.items()))
-        raise DataError(fault, against, f"if {number} is a class, add --ids {number}={stands_for}; --ignore none, where "
-                        "the numbers in the files are the classes" if counts.ignored else
-                        "no prediction can be told from another by such labels; look at the files, and at --classes")
-    missing = [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
-               if counts.absent]
+        raise DataError(fault, against, f"if {number} is a class, add --ids {number}={stands_for}; --ignore none "
+                        "where the numbers in the files are the classes" if counts.ignored else
+                        "such labels tell no prediction from another; look at the files, and at --classes")
+    missing = _unscored(folder, lonely[0], against, lonely[1])
+    missing += [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
+                if counts.absent]
     if num_strange:
         missing.append(f"a class in {num_strange:,} pixels of {folder}: their numbers are none of the {classes}, which "
                        "counts as wrong")
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
-                    "num_images": len(predictions), "num_reals": len(truths), "num_sources": 0, "paired": True,
+                    "num_images": len(pairs), "num_reals": len(pairs), "num_sources": 0, "paired": True,
                     "features": [], "labels": counts.as_json()},
                    scores.summarise(confusions), missing=missing)
 

@@ -103,6 +103,7 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     for document in (old, new):
         for field in Recipe.may_change:
             document.pop(field)
+        document["data"].pop("truth", None)  # decides about scores alone
         for stage in document["stages"]:
             stage.pop("memory"), stage.pop("micro_batch")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from translate.data import Batch, Samples, held_out
 from translate.data.label_counts import MAX_MAPS_BEFORE_TRAINING
+from translate.data.stream import hint_at_truth
 from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
 from translate.metrics.observations import MEASURES
@@ -93,7 +94,7 @@ class Logbook:
         if self.unscored:
             self.tell("warning", self.unscored)
         for line in self.notes:
-            self.tell("warning" if line.startswith("warning") else "labels", line)
+            self.tell("warning" if line.startswith("warning") else "data", line)
 
     def tell(self, what: str, line: str) -> None:
         """Say one thing worth knowing, and keep it for the report."""
@@ -268,13 +269,18 @@ class Logbook:
             self.write_report()
 
     def _make_evaluator(self) -> Evaluator | None:
-        """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does."""
+        """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does.
+
+        A run that has begun goes on all the same: a version before may have taken other images for the truth.
+        """
         if self.recipe.every.evaluate is None:
             return None
+        if hint := hint_at_truth(self.recipe.data, data_root()):
+            self.notes.append(hint)
         try:
             return Evaluator(self.recipe, self.accelerator, self.precision)
         except DataError as error:
-            if self.recipe.needs_test_images:
+            if self.recipe.needs_test_images and not (self.folder / "checkpoints").is_dir():
                 raise
             self.unscored = f"no held-out scores: {error}"
             return None

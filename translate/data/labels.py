@@ -13,6 +13,7 @@ from torch import Tensor
 
 from translate.errors import ImageError
 from translate.images.pictures import MAX_PIXELS, as_image_errors
+from translate.images.png_chunks import without_bad_chunks
 
 VOID = 255  # in most published label maps: pixels that do not count
 NO_CLASS = 65535  # in place of a number that is unknown
@@ -27,7 +28,8 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     with as_image_errors(path, "read"), path.open("rb") as file:
         try:
-            image = Image.open(file, formats=LOSSLESS)
+            readable, _ = without_bad_chunks(file, path)
+            image = Image.open(readable, formats=LOSSLESS)
         except UnidentifiedImageError:
             raise ImageError(path, "read", f"not a label map; expected one of {', '.join(LOSSLESS)}") from None
         if image.width * image.height > max_pixels:

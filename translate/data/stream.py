@@ -26,7 +26,6 @@ from translate.data.samples import Sample, Samples
 from translate.data.transforms import RandomTransform, centre_crop
 from translate.errors import DataError, ImageError, UsageError
 
-
 TRUTH_ADVICE = "where test images of one name are pairs, write truth: true into data in the recipe"
 
 

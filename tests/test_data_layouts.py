@@ -475,7 +475,7 @@ def test_unpaired_test_images_have_a_truth_only_where_the_recipe_says_so_and_nam
     for name, blue in (("trainA/0", 0), ("trainB/9", 0), ("testA/x", 1), ("testA/y", 2), ("testB/x", 3),
                        ("testB/y", 4)):
         save(tmp_path / f"{name}.png", coordinates(blue=blue))
-    with pytest.raises(DataError, match="the truth of its test images is not known; where .* write truth: true"):
+    with pytest.raises(DataError, match=r"the truth of its test images is not known; where .* write truth: true"):
         data.test_pairs(config_of(kind="unpaired", folder=tmp_path), tmp_path)
     config = config_of(kind="unpaired", folder=tmp_path, truth=True)
     pairs = data.test_pairs(config, tmp_path)

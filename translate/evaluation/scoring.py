@@ -53,7 +53,8 @@ from translate.places import data_root
 from translate.precision import choose_precision
 from translate.recipe import load_recipe
 from translate.runs.folder import RECIPE_FILE
-from translate.runs.release import load_release
+from translate.runs.places import naming_moved_places, relative_places
+from translate.runs.release import RELEASE, load_release
 from translate.translators import Direction
 
 RESULTS = "results.json"
@@ -122,7 +123,11 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     """
     # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    held_out = HeldOut(load_recipe(run_of(path) / RECIPE_FILE), data_root(), direction, most)
+    home = run_of(path)
+    home = home.parent if (home / RELEASE).is_file() and (home.parent / RECIPE_FILE).is_file() else home
+    recipe = load_recipe(home / RECIPE_FILE)  # of a release that lies in its run, the run's: it says where images are
+    with naming_moved_places(recipe, home):
+        held_out = HeldOut(recipe, data_root(), direction, most)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
     generator, image_out = release.generator.to(device), release.image_out
@@ -138,6 +143,8 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
                       paired=held_out.paired, sources_paired=True, on_progress=on_progress)
     if not held_out.paired:
         results.missing.append(f"scores against a truth: which image is whose is not known; {TRUTH_ADVICE}")
+    if relative := relative_places(recipe):
+        results.missing.append(f"certainty about the images: an earlier version saved a relative place, {relative}")
     results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction,
                       "weights": release.weights.name if release.weights else None}
     return results

@@ -26,6 +26,7 @@ from translate.report import showcase
 from translate.report.charts import Curve, line_chart, short
 from translate.report.reading import RunRecord, flat, read_run
 from translate.report.showcase import Shown
+from translate.runs.places import text_for_others
 from translate.sizes import format_bytes
 
 REPORT = "report.html"
@@ -60,7 +61,7 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
         two_way="ba" in record.recipe.translator.directions,
         speed=record.curve(record.timed, "images_per_second"),
         memory=record.curve(record.training, "peak_bytes", scale=2**-30), stages=stages(record),
-        events=[event for event in record.events if event["what"] != "report"], recipe_text=record.recipe.dump_yaml())
+        events=[event for event in record.events if event["what"] != "report"], recipe_text=text_for_others(record.recipe))
     return _write(page, file or run / REPORT)
 
 

@@ -1,7 +1,7 @@
 """The folder of a run: who may use it, what recipe it belongs to, and how the run ended.
 
     runs/<name>/
-      recipe.yaml      the resolved recipe                 metrics.jsonl   losses and scores, one line a record
+      recipe.yaml      the resolved recipe, absolute places    metrics.jsonl   losses and scores, one line a record
       status.json      running, stopped, finished          samples/        grids of the same held-out images over time
       checkpoints/     the newest few and the best         release/        the generators to give away, at the end
       memory.json      the memory plan of each stage       events.jsonl    start, resume, warnings, end
@@ -18,6 +18,7 @@ from translate import files
 from translate.errors import RunError
 from translate.networks.memory import Plan
 from translate.recipe import Recipe, differences, load_recipe
+from translate.runs.places import absolute, comparable, refuse_moved
 
 RECIPE_FILE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
@@ -37,13 +38,14 @@ class RunFolder:
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Raise `RunError` where the folder holds files that would be overwritten.
 
-        With `resume`: where it holds no run, or the run of another recipe.
+        With `resume`: where it holds no run, or the run of another recipe, or its images are not there any more.
         """
         saved = self.path / RECIPE_FILE
         if resume:
             if not saved.is_file():
                 raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
             refuse_changes(load_recipe(saved), recipe, self.path)
+            refuse_moved(recipe, self.path)
         elif self.path.exists() and not self.path.is_dir():
             raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
         elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
@@ -63,7 +65,7 @@ class RunFolder:
             except BlockingIOError:
                 self._lock.close()
                 raise RunError("another process is training this run", self.path, "wait for it, or end it") from None
-            files.write_bytes(self.path / RECIPE_FILE, recipe.dump_yaml().encode())
+            files.write_bytes(self.path / RECIPE_FILE, absolute(recipe).dump_yaml().encode())
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Replace `status.json`. Raises `DiskError`."""
@@ -99,7 +101,7 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     `translate train`.
     """
     # What changes no result
-    old, new = saved.dump(), recipe.dump()
+    old, new = comparable(saved, recipe)
     for document in (old, new):
         for field in Recipe.may_change:
             document.pop(field)

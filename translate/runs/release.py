@@ -1,7 +1,8 @@
 """The folder of weights one gives away, and reading a generator back from it or from a run.
 
-A release holds `recipe.yaml`, one safetensors file for each generator (the averaged one where an average was kept),
-`release.json`, a model card, and a manifest. A run folder serves as well: its newest verified checkpoint is read.
+A release holds `recipe.yaml`, which names no place on the disk of its maker, one safetensors file for each generator
+(the averaged one where an average was kept), `release.json`, a model card, and a manifest. A run folder serves as well:
+its newest verified checkpoint is read.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from translate.recipe import Recipe, Stage, load_recipe
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.folder import RECIPE_FILE
 from translate.runs.manifest import read_network, seal, verify, write_network
+from translate.runs.places import without_places
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"
@@ -100,7 +102,7 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
             write_network(building, f"generator_{direction}", translator.generator(direction))
 
         # What they are: the recipe, where they stand, and a card for people
-        files.write_bytes(building / RECIPE_FILE, recipe.dump_yaml().encode())
+        files.write_bytes(building / RECIPE_FILE, without_places(recipe).dump_yaml().encode())
         files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
                                               "images": progress.images, "stage": progress.stage,
                                               "stage_images": progress.stage_images, "chosen": chosen,
@@ -183,7 +185,7 @@ def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[fl
 def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str) -> str:
     """Return the README.md of a release."""
     directions = ", ".join(f"{direction[0].upper()} → {direction[1].upper()}" for direction in translator.directions)
-    data = recipe.data.card or "the folders its recipe names"
+    data = recipe.data.card or "images of its maker"
     return "\n".join([
         "---", "library_name: diptych", "tags: [image-to-image, " + recipe.translator.kind + "]", "---", "",
         f"# {recipe.name}", "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,7 @@ def train(
     with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):
         train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
     say(f"finished: {folder}; its report: {folder / 'report.html'}")
-    say(f"convert with: translate convert IN OUT --model {folder}")
+    say(f"convert with: translate convert IN OUT --model {shlex.quote(str(folder))}")
 
 
 def plan(

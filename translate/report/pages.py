@@ -61,7 +61,8 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
         two_way="ba" in record.recipe.translator.directions,
         speed=record.curve(record.timed, "images_per_second"),
         memory=record.curve(record.training, "peak_bytes", scale=2**-30), stages=stages(record),
-        events=[event for event in record.events if event["what"] != "report"], recipe_text=text_for_others(record.recipe))
+        events=[event for event in record.events if event["what"] != "report"],
+        recipe_text=text_for_others(record.recipe))
     return _write(page, file or run / REPORT)
 
 

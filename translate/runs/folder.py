@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 from pathlib import Path
 from typing import IO, Any
 
@@ -122,4 +123,4 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     if changed:
         raise RunError("\n".join(["belongs to another recipe, and resuming would mix the two:", *changed]), folder,
                        advice or "start a new run with --run, or undo the changes: "
-                       f"`translate train --resume --run {folder}` takes the saved recipe")
+                       f"`translate train --resume --run {shlex.quote(str(folder))}` takes the saved recipe")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -80,7 +81,8 @@ def _best_weights(run: Path) -> Path:
     """Return the best checkpoint of a run. Raises `UsageError` where there is none, `CheckpointError` for damage."""
     weights = best_checkpoint(run / "checkpoints")
     if weights is None:
-        raise UsageError("no evaluation has said which checkpoint of this run is the best", run, f"use --model {run}")
+        raise UsageError("no evaluation has said which checkpoint of this run is the best", run,
+                         f"use --model {shlex.quote(str(run))}")
     if (fault := verify(weights)) is not None:
         raise CheckpointError(f"the best checkpoint of this run is damaged: {fault}", weights)
     return weights

@@ -6,6 +6,7 @@ everything else that changes is in the checkpoint.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -282,7 +283,7 @@ class Run:
             num = self.accelerator.num_processes
             launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
             raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything "
-                          f"is saved. Continue with: {launch} train --resume --run-dir {self.folder}")
+                          f"is saved. Continue with: {launch} train --resume --run-dir {shlex.quote(str(self.folder))}")
 
     def _look_with_guard(self, images_before: int) -> Trouble | None:
         """Probe the generators where that is due; return what the guard says of the training, None where all is well.

@@ -16,9 +16,9 @@ from translate.cards.cards import find_card, read_record
 from translate.errors import RunError, TranslateError
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
-from translate.recipe import Recipe, load_recipe
+from translate.recipe import Recipe
 from translate.report.charts import Curve, Mark, Ring
-from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS
+from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, load_saved
 from translate.runs.records import EVENTS, METRICS
 from translate.runs.release import RELEASE
 
@@ -165,7 +165,7 @@ def read_run(folder: Path) -> RunRecord:
         raise RunError("is a release, which does not know how it was trained", folder, "name the run it is from")
     if not (folder / RECIPE_FILE).is_file():
         raise RunError(f"there is no run here: it holds no {RECIPE_FILE}", folder)
-    recipe = load_recipe(folder / RECIPE_FILE)
+    recipe = load_saved(folder)
     records = files.read_lines(folder / METRICS)
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]
                                            for kind in ("train", "evaluation", "game", "probe"))

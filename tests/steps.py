@@ -14,7 +14,6 @@ from translate.optimizers import SGD
 from translate.training.update import Update
 from translate.translators import Translator
 
-
 LR = 0.003  # moves a discriminator so far that a generator which plays against it has other gradients
 
 

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from translate.schema import Config
 
-
 Side = Literal["generator", "discriminator"]  # of the game
 
 

@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
 from translate import files
@@ -225,6 +224,8 @@ def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str],
 
 def estimate(values: np.ndarray) -> dict[str, float | None]:
     """Return {mean, half}: half the width of the Student t interval over seeds; null for one seed."""
+    from scipy import stats  # slow to import
+
     num = len(values)
     half = None if num < 2 else float(stats.t.ppf((1 + CONFIDENCE) / 2, num - 1) * values.std(ddof=1) / num**0.5)
     return {"mean": float(values.mean()), "half": half}

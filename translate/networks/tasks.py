@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-import torchvision
 from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
@@ -94,14 +93,16 @@ class TorchvisionConfig(TaskConfig):
         """Raises `UsageError` for other images, and where ImageNet weights are asked for and cannot be had."""
         if channels not in (1, 3):
             raise UsageError(f"task network {self.name}: takes images of 1 or 3 channels, not {channels}")
+        from torchvision import models  # slow to import, and no other network needs it
+
+        backbones = {"mobilenet_v3_large": models.MobileNet_V3_Large_Weights, "resnet50": models.ResNet50_Weights}
         weights = "DEFAULT" if self.pretrained else None
         try:
             if self.per_pixel:
-                backbone = weights and _BACKBONES[self.name.split("_", 1)[1]].DEFAULT
-                network = torchvision.models.get_model(self.name, weights=None, weights_backbone=backbone,
-                                                       num_classes=classes)
+                backbone = weights and backbones[self.name.split("_", 1)[1]].DEFAULT
+                network = models.get_model(self.name, weights=None, weights_backbone=backbone, num_classes=classes)
             else:
-                network = torchvision.models.get_model(self.name, weights=weights)
+                network = models.get_model(self.name, weights=weights)
                 network.fc = nn.Linear(network.fc.in_features, classes)
         except OSError as error:  # no network here, and nothing in the cache
             raise UsageError(f"task network {self.name}: its ImageNet weights could not be downloaded ({error}); put "
@@ -109,8 +110,6 @@ class TorchvisionConfig(TaskConfig):
         return FromTorchvision(network)
 
 
-_BACKBONES: dict[str, Any] = {"mobilenet_v3_large": torchvision.models.MobileNet_V3_Large_Weights,
-                              "resnet50": torchvision.models.ResNet50_Weights}
 TaskNetworkConfig = Annotated[CNNConfig | FCNConfig | TorchvisionConfig, Field(discriminator="kind")]
 
 

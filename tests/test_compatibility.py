@@ -22,7 +22,7 @@ import translate
 from tests.conftest import write_pairs
 from tests.runs import Silent
 from translate.cli import main
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.recipe import load_recipe
 from translate.runs.checkpoint import read_progress, save_checkpoint
 from translate.runs.folder import RunFolder

@@ -46,6 +46,9 @@ CYCLEGANS = {
     "resnet-antialiased": CycleGANConfig(
         generator=ResNetConfig(width=4, blocks=1, upsample="bilinear", downsample="blurred", init="orthogonal"),
         discriminator=PatchGANConfig(width=4, layers=2, downsample="blurred"), pool=0),
+    "resnet-antialiased-as-cut": CycleGANConfig(
+        generator=ResNetConfig(width=4, blocks=1, upsample="bilinear", downsample="antialiased"), discriminator=PATCH,
+        pool=0),
     "resnet-attention": CycleGANConfig(
         generator=ResNetConfig(width=4, blocks=2, downs=3, attention=True), discriminator=PATCH, pool=0),
 }

@@ -22,9 +22,9 @@ from translate.errors import DoesNotFit
 from translate.losses import LeastSquares
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.dropout import seed_dropout
+from translate.networks.live_bytes import LiveBytes
 from translate.optimizers import SGD
 from translate.precision import is_out_of_memory
-from translate.training.live_bytes import LiveBytes
 from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, Translator
 

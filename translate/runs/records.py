@@ -31,11 +31,28 @@ from torch import Tensor
 
 from translate import files
 from translate.errors import MissingExtra
+from translate.foreign import Count, Shape, read_lines
 from translate.networks.eval_mode import evaluating
 from translate.recipe import Recipe
 from translate.translators import Direction, Translator
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+
+
+class Line(Shape):
+    """What every line of `metrics.jsonl` has."""
+
+    images: Count
+    kind: str
+
+
+class Event(Shape):
+    """What every line of `events.jsonl` has."""
+
+    time: str
+    images: Count
+    what: str
+    message: str
 
 
 class Tracker:
@@ -76,7 +93,7 @@ class Tracker:
         """Remove the metrics of more than `num_images`, as the training repeats those images."""
         path = self.folder / METRICS
         if self.accelerator.is_main_process and path.exists():
-            kept = [record for record in files.read_lines(path) if record["images"] <= num_images]
+            kept = [record for record in read_lines(path, Line) if record["images"] <= num_images]
             with files.as_disk_errors(path):
                 files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 

@@ -24,7 +24,7 @@ from tests.conftest import write_pairs
 from tests.runs import Silent, final_state, pix2pix_recipe, train_until
 from translate.cli import main
 from translate.errors import RunError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.recipe import load_recipe
 from translate.runs.checkpoint import read_progress, save_checkpoint
 from translate.runs.folder import RunFolder, load_saved

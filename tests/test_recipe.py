@@ -18,7 +18,7 @@ from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cut_recipe, cyclegan_recipe, final_state, pix2pix_recipe
 from translate.data import ComputedConfig, LabelsConfig, PairedConfig, UnpairedConfig
 from translate.errors import RecipeError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.places import shipped_recipes
 from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.schema import validate

@@ -23,7 +23,7 @@ from translate.cards.cards import find_card
 from translate.cli.app import app
 from translate.errors import RunError, UsageError
 from translate.evaluation.scoring import evaluate_run
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
 from translate.report import write_comparison, write_report

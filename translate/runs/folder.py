@@ -13,16 +13,48 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from pydantic import Field
 
 from translate import files
-from translate.errors import RunError
-from translate.networks.memory import Plan
+from translate.errors import DocumentError, RunError
+from translate.foreign import Count, Shape, read_json
+from translate.networks.memory import Plan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
 
 RECIPE_FILE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
 BEFORE_TRAINING = {RECIPE_FILE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}
+
+
+class Status(Shape):
+    """What others read of `status.json`."""
+
+    state: str
+    message: str = ""
+    images: Count
+    of: Count
+
+
+class Asked(Shape):
+    """What a memory plan was chosen by."""
+
+    memory: str | dict[str, Any]
+    card: str | None
+
+
+class MemoryChoice(Shape):
+    """The memory plan of a stage, and what it was chosen by."""
+
+    asked: Asked
+    plan: PlanName
+    strips: Annotated[int, Field(ge=2, le=1000)] | None
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """Return how the run in a folder goes; empty where it does not say. Raises `DocumentError`."""
+    return read_json(run / STATUS, Status)
 
 
 class RunFolder:
@@ -61,7 +93,7 @@ class RunFolder:
         """
         with files.as_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("wb")
+            self._lock = files.appending(self.path / LOCK)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -76,7 +108,10 @@ class RunFolder:
 
     def memory_choices(self) -> dict[str, Any]:
         """Return what `memory.json` holds; empty before the first stage."""
-        return files.read_json(self.path / MEMORY)
+        try:
+            return read_json(self.path / MEMORY, dict[str, MemoryChoice])
+        except DocumentError:  # plans are equal in what they compute: others are chosen
+            return {}
 
     def remember_memory(self, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
         """Note the memory plan of stage `number` for a later resume.

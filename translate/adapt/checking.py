@@ -20,6 +20,7 @@ from translate.data.layouts import Split
 from translate.data.pairing import match, named
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData
+from translate.foreign import Shape
 from translate.images.reading import ImageConfig, read_image
 from translate.places import data_root
 from translate.recipe import Adaptation, Recipe
@@ -28,6 +29,12 @@ from translate.training.loop import Reporter
 CHECKED = "checked.json"
 VERSION = 2  # raise it when more is looked at: what was found good before is read again
 Image = tuple[Path, ImageConfig]
+
+
+class Checked(Shape):
+    """What is read of `checked.json`."""
+
+    told: list[str]  # what labels are of, and what is odd about them
 
 
 def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Reporter, training: bool = True) -> None:
@@ -66,7 +73,7 @@ def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Repor
         refuse_unreadable(images, lambda done, total: report.progress(done, total, "reading images", {}))
         return {"images": len(images), "told": told}
 
-    for line in kept(home / CHECKED, digest_of(parts, images), look_at_all)["told"]:
+    for line in kept(home / CHECKED, digest_of(parts, images), look_at_all, shape=Checked)["told"]:
         report.say(line)
 
 

@@ -195,9 +195,9 @@ def unpaired(tmp_path: Path) -> Path:
     return data
 
 
-def unrelated(data: Path, **changes: Any) -> Recipe:
+def unrelated(home: Path, **changes: Any) -> Recipe:
     """A CycleGAN of images of which no recipe says that they are pairs."""
-    return cyclegan_recipe(data, data={"kind": "unpaired", "folder": str(data), "resize": 40}, **changes)
+    return cyclegan_recipe(home, data={"kind": "unpaired", "folder": str(home), "resize": 40}, **changes)
 
 
 def evaluate_once(data: Path, out: Path) -> None:

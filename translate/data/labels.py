@@ -108,7 +108,7 @@ class Labelling:
         ids, unknown = dict(self.ids), set()
         for number in np.unique(stored).tolist():
             means = class_of(number, ids)
-            of_class = number if means is None else int(self.of_class(np.int64(means)))
+            of_class = number if means is None else int(self.of_class(np.asarray(means)))
             if means is None or (self.ignore not in (means, of_class) and of_class >= self.classes):
                 unknown.add(of_class)
         return sorted(unknown)

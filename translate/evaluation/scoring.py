@@ -51,8 +51,7 @@ from translate.metrics.observations import MEASURES, Observed, observe, summaris
 from translate.metrics.segmentation import LabelScores
 from translate.places import data_root
 from translate.precision import choose_precision
-from translate.recipe import load_recipe
-from translate.runs.folder import RECIPE_FILE
+from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.places import naming_moved_places, relative_places
 from translate.runs.release import RELEASE, load_release
 from translate.translators import Direction
@@ -125,7 +124,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     release = load_release(path, direction)
     home = run_of(path)
     home = home.parent if (home / RELEASE).is_file() and (home.parent / RECIPE_FILE).is_file() else home
-    recipe = load_recipe(home / RECIPE_FILE)  # of a release that lies in its run, the run's: it says where images are
+    recipe = load_saved(home)  # of a release that lies in its run, the run's: it says where images are
     with naming_moved_places(recipe, home):
         held_out = HeldOut(recipe, data_root(), direction, most)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -173,17 +172,16 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
 
     # Baselines are compared as sets, too, unless every image has its source
     sources_paired = False
-    if source is not None:
+    if pairs and source is not None:
         try:
             origins, lonely, _ = shared_names(folder, images, source, sources, alike=True)
-            sources_paired = not lonely
-            if lonely:
-                notes.append(f"scores of baselines against a truth need a source of each image's name; without one in "
-                             f"{source}: {names_of(lonely)}")
-            else:
-                sources = [origin for _, origin in origins]
         except DataError as error:
             notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
+        else:
+            sources_paired = not lonely
+            sources = sources if lonely else [origin for _, origin in origins]
+            notes += [f"scores of baselines against a truth need a source of each image's name; without one in {source}: "
+                      f"{names_of(lonely)}"] if lonely else []
 
     results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
                       paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress)

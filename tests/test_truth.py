@@ -19,7 +19,7 @@ from translate.data.layouts import UnpairedConfig
 from translate.errors import DataError, RunError
 from translate.evaluation.heldout import HeldOut
 from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.report.showcase import make_shown
 from translate.runs.folder import refuse_changes

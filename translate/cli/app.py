@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spi
 class Command(TyperCommand):
     """A command that takes `~` for the home directory in every path: no shell does in `--run=~/x` and in quotes."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         ctx.params = {name: at_home(value) for name, value in ctx.params.items()}
         return super().invoke(ctx)
 

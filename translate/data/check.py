@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
+
+from translate.data.duplicates import Pictures
 from translate.data.label_counts import LabelCounts
-from translate.data.labels import VOID, Labelling, read_labels
-from translate.data.layouts import (
-    FOLDERS_OF,
-    ComputedConfig,
-    LabelsConfig,
-    LayoutConfig,
-    PairedConfig,
-    SidesConfig,
-    UnpairedConfig,
-)
-from translate.data.pairing import list_images, match, named
+from translate.data.labels import Labelling, read_labels
+from translate.data.layouts import FOLDERS_OF, LayoutConfig, SidesConfig
+from translate.data.pairing import match, named, names_of
+from translate.data.recognising import matched, recognise, splits_further_down, train_sides
 from translate.data.stream import hint_at_truth
 from translate.errors import DataError, ImageError, TranslateError
 from translate.images.decoding import decode, inspect, read_content
@@ -25,7 +23,6 @@ from translate.images.reading import ImageConfig, fit
 
 Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
 SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
-NUM_SAMPLE_FILES = 20  # of a folder, to recognise its layout by
 
 
 class Finding(NamedTuple):
@@ -59,8 +56,12 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     # A bare folder: what it seems to be.
     config = recognise(data)
     if config is None:
-        return [Finding(data, "error", "holds no images in a layout that is known",
-                        "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
+        inside = splits_further_down(data) if data.is_dir() else []
+        return [Finding(data, "error", f"has splits further down alone, in {names_of(inside)}", "check one of these "
+                        "folders, or a recipe that says which is which: a, b, test_a, test_b") if inside else
+                Finding(data, "error", "holds no images in a layout that is known",
+                        "expected trainA and trainB (or A/train and B/train, or train/A and train/B), train (A beside "
+                        "B), train_label and train_img, or photographs")]
     note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
                    "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
@@ -72,62 +73,20 @@ def count_severities(findings: list[Finding]) -> dict[Severity, int]:
             for severity in reversed(get_args(Severity))}
 
 
-def recognise(folder: Path) -> LayoutConfig | None:
-    """Return the layout that a folder seems to have; None where no known place in it holds images."""
-    if not folder.is_dir():
-        return None
-    if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
-        _, only_a, only_b = _matched(folder)
-        return UnpairedConfig(folder=folder) if only_a or only_b else PairedConfig(folder=folder)
-    if (folder / "train_label").is_dir() and (folder / "train_img").is_dir():
-        return LabelsConfig(folder=folder, classes=_guessed_classes(folder / "train_label"))
-    if (folder / "train").is_dir():
-        aligned = all(width == 2 * height for width, height in _sizes(list_images(folder / "train")))
-        return PairedConfig(folder=folder) if aligned else ComputedConfig(folder=folder)
-    return ComputedConfig(folder=folder) if list_images(folder) else None
-
-
-def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
-    """Return how many names of trainA and trainB pair, and the files of each that have no partner."""
-    a, b = (named(side, list_images(side)) for side in (folder / "trainA", folder / "trainB"))
-    pairs, only_a, only_b = match(list(a), list(b))
-    return len(pairs), [a[name][0] for name in only_a], [b[name][0] for name in only_b]
-
-
 def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
     """Yield the files without a partner of a folder whose trainA and trainB pair for the most part."""
-    if config.paired or config.folder is None:
+    if config.paired or not isinstance(config, SidesConfig) or (folders := train_sides(config)) is None:
         return
-    num_pairs, only_a, only_b = _matched(config.folder)
+    num_pairs, only_a, only_b = matched(folders)
     if num_pairs < max(len(only_a), len(only_b)):  # on one side, most have no partner: not meant as pairs
         return
-    yield Finding(config.folder, "warning", f"{num_pairs} names of trainA are in trainB too, and "
+    place = Path(os.path.commonpath(folders))
+    name_a, name_b = (folder.relative_to(place) for folder in folders)
+    yield Finding(place, "warning", f"{num_pairs} names of {name_a} are in {name_b} too, and "
                   f"{len(only_a + only_b)} have no partner: probably meant as pairs",
                   "if so, add their partners, or remove them")
-    for lonely, other in ((only_a, "trainB"), (only_b, "trainA")):
+    for lonely, other in ((only_a, name_b), (only_b, name_a)):
         yield from (Finding(path, "warning", f"has no partner in {other}") for path in lonely)
-
-
-def _guessed_classes(folder: Path) -> int:
-    """Return one more than the largest number in some label maps, without the 255 of 8 bits, which is ignored."""
-    largest = 1
-    for path in list_images(folder)[:NUM_SAMPLE_FILES]:
-        try:
-            numbers = read_labels(path)
-        except ImageError:
-            continue  # the check reads every file and reports it
-        counted = numbers if numbers.dtype.itemsize > 1 else numbers[numbers != VOID]
-        largest = max(largest, int(counted.max(initial=1)))
-    return largest + 1
-
-
-def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
-    for path in files[:NUM_SAMPLE_FILES]:
-        try:
-            info = inspect(path)
-        except ImageError:
-            continue
-        yield info.width, info.height
 
 
 def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
@@ -141,10 +100,12 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
     num_files, done = sum(len(pair) for part in parts.values() for pair in part), 0
     labels = {name: LabelCounts(config.labelling.names, config.labelling.ignore) for name in parts
               if config.labelling is not None}
+    pictures = Pictures(FOLDERS_OF["test"])
     for name, pair in ((name, pair) for name, part in parts.items() for pair in part):
         sizes = []
         for path, side in pair:
-            size, findings = _read_file(path, side, config, crop, labels.get(name))
+            note = functools.partial(pictures.add, name, side, path)
+            size, findings = _read_file(path, side, config, crop, labels.get(name), note)
             yield from findings
             sizes.append(size)
             done += 1
@@ -155,6 +116,9 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         if len(set(known)) > 1:
             sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
+
+    # The same picture twice, where that is a fault.
+    yield from (Finding(config.place(root), "warning", *fault) for fault in pictures.faults())
 
     # What the label maps are of.
     for name, counts in labels.items():
@@ -256,9 +220,10 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
 
 
 def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, int] | None,
-               counts: LabelCounts | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+               counts: LabelCounts | None, note_pixels: Callable[[np.ndarray], None],
+               ) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
-    and findings. What a label map is of is added to `counts`."""
+    and findings. What a label map is of is added to `counts`, and `note_pixels` is shown an image as it is stored."""
     # Read it as each side it belongs to
     image_a, image_b = config.loading.image_a, config.loading.image_b
     try:
@@ -266,6 +231,7 @@ def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, in
             return _read_label_map(path, config.labelling, counts)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
         picture = decode(read_content(path), path)
+        note_pixels(picture.pixels)
         array = fit(picture, wanted[0]).pixels
         for other in wanted[1:]:
             fit(picture, other)

@@ -1,6 +1,7 @@
 """What a recipe may say about its data, and where each layout keeps its images.
 
     unpaired   folder/trainA, trainB, testA, testB (valA, valB)         or two folders a, b
+               folder/A/train, B/train, … or folder/train/A, train/B, …
     paired     folder/train, test, val of files with A beside B         or two folders a, b, paired by name
                folder/trainA, trainB, … paired by name
     labels     folder/train_label, train_img, test_label, test_img      or two folders a (labels), b (images)
@@ -127,13 +128,21 @@ class SidesConfig(LayoutConfig):
             own = {"train": (self.a, self.b), "test": (self.test_a, self.test_b)}.get(name, (None, None))
             return None if own[0] is None or own[1] is None else (own[0].expanduser(), own[1].expanduser())
         place = self.place(root)
-        folder_a, folder_b = (place / f"{name}{suffix}" for suffix in self.suffixes)
-        if not folder_a.is_dir() and not folder_b.is_dir():
-            return None
-        for folder, other in ((folder_a, folder_b), (folder_b, folder_a)):
-            if not folder.is_dir():
-                raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
-        return folder_a, folder_b
+        ways = self.folders_of(name)
+        found = [(place / a, place / b) for a, b in ways if (place / a).is_dir() and (place / b).is_dir()]
+        if found:
+            return found[0]
+        for a, b in (*ways[:2], *(way[::-1] for way in ways[:2])):  # train/A alone may be any folder of images
+            if (place / a).is_dir():
+                raise DataError(f"no such folder, and {a} is there; both are needed", place / b, self.hint())
+        return None
+
+    def folders_of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Return what the folders of A and B of a split may be called: trainA, or A/train, or train/A."""
+        suffixes = self.suffixes
+        a, b = (suffix.strip("_") for suffix in suffixes)
+        return (f"{name}{suffixes[0]}", f"{name}{suffixes[1]}"), (f"{a}/{name}", f"{b}/{name}"), (
+            f"{name}/{a}", f"{name}/{b}")
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
@@ -190,7 +199,7 @@ class UnpairedConfig(SidesConfig):
         return UnpairedSamples(self.loading, name, *self.files_of(folders))
 
     def description(self) -> str:
-        return "trainA and trainB, whose names do not all pair"
+        return "images of A and of B (trainA and trainB), whose names do not all pair"
 
 
 class PairedConfig(SidesConfig):
@@ -216,8 +225,8 @@ class PairedConfig(SidesConfig):
         return AlignedSamples(self.loading, name, aligned, swapped=self.direction == "ba")
 
     def description(self) -> str:
-        by_name = self.folder is not None and (self.folder / "trainA").is_dir()
-        return "trainA and trainB, paired by name" if by_name else "files with A beside B"
+        by_name = self.a is not None or self.sides("train", Path()) is not None
+        return "images of A and of B (trainA and trainB), paired by name" if by_name else "files with A beside B"
 
     @pydantic.model_validator(mode="after")
     def _direction_of_a_folder(self) -> PairedConfig:

@@ -17,11 +17,10 @@ NUM_NAMED = 20  # files that an error names before it says how many more there a
 def list_images(folder: Path, pattern: str = "*") -> list[Path]:
     """Return the image files below `folder`, nested ones too, sorted.
 
-    Hidden files are left out (macOS keeps notes under `._name`), and those whose names do not match `pattern`. Raises
-    `ImageError` for a folder that cannot be read.
+    Left out are hidden files (macOS keeps notes under `._name`), what systems put there (`@eaDir`), and files whose
+    names do not match `pattern`. Raises `ImageError` for a folder that cannot be read.
     """
-    return [path for path in find_images(folder) if fnmatchcase(path.name, pattern)
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [path for path in find_images(folder) if fnmatchcase(path.name, pattern)]
 
 
 def named(folder: Path, files: Iterable[Path]) -> dict[str, list[Path]]:

@@ -180,8 +180,8 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
         else:
             sources_paired = not lonely
             sources = sources if lonely else [origin for _, origin in origins]
-            notes += [f"scores of baselines against a truth need a source of each image's name; without one in {source}: "
-                      f"{names_of(lonely)}"] if lonely else []
+            notes += [f"scores of baselines against a truth need a source of each image's name; without one in "
+                      f"{source}: {names_of(lonely)}"] if lonely else []
 
     results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
                       paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress)

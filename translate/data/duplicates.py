@@ -50,7 +50,7 @@ class Pictures:
 
     def _same(self, one: Callable[[Place], bool], other: Callable[[Place], bool]) -> dict[Path, Path]:
         """Return the files at places of the one kind that show what one at a place of the other kind shows."""
-        found = {}
+        found: dict[Path, Path] = {}
         for places in self._places.values():
             others = [place[2] for place in places if other(place)]
             found |= {place[2]: others[0] for place in places if others and one(place)}

@@ -68,7 +68,7 @@ def not_for_ever() -> Iterator[None]:
 def test_no_reader_waits_for_what_is_no_file(reader: str, kind: str, tmp_path: Path) -> None:
     """A training hung for ever in one such file, and SIGTERM did not end it."""
     KINDS[kind](tmp_path / "x.png")
-    with pytest.raises(ImageError, match="is no plain file|is a folder, and a file was expected"):
+    with pytest.raises(ImageError, match=r"is no plain file|is a folder, and a file was expected"):
         READERS[reader](tmp_path / "x.png")
 
 

@@ -144,7 +144,7 @@ def opened(path: Path) -> BufferedReader:
     if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise DocumentError("is a folder, and a file was expected" if stat.S_ISDIR(mode) else "is no plain file", path)
-    return open(path, "rb", opener=lambda *_: descriptor)  # noqa: PTH123 (a file that knows its name)
+    return open(path, "rb", opener=lambda *_: descriptor)  # which knows its name
 
 
 def _lines(file: BufferedReader) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ import pydantic
 from pydantic import Field
 
 from translate.data.labelled import Labelled, LabelledConfig, matches
-from translate.data.labels import VOID, class_of, default_ignore, read_labels
+from translate.data.labels import VOID, class_of, default_ignore, numbers_in, read_labels
 from translate.data.layouts import Split
 from translate.data.pairing import match, named, pair_files
 from translate.errors import DataError, ImageError
@@ -87,7 +87,7 @@ class LabelMaps(LabelledConfig):
         stored, known = read_labels(label).astype(np.int64), self.known
 
         # A number that the recipe does not know is an error, not a pixel to ignore.
-        present = np.unique(stored).tolist()
+        present = numbers_in(stored)
         classes = {number: class_of(number, known or {}) for number in present}
         unknown = [number for number, means in classes.items()
                    if means is None or (means >= self.classes and means != self.ignore)]

@@ -45,7 +45,7 @@ def comparable(saved: Recipe, recipe: Recipe) -> tuple[dict[str, Any], dict[str,
         there = _real(path)
         return _real(places[field]) if field in places and not there.exists() and places[field].exists() else there
 
-    return _changed(saved, now).dump(), _changed(recipe, lambda field, path: _real(path)).dump()
+    return _document(saved, now), _document(recipe, lambda field, path: _real(path))
 
 
 def places_of(recipe: Recipe) -> dict[str, Path]:
@@ -92,7 +92,7 @@ def _changed(recipe: Recipe, change: Callable[[str, Path], Path]) -> Recipe:
     return validate(Recipe, _document(recipe, change), recipe.name)
 
 
-def _document(recipe: Recipe, change: Callable[[str, Path], Path]) -> Any:
+def _document(recipe: Recipe, change: Callable[[str, Path], Path]) -> dict[str, Any]:
     """Return a recipe as a plain document, in which each place is what `change` makes of its field and path."""
     def walk(value: Any, field: str) -> Any:
         if isinstance(value, Path):
@@ -101,7 +101,7 @@ def _document(recipe: Recipe, change: Callable[[str, Path], Path]) -> Any:
             return {key: walk(each, f"{field}.{key}" if field else str(key)) for key, each in value.items()}
         return [walk(each, field) for each in value] if isinstance(value, list | tuple) else value
 
-    return walk(recipe.model_dump(), "")
+    return dict(walk(recipe.model_dump(), ""))
 
 
 def _paths(value: Any, field: str) -> Iterator[tuple[str, Path]]:

@@ -43,7 +43,8 @@ def comparable(saved: Recipe, recipe: Recipe) -> tuple[dict[str, Any], dict[str,
 
     def now(field: str, path: Path) -> Path:
         there = _real(path)
-        return _real(places[field]) if field in places and not there.exists() and places[field].exists() else there
+        new = _real(places[field]) if field in places else there
+        return new if new.exists() and not there.exists() else there
 
     return _document(saved, now), _document(recipe, lambda field, path: _real(path))
 

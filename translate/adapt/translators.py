@@ -13,8 +13,8 @@ from translate.adapt.tasks import kept_task
 from translate.data.labelled import Labelled
 from translate.errors import RECIPE_PLACEHOLDER, DocumentError, Mistake, RecipeError, RunError, Stopped
 from translate.networks.tasks import RECORD, read_task
-from translate.recipe import Adaptation, Recipe, differences, load_recipe
-from translate.runs.folder import RECIPE_FILE, read_status, refuse_changes
+from translate.recipe import Adaptation, Recipe, differences
+from translate.runs.folder import RECIPE_FILE, load_saved, read_status, refuse_changes
 from translate.schema import validate
 from translate.training.loop import Reporter, train
 
@@ -96,7 +96,7 @@ def saved_recipe(folder: Path, chosen: Recipe) -> Recipe:
     Its task network is named where it lies now, as OUT may have been moved; whether that is the network that it began
     with, `consistency.json` tells by its content.
     """
-    document, wanted = load_recipe(folder / RECIPE_FILE).dump(), chosen.dump()["translator"].get("semantic")
+    document, wanted = load_saved(folder).dump(), chosen.dump()["translator"].get("semantic")
     if wanted is not None and document["translator"].get("semantic") is not None:
         document["translator"]["semantic"]["task"] = wanted["task"]
     saved = validate(Recipe, document, str(folder / RECIPE_FILE))

@@ -18,9 +18,9 @@ from translate.errors import DocumentError, RunError, TranslateError
 from translate.foreign import Count, Lines, Number, Shape, examine_lines, read_json
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
-from translate.recipe import Recipe, load_recipe
+from translate.recipe import Recipe
 from translate.report.charts import Curve, Mark, Ring
-from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, MemoryChoice, Status
+from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, MemoryChoice, Status, load_saved
 from translate.runs.records import EVENTS, METRICS, Event, Line
 from translate.runs.release import RELEASE
 
@@ -263,7 +263,7 @@ def read_run(folder: Path) -> RunRecord:
         raise RunError("is a release, which does not know how it was trained", folder, "name the run it is from")
     if not (folder / RECIPE_FILE).is_file():
         raise RunError(f"there is no run here: it holds no {RECIPE_FILE}", folder)
-    recipe = load_recipe(folder / RECIPE_FILE)
+    recipe = load_saved(folder)
     faults = Faults(folder)
     records = [numbers_of(record) for record in faults.lines(METRICS, Record)]
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]

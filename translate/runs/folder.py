@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -71,16 +72,19 @@ class RunFolder:
 
         With `resume`: where it holds no run, or the run of another recipe.
         """
-        saved = self.path / RECIPE_FILE
         if resume:
-            if not saved.is_file():
-                raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
-            refuse_changes(load_recipe(saved), recipe, self.path)
+            refuse_changes(self.saved_recipe(), recipe, self.path)
         elif self.path.exists() and not self.path.is_dir():
             raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
         elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
             raise RunError("holds files already and is not overwritten", self.path,
                            "continue it with --resume, or name another folder with --run")
+
+    def saved_recipe(self) -> Recipe:
+        """Return the recipe that the run was begun with. Raises `RunError` where there is none."""
+        if not (self.path / RECIPE_FILE).is_file():
+            raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
+        return load_saved(self.path)
 
     def claim(self, recipe: Recipe) -> None:
         """Make the folder, keep other processes out until `leave`, and save the resolved recipe.
@@ -126,6 +130,26 @@ class RunFolder:
             self._lock.close()
 
 
+def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the recipe that a run or a release holds. Raises `RecipeError`."""
+    return as_written(load_recipe(folder / RECIPE_FILE, overrides))
+
+
+def as_written(saved: Recipe) -> Recipe:
+    """Return what a recipe meant that a training has saved: what it does not say, its version did in its own way.
+
+    Before a recipe could say who is trained first in a step, generators were, whatever the translator.
+    """
+    written = "first" in saved.translator.pace.model_fields_set
+    return saved if written or saved.translator.first == "generator" else saved.with_first("generator")
+
+
+def continued(saved: Recipe, recipe: Recipe) -> Recipe:
+    """Return what `recipe` means to a run that was begun with `saved`: what it leaves open stays as it was."""
+    is_open = recipe.translator.pace.first is None and recipe.translator.first != saved.translator.first
+    return recipe.with_first(saved.translator.first) if is_open else recipe
+
+
 def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:
     """Raise `RunError` listing what differs, unless a resume with the new recipe goes on with the same training.
 
@@ -134,8 +158,10 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     `translate train`.
     """
     # What changes no result
+    recipe = continued(saved, recipe)
     old, new = saved.dump(), recipe.dump()
-    for document in (old, new):
+    for document, each in ((old, saved), (new, recipe)):
+        document["translator"]["pace"]["first"] = each.translator.first
         for field in Recipe.may_change:
             document.pop(field)
         for stage in document["stages"]:

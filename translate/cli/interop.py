@@ -35,8 +35,8 @@ def import_checkpoint(
                                                   show_default="0.5")] = None,
 ) -> None:
     """Make a release of a checkpoint of another project. Nothing in the file is run."""
-    from translate.foreign.evidence import Choices
-    from translate.foreign.importing import Training, import_release
+    from translate.interop.evidence import Choices
+    from translate.interop.importing import Training, import_release
 
     imported = import_release(file, to, direction, back,  # type: ignore[arg-type]
                               Choices(upsample, dropout),  # type: ignore[arg-type]

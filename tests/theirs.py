@@ -166,7 +166,7 @@ def shaken(network: nn.Module, seed: int = 0) -> nn.Module:
 
 SIZES, HD_SIZES = [(32, 32), (64, 40), (100, 76)], [(64, 64), (96, 160), (208, 112)]
 NORMS = ("instance", "batch", "none")
-TABLE: dict[str, tuple[Callable[..., nn.Module], float, list[tuple[int, int]]]] = {  # network, largest difference, sizes
+TABLE: dict[str, tuple[Callable[..., nn.Module], float, list[tuple[int, int]]]] = {  # largest difference, sizes
     **{f"cyclegan-resnet-{norm}": (partial(ResNetOfTheirs, norm=norm, blocks=3), 0.0, SIZES) for norm in NORMS},
     "cyclegan-resnet-dropout": (partial(ResNetOfTheirs, dropout=True), 0.0, SIZES),
     "cyclegan-resnet-grey-to-colour": (partial(ResNetOfTheirs, 1, 3), 0.0, SIZES),

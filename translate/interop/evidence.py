@@ -19,7 +19,7 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
-from translate.foreign.mapping import Layout, take_weights
+from translate.interop.mapping import Layout, take_weights
 from translate.networks import CoarseToFineConfig, GeneratorConfig, ResNetConfig, UNetConfig
 from translate.networks.growing import extend
 from translate.networks.layers import Norm, Upsample

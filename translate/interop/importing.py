@@ -12,8 +12,8 @@ from torch import nn
 
 from translate import files
 from translate.errors import CheckpointError, UsageError
-from translate.foreign.evidence import NOTHING_SAID, Choices, Found, NotKnown, identify
-from translate.foreign.reading import read_tensors
+from translate.interop.evidence import NOTHING_SAID, Choices, Found, NotKnown, identify
+from translate.interop.reading import read_tensors
 from translate.recipe import Recipe
 from translate.runs.release import write_generators
 from translate.schema import validate

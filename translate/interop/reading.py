@@ -1,6 +1,6 @@
 """A checkpoint's tensors, read by a process that has little memory and hands on nothing but numbers.
 
-First the file is looked at without being opened (`translate.foreign.scanning`); then a forked process reads it with
+First the file is looked at without being opened (`translate.interop.scanning`); then a forked process reads it with
 torch's own reader for tensors alone (`weights_only`) and writes what it found as safetensors, which this process takes.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from translate import files
 from translate.errors import CheckpointError, TranslateError
-from translate.foreign.scanning import ADVICE_STATE_DICT, scan
+from translate.interop.scanning import ADVICE_STATE_DICT, scan
 
 READ_SECONDS = 600.0  # for a file of gigabytes on a slow disk
 SPARE_BYTES = 2**30  # of address space that reading may take beside three times the file

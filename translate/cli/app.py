@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from translate.cli import adapting, console, converting, datasets, evaluating, training
+from translate.cli import adapting, console, converting, datasets, evaluating, interop, training
 from translate.errors import TranslateError, UsageError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
@@ -51,6 +51,7 @@ app.command(cls=Command)(evaluating.report)
 app.command(cls=Command)(evaluating.compare)
 app.command(cls=Command)(training.plan)
 app.command(cls=Command)(training.recipes)
+app.command("import", cls=Command)(interop.import_checkpoint)
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
 data.command("list", cls=Command)(datasets.list_cards)
@@ -78,6 +79,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """Run the command that was typed; turn an error of ours into its message and exit code."""
+    console.speak_any_encoding()
     console.out.quiet = os.environ.get("RANK", "0") != "0"  # of the processes a launcher starts, only the first speaks
     try:
         app()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from translate.errors import visible
+
 NUM_NAMED = 5
 Place = tuple[bool, str, Path]  # whether it is held out, the side, the file
 
@@ -58,5 +60,5 @@ class Pictures:
 
 
 def _named(same: dict[Path, Path]) -> str:
-    named = [f"{path} is {other}" for path, other in list(same.items())[:NUM_NAMED]]
+    named = [f"{visible(path)} is {visible(other)}" for path, other in list(same.items())[:NUM_NAMED]]
     return "; ".join(named) + "; …" * (len(same) > NUM_NAMED)

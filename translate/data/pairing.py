@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from translate.errors import RECIPE_PLACEHOLDER, DataError
+from translate.errors import RECIPE_PLACEHOLDER, DataError, visible
 from translate.images.listing import find_images
 
 NUM_NAMED = 20  # files that an error names before it says how many more there are
@@ -71,7 +71,7 @@ def pair_files(folder_a: Path, files_a: Sequence[Path], folder_b: Path,
 
 def names_of(files: Sequence[Path]) -> str:
     """Return the first of some files, as an error names them."""
-    return ", ".join(map(str, files[:NUM_NAMED])) + ", …" * (len(files) > NUM_NAMED)
+    return ", ".join(map(visible, files[:NUM_NAMED])) + ", …" * (len(files) > NUM_NAMED)
 
 
 def _once_each(folder: Path, files: Iterable[Path]) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from translate.data.loading import CHECK_ALL, TIMEOUT_SECONDS, Loadable, Shares,
 from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
 from translate.data.transforms import RandomTransform, centre_crop
-from translate.errors import DataError, ImageError, UsageError
+from translate.errors import DataError, ImageError, UsageError, visible
 
 TRUTH_ADVICE = "where test images of one name are pairs, write truth: true into data in the recipe"
 
@@ -200,6 +200,7 @@ def hint_at_truth(config: LayoutConfig, root: Path) -> str:
         return ""
     with suppress(DataError):
         pairs = paired_by_name(config, config.build("test", root), root)
-        return (f"{len(pairs)} test images of A have the names of test images of B, such as {pairs.files_a[0].name} "
-                f"and {pairs.files_b[0].name}, which says nothing; {TRUTH_ADVICE}")
+        a, b = (visible(files[0].name) for files in (pairs.files_a, pairs.files_b))
+        return (f"{len(pairs)} test images of A have the names of test images of B, such as {a} and {b}, which says "
+                f"nothing; {TRUTH_ADVICE}")
     return ""

@@ -39,7 +39,7 @@ from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
 from translate.data.pairing import list_images, names_of, shared_names
 from translate.data.stream import TRUTH_ADVICE
-from translate.errors import DataError, ImageError, UsageError
+from translate.errors import DataError, ImageError, UsageError, visible
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.images.decoding import decode, read_content
 from translate.images.reading import ImageConfig, change_bits
@@ -181,7 +181,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
             sources_paired = not lonely
             sources = sources if lonely else [origin for _, origin in origins]
             notes += [f"scores of baselines against a truth need a source of each image's name; without one in "
-                      f"{source}: {names_of(lonely)}"] if lonely else []
+                      f"{visible(source)}: {names_of(lonely)}"] if lonely else []
 
     results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
                       paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress)
@@ -205,15 +205,16 @@ def _truths(folder: Path, images: list[Path], against: Path, reals: list[Path],
         return [], [f"scores against a truth need images that pair by name: {error}"]
     if truth is None and len(pairs) < len(only_images):
         alike = shared_names(folder, images, against, reals, alike=True)[0][:1]
-        hint = [f"; --truth takes {a.name} and {b.name} for a pair" for a, b in alike]
+        hint = [f"; --truth takes {visible(a.name)} and {visible(b.name)} for a pair" for a, b in alike]
         return [], [f"scores against a truth need images that pair by name: {len(only_images)} of {len(images)} have "
-                    f"none in {against}: {names_of(only_images)}{''.join(hint)}"]
+                    f"none in {visible(against)}: {names_of(only_images)}{''.join(hint)}"]
     return pairs, _unscored(folder, only_images, against, only_reals)
 
 
 def _unscored(folder: Path, only_images: Sequence[Path], against: Path, only_reals: Sequence[Path]) -> list[str]:
     """Return a line on the images, and one on the real ones, that pair with nothing."""
-    return [f"scores of {len(lonely)} in {place}, which pair by name with nothing in {other}: {names_of(lonely)}"
+    return [f"scores of {len(lonely)} in {visible(place)}, which pair by name with nothing in {visible(other)}: "
+            f"{names_of(lonely)}"
             for lonely, place, other in ((only_images, folder, against), (only_reals, against, folder)) if lonely]
 
 

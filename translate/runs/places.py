@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from translate.errors import DataError, NoData
+from translate.errors import DataError, NoData, visible
 from translate.recipe import Recipe
+from translate.runs.manifest import MANIFEST
 from translate.schema import validate
 
 NEEDED_TO_TRAIN = ("data.folder", "data.a", "data.b")
@@ -56,20 +57,21 @@ def places_of(recipe: Recipe) -> dict[str, Path]:
 
 def relative_places(recipe: Recipe) -> str:
     """Return, in words, the relative places of a recipe's data, as earlier versions have saved them; else nothing."""
-    return ", ".join(f"{path}, which here is {path.absolute()}" for field, path in places_of(recipe).items()
+    return ", ".join(f"{visible(path)}, which here is {visible(path.absolute())}"
+                     for field, path in places_of(recipe).items()
                      if field.startswith("data.") and not path.expanduser().is_absolute())
 
 
 def refuse_moved(recipe: Recipe, folder: Path, fields: Sequence[str] = NEEDED_TO_TRAIN) -> None:
     """Raise `NoData` naming the places of a recipe's data that are gone; the recipe lies in `folder`."""
     data = {field: path for field, path in places_of(recipe).items() if field in fields}
+    otherwise = "evaluate the run, or convert images and score what comes out: translate evaluate OUT --against REAL"
     if any(str(path).startswith(LEFT_OUT) for path in data.values()):
-        raise NoData("a release does not say where the images lie that it was trained on", folder, "evaluate the run, "
-                     "or convert images and score what comes out: translate evaluate OUT --against REAL")
-    gone = [f"{path} ({field})" for field, path in data.items() if not path.expanduser().exists()]
+        raise NoData("a release does not say where the images lie that it was trained on", folder, otherwise)
+    gone = [f"{visible(path)} ({field})" for field, path in data.items() if not path.expanduser().exists()]
     if gone:
         raise NoData(f"not there any more: {', '.join(gone)}", folder / "recipe.yaml",
-                     "write into this file where it lies now")
+                     otherwise if (folder / MANIFEST).is_file() else "write into this file where it lies now")
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class LabelMaps(LabelledConfig):
         if known is None:
             return stored
         table = np.zeros(max(present, default=0) + 1, np.int64)
-        table[present] = list(classes.values())
+        table[present] = [means for means in classes.values() if means is not None]
         return table[stored]
 
     def checked(self, path: Path, label: Path | int) -> np.ndarray:

@@ -65,6 +65,11 @@ class RunRecord:
         return sorted(found, key=lambda name: self.best is None or name != self.best["metric"])
 
     @cached_property
+    def sides(self) -> list[int]:
+        """Return at which typical short sides, px, held-out images were shown, in their order."""
+        return list(dict.fromkeys(record["side"] for record in self.evaluations if "side" in record))
+
+    @cached_property
     def seconds(self) -> float | None:
         """Return how long the training took, as far as its speed is recorded."""
         speeds = [record.get("images_per_second") for record in self.training]

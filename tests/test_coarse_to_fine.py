@@ -112,7 +112,7 @@ def test_a_width_that_cannot_be_halved_for_every_level_is_one_of_a_recipes_mista
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"upsample": "bilinear", "downsample": "blurred"},
-                                     {"attention": True}], ids=str)
+                                     {"attention": True}, {"downsample": "antialiased"}], ids=str)
 @pytest.mark.parametrize("levels", [1, 2])
 def test_in_strips_it_gives_the_whole_images_output(levels: int, options: dict[str, Any]) -> None:
     torch.manual_seed(0)

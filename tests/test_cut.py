@@ -146,11 +146,14 @@ class TestFeatures:
         for blocks, num in ((0, 3), (1, 4), (2, 5), (4, 5), (9, 5)):
             assert len(ResNetConfig(width=4, blocks=blocks).build(3, 3).feature_channels) == num
 
-    def test_receptive_fields_are_those_of_the_paper_but_for_its_blur(self) -> None:
-        network = ResNetConfig(width=2, norm="none").build(3, 3).double()
+    @pytest.mark.parametrize(("downsample", "fields"), [("strided", (1, 9, 13, 29, 93)),
+                                                        ("antialiased", (1, 9, 15, 35, 99))])
+    def test_receptive_fields_are_those_of_the_paper_where_there_is_its_blur(self, downsample: Any,
+                                                                             fields: tuple[int, ...]) -> None:
+        network = ResNetConfig(width=2, norm="none", downsample=downsample).build(3, 3).double()
         image = torch.rand(1, 3, 128, 128, dtype=torch.float64, requires_grad=True)
         found = network.features(image, lambda number, each: each)
-        for features, expected in zip(found, (1, 9, 13, 29, 93), strict=True):
+        for features, expected in zip(found, fields, strict=True):
             middle = features[0, :, features.shape[2] // 2, features.shape[3] // 2].sum()
             (gradient,) = torch.autograd.grad(middle, image, retain_graph=True)
             rows = gradient[0].abs().sum((0, 2)).nonzero()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from tests.pixels import SRGB
 from translate.errors import ImageError
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import DecoderProcess, Request
@@ -95,7 +96,7 @@ def two_pages(path: Path) -> list[np.ndarray]:
     pages = [draw.integers(0, 65536, (90, 50, samples), np.uint16) for samples in (4, 3)]
     with tifffile.TiffWriter(path) as writer:
         writer.write(pages[0][::-1, ::-1], photometric="rgb", extrasamples=["unassalpha"], tile=(16, 16),
-                     compression="zlib", iccprofile=b"a profile", extratags=[(274, "H", 1, 3, True)])
+                     compression="zlib", iccprofile=SRGB, extratags=[(274, "H", 1, 3, True)])
         writer.write(pages[1], photometric="rgb")
     return pages
 
@@ -108,7 +109,7 @@ def test_rows_of_another_process_are_those_of_the_file(piece: int, tmp_path: Pat
     monkeypatch.setattr(decoder_process, "PIECE_BYTES", piece)
     with decoder_process.open_file(tmp_path / "x.tif", 10**6) as pages:
         assert [(page.head.height, page.head.picture.pixels.shape) for page in pages] == [(90, (0, 50, 3))] * 2
-        assert [page.head.picture.icc for page in pages] == [b"a profile", None]
+        assert [page.head.picture.icc for page in pages] == [SRGB, None]
         for a, b in ((0, 0), (0, 37), (30, 89), (89, 90), (0, 90)):
             for page, array in zip(pages, arrays, strict=True):
                 assert np.array_equal(page.reader.read(a, b).pixels, array[a:b, :, :3])

@@ -51,6 +51,7 @@ VARIANTS = {
     **{f"{config.__name__}-{norm}": (config, {"norm": norm}) for config in FADING
        for norm in ("instance", "batch", "none")},
     **{f"{config.__name__}-resize": (config, {"upsample": "resize"}) for config in FADING if config in GENERATORS},
+    "ResNetConfig-antialiased": (ResNetConfig, {"downsample": "antialiased"}),
     "PatchGANConfig-spectral": (PatchGANConfig, {"spectral": True}),
 }
 

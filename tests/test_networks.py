@@ -163,6 +163,21 @@ def test_the_low_pass_filter_is_the_binomial_one_and_nothing_is_left_of_what_wou
     assert low_passed(finest).abs().max() < 1e-6 and (finest[..., ::2] == 1).all()
 
 
+def test_antialiased_downsampling_filters_behind_norm_and_activation_and_keeps_every_second_pixel() -> None:
+    """Convolve → norm → ReLU → mirror → filter with a stride of 2, twice, as CUT's networks do (Park et al. 2020)."""
+    network = ResNetConfig(width=4, blocks=0, downsample="antialiased").build(3, 3)
+    image = torch.randn(2, 3, 12, 20)
+    filters = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    y = image
+    for number, layer in enumerate(network.head):
+        y = layer.conv(nn.functional.pad(y, (3, 3, 3, 3), mode="reflect") if number == 0 else y)
+        y = nn.functional.instance_norm(y).relu()
+        if number:
+            mirrored = nn.functional.pad(y, (1, 1, 1, 1), mode="reflect")
+            y = nn.functional.conv2d(mirrored, filters.expand(y.shape[1], 1, 3, 3), stride=2, groups=y.shape[1])
+    torch.testing.assert_close(network.bottleneck(image), y)
+
+
 def test_attention_is_the_softmax_of_its_keys_and_begins_as_if_it_were_not_there() -> None:
     """Zhang et al. 2019, equations 1 to 3, with the whole matrix of weights; γ alone has a gradient at first."""
     network, image = Attention(16).double(), torch.randn(2, 16, 6, 8, dtype=torch.float64)

@@ -20,12 +20,11 @@ from tests.games import GAMES, game
 from tests.runs import Silent, cyclegan_recipe
 from tests.steps import build, make_batch
 from translate.errors import DoesNotFit, RecipeError, UsageError
-from translate.networks import memory
+from translate.networks import live_bytes, memory
+from translate.networks.live_bytes import LiveBytes
 from translate.optimizers import Optimizers
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.schema import validate
-from translate.training import live_bytes
-from translate.training.live_bytes import LiveBytes
 from translate.training.loop import train
 from translate.training.plan import (
     USABLE,

@@ -16,7 +16,7 @@ from tests.runs import Silent, growing_recipe, train_until
 from translate.data.scale import Fitting, Scale
 from translate.evaluation.heldout import HeldOut
 from translate.evaluation.scoring import evaluate_run
-from translate.files import read_json, read_lines
+from translate.foreign import read_json, read_lines
 from translate.recipe import Recipe, load_recipe
 from translate.runs.checkpoint import checkpoint_at, read_progress
 from translate.runs.manifest import seal

@@ -31,9 +31,9 @@ from accelerate import Accelerator
 from translate.data import Batch
 from translate.errors import DoesNotFit
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
+from translate.networks.live_bytes import LiveBytes
 from translate.optimizers import Adam
 from translate.precision import choose_precision
-from translate.training.live_bytes import LiveBytes
 from translate.training.plan import Prediction, predict_step
 from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update

@@ -97,6 +97,10 @@ def say_summary(summary: Summary, target: Path, dry_run: bool, shown: set[str]) 
             say(str(entry))
     for name in summary.skipped:
         say(f"skipped (not an image suffix, or an earlier output): {name}")
+    if summary.noted:
+        first, others = summary.noted[0], len(summary.noted) - 1
+        more = f" (and of {others} more images: the ledger says which)" if others else ""
+        say(f"note: {first.path}: {first.note}{more}")
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
         f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → {target}")
     if summary.stopped:

@@ -39,6 +39,7 @@ class Summary:
     already: int = 0  # done by an earlier run
     todo: int = 0  # would be converted, were this no dry run
     failed: list[Entry] = field(default_factory=list)
+    noted: list[Entry] = field(default_factory=list)  # done, and something of the input had to be left out
     skipped: list[str] = field(default_factory=list)  # files that are no images by their suffix, hidden ones among them
     stopped: bool = False  # by a signal, with files left to do
 
@@ -62,12 +63,15 @@ class Summary:
         self.todo += entry.status == "todo"
         if entry.status == "failed":
             self.failed.append(entry)
+        if entry.note is not None:
+            self.noted.append(entry)
 
     def add(self, other: Summary) -> None:
         """Add what another process has done."""
         for name in ("total", "converted", "already", "todo"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failed, self.skipped = self.failed + other.failed, self.skipped + other.skipped
+        self.noted = self.noted + other.noted
         self.stopped |= other.stopped
 
 

@@ -182,7 +182,8 @@ class Converter:
             else:
                 (page,) = pages
                 self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height))
-        return self._done(read, sum(page.height * page.width for page in pages))
+        return self._done(read, sum(page.height * page.width for page in pages),
+                          tuple(note for page in pages for note in page.notes))
 
     def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray) -> Entry:
         """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
@@ -193,7 +194,7 @@ class Converter:
             self._begin(read)
             pixels = made if isinstance(made, np.ndarray) else to_array(made, self.image_out)
             self._save(read.job, pixels, picture, picture.alpha)
-            entry = self._done(read, pixels.shape[0] * pixels.shape[1])
+            entry = self._done(read, pixels.shape[0] * pixels.shape[1], picture.notes)
         except DiskError:
             raise
         except Exception as error:
@@ -211,10 +212,10 @@ class Converter:
                     alpha=None if alpha is None else change_bits(alpha, self.image_out.bits),
                     quality=self.options.quality)
 
-    def _done(self, read: Input, num_pixels: int) -> Entry:
+    def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...]) -> Entry:
         """Return the entry of an output that is complete and on the disk."""
         return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
-                     sha256=files.sha256(read.job.output))
+                     sha256=files.sha256(read.job.output), note="; ".join(dict.fromkeys(notes)) or None)
 
     def record(self, entry: Entry) -> Entry:
         """Put an entry into the ledger, unless it says nothing new. Raises `DiskError`."""

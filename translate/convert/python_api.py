@@ -19,7 +19,8 @@ from torch import Tensor
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling
 from translate.errors import UsageError
-from translate.images.decoding import decode, exif_bytes, exif_of, raw_mode
+from translate.images.decoding import decode, raw_mode
+from translate.images.metadata import exif_bytes, exif_of
 from translate.images.pictures import Picture
 from translate.images.reading import ImageConfig, change_bits
 from translate.images.tensors import to_array

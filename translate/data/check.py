@@ -19,8 +19,8 @@ from translate.data.layouts import (
 )
 from translate.data.pairing import list_images, match, named
 from translate.errors import DataError, ImageError, TranslateError
-from translate.images.decoding import inspect
-from translate.images.reading import ImageConfig, read_image
+from translate.images.decoding import decode, inspect, read_content
+from translate.images.reading import ImageConfig, fit
 
 Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
 SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
@@ -237,15 +237,16 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
         if side == "a" and config.labelling is not None:
             return _read_label_map(path, config.labelling)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
-        array = read_image(path, wanted[0])
+        picture = decode(read_content(path), path)
+        array = fit(picture, wanted[0]).pixels
         for other in wanted[1:]:
-            if other != wanted[0]:
-                read_image(path, other)
+            fit(picture, other)
     except ImageError as error:
         return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
 
     # Compare what it is with what the recipe declares.
     findings = [finding for each in wanted for finding in _differs(path, each)][:1]
+    findings += [Finding(path, "warning", note, "a training goes on without it") for note in picture.notes]
     height, width = array.shape[:2]
     if side == "both" and width % 2:
         findings.append(Finding(path, "error", f"is {width} pixels wide, an odd number, so it has no two equal halves",

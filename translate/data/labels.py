@@ -12,6 +12,7 @@ from torch import Tensor
 
 from translate.errors import ImageError
 from translate.images.pictures import MAX_PIXELS, as_image_errors
+from translate.images.png_chunks import without_bad_chunks
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")  # in a JPEG the numbers have been smoothed into other classes
 
@@ -24,7 +25,8 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     with as_image_errors(path, "read"), path.open("rb") as file:
         try:
-            image = Image.open(file, formats=LOSSLESS)
+            readable, _ = without_bad_chunks(file, path)
+            image = Image.open(readable, formats=LOSSLESS)
         except UnidentifiedImageError:
             raise ImageError(path, "read", f"not a label map; expected one of {', '.join(LOSSLESS)}") from None
         if image.width * image.height > max_pixels:

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from translate.data.samples import Samples
 from translate.data.transforms import target_shape
 from translate.errors import ImageError
+from translate.foreign import Count, Number, Shape
 
 TOLERANCE = 4 / 3  # two scales that differ by no more than a third count as one
 MOST_MEASURED = 1_000  # files of a side whose headers are read, evenly spaced, to know the sizes of all
 
-Shape = tuple[int, int]  # (height, width), px
+HeightWidth = tuple[int, int]  # px
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,25 @@ class Fitting:
     """How a stage fits images: to a short side of `resize` px (None: their own), and large enough for its `crop`."""
 
     resize: int | None = None
-    crop: Shape = (1, 1)
+    crop: HeightWidth = (1, 1)
 
-    def shape_of(self, shape: Shape) -> Shape:
+    def shape_of(self, shape: HeightWidth) -> HeightWidth:
         """Return the (height, width) at which an image of `shape` is shown."""
         return target_shape(shape, self.resize, self.crop)
 
-    def rescales(self, shapes: Iterable[Shape]) -> bool:
+    def rescales(self, shapes: Iterable[HeightWidth]) -> bool:
         """Return whether any image of these shapes is shown at another scale than its own, by more than a third."""
         return any(differ(min(self.shape_of(shape)), min(shape)) for shape in shapes)
 
 
 OWN_SIZE = Fitting()
+
+
+class ScaleState(Shape):
+    """A `Scale`, as a checkpoint or a release holds it."""
+
+    sides: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    factors: Annotated[list[Number], Field(min_length=2, max_length=2)] | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Scale:
     factors: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, shapes: Sequence[Shape], fitting: Fitting) -> Scale | None:
+    def of(cls, shapes: Sequence[HeightWidth], fitting: Fitting) -> Scale | None:
         """Return what `fitting` shows of images of these own `shapes`; None where there are none."""
         if not shapes:
             return None
@@ -70,7 +80,7 @@ class Scale:
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
-        return asdict(self)
+        return {"sides": list(self.sides), "factors": self.factors and list(self.factors)}
 
     def knows(self, side: int) -> bool:
         """Return whether a short side of `side` px lies in the range, or no more than a third outside it."""
@@ -103,7 +113,7 @@ def thinned(files: Sequence[Path]) -> Sequence[Path]:
     return files[::max(1, math.ceil(len(files) / MOST_MEASURED))]
 
 
-def measured(samples: Samples, files: Iterable[Path]) -> list[Shape]:
+def measured(samples: Samples, files: Iterable[Path]) -> list[HeightWidth]:
     """Return the own (height, width) of the image in each of the files, but for those that do not say it."""
     shapes = []
     for path in files:
@@ -119,7 +129,7 @@ def differ(one: float, other: float) -> bool:
     return max(one, other) > TOLERANCE * min(one, other)
 
 
-def typical_side(shapes: Iterable[Shape]) -> int:
+def typical_side(shapes: Iterable[HeightWidth]) -> int:
     """Return the median short side, px; 0 where there are no images."""
     sides = [min(shape) for shape in shapes]
     return round(median(sides)) if sides else 0

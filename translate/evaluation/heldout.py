@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from translate.data import test_pairs
 from translate.data.samples import Sample, Samples
-from translate.data.scale import OWN_SIZE, Fitting, Shape, measured, typical_side
+from translate.data.scale import OWN_SIZE, Fitting, HeightWidth, measured, typical_side
 from translate.errors import DataError, TranslateError
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
@@ -77,7 +77,7 @@ class HeldOut:
         self.sources, self.reals = (evenly_spaced(len(side), most) for side in files)
         self.names = [files[0][number].name for number in self.sources]  # of the files that the sources come from
         # The own sizes of the sources, as far as their files say it
-        self.shapes: list[Shape] = measured(self.samples, [files[0][number] for number in self.sources])
+        self.shapes: list[HeightWidth] = measured(self.samples, [files[0][number] for number in self.sources])
         self.fitting = OWN_SIZE
 
     def shown(self, fitting: Fitting) -> HeldOut:

@@ -25,6 +25,7 @@ import tifffile
 from PIL import Image, ImageCms, features
 
 from translate.errors import ImageError, MissingExtra
+from translate.images.metadata import checked_profile, exif_of, metadata_of
 from translate.images.pictures import (
     MAX_PIXELS,
     ORIENTATION_TAG,
@@ -36,8 +37,8 @@ from translate.images.pictures import (
     check_size,
     checked_floats,
     rotate_upright,
-    usable_dpi,
 )
+from translate.images.png_chunks import without_bad_chunks
 from translate.images.tiffs import TiffRowReader, full_pages, geo_tags, has_alpha, is_tiff, page_info, resolution_of
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
@@ -54,8 +55,9 @@ def inspect(path: Path) -> ImageInfo:
             with tifffile.TiffFile(file) as tiff:
                 pages = full_pages(tiff, path)
                 return page_info(pages[0], len(pages))
-        with _opened(file, path) as image:
-            return _pillow_info(image, file)
+        readable, _ = without_bad_chunks(file, path)
+        with _opened(readable, path) as image:
+            return _pillow_info(image, readable)
 
 
 def count_pages(path: Path) -> int:
@@ -92,21 +94,25 @@ def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
                 return decode_page(pages[0], file, path, max_pixels)
 
         # Anything else is Pillow's. Only what has passed the checks of size and kind is decoded.
-        with _opened(file, path) as image:
-            info = _pillow_info(image, file)
+        readable, notes = without_bad_chunks(file, path)
+        with _opened(readable, path) as image:
+            info = _pillow_info(image, readable)
             check_size(info, path, max_pixels)
             _check_still(info.frames, path)
             check_kind(info, path)
             image.load()
             deep = info.format == "PNG" and info.bits == 16
-            pixels, alpha = _decode_deep_png(content, image) if deep else _decode_pillow(image, path)
+            about = metadata_of(image, content)
+            if deep:
+                readable.seek(0)
+                pixels, alpha = _decode_deep_png(readable.read(), image)
+            else:
+                pixels, alpha = _decode_pillow(image, path)
 
             # Turned upright once: the EXIF that goes along has no orientation any more.
-            exif = exif_of(image)
-            orientation = exif.pop(ORIENTATION_TAG, 1) if exif else 1
-            return Picture(path, rotate_upright(pixels, orientation),
-                           None if alpha is None else rotate_upright(alpha, orientation),
-                           icc=_icc(image), exif=exif_bytes(exif), dpi=_dpi(image))
+            return Picture(path, rotate_upright(pixels, about.orientation),
+                           None if alpha is None else rotate_upright(alpha, about.orientation),
+                           icc=about.icc, exif=about.exif, dpi=about.dpi, notes=(*notes, *about.notes))
 
 
 def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Picture:
@@ -120,9 +126,11 @@ def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Pictu
     with _opened(file, path) as image:
         image.seek(page.index)
         image.load()  # also turns it upright
+        icc, notes = checked_profile(image.info.get("icc_profile"))
         pixels, alpha = _decode_pillow(image, path)
         # A TIFF's EXIF describes its own layout: dropped. Without a resolution, Pillow says 1 dot per inch.
-        return Picture(path, pixels, alpha, icc=_icc(image), dpi=resolution_of(page), geo=geo)
+        return Picture(path, pixels, alpha, icc=None if image.mode == "CMYK" else icc, dpi=resolution_of(page), geo=geo,
+                       notes=notes)
 
 
 def _check_still(num_frames: int, path: Path) -> None:
@@ -267,35 +275,6 @@ def _decode_deep_png(content: bytes, image: Image.Image) -> tuple[np.ndarray, np
     alpha = np.ascontiguousarray(samples[..., 3]) if samples.shape[2] == 4 else None
     grey = content[25] in (0, 4)  # the colour type of the header, which always comes first: grey, grey and alpha
     return np.ascontiguousarray(samples[..., :1] if grey else samples[..., 2::-1]), alpha
-
-
-def _icc(image: Image.Image) -> bytes | None:
-    """Return the profile of the pixels. That of a CMYK file was used up by their conversion to sRGB."""
-    return None if image.mode == "CMYK" else image.info.get("icc_profile")
-
-
-def exif_of(image: Image.Image) -> Any:
-    """Return the EXIF of an image, or None where it cannot be read."""
-    try:
-        return image.getexif()
-    except Exception:  # a broken tag is no reason to lose an image
-        return None
-
-
-def exif_bytes(exif: Any) -> bytes | None:
-    """Return EXIF as files hold it, or None where there is nothing or it cannot be written."""
-    try:
-        return exif.tobytes() if exif else None
-    except Exception:  # a tag that can be read and not be written again
-        return None
-
-
-def _dpi(image: Image.Image) -> tuple[float, float] | None:
-    try:
-        across, down = (float(value) for value in image.info.get("dpi", ()))
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return usable_dpi(across, down)
 
 
 def pillow_reads(page: Any) -> bool:

@@ -28,7 +28,8 @@ class Page:
     """One upright image, read by rows, with the channels and bits that `config` declares (as `reading.fit` gives them).
 
     A source for `translate.tiling`: `shape` is (1, C, H, W). `is_big` says that it comes from a BigTIFF; `icc`, `exif`,
-    `dpi` and `geo` are as in a `Picture`. Raises `ImageError` for an image that cannot be made what `config` declares.
+    `dpi`, `geo` and `notes` are as in a `Picture`. Raises `ImageError` for an image that cannot be made what `config`
+    declares.
 
     Rows of a TIFF are decoded as they are asked for, so `read` and `read_alpha` raise `ImageError` for what is wrong in
     the middle of a file. Going from top to bottom nothing is decoded twice, by either of them, and one thread may read
@@ -39,6 +40,7 @@ class Page:
         picture = page.head.picture
         self.path, self.config, self.is_big = picture.path, config, page.head.is_big
         self.icc, self.exif, self.dpi, self.geo = picture.icc, picture.exif, picture.dpi, picture.geo
+        self.notes = picture.notes
         self._reader, self._alpha_reader = page.reader, page.alpha_reader
         no_rows = fit(picture, config)  # what cannot be fitted is refused here, before anything is decoded
         self.shape = (1, config.channels, page.head.height, no_rows.pixels.shape[1])

@@ -44,7 +44,7 @@ class ImageInfo:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded image, upright, and what else its file held. Metadata that cannot be read is left out.
+    """A decoded image, upright, and what else its file held.
 
     pixels   (H, W, C), uint8, uint16 or float32 (then in [-1, 1])
     alpha    (H, W) of the same type, or None
@@ -52,6 +52,7 @@ class Picture:
     exif     without an orientation: the pixels are upright
     dpi      dots per inch, across and down
     geo      the tags by which a GeoTIFF says where on Earth it lies, as `tifffile` writes them (`extratags`)
+    notes    what of the file was left out because it cannot be read, in words
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Picture:
     exif: bytes | None = field(default=None, repr=False)
     dpi: tuple[float, float] | None = None
     geo: tuple[Any, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def bits(self) -> Bits:

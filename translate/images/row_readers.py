@@ -111,5 +111,6 @@ def _tiff_pages(tiff: tifffile.TiffFile, file: io.BufferedReader, path: Path, ma
 def _page_by_rows(page: Any, path: Path, max_pixels: int) -> FilePage:
     """Make a page of one of tifffile's, whose rows are decoded when they are asked for."""
     reader, alpha_reader = (TiffRowReader(page, path, max_pixels) for _ in range(2))
-    picture = replace(reader.read(0, 0), icc=reader.icc, dpi=reader.dpi, geo=reader.geo)
+    icc, notes = reader.icc
+    picture = replace(reader.read(0, 0), icc=icc, dpi=reader.dpi, geo=reader.geo, notes=notes)
     return FilePage(PageHead(picture, reader.height, page.parent.is_bigtiff), reader, alpha_reader)

@@ -25,6 +25,7 @@ import numpy as np
 import tifffile
 
 from translate.errors import ImageError, MissingExtra
+from translate.images.metadata import checked_profile
 from translate.images.pictures import (
     ORIENTATION_TAG,
     SIDEWAYS_ORIENTATIONS,
@@ -215,12 +216,14 @@ class TiffRowReader:
         """Read all of the page, and what else it holds."""
         with as_image_errors(self.path, "read"):
             picture = self._as_picture(self._read_stored(0, self.page.imagelength))
-        return Picture(self.path, picture.pixels, picture.alpha, self.icc, dpi=self.dpi, geo=self.geo)
+        icc, notes = self.icc
+        return Picture(self.path, picture.pixels, picture.alpha, icc, dpi=self.dpi, geo=self.geo, notes=notes)
 
     @property
-    def icc(self) -> bytes | None:
+    def icc(self) -> tuple[bytes | None, tuple[str, ...]]:
+        """The colour profile, and what is to be said of one that is damaged."""
         value = self.page.tags.valueof(ICC_PROFILE_TAG)
-        return value if isinstance(value, bytes) else None
+        return checked_profile(value if isinstance(value, bytes) else None)
 
     @property
     def dpi(self) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from translate.errors import Mistake
 from translate.networks.growing import Growable, LevelStage
-from translate.networks.layers import Downsample, Generator, Norm, Upsample, downsampled_3x3
+from translate.networks.layers import Generator, Norm, ResNetDownsample, Upsample, downsampled_3x3
 from translate.networks.resnet import ResNet
 from translate.networks.weights import Initialisation, prepared
 
@@ -35,7 +35,7 @@ class CoarseToFineConfig(Growable):
     fine_blocks: int = Field(3, ge=0)  # of each enhancer, at half its resolution
     norm: Norm = "instance"
     upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
-    downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
+    downsample: ResNetDownsample = "strided"  # as of the ResNet generator
     attention: bool = False  # among the blocks of the global generator, at its coarsest scale, where it costs little
     spectral: bool = False  # spectral norm: each convolution's largest singular value is one
     init: Initialisation = "normal"

@@ -29,6 +29,7 @@ from translate.networks.strips import run_in_strips
 Norm = Literal["instance", "batch", "none"]
 Upsample = Literal["transposed", "resize", "bilinear"]
 Downsample = Literal["strided", "blurred"]
+ResNetDownsample = Literal["strided", "blurred", "antialiased"]
 Keep = Literal["everything", "convolutions", "input", "strips"]
 Role = Literal["head", "tail", "discriminator"]  # what memory plans tell chains apart by
 Pick = Callable[[int, Tensor], Tensor]  # returns what one wants of a layer's output, given its number and the output
@@ -55,6 +56,10 @@ class InstanceNorm(nn.InstanceNorm2d):
 class Layer(nn.Module):
     """norm → act → pad → conv: one convolution and what prepares its input.
 
+    `translate.networks.strips` computes it from its fields and never calls it, so `fields_say_all` stands in the body of
+    each class of which that is the whole truth. A subclass does not inherit it: one that computes something else is
+    refused there, and would else have wrong gradients.
+
     Maps (N, C, H, W) to (N, C', H', W').
 
         conv          the convolution; zero padding is its own
@@ -64,15 +69,19 @@ class Layer(nn.Module):
         scale_factor  every pixel is repeated so many times in each direction before padding (a resize-convolution,
                       which has no checkerboard: Odena et al. 2016)
         smooth        when upsampling: bilinear; when striding: low-pass first, so that nothing aliases
+        downsample    low-pass and keep every second pixel, before all padding (what antialiased networks do behind the
+                      activation of a convolution, which here is the next layer's)
         last          applied to the convolution's output (a generator's tanh)
     """
 
+    fields_say_all = True
+
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: nn.Module | None = None,
                  slope: float | None = None, reflect: int = 0, scale_factor: int = 1, smooth: bool = False,
-                 last: nn.Module | None = None):
+                 downsample: bool = False, last: nn.Module | None = None):
         super().__init__()
         self.norm, self.slope, self.reflect = norm, slope, reflect
-        self.scale_factor, self.smooth = scale_factor, smooth
+        self.scale_factor, self.smooth, self.downsample = scale_factor, smooth, downsample
         self.conv: Any = conv
         self.last = last
 
@@ -91,6 +100,8 @@ class Layer(nn.Module):
     def to_convolution(self, x: Tensor) -> Tensor:
         """Return norm → act → pad → conv, without `last`."""
         x = self.activated(x)
+        if self.downsample:
+            x = low_passed(x, stride=2)
         if self.scale_factor > 1:
             x = F.interpolate(x, scale_factor=self.scale_factor, mode="bilinear" if self.smooth else "nearest")
         elif self.smooth:
@@ -111,15 +122,16 @@ class Layer(nn.Module):
         return F.leaky_relu(x, self.slope, inplace=in_place) if self.slope else F.relu(x, inplace=in_place)
 
 
-def low_passed(x: Tensor) -> Tensor:
-    """Return the mean of each pixel's neighbourhood (N, C, H, W), weighted 1 : 2 : 1 along rows and along columns.
+def low_passed(x: Tensor, stride: int = 1) -> Tensor:
+    """Return the mean of each pixel's neighbourhood (N, C, H, W), weighted 1 : 2 : 1 along rows and along columns; with
+    a stride, of every second pixel.
 
     Before a stride it takes away what the remaining pixels could not show: the remedy of Zhang 2019 ("Making
     convolutional networks shift-invariant again") in the order of Karras et al. 2019, section 2, filter → strided
     convolution, which needs a quarter of the multiplications. Two means of 2 × 2 pixels are that filter.
     """
     x = F.pad(x, (1, 1, 1, 1), mode="reflect")
-    return F.avg_pool2d(F.avg_pool2d(x, 2, 1), 2, 1)
+    return F.avg_pool2d(F.avg_pool2d(x, 2, 1), 2, stride)
 
 
 def downsampled_3x3(image: Tensor) -> Tensor:

@@ -21,13 +21,14 @@ from translate.networks.statistics import Moments, Statistics
 
 
 class ChainLayer(Protocol):
-    """What is used of a `translate.networks.layers.Layer`: norm → activate → upsample and smooth → reflect → conv →
-    last. `last` must be pointwise.
+    """What is used of a `translate.networks.layers.Layer`: norm → activate → downsample → upsample and smooth → reflect
+    → conv → last. `last` must be pointwise. A class whose objects compute just this says so: `fields_say_all`.
     """
 
     norm: Any
     scale_factor: int
     smooth: bool
+    downsample: bool
     reflect: int
     conv: Any
     last: Any
@@ -144,6 +145,8 @@ class LocalChain:
 def geometry_of(layer: ChainLayer, weights: Weights) -> Composed:
     """Return all of a layer but what is pointwise, as operations on rows."""
     steps: list[Operation] = []
+    if layer.downsample:
+        steps += [Pad(1, 1, 1, 1, mode="reflect"), average_pool(2, 1), average_pool(2, 2)]
     if layer.scale_factor > 1:
         steps.append(nearest(layer.scale_factor))
     if layer.smooth:  # bilinear upsampling by two is nearest-neighbour upsampling and this filter

@@ -19,12 +19,13 @@ from translate.networks.growing import FadingEntry, FadingExit, Growable, outer_
 from translate.networks.layers import (
     Block,
     Chain,
-    Downsample,
     Generator,
     Layer,
     Norm,
     Pick,
+    ResNetDownsample,
     Upsample,
+    low_passed,
     make_norm,
     pad_to_fit,
 )
@@ -40,7 +41,9 @@ class ResNetConfig(Growable):
     downs: int = Field(2, ge=1, le=6)  # downsamplings before the blocks; 4: pix2pixHD's global generator (182.4 M)
     norm: Norm = "instance"
     upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
-    downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
+    # blurred: low-pass filtered before each stride, so that nothing aliases. antialiased: the order of CUT's networks,
+    # convolve without a stride → norm → ReLU → filter and keep every second pixel; four times the multiplications there
+    downsample: ResNetDownsample = "strided"
     attention: bool = False  # among the blocks; its cost grows with the square of the pixels (docs/high-resolution.md)
     spectral: bool = False  # spectral norm: each convolution's largest singular value is one
     init: Initialisation = "normal"
@@ -69,7 +72,7 @@ class ResNet(Generator):
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, blocks: int = 9,
                  norm: Norm = "instance", upsample: Upsample = "transposed", downs: int = 2,
-                 downsample: Downsample = "strided", attention: bool = False):
+                 downsample: ResNetDownsample = "strided", attention: bool = False):
         super().__init__()
         self.multiple = 2**downs
         self.smallest = 2 * self.multiple  # two pixels at the coarsest scale, which are mirrored
@@ -77,11 +80,14 @@ class ResNet(Generator):
         bias = norm != "batch"  # BatchNorm has a shift of its own
         widths = [width * 2**level for level in range(downs + 1)]
 
-        # Down: c7s1, then one strided convolution after the other.
+        # Down: c7s1, then one strided convolution after the other. An antialiased one leaves the size to what follows
+        # its norm and activation: to the next layer, and the last one to the way into the trunk.
+        self.antialiased = downsample == "antialiased"
         self.head = Chain(
             Layer(nn.Conv2d(in_channels, width, 7, bias=bias), reflect=3),
-            *(Layer(nn.Conv2d(before, 2 * before, 3, 2, 1, bias=bias), norm=make_norm(norm, before), slope=0.0,
-                    smooth=downsample == "blurred") for before in widths[:-1]),
+            *(Layer(nn.Conv2d(before, 2 * before, 3, 1 if self.antialiased else 2, 1, bias=bias),
+                    norm=make_norm(norm, before), slope=0.0, smooth=downsample == "blurred",
+                    downsample=self.antialiased and level > 0) for level, before in enumerate(widths[:-1])),
             role="head")
         self.norm = make_norm(norm, widths[-1])
 
@@ -124,8 +130,11 @@ class ResNet(Generator):
         y = self._into_trunk(self.head(image))
         return self.trunk(y if beside is None else y + beside)
 
-    def grow(self, norm: Norm, upsample: Upsample, downsample: Downsample = "strided") -> None:
-        """Put a level around the ends, which fade out."""
+    def grow(self, norm: Norm, upsample: Upsample, downsample: ResNetDownsample = "strided") -> None:
+        """Put a level around the ends, which fade out.
+
+        Where the others are antialiased it is `blurred`: what fades in must have its final size before the norm.
+        """
         bias = norm != "batch"
         first, last = cast(Layer, self.head[0]), cast(Layer, self.tail[-1])
         down, up = first.conv.out_channels, last.conv.in_channels
@@ -136,7 +145,7 @@ class ResNet(Generator):
             FadingEntry(first, [
                 Layer(nn.Conv2d(first.conv.in_channels, width, 7, bias=bias), reflect=3),
                 Layer(nn.Conv2d(width, down, 3, 2, 1, bias=bias), norm=make_norm(norm, width), slope=0.0,
-                      smooth=downsample == "blurred")]),
+                      smooth=downsample != "strided")]),
             *list(self.head)[1:], role="head")
 
         # Two layers in the place of the last, beside it until it has faded out.
@@ -167,7 +176,7 @@ class ResNet(Generator):
         """Return what `pick` returns for the image, both downsampling convolutions, and the first and the fifth
         residual block (Park et al. 2020).
 
-        They see 1, 9, 13, 29 and 93 pixels; the paper's 1, 9, 15, 35 and 99 are with a blur before each downsampling.
+        They see 1, 9, 13, 29 and 93 pixels, and antialiased ones the paper's 1, 9, 15, 35 and 99.
         """
         image = pad_to_fit(image, self.multiple, self.smallest)
         pixels = pick(0, image)
@@ -181,7 +190,8 @@ class ResNet(Generator):
 
     def _into_trunk(self, y: Tensor) -> Tensor:
         y = y if self.norm is None else self.norm(y)
-        return nn.functional.relu(y, inplace=self.norm is not None)
+        y = nn.functional.relu(y, inplace=self.norm is not None)
+        return low_passed(y, stride=2) if self.antialiased else y
 
 
 def residual(channels: int, norm: Norm, bias: bool) -> Block:

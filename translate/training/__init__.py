@@ -4,7 +4,7 @@ Who calls whom:
 
     loop            train(): the stages, batches and steps of a run; calls all of the others
     a step          update → undo, draws, processes        what `Translator.step` asks of the machinery
-    memory          memory_plans → plan → step_on_meta → live_bytes    which plan a stage trains under; recipe_plan, for
+    memory          memory_plans → plan → step_on_meta     which plan a stage trains under; recipe_plan, for
                                                            `translate plan`, calls plan as well
     collapse        guard, by the numbers of probe         whether a training is lost, and since when
     records         logbook → probe, machine               losses, scores, pictures, status and report

@@ -1,7 +1,7 @@
 """One step of a training as shapes: what it takes, without computing anything.
 
 The translator of a recipe is built on the meta device and **its own unmodified step** runs there while
-`translate.training.live_bytes` counts: weights, gradients, optimizer states, averages, images and everything autograd
+`translate.networks.live_bytes` counts: weights, gradients, optimizer states, averages, images and everything autograd
 keeps. Networks are built once a stage, and measured under as many plans as are asked for.
 """
 
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from translate.data import Batch
 from translate.networks import memory
+from translate.networks.live_bytes import LiveBytes, emulated_autocast
 from translate.networks.memory import Plan
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Stage
 from translate.schema import Config
-from translate.training.live_bytes import LiveBytes, emulated_autocast
 from translate.training.update import Update
 from translate.translators import Translator, TranslatorConfig
 from translate.translators.pool import ImagePool

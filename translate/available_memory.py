@@ -1,0 +1,112 @@
+"""How many bytes a process may still take: what its machine has left, and what every memory cgroup around it allows.
+
+In a container, a batch job or a systemd unit the machine's free memory says nothing. What counts is the cgroup: a
+process that takes more than it allows is killed by the kernel, at once and without a word, and no allocation fails
+before. Both versions of cgroups are read, where the system has mounted them (/proc/self/mountinfo), from the group that
+holds the process up to the outermost one that can be seen:
+
+    version 2    memory.max, above which the kernel kills; memory.high, above which it slows the process down to a crawl
+    version 1    memory.limit_in_bytes; memory.memsw.limit_in_bytes, which bounds memory and swap together; and
+                 hierarchical_memory_limit, which also tells of groups around a container that cannot be seen from it
+
+Swap never counts as memory that is left: what stands there is a hundred times slower. Pages of files that nobody has
+mapped are no use of memory: the kernel gives them back as soon as it needs them.
+
+Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst; proc_pid_mountinfo(5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+from translate.sizes import format_bytes
+
+# By the type of the mount: files with a limit, and the one that says how much of it is in use.
+LIMITS = {"cgroup2": {"memory.max": "memory.current", "memory.high": "memory.current"},
+          "cgroup": {"memory.limit_in_bytes": "memory.usage_in_bytes",
+                     "memory.memsw.limit_in_bytes": "memory.memsw.usage_in_bytes"}}
+# Lines of memory.stat (of version 1: with everything below the group): cached files, and what of them is mapped.
+CACHE = {"cgroup2": ("inactive_file", "active_file", "file_mapped"),
+         "cgroup": ("total_inactive_file", "total_active_file", "total_mapped_file")}
+HIERARCHY_LIMIT = "hierarchical_memory_limit"  # a line of version 1's memory.stat
+
+
+@dataclass(frozen=True)
+class Available:
+    """What may still be taken, and whose limit that is, in words for a message."""
+
+    bytes: int
+    limit_from: str
+
+    def __str__(self) -> str:
+        return f"{format_bytes(self.bytes)} ({self.limit_from})"
+
+
+def available_bytes(root: Path = Path("/")) -> Available:
+    """Return what this process may still take: the least that its machine and the cgroups around it have left.
+
+    `root` is where /proc and the mounts of cgroups are looked for. What other processes take later is theirs: ask
+    again before anything large, and use a part of the answer.
+    """
+    machine = Available(psutil.virtual_memory().available, "free memory of this machine")
+    return min([machine, *cgroup_limits(root)], key=lambda each: each.bytes)
+
+
+def cgroup_limits(root: Path = Path("/")) -> Iterator[Available]:
+    """Yield what is left of every limit of every memory cgroup that can be seen; nothing on systems without them."""
+    try:
+        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return
+
+    for line in mounts:
+        # A mount: which part of the hierarchy is seen, where, of what type, with which controllers.
+        place, _, kind = line.partition(" - ")
+        seen, mounted = (PurePosixPath(_unescaped(field)) for field in place.split(" ")[3:5])
+        filesystem, _, controllers = kind.split(" ", 2)
+        if filesystem not in LIMITS or (filesystem == "cgroup" and "memory" not in controllers.split(",")):
+            continue
+
+        # The group of this process in it. What a container cannot see of its path begins at the mount.
+        wanted = "memory" if filesystem == "cgroup" else ""
+        group = next((PurePosixPath(path) for _, names, path in groups if wanted in names.split(",")), None)
+        if group is None:
+            continue
+        hidden = ".." in group.parts or not group.is_relative_to(seen)
+        below = PurePosixPath() if hidden else group.relative_to(seen)
+
+        # It and all groups around it.
+        outermost = root / mounted.relative_to("/")
+        for inner in (below, *below.parents):
+            yield from _left(outermost / inner, filesystem, f"/{inner}".removesuffix("."))
+
+
+def _left(folder: Path, filesystem: str, name: str) -> Iterator[Available]:
+    """Yield what is left of every limit of one group; a file that is not there, or holds no number, is no limit."""
+    # What the kernel gives back at once is not in use.
+    stat = {}
+    with suppress(OSError, ValueError):
+        lines = (folder / "memory.stat").read_text().splitlines()
+        stat = {name: int(number) for name, number in (line.split(" ") for line in lines)}
+    inactive, active, mapped = (stat.get(line, 0) for line in CACHE[filesystem])
+    cache = max(inactive + active - mapped, 0)
+
+    for limit_file, use_file in LIMITS[filesystem].items():
+        with suppress(OSError, ValueError):  # "max" is no number
+            limit, used = int((folder / limit_file).read_text()), int((folder / use_file).read_text())
+            yield Available(max(limit - max(used - cache, 0), 0), f"{limit_file} of the memory cgroup {name}")
+            if HIERARCHY_LIMIT in stat and limit_file == "memory.limit_in_bytes":
+                left = stat[HIERARCHY_LIMIT] - max(used - cache, 0)
+                yield Available(max(left, 0), f"{HIERARCHY_LIMIT} of the memory cgroup {name}")
+
+
+def _unescaped(field: str) -> str:
+    """Return a field of mountinfo with its spaces, tabs, newlines and backslashes, which stand there in octal."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)

@@ -50,7 +50,8 @@ def write_stripes(folder: Path, side: int = 64, num_train: int = 12, num_test: i
 def stripes_recipe(folder: Path, resize: int | None = 32, **changes: Any) -> Recipe:
     """Learns in 100 images what stripes mean at the scale that it is shown."""
     return validate(Recipe, {
-        "name": "stripes", "data": {"kind": "paired", "folder": str(folder), "resize": resize}, "guard": None, "workers": 0,
+        "name": "stripes", "data": {"kind": "paired", "folder": str(folder), "resize": resize}, "guard": None,
+        "workers": 0,
         "translator": {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 8, "blocks": 0},
                        "discriminator": {"kind": "patchgan", "width": 4, "layers": 1}, "weights": {"l1": 100.0}},
         "optimizer": {"generator": {"kind": "adam", "lr": 3e-3}, "discriminator": {"kind": "adam", "lr": 2e-4}},

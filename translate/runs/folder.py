@@ -69,6 +69,11 @@ class RunFolder:
         self.path = path
         self._lock: IO[bytes] | None = None
 
+    @property
+    def as_word(self) -> str:
+        """The folder as a shell takes it."""
+        return shlex.quote(visible(self.path))
+
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Raise `RunError` where the folder holds files that would be overwritten.
 
@@ -184,4 +189,4 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     if changed:
         raise RunError("\n".join(["belongs to another recipe, and resuming would mix the two:", *changed]), folder,
                        advice or "start a new run with --run, or undo the changes: "
-                       f"`translate train --resume --run {shlex.quote(visible(folder))}` takes the saved recipe")
+                       f"`translate train --resume --run {RunFolder(folder).as_word}` takes the saved recipe")

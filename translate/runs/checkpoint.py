@@ -54,6 +54,7 @@ class ProgressState(Shape):
     since_best: Count = 0
     rollbacks: Count = 0
     clear: Count | None = None
+    began: str = ""
     guard: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -90,6 +91,7 @@ class Progress:
     rollbacks: int = 0  # how often the run has gone back to a healthy checkpoint; each time its data are others
     clear: int | None = None  # `images` at the last look of the guard that showed no sign; None: it needs no way back
     guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
+    began: str = ""  # whose weights it began with, in words; empty: with fresh ones
 
     def compare(self, metric: str, value: float | None, num_images: int, higher_is_better: bool) -> bool:
         """Note the score of an evaluation, and return whether it is the best so far.

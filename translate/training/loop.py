@@ -46,7 +46,9 @@ from translate.training.processes import (
     in_any_process,
     make_accelerator,
     prepare_for_processes,
+    resume_command,
 )
+from translate.training.starting import Source, read_source, take_over
 from translate.training.step_on_meta import parameters_of
 from translate.training.update import NotFinite, Update
 
@@ -74,7 +76,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if accelerator.is_main_process:
         home.check(recipe, resume)
     accelerator.wait_for_everyone()
-    run = Run(recipe, home, accelerator, report, gpu_memory)
+    run = Run(recipe, home, accelerator, report, gpu_memory, None if resume else read_source(recipe))
     if not resume:
         report.say("choosing a memory plan for each stage")
         run.plans.choose(0)
@@ -98,15 +100,16 @@ class Run:
     """One training: its folder, its state, its steps and all that happens between them."""
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
-                 gpu_memory: str | None = None):
-        """Build everything. Raises `UsageError`, `DataError` or `MissingExtra` for what cannot be trained here."""
+                 gpu_memory: str | None = None, source: Source | None = None):
+        """Build everything, networks with the weights of `source`. Raises `UsageError`, `DataError` or `MissingExtra`
+        for what cannot be trained here."""
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.folder = home.path
         check_shares(recipe, accelerator.num_processes)
         self.precision = choose_precision(recipe.precision, accelerator.device)
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
         self.progress = Progress()
-        self.build()
+        self.build(source)
         self.samples = recipe.data.build("train", data_root())
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
         self.guard = None if recipe.guard is None else Guard(
@@ -114,11 +117,13 @@ class Run:
         self.rolled_back = False
         self.stop = StopRequest()
 
-    def build(self) -> None:
-        """Build fresh networks in the shape of the first stage, and their optimizers."""
+    def build(self, source: Source | None = None) -> None:
+        """Build networks in the shape of the first stage, fresh or with the weights of `source`, and optimizers."""
         torch.manual_seed(self.recipe.seed)
         data = self.recipe.data
         self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
+        self.notes = [] if source is None else take_over(self.translator, source, self.recipe)
+        self.progress.began = self.progress.began if source is None else source.what
         self.translator.to(self.accelerator.device)
         self.shaped_for = 0  # the stage whose shape the networks have
         self.translator.take_shape(self.recipe.stages[0])
@@ -143,6 +148,8 @@ class Run:
         self.log.tracker.open()
         if resume:
             self.restore()
+        for note in self.notes:
+            self.log.tell("start", note)
         self.log.begin(resume)
         if resume:
             self.plans.choose(self.progress.stage)
@@ -164,6 +171,7 @@ class Run:
                 raise CheckpointError(f"{self.folder}: none of its {len(refused)} checkpoints verifies")
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
+            self.build(read_source(self.recipe))
             return
 
         for difference in self.load(newest):
@@ -280,10 +288,8 @@ class Run:
 
         self.log.show_progress()
         if stopping:
-            num = self.accelerator.num_processes
-            launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
-            raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything "
-                          f"is saved. Continue with: {launch} train --resume --run-dir {self.folder}")
+            raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything is saved. "
+                          f"Continue with: {resume_command(self.folder, self.accelerator)}")
 
     def _look_with_guard(self, images_before: int) -> Trouble | None:
         """Probe the generators where that is due; return what the guard says of the training, None where all is well.

@@ -40,6 +40,7 @@ from translate.signals import StopRequest, minding_signals
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
+from translate.training.plan import refuse_what_has_no_room
 from translate.training.processes import (
     by_main_process,
     check_shares,
@@ -101,14 +102,14 @@ class Run:
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
                  gpu_memory: str | None = None, source: Source | None = None):
-        """Build everything, networks with the weights of `source`. Raises `UsageError`, `DataError` or `MissingExtra`
-        for what cannot be trained here."""
+        """Build everything. Raises `UsageError`, `DataError` or `MissingExtra` for what cannot be trained here."""
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.folder = home.path
         check_shares(recipe, accelerator.num_processes)
         self.precision = choose_precision(recipe.precision, accelerator.device)
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
         self.progress = Progress()
+        refuse_what_has_no_room(recipe)
         self.build(source)
         self.samples = recipe.data.build("train", data_root())
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
@@ -122,8 +123,7 @@ class Run:
         torch.manual_seed(self.recipe.seed)
         data = self.recipe.data
         self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
-        self.notes = [] if source is None else take_over(self.translator, source, self.recipe)
-        self.progress.began = self.progress.began if source is None else source.what
+        self.notes = take_over(source, self.translator, self.recipe, self.progress)
         self.translator.to(self.accelerator.device)
         self.shaped_for = 0  # the stage whose shape the networks have
         self.translator.take_shape(self.recipe.stages[0])
@@ -148,9 +148,7 @@ class Run:
         self.log.tracker.open()
         if resume:
             self.restore()
-        for note in self.notes:
-            self.log.tell("start", note)
-        self.log.begin(resume)
+        self.log.begin(resume, self.notes)
         if resume:
             self.plans.choose(self.progress.stage)
             if self.log.evaluate(self.translator):  # due, but a signal stopped the run before it
@@ -168,7 +166,7 @@ class Run:
         # A run that was stopped before its first checkpoint begins again; one whose checkpoints are all bad does not.
         if newest is None:
             if refused:
-                raise CheckpointError(f"{self.folder}: none of its {len(refused)} checkpoints verifies")
+                raise CheckpointError(f"none of its {len(refused)} checkpoints verifies", self.folder)
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
             self.build(read_source(self.recipe))

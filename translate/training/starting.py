@@ -18,6 +18,7 @@ from translate.errors import UsageError
 from translate.interop.importing import read_generator
 from translate.networks.growing import Grown, extend
 from translate.recipe import Recipe, differences
+from translate.runs.checkpoint import Progress
 from translate.runs.folder import load_saved
 from translate.runs.manifest import read_tensors
 from translate.runs.release import find_weights, load_release, progress_of, stage_of
@@ -87,11 +88,15 @@ def _of_ours(path: Path) -> Source:
                   recipe.translator.generator.model_dump(mode="json"), stage.levels, notes)
 
 
-def take_over(translator: Translator, source: Source, recipe: Recipe) -> list[str]:
+def take_over(source: Source | None, translator: Translator, recipe: Recipe, progress: Progress) -> list[str]:
     """Give fresh networks the weights of a source; return what went over and what did not, a line each.
 
-    Raises `UsageError` where the networks have fewer levels than the source, or nothing of a generator fits.
+    Without a source they stay fresh, and nothing is said. Raises `UsageError` where the networks have fewer levels than
+    the source, or nothing of a generator fits.
     """
+    if source is None:
+        return []
+    progress.began = source.what
     if source.levels > recipe.stages[0].levels:
         raise UsageError(f"has networks with {source.levels} levels, and the first stage has {recipe.stages[0].levels}",
                          str(recipe.start), f"set stages.0.levels to {source.levels}, and those of later stages to no "

@@ -61,7 +61,7 @@ def _of_ours(path: Path) -> Source:
     # A run's newest checkpoint or its best one, or a release; of a generator its average, as one translates with.
     found = find_weights(path)
     recipe, weights = load_saved(found.folder), found.weights
-    stage, share = stage_of(recipe, progress_of(weights))
+    stage, share = stage_of(recipe, progress_of(weights, recipe))
     if share < 1:
         raise UsageError(f"its newest level has faded in to α = {share:.2f} only", path, "train it until it is in, and "
                          "start from that")

@@ -1,8 +1,6 @@
 """The state of a run on the disk: written whole or not at all, verified when read, and nothing in it runs code.
 
-`save_checkpoint` writes a run's state to `checkpoints/<images>`, `restore_checkpoint` takes it back into a run.
-
-A checkpoint is a folder: tensors in safetensors files, everything else in `state.json`, and a manifest with the size
+A checkpoint is a folder, `checkpoints/<images>`: tensors in safetensors files, everything else in `state.json`, and a manifest with the size
 and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a temporary name, flushed
 and renamed; only then are older ones removed. One whose manifest does not verify is never loaded, and is named.
 

@@ -201,7 +201,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     read_network(weights, name, generator)
 
     # What goes in and comes out, how it was shown, and what tells this generator from all others
-    fitting = recipe.fitting(_stage(recipe, progress)[0])
+    fitting = recipe.fitting(stage_of(recipe, progress)[0])
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
                            files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),

@@ -117,8 +117,7 @@ class Run:
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
-        self.rolled_back = False
-        self.stop = StopRequest()
+        self.rolled_back, self.stop = False, StopRequest()
 
     def build(self, source: Source | None = None) -> None:
         """Build networks in the shape of the first stage, fresh or with the weights of `source`, and optimizers."""

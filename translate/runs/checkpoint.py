@@ -1,8 +1,8 @@
 """The state of a run on the disk: written whole or not at all, verified when read, and nothing in it runs code.
 
-A checkpoint is a folder, `checkpoints/<images>`: tensors in safetensors files, everything else in `state.json`, and a manifest with the size
-and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a temporary name, flushed
-and renamed; only then are older ones removed. One whose manifest does not verify is never loaded, and is named.
+A checkpoint is a folder, `checkpoints/<images>`: tensors in safetensors files, everything else in `state.json`, and a
+manifest with the size and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a
+temporary name, flushed and renamed; only then are older ones removed. One that does not verify is refused by name.
 
 Each process writes its own `rank<k>.safetensors` (image pools, random states) into the same folder, so all processes
 must see the same file system.

@@ -69,11 +69,6 @@ class RunFolder:
         self.path = path
         self._lock: IO[bytes] | None = None
 
-    @property
-    def as_word(self) -> str:
-        """The folder as a shell takes it."""
-        return shlex.quote(visible(self.path))
-
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Raise `RunError` where the folder holds files that would be overwritten.
 
@@ -154,6 +149,8 @@ def as_written(saved: Recipe) -> Recipe:
 
 def continued(saved: Recipe, recipe: Recipe) -> Recipe:
     """Return what `recipe` means to a run that was begun with `saved`: what it leaves open stays as it was."""
+    if recipe.start is None:
+        recipe = recipe.model_copy(update={"start": saved.start})
     is_open = recipe.translator.pace.first is None and recipe.translator.first != saved.translator.first
     return recipe.with_first(saved.translator.first) if is_open else recipe
 
@@ -189,4 +186,4 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     if changed:
         raise RunError("\n".join(["belongs to another recipe, and resuming would mix the two:", *changed]), folder,
                        advice or "start a new run with --run, or undo the changes: "
-                       f"`translate train --resume --run {RunFolder(folder).as_word}` takes the saved recipe")
+                       f"`translate train --resume --run {shlex.quote(visible(folder))}` takes the saved recipe")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Protocol
@@ -56,15 +56,17 @@ class Logbook:
     """Records one training in its run folder and tells `report` about it. Every process calls all methods alike."""
 
     def __init__(self, home: RunFolder, recipe: Recipe, accelerator: Accelerator, precision: Format,
-                 progress: Progress, report: Reporter):
-        """Open the book of the run in `home`.
+                 progress: Progress, report: Reporter, samples: Samples):
+        """Open the book of the run in `home`, which trains on `samples`.
 
-        Raises `DataError` where the scores that the recipe decides by cannot be had, `MissingExtra` for a tracker.
+        Raises `DataError` where the scores that the recipe decides by cannot be had, or where nothing can be learnt
+        from the label maps of a run that has not begun; `MissingExtra` for a tracker.
         """
         self.home, self.folder, self.recipe = home, home.path, recipe
         self.accelerator, self.precision = accelerator, precision
         self.progress, self.report = progress, report
-        self.notes: list[str] = []  # what is to be told when the training begins
+        self.begun = (self.folder / "checkpoints").is_dir()  # a version before may have seen to less
+        self.notes = [] if self.begun else by_main_process(lambda: self._look_at_labels(samples), accelerator)
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
@@ -75,24 +77,9 @@ class Logbook:
         self._since = (time.monotonic(), 0)
         self._shown: dict[str, float] = {}
 
-    def look_at_labels(self, samples: Samples) -> None:
-        """Count what label maps that are trained on hold: an even part of many. Lines on it are told when it begins.
-
-        Raises `DataError`, in every process, where nothing could be learnt from them.
+    def begin(self, resumed: bool, notes: Sequence[str] = ()) -> None:
+        """Make the first entry: on what, and with what, the training begins or goes on. `notes` say with whose weights.
         """
-        def look() -> list[str]:
-            counts = samples.count_labels(MAX_MAPS_BEFORE_TRAINING)
-            if counts is None or not counts.num_labels:
-                return []
-            if (fault := counts.fault()) is not None:
-                raise DataError(f"label maps: {fault}", self.recipe.data.place(data_root()),
-                                counts.advice("data in the recipe"))
-            return [f"label maps: {counts}", *(f"warning: label maps: {line}" for line in counts.warnings())]
-
-        self.notes += by_main_process(look, self.accelerator)
-
-    def begin(self, resumed: bool) -> None:
-        """Make the first entry: on what, and with what, the training begins or goes on."""
         self.tracker.event(self.progress.images, "resumed" if resumed else "started",
                            num_processes=self.accelerator.num_processes, precision=self.precision,
                            **describe_machine(self.accelerator.device))
@@ -100,6 +87,8 @@ class Logbook:
             self.tell("warning", self.unscored)
         for line in self.notes:
             self.tell("warning" if line.startswith("warning") else "data", line)
+        for note in notes:
+            self.tell("start", note)
 
     def tell(self, what: str, line: str) -> None:
         """Say one thing worth knowing, and keep it for the report."""
@@ -296,6 +285,19 @@ class Logbook:
         if exit_code != 130:  # whoever presses Ctrl-C again is in a hurry
             self.write_report()
 
+    def _look_at_labels(self, samples: Samples) -> list[str]:
+        """Return lines on what label maps that are trained on hold, an even part of many; none where there are none.
+
+        Raises `DataError` where nothing could be learnt from them.
+        """
+        counts = samples.count_labels(MAX_MAPS_BEFORE_TRAINING)
+        if counts is None or not counts.num_labels:
+            return []
+        if (fault := counts.fault()) is not None:
+            raise DataError(f"label maps: {fault}", self.recipe.data.place(data_root()),
+                            counts.advice("data in the recipe"))
+        return [f"label maps: {counts}", *(f"warning: label maps: {line}" for line in counts.warnings())]
+
     def _make_evaluator(self) -> Evaluator | None:
         """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does.
 
@@ -308,7 +310,7 @@ class Logbook:
         try:
             return Evaluator(self.recipe, self.accelerator, self.precision)
         except DataError as error:
-            if self.recipe.needs_test_images and not (self.folder / "checkpoints").is_dir():
+            if self.recipe.needs_test_images and not self.begun:
                 raise
             self.unscored = f"no held-out scores: {error}"
             return None

@@ -14,7 +14,7 @@ from translate.data.labelled import Labelled
 from translate.errors import RECIPE_PLACEHOLDER, Mistake, RecipeError, RunError, Stopped
 from translate.networks.tasks import RECORD, read_task
 from translate.recipe import Adaptation, Recipe, differences, load_recipe
-from translate.runs.folder import RECIPE_FILE, STATUS, refuse_changes
+from translate.runs.folder import RECIPE_FILE, STATUS, RunFolder, refuse_changes
 from translate.schema import validate
 from translate.training.loop import Reporter, train
 
@@ -93,11 +93,11 @@ def saved_recipe(folder: Path, chosen: Recipe) -> Recipe:
     Its task network is named where it lies now, as OUT may have been moved; whether that is the network that it began
     with, `consistency.json` tells by its content.
     """
-    document, wanted = load_recipe(folder / RECIPE_FILE).dump(), chosen.dump()["translator"].get("semantic")
+    document, wanted = load_recipe(folder / RECIPE_FILE, saved=True).dump(), chosen.dump()["translator"].get("semantic")
     if wanted is not None and document["translator"].get("semantic") is not None:
         document["translator"]["semantic"]["task"] = wanted["task"]
     saved = validate(Recipe, document, str(folder / RECIPE_FILE))
-    refuse_changes(saved, chosen, folder, "take the changes back, or let `translate adapt make` begin anew in another "
+    refuse_changes(saved, RunFolder(folder).as_begun(chosen), folder, "take the changes back, or let `translate adapt make` begin anew in another "
                                           f"folder (--out); {folder} may be removed as well, and is then trained anew")
     return saved
 

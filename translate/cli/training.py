@@ -39,7 +39,8 @@ def train(
             raise RunError("there is no run here to resume", run)
     else:
         raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
-    chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
+    chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])],
+                         saved=recipe is None)
     folder = run or default_run(chosen)
 
     with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -30,10 +30,10 @@ from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, DecoderProcess, NoDecoder, Request
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
-from translate.images.reading import change_bits, fit
+from translate.images.reading import change_bits, under_alpha
 from translate.images.sinks import ArraySink, writing_pages
 from translate.images.tensors import to_array
-from translate.images.writing import write_image
+from translate.images.writing import holds, write_image
 from translate.precision import is_out_of_memory
 
 T = TypeVar("T")
@@ -121,7 +121,8 @@ class Converter:
             if answer.picture is None:
                 return Entry(job.name, "already", job.output_name, answer.key)
             if by_rows:
-                return Input(job, answer.key, fit(answer.picture, self.image_in))
+                page = Page.of_picture(answer.picture, self.image_in)  # what it cannot be is refused here
+                return Input(job, answer.key, replace(answer.picture, notes=page.notes))
             return Input(job, answer.key, *self.translating.prepare(answer.picture))
         except NoDecoder:
             raise
@@ -208,8 +209,10 @@ class Converter:
 
     def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page, alpha: np.ndarray | None) -> None:
         """Write an output that is encoded whole, with the alpha and the metadata of its source."""
-        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=source.geo,
-                    alpha=None if alpha is None else change_bits(alpha, self.image_out.bits),
+        alpha = None if alpha is None else change_bits(alpha, self.image_out.bits)
+        if alpha is not None and holds(job.output.suffix, self.image_out.channels, self.image_out.bits, alpha=True):
+            pixels = under_alpha(pixels, alpha, self.image_in, self.image_out)
+        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=source.geo, alpha=alpha,
                     quality=self.options.quality)
 
     def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...]) -> Entry:

@@ -22,7 +22,7 @@ from translate.errors import UsageError
 from translate.images.decoding import decode, raw_mode
 from translate.images.metadata import exif_bytes, exif_of
 from translate.images.pictures import Picture
-from translate.images.reading import ImageConfig, change_bits
+from translate.images.reading import ImageConfig, change_bits, under_alpha
 from translate.images.tensors import to_array
 from translate.images.writing import holds
 
@@ -91,7 +91,8 @@ class Model:
         # Alpha, profile and EXIF go along.
         picture, pixels = self._translated(picture)
         if picture.alpha is not None and holds(".png", channels, bits, alpha=True):
-            pixels = np.dstack([pixels, change_bits(picture.alpha, bits)])
+            alpha = change_bits(picture.alpha, bits)
+            pixels = np.dstack([under_alpha(pixels, alpha, self.image_in, self.image_out), alpha])
         made = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         made.info |= {name: value for name, value in (("icc_profile", picture.icc), ("exif", picture.exif)) if value}
         return made

@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from translate.data.check_pixels import PixelCount
 from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import (
     FOLDERS_OF,
@@ -136,11 +137,14 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
 
     # Read every file, and compare the sizes of a pair.
     met: set[tuple[int, int]] = set()
+    loading = config.loading
+    counts = {side: PixelCount(image, f"data.image_{side}")
+              for side, image in (("a", loading.image_a), ("b", loading.image_b))}
     num_files, done = sum(len(pair) for part in parts for pair in part), 0
     for pair in chain.from_iterable(parts):
         sizes = []
         for path, side in pair:
-            size, findings = _read_file(path, side, config, crop)
+            size, findings = _read_file(path, side, config, crop, counts)
             yield from findings
             sizes.append(size)
             done += 1
@@ -151,6 +155,10 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         if config.paired and len(set(known)) > 1:
             sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
+
+    # What only all images together tell.
+    for count in counts.values():
+        yield from (Finding(*each) for each in count.said())
 
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
@@ -227,8 +235,8 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
     return [((path, side),) for path in files]
 
 
-def _read_file(path: Path, side: Side, config: LayoutConfig,
-               crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, int] | None,
+               counts: dict[str, PixelCount]) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
     and findings."""
     # Read it as each side it belongs to
@@ -241,6 +249,7 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
         array = fit(picture, wanted[0]).pixels
         for other in wanted[1:]:
             fit(picture, other)
+        counts["b" if side == "b" else "a"].look_at(picture)  # files of both sides are counted once
     except ImageError as error:
         return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
 

@@ -273,7 +273,7 @@ class ComputedConfig(LayoutConfig):
     @property
     def image_a(self) -> ImageConfig:
         """Return what is computed: a grey image of the photographs' depth."""
-        return ImageConfig(channels=1, bits=self.image_b.bits)
+        return self.image_b.model_copy(update={"channels": 1})
 
     def find(self, name: str, root: Path) -> Samples | None:
         place = self.place(root)

@@ -39,7 +39,7 @@ from translate.data.pairing import list_images, pair_files
 from translate.errors import DataError, ImageError, UsageError
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.images.decoding import decode, read_content
-from translate.images.reading import ImageConfig, change_bits
+from translate.images.reading import ImageConfig, fit
 from translate.images.tensors import to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
@@ -119,7 +119,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     """
     # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    held_out = HeldOut(load_recipe(run_of(path) / RECIPE_FILE), data_root(), direction, most)
+    held_out = HeldOut(load_recipe(run_of(path) / RECIPE_FILE, saved=True), data_root(), direction, most)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
     generator, image_out = release.generator.to(device), release.image_out
@@ -257,11 +257,12 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
 
 
 def read_any(path: Path) -> Tensor:
-    """Read an image as (C, H, W) float32, integers mapped to [-1, 1], without its transparency.
+    """Read an image as (C, H, W) float32, integers mapped to [-1, 1], as it is seen on white where it is transparent.
 
     Grey becomes RGB, as formats differ in whether they keep grey images grey. Raises `ImageError`.
     """
-    pixels = change_bits(decode(read_content(path), path).pixels, "float")
+    picture = decode(read_content(path), path)
+    pixels = fit(picture, ImageConfig(channels=picture.pixels.shape[2], bits="float")).pixels
     image = to_tensor(pixels, ImageConfig(channels=pixels.shape[2], bits="float"))
     return image if (rgb := identity(image, 3)) is None else rgb
 

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from translate.images.pictures import MAX_PIXELS, Picture
-from translate.images.reading import ImageConfig, fit
+from translate.images.reading import ImageConfig, fit, shown_on
 from translate.images.row_readers import FilePage, open_file
 from translate.images.tensors import to_tensor
 
@@ -45,6 +45,8 @@ class Page:
         no_rows = fit(picture, config)  # what cannot be fitted is refused here, before anything is decoded
         self.shape = (1, config.channels, page.head.height, no_rows.pixels.shape[1])
         self.has_alpha = no_rows.alpha is not None
+        if self.has_alpha and config.background is not None:
+            self.notes = (*self.notes, shown_on(config.background))
 
     @classmethod
     def of_picture(cls, picture: Picture, config: ImageConfig) -> Page:

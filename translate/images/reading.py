@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -16,17 +17,24 @@ from pydantic import Field
 from translate.errors import ImageError
 from translate.images.decoding import decode, read_content
 from translate.images.pictures import DTYPES, MAX_PIXELS, Bits, Picture, bits_of
+from translate.images.transparency import GREY_OF_RGB, Background, composed, is_transparent, taken_off
 from translate.schema import Config
 
 HALF_RANGE: dict[Bits, float] = {8: 127.5, 16: 32767.5}  # samples / HALF_RANGE - 1 lie in [-1, 1]
-GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601: the weights of red, green and blue
-
 
 class ImageConfig(Config):
     """What one side of a recipe's data looks like. Samples are mapped to [-1, 1]; floats are taken as they are."""
 
     channels: int = Field(3, ge=1)  # 1 grey, 3 RGB, 4 RGB and alpha, more from TIFF
     bits: Bits = 8  # a file of more bits is refused, one of fewer is widened without loss
+    # what transparent images are shown on: white, black or [red, green, blue] of 8 bits; null: the colours that the
+    # file keeps under its transparency, which nobody sees, are taken as they are
+    background: Background | None = "white"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What distinguishes images by this config; as before there were fields that may be null, where they are."""
+        return {name: value for name, value in self.model_dump(mode="json").items() if value is not None}
 
 
 def read_image(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -41,8 +49,8 @@ def fit(picture: Picture, config: ImageConfig) -> Picture:
     """Give a picture the channels and bits that a recipe declares.
 
     8 bits are widened to 16 (× 257, exact); integers become floats in [-1, 1]. Grey is repeated to RGB, RGB becomes
-    grey; alpha becomes a channel where the recipe declares one more than the colours. Raises `ImageError` where samples
-    or channels would be lost.
+    grey. Alpha becomes a channel where the recipe declares one more than the colours, and else is what shows them on
+    the background; it stays beside them. Raises `ImageError` where samples or channels would be lost.
     """
     # Bits: wider is exact, narrower would lose samples.
     pixels, alpha = picture.pixels, picture.alpha
@@ -51,11 +59,16 @@ def fit(picture: Picture, config: ImageConfig) -> Picture:
                          f"{config.bits}; convert the file, or train with bits: {picture.bits}")
     pixels = change_bits(pixels, config.bits)
 
-    # Channels: alpha joins the colours, grey and RGB become each other; anything else is another kind of image.
+    # Alpha joins the colours, or they are seen on the background.
     channels = pixels.shape[2]
     if alpha is not None and config.channels == channels + 1:
-        pixels, alpha = np.dstack([pixels, change_bits(alpha, config.bits)]), None
-    elif (channels, config.channels) == (1, 3):
+        return replace(picture, pixels=np.dstack([pixels, change_bits(alpha, config.bits)]), alpha=None)
+    if alpha is not None and config.background is not None and is_transparent(alpha):
+        pixels = composed(pixels, change_bits(alpha, config.bits), config.background)
+        picture = replace(picture, notes=(*picture.notes, shown_on(config.background)))
+
+    # Channels: grey and RGB become each other; anything else is another kind of image.
+    if (channels, config.channels) == (1, 3):
         pixels = np.repeat(pixels, 3, axis=2)
     elif (channels, config.channels) == (3, 1):
         grey = pixels @ np.array(GREY_OF_RGB, dtype=np.float32)
@@ -64,6 +77,20 @@ def fit(picture: Picture, config: ImageConfig) -> Picture:
         raise ImageError(picture.path, "read", f"has {channels} channels, the recipe declares {config.channels}; "
                          f"convert the file, or train with channels: {channels}")
     return replace(picture, pixels=pixels, alpha=alpha)
+
+
+def shown_on(background: Background) -> str:
+    """Say on what a transparent image was shown, for the ledger."""
+    return f"shown on {background} where it is transparent"
+
+
+def under_alpha(pixels: np.ndarray, alpha: np.ndarray, shown: ImageConfig, made: ImageConfig) -> np.ndarray:
+    """Return the colours of an output, so that it looks under the `alpha` of its input as the network made it.
+
+    The input was `shown` on its background, and what was `made` of it has one, which shines through again. Where
+    either has none, an output goes with the alpha as it is. Both arrays are of the depth of `made`.
+    """
+    return pixels if None in (shown.background, made.background) else taken_off(pixels, alpha, made.background)
 
 
 def change_bits(array: np.ndarray, bits: Bits) -> np.ndarray:

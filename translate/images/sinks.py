@@ -20,7 +20,7 @@ from torch import Tensor
 from translate.errors import ImageError, TranslateError
 from translate.images.pages import Page
 from translate.images.pictures import DTYPES
-from translate.images.reading import ImageConfig, change_bits
+from translate.images.reading import ImageConfig, change_bits, under_alpha
 from translate.images.tensors import to_array
 from translate.images.tiffs import writer_options
 from translate.images.writing import as_write_errors, holds, profile_for, replacing_image
@@ -68,7 +68,8 @@ class TiffSink:
         if self._alpha:
             alpha = self.page.read_alpha(start, start + len(rows))
             assert alpha is not None, "the page has alpha"
-            rows = np.dstack([rows, change_bits(alpha, self.config.bits)])
+            alpha = change_bits(alpha, self.config.bits)
+            rows = np.dstack([under_alpha(rows, alpha, self.page.config, self.config), alpha])
 
         # The first rows of a page start the thread's work on it.
         if self._job is None:

@@ -165,7 +165,7 @@ def read_run(folder: Path) -> RunRecord:
         raise RunError("is a release, which does not know how it was trained", folder, "name the run it is from")
     if not (folder / RECIPE_FILE).is_file():
         raise RunError(f"there is no run here: it holds no {RECIPE_FILE}", folder)
-    recipe = load_recipe(folder / RECIPE_FILE)
+    recipe = load_recipe(folder / RECIPE_FILE, saved=True)
     records = files.read_lines(folder / METRICS)
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]
                                            for kind in ("train", "evaluation", "game", "probe"))

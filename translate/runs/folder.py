@@ -17,7 +17,8 @@ from typing import IO, Any
 from translate import files
 from translate.errors import RunError
 from translate.networks.memory import Plan
-from translate.recipe import Recipe, differences, load_recipe
+from translate.recipe import Recipe, differences, load_recipe, sides_without_background
+from translate.schema import read_document
 
 RECIPE_FILE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
@@ -43,12 +44,19 @@ class RunFolder:
         if resume:
             if not saved.is_file():
                 raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
-            refuse_changes(load_recipe(saved), recipe, self.path)
+            refuse_changes(load_recipe(saved, saved=True), self.as_begun(recipe), self.path)
         elif self.path.exists() and not self.path.is_dir():
             raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
         elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
             raise RunError("holds files already and is not overwritten", self.path,
                            "continue it with --resume, or name another folder with --run")
+
+    def as_begun(self, recipe: Recipe) -> Recipe:
+        """Return `recipe` for a resume: with what an earlier version did, where the saved one lacks a younger field."""
+        saved = self.path / RECIPE_FILE
+        sides = sides_without_background(read_document(saved, "")) if saved.is_file() else []
+        images = {side: getattr(recipe.data, side).model_copy(update={"background": None}) for side in sides}
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update=images)}) if sides else recipe
 
     def claim(self, recipe: Recipe) -> None:
         """Make the folder, keep other processes out until `leave`, and save the resolved recipe.

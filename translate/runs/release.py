@@ -53,7 +53,7 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
     """
     # `best` is no folder: it stands for the best checkpoint of the run beside it
     if path.name == "best" and (path.parent / RECIPE_FILE).is_file():
-        return _read(load_recipe(path.parent / RECIPE_FILE), _best_weights(path.parent), direction)
+        return _read(load_recipe(path.parent / RECIPE_FILE, saved=True), _best_weights(path.parent), direction)
     if not path.is_dir():
         raise UsageError("no such folder", path, "--model takes a run (runs/<name>) or a release folder")
 
@@ -70,7 +70,7 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
         weights = newest
     else:
         raise UsageError("neither a run nor a release: it holds no recipe.yaml", path)
-    release = _read(load_recipe(path / RECIPE_FILE), weights, direction)
+    release = _read(load_recipe(path / RECIPE_FILE, saved=True), weights, direction)
     return replace(release, refused=tuple(refused))
 
 
@@ -136,8 +136,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     # What goes in and comes out, and what tells this generator from all others
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
-                           files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),
-                           image_out.model_dump(mode="json"), *shape])
+                           files.sha256(weights / f"{name}.safetensors"), image_in.identity, image_out.identity, *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, growth=_growth(recipe, progress))

@@ -69,6 +69,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     # Checked before the folder is made: the recipe, its data, and the memory of every stage, also the last.
     accelerator = make_accelerator(recipe, folder)
     home = RunFolder(folder)
+    if resume:
+        recipe = home.as_begun(recipe)
     if accelerator.is_main_process:
         home.check(recipe, resume)
     accelerator.wait_for_everyone()

@@ -86,9 +86,7 @@ def test_an_identity_generator_loses_nothing(tmp_path, bits, dtype, channels):
             if channels == 3:
                 write_image(tmp_path / "in" / f"{number}-alpha{suffix}", pixels, alpha=alpha)
                 expected[f"{number}-alpha{suffix}"] = (pixels, alpha)
-    image = ImageConfig(channels=channels, bits=bits, background=None)  # colours that nobody sees as well
-    release = replace(release_of(Identity(), channels, bits), image_in=image, image_out=image)
-    summary = convert(tmp_path / "in", tmp_path / "out", release)
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity(), channels, bits))
     assert summary.exit_code == 0
     for name, (pixels, alpha) in expected.items():
         path = tmp_path / "out" / name

@@ -45,7 +45,7 @@ GEO = (  # 2 m pixels in UTM zone 32N, as a GIS would write them, and a no-data 
 
 def config_of(array: np.ndarray) -> ImageConfig:
     bits = {"f": "float"}.get(array.dtype.kind, array.dtype.itemsize * 8)
-    return ImageConfig(channels=array.shape[2], bits=bits)
+    return ImageConfig(channels=array.shape[2], bits=bits, background=None)
 
 
 def whole(page: Page) -> Tensor:

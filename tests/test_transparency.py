@@ -140,7 +140,7 @@ def test_a_conversion_shows_the_background_and_gives_alpha_back(tmp_path: Path, 
     pixels, alpha = noise(24, 24), noise(24, 24, 1, seed=1)[..., 0]
     (tmp_path / "in").mkdir()
     write_image(tmp_path / "in" / name, pixels, alpha=alpha)
-    release = release_of(Identity())
+    release = release_of(Identity(), background="white")
     assert convert(tmp_path / "in", tmp_path / "out", release, workers=0, memory=memory).exit_code == 0
     made = decode((tmp_path / "out" / name).read_bytes(), tmp_path / name)
     np.testing.assert_array_equal(made.alpha, alpha)
@@ -162,7 +162,7 @@ def test_a_conversion_shows_the_background_and_gives_alpha_back(tmp_path: Path, 
 
 def test_the_python_face_does_what_the_command_does(tmp_path: Path) -> None:
     with_hole(tmp_path / "in/x.png", (0, 255, 0))
-    release = release_of(Identity())
+    release = release_of(Identity(), background="white")
     convert(tmp_path / "in", tmp_path / "out", release, workers=0)
     with Image.open(tmp_path / "in/x.png") as image, Image.open(tmp_path / "out/x.png") as expected:
         made = Model(Translating.with_release(release, "cpu")).convert(image)

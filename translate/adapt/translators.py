@@ -97,8 +97,9 @@ def saved_recipe(folder: Path, chosen: Recipe) -> Recipe:
     if wanted is not None and document["translator"].get("semantic") is not None:
         document["translator"]["semantic"]["task"] = wanted["task"]
     saved = validate(Recipe, document, str(folder / RECIPE_FILE))
-    refuse_changes(saved, RunFolder(folder).as_begun(chosen), folder, "take the changes back, or let `translate adapt make` begin anew in another "
-                                          f"folder (--out); {folder} may be removed as well, and is then trained anew")
+    refuse_changes(saved, RunFolder(folder).as_begun(chosen), folder, "take the changes back, or let `translate adapt "
+                   f"make` begin anew in another folder (--out); {folder} may be removed as well, and is then trained "
+                   "anew")
     return saved
 
 

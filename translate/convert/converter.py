@@ -32,13 +32,14 @@ from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
 from translate.images.reading import change_bits, under_alpha
 from translate.images.sinks import ArraySink, writing_pages
-from translate.images.tensors import to_array
+from translate.images.tensors import to_file
+from translate.images.values import nodata_for, with_nodata, with_unknown
 from translate.images.writing import holds, write_image
 from translate.precision import is_out_of_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
-OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
+OUTPUT_VERSION = 2  # raise it when the same input, model and options begin to give other files
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ class Converter:
         """Translate the pages of a TIFF, which are read and, into a TIFF, written by rows."""
         job = read.job
         self._begin(read)
+        notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
             if holds_pages(job.output):
                 with writing_pages(job.output, pages, self.image_out) as sinks:
@@ -182,9 +184,10 @@ class Converter:
                         self.translating.translate_rows(page, sink)
             else:
                 (page,) = pages
-                self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height))
+                notes = self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height),
+                                   page.read_unknown(0, page.height))
         return self._done(read, sum(page.height * page.width for page in pages),
-                          tuple(note for page in pages for note in page.notes))
+                          (*(note for page in pages for note in page.notes), *notes))
 
     def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray) -> Entry:
         """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
@@ -193,9 +196,9 @@ class Converter:
         """
         try:
             self._begin(read)
-            pixels = made if isinstance(made, np.ndarray) else to_array(made, self.image_out)
-            self._save(read.job, pixels, picture, picture.alpha)
-            entry = self._done(read, pixels.shape[0] * pixels.shape[1], picture.notes)
+            pixels = made if isinstance(made, np.ndarray) else to_file(made, self.image_out)
+            notes = self._save(read.job, pixels, picture, picture.alpha, picture.unknown)
+            entry = self._done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes))
         except DiskError:
             raise
         except Exception as error:
@@ -207,13 +210,24 @@ class Converter:
         self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
         make_folder(read.job.output.parent)
 
-    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page, alpha: np.ndarray | None) -> None:
-        """Write an output that is encoded whole, with the alpha and the metadata of its source."""
+    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page, alpha: np.ndarray | None,
+              unknown: np.ndarray | None) -> tuple[str, ...]:
+        """Write an output that is encoded whole, with the alpha, the metadata and the gaps of its source.
+
+        Returns what is to be said of it.
+        """
         alpha = None if alpha is None else change_bits(alpha, self.image_out.bits)
         if alpha is not None and holds(job.output.suffix, self.image_out.channels, self.image_out.bits, alpha=True):
             pixels = under_alpha(pixels, alpha, self.image_in, self.image_out)
-        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=source.geo, alpha=alpha,
+        geo, notes = source.geo, tuple[str, ...]()
+        if source.nodata is not None or unknown is not None:
+            nodata = nodata_for(self.image_out.file_dtype, source.nodata, self.image_out.value_range)
+            pixels, geo = with_unknown(pixels, unknown, nodata), with_nodata(geo, nodata)
+            if unknown is not None and not holds_pages(job.output):
+                notes = (f"its pixels without data are {nodata:g}, which {job.output.suffix} cannot tell",)
+        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
                     quality=self.options.quality)
+        return notes
 
     def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...]) -> Entry:
         """Return the entry of an output that is complete and on the disk."""

@@ -23,7 +23,7 @@ from translate.images.decoding import decode, raw_mode
 from translate.images.metadata import exif_bytes, exif_of
 from translate.images.pictures import Picture
 from translate.images.reading import ImageConfig, change_bits, under_alpha
-from translate.images.tensors import to_array
+from translate.images.tensors import to_file
 from translate.images.writing import holds
 
 # By Pillow's mode: the format of file that brings an image to the decoder unchanged.
@@ -77,9 +77,10 @@ class Model:
     def _convert_pil(self, image: Image.Image) -> Image.Image:
         # What comes out must be an image of Pillow's as well.
         bits, channels = self.image_out.bits, self.image_out.channels
-        if channels not in ((1, 3, 4) if bits == 8 else (1,)):
+        signed = self.image_out.file_dtype == np.int16
+        if signed or channels not in ((1, 3, 4) if bits == 8 else (1,)):
             raise UsageError(f"convert: a PIL image cannot hold what this model gives ({channels} channels, bits: "
-                             f"{bits}); pass an array or a tensor")
+                             f"{bits}{', with a sign' * signed}); pass an array or a tensor")
 
         # A palette's colours mean nothing to a model of label maps: its numbers are the classes.
         if self._translating.release.labels:
@@ -125,11 +126,11 @@ class Model:
         translating, labels = self._translating, self._translating.release.labels
         if labels is not None:
             check_classes(picture.pixels, labels)
-        elif picture.bits == "float":  # in [-1, 1], as the generator takes it, whatever the depth of the recipe's files
-            release = replace(translating.release, image_in=self.image_in.model_copy(update={"bits": "float"}))
-            translating = replace(translating, release=release)
+        elif picture.pixels.dtype == np.float32:  # as the generator takes it, whatever the files are
+            image_in = self.image_in.model_copy(update={"bits": "float", "range": None, "window": None})
+            translating = replace(translating, release=replace(translating.release, image_in=image_in))
         picture, image = translating.prepare(picture)
-        return picture, to_array(translating.translate(image, picture.path), self.image_out)
+        return picture, to_file(translating.translate(image, picture.path), self.image_out)
 
 
 def picture_of(image: Image.Image) -> Picture:

@@ -158,7 +158,8 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
 
     # What only all images together tell.
     for count in counts.values():
-        yield from (Finding(*each) for each in count.said())
+        for file, severity, what, advice in count.said():
+            yield Finding(file or config.place(root), severity, what, advice)
 
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
@@ -283,7 +284,7 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     elif info.channels != wanted.channels:
         yield Finding(path, "warning", f"has {info.channels} channel{'s' * (info.channels > 1)} ({info.mode}); the "
                       f"recipe declares {wanted.channels}", advice)
-    elif info.bits != wanted.bits:
+    elif info.bits != wanted.bits and wanted.value_range is None:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
 
 

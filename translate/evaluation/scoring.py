@@ -40,7 +40,7 @@ from translate.errors import DataError, ImageError, UsageError
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.images.decoding import decode, read_content
 from translate.images.reading import ImageConfig, fit
-from translate.images.tensors import to_array, to_tensor
+from translate.images.tensors import hide_unknown, to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
@@ -126,8 +126,8 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
 
     def fake(number: int) -> Tensor:
         """Translate, and round to the numbers that a file can hold."""
-        made = translate_whole(generator, held_out.source(number), device, precision)
-        return to_tensor(to_array(made, image_out), image_out)
+        made = translate_whole(generator, held_out.source(number), device, precision).cpu()
+        return hide_unknown(to_tensor(to_array(made, image_out), image_out), made)
 
     # Label maps are no images: there are no baselines of them
     results = compare(Images(len(held_out.sources), fake), Images(len(held_out.reals), held_out.real),

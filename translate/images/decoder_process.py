@@ -217,6 +217,7 @@ class ProcessRowReader:
         head = self.head.picture
         pixels = np.empty((stop - start, *head.pixels.shape[1:]), head.pixels.dtype)
         alpha = None if head.alpha is None else np.empty((stop - start, *head.alpha.shape[1:]), head.alpha.dtype)
+        unknown: np.ndarray | None = None  # until a piece lacks data
 
         # As many rows in a piece as it may hold, but one at least.
         row_bytes = math.prod(pixels.shape[1:]) * pixels.itemsize * (1 if alpha is None else 2)
@@ -227,7 +228,10 @@ class ProcessRowReader:
             pixels[piece] = picture.pixels
             if alpha is not None:
                 alpha[piece] = picture.alpha
-        return Picture(head.path, pixels, alpha)
+            if picture.unknown is not None:
+                unknown = np.zeros(pixels.shape[:2], bool) if unknown is None else unknown
+                unknown[piece] = picture.unknown
+        return Picture(head.path, pixels, alpha, nodata=head.nodata, unknown=unknown, range=head.range)
 
 
 @contextmanager

@@ -35,11 +35,11 @@ from translate.images.pictures import (
     as_image_errors,
     check_kind,
     check_size,
-    checked_floats,
     rotate_upright,
 )
 from translate.images.png_chunks import without_bad_chunks
 from translate.images.tiffs import TiffRowReader, full_pages, geo_tags, has_alpha, is_tiff, page_info, resolution_of
+from translate.images.values import nodata_in, unknown_in
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
 # The brands of files whose images are coded as in a video of the kinds HEVC, as single images or as sequences.
@@ -130,7 +130,7 @@ def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Pictu
         pixels, alpha = _decode_pillow(image, path)
         # A TIFF's EXIF describes its own layout: dropped. Without a resolution, Pillow says 1 dot per inch.
         return Picture(path, pixels, alpha, icc=None if image.mode == "CMYK" else icc, dpi=resolution_of(page), geo=geo,
-                       notes=notes)
+                       notes=notes, nodata=nodata_in(geo), unknown=unknown_in(pixels, nodata_in(geo)))
 
 
 def _check_still(num_frames: int, path: Path) -> None:
@@ -230,7 +230,7 @@ def _decode_pillow(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarr
     """Return pixels (H, W, 1 or 3) and alpha (H, W) or None, whatever Pillow's mode."""
     # Grey of more than 8 bits, which has no alpha.
     if image.mode == "F":
-        return checked_floats(np.array(image)[..., None], path), None
+        return np.array(image)[..., None], None
     if image.mode == "I" or image.mode.startswith("I;16"):  # "I" comes from a 16-bit PGM
         return np.array(image).astype(np.uint16)[..., None], None
 

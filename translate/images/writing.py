@@ -40,6 +40,8 @@ def holds(suffix: str, channels: int, bits: Bits, alpha: bool = False) -> bool:
 
 def suffix_for(suffix: str, config: ImageConfig) -> str:
     """Return the suffix to write under: the given one where it can hold such images, else .png, else .tif."""
+    if config.file_dtype == np.int16:  # numbers with a sign are a TIFF's alone
+        return suffix if suffix.lower() in (".tif", ".tiff") else ".tif"
     return next(each for each in (suffix, ".png", ".tif") if holds(each, config.channels, config.bits))
 
 
@@ -51,7 +53,7 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
     and on the disk.
 
-    pixels     (H, W) or (H, W, C), uint8, uint16 or float32
+    pixels     (H, W) or (H, W, C), uint8, uint16, float32, or int16 for a TIFF
     alpha      (H, W) of the same type; dropped where the format has none
     icc        kept where it describes the channels written
     exif       left out of a TIFF of more than 8 bits or 3 colours, or with `geo`: there it would be a directory of its
@@ -71,13 +73,14 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     if quality is not None and not 1 <= quality <= 100:
         raise UsageError(f"quality {quality}: expected 1 (smallest file) to 100 (best)")
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    channels, bits = pixels.shape[2], bits_of(pixels)
-    if not holds(path.suffix, channels, bits):
+    signed = pixels.dtype == np.int16
+    channels, bits = pixels.shape[2], 16 if signed else bits_of(pixels)
+    if not holds(path.suffix, channels, bits) or (signed and _PILLOW_FORMATS[path.suffix.lower()] != "TIFF"):
         raise ImageError(path, "write", f"{path.suffix or 'a name without suffix'} cannot hold {channels} channels of "
                          f"{bits_in_words(bits)}; write {suffix_for('', ImageConfig(channels=channels, bits=bits))}")
 
     # What the format has no place for is left out.
-    if alpha is not None and not holds(path.suffix, channels, bits, alpha=True):
+    if alpha is not None and (signed or not holds(path.suffix, channels, bits, alpha=True)):
         alpha = None
     everything = pixels if alpha is None else np.dstack([pixels, alpha])
     icc = profile_for(channels, icc)

@@ -136,7 +136,8 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     # What goes in and comes out, and what tells this generator from all others
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
-                           files.sha256(weights / f"{name}.safetensors"), image_in.identity, image_out.identity, *shape])
+                           files.sha256(weights / f"{name}.safetensors"), image_in.identity, image_out.identity,
+                           *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, growth=_growth(recipe, progress))

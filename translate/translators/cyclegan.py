@@ -121,15 +121,17 @@ class CycleGAN(Translator):
                 opinion, before = self.frozen["task"](fake), update.translated(self.frozen["task"], real)
                 update.backward(f"semantic_{name}", self.semantic[name] * semantic_consistency(opinion, before))
         if self.weights.identity:
-            update.backward(f"identity_{name}", self.weights.identity * l1_loss(back(real), real))
+            same = update.hide_unknown(back(real), real, real)
+            update.backward(f"identity_{name}", self.weights.identity * l1_loss(same, real))
         return fake.detach()
 
     def come_back(self, update: StepTools, name: Direction, fake: Tensor, real: Tensor, back: nn.Module) -> None:
         """Hold the way back to where it began (eq. 2), and to what a pretrained network sees there, if there is one."""
         if self.perceptual is None:
-            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(back(fake), real))
+            rebuilt = update.hide_unknown(back(fake), real, real)
+            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
             return
-        with update.fake(back, fake) as rebuilt:  # a cut of its own: the generator's graph waits, not the losses'
+        with update.fake(back, fake, truth=real) as rebuilt:  # a cut of its own: this graph waits, not theirs
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
             update.backward(f"perceptual_{name}", self.perceptual(rebuilt, real))
 

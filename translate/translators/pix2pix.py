@@ -65,7 +65,7 @@ class Pix2Pix(Translator):
         """Fool the discriminator and stay near the truth (eq. 4); return the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
-            with update.fake(self.generator_ab, a) as fake:
+            with update.fake(self.generator_ab, a, truth=b) as fake:
                 fooled = self.fool(update, self.conditional(update, a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 if self.weights.features:
@@ -79,7 +79,7 @@ class Pix2Pix(Translator):
     def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
-            fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
+            fake = fakes[number] if fakes else update.translated(self.generator_ab, a, truth=b)
             self.tell_apart(update, self.conditional(update, a), b, fake)
 
     def conditional(self, update: StepTools, a: Tensor) -> Discriminator:

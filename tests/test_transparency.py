@@ -30,7 +30,7 @@ from translate.images.reading import ImageConfig, fit, read_image
 from translate.images.transparency import composed, taken_off
 from translate.images.writing import write_image
 from translate.recipe import Recipe, load_recipe
-from translate.runs.folder import RunFolder
+from translate.runs.folder import RunFolder, continued
 from translate.runs.release import load_release
 from translate.schema import validate
 from translate.training.loop import train
@@ -191,7 +191,7 @@ def test_a_run_and_a_release_keep_their_background_and_older_ones_what_they_did(
         del document["data"][side]["background"]
     (run / "recipe.yaml").write_text(yaml.safe_dump(document))
     assert load_release(run).image_in.background is None
-    assert RunFolder(run).as_begun(recipe(pairs)).data.loading.image_a.background is None
+    assert continued(RunFolder(run).saved_recipe(), recipe(pairs)).data.loading.image_a.background is None
     longer = recipe(pairs).model_copy(update={"stages": (recipe(pairs).stages[0].model_copy(update={"images": 3}),)})
     train(longer, run, Silent(), resume=True)
     assert load_recipe(run / "recipe.yaml").data.image_b.background is None

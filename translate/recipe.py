@@ -30,6 +30,7 @@ from translate.optimizers import Constant, Optimizers, Schedule
 from translate.places import shipped_recipes
 from translate.schema import Config, Name, read_document, read_yaml, validate
 from translate.translators import TranslatorConfig
+from translate.translators.stabilisers import Side
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -262,6 +263,11 @@ class Recipe(Config):
             document["translator"]["semantic"] = self.adapt.semantic.model_dump() | {"task": str(task)}
         return validate(Recipe, document, self.name)
 
+    def with_first(self, first: Side) -> Recipe:
+        """Return the same recipe with `first` as the side that is trained first in a step."""
+        pace = self.translator.pace.model_copy(update={"first": first})
+        return self.model_copy(update={"translator": self.translator.model_copy(update={"pace": pace})})
+
     @property
     def num_images(self) -> int:
         """How many images the whole training sees."""
@@ -276,28 +282,14 @@ class Recipe(Config):
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = (), saved: bool = False) -> Recipe:
-    """Read a recipe file, apply `a.b=c` overrides, validate. Raises `RecipeError` with all mistakes.
-
-    `saved`: it is the recipe that a run or a release keeps, with every default spelled out; a field that it lacks is
-    younger, and means what was done without it.
-    """
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply `a.b=c` overrides, validate. Raises `RecipeError` with all mistakes."""
     document = read_document(path, "" if path.exists() else _shipped_advice(path.stem))
-    if saved:
-        for side in sides_without_background(document):
-            document["data"][side]["background"] = None
     written = copy.deepcopy(document)
     for override in overrides:
         apply_override(document, override)
     paths = [override.partition("=")[0] for override in overrides]
     return validate(Recipe, document, lambda where: _source(where, path, written, paths))
-
-
-def sides_without_background(document: dict[str, Any]) -> list[str]:
-    """Return the sides of a saved recipe's data from before images were composed on a background."""
-    data = document.get("data")
-    return [side for side in ("image_a", "image_b") if isinstance(data, dict) and isinstance(data.get(side), dict)
-            and "background" not in data[side]]
 
 
 def _source(where: str, file: Path, written: dict[str, Any], overrides: Sequence[str]) -> str:

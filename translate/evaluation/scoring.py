@@ -48,8 +48,7 @@ from translate.metrics.observations import MEASURES, Observed, observe, summaris
 from translate.metrics.segmentation import LabelScores
 from translate.places import data_root
 from translate.precision import choose_precision
-from translate.recipe import load_recipe
-from translate.runs.folder import RECIPE_FILE
+from translate.runs.folder import load_saved
 from translate.runs.release import load_release
 from translate.translators import Direction
 
@@ -119,7 +118,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     """
     # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    held_out = HeldOut(load_recipe(run_of(path) / RECIPE_FILE, saved=True), data_root(), direction, most)
+    held_out = HeldOut(load_saved(run_of(path)), data_root(), direction, most)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
     generator, image_out = release.generator.to(device), release.image_out

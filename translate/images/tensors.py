@@ -10,7 +10,7 @@ from translate.images.pictures import DTYPES
 from translate.images.reading import HALF_RANGE, ImageConfig
 from translate.images.values import from_unit
 
-# What stands for a pixel without data: black to a network, and less than any image holds, so that losses and scores
+# What stands for a pixel without data: black to a network, and a value that no image holds, so that losses and scores
 # tell it. Half precision makes it -1; masks are made of images as they were read.
 UNKNOWN = -1 - 2.0**-11
 
@@ -29,7 +29,7 @@ def to_tensor(array: np.ndarray, config: ImageConfig) -> Tensor:
 
 def unknown_pixels(image: Tensor) -> Tensor:
     """Return which pixels of an image (…, C, H, W) are not known: (…, 1, H, W)."""
-    return (image < -1).any(-3, keepdim=True)
+    return (image == UNKNOWN).any(-3, keepdim=True)
 
 
 def hide_unknown(made: Tensor, real: Tensor, truth: Tensor | None = None) -> Tensor:

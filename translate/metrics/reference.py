@@ -12,11 +12,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from translate.images.tensors import unknown_pixels
 from translate.metrics.checks import check_pair
@@ -32,6 +27,8 @@ def score(image: Tensor, truth: Tensor) -> dict[str, float]:
     The PSNR of equal images is infinite. Pixels of which one of them has no data do not count, and of images with such
     pixels there is no MS-SSIM. Raises `DataError` for values that are not finite or not in [-1, 1].
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # slow to import
+
     image, truth = image.float(), truth.float()
     check_pair(image, truth)
     known = ~(unknown_pixels(image) | unknown_pixels(truth))
@@ -55,6 +52,8 @@ def score_known(image: Tensor, truth: Tensor, known: Tensor) -> dict[str, float]
 
     The gradient and SSIM count where all of the pixels that they look at are known.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
+
     # Pixel by pixel.
     image, differences = torch.where(known, image, truth), (image - truth).expand_as(truth)[known.expand_as(truth)]
     if not len(differences):
@@ -79,11 +78,15 @@ def score_known(image: Tensor, truth: Tensor, known: Tensor) -> dict[str, float]
 
 def ssim(image: Tensor, truth: Tensor) -> float:
     """Return the SSIM of a (1, C, H, W) pair with sides of at least `MIN_SIDE_SSIM`."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     return float(structural_similarity_index_measure(*_intensities(image, truth), data_range=1.0))  # type: ignore[arg-type]
 
 
 def ms_ssim(image: Tensor, truth: Tensor) -> float:
     """Return the MS-SSIM of a (1, C, H, W) pair with sides of at least `MIN_SIDE_MS_SSIM`."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     return float(multiscale_structural_similarity_index_measure(*_intensities(image, truth), data_range=1.0))
 
 

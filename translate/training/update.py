@@ -37,7 +37,7 @@ from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
 from translate.training import draws
 from translate.training.processes import has_sync_batch_norm, in_any_process
-from translate.training.undo import BeforePhase
+from translate.training.undo import BeforePhase, frozen, leaving_no_trace
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 
@@ -239,6 +239,10 @@ class Update:
         with self.without_graph():
             return self.hide_unknown(at_least_float32(generator(real)), real, truth)
 
+    def previewing(self, generators: dict[str, nn.Module]) -> AbstractContextManager[object]:
+        """Make fakes within the block that a later phase makes again: these passes leave no trace in the buffers."""
+        return leaving_no_trace(generators.values())
+
     def record(self, name: str, value: Tensor) -> None:
         """Record a loss, a mean over the micro-batch: it is logged, and a step is left out where it is not finite."""
         self._add(self.losses, name, value)
@@ -383,16 +387,3 @@ class Update:
         with self.outside_autocast():
             scaler = self.accelerator.scaler
             (loss if scaler is None else scaler.scale(loss)).backward()
-
-
-@contextmanager
-def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
-    """Compute no gradient for these networks' parameters within the block."""
-    held = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in held:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)

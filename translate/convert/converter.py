@@ -114,7 +114,8 @@ class Converter:
             # Within a memory, images are translated by rows; label maps always whole.
             labels = self.translating.release.labels
             by_rows = self.translating.memory is not None and labels is None
-            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows))
+            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows,
+                                  self.image_in.pages is not None))
 
             # Pages of a TIFF are opened when it is their turn; a picture is made ready for the generator now.
             if answer.num_pages:
@@ -178,7 +179,7 @@ class Converter:
         self._begin(read)
         notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
-            if holds_pages(job.output):
+            if holds_pages(job.output) and self.image_out.pages is None:
                 with writing_pages(job.output, pages, self.image_out) as sinks:
                     for page, sink in zip(pages, sinks, strict=True):
                         self.translating.translate_rows(page, sink)
@@ -226,7 +227,7 @@ class Converter:
             if unknown is not None and not holds_pages(job.output):
                 notes = (f"its pixels without data are {nodata:g}, which {job.output.suffix} cannot tell",)
         write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
-                    quality=self.options.quality)
+                    quality=self.options.quality, paged=self.image_out.pages is not None)
         return notes
 
     def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...]) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -246,7 +247,7 @@ def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, in
         if side == "a" and config.labelling is not None:
             return _read_label_map(path, config.labelling)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
-        picture = decode(read_content(path), path)
+        picture = decode(read_content(path), path, stacked=wanted[0].pages is not None)
         array = fit(picture, wanted[0]).pixels
         for other in wanted[1:]:
             fit(picture, other)
@@ -277,6 +278,10 @@ def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     """Yield what reading an image as the recipe declares it changes without a word."""
     info = inspect(path)
+    if info.format == "DICOM":  # whatever its bits, a window shows them
+        return
+    if wanted.pages is not None:
+        info = replace(info, channels=info.channels * info.frames)
     advice = f"if all files are like this, declare it: channels: {info.channels}, bits: {info.bits}"
     if info.mode == "CMYK":
         yield Finding(path, "warning", "is CMYK, and is converted to sRGB (by its colour profile, where it has one)",

@@ -33,6 +33,7 @@ class PixelCount:
     highest: float = -math.inf
     dtypes: set[np.dtype] = field(default_factory=set)
     outside: list[Path] = field(default_factory=list)  # with values beyond the range of the recipe
+    windows: dict[tuple[float, float], Path] = field(default_factory=dict)  # that files have, and the first of each
     lacking: list[Path] = field(default_factory=list)  # with pixels that have no data
 
     def look_at(self, picture: Picture) -> None:
@@ -55,6 +56,8 @@ class PixelCount:
         self.dtypes.add(known.dtype)
         self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
         values = self.config.value_range
+        if values is None and picture.range is not None:
+            self.windows.setdefault(picture.range, picture.path)
         if values is not None and (low < values[0] or high > values[1]):
             self.outside.append(picture.path)
 
@@ -72,6 +75,13 @@ class PixelCount:
             yield (self.outside[0], "warning", f"has values outside of the range of the recipe, as {len(self.outside)} "
                    f"of {self.num} images of {self.name} have: all together reach from {self.lowest:g} to "
                    f"{self.highest:g}", "they become its ends")
+        if self.windows:
+            (low, high), path = next(iter(self.windows.items()))
+            others = f", as others by {len(self.windows) - 1} others" if len(self.windows) > 1 else ""
+            yield (path, "warning" if others else "note", f"is shown by its own window, from {low:g} to "
+                   f"{high:g}{others}", f"set {self.name}.range or {self.name}.window, so that a value is as bright in every "
+                   "image")
+            return
         if self.config.value_range is not None or len(self.dtypes) != 1 or self.lowest >= self.highest:
             return
         (dtype,) = self.dtypes

@@ -60,6 +60,7 @@ class Request:
     known: str | None = None  # where this is the key, nothing is decoded
     labels: LabelReader | None = None  # the file is a label map, and this reads it
     by_rows: bool = False
+    stacked: bool = False  # the pages of a TIFF are the channels of one image, which is read whole
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,12 @@ def read_file(request: Request) -> Answer:
         return Answer(key, None)
 
     # The picture, unless it is to be read by rows.
-    num_pages = count_pages(request.path) if request.labels is None else 0
+    num_pages = count_pages(request.path) if request.labels is None and not request.stacked else 0
     if num_pages > 1 or (num_pages == 1 and request.by_rows):
         return Answer(key, None, num_pages)
     content = read_content(request.path)
     if request.labels is None:
-        return Answer(key, decode(content, request.path, request.max_pixels))
+        return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
     return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from translate.errors import ImageError
+from translate.errors import ImageError, TranslateError
 
 Bits = Literal[8, 16, "float"]
 DTYPES: dict[Bits, type] = {8: np.uint8, 16: np.uint16, "float": np.float32}
@@ -97,7 +97,7 @@ def as_image_errors(path: Path, stage: str) -> Iterator[None]:
     """Raise whatever a decoder raises (there are dozens of classes) as `ImageError`, but a `MemoryError` as it is."""
     try:
         yield
-    except (ImageError, MemoryError):
+    except (TranslateError, MemoryError):
         raise
     except Exception as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -40,6 +40,8 @@ class ImageConfig(Config):
     # bits in files of 16, [-200, 800] for Hounsfield units; outputs are written in them. null: all of the type
     range: tuple[float, float] | None = None
     window: tuple[float, float] | None = None  # the same as its centre and its width
+
+    pages: Literal["channels"] | None = None  # the pages of a TIFF are the channels of one image; null: images each
 
     @property
     def value_range(self) -> tuple[float, float] | None:
@@ -81,7 +83,7 @@ def read_image(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS) ->
     It is float32 in [-1, 1] where the recipe names a range of values, and where pixels have no data: they are NaN.
     Raises `ImageError` for a file that cannot be read, or that holds something else than `config` declares.
     """
-    return fit(decode(read_content(path), path, max_pixels), config).pixels
+    return fit(decode(read_content(path), path, max_pixels, config.pages is not None), config).pixels
 
 
 def fit(picture: Picture, config: ImageConfig) -> Picture:

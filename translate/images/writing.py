@@ -40,14 +40,14 @@ def holds(suffix: str, channels: int, bits: Bits, alpha: bool = False) -> bool:
 
 def suffix_for(suffix: str, config: ImageConfig) -> str:
     """Return the suffix to write under: the given one where it can hold such images, else .png, else .tif."""
-    if config.file_dtype == np.int16:  # numbers with a sign are a TIFF's alone
+    if config.file_dtype == np.int16 or config.pages is not None:  # numbers with a sign, and pages, are a TIFF's alone
         return suffix if suffix.lower() in (".tif", ".tiff") else ".tif"
     return next(each for each in (suffix, ".png", ".tif") if holds(each, config.channels, config.bits))
 
 
 def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = None, icc: bytes | None = None,
                 exif: bytes | None = None, dpi: tuple[float, float] | None = None, geo: tuple[Any, ...] = (),
-                quality: int | None = None, lossless: bool | None = None) -> None:
+                quality: int | None = None, lossless: bool | None = None, paged: bool = False) -> None:
     """Write an image under the format of `path`'s suffix.
 
     Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
@@ -65,6 +65,7 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
                None     lossless unless `quality` is given
                True     lossless; `quality` is ignored
                False    lossy, at `quality` (95 unless given)
+    paged      of a TIFF: each channel is a page, and there is no alpha
 
     Raises `ImageError` for an image the format cannot hold, `DiskError` for a disk that is full or cannot be written,
     `UsageError` for a quality out of its range.
@@ -90,6 +91,9 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     with as_image_errors(path, "write"):
         if name == "PNG" and bits == 16:
             content = _encode_deep_png(everything, icc, exif, dpi)
+        elif name == "TIFF" and paged:
+            options = writer_options(1, False, pixels.dtype, icc=None, dpi=dpi, geo=geo)
+            content = _encode_tiff(np.ascontiguousarray(np.moveaxis(pixels, 2, 0))[..., None], options)
         elif name == "TIFF" and (bits != 8 or channels > 3 or geo):
             options = writer_options(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi, geo=geo)
             content = _encode_tiff(everything, options)

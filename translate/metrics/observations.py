@@ -70,8 +70,8 @@ def observe(image: Tensor, truth: Tensor | None, networks: Sequence[FeatureNetwo
     """
     scores: dict[str, float] = {}
     if truth is not None:
-        image = hide_unknown(image, image, truth)
         scores = reference.score(image[None], truth[None])
+        image = hide_unknown(image, image, truth)
         if lpips is not None and lpips.takes(image):
             scores["lpips"] = lpips(image, truth)
     features = {name: rows for network in networks if image.shape[0] in (1, 3) for name, rows in network(image).items()}

@@ -156,7 +156,7 @@ def appending(path: Path) -> BinaryIO:
 
 def copy(there: Path, here: Path) -> None:
     """Replace `here` by a copy of the content of `there`, atomically."""
-    with there.open("rb") as source, replacing(here) as file:
+    with opened(there) as source, replacing(here) as file:
         shutil.copyfileobj(source, file)
 
 

@@ -7,6 +7,7 @@ of its type, or the file is refused by name. Fields that a schema does not know,
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -134,11 +135,16 @@ def hold_to(shape: Any, document: Document) -> None:
 
 def opened(path: Path) -> BufferedReader:
     """Open a file to be read, without waiting for the other end of a pipe. Raises `DocumentError` for what is none."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket; a device without a driver
+            raise DocumentError("is no plain file", path) from None
+        raise
     if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise DocumentError("is a folder, and a file was expected" if stat.S_ISDIR(mode) else "is no plain file", path)
-    return os.fdopen(descriptor, "rb")
+    return open(path, "rb", opener=lambda *_: descriptor)  # which knows its name
 
 
 def _lines(file: BufferedReader) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from translate.cards.cards import find_card
 from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.labelled_layouts import METADATA, metadata_rows
 from translate.errors import DataError, TranslateError
-from translate.foreign import SHA256, Shape, read_lines
+from translate.foreign import SHA256, Shape, opened, read_lines
 from translate.images.reading import ImageConfig
 from translate.images.writing import suffix_for
 from translate.recipe import Recipe
@@ -135,7 +135,8 @@ def link(there: Path, here: Path) -> None:
 
 def carry(label: Path, here: Path) -> str:
     """Copy a file of labels, whatever it holds; return the SHA-256 of what was written."""
-    content = label.read_bytes()
+    with opened(label) as file:
+        content = file.read()
     here.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(here, content)
     return hashlib.sha256(content).hexdigest()

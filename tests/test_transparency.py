@@ -183,6 +183,7 @@ def test_a_run_and_a_release_keep_their_background_and_older_ones_what_they_did(
     run = tmp_path / "run"
     shutil.copytree(trained(recipe(pairs, image_a={"background": "black"})), run)
     assert load_release(run).image_in.background == "black" and load_release(run).image_out.background == "white"
+    assert ImageConfig(background=None).identity == {"channels": 3, "bits": 8}  # as fingerprints had it before
     assert translate.load(run).image_in == load_release(run).image_in
 
     # As an earlier version saved it: the same recipe goes on in it.

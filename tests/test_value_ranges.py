@@ -188,10 +188,28 @@ def test_what_has_no_data_is_read_as_such_and_carried_through_a_conversion(tmp_p
     eight = replace(release, image_out=ImageConfig(channels=config.channels))
     convert(tmp_path / "in", tmp_path / "eight", eight, workers=0, memory=memory)
     with tifffile.TiffFile(tmp_path / "eight/x.tif") as tiff:
-        assert float(tiff.pages[0].tags[NODATA].value) == 0
-        np.testing.assert_array_equal((tiff.asarray().reshape(24, 20, -1) == 0).all(2), gap)
+        made, tag = tiff.asarray().reshape(24, 20, -1), tiff.pages[0].tags.get(NODATA)
+    assert (made[gap] == 0).all()
+    if kind == "NaN":  # the input has no value for it, and all of the output's mean something: only the ledger tells
+        assert tag is None and "without data are 0" in last_rows(tmp_path / "eight")["x.tif"]["note"]
+    else:
+        assert float(tag.value) == 0 and not (made[~gap] == 0).all(1).any()
+        assert "note" not in last_rows(tmp_path / "eight")["x.tif"]
     convert(tmp_path / "in", tmp_path / "png", eight, workers=0, memory=memory, file_format="png")
     assert "without data are 0" in last_rows(tmp_path / "png")["x.tif"]["note"]
+
+
+@pytest.mark.parametrize("memory", [None, "1GB"])
+def test_what_has_no_gaps_gets_no_word_for_them(tmp_path: Path, memory: str | None) -> None:
+    """Black is black, and not a hole in a map, in an output of floats that are all known."""
+    array = values(np.float32, -1, 1)
+    array[:4] = -1
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/x.tif", array)
+    release = replace(release_of(Identity(), 1, "float"), image_out=ImageConfig(channels=1))
+    convert(tmp_path / "in", tmp_path / "out", release, workers=0, memory=memory)
+    with tifffile.TiffFile(tmp_path / "out/x.tif") as tiff:
+        assert NODATA not in tiff.pages[0].tags and (tiff.asarray()[:4] == 0).all()
 
 
 def recipe(folder: Path, image: ImageConfig, kind: str = "pix2pix", **more: Any) -> Recipe:

@@ -31,9 +31,9 @@ from translate.images.decoder_process import Answer, DecoderProcess, NoDecoder, 
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
 from translate.images.reading import change_bits, under_alpha
-from translate.images.sinks import ArraySink, writing_pages
+from translate.images.sinks import ArraySink, gaps_untold, writing_pages
 from translate.images.tensors import to_file
-from translate.images.values import nodata_for, with_nodata, with_unknown
+from translate.images.values import NoData
 from translate.images.writing import holds, write_image
 from translate.precision import is_out_of_memory
 
@@ -183,6 +183,7 @@ class Converter:
                 with writing_pages(job.output, pages, self.image_out) as sinks:
                     for page, sink in zip(pages, sinks, strict=True):
                         self.translating.translate_rows(page, sink)
+                        notes = (*notes, *sink.notes)
             else:
                 (page,) = pages
                 notes = self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height),
@@ -222,10 +223,10 @@ class Converter:
             pixels = under_alpha(pixels, alpha, self.image_in, self.image_out)
         geo, notes = source.geo, tuple[str, ...]()
         if source.nodata is not None or unknown is not None:
-            nodata = nodata_for(self.image_out.file_dtype, source.nodata, self.image_out.value_range)
-            pixels, geo = with_unknown(pixels, unknown, nodata), with_nodata(geo, nodata)
-            if unknown is not None and not holds_pages(job.output):
-                notes = (f"its pixels without data are {nodata:g}, which {job.output.suffix} cannot tell",)
+            nodata = NoData.of_output(self.image_out.file_dtype, source.nodata, self.image_out.value_range)
+            pixels, geo = nodata.put(pixels, unknown), nodata.tags(geo)
+            if unknown is not None and not (nodata.told and holds_pages(job.output)):
+                notes = (gaps_untold(nodata.value, job.output),)
         write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
                     quality=self.options.quality, paged=self.image_out.pages is not None)
         return notes

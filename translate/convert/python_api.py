@@ -94,8 +94,8 @@ class Model:
         if 0 in image.size:
             raise UsageError(f"convert: got an empty PIL image ({image.width}×{image.height})")
         with as_image_errors(Path("image"), "read"):
-            picture = Picture(Path("image"), numbers_of(image, Path("image"))) if self._translating.release.labels \
-                else picture_of(image)
+            picture = Picture(Path("image"), numbers_of(loaded(image), Path("image"))) \
+                if self._translating.release.labels else picture_of(image)
 
         # Alpha, profile and EXIF go along.
         picture, pixels = self._translated(picture)
@@ -161,7 +161,7 @@ def picture_of(image: Image.Image) -> Picture:
     if bits != 8 and not image.mode.startswith(("I", "F")):
         raise UsageError(f"convert: the PIL image is of a {image.format} with {bits}-bit samples, which Pillow would "
                          "cut to 8 bits; pass them as a NumPy array of uint16, or the file to `translate convert`")
-    image = ImageOps.exif_transpose(image)
+    image = ImageOps.exif_transpose(loaded(image))
     exif = exif_bytes(exif_of(image))
 
     # A mode that a file can hold.
@@ -180,6 +180,20 @@ def picture_of(image: Image.Image) -> Picture:
     image.save(file, file_format, **({"compress_level": 0} if file_format == "PNG" else {}))
     picture = decode(file.getvalue(), Path("image"), image.width * image.height)
     return replace(picture, exif=exif)
+
+
+def loaded(image: Image.Image) -> Image.Image:
+    """Load an image that Pillow has opened. Without mapping a TIFF's file: Pillow 13.0 scrambles one stored sideways.
+    """
+    name = getattr(image, "filename", None)
+    if image.format != "TIFF" or not name:
+        return image
+    try:
+        image.filename = ""  # type: ignore[attr-defined]
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
+    return image
 
 
 def file_bits(image: Image.Image) -> int | str:

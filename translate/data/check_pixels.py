@@ -78,9 +78,8 @@ class PixelCount:
         if self.windows:
             (low, high), path = next(iter(self.windows.items()))
             others = f", as others by {len(self.windows) - 1} others" if len(self.windows) > 1 else ""
-            yield (path, "warning" if others else "note", f"is shown by its own window, from {low:g} to "
-                   f"{high:g}{others}", f"set {self.name}.range or {self.name}.window, so that a value is as bright in every "
-                   "image")
+            yield (path, "warning" if others else "note", f"is shown by its own window, from {low:g} to {high:g}"
+                   f"{others}", f"set {self.name}.range or {self.name}.window: a value is then as bright in all images")
             return
         if self.config.value_range is not None or len(self.dtypes) != 1 or self.lowest >= self.highest:
             return

@@ -250,7 +250,7 @@ class LabelsConfig(SidesConfig):
     @property
     def image_a(self) -> ImageConfig:
         """Return what a generator is shown: a one-hot image, of a file with one channel of class numbers."""
-        return ImageConfig(channels=self.labelling.channels)
+        return ImageConfig(channels=self.labelling.channels, background=None)
 
     @property
     def suffixes(self) -> tuple[str, str]:

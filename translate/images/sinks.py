@@ -22,7 +22,7 @@ from translate.images.pages import Page
 from translate.images.reading import ImageConfig, change_bits, under_alpha
 from translate.images.tensors import to_file
 from translate.images.tiffs import writer_options
-from translate.images.values import nodata_for, with_nodata, with_unknown
+from translate.images.values import NoData
 from translate.images.writing import as_write_errors, holds, profile_for, replacing_image
 
 TILE_SIDE = 256  # pixels; a multiple of 16 (TIFF 6.0, section 15)
@@ -54,7 +54,9 @@ class TiffSink:
         self.written = 0  # rows
         self._writer, self._thread = writer, thread
         self._alpha = page.has_alpha and holds(".tif", config.channels, config.bits, alpha=True)
-        self._nodata = nodata_for(config.file_dtype, page.nodata, config.value_range) if page.may_lack_data else None
+        self._nodata = NoData.of_output(config.file_dtype, page.nodata, config.value_range) if page.may_lack_data \
+            else None
+        self.has_gaps = False  # pixels without data have been written
         self._strips: queue.Queue[np.ndarray | None] = queue.Queue(1)
         self._job: Future[None] | None = None
 
@@ -67,7 +69,9 @@ class TiffSink:
         assert start == self.written, f"rows {self.written} come next, and not {start}"
         rows = _samples(strip, self.config, self.page.path)
         if self._nodata is not None:
-            rows = with_unknown(rows, self.page.read_unknown(start, start + len(rows)), self._nodata)
+            unknown = self.page.read_unknown(start, start + len(rows))
+            self.has_gaps |= unknown is not None
+            rows = self._nodata.put(rows, unknown)
         if self._alpha:
             alpha = self.page.read_alpha(start, start + len(rows))
             assert alpha is not None, "the page has alpha"
@@ -80,6 +84,12 @@ class TiffSink:
             self._job = self._thread.submit(self._write_page)
         self._hand_over(rows)
         self.written += len(rows)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the page once it is written."""
+        untold = self.has_gaps and self._nodata is not None and not self._nodata.told
+        return (gaps_untold(self._nodata.value, self.path),) if untold and self._nodata is not None else ()
 
     def finish(self) -> None:
         """Wait until the page is written. Raises `ImageError` for a page that lacks rows, and what `write` raises."""
@@ -116,7 +126,7 @@ class TiffSink:
     def _write_page(self) -> None:
         """Write the page, in the thread: tifffile asks `_tiles` for its tiles."""
         dtype = self.config.file_dtype
-        geo = self.page.geo if self._nodata is None else with_nodata(self.page.geo, self._nodata)
+        geo = self.page.geo if self._nodata is None else self._nodata.tags(self.page.geo)
         samples = self.config.channels + self._alpha
         options: dict[str, Any] = writer_options(self.config.channels, self._alpha, dtype, dpi=self.page.dpi,
                                          icc=profile_for(self.config.channels, self.page.icc), geo=geo)
@@ -175,6 +185,11 @@ def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig) -> Ite
             for sink in sinks:
                 sink.abandon()
             raise
+
+
+def gaps_untold(value: float, path: Path) -> str:
+    """Say what stands for "no data" in an output that does not tell."""
+    return f"its pixels without data are {value:g}, which the {path.suffix} does not tell from others"
 
 
 def _samples(strip: Tensor, config: ImageConfig, path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ says which (`range`), a file which of its values stands for "no data" (GDAL's ta
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,31 +58,43 @@ def holds_value(dtype: np.dtype, value: float) -> bool:
     return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
 
 
-def nodata_for(dtype: np.dtype, wanted: float | None, low_high: Range | None) -> float:
-    """Return the value that is to stand for "no data" in an output of a type, whose values fill a range.
+@dataclass(frozen=True)
+class NoData:
+    """What is written where an input has no data. `told`: the output's tag says so, and no other value is like it."""
 
-    The input's where the type holds it; else NaN for floats, and for integers one outside of the range, or 0.
-    """
-    if wanted is not None and holds_value(dtype, wanted):
-        return wanted
-    if dtype.kind == "f":
-        return math.nan
-    limits = np.iinfo(dtype)
-    low, high = low_high or (limits.min, limits.max)
-    return float(limits.min) if low > limits.min else float(limits.max) if high < limits.max else 0.0
+    value: float
+    told: bool
 
+    @classmethod
+    def of_output(cls, dtype: np.dtype, wanted: float | None, low_high: Range | None) -> NoData:
+        """Choose it for an output of a type, whose values fill a range (None: all of the type).
 
-def with_unknown(values: np.ndarray, unknown: np.ndarray | None, nodata: float) -> np.ndarray:
-    """Return values in which `nodata` stands for what is unknown, and for nothing else: a value like it moves by one.
-    """
-    if unknown is None:
-        return values
-    if values.dtype.kind != "f":
-        alike = unknown_in(values, nodata)
+        wanted   the input's value for "no data", which is taken where the type holds it; None where it names none
+
+        Else NaN for floats, and for integers one outside of the range. Without any that is free it is 0, and told where
+        the input told its own.
+        """
+        if wanted is not None and holds_value(dtype, wanted):
+            return cls(wanted, True)
+        if dtype.kind == "f":
+            return cls(math.nan, True)
+        limits = np.iinfo(dtype)
+        low, high = low_high or (limits.min, limits.max)
+        if low > limits.min or high < limits.max:
+            return cls(float(limits.min if low > limits.min else limits.max), True)
+        return cls(0.0, wanted is not None)
+
+    def put(self, values: np.ndarray, unknown: np.ndarray | None) -> np.ndarray:
+        """Return values with it where they are unknown. Where it is told, any other value like it moves by one."""
+        alike = unknown_in(values, self.value) if self.told and values.dtype.kind != "f" else None
         if alike is not None:
-            step = -1 if nodata == np.iinfo(values.dtype).max else 1
-            values = np.where(alike[..., None] & (values == nodata), values.dtype.type(nodata + step), values)
-    return np.where(unknown[..., None], values.dtype.type(nodata), values)
+            step = -1 if self.value == np.iinfo(values.dtype).max else 1
+            values = np.where(alike[..., None] & (values == self.value), values.dtype.type(self.value + step), values)
+        return values if unknown is None else np.where(unknown[..., None], values.dtype.type(self.value), values)
+
+    def tags(self, geo: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a GeoTIFF's tags that tell it; NaN needs none where there was none."""
+        return with_nodata(geo, self.value) if self.told else geo
 
 
 def nodata_in(geo: tuple[Any, ...]) -> float | None:

@@ -93,10 +93,10 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
             content = _encode_deep_png(everything, icc, exif, dpi)
         elif name == "TIFF" and paged:
             options = writer_options(1, False, pixels.dtype, icc=None, dpi=dpi, geo=geo)
-            content = _encode_tiff(np.ascontiguousarray(np.moveaxis(pixels, 2, 0))[..., None], options)
+            content = _encode_tiff(np.moveaxis(pixels, 2, 0), options)
         elif name == "TIFF" and (bits != 8 or channels > 3 or geo):
             options = writer_options(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi, geo=geo)
-            content = _encode_tiff(everything, options)
+            content = _encode_tiff(everything if everything.shape[2] > 1 else everything[..., 0], options)
         else:
             content = _encode(name, everything, _loss_options(name, quality, lossless) | {
                 key: value for key, value in (("icc_profile", icc), ("exif", exif), ("dpi", dpi)) if value is not None})
@@ -147,7 +147,7 @@ def _encode(name: str, pixels: np.ndarray, options: dict[str, Any]) -> bytes:
 
 def _encode_tiff(pixels: np.ndarray, options: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    tifffile.imwrite(file, pixels if pixels.shape[2] > 1 else pixels[..., 0], **options)
+    tifffile.imwrite(file, pixels, **options)
     return file.getvalue()
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from translate.cli import adapting, console, converting, datasets, evaluating, training
+from translate.cli import adapting, console, converting, datasets, evaluating, interop, training
 from translate.errors import TranslateError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
@@ -26,6 +26,7 @@ app.command()(evaluating.report)
 app.command()(evaluating.compare)
 app.command()(training.plan)
 app.command()(training.recipes)
+app.command("import")(interop.import_checkpoint)
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
 data.command("list")(datasets.list_cards)

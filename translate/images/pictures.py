@@ -48,7 +48,7 @@ class ImageInfo:
 class Picture:
     """A decoded image, upright, and what else its file held.
 
-    pixels   (H, W, C), as in the file: uint8, uint16, int16, float32, or float64 for what these cannot hold
+    pixels   (H, W, C), as in the file: uint8, uint16, int16, float32, or float64 for whole numbers of 32 bits
     alpha    (H, W) of the same type, or None
     icc      the colour profile
     exif     without an orientation: the pixels are upright

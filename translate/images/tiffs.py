@@ -45,9 +45,10 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 ICC_PROFILE_TAG = 34675
 UNITS_PER_INCH = {2: 1.0, 3: 2.54}  # by the resolution's unit (TIFF 6.0): 2 is inches, 3 centimetres; 1 is none
 JPEG_COMPRESSION = 7
-# What the samples of a file, by kind and bytes, become in a picture: a type that holds them all.
+# What the samples of a file, by kind and bytes, become in a picture. Whole numbers of 32 bits become float64, which
+# holds them all.
 PICTURE_DTYPES: dict[str, type] = {"u1": np.uint8, "u2": np.uint16, "u4": np.float64, "i1": np.int16, "i2": np.int16,
-                                   "i4": np.float64, "f2": np.float32, "f4": np.float32, "f8": np.float64}
+                                   "i4": np.float64, "f2": np.float32, "f4": np.float32, "f8": np.float32}
 # Keep tifffile's warnings off stderr; your own logging handler still gets them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -238,7 +239,8 @@ class TiffRowReader:
 
     def _as_picture(self, samples: np.ndarray) -> Picture:
         """Make colours and alpha, upright, of stored samples (rows, W, S)."""
-        samples = samples.astype(PICTURE_DTYPES[f"{samples.dtype.kind}{samples.dtype.itemsize}"], copy=False)
+        with np.errstate(over="ignore"):  # what stands for no data may be the least of all float64
+            samples = samples.astype(PICTURE_DTYPES[f"{samples.dtype.kind}{samples.dtype.itemsize}"], copy=False)
         colours = samples[..., :-1] if has_alpha(self.page) else samples
         unknown = unknown_in(colours, self.nodata)
         if self.page.photometric.name == "MINISWHITE":

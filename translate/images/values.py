@@ -40,7 +40,8 @@ def unknown_in(values: np.ndarray, nodata: float | None) -> np.ndarray | None:
     if values.dtype.kind == "f":
         found = np.isnan(values)
         if nodata is not None and not math.isnan(nodata):
-            found |= values == values.dtype.type(nodata)
+            with np.errstate(over="ignore"):
+                found |= values == values.dtype.type(nodata)
         unknown = found.any(axis=2)
     elif nodata is None or not holds_value(values.dtype, nodata):
         return None

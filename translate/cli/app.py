@@ -54,6 +54,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """Run the command that was typed; turn an error of ours into its message and exit code."""
+    console.speak_any_encoding()
     console.out.quiet = os.environ.get("RANK", "0") != "0"  # of the processes a launcher starts, only the first speaks
     try:
         app()

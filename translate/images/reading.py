@@ -31,7 +31,7 @@ LIMITS: dict[Bits, tuple[tuple[float, float], ...]] = {  # of what output files 
 class ImageConfig(Config):
     """What one side of a recipe's data looks like. Samples are mapped to [-1, 1]; floats are taken as they are."""
 
-    channels: int = Field(3, ge=1)  # 1 grey, 3 RGB, 4 RGB and alpha, more from TIFF
+    channels: int = Field(3, ge=1, le=4096)  # 1 grey, 3 RGB, 4 RGB and alpha, more from TIFF
     bits: Bits = 8  # a file of more bits is refused, one of fewer is widened without loss
     # what transparent images are shown on: white, black or [red, green, blue] of 8 bits; null: the colours that the
     # file keeps under its transparency, which nobody sees, are taken as they are

@@ -40,7 +40,7 @@ def unknown_in(values: np.ndarray, nodata: float | None) -> np.ndarray | None:
     if values.dtype.kind == "f":
         found = np.isnan(values)
         if nodata is not None and not math.isnan(nodata):
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore"):  # of float64, in a picture of float32
                 found |= values == values.dtype.type(nodata)
         unknown = found.any(axis=2)
     elif nodata is None or not holds_value(values.dtype, nodata):
@@ -52,9 +52,9 @@ def unknown_in(values: np.ndarray, nodata: float | None) -> np.ndarray | None:
 
 
 def holds_value(dtype: np.dtype, value: float) -> bool:
-    """Tell whether a type can hold a value exactly."""
+    """Tell whether a type can hold a value: exactly, or of floats to their precision."""
     if dtype.kind == "f":
-        return True
+        return not math.isfinite(value) or abs(value) <= np.finfo(dtype).max
     limits = np.iinfo(dtype)
     return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
 

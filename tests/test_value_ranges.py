@@ -188,7 +188,8 @@ def test_what_has_no_data_is_read_as_such_and_carried_through_a_conversion(tmp_p
         assert np.isnan(made[gap]).all() and np.isnan(float(tag.value))
     else:
         np.testing.assert_array_equal(made[gap], array[gap])
-    assert made.dtype == (np.float32 if kind == "float64" else array.dtype) and (tag is None) == ("extratags" not in options)
+    assert made.dtype == (np.float32 if kind == "float64" else array.dtype)
+    assert (tag is None) == ("extratags" not in options)
     if tag is not None and kind != "float64":
         assert float(tag.value) == float(options["extratags"][0][3])
 

@@ -135,7 +135,7 @@ def _of_whole_type(picture: Picture, config: ImageConfig) -> np.ndarray:
     # Floats are colours in [-1, 1]; any other number is one of something else.
     known = pixels if picture.unknown is None else pixels[~picture.unknown]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    if pixels.dtype.kind != "f" or not (low >= -1 and high <= 1):
+    if pixels.dtype != np.float32 or not (low >= -1 and high <= 1):
         kind = "floats" if pixels.dtype == np.float32 else "16-bit numbers with a sign" if pixels.dtype == np.int16 \
             else "numbers of more than 16 bits"
         found = f", from {low:g} to {high:g}" if known.size else ""

@@ -54,7 +54,7 @@ def unknown_in(values: np.ndarray, nodata: float | None) -> np.ndarray | None:
 def holds_value(dtype: np.dtype, value: float) -> bool:
     """Tell whether a type can hold a value: exactly, or of floats to their precision."""
     if dtype.kind == "f":
-        return not math.isfinite(value) or abs(value) <= np.finfo(dtype).max
+        return not math.isfinite(value) or abs(value) <= float(np.finfo(dtype).max)
     limits = np.iinfo(dtype)
     return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
 

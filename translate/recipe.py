@@ -20,6 +20,7 @@ from pydantic import Field
 
 from translate.data import DataConfig
 from translate.data.labelled_layouts import LabelledLayout
+from translate.data.scale import Fitting
 from translate.data.transforms import Augmentation
 from translate.errors import Mistake, RecipeError
 from translate.mistakes import Mistakes, shown
@@ -238,6 +239,10 @@ class Recipe(Config):
     def smallest_side(self, stage: Stage) -> int:
         """Return the smallest side, in px, that the discriminator can judge in a stage."""
         return self.translator.discriminator.smallest_side(stage.levels)
+
+    def fitting(self, stage: Stage) -> Fitting:
+        """Return how a stage fits images to a size."""
+        return Fitting(stage.resize or self.data.resize, stage.size)
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
         """Return the memory plan that is named for a stage; None: one that fits is chosen."""

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from translate.data import Batch, batches
 from translate.data.hashing import stable_hash
 from translate.data.loading import as_lost_worker_errors
+from translate.data.scale import Shapes
 from translate.errors import CheckpointError, Collapsed, Stopped
 from translate.optimizers import follow
 from translate.places import data_root
@@ -110,6 +111,7 @@ class Run:
         refuse_what_has_no_room(recipe)
         self.build()
         self.samples = recipe.data.build("train", data_root())
+        self.shapes = Shapes(self.samples)
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
@@ -207,6 +209,7 @@ class Run:
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
+        self.progress.scales = self.shapes.scales(self.recipe.fitting(stage))
         self.match_stage_shape(number)
         self.translator.fade_in(self.share)
         if self.guard is not None and self.progress.stage_images == 0:

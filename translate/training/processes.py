@@ -100,3 +100,10 @@ def in_any_process(here: bool, accelerator: Accelerator) -> bool:
 def has_sync_batch_norm(networks: Iterable[nn.Module]) -> bool:
     """Tell whether a forward pass of these networks talks to other processes."""
     return any(isinstance(part, nn.SyncBatchNorm) for network in networks for part in network.modules())
+
+
+def resume_command(folder: Path, accelerator: Accelerator) -> str:
+    """Return the command that goes on with the run in `folder`, by as many processes as there are."""
+    num = accelerator.num_processes
+    launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
+    return f"{launch} train --resume --run-dir {folder}"

@@ -372,8 +372,9 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    (path / MANIFEST).unlink(missing_ok=True)  # first: a checkpoint that is half removed must not verify
-    shutil.rmtree(path, ignore_errors=True)
+    if not path.is_symlink():
+        (path / MANIFEST).unlink(missing_ok=True)  # first: a checkpoint that is half removed must not verify
+    files.remove_folder(path)
 
 
 def _bytes_needed(run: RunState) -> int:

@@ -129,6 +129,8 @@ class Run:
 
     def match_stage_shape(self, number: int) -> None:
         """Give the networks the shape of stage `number`; the optimizers follow. Going back builds them anew."""
+        if number >= len(self.recipe.stages):
+            raise CheckpointError(f"its checkpoints are of stage {number + 1}, and the recipe has none", self.folder)
         if number < self.shaped_for:
             self.build()
         if number > self.shaped_for:

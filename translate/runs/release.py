@@ -22,10 +22,12 @@ from torch import nn
 
 from translate import files
 from translate.data.labels import Labelling
+from translate.data.scale import OWN_SIZE, Fitting, Scale, ScaleState
 from translate.errors import CheckpointError, DiskError, DocumentError, UsageError
 from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
+from translate.networks.weights import refuse_larger
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.folder import RECIPE_FILE
@@ -42,6 +44,7 @@ class About(Shape):
     diptych: Annotated[str, Field(pattern=r"^\d{1,9}\.\d{1,9}")] = "0.0"
     stage: Count = 0
     stage_images: Count = 0
+    scales: dict[str, ScaleState] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Release:
     weights: Path | None = None  # the folder that the generator's weights are from
     refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
     growth: str = ""  # of a network that has not grown to its end: what it knows, in words
+    fitting: Fitting = OWN_SIZE  # how the last stage that it was trained in showed images
+    scale: Scale | None = None  # what that stage has shown of images that go in; None: it is not known
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
@@ -129,7 +134,8 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
     """
     write_generators(folder, recipe, {way: translator.generator(way) for way in translator.directions},
                      {"name": recipe.name, "directions": translator.directions, "images": progress.images,
-                      "stage": progress.stage, "stage_images": progress.stage_images, "chosen": chosen},
+                      "stage": progress.stage, "stage_images": progress.stage_images, "scales": progress.scales,
+                      "chosen": chosen},
                      _model_card(recipe, translator, progress.images, chosen))
 
 
@@ -169,31 +175,35 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
         raise UsageError(f"this {config.kind} model does not translate {direction[0]} to {direction[1]}", recipe.name)
     if (weights / f"ema_{name}.safetensors").is_file():
         name = f"ema_{name}"
-    progress = _progress(weights)
+    progress = _progress(weights, recipe)
 
     # A generator of that shape, filled with these weights; its initialisation may not change the caller's random state
     channels = data.channels_a, data.channels_b
+    refuse_larger(weights / f"{name}.safetensors", lambda: config.generator.build(*channels))
     with torch.random.fork_rng(devices=[]):
         generator = config.generator.build(*(channels if direction == "ab" else reversed(channels)))
         shape = _shape(generator, recipe, progress)
     read_network(weights, name, generator)
 
-    # What goes in and comes out, and what tells this generator from all others
+    # What goes in and comes out, how it was shown, and what tells this generator from all others
+    fitting = recipe.fitting(_stage(recipe, progress)[0])
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
                            files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),
                            image_out.model_dump(mode="json"), *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
-                   weights, growth=_growth(recipe, progress))
+                   weights, growth=_growth(recipe, progress), fitting=fitting,
+                   scale=_scale(progress, direction, fitting))
 
 
-def _progress(weights: Path) -> Progress:
-    """Return how far a checkpoint or a release was trained."""
+def _progress(weights: Path, recipe: Recipe) -> Progress:
+    """Return how far a checkpoint or a release was trained; a release that does not say it, to the end."""
     if not (weights / RELEASE).is_file():
         return read_progress(weights)
-    about = read_json(weights / RELEASE, About)
-    return Progress(stage=about.get("stage", 0), stage_images=about.get("stage_images", 0))
+    about, last = read_json(weights / RELEASE, About), len(recipe.stages) - 1
+    return Progress(stage=about.get("stage", last), stage_images=about.get("stage_images", recipe.stages[last].images),
+                    scales=about.get("scales", {}))
 
 
 def _stage(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
@@ -205,14 +215,23 @@ def _stage(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
     return stage, progress.stage_images / stage.images if stage.fade else 1.0
 
 
+def _scale(progress: Progress, direction: Direction, fitting: Fitting) -> Scale | None:
+    """Return what a network was shown of images that go in.
+
+    Older versions did not keep it. Then the recipe's `resize` says the short side; what images' own size was, it does
+    not.
+    """
+    known = Scale.load(progress.scales.get(direction[0]))
+    return known or (None if fitting.resize is None else Scale((fitting.resize, fitting.resize)))
+
+
 def _growth(recipe: Recipe, progress: Progress) -> str:
     """Say what a network knows that has not grown to its end; of others, nothing."""
     (stage, share), levels = _stage(recipe, progress), recipe.stages[-1].levels
     if stage.levels == levels and share == 1:
         return ""
     faded = f", the newest faded in to α = {share:.2f}" if share < 1 else ""
-    return (f"a network that is still growing: {stage.levels} of {levels} levels{faded}; it knows images of about "
-            "{}×{} px".format(*stage.size))
+    return f"a network that is still growing: {stage.levels} of {levels} levels{faded}"
 
 
 def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from translate.data import Batch, batches
 from translate.data.hashing import stable_hash
 from translate.data.loading import as_lost_worker_errors
+from translate.data.scale import Shapes
 from translate.errors import CheckpointError, Collapsed, Stopped
 from translate.optimizers import follow
 from translate.places import data_root
@@ -40,6 +41,7 @@ from translate.signals import StopRequest, minding_signals
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
+from translate.training.plan import refuse_what_has_no_room
 from translate.training.processes import (
     by_main_process,
     check_shares,
@@ -106,8 +108,10 @@ class Run:
         self.precision = choose_precision(recipe.precision, accelerator.device)
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
         self.progress = Progress()
+        refuse_what_has_no_room(recipe)
         self.build()
         self.samples = recipe.data.build("train", data_root())
+        self.shapes = Shapes(self.samples)
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
@@ -207,6 +211,7 @@ class Run:
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
+        self.progress.scales = self.shapes.scales(self.recipe.fitting(stage))
         self.match_stage_shape(number)
         self.translator.fade_in(self.share)
         if self.guard is not None and self.progress.stage_images == 0:

@@ -133,8 +133,6 @@ class Run:
 
     def match_stage_shape(self, number: int) -> None:
         """Give the networks the shape of stage `number`; the optimizers follow. Going back builds them anew."""
-        if number >= len(self.recipe.stages):
-            raise CheckpointError(f"its checkpoints are of stage {number + 1}, and the recipe has none", self.folder)
         if number < self.shaped_for:
             self.build()
         if number > self.shaped_for:
@@ -178,7 +176,7 @@ class Run:
 
     def load(self, checkpoint: Path) -> list[str]:
         """Put the run into the state of a checkpoint. Return what differs between then and now."""
-        self.match_stage_shape(read_progress(checkpoint).stage)
+        self.match_stage_shape(read_progress(checkpoint, len(self.recipe.stages)).stage)
         differences = restore_checkpoint(checkpoint, self.state)
         self.translator.fade_in(self.share)
 

@@ -1,10 +1,8 @@
 """The state of a run on the disk: written whole or not at all, verified when read, and nothing in it runs code.
 
-`save_checkpoint` writes a run's state to `checkpoints/<images>`, `restore_checkpoint` takes it back into a run.
-
-A checkpoint is a folder: tensors in safetensors files, everything else in `state.json`, and a manifest with the size
-and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a temporary name, flushed
-and renamed; only then are older ones removed. One whose manifest does not verify is never loaded, and is named.
+A checkpoint is a folder, `checkpoints/<images>`: tensors in safetensors files, everything else in `state.json`, and a
+manifest with the size and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a
+temporary name, flushed and renamed; only then are older ones removed. One that does not verify is refused by name.
 
 Each process writes its own `rank<k>.safetensors` (image pools, random states) into the same folder, so all processes
 must see the same file system.
@@ -61,6 +59,7 @@ class Progress:
     rollbacks: int = 0  # how often the run has gone back to a healthy checkpoint; each time its data are others
     clear: int | None = None  # `images` at the last look of the guard that showed no sign; None: it needs no way back
     guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
+    began: str = ""  # whose weights it began with, in words; empty: with fresh ones
     scales: dict[str, Any] = field(default_factory=dict)  # what the stage shows of A and B, see `data.scale.Shapes`
 
     def compare(self, metric: str, value: float | None, num_images: int, side: int, own_side: int,

@@ -31,6 +31,7 @@ class ProgressState(Shape):
     since_best: Count = 0
     rollbacks: Count = 0
     clear: Count | None = None
+    began: str = ""
     guard: dict[str, Any] = Field(default_factory=dict)
     scales: dict[str, ScaleState] = Field(default_factory=dict)
 

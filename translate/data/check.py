@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from translate.data.check_pixels import PixelCount
 from translate.data.duplicates import Pictures
 from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
@@ -97,15 +99,18 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
 
     # Read every file, and compare the sizes of a pair.
     met: set[tuple[int, int]] = set()
-    num_files, done = sum(len(pair) for part in parts.values() for pair in part), 0
+    loading = config.loading
+    counts = {side: PixelCount(image, f"data.image_{side}")
+              for side, image in (("a", loading.image_a), ("b", loading.image_b))}
     labels = {name: LabelCounts(config.labelling.names, config.labelling.ignore) for name in parts
               if config.labelling is not None}
     pictures = Pictures(FOLDERS_OF["test"])
+    num_files, done = sum(len(pair) for part in parts.values() for pair in part), 0
     for name, pair in ((name, pair) for name, part in parts.items() for pair in part):
         sizes = []
         for path, side in pair:
             note = functools.partial(pictures.add, name, side, path)
-            size, findings = _read_file(path, side, config, crop, labels.get(name), note)
+            size, findings = _read_file(path, side, config, crop, counts, labels.get(name), note)
             yield from findings
             sizes.append(size)
             done += 1
@@ -117,12 +122,13 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
             sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
 
-    # The same picture twice, where that is a fault.
+    # What only all images together tell: of their pixels, the same picture twice, of which classes label maps are.
+    for count in counts.values():
+        for file, severity, what, advice in count.said():
+            yield Finding(file or config.place(root), severity, what, advice)
     yield from (Finding(config.place(root), "warning", *fault) for fault in pictures.faults())
-
-    # What the label maps are of.
-    for name, counts in labels.items():
-        yield from count_findings(counts, config.place(root), f"label maps of {name}: ", "data in the recipe",
+    for name, found in labels.items():
+        yield from count_findings(found, config.place(root), f"label maps of {name}: ", "data in the recipe",
                                   "error" if name in FOLDERS_OF["train"] else "warning")
 
     # Many sizes are no fault of unpaired images, but good to know.
@@ -220,21 +226,23 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
 
 
 def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, int] | None,
-               counts: LabelCounts | None, note_pixels: Callable[[np.ndarray], None],
+               counts: dict[str, PixelCount], labels: LabelCounts | None, note_pixels: Callable[[np.ndarray], None],
                ) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
-    and findings. What a label map is of is added to `counts`, and `note_pixels` is shown an image as it is stored."""
+    and findings. What an image is like is added to `counts` of its side, what a label map is of to `labels`, and
+    `note_pixels` is shown an image as it is stored."""
     # Read it as each side it belongs to
     image_a, image_b = config.loading.image_a, config.loading.image_b
     try:
-        if side == "a" and config.labelling is not None and counts is not None:
-            return _read_label_map(path, config.labelling, counts)
+        if side == "a" and config.labelling is not None and labels is not None:
+            return _read_label_map(path, config.labelling, labels)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
-        picture = decode(read_content(path), path)
+        picture = decode(read_content(path), path, stacked=wanted[0].pages is not None)
         note_pixels(picture.pixels)
         array = fit(picture, wanted[0]).pixels
         for other in wanted[1:]:
             fit(picture, other)
+        counts["b" if side == "b" else "a"].look_at(picture)  # files of both sides are counted once
     except ImageError as error:
         return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
 
@@ -265,6 +273,10 @@ def _read_label_map(path: Path, labelling: Labelling,
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     """Yield what reading an image as the recipe declares it changes without a word."""
     info = inspect(path)
+    if info.format == "DICOM":  # whatever its bits, a window shows them
+        return
+    if wanted.pages is not None:
+        info = replace(info, channels=info.channels * info.frames)
     advice = f"if all files are like this, declare it: channels: {info.channels}, bits: {info.bits}"
     if info.mode == "CMYK":
         yield Finding(path, "warning", "is CMYK, and is converted to sRGB (by its colour profile, where it has one)",
@@ -272,7 +284,7 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     elif info.channels != wanted.channels:
         yield Finding(path, "warning", f"has {info.channels} channel{'s' * (info.channels > 1)} ({info.mode}); the "
                       f"recipe declares {wanted.channels}", advice)
-    elif info.bits != wanted.bits:
+    elif info.bits != wanted.bits and wanted.value_range is None:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
 
 

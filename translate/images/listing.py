@@ -10,7 +10,7 @@ from translate.files import TEMPORARY
 
 # What an image file may be called, in lower case. What it is, its content tells.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm",
-                      ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif"})
+                      ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif", ".dcm", ".dicom"})
 # What systems put into folders of images, in lower case: thumbnails, rubbish bins, snapshots. Its images are nobody's.
 OF_SYSTEMS = frozenset({
     "@eadir", "@tmp", "@sharebin", "@sharesnap", "#recycle", "#snapshot",  # Synology

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -16,13 +17,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from translate.convert.scaling import Resize, Scaling, Size, outside
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling
+from translate.data.scale import HeightWidth, Scale
 from translate.errors import UsageError
 from translate.images.decoding import decode, raw_mode
 from translate.images.metadata import exif_bytes, exif_of
 from translate.images.pictures import Picture
 from translate.images.reading import ImageConfig, change_bits
+from translate.images.resized import resized_image
 from translate.images.tensors import to_array
 from translate.images.writing import holds
 
@@ -33,26 +37,35 @@ FILE_MODES = {"RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}  # modes that no file h
 
 
 class Model:
-    """A generator ready to translate images. `image_in` and `image_out` say what goes in and what comes out."""
+    """A generator ready to translate images. `image_in` and `image_out` say what goes in and what comes out.
+
+    `scale` says at what scale it was trained; None where that is not known.
+    """
 
     def __init__(self, translating: Translating):
         self._translating = translating
         self.image_in: ImageConfig = translating.release.image_in
         self.image_out: ImageConfig = translating.release.image_out
+        self.scale: Scale | None = translating.release.scale
+        self._warned = False
 
     def __repr__(self) -> str:
         release, where = self._translating.release, self._translating
         return f"<{release.name}, {release.direction}, on {where.device} in {where.precision}>"
 
     @overload
-    def convert(self, image: Image.Image) -> Image.Image: ...
+    def convert(self, image: Image.Image, resize: Resize | None = None, size: Size = "resized") -> Image.Image: ...
     @overload
-    def convert(self, image: np.ndarray) -> np.ndarray: ...
+    def convert(self, image: np.ndarray, resize: Resize | None = None, size: Size = "resized") -> np.ndarray: ...
     @overload
-    def convert(self, image: Tensor) -> Tensor: ...
+    def convert(self, image: Tensor, resize: Resize | None = None, size: Size = "resized") -> Tensor: ...
 
-    def convert(self, image: Any) -> Any:
+    def convert(self, image: Any, resize: Resize | None = None, size: Size = "resized") -> Any:
         """Translate an image; what comes out is of the kind that went in, and of the same height and width.
+
+        resize   translate it at another scale: a short side in px, or `trained`, the range of short sides that the
+                 model was trained on (`model.scale`), into which the image's is brought by as little as can be
+        size     what comes out then has the size that it was translated in (`resized`), or the image's (`input`)
 
         PIL image    of any mode that a file read by the converter has, turned upright → L, RGB, RGBA, I;16 or F, as
                      the recipe declares; with its alpha, and its ICC profile and EXIF in `info`
@@ -62,19 +75,21 @@ class Model:
                      the device it came from
 
         A model of label maps takes class numbers, as a PIL image (L or P) or an array (H, W), or their one-hot form as
-        a tensor. Raises `UsageError` for anything else, `ImageError` for an image that is not what the recipe declares
-        and for an output that is not finite, `DoesNotFit` where `memory` is too little.
+        a tensor. One `UserWarning` of a model says that an image was translated at a scale beyond the model's, by more
+        than a third. Raises `UsageError` for anything else, `ImageError` for an image that is not what the recipe
+        declares and for an output that is not finite, `DoesNotFit` where `memory` is too little.
         """
+        translating = replace(self._translating, scaling=Scaling.of(resize, size, self.scale))
         if isinstance(image, Image.Image):
-            return self._convert_pil(image)
+            return self._convert_pil(image, translating)
         if isinstance(image, np.ndarray):
-            return self._convert_array(image)
+            return self._convert_array(image, translating)
         if isinstance(image, Tensor):
-            return self._convert_tensor(image)
+            return self._convert_tensor(image, translating)
         raise UsageError(f"convert: got {type(image).__name__}; expected a PIL image, a NumPy array or a tensor "
                          "(files are for `translate convert`)")
 
-    def _convert_pil(self, image: Image.Image) -> Image.Image:
+    def _convert_pil(self, image: Image.Image, translating: Translating) -> Image.Image:
         # What comes out must be an image of Pillow's as well.
         bits, channels = self.image_out.bits, self.image_out.channels
         if channels not in ((1, 3, 4) if bits == 8 else (1,)):
@@ -89,24 +104,24 @@ class Model:
             picture = picture_of(image)
 
         # Alpha, profile and EXIF go along.
-        picture, pixels = self._translated(picture)
+        picture, pixels = self._translated(picture, translating)
         if picture.alpha is not None and holds(".png", channels, bits, alpha=True):
             pixels = np.dstack([pixels, change_bits(picture.alpha, bits)])
         made = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         made.info |= {name: value for name, value in (("icc_profile", picture.icc), ("exif", picture.exif)) if value}
         return made
 
-    def _convert_array(self, array: np.ndarray) -> np.ndarray:
+    def _convert_array(self, array: np.ndarray, translating: Translating) -> np.ndarray:
         if array.ndim not in (2, 3) or array.dtype not in (np.uint8, np.uint16, np.float32) or 0 in array.shape:
             raise UsageError(f"convert: got an array {array.shape} of {array.dtype}; expected (H, W) or (H, W, C) of "
                              "uint8, uint16, or float32 in [-1, 1]")
         pixels = array[..., None] if array.ndim == 2 else array
         if array.dtype == np.float32:
             check_range(float(array.min()), float(array.max()))
-        _, made = self._translated(Picture(Path("array"), pixels))
+        _, made = self._translated(Picture(Path("array"), pixels), translating)
         return made[..., 0] if array.ndim == 2 and made.shape[2] == 1 else made
 
-    def _convert_tensor(self, tensor: Tensor) -> Tensor:
+    def _convert_tensor(self, tensor: Tensor, translating: Translating) -> Tensor:
         labels = self._translating.release.labels
         channels = self.image_in.channels if labels is None else labels.channels
         if (tensor.ndim not in (3, 4) or not tensor.is_floating_point() or tensor.shape[-3] != channels
@@ -116,19 +131,40 @@ class Model:
         tensor = tensor.detach()
         check_range(float(tensor.min()), float(tensor.max()))
         images = tensor.to(torch.float32).reshape(-1, *tensor.shape[-3:])
-        made = torch.stack([self._translating.translate(image, Path("tensor")) for image in images])
+        own = images.shape[2], images.shape[3]
+        shape = translating.scaling.shape_of(own)
+        self._warn_of_scale(shape)
+        back = own if translating.scaling.give_back == "input" else shape
+        made = torch.stack([translating.translate(self._resized(image.cpu(), shape), Path("tensor"), back)
+                            for image in images])
         return made.clamp(-1, 1).reshape(*tensor.shape[:-3], *made.shape[1:]).to(tensor.device)
 
-    def _translated(self, picture: Picture) -> tuple[Picture, np.ndarray]:
-        """Return the picture in the recipe's depth, and its translation (H, W, C')."""
-        translating, labels = self._translating, self._translating.release.labels
+    def _resized(self, image: Tensor, shape: HeightWidth) -> Tensor:
+        """Return an image (C, H, W), or a one-hot label map, at the size in which it is translated."""
+        if self._translating.release.labels is None:
+            return resized_image(image, shape)
+        return torch.nn.functional.interpolate(image[None], shape, mode="nearest-exact")[0]
+
+    def _warn_of_scale(self, shape: HeightWidth) -> None:
+        """Warn once of an image that is translated in a shape beyond the model's scale."""
+        fault = outside(self.scale, shape)
+        if fault and not self._warned:
+            self._warned = True
+            warnings.warn(f"the image {fault}; convert(image, resize=\"trained\") translates it at that scale",
+                          stacklevel=5)
+
+    def _translated(self, picture: Picture, translating: Translating) -> tuple[Picture, np.ndarray]:
+        """Return the picture in the recipe's depth, of the size that is given back, and its translation (H, W, C')."""
+        labels = translating.release.labels
         if labels is not None:
             check_classes(picture.pixels, labels)
         elif picture.bits == "float":  # in [-1, 1], as the generator takes it, whatever the depth of the recipe's files
             release = replace(translating.release, image_in=self.image_in.model_copy(update={"bits": "float"}))
             translating = replace(translating, release=release)
         picture, image = translating.prepare(picture)
-        return picture, to_array(translating.translate(image, picture.path), self.image_out)
+        self._warn_of_scale((image.shape[1], image.shape[2]))
+        shape = picture.pixels.shape[0], picture.pixels.shape[1]
+        return picture, to_array(translating.translate(image, picture.path, shape), self.image_out)
 
 
 def picture_of(image: Image.Image) -> Picture:

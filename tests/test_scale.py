@@ -269,7 +269,7 @@ def test_a_model_of_unknown_scale_says_so_only_where_it_is_asked_for_it(tmp_path
     warned: list[str] = []
     assert convert(tmp_path / "x.png", tmp_path / "y.png", tiny_release(), workers=0, warn=warned.append).converted == 1
     assert not warned
-    with pytest.raises(UsageError, match="not known at what scale.*such as resize 512"):
+    with pytest.raises(UsageError, match=r"not known at what scale.*such as resize 512"):
         convert(tmp_path / "x.png", tmp_path / "z.png", tiny_release(), resize="trained")
     for wrong in (0, -3, "large"):
         with pytest.raises(UsageError, match=f"resize {wrong}: expected trained, or a short side"):
@@ -363,7 +363,7 @@ def test_the_python_face_takes_the_scale_as_the_command_does(stripes: Path, tmp_
     model, release = translate.load(stripes, precision="fp32"), load_release(stripes)
     image, array = Image.open(path), np.asarray(Image.open(path))
     assert model.scale == Scale((32, 32), (0.5, 0.5))
-    with pytest.warns(UserWarning, match="short side of 64 px.*trained on images with a short side of 32 px") as found:
+    with pytest.warns(UserWarning, match=r"short side of 64 px.*trained on images with a short side of 32 px") as found:
         model.convert(array), model.convert(image)
     assert len(found) == 1 and found[0].filename == __file__
     for size, side in (("resized", 32), ("input", 64)):

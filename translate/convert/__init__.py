@@ -82,7 +82,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             overwrite: bool = False, max_pixels: int = MAX_PIXELS, memory: str | None = None,
             file_format: FileFormat | None = None, quality: int | None = None, shard: Shard | None = None,
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
-            resize: Resize | None = None, size: Size = "resized", warn: Callable[[str], None] = lambda line: None,
+            verify: bool = False, resize: Resize | None = None, size: Size = "resized",
+            warn: Callable[[str], None] = lambda line: None,
             on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
     """Translate files into `out`, and go on where an earlier call was interrupted.
 
@@ -112,6 +113,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
                   all in this process, where a file that crashes the decoder ends it. None: 1 where there is a second
                   core for it
     dry_run       read everything and write nothing
+    verify        read every output that is done, and make again what was changed since; else only those whose size or
+                  time is another
     resize        translate at another scale: a short side in px, or `trained`: the range of short sides that the model
                   was trained on, into which an input's is brought by as little as can be
     size          of outputs: `resized`, that in which they were translated, or `input`, that of the input
@@ -140,7 +143,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         skipped = [name for name in skipped if shard.has(name)]
 
     options = Options(overwrite, max_pixels, file_format, quality, default_workers() if workers is None else workers,
-                      dry_run)
+                      dry_run, verify)
     scaling = Scaling.of(resize, size, release.scale)
     converter = Converter(Translating.with_release(release, device, precision, memory, scaling), ledger, options, warn)
     if not dry_run:

@@ -133,7 +133,7 @@ class Model:
         images = tensor.to(torch.float32).reshape(-1, *tensor.shape[-3:])
         own = images.shape[2], images.shape[3]
         shape = translating.scaling.shape_of(own)
-        self._warn_of_scale(shape)
+        self._warn_of_scale(shape, 4)
         back = own if translating.scaling.give_back == "input" else shape
         made = torch.stack([translating.translate(self._resized(image.cpu(), shape), Path("tensor"), back)
                             for image in images])
@@ -145,13 +145,16 @@ class Model:
             return resized_image(image, shape)
         return torch.nn.functional.interpolate(image[None], shape, mode="nearest-exact")[0]
 
-    def _warn_of_scale(self, shape: HeightWidth) -> None:
-        """Warn once of an image that is translated in a shape beyond the model's scale."""
+    def _warn_of_scale(self, shape: HeightWidth, callers: int) -> None:
+        """Warn once of an image that is translated in a shape beyond the model's scale.
+
+        `callers` says whose line is to blame: as many functions up from here as to the caller of `convert`.
+        """
         fault = outside(self.scale, shape)
         if fault and not self._warned:
             self._warned = True
             warnings.warn(f"the image {fault}; convert(image, resize=\"trained\") translates it at that scale",
-                          stacklevel=5)
+                          stacklevel=callers)
 
     def _translated(self, picture: Picture, translating: Translating) -> tuple[Picture, np.ndarray]:
         """Return the picture in the recipe's depth, of the size that is given back, and its translation (H, W, C')."""
@@ -162,7 +165,7 @@ class Model:
             release = replace(translating.release, image_in=self.image_in.model_copy(update={"bits": "float"}))
             translating = replace(translating, release=release)
         picture, image = translating.prepare(picture)
-        self._warn_of_scale((image.shape[1], image.shape[2]))
+        self._warn_of_scale((image.shape[1], image.shape[2]), 5)
         shape = picture.pixels.shape[0], picture.pixels.shape[1]
         return picture, to_array(translating.translate(image, picture.path, shape), self.image_out)
 

@@ -36,6 +36,7 @@ from translate.images.pictures import (
     check_kind,
     check_size,
     checked_floats,
+    open_image,
     rotate_upright,
 )
 from translate.images.png_chunks import without_bad_chunks
@@ -50,7 +51,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 def inspect(path: Path) -> ImageInfo:
     """Return what a file says of itself, without decoding its pixels. Raises `ImageError`."""
-    with as_image_errors(path, "read"), path.open("rb") as file:
+    with as_image_errors(path, "read"), open_image(path) as file:
         if is_tiff(file):
             with tifffile.TiffFile(file) as tiff:
                 pages = full_pages(tiff, path)
@@ -62,7 +63,7 @@ def inspect(path: Path) -> ImageInfo:
 
 def count_pages(path: Path) -> int:
     """Count the pages of a TIFF, without smaller copies of them; 0 for any other file. Raises `ImageError`."""
-    with as_image_errors(path, "read"), path.open("rb") as file:
+    with as_image_errors(path, "read"), open_image(path) as file:
         if not is_tiff(file):
             return 0
         with tifffile.TiffFile(file) as tiff:
@@ -71,8 +72,8 @@ def count_pages(path: Path) -> int:
 
 def read_content(path: Path) -> bytes:
     """Return the bytes of a file. Raises `ImageError`."""
-    with as_image_errors(path, "read"):
-        return path.read_bytes()
+    with as_image_errors(path, "read"), open_image(path) as file:
+        return file.read()
 
 
 def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import tifffile
 
 from translate.images.decoding import decode, decode_page, pillow_reads, read_content
-from translate.images.pictures import SIDEWAYS_ORIENTATIONS, Picture, as_image_errors, check_size
+from translate.images.pictures import SIDEWAYS_ORIENTATIONS, Picture, as_image_errors, check_size, open_image
 from translate.images.tiffs import TiffRowReader, full_pages, is_tiff, obstacle, orientation_of, page_info
 
 
@@ -77,9 +77,7 @@ def open_file(path: Path, max_pixels: int) -> Iterator[list[FilePage]]:
 
     Read them inside the block. `max_pixels` is as for `translate.images.pages.open_pages`. Raises `ImageError`.
     """
-    with as_image_errors(path, "read"):
-        file = path.open("rb")
-    with file:
+    with open_image(path) as file:
         with as_image_errors(path, "read"):
             tiff = tifffile.TiffFile(file) if is_tiff(file) else None
 

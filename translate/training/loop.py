@@ -41,6 +41,7 @@ from translate.signals import StopRequest, minding_signals
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
+from translate.training.plan import refuse_what_has_no_room
 from translate.training.processes import (
     by_main_process,
     check_shares,
@@ -107,6 +108,7 @@ class Run:
         self.precision = choose_precision(recipe.precision, accelerator.device)
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
         self.progress = Progress()
+        refuse_what_has_no_room(recipe)
         self.build()
         self.samples = recipe.data.build("train", data_root())
         self.shapes = Shapes(self.samples)
@@ -163,7 +165,7 @@ class Run:
         # A run that was stopped before its first checkpoint begins again; one whose checkpoints are all bad does not.
         if newest is None:
             if refused:
-                raise CheckpointError(f"{self.folder}: none of its {len(refused)} checkpoints verifies")
+                raise CheckpointError(f"none of its {len(refused)} checkpoints verifies", self.folder)
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
             return

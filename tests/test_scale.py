@@ -329,6 +329,20 @@ def test_strips_give_what_the_whole_image_gives_at_another_scale_too(resize: int
         assert tags["XResolution"].value[0] / tags["XResolution"].value[1] == pytest.approx(100 * shape[1] / 64, 0.01)
 
 
+def test_pixels_without_data_stay_without_data_at_another_scale(tmp_path: Path) -> None:
+    """One of them made numbers of its neighbours, or of itself; both ways of reading agree on which there are."""
+    image = np.random.default_rng(0).uniform(-1, 1, (32, 48)).astype(np.float32)
+    image[10, 20] = image[3:6, 40:] = np.nan
+    tifffile.imwrite(tmp_path / "in.tif", image, tile=(16, 16))
+    release = release_of(Identity(), 1, "float")
+    expected = image.reshape(16, 2, 24, 2).mean((1, 3))
+    for memory in (None, "1GB"):
+        out = tmp_path / f"{memory}.tif"
+        assert convert(tmp_path / "in.tif", out, release, memory=memory, workers=0, resize=16).converted == 1
+        np.testing.assert_allclose(tifffile.imread(out), expected, rtol=0, atol=1e-6, equal_nan=True)
+        assert np.isnan(expected).sum() == 1 + 2 * 4
+
+
 def test_every_place_of_a_resized_geotiff_is_where_it_was() -> None:
     """By tie points and by a matrix, of corners and of centres: pixel (column, row) of the old is on the same spot."""
     old, new = (40, 60), (10, 30)
@@ -356,7 +370,7 @@ def test_label_maps_keep_their_classes_at_another_scale(tmp_path: Path) -> None:
     assert convert(tmp_path / "x.png", tmp_path / "y.png", release, workers=0, resize=10).converted == 1
     made = np.asarray(Image.open(tmp_path / "y.png"))
     np.testing.assert_array_equal(made.argmax(2), numbers[::2, ::2])
-    one_hot = torch.nn.functional.one_hot(torch.from_numpy(numbers).long(), 4).permute(2, 0, 1) * 2.0 - 1
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(numbers).long(), 4).permute(2, 0, 1).float()
     model = Model(Translating.with_release(release, precision="fp32"))
     assert torch.equal(model.convert(one_hot, resize=10).argmax(0), torch.from_numpy(numbers[::2, ::2]).long())
 

@@ -49,7 +49,8 @@ class Stage(Config):
     # number of added levels; each doubles the resolution (docs/high-resolution.md). As in the stage before, or one more
     levels: int = Field(0, ge=0, le=8)
     fade: bool = False  # the newest level fades in over this stage's images; what it replaces is gone in the next
-    freeze: bool = False  # of the generators the newest level is trained alone in this stage
+    # true: of the generators the newest level is trained alone in this stage; trunk: all but their trunk is
+    freeze: bool | Literal["trunk"] = False
     memory: AutoMemory | None = None  # null: the recipe's
 
     @property
@@ -59,8 +60,9 @@ class Stage(Config):
 
     @property
     def level(self) -> str:
-        """The newest level in words, with a comma before it; nothing where there is none."""
-        return f", level {self.levels}{' fading in' * self.fade}{' alone' * self.freeze}" if self.levels else ""
+        """The newest level, and what is frozen, in words with commas before them; nothing where there is none."""
+        how = f"{' fading in' * self.fade}{' alone' * (self.freeze is True)}"
+        return f", level {self.levels}{how}" * (self.levels > 0) + ", the trunk frozen" * (self.freeze == "trunk")
 
 
 class Cadence(Config):
@@ -99,8 +101,8 @@ class Downstream(Config):
     resize: int | None = Field(None, ge=1, le=100_000)  # short side to load at; null keeps the size
     images: int = Field(100_000, ge=1, le=10**12)  # seen in training, over all epochs
     batch_size: int = Field(8, ge=1, le=1_000_000)
-    lr: float = Field(1e-3, gt=0, le=1000)  # of AdamW; falls to 0 along a cosine
-    weight_decay: float = Field(1e-2, ge=0, le=1000)
+    lr: float = Field(1e-3, gt=0, le=1e9)  # of AdamW; falls to 0 along a cosine
+    weight_decay: float = Field(1e-2, ge=0, le=1e9)
     augment: tuple[Augmentation, ...] = ()
 
     @property
@@ -112,9 +114,9 @@ class Downstream(Config):
 class SemanticWeights(Config):
     """The consistency loss that `translate adapt make` adds to a CycleGAN, with a network that it trains first."""
 
-    weight: float = Field(1.0, ge=0, le=1e6)  # of A → B
+    weight: float = Field(1.0, ge=0, le=1e9)  # of A → B
     # of B → A; 1 in the paper, for a network that is right about most images of B
-    back: float = Field(0.0, ge=0, le=1e6)
+    back: float = Field(0.0, ge=0, le=1e9)
 
 
 class Adaptation(Config):
@@ -165,6 +167,7 @@ class Recipe(Config):
     precision: Precision = "auto"
     data: DataConfig
     translator: TranslatorConfig
+    start: Path | None = None  # a run, RUN/best, a release or another project's checkpoint: begin with its weights
     optimizer: Optimizers = Optimizers()
     memory: AutoMemory = "auto"  # or {plan: …, strips: …}
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -221,7 +224,7 @@ class Recipe(Config):
 
     def _level_problems(self) -> Iterator[Mistake]:
         if self.translator.grows:
-            yield from self.translator.generator.level_problems(self.stages)
+            yield from self.translator.generator.level_problems(self.stages, begun=self.start is not None)
         else:
             yield from level_problems(self.stages, unable=f"translator.kind: {self.translator.kind}")
 

@@ -65,6 +65,8 @@ class Axis:
         for place, weight in zip(self.places.T, self.weights.T, strict=True):
             part = array.take(place, axis).astype(np.float32)
             part *= weight.reshape(shape)
+            if array.dtype.kind == "f":  # a pixel without data (NaN) is in no sum that it has no share in
+                part[np.broadcast_to(weight.reshape(shape) == 0, part.shape)] = 0
             made = part if made is None else np.add(made, part, out=made)
         assert made is not None, "an axis has at least one tap"
         return made

@@ -29,7 +29,8 @@ def resized_picture(picture: Picture, shape: HeightWidth) -> Picture:
         return picture
     resampling = Resampling(old, shape)
     alpha = None if picture.alpha is None else resampling.whole(picture.alpha)
-    return replace(picture, pixels=resampling.whole(picture.pixels), alpha=alpha,
+    unknown = None if picture.unknown is None else np.isnan(resampling.whole(holes(picture.unknown)))
+    return replace(picture, pixels=resampling.whole(picture.pixels), alpha=alpha, unknown=unknown,
                    dpi=resized_dpi(picture.dpi, old, shape), geo=resized_geo(picture.geo, old, shape))
 
 
@@ -50,6 +51,7 @@ class ResizedPage(Page):
         self.page, self.resampling = page, Resampling(old, shape)
         self.path, self.config, self.is_big, self.has_alpha = page.path, page.config, page.is_big, page.has_alpha
         self.icc, self.exif, self.notes = page.icc, page.exif, page.notes
+        self.nodata, self.may_lack_data = page.nodata, page.may_lack_data
         self.dpi, self.geo = resized_dpi(page.dpi, old, shape), resized_geo(page.geo, old, shape)
         self.shape = (1, page.shape[1], *shape)
 
@@ -66,6 +68,21 @@ class ResizedPage(Page):
             return alpha[..., None]
 
         return self.resampling.rows(read, start, stop)[..., 0]
+
+
+    def read_unknown(self, start: int, stop: int) -> np.ndarray | None:
+        if not self.may_lack_data:
+            return None
+        unknown = False
+
+        def read(first: int, last: int) -> np.ndarray:
+            nonlocal unknown
+            found = self.page.read_unknown(first, last)
+            unknown |= found is not None
+            return holes(np.zeros((last - first, self.page.width), bool) if found is None else found)[..., None]
+
+        rows = np.isnan(self.resampling.rows(read, start, stop)[..., 0])
+        return rows if unknown else None
 
 
 class ResizedSink:
@@ -98,6 +115,11 @@ class ResizedSink:
         if stop < self.resampling.new[0]:
             first, _ = self.resampling.needs(stop, stop + 1)
             self._kept, self._first = self._kept[first - self._first:], first
+
+
+def holes(unknown: np.ndarray) -> np.ndarray:
+    """Return an image (H, W) float32 that is NaN where a pixel has no data: no pixel is made of such a one."""
+    return np.where(unknown, np.float32(np.nan), np.float32(0))
 
 
 def resized_dpi(dpi: tuple[float, float] | None, old: HeightWidth, new: HeightWidth) -> tuple[float, float] | None:

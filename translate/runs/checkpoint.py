@@ -1,10 +1,8 @@
 """The state of a run on the disk: written whole or not at all, verified when read, and nothing in it runs code.
 
-`save_checkpoint` writes a run's state to `checkpoints/<images>`, `restore_checkpoint` takes it back into a run.
-
-A checkpoint is a folder: tensors in safetensors files, everything else in `state.json`, and a manifest with the size
-and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a temporary name, flushed
-and renamed; only then are older ones removed. One whose manifest does not verify is never loaded, and is named.
+A checkpoint is a folder, `checkpoints/<images>`: tensors in safetensors files, everything else in `state.json`, and a
+manifest with the size and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a
+temporary name, flushed and renamed; only then are older ones removed. One that does not verify is refused by name.
 
 Each process writes its own `rank<k>.safetensors` (image pools, random states) into the same folder, so all processes
 must see the same file system.
@@ -22,52 +20,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
 from torch import Tensor
 
 from translate import files
-from translate.data.scale import ScaleState
 from translate.errors import CheckpointError, DiskError, DocumentError, is_disk_fault, visible
-from translate.foreign import Count, Number, Shape, read_json
+from translate.foreign import read_json
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
+from translate.runs.states import State
 from translate.translators import Translator
 
 STATE = "state.json"
-
-
-class BestState(Shape):
-    """A `Best`, as a checkpoint holds it."""
-
-    images: Count
-    metric: str
-    value: Number
-    num_images: Count
-    side: Count | None = None
-
-
-class ProgressState(Shape):
-    """A `Progress`, as a checkpoint holds it."""
-
-    images: Count
-    stage: Count
-    stage_images: Count
-    evaluated: Count = 0
-    best: BestState | None = None
-    since_best: Count = 0
-    rollbacks: Count = 0
-    clear: Count | None = None
-    guard: dict[str, Any] = Field(default_factory=dict)
-    scales: dict[str, ScaleState] = Field(default_factory=dict)
-
-
-class State(Shape):
-    """What a checkpoint's `state.json` holds."""
-
-    progress: ProgressState
-    groups: dict[str, list[dict[str, Any]]]
-    machine: dict[str, Any]
-    scaler: dict[str, Any] | None
-    num_processes: Count
 
 
 @dataclass(frozen=True)
@@ -97,6 +59,7 @@ class Progress:
     rollbacks: int = 0  # how often the run has gone back to a healthy checkpoint; each time its data are others
     clear: int | None = None  # `images` at the last look of the guard that showed no sign; None: it needs no way back
     guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
+    began: str = ""  # whose weights it began with, in words; empty: with fresh ones
     scales: dict[str, Any] = field(default_factory=dict)  # what the stage shows of A and B, see `data.scale.Shapes`
 
     def compare(self, metric: str, value: float | None, num_images: int, side: int, own_side: int,
@@ -224,11 +187,16 @@ def _restore(path: Path, state: dict[str, Any], run: RunState) -> list[str]:
             if state["machine"].get(what) != now]
 
 
-def read_progress(path: Path) -> Progress:
-    """Read where the run of a verified checkpoint stood."""
+def read_progress(path: Path, num_stages: int | None = None) -> Progress:
+    """Read where the run of a verified checkpoint stood, in one of `num_stages` where that is known.
+
+    Raises `CheckpointError`.
+    """
     progress = Progress()
     with _as_checkpoint_errors(path):
         progress.load(read_json(path / STATE, State)["progress"])
+    if num_stages is not None and progress.stage >= num_stages:
+        raise CheckpointError(f"is of stage {progress.stage + 1}, and the recipe has {num_stages}", path)
     return progress
 
 
@@ -386,8 +354,9 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    (path / MANIFEST).unlink(missing_ok=True)  # first: a checkpoint that is half removed must not verify
-    shutil.rmtree(path, ignore_errors=True)
+    if not path.is_symlink():
+        (path / MANIFEST).unlink(missing_ok=True)  # first: a checkpoint that is half removed must not verify
+    files.remove_folder(path)
 
 
 def _bytes_needed(run: RunState) -> int:

@@ -28,9 +28,9 @@ from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
 from translate.networks.weights import refuse_larger
-from translate.recipe import Recipe, Stage, load_recipe
+from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
-from translate.runs.folder import RECIPE_FILE
+from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.manifest import read_network, seal, verify, write_network
 from translate.translators import Direction, Translator
 
@@ -65,14 +65,30 @@ class Release:
     scale: Scale | None = None  # what that stage has shown of images that go in; None: it is not known
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Where weights lie that were found and verified."""
+
+    folder: Path  # of the run or the release, with its recipe
+    weights: Path
+    refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
+
+
 def load_release(path: Path, direction: Direction = "ab") -> Release:
     """Read a generator from a run folder, from `<run>/best` (its best checkpoint), or from a release folder.
 
     Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
     """
+    found = find_weights(path)
+    release = _read(load_saved(found.folder), found.weights, direction)
+    return replace(release, refused=found.refused)
+
+
+def find_weights(path: Path) -> Weights:
+    """Find the weights of a run, of `<run>/best`, or of a release, and verify them. Raises as `load_release` does."""
     # `best` is no folder: it stands for the best checkpoint of the run beside it
     if path.name == "best" and (path.parent / RECIPE_FILE).is_file():
-        return _read(load_recipe(path.parent / RECIPE_FILE), _best_weights(path.parent), direction)
+        return Weights(path.parent, _best_weights(path.parent))
     if not path.is_dir():
         raise UsageError("no such folder", path, "--model takes a run (runs/<name>) or a release folder")
 
@@ -90,8 +106,7 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
         weights = newest
     else:
         raise UsageError("neither a run nor a release: it holds no recipe.yaml", path)
-    release = _read(load_recipe(path / RECIPE_FILE), weights, direction)
-    return replace(release, refused=tuple(refused))
+    return Weights(path, weights, tuple(refused))
 
 
 def _refuse_other_versions(release: Path) -> None:
@@ -136,7 +151,7 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
                      {"name": recipe.name, "directions": translator.directions, "images": progress.images,
                       "stage": progress.stage, "stage_images": progress.stage_images, "scales": progress.scales,
                       "chosen": chosen},
-                     _model_card(recipe, translator, progress.images, chosen))
+                     _model_card(recipe, translator, progress.images, chosen, progress.began))
 
 
 def write_generators(folder: Path, recipe: Recipe, generators: Mapping[Direction, nn.Module], about: dict[str, Any],
@@ -175,7 +190,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
         raise UsageError(f"this {config.kind} model does not translate {direction[0]} to {direction[1]}", recipe.name)
     if (weights / f"ema_{name}.safetensors").is_file():
         name = f"ema_{name}"
-    progress = _progress(weights, recipe)
+    progress = progress_of(weights, recipe)
 
     # A generator of that shape, filled with these weights; its initialisation may not change the caller's random state
     channels = data.channels_a, data.channels_b
@@ -186,18 +201,18 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     read_network(weights, name, generator)
 
     # What goes in and comes out, how it was shown, and what tells this generator from all others
-    fitting = recipe.fitting(_stage(recipe, progress)[0])
+    fitting = recipe.fitting(stage_of(recipe, progress)[0])
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
-                           files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),
-                           image_out.model_dump(mode="json"), *shape])
+                           files.sha256(weights / f"{name}.safetensors"), image_in.identity, image_out.identity,
+                           *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, growth=_growth(recipe, progress), fitting=fitting,
                    scale=_scale(progress, direction, fitting))
 
 
-def _progress(weights: Path, recipe: Recipe) -> Progress:
+def progress_of(weights: Path, recipe: Recipe) -> Progress:
     """Return how far a checkpoint or a release was trained; a release that does not say it, to the end."""
     if not (weights / RELEASE).is_file():
         return read_progress(weights)
@@ -206,7 +221,7 @@ def _progress(weights: Path, recipe: Recipe) -> Progress:
                     scales=about.get("scales", {}))
 
 
-def _stage(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
+def stage_of(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
     """Return the stage that a network was trained in last, and the share of its newest level that had faded in."""
     if progress.stage >= len(recipe.stages) or progress.stage_images > recipe.stages[progress.stage].images:
         raise CheckpointError(f"these weights are of image {progress.stage_images:,} of stage {progress.stage + 1}, "
@@ -227,7 +242,7 @@ def _scale(progress: Progress, direction: Direction, fitting: Fitting) -> Scale 
 
 def _growth(recipe: Recipe, progress: Progress) -> str:
     """Say what a network knows that has not grown to its end; of others, nothing."""
-    (stage, share), levels = _stage(recipe, progress), recipe.stages[-1].levels
+    (stage, share), levels = stage_of(recipe, progress), recipe.stages[-1].levels
     if stage.levels == levels and share == 1:
         return ""
     faded = f", the newest faded in to α = {share:.2f}" if share < 1 else ""
@@ -239,7 +254,7 @@ def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[fl
 
     Returns what that depends on, for the fingerprint: (levels, share that had faded in), or () without levels.
     """
-    (stage, share), config = _stage(recipe, progress), recipe.translator.generator
+    (stage, share), config = stage_of(recipe, progress), recipe.translator.generator
     if not stage.levels:
         return ()
     extend(config, generator, stage.levels, stage.fade)
@@ -247,7 +262,7 @@ def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[fl
     return stage.levels, share
 
 
-def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str) -> str:
+def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str, began: str) -> str:
     """Return the README.md of a release."""
     directions = ", ".join(f"{direction[0].upper()} → {direction[1].upper()}" for direction in translator.directions)
     data = recipe.data.card or "the folders its recipe names"
@@ -256,5 +271,6 @@ def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen:
         f"# {recipe.name}", "",
         f"A {recipe.translator.kind} translator ({directions}), trained by Diptych {version('diptych')} on {data}, "
         f"{num_images:,} images ({chosen}).", "",
+        *([f"It began with the weights of {began}.", ""] if began else []),
         "```", "translate convert photos/ out/ --model <this folder>", "```", "",
         "`recipe.yaml` says everything about its training.", ""])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Protocol
@@ -72,13 +72,16 @@ class Logbook:
         self._since = (time.monotonic(), 0)
         self._shown: dict[str, float] = {}
 
-    def begin(self, resumed: bool) -> None:
-        """Make the first entry: on what, and with what, the training begins or goes on."""
+    def begin(self, resumed: bool, notes: Sequence[str] = ()) -> None:
+        """Make the first entry: on what, and with what, the training begins or goes on. `notes` say with whose weights.
+        """
         self.tracker.event(self.progress.images, "resumed" if resumed else "started",
                            num_processes=self.accelerator.num_processes, precision=self.precision,
                            **describe_machine(self.accelerator.device))
         if self.unscored:
             self.tell("warning", self.unscored)
+        for note in notes:
+            self.tell("start", note)
 
     def tell(self, what: str, line: str) -> None:
         """Say one thing worth knowing, and keep it for the report."""

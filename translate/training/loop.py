@@ -48,7 +48,9 @@ from translate.training.processes import (
     in_any_process,
     make_accelerator,
     prepare_for_processes,
+    resume_command,
 )
+from translate.training.starting import Source, read_source, take_over
 from translate.training.step_on_meta import parameters_of
 from translate.training.update import NotFinite, Update
 
@@ -76,7 +78,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if accelerator.is_main_process:
         home.check(recipe, resume)
     accelerator.wait_for_everyone()
-    run = Run(recipe, home, accelerator, report, gpu_memory)
+    run = Run(recipe, home, accelerator, report, gpu_memory, None if resume else read_source(recipe))
     if not resume:
         report.say("choosing a memory plan for each stage")
         run.plans.choose(0)
@@ -100,7 +102,7 @@ class Run:
     """One training: its folder, its state, its steps and all that happens between them."""
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
-                 gpu_memory: str | None = None):
+                 gpu_memory: str | None = None, source: Source | None = None):
         """Build everything. Raises `UsageError`, `DataError` or `MissingExtra` for what cannot be trained here."""
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.folder = home.path
@@ -109,20 +111,20 @@ class Run:
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
         self.progress = Progress()
         refuse_what_has_no_room(recipe)
-        self.build()
+        self.build(source)
         self.samples = recipe.data.build("train", data_root())
         self.shapes = Shapes(self.samples)
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
-        self.rolled_back = False
-        self.stop = StopRequest()
+        self.rolled_back, self.stop = False, StopRequest()
 
-    def build(self) -> None:
-        """Build fresh networks in the shape of the first stage, and their optimizers."""
+    def build(self, source: Source | None = None) -> None:
+        """Build networks in the shape of the first stage, fresh or with the weights of `source`, and optimizers."""
         torch.manual_seed(self.recipe.seed)
         data = self.recipe.data
         self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
+        self.notes = take_over(source, self.translator, self.recipe, self.progress)
         self.translator.to(self.accelerator.device)
         self.shaped_for = 0  # the stage whose shape the networks have
         self.translator.take_shape(self.recipe.stages[0])
@@ -147,7 +149,7 @@ class Run:
         self.log.tracker.open()
         if resume:
             self.restore()
-        self.log.begin(resume)
+        self.log.begin(resume, self.notes)
         if resume:
             self.plans.choose(self.progress.stage)
             if self.log.evaluate(self.translator):  # due, but a signal stopped the run before it
@@ -168,6 +170,7 @@ class Run:
                 raise CheckpointError(f"none of its {len(refused)} checkpoints verifies", self.folder)
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
+            self.build(read_source(self.recipe))
             return
 
         for difference in self.load(newest):
@@ -176,7 +179,7 @@ class Run:
 
     def load(self, checkpoint: Path) -> list[str]:
         """Put the run into the state of a checkpoint. Return what differs between then and now."""
-        self.match_stage_shape(read_progress(checkpoint).stage)
+        self.match_stage_shape(read_progress(checkpoint, len(self.recipe.stages)).stage)
         differences = restore_checkpoint(checkpoint, self.state)
         self.translator.fade_in(self.share)
 
@@ -285,10 +288,8 @@ class Run:
 
         self.log.show_progress()
         if stopping:
-            num = self.accelerator.num_processes
-            launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
-            raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything "
-                          f"is saved. Continue with: {launch} train --resume --run-dir {self.folder}")
+            raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything is saved. "
+                          f"Continue with: {resume_command(self.folder, self.accelerator)}")
 
     def _look_with_guard(self, images_before: int) -> Trouble | None:
         """Probe the generators where that is due; return what the guard says of the training, None where all is well.

@@ -16,6 +16,7 @@ from translate.data import Batch
 from translate.losses import Penalty, non_orthogonality, over_scales
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.growing import Growable, Grown, LevelStage, add_level, fade_in
+from translate.networks.layers import Generator
 from translate.translators.augmentation import cut_out, moved, recoloured
 from translate.translators.config import BaseTranslatorConfig, Direction
 from translate.translators.pool import ImagePool
@@ -31,8 +32,10 @@ class StepTools(Protocol):
 
     def phase(self, name: str, body: Any, *arguments: Any) -> Any: ...
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def fake(self, generator: nn.Module, real: Tensor) -> AbstractContextManager[Tensor]: ...
-    def translated(self, generator: nn.Module, real: Tensor) -> Tensor: ...
+    def hide_unknown(self, made: Tensor, real: Tensor, truth: Tensor | None = None) -> Tensor: ...
+    def fake(self, generator: nn.Module, real: Tensor,
+             truth: Tensor | None = None) -> AbstractContextManager[Tensor]: ...
+    def translated(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None) -> Tensor: ...
     def previewing(self, generators: dict[str, nn.Module]) -> AbstractContextManager[object]: ...
     def backward(self, name: str, loss: Tensor, times: int = 1) -> None: ...
     def regularise(self, name: str, loss: Tensor) -> None: ...
@@ -208,11 +211,13 @@ class Translator(ABC):
                 for each in pair:
                     cast(Grown, each).drop_faded()
 
-            # The newest level of a generator is trained alone where the stage says so.
-            if name in self.phases["generator"]:
-                network.requires_grad_(not stage.freeze)
-                for part in cast(Grown, network).newest():
-                    part.requires_grad_(True)
+        # Of a generator all is trained, or the newest level alone, or all but the trunk, as the stage says.
+        for name, network in self.generators.items():
+            network.requires_grad_(stage.freeze is not True)
+            for part in cast(Grown, network).newest() if name in self.growing else []:
+                part.requires_grad_(True)
+            for part in cast(Generator, network).trunk_parts() if stage.freeze == "trunk" else []:
+                part.requires_grad_(False)
         self.fading = stage.fade
         self.fade_in(0.0)
 

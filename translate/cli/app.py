@@ -27,6 +27,7 @@ app.command()(evaluating.compare)
 app.command()(training.plan)
 app.command()(training.recipes)
 app.command("import")(interop.import_checkpoint)
+app.command("export-pth")(interop.export_pth)
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
 data.command("list")(datasets.list_cards)

@@ -179,7 +179,7 @@ class Run:
 
     def load(self, checkpoint: Path) -> list[str]:
         """Put the run into the state of a checkpoint. Return what differs between then and now."""
-        self.match_stage_shape(read_progress(checkpoint).stage)
+        self.match_stage_shape(read_progress(checkpoint, len(self.recipe.stages)).stage)
         differences = restore_checkpoint(checkpoint, self.state)
         self.translator.fade_in(self.share)
 

@@ -44,6 +44,8 @@ class LayoutConfig(PlaceConfig):
     image_b: ImageConfig = ImageConfig(channels=3)
     resize: int | None = Field(default=286, ge=1)  # short side that images are loaded at, px; null keeps the size
     augment: tuple[Augmentation, ...] = ("flip",)
+    # a file that cannot be read: stop saves and ends the training; skip takes another image, names and counts the file
+    on_unreadable: Literal["stop", "skip"] = "stop"
 
     paired: ClassVar[bool] = True
     aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
@@ -51,7 +53,8 @@ class LayoutConfig(PlaceConfig):
     @property
     def loading(self) -> Loading:
         """Return what its samples need to know of it. Each layout has `image_a`, as a field or computed from others."""
-        return Loading(self.image_a, self.image_b, self.resize, self.augment)  # type: ignore[attr-defined]
+        image_a: ImageConfig = self.image_a  # type: ignore[attr-defined]
+        return Loading(image_a, self.image_b, self.resize, self.augment, self.on_unreadable == "skip")
 
     @property
     def labelling(self) -> Labelling | None:

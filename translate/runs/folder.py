@@ -162,6 +162,7 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     old, new = saved.dump(), recipe.dump()
     for document, each in ((old, saved), (new, recipe)):
         document["translator"]["pace"]["first"] = each.translator.first
+        document["data"].pop("on_unreadable")
         for field in Recipe.may_change:
             document.pop(field)
         for stage in document["stages"]:

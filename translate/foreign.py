@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from translate.errors import DocumentError
+from translate.errors import DocumentError, visible
 from translate.mistakes import shown
 
 MAX_BYTES = 2**26  # of a document
@@ -130,7 +130,7 @@ def hold_to(shape: Any, document: Document) -> None:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         what = "is missing" if first["type"] == "missing" else f"{shown(first['input'])}: {first['msg'].lower()}"
-        raise ValueError(f"{where}: {what}") from None
+        raise ValueError(f"{visible(where[:60])}: {what}") from None
 
 
 def opened(path: Path) -> BufferedReader:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from translate.errors import DataError, DiskError, is_disk_fault
+from translate.errors import DataError, DiskError, is_disk_fault, visible
 
 MAX_MEMBERS = 2_000_000
 NOTHING_KEPT = "nothing of the archive was kept"
@@ -47,14 +47,16 @@ def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None
     except DAMAGE as error:
         raise DataError(f"damaged ({type(error).__name__}: {error})", archive, "delete it and prepare again") from error
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(f"holds {Path(error.filename).relative_to(folder)} twice; {NOTHING_KEPT}", archive) from None
+        name = visible(Path(error.filename).relative_to(folder))
+        raise DataError(f"holds {name} twice; {NOTHING_KEPT}", archive) from None
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, folder) from error
         raise DataError(error.strerror or str(error), archive) from error
 
     if only is not None and (missing := sorted(set(only) - found)):
-        raise DataError(f"holds no {', '.join(missing)}", archive, "it may be another version of this archive")
+        raise DataError(f"holds no {', '.join(map(visible, missing))}", archive, "it may be another version of this "
+                        "archive")
 
 
 def only_folder(folder: Path) -> Path:

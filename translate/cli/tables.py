@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
+from translate.cli.console import Table
 from translate.sizes import format_bytes
 
 

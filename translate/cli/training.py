@@ -13,7 +13,7 @@ from translate.cli.console import as_errors_of_recipe, say, say_table
 from translate.cli.options import CardMemory, OptionalRecipe, Overrides, Recipe, RecipePrecision
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
-from translate.errors import DoesNotFit, RunError, UsageError
+from translate.errors import DoesNotFit, RunError, UsageError, visible
 
 
 def train(
@@ -47,7 +47,8 @@ def train(
 
     with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):
         train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
-    say(f"finished: {folder}; its report: {folder / 'report.html'}")
+    page = folder / "report.html"
+    say(f"finished: {visible(folder)}" + (f"; its report: {visible(page)}" if page.is_file() else ""))
     say(f"convert with: translate convert IN OUT --model {folder}")
 
 

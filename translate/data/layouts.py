@@ -31,7 +31,7 @@ from translate.data.samples import (
     UnpairedSamples,
 )
 from translate.data.transforms import Augmentation
-from translate.errors import DataError
+from translate.errors import DataError, visible
 from translate.images.reading import ImageConfig
 
 Split = Literal["train", "test"]
@@ -130,7 +130,8 @@ class SidesConfig(LayoutConfig):
             return None
         for folder, other in ((folder_a, folder_b), (folder_b, folder_a)):
             if not folder.is_dir():
-                raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
+                raise DataError(f"no such folder, and {visible(other.name)} is there; both are needed", folder,
+                                self.hint())
         return folder_a, folder_b
 
     def expected(self, split: Split) -> str:

@@ -56,8 +56,8 @@ class InstanceNorm(nn.InstanceNorm2d):
 class Layer(nn.Module):
     """norm → act → pad → conv: one convolution and what prepares its input.
 
-    `translate.networks.strips` computes it from its fields and never calls it, so `fields_say_all` stands in the body of
-    each class of which that is the whole truth. A subclass does not inherit it: one that computes something else is
+    `translate.networks.strips` computes it from its fields and never calls it, so `fields_say_all` stands in the body
+    of each class of which that is the whole truth. A subclass does not inherit it: one that computes something else is
     refused there, and would else have wrong gradients.
 
     Maps (N, C, H, W) to (N, C', H', W').

@@ -253,5 +253,5 @@ def _write(page: str, file: Path) -> Path:
     """Write a page to `file`, and return that path. Raises `DiskError`."""
     with files.as_disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(file, page.lstrip().encode())
+        files.write_bytes(file, page.lstrip().encode("utf-8", "backslashreplace"))  # names may be no text
     return file

@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from translate import files
-from translate.errors import CheckpointError, DiskError, DocumentError, is_disk_fault
+from translate.errors import CheckpointError, DiskError, DocumentError, is_disk_fault, visible
 from translate.foreign import Count, Number, Shape, read_json
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
 from translate.translators import Translator
@@ -251,7 +251,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         fault = verify(path)
         if fault is None:
             return path, refused
-        refused.append(f"{path}: {fault}")
+        refused.append(f"{visible(path)}: {fault}")
     return None, refused
 
 

@@ -10,10 +10,11 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -126,21 +127,30 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
     `progress` says how far these generators were trained, and `chosen` why they were taken: they are the last, or the
     best by a score.
     """
+    write_generators(folder, recipe, {way: translator.generator(way) for way in translator.directions},
+                     {"name": recipe.name, "directions": translator.directions, "images": progress.images,
+                      "stage": progress.stage, "stage_images": progress.stage_images, "chosen": chosen},
+                     _model_card(recipe, translator, progress.images, chosen))
+
+
+def write_generators(folder: Path, recipe: Recipe, generators: Mapping[Direction, nn.Module], about: dict[str, Any],
+                     card: str) -> None:
+    """Replace `folder` by a release of these generators, by their directions. Raises `DiskError`.
+
+    `about` is what `release.json` says of them, and `card` its README.md.
+    """
     building = folder.with_name(f"{files.TEMPORARY}{folder.name}")
     try:
         # The generators, in a fresh folder of a temporary name
         files.remove_folder(building)
         building.mkdir(parents=True)
-        for direction in translator.directions:
-            write_network(building, f"generator_{direction}", translator.generator(direction))
+        for direction, generator in generators.items():
+            write_network(building, f"generator_{direction}", generator)
 
         # What they are: the recipe, where they stand, and a card for people
         files.write_bytes(building / RECIPE_FILE, recipe.dump_yaml().encode())
-        files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
-                                              "images": progress.images, "stage": progress.stage,
-                                              "stage_images": progress.stage_images, "chosen": chosen,
-                                              "diptych": version("diptych")})
-        files.write_bytes(building / "README.md", _model_card(recipe, translator, progress.images, chosen).encode())
+        files.write_json(building / RELEASE, about | {"diptych": version("diptych")})
+        files.write_bytes(building / "README.md", card.encode())
 
         # Complete: sealed, and in place of what was there
         seal(building)

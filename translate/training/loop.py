@@ -131,7 +131,7 @@ class Run(Built):
         # A run that was stopped before its first checkpoint begins again; one whose checkpoints are all bad does not.
         if newest is None:
             if refused:
-                raise CheckpointError(f"{self.folder}: none of its {len(refused)} checkpoints verifies")
+                raise CheckpointError(f"none of its {len(refused)} checkpoints verifies", self.folder)
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
             return

@@ -32,7 +32,7 @@ class Built:
         prepare_for_processes(self.translator.modules, self.accelerator)
         self.optimizers = {phase: getattr(self.recipe.optimizer, phase).build(parameters_of(self.translator, phase))
                            for phase in self.translator.phases}
-        self.state = RunState(self.progress, self.translator, self.optimizers, self.accelerator)
+        self.state = RunState(self.progress, self.translator, self.optimizers, self.accelerator, self.recipe)
 
     def match_stage_shape(self, number: int) -> None:
         """Give the networks the shape of stage `number`; the optimizers follow. Going back builds them anew."""

@@ -26,10 +26,11 @@ from translate.runs.checkpoint import (
     put_back,
     read_networks,
     read_progress,
+    read_recipe,
     restore_checkpoint,
     save_checkpoint,
 )
-from translate.runs.folder import RunFolder, continued
+from translate.runs.folder import RECIPE_FILE, RunFolder, as_written, continued, refuse_changes
 from translate.runs.manifest import verify
 from translate.runs.release import write_release
 from translate.signals import minding_signals
@@ -141,7 +142,15 @@ class Run(Built):
         self.log.report.say(f"resumed at {self.progress.images:,} images from {newest}")
 
     def load(self, checkpoint: Path) -> list[str]:
-        """Put the run into the state of a checkpoint. Return what differs between then and now."""
+        """Put the run into the state of a checkpoint. Return what differs between then and now.
+
+        Raises `RunError`, which names what differs, for a checkpoint that was trained by another recipe.
+        """
+        trained_by = read_recipe(checkpoint)
+        if trained_by is not None:
+            refuse_changes(as_written(trained_by), self.recipe, checkpoint,
+                           f"undo the changes in {self.folder / RECIPE_FILE}, or remove this checkpoint if it is of "
+                           "another run")
         self.match_stage_shape(read_progress(checkpoint).stage)
         differences = restore_checkpoint(checkpoint, self.state)
         self.translator.fade_in(self.share)

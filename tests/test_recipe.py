@@ -354,7 +354,8 @@ def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: P
                                                     trained: Callable[[Recipe], Path]) -> None:
     value, observed = CHANGES[option]
     make = MADE_BY.get(option, cyclegan_recipe)
-    document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4}}
+    document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4},
+                                            "evaluate": {"images": 2}}
     if make is cyclegan_recipe:
         document["stages"] = [SMALL_STAGE]
         document["translator"] |= {"pool": 1, "ema": None}

@@ -119,13 +119,22 @@ MUTANTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def stopped_at_22(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended in the middle of its first stage, once for all tests that go on with a copy of it."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    train_until(cyclegan_recipe(shared_pairs), run, 22)
+    return run
+
+
 @pytest.mark.parametrize("forgotten", MUTANTS)
 def test_a_restore_that_forgets_something_is_caught(forgotten: str, shared_pairs: Path, tmp_path: Path,
-                                                    trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+                                                    stopped_at_22: Path, trained: Trained,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the comparison above can fail: each mutant of the restore ends in another state."""
     recipe = cyclegan_recipe(shared_pairs)
     whole = final_state(trained(recipe))
-    train_until(recipe, tmp_path / "run", 22)
+    shutil.copytree(stopped_at_22, tmp_path / "run")
     owner, name, mutate = MUTANTS[forgotten]
     torch.manual_seed(12345)
     with monkeypatch.context() as patch:

@@ -15,6 +15,7 @@ from typing import IO
 from translate.errors import DataError, DiskError, is_disk_fault, visible
 
 MAX_MEMBERS = 2_000_000
+MAX_DEPTH = 64  # folders inside each other: what lies deeper than some 1,000 cannot even be removed in the usual way
 NOTHING_KEPT = "nothing of the archive was kept"
 # What zipfile and tarfile raise for a damaged archive.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
@@ -91,7 +92,8 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _accept(archive: Path, name: str, number: int, plain: bool) -> None:
     """Raise `DataError` for a member that is not `plain` (a file or a folder), leads elsewhere, or is one too many."""
-    _inside(archive, name)
+    if len(_inside(archive, name).parts) > MAX_DEPTH:
+        raise DataError(f"{name[:60]!r}… lies in more than {MAX_DEPTH} folders; {NOTHING_KEPT}", archive)
     if not plain:
         raise DataError(f"{name!r} is a link or a device; {NOTHING_KEPT}", archive)
     if number >= MAX_MEMBERS:

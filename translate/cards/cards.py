@@ -84,7 +84,7 @@ class Card(Config):
                     Field(discriminator="kind")] = UnpackConfig()
     layout: DataConfig  # what a recipe writes under `data` to read it
     size: str  # to download, and on the disk, in words
-    largest: int = Field(default=20_000_000_000, ge=1)  # bytes; an archive that unpacks to more is refused
+    largest: int = Field(default=20_000_000_000, ge=1, le=10**15)  # bytes; an archive that unpacks to more is refused
     licence: str
     attribution: str
     citation: str = ""

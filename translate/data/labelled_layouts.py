@@ -41,8 +41,8 @@ class LabelMaps(LabelledConfig):
 
     labels: str
     pattern: str = "*"  # file names of label maps, where others lie beside them
-    classes: int = Field(ge=2)
-    ignore: int | None = Field(VOID, ge=0)  # after `ids`: pixels that do not count
+    classes: int = Field(ge=2, le=65_536)
+    ignore: int | None = Field(VOID, ge=0, le=2**32)  # after `ids`: pixels that do not count
     ids: Literal["cityscapes"] | dict[int, int] | None = None  # numbers in the files → classes; null: as they are
     names: tuple[str, ...] = ()  # of the classes, for tables
 
@@ -132,7 +132,7 @@ class GTA5Config(LabelMaps):
     kind: Literal["gta5"] = "gta5"
     images: str = "images"
     labels: str = "labels"
-    classes: int = Field(19, ge=2)
+    classes: int = Field(19, ge=2, le=65_536)
     ids: Literal["cityscapes"] | dict[int, int] | None = "cityscapes"
     names: tuple[str, ...] = CITYSCAPES_NAMES
 
@@ -145,7 +145,7 @@ class CityscapesConfig(LabelMaps):
     images: str = "leftImg8bit/{split}"
     labels: str = "gtFine/{split}"
     pattern: str = "*_gtFine_labelTrainIds.png"  # with *_gtFine_labelIds.png, set ids: cityscapes
-    classes: int = Field(19, ge=2)
+    classes: int = Field(19, ge=2, le=65_536)
     names: tuple[str, ...] = CITYSCAPES_NAMES
 
 

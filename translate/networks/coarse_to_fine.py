@@ -29,10 +29,11 @@ class CoarseToFineConfig(Growable):
     """
 
     kind: Literal["coarse_to_fine"] = "coarse_to_fine"
-    width: int = Field(64, ge=2)  # of the global generator; each enhancer has half as many channels as what is inside
-    blocks: int = Field(9, ge=0)
+    # of the global generator; each enhancer has half as many channels as what is inside
+    width: int = Field(64, ge=2, le=4096)
+    blocks: int = Field(9, ge=0, le=256)
     downs: int = Field(4, ge=1, le=6)  # downsamplings in the global generator
-    fine_blocks: int = Field(3, ge=0)  # of each enhancer, at half its resolution
+    fine_blocks: int = Field(3, ge=0, le=256)  # of each enhancer, at half its resolution
     norm: Norm = "instance"
     upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
     downsample: ResNetDownsample = "strided"  # as of the ResNet generator

@@ -32,7 +32,7 @@ class UNetConfig(Growable):
     """A U-Net generator: width 64, 8 downsamplings and batch norm are the published U-Net-256 (54.414 M parameters)."""
 
     kind: Literal["unet"] = "unet"
-    width: int = Field(64, ge=1)  # channels of the outermost level; doubled up to 8 × width
+    width: int = Field(64, ge=1, le=4096)  # channels of the outermost level; doubled up to 8 × width
     downs: int = Field(8, ge=2, le=12)  # 8 sees 256 px whole at its innermost level; sides are padded to 2^downs
     norm: Norm = "batch"
     dropout: float = Field(0.5, ge=0, lt=1)  # in the three innermost full-width levels; pix2pix's only noise

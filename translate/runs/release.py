@@ -26,6 +26,7 @@ from translate.errors import CheckpointError, DiskError, DocumentError, UsageErr
 from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
+from translate.networks.weights import refuse_larger
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.folder import RECIPE_FILE
@@ -173,6 +174,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
 
     # A generator of that shape, filled with these weights; its initialisation may not change the caller's random state
     channels = data.channels_a, data.channels_b
+    refuse_larger(weights / f"{name}.safetensors", lambda: config.generator.build(*channels))
     with torch.random.fork_rng(devices=[]):
         generator = config.generator.build(*(channels if direction == "ab" else reversed(channels)))
         shape = _shape(generator, recipe, progress)

@@ -38,6 +38,7 @@ from translate.training.built import Built
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
+from translate.training.plan import refuse_what_has_no_room
 from translate.training.processes import (
     by_main_process,
     check_shares,
@@ -101,6 +102,7 @@ class Run(Built):
         check_shares(recipe, accelerator.num_processes)
         self.precision = choose_precision(recipe.precision, accelerator.device)
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
+        refuse_what_has_no_room(recipe)
         super().__init__(recipe, accelerator)
         self.samples = recipe.data.build("train", data_root())
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)

@@ -94,7 +94,7 @@ def train_until(recipe: Recipe, folder: Path, images: int, resume: bool = False)
 
 def final_state(folder: Path) -> dict[str, Any]:
     """The checksums of everything in the newest checkpoint: equal for two runs that agree bit for bit."""
-    newest = sorted((folder / "checkpoints").glob("[0-9]*"))[-1]
+    newest = sorted((folder / "checkpoints").glob("[0-9]" * 12))[-1]
     return {"images": newest.name, **json.loads((newest / "MANIFEST.json").read_text())}
 
 

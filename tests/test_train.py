@@ -403,7 +403,7 @@ def test_a_run_belongs_to_one_process_at_a_time(shared_pairs: Path, tmp_path: Pa
     holder.claim(recipe)
     with pytest.raises(RunError, match="another process is training this run"):
         train(recipe, tmp_path / "run", Silent(), resume=True)
-    holder.leave()
+    holder.close()
     train(recipe, tmp_path / "run", Silent(), resume=True)
 
 

@@ -176,7 +176,7 @@ def held_out(config: LayoutConfig, root: Path, num: int, size: tuple[int, int], 
     samples = samples or config.build("train", root)  # says what is missing
 
     # No transform is drawn for them: of each its middle, and a key that names it alone.
-    chosen = []
+    chosen: list[Sample] = []
     for index in range(len(samples)):
         if len(chosen) == num:
             break

@@ -7,7 +7,7 @@ everything else that changes is in the checkpoint.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -78,18 +78,19 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         run.plans.choose(0)
 
     # From here on the folder is this run's.
-    if accelerator.is_main_process:
-        home.claim(recipe)
-    if tell_recipe:
-        report.say(recipe.dump_yaml())
+    with closing(home):
+        if accelerator.is_main_process:
+            home.claim(recipe)
+        if tell_recipe:
+            report.say(recipe.dump_yaml())
 
-    with run.log.recording_status(lambda: run.skipped), minding_signals() as run.supply.stop:
-        run.begin(resume)
-        for stage in run.stages():
-            for batch in run.batches(stage):
-                update = run.step(stage, batch)
-                run.advance(len(batch) * accelerator.num_processes, update)
-        run.finish()
+        with run.log.recording_status(lambda: run.skipped), minding_signals() as run.supply.stop:
+            run.begin(resume)
+            for stage in run.stages():
+                for batch in run.batches(stage):
+                    update = run.step(stage, batch)
+                    run.advance(len(batch) * accelerator.num_processes, update)
+            run.finish()
 
 
 class Run(Built):

@@ -67,7 +67,7 @@ def test_a_run_leaves_what_it_promises(shared_pairs: Path, tmp_path: Path) -> No
     scores = [record for record in records if record["kind"] == "evaluation"]
     assert [record["images"] for record in scores] == [20, 40] and all("psnr" in record for record in scores)
     with Image.open(run / "samples" / "000000000040.png") as grid:
-        assert grid.size == (4 * (24 + 2) + 2, 4 * (24 + 2) + 2)  # a, a → b, b, b → a of four held-out images
+        assert grid.size == (4 * (44 + 2) + 2, 4 * (40 + 2) + 2)  # a, a → b, b, b → a of four held-out images, whole
     for direction in ("ab", "ba"):
         from_run, given_away = load_release(run, direction), load_release(run / "release", direction)
         assert from_run.fingerprint == given_away.fingerprint

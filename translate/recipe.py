@@ -20,6 +20,7 @@ from pydantic import Field
 
 from translate.data import DataConfig
 from translate.data.labelled_layouts import LabelledLayout
+from translate.data.scale import Fitting
 from translate.data.transforms import Augmentation
 from translate.errors import Mistake, RecipeError
 from translate.mistakes import Mistakes, shown
@@ -48,7 +49,8 @@ class Stage(Config):
     # number of added levels; each doubles the resolution (docs/high-resolution.md). As in the stage before, or one more
     levels: int = Field(0, ge=0, le=8)
     fade: bool = False  # the newest level fades in over this stage's images; what it replaces is gone in the next
-    freeze: bool = False  # of the generators the newest level is trained alone in this stage
+    # true: of the generators the newest level is trained alone in this stage; trunk: all but their trunk is
+    freeze: bool | Literal["trunk"] = False
     memory: AutoMemory | None = None  # null: the recipe's
 
     @property
@@ -58,8 +60,9 @@ class Stage(Config):
 
     @property
     def level(self) -> str:
-        """The newest level in words, with a comma before it; nothing where there is none."""
-        return f", level {self.levels}{' fading in' * self.fade}{' alone' * self.freeze}" if self.levels else ""
+        """The newest level, and what is frozen, in words with commas before them; nothing where there is none."""
+        how = f"{' fading in' * self.fade}{' alone' * (self.freeze is True)}"
+        return f", level {self.levels}{how}" * (self.levels > 0) + ", the trunk frozen" * (self.freeze == "trunk")
 
 
 class Cadence(Config):
@@ -164,6 +167,7 @@ class Recipe(Config):
     precision: Precision = "auto"
     data: DataConfig
     translator: TranslatorConfig
+    start: Path | None = None  # a run, RUN/best, a release or another project's checkpoint: begin with its weights
     optimizer: Optimizers = Optimizers()
     memory: AutoMemory = "auto"  # or {plan: …, strips: …}
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -220,7 +224,7 @@ class Recipe(Config):
 
     def _level_problems(self) -> Iterator[Mistake]:
         if self.translator.grows:
-            yield from self.translator.generator.level_problems(self.stages)
+            yield from self.translator.generator.level_problems(self.stages, begun=self.start is not None)
         else:
             yield from level_problems(self.stages, unable=f"translator.kind: {self.translator.kind}")
 
@@ -238,6 +242,10 @@ class Recipe(Config):
     def smallest_side(self, stage: Stage) -> int:
         """Return the smallest side, in px, that the discriminator can judge in a stage."""
         return self.translator.discriminator.smallest_side(stage.levels)
+
+    def fitting(self, stage: Stage) -> Fitting:
+        """Return how a stage fits images to a size."""
+        return Fitting(stage.resize or self.data.resize, stage.size)
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
         """Return the memory plan that is named for a stage; None: one that fits is chosen."""

@@ -24,6 +24,8 @@ def train(
     overrides: Overrides = None,
     precision: RecipePrecision = None,
     memory: CardMemory = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Begin with the weights of a run, a "
+                                               "release, or a checkpoint of another project.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
 ) -> None:
     """Train a recipe; leaves a run folder."""
@@ -32,7 +34,8 @@ def train(
     from translate.training.loop import train as train_run
 
     # A run that is resumed knows its recipe.
-    changes = [*(overrides or []), *([f"precision={precision}"] if precision else [])]
+    changes = [*(overrides or []), *([f"precision={precision}"] if precision else []),
+               *([f"start={json.dumps(str(start), ensure_ascii=False)}"] if start else [])]
     if recipe is not None:
         file = find_recipe(recipe)
         chosen = load_recipe(file, changes)

@@ -56,9 +56,9 @@ class CoarseToFineConfig(Growable):
                       self.downsample)
         network.grow(prepared(fine, self.init, self.spectral))
 
-    def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[Mistake]:
+    def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
         """Yield what is wrong with the stages' levels, and a width that does not halve once for each level."""
-        yield from super().level_problems(stages)
+        yield from super().level_problems(stages, begun)
         for number, stage in enumerate(stages):
             if self.width % 2**stage.levels:
                 yield Mistake("translator.generator.width", f"{self.width} cannot be halved {stage.levels} times, "
@@ -87,6 +87,9 @@ class CoarseToFine(Generator):
         for network in [self.coarse, *self.fine][:-1]:
             inside = cast(ResNet, network).full_size_features(sizes.pop(), inside)
         return cast(ResNet, self.fine[-1] if self.levels else self.coarse).translate(sizes.pop(), inside)
+
+    def trunk_parts(self) -> list[nn.Module]:
+        return [cast(ResNet, network).trunk for network in [self.coarse, *self.fine]]
 
     def grow(self, fine: ResNet) -> None:
         """Put an enhancer around; what was outermost gives features from now on, and no image."""

@@ -262,6 +262,10 @@ class Generator(nn.Module):
         """Return the network's own output, for an image whose sides divide by `multiple` and reach `smallest`."""
         raise TypeError(f"{type(self).__name__} does not define translate(image)")
 
+    def trunk_parts(self) -> list[nn.Module]:
+        """Return the parts between the ends at full resolution: what is deepest, and can rest while the ends adapt."""
+        return []
+
     def features(self, image: Tensor, pick: Pick) -> list[Tensor]:
         """Return what `pick` returns for each layer of the encoder: for the image (padded to fit), number 0, and on to
         ever deeper layers.

@@ -172,6 +172,9 @@ class ResNet(Generator):
                                                                         self.exit.new)
         return [*list(first)[:2], *list(last)[-2:]]
 
+    def trunk_parts(self) -> list[nn.Module]:
+        return [self.trunk]
+
     def features(self, image: Tensor, pick: Pick) -> list[Tensor]:
         """Return what `pick` returns for the image, both downsampling convolutions, and the first and the fifth
         residual block (Park et al. 2020).

@@ -133,6 +133,9 @@ class UNet(Generator):
         """Return the level that was added last, and what joins it to the one inside; none before."""
         return [*self.down[:2], *self.up[:2]] if self.levels else []
 
+    def trunk_parts(self) -> list[nn.Module]:
+        return [*self.down[1:], *self.up[1:]]
+
     def features(self, image: Tensor, pick: Pick) -> list[Tensor]:
         """Return what `pick` returns for the image and the first four levels down, to a sixteenth of the size."""
         y = pad_to_fit(image, self.multiple, self.smallest)

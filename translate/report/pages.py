@@ -142,6 +142,7 @@ def stages(record: RunRecord) -> list[dict[str, Any]]:
         used = record.memory.get(str(number), {})
         strips = f" ({used['strips']} strips)" if used.get("strips") else ""
         rows.append({"size": "{}×{}".format(*stage.size) + stage.level, "images": stage.images,
+                     "shown": planned.get("shown", ""),
                      "batch_size": stage.batch_size, "lr": words(stage.lr.model_dump(mode="json")),
                      "plan": f"{used['plan']}{strips}" if used else "",
                      "predicted": planned.get("predicted_bytes") if planned.get("plan") == used.get("plan") else None})

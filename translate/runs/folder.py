@@ -184,6 +184,8 @@ def as_written(saved: Recipe) -> Recipe:
 
 def continued(saved: Recipe, recipe: Recipe) -> Recipe:
     """Return what `recipe` means to a run that was begun with `saved`: what it leaves open stays as it was."""
+    if recipe.start is None:
+        recipe = recipe.model_copy(update={"start": saved.start})
     is_open = recipe.translator.pace.first is None and recipe.translator.first != saved.translator.first
     return recipe.with_first(saved.translator.first) if is_open else recipe
 

@@ -9,23 +9,25 @@ from translate.optimizers import follow
 from translate.recipe import Recipe
 from translate.runs.checkpoint import Progress, RunState
 from translate.training.processes import prepare_for_processes
+from translate.training.starting import Source, take_over
 from translate.training.step_on_meta import parameters_of
 
 
 class Built:
     """The networks and optimizers of a recipe, and the state of a run that a checkpoint holds."""
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator):
-        """Build them as they are before the first image."""
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, source: Source | None = None):
+        """Build them as they are before the first image, fresh or with the weights of `source`."""
         self.recipe, self.accelerator = recipe, accelerator
         self.progress = Progress()
-        self.build()
+        self.build(source)
 
-    def build(self) -> None:
-        """Build fresh networks in the shape of the first stage, and their optimizers."""
+    def build(self, source: Source | None = None) -> None:
+        """Build networks in the shape of the first stage, fresh or with the weights of `source`, and optimizers."""
         torch.manual_seed(self.recipe.seed)
         data = self.recipe.data
         self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
+        self.notes = take_over(source, self.translator, self.recipe, self.progress)
         self.translator.to(self.accelerator.device)
         self.shaped_for = 0  # the stage whose shape the networks have
         self.translator.take_shape(self.recipe.stages[0])

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from translate.data import Batch
 from translate.data.hashing import stable_hash
+from translate.data.scale import Shapes
 from translate.errors import CheckpointError, Collapsed, Stopped, TranslateError
 from translate.places import data_root
 from translate.precision import choose_precision
@@ -44,7 +45,9 @@ from translate.training.processes import (
     check_shares,
     in_any_process,
     make_accelerator,
+    resume_command,
 )
+from translate.training.starting import Source, read_source
 from translate.training.supply import Supply
 from translate.training.update import NotFinite, Update
 
@@ -72,7 +75,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if accelerator.is_main_process:
         home.check(recipe, resume)
     accelerator.wait_for_everyone()
-    run = Run(recipe, home, accelerator, report, gpu_memory)
+    run = Run(recipe, home, accelerator, report, gpu_memory, None if resume else read_source(recipe))
     if not resume:
         report.say("choosing a memory plan for each stage")
         run.plans.choose(0)
@@ -97,15 +100,16 @@ class Run(Built):
     """One training: its folder, its state, its steps and all that happens between them."""
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
-                 gpu_memory: str | None = None):
+                 gpu_memory: str | None = None, source: Source | None = None):
         """Build everything. Raises `UsageError`, `DataError` or `MissingExtra` for what cannot be trained here."""
         self.home, self.folder = home, home.path
         check_shares(recipe, accelerator.num_processes)
         self.precision = choose_precision(recipe.precision, accelerator.device)
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
         refuse_what_has_no_room(recipe)
-        super().__init__(recipe, accelerator)
+        super().__init__(recipe, accelerator, source)
         self.samples = recipe.data.build("train", data_root())
+        self.shapes = Shapes(self.samples)
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
@@ -117,7 +121,7 @@ class Run(Built):
         self.log.tracker.open()
         if resume:
             self.restore()
-        self.log.begin(resume)
+        self.log.begin(resume, self.notes)
         if resume:
             self.plans.choose(self.progress.stage)
             if self.log.evaluate(self.translator):  # due, but a signal stopped the run before it
@@ -138,6 +142,7 @@ class Run(Built):
                 raise CheckpointError(f"none of its {len(refused)} checkpoints verifies", self.folder)
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
+            self.build(read_source(self.recipe))
             return
 
         for difference in self.load(newest):
@@ -187,6 +192,7 @@ class Run(Built):
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
+        self.progress.scales = self.shapes.scales(self.recipe.fitting(stage))
         self.match_stage_shape(number)
         self.translator.fade_in(self.share)
         if self.guard is not None and self.progress.stage_images == 0:
@@ -221,8 +227,8 @@ class Run(Built):
                 self._record_losses()
                 self.save()
             if images and not isinstance(error, Stopped):
-                self.log.tell("saved", f"everything is saved, up to {images:,} images. When the fault is mended, "
-                                       f"{self.supply.how_to_continue(self.folder)}")
+                self.log.tell("saved", f"everything is saved, up to {images:,} images. Without the fault it goes on "
+                                       f"with: {resume_command(self.folder, self.accelerator)}")
             raise
 
     @property

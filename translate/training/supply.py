@@ -18,7 +18,7 @@ from translate.data.samples import Samples
 from translate.errors import DataError, Stopped, TranslateError
 from translate.recipe import Stage
 from translate.signals import StopAsked, StopRequest
-from translate.training.processes import in_any_process
+from translate.training.processes import in_any_process, resume_command
 
 UNREADABLE_SHARE = 0.05  # of the files of a training: more of them are no accident, and the data would be others
 
@@ -90,13 +90,7 @@ class Supply:
     def stopped(self, num_images: int, run: Path) -> Stopped:
         """Return the error that ends a run, which is saved, after a signal."""
         return Stopped(f"stopped by {self.stop.name} at {num_images:,} images; everything is saved. "
-                       f"C{self.how_to_continue(run)[1:]}")
-
-    def how_to_continue(self, run: Path) -> str:
-        """Return the command that goes on with a run, in as many processes."""
-        num = self.accelerator.num_processes
-        launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
-        return f"continue with: {launch} train --resume --run-dir {run}"
+                       f"Continue with: {resume_command(run, self.accelerator)}")
 
     def _count(self, error: TranslateError) -> None:
         """Count a file that cannot be read. Raises `DataError` where there are too many."""

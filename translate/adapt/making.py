@@ -110,7 +110,7 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
             staged = home / numbered("translated", number)
             release = load_release(model)
             check_names(source, release.image_out)
-            report.say(f"set {number + 1}: weights {release.weights}")
+            report.say(f"set {number + 1}: weights {visible(release.weights)}")
 
             # Its translations, and the set of them.
             translations = translate_all(source, staged, release, shard, report, device)

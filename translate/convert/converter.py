@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -29,15 +29,16 @@ from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, DecoderProcess, NoDecoder, Request
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
-from translate.images.reading import change_bits, fit
-from translate.images.sinks import ArraySink, writing_pages
-from translate.images.tensors import to_array
-from translate.images.writing import write_image
+from translate.images.reading import change_bits, under_alpha
+from translate.images.sinks import ArraySink, gaps_untold, writing_pages
+from translate.images.tensors import to_file
+from translate.images.values import NoData
+from translate.images.writing import holds, write_image
 from translate.precision import is_out_of_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
-OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
+OUTPUT_VERSION = 2  # raise it when the same input, model and options begin to give other files
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Converter:
             # Within a memory, images are translated by rows; label maps always whole.
             labels = self.translating.release.labels
             by_rows = self.translating.memory is not None and labels is None
-            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows))
+            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows,
+                                  self.image_in.pages is not None))
 
             # Pages of a TIFF are opened when it is their turn; a picture is made ready for the generator now.
             if answer.num_pages:
@@ -125,7 +127,8 @@ class Converter:
             if answer.picture is None:
                 return Entry(job.name, "already", job.output_name, answer.key)
             if by_rows:
-                return Input(job, answer.key, fit(answer.picture, self.image_in))
+                page = Page.of_picture(answer.picture, self.image_in)  # what it cannot be is refused here
+                return Input(job, answer.key, replace(answer.picture, notes=page.notes))
             return Input(job, answer.key, *self.translating.prepare(answer.picture))
         except NoDecoder:
             raise
@@ -178,16 +181,19 @@ class Converter:
         """Translate the pages of a TIFF, which are read and, into a TIFF, written by rows."""
         job = read.job
         self._begin(read)
+        notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
-            if holds_pages(job.output):
+            if holds_pages(job.output) and self.image_out.pages is None:
                 with writing_pages(job.output, pages, self.image_out) as sinks:
                     for page, sink in zip(pages, sinks, strict=True):
                         self.translating.translate_rows(page, sink)
+                        notes = (*notes, *sink.notes)
             else:
                 (page,) = pages
-                self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height))
+                notes = self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height),
+                                   page.read_unknown(0, page.height))
         return self._done(read, sum(page.height * page.width for page in pages),
-                          tuple(note for page in pages for note in page.notes))
+                          (*(note for page in pages for note in page.notes), *notes))
 
     def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray) -> Entry:
         """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
@@ -196,9 +202,9 @@ class Converter:
         """
         try:
             self._begin(read)
-            pixels = made if isinstance(made, np.ndarray) else to_array(made, self.image_out)
-            self._save(read.job, pixels, picture, picture.alpha)
-            entry = self._done(read, pixels.shape[0] * pixels.shape[1], picture.notes)
+            pixels = made if isinstance(made, np.ndarray) else to_file(made, self.image_out)
+            notes = self._save(read.job, pixels, picture, picture.alpha, picture.unknown)
+            entry = self._done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes))
         except DiskError:
             raise
         except Exception as error:
@@ -210,11 +216,24 @@ class Converter:
         self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
         make_folder(read.job.output.parent)
 
-    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page, alpha: np.ndarray | None) -> None:
-        """Write an output that is encoded whole, with the alpha and the metadata of its source."""
-        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=source.geo,
-                    alpha=None if alpha is None else change_bits(alpha, self.image_out.bits),
-                    quality=self.options.quality)
+    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page, alpha: np.ndarray | None,
+              unknown: np.ndarray | None) -> tuple[str, ...]:
+        """Write an output that is encoded whole, with the alpha, the metadata and the gaps of its source.
+
+        Returns what is to be said of it.
+        """
+        alpha = None if alpha is None else change_bits(alpha, self.image_out.bits)
+        if alpha is not None and holds(job.output.suffix, self.image_out.channels, self.image_out.bits, alpha=True):
+            pixels = under_alpha(pixels, alpha, self.image_in, self.image_out)
+        geo, notes = source.geo, tuple[str, ...]()
+        if source.nodata is not None or unknown is not None:
+            nodata = NoData.of_output(self.image_out.file_dtype, source.nodata, self.image_out.value_range)
+            pixels, geo = nodata.put(pixels, unknown), nodata.tags(geo)
+            if unknown is not None and not (nodata.told and holds_pages(job.output)):
+                notes = (gaps_untold(nodata.value, job.output),)
+        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
+                    quality=self.options.quality, paged=self.image_out.pages is not None)
+        return notes
 
     def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...]) -> Entry:
         """Return the entry of an output that is complete and on the disk."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from translate.data.check_pixels import PixelCount
 from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import (
     FOLDERS_OF,
@@ -136,11 +138,14 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
 
     # Read every file, and compare the sizes of a pair.
     met: set[tuple[int, int]] = set()
+    loading = config.loading
+    counts = {side: PixelCount(image, f"data.image_{side}")
+              for side, image in (("a", loading.image_a), ("b", loading.image_b))}
     num_files, done = sum(len(pair) for part in parts for pair in part), 0
     for pair in chain.from_iterable(parts):
         sizes = []
         for path, side in pair:
-            size, findings = _read_file(path, side, config, crop)
+            size, findings = _read_file(path, side, config, crop, counts)
             yield from findings
             sizes.append(size)
             done += 1
@@ -151,6 +156,11 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         if config.paired and len(set(known)) > 1:
             sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
+
+    # What only all images together tell.
+    for count in counts.values():
+        for file, severity, what, advice in count.said():
+            yield Finding(file or config.place(root), severity, what, advice)
 
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
@@ -227,8 +237,8 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
     return [((path, side),) for path in files]
 
 
-def _read_file(path: Path, side: Side, config: LayoutConfig,
-               crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, int] | None,
+               counts: dict[str, PixelCount]) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
     and findings."""
     # Read it as each side it belongs to
@@ -237,10 +247,11 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
         if side == "a" and config.labelling is not None:
             return _read_label_map(path, config.labelling)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
-        picture = decode(read_content(path), path)
+        picture = decode(read_content(path), path, stacked=wanted[0].pages is not None)
         array = fit(picture, wanted[0]).pixels
         for other in wanted[1:]:
             fit(picture, other)
+        counts["b" if side == "b" else "a"].look_at(picture)  # files of both sides are counted once
     except ImageError as error:
         return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
 
@@ -267,6 +278,10 @@ def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     """Yield what reading an image as the recipe declares it changes without a word."""
     info = inspect(path)
+    if info.format == "DICOM":  # whatever its bits, a window shows them
+        return
+    if wanted.pages is not None:
+        info = replace(info, channels=info.channels * info.frames)
     advice = f"if all files are like this, declare it: channels: {info.channels}, bits: {info.bits}"
     if info.mode == "CMYK":
         yield Finding(path, "warning", "is CMYK, and is converted to sRGB (by its colour profile, where it has one)",
@@ -274,7 +289,7 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     elif info.channels != wanted.channels:
         yield Finding(path, "warning", f"has {info.channels} channel{'s' * (info.channels > 1)} ({info.mode}); the "
                       f"recipe declares {wanted.channels}", advice)
-    elif info.bits != wanted.bits:
+    elif info.bits != wanted.bits and wanted.value_range is None:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
 
 

@@ -31,7 +31,15 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise ImageError(path, "read", f"not a label map; expected one of {', '.join(LOSSLESS)}") from None
         if image.width * image.height > max_pixels:
             raise ImageError(path, "read", f"is {image.width}×{image.height}, above the limit of {max_pixels:,} pixels")
-        array = np.asarray(ImageOps.exif_transpose(image))
+        return numbers_of(image, path)
+
+
+def numbers_of(image: Image.Image, path: Path) -> np.ndarray:
+    """Return the class numbers of a label map that Pillow has opened, upright; `path` is for messages.
+
+    They are (H, W, 1) of uint8 or uint16. Raises `ImageError` for what is no label map.
+    """
+    array = np.asarray(ImageOps.exif_transpose(image))
 
     # A colour image is one where its channels are equal.
     if array.ndim == 3:

@@ -12,8 +12,9 @@ in any case, and the order is that of the sorted paths.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -33,6 +34,7 @@ from translate.data.samples import (
 from translate.data.transforms import Augmentation
 from translate.errors import DataError, visible
 from translate.images.reading import ImageConfig
+from translate.images.transparency import Background
 
 Split = Literal["train", "test"]
 FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
@@ -69,6 +71,17 @@ class LayoutConfig(PlaceConfig):
     @property
     def channels_b(self) -> int:
         return self.image_b.channels
+
+    @property
+    def open_backgrounds(self) -> list[str]:
+        """The sides, image_a or image_b, of which it is left open on what transparent images are shown."""
+        return [side for side in ("image_a", "image_b") if side in type(self).model_fields
+                and "background" not in getattr(self, side).model_fields_set]
+
+    def with_backgrounds(self, backgrounds: Mapping[str, Background | None]) -> Self:
+        """Return the same with other backgrounds, by the sides of `open_backgrounds`."""
+        return self.model_copy(update={side: getattr(self, side).model_copy(update={"background": background})
+                                       for side, background in backgrounds.items()})
 
     def build(self, split: Split, root: Path) -> Samples:
         """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
@@ -243,7 +256,7 @@ class LabelsConfig(SidesConfig):
     @property
     def image_a(self) -> ImageConfig:
         """Return what a generator is shown: a one-hot image, of a file with one channel of class numbers."""
-        return ImageConfig(channels=self.labelling.channels)
+        return ImageConfig(channels=self.labelling.channels, background=None)
 
     @property
     def suffixes(self) -> tuple[str, str]:
@@ -279,7 +292,7 @@ class ComputedConfig(LayoutConfig):
     @property
     def image_a(self) -> ImageConfig:
         """Return what is computed: a grey image of the photographs' depth."""
-        return ImageConfig(channels=1, bits=self.image_b.bits)
+        return self.image_b.model_copy(update={"channels": 1})
 
     def find(self, name: str, root: Path) -> Samples | None:
         place = self.place(root)

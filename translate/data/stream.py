@@ -26,6 +26,7 @@ from translate.data.samples import Sample, Samples
 from translate.data.scale import Fitting
 from translate.data.transforms import RandomTransform, middle
 from translate.errors import DataError, ImageError, TranslateError, UsageError
+from translate.images.tensors import unknown_pixels
 
 MOST_UNREADABLE_IN_A_ROW = 20  # then it is no single file that cannot be read
 
@@ -39,11 +40,15 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """N samples: a (N, C_a, H, W) and b (N, C_b, H, W), float32 in [-1, 1], and the key of each sample."""
+    """N samples: a (N, C_a, H, W) and b (N, C_b, H, W), float32 in [-1, 1], and the key of each sample.
+
+    `has_unknown`: some pixels have no data (`translate.images.tensors.UNKNOWN`).
+    """
 
     a: Tensor
     b: Tensor
     keys: tuple[int, ...]
+    has_unknown: bool = False
     unreadable: tuple[TranslateError, ...] = ()  # why samples could not be made, in whose place others are here
 
     def __len__(self) -> int:
@@ -52,22 +57,24 @@ class Batch:
     def micro_batches(self, largest: int | None) -> list[Batch]:
         """Return the same samples in pieces of at most `largest` (None: all in one), which share its memory."""
         step = largest or len(self)
-        return [Batch(self.a[i:i + step], self.b[i:i + step], self.keys[i:i + step])
+        return [Batch(self.a[i:i + step], self.b[i:i + step], self.keys[i:i + step], self.has_unknown)
                 for i in range(0, len(self), step)]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device; from pinned memory the copy does not wait."""
-        return Batch(self.a.to(device, non_blocking=True), self.b.to(device, non_blocking=True), self.keys)
+        return Batch(self.a.to(device, non_blocking=True), self.b.to(device, non_blocking=True), self.keys,
+                     self.has_unknown)
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory: the loader calls this, so that `to` need not wait."""
-        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys, self.unreadable)
+        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys, self.has_unknown, self.unreadable)
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
         """Return samples of one size as a batch."""
         return cls(torch.stack([sample.a for sample in samples]), torch.stack([sample.b for sample in samples]),
-                   tuple(sample.key for sample in samples))
+                   tuple(sample.key for sample in samples),
+                   any(bool(unknown_pixels(image).any()) for sample in samples for image in (sample.a, sample.b)))
 
     @classmethod
     def drawn(cls, drawn: Sequence[Drawn]) -> Batch:

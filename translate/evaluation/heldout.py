@@ -38,6 +38,7 @@ from translate.data import test_pairs
 from translate.data.samples import Sample, Samples
 from translate.data.scale import OWN_SIZE, Fitting, HeightWidth, measured, typical_side
 from translate.errors import DataError, TranslateError
+from translate.images.tensors import hide_unknown
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, observe, summarise
@@ -263,9 +264,13 @@ class Evaluator:
 
 @torch.no_grad()
 def translate_whole(generator: nn.Module, source: Tensor, device: torch.device, precision: Format) -> Tensor:
-    """Translate an image (C, H, W) to (C', H, W) float32, on the device; both in [-1, 1]."""
+    """Translate an image (C, H, W) to (C', H, W) float32, on the device; both in [-1, 1].
+
+    What is not known of the source is not known of the translation.
+    """
     with autocast(device, precision):
-        return generator(source[None].to(device))[0].float()
+        fake = generator(source[None].to(device))[0].float()
+    return hide_unknown(fake, source.to(device))
 
 
 def evenly_spaced(num: int, most: int | None) -> Sequence[int]:

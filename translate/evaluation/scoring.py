@@ -42,8 +42,8 @@ from translate.data.pairing import list_images, pair_files
 from translate.errors import DataError, ImageError, UsageError
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.images.decoding import decode, read_content
-from translate.images.reading import ImageConfig, change_bits
-from translate.images.tensors import to_array, to_tensor
+from translate.images.reading import ImageConfig, fit
+from translate.images.tensors import hide_unknown, to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
@@ -51,8 +51,7 @@ from translate.metrics.observations import MEASURES, Observed, observe, summaris
 from translate.metrics.segmentation import LabelScores
 from translate.places import data_root
 from translate.precision import choose_precision, is_out_of_memory
-from translate.recipe import load_recipe
-from translate.runs.folder import RECIPE_FILE
+from translate.runs.folder import load_saved
 from translate.runs.release import load_release
 from translate.translators import Direction
 
@@ -128,7 +127,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     """
     # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    own = HeldOut(load_recipe(run_of(path) / RECIPE_FILE), data_root(), direction, most)
+    own = HeldOut(load_saved(run_of(path)), data_root(), direction, most)
     held_out = own.shown(release.fitting)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
@@ -136,8 +135,8 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
 
     def fake(number: int, of: HeldOut) -> Tensor:
         """Translate, and round to the numbers that a file can hold."""
-        made = translate_whole(generator, of.source(number), device, precision)
-        return to_tensor(to_array(made, image_out), image_out)
+        made = translate_whole(generator, of.source(number), device, precision).cpu()
+        return hide_unknown(to_tensor(to_array(made, image_out), image_out), made)
 
     def score(of: HeldOut, sources: Images | None) -> Results:
         return compare(Images(len(of.sources), lambda number: fake(number, of)), Images(len(of.reals), of.real),
@@ -277,11 +276,12 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
 
 
 def read_any(path: Path) -> Tensor:
-    """Read an image as (C, H, W) float32, integers mapped to [-1, 1], without its transparency.
+    """Read an image as (C, H, W) float32, integers mapped to [-1, 1], as it is seen on white where it is transparent.
 
     Grey becomes RGB, as formats differ in whether they keep grey images grey. Raises `ImageError`.
     """
-    pixels = change_bits(decode(read_content(path), path).pixels, "float")
+    picture = decode(read_content(path), path)
+    pixels = fit(picture, ImageConfig(channels=picture.pixels.shape[2], bits="float")).pixels
     image = to_tensor(pixels, ImageConfig(channels=pixels.shape[2], bits="float"))
     return image if (rgb := identity(image, 3)) is None else rgb
 

@@ -60,6 +60,7 @@ class Request:
     known: str | None = None  # where this is the key, nothing is decoded
     labels: LabelReader | None = None  # the file is a label map, and this reads it
     by_rows: bool = False
+    stacked: bool = False  # the pages of a TIFF are the channels of one image, which is read whole
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,12 @@ def read_file(request: Request) -> Answer:
         return Answer(key, None)
 
     # The picture, unless it is to be read by rows.
-    num_pages = count_pages(request.path) if request.labels is None else 0
+    num_pages = count_pages(request.path) if request.labels is None and not request.stacked else 0
     if num_pages > 1 or (num_pages == 1 and request.by_rows):
         return Answer(key, None, num_pages)
     content = read_content(request.path)
     if request.labels is None:
-        return Answer(key, decode(content, request.path, request.max_pixels))
+        return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
     return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
 
 
@@ -217,6 +218,7 @@ class ProcessRowReader:
         head = self.head.picture
         pixels = np.empty((stop - start, *head.pixels.shape[1:]), head.pixels.dtype)
         alpha = None if head.alpha is None else np.empty((stop - start, *head.alpha.shape[1:]), head.alpha.dtype)
+        unknown: np.ndarray | None = None  # until a piece lacks data
 
         # As many rows in a piece as it may hold, but one at least.
         row_bytes = math.prod(pixels.shape[1:]) * pixels.itemsize * (1 if alpha is None else 2)
@@ -227,7 +229,10 @@ class ProcessRowReader:
             pixels[piece] = picture.pixels
             if alpha is not None:
                 alpha[piece] = picture.alpha
-        return Picture(head.path, pixels, alpha)
+            if picture.unknown is not None:
+                unknown = np.zeros(pixels.shape[:2], bool) if unknown is None else unknown
+                unknown[piece] = picture.unknown
+        return Picture(head.path, pixels, alpha, nodata=head.nodata, unknown=unknown, range=head.range)
 
 
 @contextmanager

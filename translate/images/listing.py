@@ -10,7 +10,7 @@ from translate.files import TEMPORARY
 
 # What an image file may be called, in lower case. What it is, its content tells.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm",
-                      ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif"})
+                      ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif", ".dcm", ".dicom"})
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,10 @@ class PictureRowReader:
 
     def read(self, start: int, stop: int) -> Picture:
         alpha = self.picture.alpha
-        return Picture(self.picture.path, self.picture.pixels[start:stop], None if alpha is None else alpha[start:stop])
+        unknown = self.picture.unknown
+        return Picture(self.picture.path, self.picture.pixels[start:stop], None if alpha is None else alpha[start:stop],
+                       nodata=self.picture.nodata, unknown=None if unknown is None else unknown[start:stop],
+                       range=self.picture.range)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +70,8 @@ class FilePage:
         """Make a page of a picture that stands decoded in memory."""
         reader = PictureRowReader(picture)
         no_rows = reader.read(0, 0)
-        head = PageHead(replace(picture, pixels=no_rows.pixels, alpha=no_rows.alpha), len(picture.pixels), is_big)
-        return cls(head, reader, reader)
+        head = replace(picture, pixels=no_rows.pixels, alpha=no_rows.alpha, unknown=no_rows.unknown)
+        return cls(PageHead(head, len(picture.pixels), is_big), reader, reader)
 
 
 @contextmanager

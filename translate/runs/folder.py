@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -21,6 +21,7 @@ from pydantic import Field
 from translate import files
 from translate.errors import DocumentError, RunError, visible
 from translate.foreign import Count, Shape, read_json
+from translate.images.transparency import Background
 from translate.networks.memory import Plan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
 from translate.runs.lock import LOCK, hold, let_go, while_free
@@ -176,18 +177,29 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
 def as_written(saved: Recipe) -> Recipe:
     """Return what a recipe meant that a training has saved: what it does not say, its version did in its own way.
 
-    Before a recipe could say who is trained first in a step, generators were, whatever the translator.
+    Before a recipe could say who is trained first in a step, generators were, whatever the translator. Before it could
+    say on what transparent images are shown, the colours that nobody sees were trained on.
     """
+    saved = with_backgrounds(saved, {})
     written = "first" in saved.translator.pace.model_fields_set
     return saved if written or saved.translator.first == "generator" else saved.with_first("generator")
 
 
 def continued(saved: Recipe, recipe: Recipe) -> Recipe:
     """Return what `recipe` means to a run that was begun with `saved`: what it leaves open stays as it was."""
+    recipe = with_backgrounds(recipe, {"image_a": saved.data.loading.image_a.background,
+                                       "image_b": saved.data.loading.image_b.background})
     if recipe.start is None:
         recipe = recipe.model_copy(update={"start": saved.start})
     is_open = recipe.translator.pace.first is None and recipe.translator.first != saved.translator.first
     return recipe.with_first(saved.translator.first) if is_open else recipe
+
+
+def with_backgrounds(recipe: Recipe, backgrounds: Mapping[str, Background | None]) -> Recipe:
+    """Return a recipe whose sides have these backgrounds, or none, where it leaves them open."""
+    data = recipe.data
+    chosen = {side: backgrounds.get(side) for side in data.open_backgrounds}
+    return recipe.model_copy(update={"data": data.with_backgrounds(chosen)}) if chosen else recipe
 
 
 def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:

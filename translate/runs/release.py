@@ -28,9 +28,9 @@ from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
 from translate.networks.weights import refuse_larger
-from translate.recipe import Recipe, Stage, load_recipe
+from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
-from translate.runs.folder import RECIPE_FILE
+from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.manifest import read_network, seal, verify, write_network
 from translate.translators import Direction, Translator
 
@@ -80,7 +80,7 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
     Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
     """
     found = find_weights(path)
-    release = _read(load_recipe(found.folder / RECIPE_FILE), found.weights, direction)
+    release = _read(load_saved(found.folder), found.weights, direction)
     return replace(release, refused=found.refused)
 
 
@@ -204,8 +204,8 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     fitting = recipe.fitting(stage_of(recipe, progress)[0])
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
-                           files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),
-                           image_out.model_dump(mode="json"), *shape])
+                           files.sha256(weights / f"{name}.safetensors"), image_in.identity, image_out.identity,
+                           *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, growth=_growth(recipe, progress), fitting=fitting,

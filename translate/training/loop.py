@@ -159,7 +159,7 @@ class Run(Built):
             refuse_changes(as_written(trained_by), self.recipe, checkpoint,
                            f"undo the changes in {self.folder / RECIPE_FILE}, or remove this checkpoint if it is of "
                            "another run")
-        self.match_stage_shape(read_progress(checkpoint).stage)
+        self.match_stage_shape(read_progress(checkpoint, len(self.recipe.stages)).stage)
         differences = restore_checkpoint(checkpoint, self.state)
         self.translator.fade_in(self.share)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
+from torch import Tensor, nn
 
 from translate.errors import TranslateError, UsageError
 from translate.networks.statistics import has_batch_norm
@@ -95,6 +95,11 @@ def in_any_process(here: bool, accelerator: Accelerator) -> bool:
     flag = torch.tensor([float(here)], device=accelerator.device)
     torch.distributed.all_reduce(flag)
     return bool(flag.item())
+
+
+def has_sync_batch_norm(networks: Iterable[nn.Module]) -> bool:
+    """Tell whether a forward pass of these networks talks to other processes."""
+    return any(isinstance(part, nn.SyncBatchNorm) for network in networks for part in network.modules())
 
 
 def resume_command(folder: Path, accelerator: Accelerator) -> str:

@@ -143,6 +143,7 @@ class Model:
         translating, labels = self._translating, self._translating.release.labels
         if labels is not None:
             check_classes(picture.pixels, labels)
+            picture = replace(picture, pixels=labels.renumbered(picture.pixels))
         elif picture.pixels.dtype == np.float32:  # as the generator takes it, whatever the files are
             image_in = self.image_in.model_copy(update={"bits": "float", "range": None, "window": None})
             translating = replace(translating, release=replace(translating.release, image_in=image_in))

@@ -29,6 +29,7 @@ from translate.foreign import read_json
 from translate.recipe import Recipe
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
 from translate.runs.own_state import other_processes, restore_own, write_own
+from translate.runs.places import absolute
 from translate.runs.states import State
 from translate.schema import validate
 from translate.translators import Translator
@@ -286,7 +287,7 @@ def _write_shared_state(folder: Path, run: RunState) -> None:
         tensors, groups[phase] = _optimizer_state(optimizer)
         write_tensors(folder / f"optimizer_{phase}.safetensors", tensors)
     scaler = run.accelerator.scaler
-    files.write_json(folder / RECIPE, run.recipe.dump())
+    files.write_json(folder / RECIPE, absolute(run.recipe).dump())
     files.write_json(folder / STATE, {
         "progress": asdict(run.progress), "groups": groups, "machine": machine(),
         "scaler": scaler.state_dict() if scaler is not None else None,

@@ -1,8 +1,8 @@
 """The folder of a run: who may use it, what recipe it belongs to, and how the run ended.
 
     runs/<name>/
-      recipe.yaml      the resolved recipe                 metrics.jsonl   losses and scores, one line a record
-      status.json      running, stopped, finished, …       samples/        grids of the same held-out images over time
+      recipe.yaml      the resolved recipe, absolute places    metrics.jsonl   losses and scores, one line a record
+      status.json      running, stopped, finished, died    samples/        grids of the same held-out images over time
       checkpoints/     the newest few and the best         release/        the generators to give away, at the end
       memory.json      the memory plan of each stage       events.jsonl    start, resume, warnings, end
       report.html      all of this on one page             held_out/       what it shows of held-out images
@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from translate.images.transparency import Background
 from translate.networks.memory import Plan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
 from translate.runs.lock import LOCK, hold, let_go, while_free
+from translate.runs.places import absolute, comparable, refuse_moved
 
 RECIPE_FILE, STATUS, MEMORY = "recipe.yaml", "status.json", "memory.json"
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
@@ -96,10 +98,11 @@ class RunFolder:
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Raise `RunError` where the folder holds files that would be overwritten.
 
-        With `resume`: where it holds no run, or the run of another recipe.
+        With `resume`: where it holds no run, or the run of another recipe, or its images are not there any more.
         """
         if resume:
             refuse_changes(self.saved_recipe(), recipe, self.path)
+            refuse_moved(recipe, self.path)
         elif self.path.exists() and not self.path.is_dir():
             raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
         elif self.path.exists() and any(
@@ -125,7 +128,7 @@ class RunFolder:
             if self._lock is None:
                 raise RunError("another process is training this run", self.path, "wait for it, or end it")
             self._clear_up()
-            files.write_bytes(self.path / RECIPE_FILE, recipe.dump_yaml().encode())
+            files.write_bytes(self.path / RECIPE_FILE, absolute(recipe).dump_yaml().encode())
 
     def _clear_up(self) -> None:
         """Note that the process before this one was killed, if it was, and remove what such processes leave."""
@@ -211,12 +214,13 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     """
     # What changes no result
     recipe = continued(saved, recipe)
-    old, new = saved.dump(), recipe.dump()
+    old, new = comparable(saved, recipe)
     for document, each in ((old, saved), (new, recipe)):
         document["translator"]["pace"]["first"] = each.translator.first
         document["data"].pop("on_unreadable")
         for field in Recipe.may_change:
             document.pop(field)
+        document["data"].pop("truth", None)  # decides about scores alone
         for stage in document["stages"]:
             stage.pop("memory"), stage.pop("micro_batch")
 
@@ -233,4 +237,4 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     if changed:
         raise RunError("\n".join(["belongs to another recipe, and resuming would mix the two:", *changed]), folder,
                        advice or "start a new run with --run, or undo the changes: "
-                       f"`translate train --resume --run {visible(folder)}` takes the saved recipe")
+                       f"`translate train --resume --run {shlex.quote(visible(folder))}` takes the saved recipe")

@@ -110,7 +110,7 @@ class Run(Built):
         super().__init__(recipe, accelerator, source)
         self.samples = recipe.data.build("train", data_root())
         self.shapes = Shapes(self.samples)
-        self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
+        self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report, self.samples)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
         self.rolled_back = False

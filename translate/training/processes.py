@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from translate.errors import TranslateError, UsageError
+from translate.errors import TranslateError, UsageError, visible
 from translate.networks.statistics import has_batch_norm
 from translate.precision import choose_precision
 from translate.recipe import Recipe
@@ -106,4 +107,4 @@ def resume_command(folder: Path, accelerator: Accelerator) -> str:
     """Return the command that goes on with the run in `folder`, by as many processes as there are."""
     num = accelerator.num_processes
     launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
-    return f"{launch} train --resume --run-dir {folder}"
+    return f"{launch} train --resume --run-dir {shlex.quote(visible(folder))}"

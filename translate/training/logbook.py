@@ -88,8 +88,8 @@ class Logbook:
             self.tell("died", self.home.death)
         if self.unscored:
             self.tell("warning", self.unscored)
-        for line in self.notes:
-            self.tell("warning" if line.startswith("warning") else "data", line)
+        for what, line in self.notes:
+            self.tell(what, line)
         for note in notes:
             self.tell("start", note)
 
@@ -286,8 +286,8 @@ class Logbook:
         if exit_code != 130:  # whoever presses Ctrl-C again is in a hurry
             self.write_report()
 
-    def _look_at_labels(self, samples: Samples) -> list[str]:
-        """Return lines on what label maps that are trained on hold, an even part of many; none where there are none.
+    def _look_at_labels(self, samples: Samples) -> list[tuple[str, str]]:
+        """Return what to `tell` of the label maps that are trained on, an even part of many; of none nothing.
 
         Raises `DataError` where nothing could be learnt from them.
         """
@@ -297,7 +297,8 @@ class Logbook:
         if (fault := counts.fault()) is not None:
             raise DataError(f"label maps: {fault}", self.recipe.data.place(data_root()),
                             counts.advice("data in the recipe"))
-        return [f"label maps: {counts}", *(f"warning: label maps: {line}" for line in counts.warnings())]
+        return [("data", f"label maps: {counts}"),
+                *(("warning", f"warning: label maps: {line}") for line in counts.warnings())]
 
     def _make_evaluator(self) -> Evaluator | None:
         """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does.
@@ -307,7 +308,7 @@ class Logbook:
         if self.recipe.every.evaluate is None:
             return None
         if hint := hint_at_truth(self.recipe.data, data_root()):
-            self.notes.append(hint)
+            self.notes.append(("data", hint))
         try:
             return Evaluator(self.recipe, self.accelerator, self.precision)
         except DataError as error:

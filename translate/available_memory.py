@@ -88,6 +88,19 @@ def cgroup_limits(root: Path = Path("/")) -> Iterator[Available]:
             yield from _left(outermost / inner, filesystem, f"/{inner}".removesuffix("."))
 
 
+def lies_in_memory(folder: Path, root: Path = Path("/")) -> bool:
+    """Return whether files of a folder are kept in memory (tmpfs, as /tmp and /dev/shm of some systems), not on a disk.
+    """
+    try:
+        lines = (root / "proc/self/mountinfo").read_text().splitlines()
+        wanted = folder.resolve()
+    except OSError:
+        return False
+    found = [(len(mounted.parts), kind.split(" ", 1)[0]) for place, _, kind in (line.partition(" - ") for line in lines)
+             if wanted.is_relative_to(mounted := Path(_unescaped(place.split(" ")[4])))]
+    return max(found, key=lambda each: each[0], default=(0, ""))[1] in ("tmpfs", "ramfs")
+
+
 def _left(folder: Path, filesystem: str, name: str) -> Iterator[Available]:
     """Yield what is left of every limit of one group; a file that is not there, or holds no number, is no limit."""
     # What the kernel gives back at once is not in use.

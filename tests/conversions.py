@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from translate import files
 from translate.convert import LEDGER, convert
+from translate.foreign import read_lines
 from translate.images import reading as images
 from translate.images import writing
 from translate.images.reading import ImageConfig
@@ -78,7 +78,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def last_rows(out: Path) -> dict[str, dict[str, str]]:
-    return {row["path"]: row for row in files.read_lines(out / LEDGER)}
+    return {row["path"]: row for row in read_lines(out / LEDGER)}
 
 
 def convert_in_little_memory(source: Path, out: Path) -> None:

@@ -14,6 +14,8 @@ from translate.optimizers import SGD
 from translate.training.update import Update
 from translate.translators import Translator
 
+LR = 0.003  # moves a discriminator so far that a generator which plays against it has other gradients
+
 
 def make_batch(size: tuple[int, int], samples: int = 2, dtype: torch.dtype = torch.float64) -> Batch:
     generator = torch.Generator().manual_seed(3)
@@ -44,9 +46,12 @@ def strengthen(translator: Translator) -> Translator:
 
 
 def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split", micro_batch: int | None = None,
-         accelerator: Accelerator | None = None, number: int = 0, images: int = 0) -> Update:
-    """One step with SGD at a learning rate too small to move the weights: the gradients stay to be looked at."""
-    optimizers = {phase: SGD(lr=1e-30).build(parameter for network in networks.values()
+         accelerator: Accelerator | None = None, number: int = 0, images: int = 0, lr: float = 1e-30) -> Update:
+    """One step with SGD at a learning rate too small to move the weights: the gradients stay to be looked at.
+
+    With a larger `lr` the gradients of whoever moves second are those against what the first has become.
+    """
+    optimizers = {phase: SGD(lr=lr).build(parameter for network in networks.values()
                                              for parameter in network.parameters())
                   for phase, networks in translator.phases.items()}
     chosen = memory.PLANS[plan] if isinstance(plan, str) else plan

@@ -49,7 +49,7 @@ from translate.data.hashing import stable_hash
 from translate.data.labelled import check_labels
 from translate.data.labelled_layouts import ClassesConfig, ImageFolderConfig, MasksConfig
 from translate.errors import DataError, RecipeError, RunError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.images.reading import ImageConfig
 from translate.metrics.segmentation import LabelScores, class_ious
 from translate.recipe import Recipe

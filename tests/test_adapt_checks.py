@@ -21,7 +21,7 @@ from tests.test_cli import call
 from translate.adapt import evaluate, make, prepare
 from translate.convert import Shard
 from translate.errors import DataError, Stopped, TranslateError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.networks.memory import PLANS
 from translate.recipe import load_recipe
 from translate.training.plan import predict, with_consistency

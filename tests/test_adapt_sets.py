@@ -36,7 +36,7 @@ from translate.adapt.table_data import find_table_data
 from translate.cli.tables import preservation_table
 from translate.convert import LEDGER
 from translate.errors import DataError, RunError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.images.reading import ImageConfig
 from translate.recipe import Recipe
 from translate.schema import validate

@@ -17,6 +17,7 @@ import pytest
 from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from translate import files
 from translate.errors import DiskError
+from translate.foreign import read_lines
 from translate.runs.checkpoint import Best, newest_checkpoint, save_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.manifest import verify
@@ -183,4 +184,4 @@ def test_lines_that_a_crash_cut_are_left_out(tmp_path: Path) -> None:
     files.append_line(path, {"images": 1})
     with path.open("ab") as file:
         file.write(b'{"images": 2')
-    assert files.read_lines(path) == [{"images": 1}]
+    assert read_lines(path) == [{"images": 1}]

@@ -18,9 +18,9 @@ from rich.console import Console
 from tests.commands import Command, call, launch
 from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
-from translate import files
 from translate.cli import progress
 from translate.cli.progress import Display
+from translate.foreign import read_lines
 from translate.recipe import Recipe
 from translate.runs.release import load_release
 from translate.schema import validate
@@ -130,7 +130,7 @@ def assert_one_account(printed: str, out: Path) -> None:
     assert "12 converted, 0 done before, 3 failed, 0 skipped, of 15 images" in printed
     assert printed.count(" done before") == 1
     assert all(f"broken{number}.png: read: " in printed for number in range(3))
-    ledgers = [files.read_lines(path) for path in sorted(out.glob(".translate-ledger-*.jsonl"))]
+    ledgers = [read_lines(path) for path in sorted(out.glob(".translate-ledger-*.jsonl"))]
     done = [{row["path"] for row in rows if row["status"] == "done"} for rows in ledgers]
     assert len(done) == 2 and all(done) and not done[0] & done[1] and len(done[0] | done[1]) == 12
 
@@ -161,7 +161,7 @@ def test_a_second_ctrl_c_ends_the_command_with_130(run: Path, tmp_path: Path) ->
     Image.new("RGB", (6000, 6000)).save(source / "b.tif")  # of which the ledger says when it is begun
     command = Command(tmp_path / "printed", "convert", source, out, "--model", run, "--memory", "300MB",
                       "--workers", "0")
-    while not any(row["path"] == "b.tif" for row in files.read_lines(out / ".translate-ledger.jsonl")):
+    while not any(row["path"] == "b.tif" for row in read_lines(out / ".translate-ledger.jsonl")):
         assert command.runs()
         time.sleep(0.01)
     command.send(signal.SIGINT)

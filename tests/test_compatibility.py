@@ -16,23 +16,28 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import translate
 from tests.conftest import write_pairs
-from tests.runs import Silent
+from tests.runs import Silent, final_state, pix2pix_recipe, train_until
 from translate.cli import main
-from translate.files import read_lines
+from translate.errors import RunError
+from translate.foreign import read_lines
 from translate.recipe import load_recipe
 from translate.runs.checkpoint import read_progress, save_checkpoint
-from translate.runs.folder import RunFolder
+from translate.runs.folder import RunFolder, load_saved
 from translate.runs.manifest import verify
 from translate.runs.release import load_release
-from translate.training.loop import Run
+from translate.schema import read_document
+from translate.training.loop import Run, train
 from translate.training.processes import make_accelerator
 from translate.translators import Direction
 
 EARLIER = Path(__file__).parent / "data" / "run-b2bf1ce"
+GENERATORS_FIRST = {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 0},
+                    "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}, "pace": {"first": "generator"}}
 DIRECTIONS: tuple[Direction, ...] = ("ab", "ba")
 # Two orders of summation, of up to 7 · 7 · 3 products in each of eight convolutions, each sum rounded to 24 bits
 ROUNDING = 2 * 8 * 7 * 7 * 3 * 2.0**-24
@@ -135,6 +140,30 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_over_in_all_its_parts(earli
     now, then = (json.loads((folder / "state.json").read_text()) for folder in (saved, before))
     assert all(now[name] == then[name] for name in ("groups", "scaler", "num_processes"))
     assert all(now["progress"][name] == value for name, value in then["progress"].items())
+
+
+def older(folder: Path) -> None:
+    """Make of a run's recipe what a version saved that could not say who is trained first."""
+    document = read_document(folder / "recipe.yaml", "")
+    del document["translator"]["pace"]["first"]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(document))
+
+
+def test_a_run_of_before_the_order_could_be_chosen_goes_on_with_the_generators_first(
+        shared_pairs: Path, tmp_path: Path) -> None:
+    """A pix2pix or CUT that was half trained would else go on under the rules of another game, without a word."""
+    before, run = pix2pix_recipe(shared_pairs, translator=GENERATORS_FIRST), tmp_path / "run"
+    train(before, tmp_path / "whole", Silent())
+    train_until(before, run, 6)
+    older(run)
+    assert load_saved(EARLIER / "run").translator.first == load_saved(run).translator.first == "generator"
+    now = pix2pix_recipe(shared_pairs, translator=GENERATORS_FIRST | {"pace": {}})
+    assert now.translator.first == "discriminator"
+    with pytest.raises(RunError, match=r"translator.pace.first: 'generator' → 'discriminator'"):
+        train(now.with_first("discriminator"), run, Silent(), resume=True)
+    train(now, run, Silent(), resume=True)
+    assert final_state(run) == final_state(tmp_path / "whole")
+    assert load_saved(run).translator.pace.first == "generator"  # from now on it is written there
 
 
 def strayed(folder: str, direction: Direction, outputs: dict[str, torch.Tensor]) -> float:

@@ -37,6 +37,7 @@ from translate import files
 from translate.convert import LEDGER, Entry, convert
 from translate.convert.converter import Converter
 from translate.errors import DataError, DiskError, ImageError, UsageError
+from translate.foreign import read_lines
 from translate.images import decoder_process
 from translate.images.decoding import decode
 from translate.images.reading import ImageConfig
@@ -408,7 +409,7 @@ def test_a_ledger_cut_by_a_crash_is_read_and_continued(tmp_path):
     ledger.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # the last `done` never reached the disk
     summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity()))
     assert (summary.converted, summary.already, summary.exit_code) == (1, 3, 0)
-    assert len(files.read_lines(ledger)) == len(lines) - 1 + 2  # the cut line has swallowed none of the new ones
+    assert len(read_lines(ledger)) == len(lines) - 1 + 2  # the cut line has swallowed none of the new ones
     assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).already == 4
     ledger.write_bytes(b"\xff\x00garbage\n[1]\n{}\n" + ledger.read_bytes())
     assert convert(tmp_path / "in", tmp_path / "out", release_of(Identity())).already == 4

@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs import Silent
 from translate.cards.cards import find_card, prepare
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.recipe import find_recipe, load_recipe
 from translate.training.loop import train
 

@@ -29,7 +29,8 @@ from translate.convert import convert
 from translate.errors import DataError, ImageError, RecipeError, Stopped, TranslateError, UsageError
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
 from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run
-from translate.files import read_lines, sha256
+from translate.files import sha256
+from translate.foreign import read_lines
 from translate.metrics import features
 from translate.metrics.distribution import kernel_distances
 from translate.metrics.intervals import Estimate

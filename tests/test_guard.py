@@ -26,7 +26,7 @@ from tools.guard_zoo import PERSISTENT, RESNET, TRANSIENT, TRANSLATORS, broken, 
 from translate.cards.cards import find_card, prepare
 from translate.data import Batch
 from translate.errors import Collapsed, RunError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.losses import (
     Began,
     Hinge,

@@ -204,7 +204,7 @@ def test_an_imagefolder_is_read_by_names_and_numbers(tmp_path: Path) -> None:
     ({"file_name": "deep/9.png", "label": "aslant"}, "line 7: unknown class 'aslant'"),
     ({"file_name": "deep/9.png", "label": 2}, "line 7: unknown class 2"),
     ({"file_name": "deep/9.png"}, "line 7: no column 'label'"),
-    ({"label": 1}, "line 7: KeyError"),
+    ({"label": 1}, "line 7: file_name: is missing; expected a JSON object"),
 ])
 def test_what_is_wrong_with_an_imagefolder_is_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     metadata = write_image_folder(tmp_path) / "train" / "metadata.jsonl"

@@ -24,7 +24,7 @@ from tests.covering import each_value
 from tests.games import GAMES, KINDS, game
 from tests.mobilenet import write_mobilenet
 from tests.networks import members
-from tests.steps import build, gradients, make_batch, step, worst_error
+from tests.steps import LR, build, gradients, make_batch, step, worst_error
 from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
 from translate.data import Batch
 from translate.losses import LeastSquares
@@ -51,6 +51,8 @@ CYCLEGANS = {
         pool=0),
     "resnet-attention": CycleGANConfig(
         generator=ResNetConfig(width=4, blocks=2, downs=3, attention=True), discriminator=PATCH, pool=0),
+    "discriminator-first": CycleGANConfig(generator=ResNetConfig(width=4, blocks=1), discriminator=PATCH, pool=0,
+                                          pace={"first": "discriminator"}),
 }
 PIX2PIXS = {
     "unet-resize": Pix2PixConfig(generator=UNetConfig(width=4, downs=5, norm="instance", upsample="resize"),
@@ -66,6 +68,8 @@ PIX2PIXS = {
     "resnet-batch-resize-lsgan": Pix2PixConfig(
         generator=ResNetConfig(width=4, blocks=1, norm="batch", upsample="resize"), discriminator=PATCH,
         objective=LeastSquares()),
+    "generator-first": Pix2PixConfig(generator=UNetConfig(width=4, downs=4), pace={"first": "generator"},
+                                     discriminator=PatchGANConfig(width=4, layers=2, norm="batch")),
 }
 CUTS = {
     "resnet": CUTConfig(generator=ResNetConfig(width=4, blocks=6), discriminator=PATCH, patches=30),
@@ -90,7 +94,7 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str
     def joint() -> dict[str, Tensor]:
         translator, batch = build(CONFIGS[name]), make_batch(size, samples)
         seed_dropout(translator.networks.values(), batch.keys)
-        return REFERENCES[CONFIGS[name].kind](translator, batch)
+        return REFERENCES[CONFIGS[name].kind](translator, batch, LR)
 
     expected = joint()
     return expected, rounding_bound(expected, joint)
@@ -100,7 +104,7 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str
 def test_every_plan_gives_the_gradients_of_the_textbook_step(
         name: str, batch: tuple[tuple[int, int], int], plan: str) -> None:
     translator, (size, samples) = build(CONFIGS[name]), batch
-    step(translator, make_batch(size, samples), plan)
+    step(translator, make_batch(size, samples), plan, lr=LR)
     expected, bound = joint_step(name, size, samples)
     assert worst_error(gradients(translator), expected) <= bound
 
@@ -122,7 +126,7 @@ def test_one_strips_share_of_one_gradient_would_be_missed(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.autograd, "grad", without_one)
     translator = build(CONFIGS["resnet"])
-    step(translator, make_batch((48, 64), 2), "strips")
+    step(translator, make_batch((48, 64), 2), "strips", lr=LR)
     assert next(calls) > 100, "strips ask autograd one after the other"
     assert worst_error(gradients(translator), expected) > bound
 
@@ -230,20 +234,22 @@ def forwards(translator: Any, batch: Batch) -> None:
             def encode(image: Tensor) -> None:
                 generator.features(image, lambda number, features: features)
 
+            assert translator.first == "discriminator"
             fake = generator(a)
+            judge(b), judge(fake)
             judge(fake), encode(a), encode(fake)
             same = generator(b)
             encode(b), encode(same)
-            judge(b), judge(fake)
         else:
             fake = translator.generator_ab(a)
-            for image in (fake, b, fake):
+            for image in (b, fake, fake) if translator.first == "discriminator" else (fake, b, fake):
                 translator.discriminator_b(torch.cat([a, image], 1))
 
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("name", ["resnet-batch-resize-no-identity", "unet-batch-dropout", "pix2pix-unet-batch-dropout",
-                                  "pix2pix-resnet-batch-resize-lsgan", "cut-unet-batch-dropout"])
+                                  "pix2pix-resnet-batch-resize-lsgan", "cut-unet-batch-dropout",
+                                  "pix2pix-generator-first"])
 def test_batch_norm_statistics_advance_once_a_pass_under_every_plan(name: str, plan: str) -> None:
     """A forward pass that is repeated for its gradient must not be noticed."""
     translator, batch = build(CONFIGS[name]), make_batch((64, 64))
@@ -326,7 +332,7 @@ def in_a_process_of_two(folder: str) -> None:
     own = make_batch((32, 40), 4).micro_batches(2)[accelerator.process_index]
     for name, plan in SHARED_STEPS:
         translator = build_game(name, "cyclegan") if name in GAMES else build(CONFIGS[name])
-        step(translator, own, plan, accelerator=accelerator)
+        step(translator, own, plan, accelerator=accelerator, lr=LR)
         torch.save((gradients(translator), buffers(translator)),
                    Path(folder) / f"{name} {plan} {accelerator.process_index}.pt")
 

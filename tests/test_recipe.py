@@ -18,7 +18,7 @@ from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cut_recipe, cyclegan_recipe, final_state, pix2pix_recipe
 from translate.data import ComputedConfig, LabelsConfig, PairedConfig, UnpairedConfig
 from translate.errors import RecipeError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.places import shipped_recipes
 from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.schema import validate
@@ -307,6 +307,7 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.semantic": ("test_semantic.py", "test_every_option_of_the_consistency_changes_the_gradients"),
     "adapt": ("test_adapt.py", "test_every_option_of_an_adaptation_changes_what_comes_of_it"),
+    "translator.pace.first": ("test_published_steps.py", "test_the_other_order_is_another_step"),
     "translator.generator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
     "translator.perceptual": ("test_perceptual.py", "kind_and_weight_of_the_perceptual_loss_change_the_gradients"),
     "translator.discriminator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),

@@ -23,7 +23,7 @@ from translate.cards.cards import find_card
 from translate.cli.app import app
 from translate.errors import RunError, UsageError
 from translate.evaluation.scoring import evaluate_run
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
 from translate.report import write_comparison, write_report
@@ -222,7 +222,7 @@ def test_a_step_that_ran_out_of_memory_is_on_the_page(data: Path, tmp_path: Path
     monkeypatch.setattr(torch.nn.Conv2d, "forward", once)
     train(recipe(data), tmp_path / "run", Silent())
     page = Page(tmp_path / "run" / "report.html")
-    assert "out of memory in the generator phase under memory plan split" in page.text
+    assert "out of memory in the discriminator phase under memory plan split" in page.text
     assert "<td>preact</td><td>—</td>" in page.source
 
 

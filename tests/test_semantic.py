@@ -16,9 +16,10 @@ from tests.bounds import rounding_bound
 from tests.covering import each_value
 from tests.steps import build, gradients, make_batch, step, worst_error
 from tests.textbook import cyclegan_reference
+from translate import files
 from translate.errors import CheckpointError, RecipeError
 from translate.networks import PatchGANConfig, ResNetConfig, memory
-from translate.networks.tasks import CNNConfig, FCNConfig, TaskConfig, TorchvisionConfig, load_task, save_task
+from translate.networks.tasks import RECORD, CNNConfig, FCNConfig, TaskConfig, TorchvisionConfig, load_task, save_task
 from translate.schema import validate
 from translate.training.plan import predict_step
 from translate.translators import CycleGANConfig
@@ -35,7 +36,7 @@ def write_task(folder: Path, config: TaskConfig, channels: int = 3, classes: int
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3.0)
-    save_task(folder, network, config, channels, classes)
+    files.write_json(folder / RECORD, save_task(folder, network, config, channels, classes))
     return folder
 
 
@@ -137,7 +138,8 @@ def test_a_task_network_comes_back_from_its_folder_as_it_was(config: TaskConfig,
     for channels in (1, 3):
         torch.manual_seed(channels)
         network, images = config.build(channels, 5), torch.randn(2, channels, 50, 66)
-        save_task(tmp_path / str(channels), network, config, channels, 5)
+        folder = tmp_path / str(channels)
+        files.write_json(folder / RECORD, save_task(folder, network, config, channels, 5))
         logits = load_task(tmp_path / str(channels), channels)(images)
         torch.testing.assert_close(logits, network.eval()(images), rtol=0, atol=0)
         assert logits.shape == ((2, 5, 50, 66) if config.per_pixel else (2, 5))
@@ -197,7 +199,8 @@ def test_the_consistency_leads_out_of_exchanged_classes_that_a_cyclegan_stays_in
     """Two domains that look alike, and generators that invert colours: discriminators and cycle have nothing against
     it, so a CycleGAN leaves the classes exchanged. A judge that had no part in the training counts them."""
     config = CNNConfig(width=4, downs=2)
-    save_task(tmp_path / "task", trained_classifier(config, 1), config, 3, 2)
+    task = tmp_path / "task"
+    files.write_json(task / RECORD, save_task(task, trained_classifier(config, 1), config, 3, 2))
     judge = trained_classifier(config, 2)
     swaps = {}
     for name, semantic in (("without", None), ("with", SemanticConfig(task=tmp_path / "task", weight=10.0, back=10.0))):

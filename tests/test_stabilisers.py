@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.runs import Silent, cyclegan_recipe
 from tests.steps import build, gradients, make_batch, step
 from translate.errors import RecipeError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.losses import feature_matching
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, memory
 from translate.networks.discriminators import MinibatchStd

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.runs import Silent, pix2pix_recipe
 from translate.errors import MissingExtra
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.training.loop import train
 
 

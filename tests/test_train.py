@@ -37,7 +37,7 @@ from tests.runs import (
 )
 from translate import files
 from translate.errors import CheckpointError, DataError, DiskError, RunError, UsageError
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.recipe import Recipe
 from translate.runs.checkpoint import newest_checkpoint
 from translate.runs.folder import RunFolder

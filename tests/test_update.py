@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.bounds import rounding_bound
 from tests.covering import each_value
-from tests.steps import build, gradients, make_batch, step, weights, worst_error
+from tests.steps import LR, build, gradients, make_batch, step, weights, worst_error
 from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
 from translate.errors import DoesNotFit
 from translate.losses import LeastSquares
@@ -68,7 +68,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
     def joint() -> dict[str, Tensor]:
         translator, batch = build(CONFIGS[name]), make_batch(size)
         seed_dropout(translator.networks.values(), batch.keys)
-        return REFERENCES[CONFIGS[name].kind](translator, batch)
+        return REFERENCES[CONFIGS[name].kind](translator, batch, LR)
 
     expected = joint()
     return expected, rounding_bound(expected, joint)
@@ -77,7 +77,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
 @each_value(share=3, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
 def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator = build(CONFIGS[name])
-    step(translator, make_batch(size), plan)
+    step(translator, make_batch(size), plan, lr=LR)
     expected, bound = joint_step(name, size)
     assert worst_error(gradients(translator), expected) <= bound
 

@@ -1,4 +1,7 @@
-"""The step of every translator as its paper writes it: one sum, one backward pass, none of the machinery."""
+"""The step of every translator as its paper writes it: one sum, one backward pass, none of the machinery.
+
+Where discriminators are trained first, generators play against what these have become by plain SGD with `lr`.
+"""
 
 from __future__ import annotations
 
@@ -7,53 +10,66 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from translate.data import Batch
 from translate.losses import NonSaturating
 from translate.training import draws
 
 
-def cyclegan_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
+def moved_first(translator: Any, judges: list[nn.Module], found: tuple[Tensor, ...], lr: float) -> None:
+    """Move the discriminators by their gradients, where they are trained before the generators."""
+    if translator.first == "discriminator":
+        with torch.no_grad():
+            for parameter, gradient in zip((each for judge in judges for each in judge.parameters()), found,
+                                           strict=True):
+                parameter -= lr * gradient
+
+
+def cyclegan_reference(translator: Any, batch: Batch, lr: float = 0.0) -> dict[str, Tensor]:
     """Equation 3 of the paper as one sum and one backward pass, written without any of the machinery."""
     ab, ba, judge_a, judge_b = (copy.deepcopy(network) for network in (
         translator.generator_ab, translator.generator_ba, translator.discriminator_a, translator.discriminator_b))
     w, a, b = translator.weights, batch.a, batch.b
     fake_b = ab(a)
     fake_a = ba(b)
+    judged = sum(0.5 * (((judge(real) - 1) ** 2).mean() + (judge(fake.detach()) ** 2).mean())
+                 for judge, real, fake in ((judge_a, a, fake_a), (judge_b, b, fake_b)))
+    of_judges = torch.autograd.grad(judged, [*judge_a.parameters(), *judge_b.parameters()])
+    moved_first(translator, [judge_a, judge_b], of_judges, lr)
     loss = w.adversarial * (((judge_b(fake_b) - 1) ** 2).mean() + ((judge_a(fake_a) - 1) ** 2).mean())
     loss = loss + w.cycle * (F.l1_loss(ba(fake_b), a) + F.l1_loss(ab(fake_a), b))
     if w.identity:
         loss = loss + w.identity * (F.l1_loss(ba(a), a) + F.l1_loss(ab(b), b))
     found = torch.autograd.grad(loss, [*ab.parameters(), *ba.parameters()])
-    judged = sum(0.5 * (((judge(real) - 1) ** 2).mean() + (judge(fake.detach()) ** 2).mean())
-                 for judge, real, fake in ((judge_a, a, fake_a), (judge_b, b, fake_b)))
-    found += torch.autograd.grad(judged, [*judge_a.parameters(), *judge_b.parameters()])
+    found += of_judges
     names = [f"{name}.{parameter}" for name, network in (
         ("generator_ab", ab), ("generator_ba", ba), ("discriminator_a", judge_a), ("discriminator_b", judge_b))
         for parameter, _ in network.named_parameters()]
     return dict(zip(names, found, strict=True))
 
 
-def pix2pix_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
+def pix2pix_reference(translator: Any, batch: Batch, lr: float = 0.0) -> dict[str, Tensor]:
     """Equation 4 of the paper as one sum and one backward pass."""
     generator, judge = copy.deepcopy(translator.generator_ab), copy.deepcopy(translator.discriminator_b)
     a, b, w = batch.a, batch.b, translator.weights
     fake = generator(a)
-    logits = judge(torch.cat([a, fake], 1))
     log_loss = isinstance(translator.objective, NonSaturating)
     fooled = F.binary_cross_entropy_with_logits if log_loss else F.mse_loss
-    loss = w.adversarial * fooled(logits, torch.ones_like(logits)) + w.l1 * F.l1_loss(fake, b)
-    found = torch.autograd.grad(loss, list(generator.parameters()))
     real, judged = judge(torch.cat([a, b], 1)), judge(torch.cat([a, fake.detach()], 1))
     loss = 0.5 * (fooled(real, torch.ones_like(real)) + fooled(judged, torch.zeros_like(judged)))
-    found += torch.autograd.grad(loss, list(judge.parameters()))
+    of_judge = torch.autograd.grad(loss, list(judge.parameters()))
+    moved_first(translator, [judge], of_judge, lr)
+    logits = judge(torch.cat([a, fake], 1))
+    loss = w.adversarial * fooled(logits, torch.ones_like(logits)) + w.l1 * F.l1_loss(fake, b)
+    found = torch.autograd.grad(loss, list(generator.parameters()))
+    found += of_judge
     names = [f"generator_ab.{name}" for name, _ in generator.named_parameters()]
     names += [f"discriminator_b.{name}" for name, _ in judge.named_parameters()]
     return dict(zip(names, found, strict=True))
 
 
-def cut_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
+def cut_reference(translator: Any, batch: Batch, lr: float = 0.0) -> dict[str, Tensor]:
     """Equations 3 to 5 of the paper, patch by patch, as one sum and one backward pass; keys are constants."""
     generator, heads, judge = (copy.deepcopy(network) for network in (
         translator.generator_ab, translator.heads, translator.discriminator_b))
@@ -93,12 +109,14 @@ def cut_reference(translator: Any, batch: Batch) -> dict[str, Tensor]:
         return torch.stack(losses).mean()
 
     fake = generator(flip(a))
+    judged = 0.5 * (((judge(b) - 1) ** 2).mean() + (judge(fake.detach()) ** 2).mean())
+    of_judge = torch.autograd.grad(judged, list(judge.parameters()))
+    moved_first(translator, [judge], of_judge, lr)
     loss = w.adversarial * ((judge(fake) - 1) ** 2).mean() + w.nce * contrasted("nce", a, fake)
     if w.identity:
         loss = loss + w.identity * contrasted("identity", b, generator(flip(b)))
     found = torch.autograd.grad(loss, [*generator.parameters(), *heads.parameters()])
-    judged = 0.5 * (((judge(b) - 1) ** 2).mean() + (judge(fake.detach()) ** 2).mean())
-    found += torch.autograd.grad(judged, list(judge.parameters()))
+    found += of_judge
     names = [f"{name}.{parameter}" for name, network in (
         ("generator_ab", generator), ("heads", heads), ("discriminator_b", judge))
         for parameter, _ in network.named_parameters()]

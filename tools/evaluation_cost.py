@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from translate import __version__
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.recipe import load_recipe
 
 

@@ -34,7 +34,7 @@ import translate.training.update
 from translate import __version__
 from translate.data import Batch
 from translate.errors import Collapsed
-from translate.files import read_lines
+from translate.foreign import read_lines
 from translate.losses.objectives import BaseObjective
 from translate.recipe import Cadence, Recipe, Stage, find_recipe, load_recipe
 from translate.schema import validate

@@ -30,7 +30,8 @@ from accelerate import Accelerator
 
 from translate import __version__
 from translate.data import batches, held_out
-from translate.files import append_line, read_lines
+from translate.files import append_line
+from translate.foreign import read_lines
 from translate.metrics.features import MobileNet, find_mobilenet
 from translate.metrics.observations import MEASURES, observe, summarise
 from translate.networks import memory

@@ -6,6 +6,7 @@
     │   ├── DataError                       a data set, card or folder is not what the recipe says
     │   │   └── NoData                      a folder or a split is missing or empty
     │   ├── RunError                        a run folder exists, is missing, or belongs to another recipe
+    │   ├── DocumentError                   a JSON file is damaged, or holds something else than was written there
     │   └── MissingExtra                    an optional library is not installed
     ├── ImageError                 exit 3   one image file cannot be read or written
     ├── CheckpointError            exit 4   no checkpoint or release could be read and verified
@@ -129,6 +130,10 @@ class NoData(DataError):
 
 class RunError(UsageError):
     """A run folder exists already, is missing, or belongs to another recipe."""
+
+
+class DocumentError(UsageError):
+    """A JSON file is damaged, or holds something else than what is written there."""
 
 
 class MissingExtra(UsageError):

@@ -2,20 +2,24 @@
 
 Every output of the toolkit is written to a temporary name in its own folder, flushed to the disk, and renamed. A
 temporary name is short and hashed: file systems refuse names above 255 bytes, which a long name plus a suffix may be.
+A link at any of these names is replaced or refused, and never written through.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from translate.errors import DiskError
+from translate.errors import DiskError, DocumentError
+from translate.foreign import opened
 
 TEMPORARY = ".tmp-"  # what every temporary name starts with
 
@@ -28,7 +32,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f"{temporary_start(path)}{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # of a killed process of the same number; or a link, which "x" would refuse
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -56,11 +61,6 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=True) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds; empty where there is none."""
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
-
-
 @contextmanager
 def as_disk_errors(path: Path) -> Iterator[None]:
     """Raise every `OSError` of the block as a `DiskError` that names `path` and the free bytes."""
@@ -86,12 +86,12 @@ def exchange_folder(building: Path, final: Path) -> None:
     `finish_exchanges` can restore it after a crash in between.
     """
     aside = final.with_name(f"{TEMPORARY}old-{final.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    if final.exists():
+    remove_folder(aside)
+    if os.path.lexists(final):
         final.rename(aside)
     building.rename(final)
     sync_folder(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_folder(aside)
 
 
 def finish_exchanges(folder: Path) -> None:
@@ -105,8 +105,8 @@ def finish_exchanges(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a file's content, in hex. Raises `OSError`, and `DocumentError` for a folder or a pipe."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -124,25 +124,46 @@ def checksum(path: Path) -> str | None:
         if known not in _checksums:
             _checksums[known] = sha256(path)
         return _checksums[known]
-    except OSError:
+    except (OSError, DocumentError):
         return None
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one record to a JSON-lines file, in a single write, flushed to the disk."""
-    with path.open("ab") as file:
+    with appending(path) as file:
         file.write((json.dumps(record, ensure_ascii=True) + "\n").encode())
         file.flush()
         os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSON-lines file, without a last line that a crash has cut; none without the file."""
-    records = []
-    if path.exists():
-        for line in path.read_bytes().split(b"\n"):
-            with suppress(ValueError):
-                record = json.loads(line) if line.strip() else None
-                if isinstance(record, dict):
-                    records.append(record)
-    return records
+def appending(path: Path) -> BinaryIO:
+    """Open a file to be read and added to, after making it where there is none. Raises `OSError` for a link or a pipe.
+
+    Whoever can write into a folder could otherwise have us write through a link into a file elsewhere.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(error.errno, "is a link, which is not written through; remove it") from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no plain file; remove it")
+    return os.fdopen(descriptor, "ab+")
+
+
+def copy(there: Path, here: Path) -> None:
+    """Replace `here` by a copy of the content of `there`, atomically."""
+    with there.open("rb") as source, replacing(here) as file:
+        shutil.copyfileobj(source, file)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it, or the link that stands in its place, as far as that is possible."""
+    if path.is_symlink():
+        with suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

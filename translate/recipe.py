@@ -30,6 +30,7 @@ from translate.optimizers import Constant, Optimizers, Schedule
 from translate.places import shipped_recipes
 from translate.schema import Config, Name, read_document, read_yaml, validate
 from translate.translators import TranslatorConfig
+from translate.translators.stabilisers import Side
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -261,6 +262,11 @@ class Recipe(Config):
         if self.adapt is not None and self.adapt.semantic is not None:
             document["translator"]["semantic"] = self.adapt.semantic.model_dump() | {"task": str(task)}
         return validate(Recipe, document, self.name)
+
+    def with_first(self, first: Side) -> Recipe:
+        """Return the same recipe with `first` as the side that is trained first in a step."""
+        pace = self.translator.pace.model_copy(update={"first": first})
+        return self.model_copy(update={"translator": self.translator.model_copy(update={"pace": pace})})
 
     @property
     def num_images(self) -> int:

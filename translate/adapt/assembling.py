@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from translate import files
 from translate.adapt.kept import first_changed
@@ -20,6 +21,7 @@ from translate.cards.cards import find_card
 from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.labelled_layouts import METADATA, metadata_rows
 from translate.errors import DataError, TranslateError
+from translate.foreign import SHA256, Shape, read_lines
 from translate.images.reading import ImageConfig
 from translate.images.writing import suffix_for
 from translate.recipe import Recipe
@@ -36,6 +38,19 @@ def check_names(source: Labelled, image_out: ImageConfig) -> None:
         raise DataError(f"{wrong[0].suffix} cannot hold a translation ({image_out.channels} channels, bits: "
                         f"{image_out.bits}), and {len(wrong)} images would change their names, by which labels find "
                         "them", wrong[0], "store the source as .png")
+
+
+class Row(Shape):
+    """What every line of a `manifest.jsonl` has, and what some have."""
+
+    status: Literal["kept", "rejected", "failed"]
+    stage: str | None = None
+    image: str = ""
+    sha256: SHA256 | None = None
+    label: str = ""
+    label_sha256: SHA256 | None = None
+    from_sha256: SHA256 | None = None
+    source: str = Field(alias="from")
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,7 @@ def assemble(recipe: Recipe, source: Labelled, made: Translations, final: Path, 
     building = final.with_name(f"{files.TEMPORARY}{final.name}")
     images = source.images.relative_to(source.folder)
     with files.as_disk_errors(final):
-        shutil.rmtree(building, ignore_errors=True)
+        files.remove_folder(building)
         building.mkdir(parents=True)
 
         # A row for every source image; what is kept gets its translation and its label map.
@@ -115,7 +130,7 @@ def link(there: Path, here: Path) -> None:
     try:
         os.link(there, here)
     except OSError:
-        shutil.copyfile(there, here)
+        files.copy(there, here)
 
 
 def carry(label: Path, here: Path) -> str:
@@ -145,9 +160,9 @@ def damage(folder: Path, layout: LabelledConfig, expected: str | None) -> str | 
 
     Its manifest says how it was made, and `expected` is the manifest's own hash.
     """
-    rows = [row for row in files.read_lines(folder / MANIFEST) if row.get("status") == "kept"]
+    rows = [row for row in read_lines(folder / MANIFEST, Row) if row["status"] == "kept" and "image" in row]
     written = ((folder / row[file], row[sha256]) for row in rows
-               for file, sha256 in (("image", "sha256"), ("label", "label_sha256")) if file in row)
+               for file, sha256 in (("image", "sha256"), ("label", "label_sha256")) if file in row and sha256 in row)
     changed = first_changed([(folder / MANIFEST, expected or "")]) or first_changed(written)
     if changed is not None:
         return f"{changed} is missing, or is not the one that was written"
@@ -161,7 +176,7 @@ def damage(folder: Path, layout: LabelledConfig, expected: str | None) -> str | 
 
 def change_of_source(folder: Path, layout: LabelledConfig, source: Labelled) -> str | None:
     """Return what has changed in the source since a set, which is whole, was made from it; None where nothing has."""
-    rows = {row["from"]: row for row in files.read_lines(folder / MANIFEST)}
+    rows = {row["from"]: row for row in read_lines(folder / MANIFEST, Row)}
     now = {path.relative_to(source.folder).as_posix(): label
            for path, label in zip(source.files, source.labels, strict=True)}
     for names, what in ((rows.keys() - now.keys(), "is not there any more"), (now.keys() - rows.keys(), "is new")):
@@ -169,12 +184,12 @@ def change_of_source(folder: Path, layout: LabelledConfig, source: Labelled) -> 
             return f"{source.folder / min(names)} {what}"
     for name, label in now.items():
         row = rows[name]
-        if first_changed([(source.folder / name, row["from_sha256"])]):
+        if first_changed([(source.folder / name, row.get("from_sha256"))]):
             return f"{source.folder / name} is not the image that it was"
-        if isinstance(label, Path) and first_changed([(label, row["label_sha256"])]):
+        if isinstance(label, Path) and first_changed([(label, row.get("label_sha256"))]):
             return f"{label} is not the label map that it was"
-        if not isinstance(label, Path) and row["class"] != layout.class_names[label]:
-            return f"{source.folder / name} was of class {row['class']} and is now of {layout.class_names[label]}"
+        if not isinstance(label, Path) and row.get("class") != layout.class_names[label]:
+            return f"{source.folder / name} was of class {row.get('class')} and is now of {layout.class_names[label]}"
     return None
 
 

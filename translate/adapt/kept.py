@@ -15,44 +15,90 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from translate import files
+from translate.errors import DocumentError
+from translate.foreign import SHA256, Count, Document, Shape, hold_to, read_json
 
 MADE_FROM = "made_from"
 CALLED_BEFORE = ("digest", "about")  # what `made_from` is called in checked.json and task.json of earlier versions
 Record = dict[str, Any]
 
 
+class TaskRecord(Shape):
+    """What others read of `task.json` and `consistency.json`."""
+
+    sha256: SHA256
+    made_from: dict[str, Any]
+
+
+class ClassRecord(Shape):
+    """What a `SetRecord` says of a class, or of all of them."""
+
+    num: Count
+    num_kept: Count
+    num_held_out: Count
+    changed: float | None
+    changed_held_out: float | None
+    wrong_untranslated: float | None
+    wrong_translated: float | None
+
+
+class SetRecord(Shape):
+    """What others read of `preservation.json`."""
+
+    hash: SHA256 | None
+    counts: dict[Literal["kept", "rejected", "failed"], Count]
+    warnings: list[str]
+    sets: Annotated[int, Field(ge=1, le=10_000)] = 1  # older versions wrote none
+    trained_here: bool = True
+    reject: float | None
+    of: str
+    classes: dict[str, ClassRecord]
+    all: ClassRecord
+    flagged: list[str]
+    unsure: list[str]
+    unknown: list[str]
+    kernel_distance: dict[Literal["untranslated", "translated"], float] | None
+
+
 def kept(path: Path, made_from: Any, make: Callable[[], Record],
-         is_whole: Callable[[Record], bool] = lambda record: True) -> Record:
+         is_whole: Callable[[Record], bool] = lambda record: True, shape: Any = Document) -> Record:
     """Return the record of something that is made from `made_from`, after making it where that is needed.
 
     path       where the record lies
     made_from  all that the thing depends on, as JSON has it: of much, its `digest`
     make       makes it, and returns what its record is to say
     is_whole   whether the thing is still as its record says
+    shape      what its record is to look like; of another one, it is made again
 
     Raises what `make` raises, and `DiskError`.
     """
-    record = read_record(path)
+    try:
+        record = read_record(path, shape)
+    except DocumentError:
+        record = None
     if record is None or record[MADE_FROM] != made_from or not is_whole(record):
         record = make() | {MADE_FROM: made_from}
         write_record(path, record)
     return record
 
 
-def read_record(path: Path) -> Record | None:
-    """Return a record, also one of an earlier version; None where there is none that can be read."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(record, dict):
+def read_record(path: Path, shape: Any = Document) -> Record | None:
+    """Return a record, also one of an earlier version; None where there is none. Raises `DocumentError`."""
+    record = read_json(path)
+    if not record:
         return None
     for name in CALLED_BEFORE:
         if name in record:
             record[MADE_FROM] = record.pop(name)
+    try:
+        hold_to(shape, record)
+    except ValueError as error:
+        raise DocumentError(str(error), path) from None
     return record if MADE_FROM in record else None
 
 

@@ -30,7 +30,7 @@ from translate import files
 from translate.adapt.assembling import STAGES_OF_READING, Translations, assemble, check_names, damage, manifest_hash
 from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
-from translate.adapt.kept import Record, digest, first_changed, kept, write_record
+from translate.adapt.kept import Record, SetRecord, digest, first_changed, kept, write_record
 from translate.adapt.preservation import Opinion, compare_opinions, is_held_out, summarise, warnings_of
 from translate.adapt.stopping import stopping
 from translate.adapt.tasks import kept_task
@@ -218,7 +218,7 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
 
     notes = notes_on_consistency(recipe, home) if call["trained_here"] else []
     about = kept(path, made_from, lambda: call | judged_set(recipe, source, final, release, made, judge, report, where,
-                                                            notes), is_whole)
+                                                            notes), is_whole, SetRecord)
 
     # A reused set may come from a call with other --model or adapt.variants: update its record.
     if about | call != about:

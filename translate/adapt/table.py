@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy import stats
+from pydantic import Field
 from torch import nn
 
 from translate import files
@@ -40,6 +40,7 @@ from translate.adapt.translators import adaptation_of, numbered
 from translate.data.hashing import stable_hash
 from translate.data.transforms import adapted, at_resolution_of
 from translate.evaluation.heldout import evenly_spaced
+from translate.foreign import Count, Shape, read_lines
 from translate.images.reading import read_image
 from translate.metrics.intervals import CONFIDENCE
 from translate.metrics.segmentation import class_ious
@@ -61,6 +62,16 @@ NUM_ASKED = 1000  # source images, at most, that a trained network is asked abou
 VERSION = 2  # raise it when the same data and settings begin to give other results
 
 
+class Result(Shape):
+    """What a line of `results.jsonl` has; one that has not is left out, and trained again."""
+
+    key: str
+    row: RowName
+    seed: Count
+    confusion: list[list[Count]]
+    wrong: dict[Literal["untranslated", "translated"], float] = Field(default_factory=dict)
+
+
 def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto") -> dict[str, Any]:
     """Train and test every row from every seed; return the table, which is also written to `home`.
 
@@ -68,7 +79,9 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     something else, `RunError` where it was made by another recipe, and `Stopped` after a signal.
     """
     adapt, where = adaptation_of(recipe), choose_device(device)
-    known = {record["key"]: record for record in files.read_lines(home / RESULTS)}
+    shape = (adapt.source.num_classes, adapt.source.num_classes + 1)
+    known = {record["key"]: record for record in read_lines(home / RESULTS, Result)
+             if np.shape(record["confusion"]) == shape}
     results: dict[RowName, list[dict[str, Any]]] = {}
 
     with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
@@ -225,6 +238,8 @@ def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str],
 
 def estimate(values: np.ndarray) -> dict[str, float | None]:
     """Return {mean, half}: half the width of the Student t interval over seeds; null for one seed."""
+    from scipy import stats  # slow to import
+
     num = len(values)
     half = None if num < 2 else float(stats.t.ppf((1 + CONFIDENCE) / 2, num - 1) * values.std(ddof=1) / num**0.5)
     return {"mean": float(values.mean()), "half": half}

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from translate import files
-from translate.adapt.assembling import MANIFEST, STAGES_OF_READING, change_of_source, damage
+from translate.adapt.assembling import MANIFEST, STAGES_OF_READING, Row, change_of_source, damage
 from translate.adapt.checking import target_splits
 from translate.adapt.examples import Examples, refuse_all_ignored
-from translate.adapt.kept import Record, read_record
+from translate.adapt.kept import Record, SetRecord, read_record
 from translate.adapt.tasks import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
 from translate.data.labelled import Labelled, check_labels
-from translate.errors import RECIPE_PLACEHOLDER, DataError, Mistake, RecipeError
+from translate.errors import RECIPE_PLACEHOLDER, DataError, DocumentError, Mistake, RecipeError
+from translate.foreign import read_lines
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.runs.folder import RECIPE_FILE
@@ -67,7 +67,7 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
     if len(sets) < adapt.variants:
         missing.append(f"sets: {len(sets)} of {adapt.variants} (adapt.variants), and seeds share them; `translate "
                        "adapt make` makes all")
-    unread = {row["from"] for folder in sets for row in files.read_lines(folder / MANIFEST)
+    unread = {row["from"] for folder in sets for row in read_lines(folder / MANIFEST, Row)
               if row.get("stage") in STAGES_OF_READING}
     if unread:
         named = sorted(unread)[:NUM_UNREADABLE_NAMED]
@@ -99,7 +99,11 @@ def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path],
     while len(sets) < num:
         # Where one was not begun, the last `make` came no further.
         number = len(sets)
-        folder, report = home / numbered("set", number), read_record(home / f"{numbered('preservation', number)}.json")
+        folder, path = home / numbered("set", number), home / f"{numbered('preservation', number)}.json"
+        try:
+            report = read_record(path, SetRecord)
+        except DocumentError as error:
+            raise DataError.of(error, f"run again: translate adapt make {RECIPE_PLACEHOLDER}") from None
         if report is None or (report["hash"] is not None and not folder.is_dir()):
             break
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from translate.adapt.examples import Examples, TrainingExamples
-from translate.adapt.kept import Record, kept
+from translate.adapt.kept import Record, TaskRecord, kept
 from translate.data.loading import as_lost_worker_errors
 from translate.metrics.segmentation import LabelScores
 from translate.networks.tasks import RECORD, load_task, read_task, save_task
@@ -69,7 +69,7 @@ def kept_task(folder: Path, config: Downstream, examples: Examples, seed: int, d
         network = train_task(config, examples, seed, device, workers, watch)
         return save_task(folder, network, config.network, examples.image.channels, examples.layout.num_classes)
 
-    kept(folder / RECORD, made_from, make, lambda _: read_task(folder) is not None)
+    kept(folder / RECORD, made_from, make, lambda _: read_task(folder) is not None, TaskRecord)
     return load_task(folder, examples.image.channels).to(device)
 
 

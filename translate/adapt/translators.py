@@ -8,13 +8,13 @@ import torch
 
 from translate import files
 from translate.adapt.examples import Examples
-from translate.adapt.kept import MADE_FROM, read_record, write_record
+from translate.adapt.kept import MADE_FROM, TaskRecord, read_record, write_record
 from translate.adapt.tasks import kept_task
 from translate.data.labelled import Labelled
-from translate.errors import RECIPE_PLACEHOLDER, Mistake, RecipeError, RunError, Stopped
+from translate.errors import RECIPE_PLACEHOLDER, DocumentError, Mistake, RecipeError, RunError, Stopped
 from translate.networks.tasks import RECORD, read_task
-from translate.recipe import Adaptation, Recipe, differences, load_recipe
-from translate.runs.folder import RECIPE_FILE, STATUS, refuse_changes
+from translate.recipe import Adaptation, Recipe, differences
+from translate.runs.folder import RECIPE_FILE, load_saved, read_status, refuse_changes
 from translate.schema import validate
 from translate.training.loop import Reporter, train
 
@@ -83,7 +83,10 @@ def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int
 
 def is_finished(folder: Path, chosen: Recipe) -> bool:
     """Return whether a translator's training is over. The recipe may have gained stages since."""
-    status = files.read_json(folder / STATUS)
+    try:
+        status = read_status(folder)
+    except DocumentError:  # a resume goes on from its checkpoints, and says how it ended
+        return False
     return status.get("state") == "finished" and status["of"] == chosen.num_images
 
 
@@ -93,7 +96,7 @@ def saved_recipe(folder: Path, chosen: Recipe) -> Recipe:
     Its task network is named where it lies now, as OUT may have been moved; whether that is the network that it began
     with, `consistency.json` tells by its content.
     """
-    document, wanted = load_recipe(folder / RECIPE_FILE).dump(), chosen.dump()["translator"].get("semantic")
+    document, wanted = load_saved(folder).dump(), chosen.dump()["translator"].get("semantic")
     if wanted is not None and document["translator"].get("semantic") is not None:
         document["translator"]["semantic"]["task"] = wanted["task"]
     saved = validate(Recipe, document, str(folder / RECIPE_FILE))
@@ -116,8 +119,8 @@ def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Re
         kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
                   lambda done, total: report.progress(done, total, "task network", {}))
 
-    found = None if read_task(task) is None else read_record(task / RECORD)
-    known = read_record(home / CONSISTENCY)
+    found = None if read_task(task) is None else read_record(task / RECORD, TaskRecord)
+    known = read_record(home / CONSISTENCY, TaskRecord)
     if found is None or (begun is not None and known is not None and found["sha256"] != known["sha256"]):
         raise RunError(f"is not the task network that {begun} began with ({CONSISTENCY}), and going on would mix the "
                        "two", task, f"put it back, or remove {begun} to train it anew")
@@ -127,10 +130,10 @@ def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Re
 
 def notes_on_consistency(recipe: Recipe, home: Path) -> list[str]:
     """Return a line on the settings that were changed too late for the consistency loss, where there are any."""
-    known = read_record(home / CONSISTENCY)
+    known = read_record(home / CONSISTENCY, TaskRecord)
     if adaptation_of(recipe).semantic is None or known is None:
         return []
-    changed = list(differences(known[MADE_FROM]["training"], adaptation_of(recipe).task.model_dump(mode="json"),
+    changed = list(differences(known[MADE_FROM].get("training", {}), adaptation_of(recipe).task.model_dump(mode="json"),
                                "adapt.task"))
     return [f"the consistency loss keeps the task network that the translator began with; these changes reach the "
             f"judge and the table alone: {', '.join(changed)}"] if changed else []

@@ -7,8 +7,6 @@ folder with a card's name is complete, and a preparation that was interrupted st
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,14 +19,27 @@ from translate.cards.digits import DigitsConfig
 from translate.cards.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
 from translate.cards.rasters import RastersConfig
 from translate.data.layouts import FOLDERS_OF, DataConfig
-from translate.errors import DataError, DiskError, Mistake, RecipeError, is_disk_fault
-from translate.files import sync_folder, write_json
+from translate.errors import DataError, DiskError, DocumentError, Mistake, RecipeError, is_disk_fault
+from translate.files import copy, remove_folder, sync_folder, write_json
+from translate.foreign import Count, Shape, read_json
 from translate.mistakes import Mistakes, nearest
 from translate.places import card_files
 from translate.schema import Config, Name, read_document, validate
 
 Say = Callable[[str], None]
 RECORD = "card.json"  # the file in a prepared folder that says what it was made from
+
+
+class Record(Shape):
+    """What others read of `card.json`."""
+
+    title: str = ""
+    licence: str = ""
+    attribution: str | None = ""
+    citation: str | None = ""
+    num_samples: dict[str, Count] = Field(default_factory=dict)
+    source: dict[str, Any] | None = None
+    make: dict[str, Any] | None = None
 
 
 class UnpackConfig(Config):
@@ -124,7 +135,7 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
         return folder
     try:
         # Fetch and verify, in a scratch folder that the next try begins anew.
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_folder(scratch)
         (scratch / "unpacked").mkdir(parents=True)
         files = _download(card, root, file, say)
         hashes = {path.name: verify(card.name, card.source, path, root) for path in files}
@@ -136,16 +147,16 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
         pin(card.name, hashes, root)
         made.rename(folder)
         sync_folder(root)
-        shutil.rmtree(_downloads(card, root), ignore_errors=True)
+        remove_folder(_downloads(card, root))
     except DataError:  # the download may be at fault: the next try fetches it again
-        shutil.rmtree(_downloads(card, root), ignore_errors=True)
+        remove_folder(_downloads(card, root))
         raise
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, root) from error
         raise DataError(str(error.strerror or error), error.filename or root) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_folder(scratch)
     return folder
 
 
@@ -161,7 +172,7 @@ def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]
                         source.steps(card.name, root / card.name))
     folder.mkdir(parents=True, exist_ok=True)
     if file is not None:
-        shutil.copyfile(file, folder / file.name)  # the other packages are downloaded
+        copy(file, folder / file.name)  # the other packages are downloaded
     try:
         return source.fetch(folder, f"translate data prepare {card.name}", say)
     except DataError as error:
@@ -225,6 +236,9 @@ def _accept_existing(card: Card, folder: Path, root: Path) -> None:
 def read_record(folder: Path) -> dict[str, Any]:
     """Return the record of what a prepared folder was made from. Raises `DataError` where it is damaged."""
     try:
-        return dict(json.loads((folder / RECORD).read_bytes()))
-    except (OSError, ValueError) as error:
-        raise DataError(f"damaged ({error})", folder / RECORD, "delete the folder and prepare it again") from None
+        record = read_json(folder / RECORD, Record)
+    except DocumentError as error:
+        raise DataError.of(error, "delete the folder and prepare it again") from None
+    if not record:
+        raise DataError("no such file", folder / RECORD, "delete the folder and prepare it again")
+    return record

@@ -9,7 +9,6 @@ they are.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,8 @@ from PIL import Image
 from pydantic import Field
 
 from translate.cards.archives import unpack
-from translate.errors import DataError
+from translate.errors import DataError, DocumentError
+from translate.foreign import read_json
 from translate.schema import Config
 
 MNIST_MEMBER = "package/src/digits/{}.json"
@@ -70,9 +70,9 @@ class DigitsConfig(Config):
 def read_mnist(path: Path) -> np.ndarray:
     """Read the images of one digit: (N, 28, 28) in [0, 1]. Raises `DataError` for another file."""
     try:
-        values = np.array(json.loads(path.read_bytes())["data"], dtype=np.float64)
+        values = np.array(read_json(path, dict[str, list[float]])["data"], dtype=np.float64)
         return values.reshape(-1, MNIST_SIDE, MNIST_SIDE)
-    except (ValueError, KeyError, TypeError) as error:
+    except (DocumentError, ValueError, KeyError) as error:
         raise DataError(f"not the digits of the package mnist: {error}", path) from None
 
 

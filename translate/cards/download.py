@@ -15,8 +15,9 @@ import pooch
 import pydantic
 from pydantic import Field
 
-from translate.errors import DataError, DiskError, is_disk_fault
-from translate.files import read_json, sha256, write_json
+from translate.errors import DataError, DiskError, DocumentError, is_disk_fault
+from translate.files import sha256, write_json
+from translate.foreign import read_json
 from translate.schema import Config
 
 SHA256 = r"^[0-9a-f]{64}$"
@@ -202,9 +203,9 @@ def pins(root: Path) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of each file, by card and file name, as first downloaded into `root`. Raises `DataError`."""
     lock = root / LOCK
     try:
-        return read_json(lock)
-    except ValueError as error:
-        raise DataError(f"damaged ({error})", lock, "restore it, or delete it to trust the next downloads") from None
+        return read_json(lock, dict[str, dict[str, str]])
+    except DocumentError as error:
+        raise DataError.of(error, "restore it, or delete it to trust the next downloads") from None
 
 
 def pin(card: str, hashes: dict[str, str], root: Path) -> None:

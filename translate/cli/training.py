@@ -28,18 +28,21 @@ def train(
 ) -> None:
     """Train a recipe; leaves a run folder."""
     from translate.recipe import default_run, find_recipe, load_recipe
+    from translate.runs.folder import RECIPE_FILE, load_saved
     from translate.training.loop import train as train_run
 
     # A run that is resumed knows its recipe.
+    changes = [*(overrides or []), *([f"precision={precision}"] if precision else [])]
     if recipe is not None:
         file = find_recipe(recipe)
+        chosen = load_recipe(file, changes)
     elif resume and run is not None:
-        file = run / "recipe.yaml"
+        file = run / RECIPE_FILE
         if not file.is_file():
             raise RunError("there is no run here to resume", run)
+        chosen = load_saved(run, changes)
     else:
         raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
-    chosen = load_recipe(file, [*(overrides or []), *([f"precision={precision}"] if precision else [])])
     folder = run or default_run(chosen)
 
     with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):

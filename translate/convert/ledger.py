@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from translate import files
 from translate.convert.jobs import LEDGERS, Job, Shard, printable
+from translate.foreign import read_lines
 
 LEDGER = f"{LEDGERS}.jsonl"
 
@@ -66,7 +67,7 @@ class Ledger:
         entries: list[dict[str, Any]] = []
         with files.as_disk_errors(self.path or Path()):
             for path in sorted(folder.glob(f"{LEDGERS}*.jsonl")) if folder is not None else ():
-                entries += files.read_lines(path)
+                entries += read_lines(path)
 
         # The last entry of a path counts; and what any of them has written is ours.
         entries = sorted((entry for entry in entries if isinstance(entry.get("path"), str)), key=_run)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Annotated, ClassVar, Literal
@@ -23,6 +22,7 @@ from translate.data.labels import read_labels
 from translate.data.layouts import Split
 from translate.data.pairing import match, named, pair_files
 from translate.errors import DataError, ImageError, TranslateError
+from translate.foreign import Shape, parse
 from translate.images.decoding import inspect
 
 METADATA = "metadata.jsonl"
@@ -239,17 +239,22 @@ class ImageFolderConfig(Classes):
                                 "their numbers", where)
 
 
+class MetadataRow(Shape):
+    """What every line of a `metadata.jsonl` has."""
+
+    file_name: str
+
+
 def metadata_rows(metadata: Path) -> Iterator[tuple[int, str, dict[str, object]]]:
     """Yield (line number from 1, file_name, row) of a `metadata.jsonl`. Raises `DataError` naming the line."""
     for number, line in enumerate(metadata.read_bytes().splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            yield number, str(Path(row["file_name"]).as_posix()), row
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{type(error).__name__}: {error}", f"{metadata}, line {number}",
-                            "expected a JSON object with file_name") from None
+            row = parse(line, MetadataRow)
+        except ValueError as error:
+            raise DataError(str(error), f"{metadata}, line {number}", "expected a JSON object with file_name") from None
+        yield number, Path(row["file_name"]).as_posix(), row
 
 
 LabelledLayout = Annotated[GTA5Config | CityscapesConfig | MasksConfig | ClassesConfig | ImageFolderConfig,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
-import kornia
 import numpy as np
 import torch
 from torch import Tensor
@@ -152,13 +151,17 @@ class ComputedSamples(Samples):
 
 def grey(photograph: Tensor) -> Tensor:
     """Return the luma (ITU-R BT.601) of a photograph: (3, H, W) in [-1, 1] → (1, H, W) in [-1, 1]."""
-    return kornia.color.rgb_to_grayscale(photograph[None])[0]  # weights that sum to 1 keep the range
+    from kornia.color import rgb_to_grayscale  # slow to import
+
+    return rgb_to_grayscale(photograph[None])[0]  # weights that sum to 1 keep the range
 
 
 @torch.no_grad()
 def drawn_edges(photograph: Tensor) -> Tensor:
     """Return the edges (Canny 1986) of a photograph: (1 or 3, H, W) in [-1, 1] → (1, H, W), −1 on a ground of 1."""
-    _, edges = kornia.filters.canny((photograph[None] + 1) / 2)
+    from kornia.filters import canny
+
+    _, edges = canny((photograph[None] + 1) / 2)
     return 1 - 2 * edges[0]
 
 

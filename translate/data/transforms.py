@@ -3,6 +3,7 @@
 The only module that touches albumentations. Two of its habits (2.0.8) shape the code: the workers of a loader all draw
 alike, and `Compose.set_random_seed` gives every transform the *same* seed, so that a flip decides on the number that
 also placed the crop. Here each transform of each sample gets a seed of its own, hashed from the sample's key.
+It is imported where it is used: it takes most of a second, which a conversion has no use for.
 """
 
 from __future__ import annotations
@@ -17,20 +18,11 @@ import numpy as np
 from translate.data.hashing import stable_hash
 from translate.errors import DataError
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer version
-
-import albumentations
-from albumentations.augmentations.geometric import functional as geometric
-
 Augmentation = Literal["flip", "flip_vertical", "rotate90"]
 
 ClassicalAdaptation = Literal["histogram_matching", "fda", "pixel_distribution"]
 
-AUGMENTATIONS = {
-    "flip": lambda: albumentations.HorizontalFlip(p=0.5),  # left ↔ right
-    "flip_vertical": lambda: albumentations.VerticalFlip(p=0.5),  # for images without an up: satellites, tissue
-    "rotate90": lambda: albumentations.RandomRotate90(p=1.0),  # 0, 90, 180 or 270°; square crops only
-}
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer version
 
 
 def target_shape(shape: tuple[int, int], resize: int | None, crop: tuple[int, int] = (1, 1)) -> tuple[int, int]:
@@ -52,6 +44,8 @@ def resized(image: np.ndarray, shape: tuple[int, int], *, labels: bool = False) 
     """
     if image.shape[:2] == shape:
         return image
+    from albumentations.augmentations.geometric import functional as geometric
+
     shrinks = shape[0] < image.shape[0] or shape[1] < image.shape[1]
     method = cv2.INTER_NEAREST_EXACT if labels else cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     result = geometric.resize(image, shape, method)
@@ -77,7 +71,14 @@ class RandomTransform:
         if "rotate90" in augment and size[0] != size[1]:
             raise DataError(f"data.augment: rotate90 needs square crops, and this stage's are {size[0]}×{size[1]}; "
                             "leave rotate90 away, or make the stage's resolution one number")
-        self.transforms = [albumentations.RandomCrop(*size), *(AUGMENTATIONS[name]() for name in augment)]
+        import albumentations
+
+        augmentations = {
+            "flip": albumentations.HorizontalFlip(p=0.5),  # left ↔ right
+            "flip_vertical": albumentations.VerticalFlip(p=0.5),  # for images without an up: satellites, tissue
+            "rotate90": albumentations.RandomRotate90(p=1.0),  # 0, 90, 180 or 270°; square crops only
+        }
+        self.transforms = [albumentations.RandomCrop(*size), *(augmentations[name] for name in augment)]
         self.compose = albumentations.Compose(self.transforms, additional_targets={"partner": "image"})
 
     def __call__(self, images: Sequence[np.ndarray], key: int) -> list[np.ndarray]:
@@ -98,6 +99,8 @@ def adapted(kind: ClassicalAdaptation, image: np.ndarray, like: np.ndarray, key:
     like = resized(like, image.shape[:2])
     if kind == "pixel_distribution":
         return with_moments_of(image, like)
+
+    import albumentations
 
     if kind == "histogram_matching":
         transform = albumentations.HistogramMatching(blend_ratio=(1.0, 1.0), metadata_key="like", p=1.0)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from translate.metrics.checks import check_pair
 from translate.metrics.features import in_torch_cache, must_be, rgb, torch_cache
@@ -26,6 +25,8 @@ class LPIPS:
 
     def __init__(self, weights: Path, device: torch.device | str = "cpu"):
         """Load AlexNet from the file `weights`. Raises `DataError` where it is another file."""
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity  # slow to import
+
         must_be(weights, ALEXNET_SHA256)
         with torch.random.fork_rng(devices=[]):  # it draws random numbers before it loads weights
             self.network = LearnedPerceptualImagePatchSimilarity(net_type="alex").to(device).eval()

@@ -8,11 +8,6 @@ in `perceptual.py`.
 from __future__ import annotations
 
 from torch import Tensor
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from translate.metrics.checks import check_pair
 
@@ -26,6 +21,8 @@ def score(image: Tensor, truth: Tensor) -> dict[str, float]:
     Left out are SSIM of images with sides below 11 px, MS-SSIM below 176 px, and the gradient error of a flat truth.
     The PSNR of equal images is infinite. Raises `DataError` for values that are not finite or not in [-1, 1].
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # slow to import
+
     image, truth = image.float(), truth.float()
     check_pair(image, truth)
     scores = {
@@ -43,11 +40,15 @@ def score(image: Tensor, truth: Tensor) -> dict[str, float]:
 
 def ssim(image: Tensor, truth: Tensor) -> float:
     """Return the SSIM of a (1, C, H, W) pair with sides of at least `MIN_SIDE_SSIM`."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     return float(structural_similarity_index_measure(*_intensities(image, truth), data_range=1.0))  # type: ignore[arg-type]
 
 
 def ms_ssim(image: Tensor, truth: Tensor) -> float:
     """Return the MS-SSIM of a (1, C, H, W) pair with sides of at least `MIN_SIDE_MS_SSIM`."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     return float(multiscale_structural_similarity_index_measure(*_intensities(image, truth), data_range=1.0))
 
 

@@ -12,7 +12,6 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2, vgg19
 
 from translate.errors import DataError
 from translate.files import sha256
@@ -67,6 +66,8 @@ def vgg19_features(weights: Path | None) -> Features:
 
     `weights` and what is raised: see `frozen_layers`.
     """
+    from torchvision.models import vgg19  # slow to import, and most trainings need no features
+
     layers = frozen_layers(vgg19, weights, VGG19_SHA256)
     return Features(*(layers[first:last] for first, last in ((0, 2), (2, 7), (7, 12), (12, 21), (21, 30))))
 
@@ -82,6 +83,8 @@ def mobilenet_features(weights: Path | None) -> Features:
 
 def mobilenet_layers(weights: Path | None) -> nn.Sequential:
     """Return MobileNetV2 up to its last 1280 features."""
+    from torchvision.models import mobilenet_v2
+
     return frozen_layers(mobilenet_v2, weights, MOBILENET_SHA256)
 
 

@@ -10,7 +10,6 @@ SHA-256 of the weights, and what it was trained on.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from itertools import pairwise
 from pathlib import Path
@@ -19,16 +18,25 @@ from typing import Annotated, Any, Literal
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-import torchvision
 from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from translate import files
-from translate.errors import CheckpointError, UsageError
+from translate.errors import CheckpointError, DocumentError, UsageError
+from translate.foreign import SHA256, Count, Shape, read_json
 from translate.networks.features import ImageNetRange
 from translate.schema import Config
 
 WEIGHTS, RECORD = "task.safetensors", "task.json"
+
+
+class Record(Shape):
+    """What others read of `task.json`."""
+
+    network: dict[str, Any]
+    channels: Count
+    classes: Count
+    sha256: SHA256
 
 
 class TaskConfig(Config, ABC):
@@ -94,14 +102,16 @@ class TorchvisionConfig(TaskConfig):
         """Raises `UsageError` for other images, and where ImageNet weights are asked for and cannot be had."""
         if channels not in (1, 3):
             raise UsageError(f"task network {self.name}: takes images of 1 or 3 channels, not {channels}")
+        from torchvision import models  # slow to import, and no other network needs it
+
+        backbones = {"mobilenet_v3_large": models.MobileNet_V3_Large_Weights, "resnet50": models.ResNet50_Weights}
         weights = "DEFAULT" if self.pretrained else None
         try:
             if self.per_pixel:
-                backbone = weights and _BACKBONES[self.name.split("_", 1)[1]].DEFAULT
-                network = torchvision.models.get_model(self.name, weights=None, weights_backbone=backbone,
-                                                       num_classes=classes)
+                backbone = weights and backbones[self.name.split("_", 1)[1]].DEFAULT
+                network = models.get_model(self.name, weights=None, weights_backbone=backbone, num_classes=classes)
             else:
-                network = torchvision.models.get_model(self.name, weights=weights)
+                network = models.get_model(self.name, weights=weights)
                 network.fc = nn.Linear(network.fc.in_features, classes)
         except OSError as error:  # no network here, and nothing in the cache
             raise UsageError(f"task network {self.name}: its ImageNet weights could not be downloaded ({error}); put "
@@ -109,8 +119,6 @@ class TorchvisionConfig(TaskConfig):
         return FromTorchvision(network)
 
 
-_BACKBONES: dict[str, Any] = {"mobilenet_v3_large": torchvision.models.MobileNet_V3_Large_Weights,
-                              "resnet50": torchvision.models.ResNet50_Weights}
 TaskNetworkConfig = Annotated[CNNConfig | FCNConfig | TorchvisionConfig, Field(discriminator="kind")]
 
 
@@ -160,34 +168,35 @@ def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
 
 
 def save_task(folder: Path, network: nn.Module, config: TaskConfig, channels: int, classes: int) -> dict[str, Any]:
-    """Write a task folder: a trained network and its config; return what its record says. Raises `DiskError`."""
+    """Write a trained network into a task folder, and return the record that is to be written there last, as `RECORD`.
+
+    Raises `DiskError`.
+    """
     with files.as_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
         files.write_bytes(folder / WEIGHTS, safetensors.torch.save(weights))
-        return _write_record(folder, config, channels, classes)
+        return _record(folder, config, channels, classes)
 
 
 def save_shapes(folder: Path, config: TaskConfig, channels: int, classes: int) -> None:
     """Write a task folder without weights: what `load_task` needs of one on the meta device."""
     files.write_bytes(folder / WEIGHTS, b"")
-    _write_record(folder, config, channels, classes)
+    files.write_json(folder / RECORD, _record(folder, config, channels, classes))
 
 
-def _write_record(folder: Path, config: TaskConfig, channels: int, classes: int) -> dict[str, Any]:
-    record = {"network": config.model_dump(mode="json"), "channels": channels, "classes": classes,
-              "sha256": files.sha256(folder / WEIGHTS)}
-    files.write_json(folder / RECORD, record)
-    return record
+def _record(folder: Path, config: TaskConfig, channels: int, classes: int) -> dict[str, Any]:
+    return {"network": config.model_dump(mode="json"), "channels": channels, "classes": classes,
+            "sha256": files.sha256(folder / WEIGHTS)}
 
 
 def read_task(folder: Path) -> dict[str, Any] | None:
     """Return what `task.json` says, where the weights are those that it names; else None."""
     try:
-        record = json.loads((folder / RECORD).read_bytes())
-        return record if files.sha256(folder / WEIGHTS) == record["sha256"] else None
-    except (OSError, ValueError, KeyError):
+        record = read_json(folder / RECORD, Record)
+    except DocumentError:
         return None
+    return record if record and files.checksum(folder / WEIGHTS) == record["sha256"] else None
 
 
 def load_task(folder: Path, channels: int) -> nn.Module:
@@ -197,17 +206,21 @@ def load_task(folder: Path, channels: int) -> nn.Module:
     """
     record = read_task(folder)
     if record is None:
-        raise CheckpointError(f"{folder}: holds no task network, or a damaged one; `translate adapt make RECIPE` "
-                              "trains one (OUT/task)")
+        raise CheckpointError("holds no task network, or a damaged one", folder, "`translate adapt make RECIPE` trains "
+                              "one (OUT/task)")
     if record["channels"] != channels:
-        raise CheckpointError(f"{folder}: its task network is for images with {record['channels']} channels, not "
-                              f"{channels}; train one for these: `translate adapt make RECIPE`")
+        raise CheckpointError(f"its task network is for images with {record['channels']} channels, not {channels}",
+                              folder, "train one for these: `translate adapt make RECIPE`")
 
     # Built as it was, but without downloading ImageNet weights that are replaced at once.
-    config: TaskConfig = TypeAdapter(TaskNetworkConfig).validate_python(
-        record["network"] | ({"pretrained": False} if "pretrained" in record["network"] else {}))
-    with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
-        network = config.build(channels, record["classes"])
-    if not any(parameter.is_meta for parameter in network.parameters()):
-        network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    try:
+        config: TaskConfig = TypeAdapter(TaskNetworkConfig).validate_python(
+            record["network"] | ({"pretrained": False} if "pretrained" in record["network"] else {}))
+        with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
+            network = config.build(channels, record["classes"])
+        if not any(parameter.is_meta for parameter in network.parameters()):
+            network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        what = f"holds no such network as its {RECORD} says: {str(error).splitlines()[0]}"
+        raise CheckpointError(what, folder) from None
     return network.eval().requires_grad_(False)

@@ -10,6 +10,7 @@ import base64
 import datetime
 import functools
 import io
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,8 @@ import jinja2
 from PIL import Image
 
 from translate import files
-from translate.errors import TranslateError, UsageError
+from translate.errors import DocumentError, TranslateError, UsageError
+from translate.foreign import opened
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe
 from translate.report import showcase
@@ -45,7 +47,9 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
     """
     # What the folder knows, and held-out images
     record = read_run(run)
-    shown, index = showcase.read_shown(run)
+    shown, index, faults = showcase.read_shown(run)
+    pictures, bad = grids(run)
+    record.faults.extend([*faults, *bad])
     missing = ""
     if not shown and make:
         try:
@@ -56,7 +60,7 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
 
     page = _templates().get_template("report.html.j2").render(
         run=record, status=record.status, settings=settings(record.recipe), sliders=[slider(each) for each in kept],
-        index=index, missing=missing, left_out=len(shown) - len(kept), grids=grids(run),
+        index=index, missing=missing, left_out=len(shown) - len(kept), grids=pictures,
         two_way="ba" in record.recipe.translator.directions,
         speed=record.curve(record.timed, "images_per_second"),
         memory=record.curve(record.training, "peak_bytes", scale=2**-30), stages=stages(record),
@@ -144,13 +148,18 @@ def stages(record: RunRecord) -> list[dict[str, Any]]:
     return rows
 
 
-def grids(run: Path) -> list[tuple[int, str]]:
-    """Return (images seen, picture) of some sample grids, from the first to the newest."""
-    paths = sorted((run / "samples").glob("*.png"))
+def grids(run: Path) -> tuple[list[tuple[int, str]], list[str]]:
+    """Return (images seen, picture) of some sample grids, from the first to the newest, and which cannot be read."""
+    paths = sorted(path for path in (run / "samples").glob("*.png") if re.fullmatch(r"\d{1,15}", path.stem))
     last = len(paths) - 1
     chosen = sorted({round(step * last / (NUM_GRIDS - 1)) for step in range(NUM_GRIDS)}) if paths else []
-    return [(int(paths[number].stem), data_uri(small_grid(paths[number], paths[number].stat().st_mtime)))
-            for number in chosen]
+    found, faults = [], []
+    for path in (paths[number] for number in chosen):
+        try:
+            found.append((int(path.stem), data_uri(small_grid(path, path.stat().st_mtime))))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, DocumentError) as error:
+            faults.append(f"samples/{path.name}: {error}")
+    return found, faults
 
 
 @functools.lru_cache(maxsize=2 * NUM_GRIDS)
@@ -160,7 +169,7 @@ def small_grid(path: Path, changed: float) -> bytes:
     It is cached, for a training writes its report many times. `changed`, the time the file was written, is there so
     that another grid at that path is not taken for this one.
     """
-    with Image.open(path) as image:
+    with opened(path) as file, Image.open(file) as image:
         picture = image.convert("RGB")
     picture.thumbnail(GRID_SIZE, Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
@@ -181,7 +190,11 @@ def slider(shown: Shown, pair: tuple[str, str] = PAIR) -> dict[str, Any]:
 
 def side_by_side(records: Sequence[RunRecord], names: Sequence[str]) -> list[Shown]:
     """Return the held-out images that all runs have kept: the input, every run's output, the truth."""
-    found = [{each.name: each for each in showcase.read_shown(record.folder)[0]} for record in records]
+    found = []
+    for record in records:
+        shown, _, faults = showcase.read_shown(record.folder)
+        record.faults.extend(faults)
+        found.append({each.name: each for each in shown if {"input", "output"} <= each.pictures.keys()})
     together = []
     for name, first in found[0].items():
         each = [images.get(name) for images in found]

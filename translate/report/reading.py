@@ -6,20 +6,22 @@ import math
 import statistics
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from translate import files
+from pydantic import Field
+
 from translate.cards.cards import find_card, read_record
-from translate.errors import RunError, TranslateError
+from translate.errors import DocumentError, RunError, TranslateError
+from translate.foreign import Count, Lines, Number, Shape, examine_lines, read_json
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
-from translate.recipe import Recipe, load_recipe
+from translate.recipe import Recipe
 from translate.report.charts import Curve, Mark, Ring
-from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS
-from translate.runs.records import EVENTS, METRICS
+from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, MemoryChoice, Status, load_saved
+from translate.runs.records import EVENTS, METRICS, Event, Line
 from translate.runs.release import RELEASE
 
 RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}  # files, and what they are of
@@ -30,7 +32,101 @@ DIAGNOSTICS = {  # what charts of diagnostics are called
     "gradient_generator": "gradient of the generators", "gradient_discriminator": "gradient of the discriminators",
     "diversity": "diversity of the probe's outputs", "error": "error on the probe",
     "saturation": "saturation of the probe's outputs", "change": "change from input to output on the probe"}
+LARGEST_NUMBER = 1e30  # that is drawn
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 SIDES = ("_ab", "_ba", "_a", "_b")  # losses whose names differ in these alone share a chart
+
+
+class BestShape(Shape):
+    """The best checkpoint so far, as an evaluation notes it."""
+
+    images: Count
+    metric: str
+    value: Number
+    num_images: Count
+
+
+class Record(Line):
+    """A line of `metrics.jsonl`; losses and scores stand in it under their own names."""
+
+    stage: Count = 0
+    images_per_second: Annotated[Number, Field(ge=0)] | None = None
+    peak_bytes: Annotated[Number, Field(ge=0)] | None = None
+    num_held_out: Count | None = None
+    decided_by: str | None = None
+    best: BestShape | None = None
+    since_best: Count | None = None
+    seconds: Annotated[Number, Field(ge=0)] | None = None
+    intervals: dict[str, Interval] = Field(default_factory=dict)
+
+
+class ReportedEvent(Event):
+    """A line of `events.jsonl`."""
+
+    stage: Count | None = None
+    plan: str | None = None
+    predicted_bytes: Annotated[Number, Field(ge=0)] | None = None
+    seconds: Annotated[Number, Field(ge=0)] | None = None
+    device: str = ""
+
+
+class Score(Shape):
+    """A value of `results.json`."""
+
+    value: Number | None
+    interval: Interval | None
+
+
+class ScoreRow(Score):
+    """A score of `results.json`, with what it is compared to."""
+
+    title: str
+    better: str
+    floor: Score | None
+    baselines: dict[str, Score]
+
+
+class MadeBy(Shape):
+    """When `results.json` was written."""
+
+    date: str
+
+
+class ResultsShape(Shape):
+    """What `translate evaluate` left, see `translate.evaluation.scoring`."""
+
+    num_images: Count
+    num_reals: Count
+    weights: str | None = None
+    metrics: dict[str, ScoreRow]
+    missing: list[str]
+    made_by: MadeBy
+
+
+@dataclass
+class Faults:
+    """Reads the files of a run, and remembers what it could not read: a page shows the rest, and says so."""
+
+    folder: Path
+    found: list[str] = field(default_factory=list)
+
+    def document(self, name: str, shape: Any) -> dict[str, Any]:
+        """Return a JSON document; empty where there is none that can be read."""
+        try:
+            return read_json(self.folder / name, shape)
+        except DocumentError as error:
+            self.found.append(f"{name}: {error.what}")
+            return {}
+
+    def lines(self, name: str, shape: Any) -> list[dict[str, Any]]:
+        """Return the lines of a JSON-lines file that can be read."""
+        try:
+            lines = examine_lines(self.folder / name, shape)
+        except OSError as error:
+            lines = Lines(fault=error.strerror or str(error))
+        if lines.fault:
+            self.found.append(f"{name}: {lines.fault}")
+        return lines.records
 
 
 @dataclass(frozen=True)
@@ -48,6 +144,7 @@ class RunRecord:
     memory: dict[str, Any]  # the memory plan of each stage, see `translate.runs.folder`
     card: dict[str, Any] | None  # of its data, see `read_card`
     results: dict[str, dict[str, Any]]  # what `translate evaluate` left, by what it is of (see `RESULTS`)
+    faults: list[str]  # what in the folder could not be read, in words
 
     @property
     def name(self) -> str:
@@ -56,7 +153,8 @@ class RunRecord:
     @cached_property
     def best(self) -> dict[str, Any] | None:
         """Return {images, metric, value, num_images} of the best checkpoint; None where no score decided."""
-        return next((record["best"] for record in reversed(self.evaluations) if record.get("best")), None)
+        return next((record["best"] for record in reversed(self.evaluations)
+                     if record.get("best") and record["best"]["metric"] in MEASURES), None)
 
     @cached_property
     def scores(self) -> list[str]:
@@ -69,7 +167,7 @@ class RunRecord:
         """Return how long the training took, as far as its speed is recorded."""
         speeds = [record.get("images_per_second") for record in self.training]
         spans = [(after["images"] - before["images"]) / speed for before, after, speed
-                 in zip(self.training, self.training[1:], speeds[1:], strict=False) if speed]
+                 in zip(self.training, self.training[1:], speeds[1:], strict=False) if speed and speed > 1e-9]
         return sum(spans) * len(self.training) / len(spans) if spans else None
 
     @cached_property
@@ -95,12 +193,12 @@ class RunRecord:
     @cached_property
     def report_seconds(self) -> float:
         """Return how long writing reports has taken, all together."""
-        return sum(event.get("seconds", 0) for event in self.events if event["what"] == "report")
+        return sum(event.get("seconds") or 0 for event in self.events if event["what"] == "report")
 
     @cached_property
     def evaluation_seconds(self) -> float:
         """Return how long evaluations have taken, all together."""
-        return sum(record.get("seconds", 0) for record in self.evaluations)
+        return sum(record.get("seconds") or 0 for record in self.evaluations)
 
     def losses(self) -> dict[str, list[Curve]]:
         """Return the curves of all losses, by the title of their chart."""
@@ -131,7 +229,7 @@ class RunRecord:
 
     def score(self, name: str, series: int = 0) -> Curve:
         """Return the curve of a held-out score, with its intervals."""
-        sides = [record.get("intervals", {}).get(name, (math.nan, math.nan)) for record in self.evaluations
+        sides = [(record.get("intervals") or {}).get(name, (math.nan, math.nan)) for record in self.evaluations
                  if name in record]
         curve = self.curve(self.evaluations, name, series)
         if all(math.isnan(low) for low, _ in sides):
@@ -165,14 +263,27 @@ def read_run(folder: Path) -> RunRecord:
         raise RunError("is a release, which does not know how it was trained", folder, "name the run it is from")
     if not (folder / RECIPE_FILE).is_file():
         raise RunError(f"there is no run here: it holds no {RECIPE_FILE}", folder)
-    recipe = load_recipe(folder / RECIPE_FILE)
-    records = files.read_lines(folder / METRICS)
+    recipe = load_saved(folder)
+    faults = Faults(folder)
+    records = [numbers_of(record) for record in faults.lines(METRICS, Record)]
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]
                                            for kind in ("train", "evaluation", "game", "probe"))
     return RunRecord(
-        folder, recipe, files.read_json(folder / STATUS), training, evaluations, game, probes,
-        files.read_lines(folder / EVENTS), files.read_json(folder / MEMORY), read_card(recipe),
-        {title: found for name, title in RESULTS.items() if (found := files.read_json(folder / name))})
+        folder, recipe, faults.document(STATUS, Status), training, evaluations, game, probes,
+        faults.lines(EVENTS, ReportedEvent), faults.document(MEMORY, dict[str, MemoryChoice]), read_card(recipe),
+        {title: found for name, title in RESULTS.items() if (found := faults.document(name, ResultsShape))},
+        faults.found)
+
+
+def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a line of `metrics.jsonl` with the fields that are known, and those that a curve can be drawn of."""
+    return {name: value if name in Record.model_fields or is_number(value) else None for name, value in record.items()
+            if name in Record.model_fields or value is None or isinstance(value, int | float)}
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value can be drawn."""
+    return value is not None and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
 
 
 def read_card(recipe: Recipe) -> dict[str, Any] | None:

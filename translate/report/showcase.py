@@ -15,18 +15,20 @@ Of a side longer than `MAX_SIDE` the middle is kept.
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from translate import files
+from translate.errors import DocumentError
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
+from translate.foreign import Count, Shape, opened, read_json
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.runs.records import to_rgb
@@ -36,6 +38,7 @@ FOLDER, INDEX = "held_out", "index.json"
 NUM_SHOWN = 4  # held-out images
 MAX_SIDE = 2048  # px
 JPEG_QUALITY = 88
+MAX_PICTURE_BYTES = 3 * MAX_SIDE**2  # a JPEG of that size takes less
 WHAT = ("input", "output", "best", "truth")  # in the order in which a person is offered them
 
 
@@ -88,11 +91,11 @@ class Showcase:
         Returns what went wrong since the last time; empty if nothing did.
         """
         try:
-            index = files.read_json(self.folder / INDEX) | {"images": num_images, "names": self.names}
+            index = read_index(self.folder)[0] | {"images": num_images, "names": self.names}
             if best:
                 index["best"] = num_images
                 for number in self.names:
-                    shutil.copyfile(self._path(number, "output"), self._path(number, "best"))
+                    files.copy(self._path(number, "output"), self._path(number, "best"))
             files.write_json(self.folder / INDEX, index)
         except Exception as error:
             self.fault = self.fault or f"{type(error).__name__}: {error}"
@@ -103,19 +106,55 @@ class Showcase:
         return self.folder / f"{number:06d}-{what}.jpg"
 
 
-def read_shown(run: Path) -> tuple[list[Shown], dict[str, Any]]:
-    """Read what a training has left in its folder: the held-out images, and the index (see the top of this file)."""
+class Index(Shape):
+    """What `index.json` holds."""
+
+    images: Count = 0
+    best: Count | None = None
+    names: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], str] = Field(default_factory=dict)
+
+
+def read_index(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the index of a folder of held-out images, empty where there is none, and what is wrong with it."""
+    try:
+        return read_json(folder / INDEX, Index), []
+    except DocumentError as error:
+        return {}, [f"{FOLDER}/{INDEX}: {error.what}"]
+
+
+def read_shown(run: Path) -> tuple[list[Shown], dict[str, Any], list[str]]:
+    """Read what a training has left in its folder: the held-out images, and the index (see the top of this file).
+
+    Returns in words what of it cannot be read, too.
+    """
     folder = run / FOLDER
-    index = files.read_json(folder / INDEX)
+    index, faults = read_index(folder)
     shown = []
     for number, name in index.get("names", {}).items():
-        paths = {what: folder / f"{int(number):06d}-{what}.jpg" for what in WHAT}
-        pictures = {what: path.read_bytes() for what, path in paths.items() if path.is_file()}
+        pictures = {}
+        for what in WHAT:
+            path = folder / f"{int(number):06d}-{what}.jpg"
+            if path.is_file():
+                try:
+                    pictures[what] = read_picture(path)
+                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                    faults.append(f"{FOLDER}/{path.name}: {error}")
         if pictures.get("best") == pictures.get("output"):  # the newest is the best: once is enough
             pictures.pop("best", None)
         if pictures:
             shown.append(Shown(name, pictures))
-    return shown, index
+    return shown, index, faults
+
+
+def read_picture(path: Path) -> bytes:
+    """Return a JPEG file. Raises `OSError` or `ValueError` where it is none, or larger than any that a training keeps.
+    """
+    with opened(path) as file:
+        content = file.read(MAX_PICTURE_BYTES + 1)
+    if len(content) > MAX_PICTURE_BYTES:
+        raise ValueError(f"more than {MAX_PICTURE_BYTES:,} bytes")
+    Image.open(io.BytesIO(content), formats=["jpeg"]).close()
+    return content
 
 
 def make_shown(run: Path, recipe: Recipe) -> list[Shown]:

@@ -12,24 +12,59 @@ must see the same file system.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from pydantic import Field
 from torch import Tensor
 
 from translate import files
-from translate.errors import CheckpointError, DiskError, is_disk_fault
+from translate.errors import CheckpointError, DiskError, DocumentError, is_disk_fault
+from translate.foreign import Count, Number, Shape, read_json
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
 from translate.translators import Translator
 
 STATE = "state.json"
+
+
+class BestState(Shape):
+    """A `Best`, as a checkpoint holds it."""
+
+    images: Count
+    metric: str
+    value: Number
+    num_images: Count
+
+
+class ProgressState(Shape):
+    """A `Progress`, as a checkpoint holds it."""
+
+    images: Count
+    stage: Count
+    stage_images: Count
+    evaluated: Count = 0
+    best: BestState | None = None
+    since_best: Count = 0
+    rollbacks: Count = 0
+    clear: Count | None = None
+    guard: dict[str, Any] = Field(default_factory=dict)
+
+
+class State(Shape):
+    """What a checkpoint's `state.json` holds."""
+
+    progress: ProgressState
+    groups: dict[str, list[dict[str, Any]]]
+    machine: dict[str, Any]
+    scaler: dict[str, Any] | None
+    num_processes: Count
 
 
 @dataclass(frozen=True)
@@ -84,7 +119,7 @@ class Progress:
 
     def load(self, saved: dict[str, Any]) -> None:
         """Take over what a checkpoint says. What an older version did not write stays as it is."""
-        self.__dict__.update(saved)
+        self.__dict__.update({each.name: saved[each.name] for each in fields(self) if each.name in saved})
         self.best = Best(**saved["best"]) if saved.get("best") else None
 
 
@@ -112,7 +147,7 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             for stale in folder.glob(f"{files.TEMPORARY}*"):
-                shutil.rmtree(stale, ignore_errors=True)
+                files.remove_folder(stale)
             building.mkdir()
         accelerator.wait_for_everyone()
 
@@ -142,7 +177,11 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
     The networks must have the shape of its stage already (`read_progress`, `Translator.enter`). Raises
     `CheckpointError` for another number of processes or other networks.
     """
-    state = json.loads((path / STATE).read_text())
+    with _as_checkpoint_errors(path):
+        return _restore(path, read_json(path / STATE, State), run)
+
+
+def _restore(path: Path, state: dict[str, Any], run: RunState) -> list[str]:
     processes = run.accelerator.num_processes
     if state["num_processes"] != processes:
         raise CheckpointError(f"was written by {state['num_processes']} processes, and now there are {processes}", path,
@@ -157,7 +196,7 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
     # This process's image pools, their slots in the order of their numbers
     rank = run.accelerator.process_index
     own = read_tensors(path / f"rank{rank}.safetensors")
-    pool_random = json.loads((path / f"rank{rank}.json").read_text())
+    pool_random = read_json(path / f"rank{rank}.json", dict[str, list[Any]])
     for name, pool in run.translator.pools.items():
         slots = sorted((key for key in own if key.startswith(f"{name}.")), key=lambda key: int(key.split(".")[1]))
         pool.load([own[key] for key in slots], pool_random[name])
@@ -174,8 +213,24 @@ def restore_checkpoint(path: Path, run: RunState) -> list[str]:
 def read_progress(path: Path) -> Progress:
     """Read where the run of a verified checkpoint stood."""
     progress = Progress()
-    progress.load(json.loads((path / STATE).read_text())["progress"])
+    with _as_checkpoint_errors(path):
+        progress.load(read_json(path / STATE, State)["progress"])
     return progress
+
+
+@contextmanager
+def _as_checkpoint_errors(path: Path) -> Iterator[None]:
+    """Raise what a checkpoint's content makes the block raise as `CheckpointError`.
+
+    Its manifest tells that nothing has changed since it was sealed, and not that this version has sealed it.
+    """
+    try:
+        yield
+    except DocumentError as error:
+        raise CheckpointError(error.what, error.path) from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = f"does not hold the state of such a run ({type(error).__name__}: {error})"
+        raise CheckpointError(what, path) from None
 
 
 def read_networks(path: Path, translator: Translator) -> None:
@@ -302,7 +357,7 @@ def _rotate(folder: Path, newest: Path, keep: int, progress: Progress) -> None:
     if progress.clear is not None:
         for healthy in [path for path in whole if int(path.name) <= progress.clear][-1:]:
             kept.append(healthy)
-            with suppress(OSError, ValueError, KeyError):
+            with suppress(CheckpointError):
                 if (best := read_progress(healthy).best) is not None:
                     kept.append(checkpoint_at(folder, best.images))
 

@@ -11,17 +11,50 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from pydantic import Field
 
 from translate import files
-from translate.errors import RunError
-from translate.networks.memory import Plan
+from translate.errors import DocumentError, RunError
+from translate.foreign import Count, Shape, read_json
+from translate.networks.memory import Plan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
 
 RECIPE_FILE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
 BEFORE_TRAINING = {RECIPE_FILE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}
+
+
+class Status(Shape):
+    """What others read of `status.json`."""
+
+    state: str
+    message: str = ""
+    images: Count
+    of: Count
+
+
+class Asked(Shape):
+    """What a memory plan was chosen by."""
+
+    memory: str | dict[str, Any]
+    card: str | None
+
+
+class MemoryChoice(Shape):
+    """The memory plan of a stage, and what it was chosen by."""
+
+    asked: Asked
+    plan: PlanName
+    strips: Annotated[int, Field(ge=2, le=1000)] | None
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """Return how the run in a folder goes; empty where it does not say. Raises `DocumentError`."""
+    return read_json(run / STATUS, Status)
 
 
 class RunFolder:
@@ -39,16 +72,19 @@ class RunFolder:
 
         With `resume`: where it holds no run, or the run of another recipe.
         """
-        saved = self.path / RECIPE_FILE
         if resume:
-            if not saved.is_file():
-                raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
-            refuse_changes(load_recipe(saved), recipe, self.path)
+            refuse_changes(self.saved_recipe(), recipe, self.path)
         elif self.path.exists() and not self.path.is_dir():
             raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
         elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
             raise RunError("holds files already and is not overwritten", self.path,
                            "continue it with --resume, or name another folder with --run")
+
+    def saved_recipe(self) -> Recipe:
+        """Return the recipe that the run was begun with. Raises `RunError` where there is none."""
+        if not (self.path / RECIPE_FILE).is_file():
+            raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
+        return load_saved(self.path)
 
     def claim(self, recipe: Recipe) -> None:
         """Make the folder, keep other processes out until `leave`, and save the resolved recipe.
@@ -57,7 +93,7 @@ class RunFolder:
         """
         with files.as_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / LOCK).open("wb")
+            self._lock = files.appending(self.path / LOCK)
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -72,7 +108,10 @@ class RunFolder:
 
     def memory_choices(self) -> dict[str, Any]:
         """Return what `memory.json` holds; empty before the first stage."""
-        return files.read_json(self.path / MEMORY)
+        try:
+            return read_json(self.path / MEMORY, dict[str, MemoryChoice])
+        except DocumentError:  # plans are equal in what they compute: others are chosen
+            return {}
 
     def remember_memory(self, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
         """Note the memory plan of stage `number` for a later resume.
@@ -91,6 +130,26 @@ class RunFolder:
             self._lock.close()
 
 
+def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read the recipe that a run or a release holds. Raises `RecipeError`."""
+    return as_written(load_recipe(folder / RECIPE_FILE, overrides))
+
+
+def as_written(saved: Recipe) -> Recipe:
+    """Return what a recipe meant that a training has saved: what it does not say, its version did in its own way.
+
+    Before a recipe could say who is trained first in a step, generators were, whatever the translator.
+    """
+    written = "first" in saved.translator.pace.model_fields_set
+    return saved if written or saved.translator.first == "generator" else saved.with_first("generator")
+
+
+def continued(saved: Recipe, recipe: Recipe) -> Recipe:
+    """Return what `recipe` means to a run that was begun with `saved`: what it leaves open stays as it was."""
+    is_open = recipe.translator.pace.first is None and recipe.translator.first != saved.translator.first
+    return recipe.with_first(saved.translator.first) if is_open else recipe
+
+
 def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:
     """Raise `RunError` listing what differs, unless a resume with the new recipe goes on with the same training.
 
@@ -99,8 +158,10 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     `translate train`.
     """
     # What changes no result
+    recipe = continued(saved, recipe)
     old, new = saved.dump(), recipe.dump()
-    for document in (old, new):
+    for document, each in ((old, saved), (new, recipe)):
+        document["translator"]["pace"]["first"] = each.translator.first
         for field in Recipe.may_change:
             document.pop(field)
         for stage in document["stages"]:

@@ -6,18 +6,25 @@ that was not finished has none. Nothing in such a folder can run code: it holds 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
 from translate import files
-from translate.errors import CheckpointError
+from translate.errors import CheckpointError, DocumentError
+from translate.foreign import SHA256, Count, Shape, read_json
 
 MANIFEST = "MANIFEST.json"
+READ = (".safetensors", ".json", ".yaml")  # what is read from such a folder, and must therefore be in its manifest
+
+
+class Sealed(Shape):
+    """What a manifest says of a file."""
+
+    size: Count
+    sha256: SHA256
 
 
 def seal(folder: Path) -> None:
@@ -30,7 +37,14 @@ def seal(folder: Path) -> None:
 def verify(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint or a release; None when its manifest matches every file."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        if not (folder / MANIFEST).exists():
+            return f"there is no {MANIFEST}: it was not finished"
+        manifest = read_json(folder / MANIFEST, dict[str, Sealed])
+        for path in sorted(folder.iterdir()):
+            if path.suffix in READ and path.name not in manifest and path.name != MANIFEST:
+                return f"{path.name} is not in the {MANIFEST}"
+        if not any(name.endswith(READ) for name in manifest):
+            return f"{MANIFEST} names no file of it"
         for name, entry in manifest.items():
             file = folder / name
             if Path(name).name != name:
@@ -41,10 +55,10 @@ def verify(folder: Path) -> str | None:
                 return f"{name} has {file.stat().st_size:,} bytes, not {entry['size']:,}"
             if files.sha256(file) != entry["sha256"]:
                 return f"{name} does not have the checksum it was written with"
-    except FileNotFoundError:
-        return f"there is no {MANIFEST}: it was not finished"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read: {error}"
+    except DocumentError as error:
+        return f"{MANIFEST} cannot be read: {error.what}"
+    except OSError as error:
+        return f"cannot be read: {error}"
     return None
 
 

@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from PIL import Image
@@ -32,11 +31,28 @@ from torch import Tensor
 
 from translate import files
 from translate.errors import MissingExtra
+from translate.foreign import Count, Shape, read_lines
 from translate.networks.eval_mode import evaluating
 from translate.recipe import Recipe
 from translate.translators import Direction, Translator
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+
+
+class Line(Shape):
+    """What every line of `metrics.jsonl` has."""
+
+    images: Count
+    kind: str
+
+
+class Event(Shape):
+    """What every line of `events.jsonl` has."""
+
+    time: str
+    images: Count
+    what: str
+    message: str
 
 
 class Tracker:
@@ -77,7 +93,7 @@ class Tracker:
         """Remove the metrics of more than `num_images`, as the training repeats those images."""
         path = self.folder / METRICS
         if self.accelerator.is_main_process and path.exists():
-            kept = [record for record in files.read_lines(path) if record["images"] <= num_images]
+            kept = [record for record in read_lines(path, Line) if record["images"] <= num_images]
             with files.as_disk_errors(path):
                 files.write_bytes(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
@@ -105,7 +121,9 @@ class Tracker:
     def picture(self, num_images: int, grid: Tensor) -> Path:
         """Save a (3, H, W) grid in [-1, 1] as `samples/<images>.png`, and return that path."""
         path = self.folder / "samples" / f"{num_images:012d}.png"
-        image = torchvision.transforms.functional.to_pil_image(grid.add(1).div(2).clamp(0, 1))
+        from torchvision.transforms.functional import to_pil_image  # slow to import
+
+        image = to_pil_image(grid.add(1).div(2).clamp(0, 1))
         encoded = io.BytesIO()
         image.save(encoded, format="png")
         with files.as_disk_errors(path):
@@ -144,7 +162,9 @@ def sample_grid(translator: Translator, a: Tensor, b: Tensor, device: torch.devi
     if "ba" in translator.directions:
         columns.append(to_rgb(_translate(translator, "ba", b, device), labels))
     rows = torch.stack(columns, dim=1).flatten(0, 1)
-    return torchvision.utils.make_grid(rows, nrow=len(columns), padding=2, pad_value=1.0)
+    from torchvision.utils import make_grid
+
+    return make_grid(rows, nrow=len(columns), padding=2, pad_value=1.0)
 
 
 def to_rgb(images: Tensor, labels: bool = False) -> Tensor:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from translate import files
 from translate.data.labels import Labelling
-from translate.errors import CheckpointError, DiskError, UsageError
+from translate.errors import CheckpointError, DiskError, DocumentError, UsageError
+from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
 from translate.recipe import Recipe, Stage, load_recipe
@@ -28,6 +32,15 @@ from translate.runs.manifest import read_network, seal, verify, write_network
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"
+
+
+class About(Shape):
+    """What others read of `release.json`."""
+
+    directions: list[Direction]
+    diptych: Annotated[str, Field(pattern=r"^\d{1,9}\.\d{1,9}")] = "0.0"
+    stage: Count = 0
+    stage_images: Count = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,7 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
         weights, fault = path, verify(path)
         if fault is not None:
             raise CheckpointError(f"this release is damaged: {fault}", path)
+        _refuse_other_versions(path)
     elif (path / RECIPE_FILE).is_file():
         newest, refused = newest_checkpoint(path / "checkpoints")
         if newest is None:
@@ -72,6 +86,27 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
         raise UsageError("neither a run nor a release: it holds no recipe.yaml", path)
     release = _read(load_recipe(path / RECIPE_FILE), weights, direction)
     return replace(release, refused=tuple(refused))
+
+
+def _refuse_other_versions(release: Path) -> None:
+    """Raise `CheckpointError` for a release that this version cannot be right about, as it says what it is not."""
+    try:
+        about = read_json(release / RELEASE, About)
+    except DocumentError as error:
+        raise CheckpointError(error.what, error.path) from None
+    written, here = about.get("diptych", "0.0"), version("diptych")
+    if _major_and_minor(written) > _major_and_minor(here):
+        raise CheckpointError(f"was written by Diptych {written}, and this is {here}", release, "update it: an older "
+                              "version may translate otherwise")
+    held = [direction for direction in ("ab", "ba") if (release / f"generator_{direction}.safetensors").is_file()]
+    if sorted(about["directions"]) != held:
+        raise CheckpointError(f"{RELEASE} names the directions {', '.join(about['directions']) or 'none'}, and there "
+                              f"are weights of {', '.join(held) or 'none'}", release)
+
+
+def _major_and_minor(text: str) -> tuple[int, int]:
+    major, minor = re.match(r"(\d{1,9})\.(\d{1,9})", text).groups()  # type: ignore[union-attr]
+    return int(major), int(minor)
 
 
 def _best_weights(run: Path) -> Path:
@@ -94,7 +129,7 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
     building = folder.with_name(f"{files.TEMPORARY}{folder.name}")
     try:
         # The generators, in a fresh folder of a temporary name
-        shutil.rmtree(building, ignore_errors=True)
+        files.remove_folder(building)
         building.mkdir(parents=True)
         for direction in translator.directions:
             write_network(building, f"generator_{direction}", translator.generator(direction))
@@ -147,12 +182,15 @@ def _progress(weights: Path) -> Progress:
     """Return how far a checkpoint or a release was trained."""
     if not (weights / RELEASE).is_file():
         return read_progress(weights)
-    about = json.loads((weights / RELEASE).read_text())
+    about = read_json(weights / RELEASE, About)
     return Progress(stage=about.get("stage", 0), stage_images=about.get("stage_images", 0))
 
 
 def _stage(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
     """Return the stage that a network was trained in last, and the share of its newest level that had faded in."""
+    if progress.stage >= len(recipe.stages) or progress.stage_images > recipe.stages[progress.stage].images:
+        raise CheckpointError(f"these weights are of image {progress.stage_images:,} of stage {progress.stage + 1}, "
+                              f"which its {RECIPE_FILE} does not have", recipe.name)
     stage = recipe.stages[progress.stage]
     return stage, progress.stage_images / stage.images if stage.fade else 1.0
 

@@ -33,7 +33,7 @@ from translate.runs.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from translate.runs.folder import RunFolder
+from translate.runs.folder import RunFolder, continued
 from translate.runs.manifest import verify
 from translate.runs.release import write_release
 from translate.signals import StopRequest, minding_signals
@@ -69,6 +69,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     # Checked before the folder is made: the recipe, its data, and the memory of every stage, also the last.
     accelerator = make_accelerator(recipe, folder)
     home = RunFolder(folder)
+    if resume:
+        recipe = continued(home.saved_recipe(), recipe)
     if accelerator.is_main_process:
         home.check(recipe, resume)
     accelerator.wait_for_everyone()

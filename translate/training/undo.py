@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import nn
 
 from translate.translators import Translator
 
@@ -31,3 +35,15 @@ class BeforePhase:
         torch.set_rng_state(self.random)
         if self.random_cuda is not None:
             torch.cuda.set_rng_state(self.random_cuda, self.device)
+
+
+@contextmanager
+def leaving_no_trace(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Restore after the block what forward passes in it advance: running statistics, the vectors of a spectral norm."""
+    held = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in held:
+                buffer.copy_(value)

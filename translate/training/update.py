@@ -36,7 +36,7 @@ from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
 from translate.training import draws
 from translate.training.processes import in_any_process
-from translate.training.undo import BeforePhase
+from translate.training.undo import BeforePhase, leaving_no_trace
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 
@@ -230,6 +230,10 @@ class Update:
         """Return `generator(real)` in at least float32, without a graph."""
         with self.without_graph():
             return at_least_float32(generator(real))
+
+    def previewing(self, generators: dict[str, nn.Module]) -> AbstractContextManager[object]:
+        """Make fakes within the block that a later phase makes again: these passes leave no trace in the buffers."""
+        return leaving_no_trace(generators.values())
 
     def record(self, name: str, value: Tensor) -> None:
         """Record a loss, a mean over the micro-batch: it is logged, and a step is left out where it is not finite."""

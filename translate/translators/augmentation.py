@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from kornia.geometry.transform import translate
 from torch import Tensor
 
 DiffAugmentation = Literal["color", "translation", "cutout"]
@@ -36,6 +35,8 @@ def moved(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
     Each draw is (N,) in [0, 1).
     """
+    from kornia.geometry.transform import translate  # slow to import
+
     height, width = images.shape[2:]
     shift = torch.stack([(right * 2 - 1) * (width / 8), (down * 2 - 1) * (height / 8)], dim=1)
     return translate(images, shift.round().to(images.dtype), mode="nearest")

@@ -13,7 +13,7 @@ from translate.losses import Objective, Penalty
 from translate.networks import DiscriminatorConfig, GeneratorConfig
 from translate.schema import Config
 from translate.translators.augmentation import DiffAugmentation
-from translate.translators.stabilisers import InstanceNoise, Pace
+from translate.translators.stabilisers import InstanceNoise, Pace, Side
 
 Direction = Literal["ab", "ba"]
 
@@ -45,6 +45,7 @@ class BaseTranslatorConfig(Config):
     needs_pairs: ClassVar[bool]
     needs_equal_channels: ClassVar[str | None] = None  # why its images of A and B need as many; None: they need not
     grows: ClassVar[bool] = False  # whether its networks may gain outer levels
+    published_first: ClassVar[Side] = "generator"  # whom the authors' code trains first in a step
     stays_consistent: ClassVar[bool] = False  # whether it has `semantic`, the loss that `adapt.semantic` switches on
 
     kind: str
@@ -58,6 +59,11 @@ class BaseTranslatorConfig(Config):
     noise: InstanceNoise | None = None  # on what the discriminators see; null: none
     pace: Pace = Pace()
     ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
+
+    @property
+    def first(self) -> Side:
+        """Who is trained first in a step."""
+        return self.pace.first or self.published_first
 
     def problems(self, data: DataPart) -> Iterator[Mistake]:
         """Name what of this translator does not go together, or not with the data of its recipe.

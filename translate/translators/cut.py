@@ -18,6 +18,7 @@ from translate.losses import LeastSquares, Objective, patch_nce
 from translate.networks import DiscriminatorConfig, EncodingConfig, PatchGANConfig, ProjectionHeads, ResNetConfig
 from translate.schema import Config
 from translate.translators.config import BaseTranslatorConfig, Direction
+from translate.translators.stabilisers import Side
 from translate.translators.translator import StepTools, Translator
 
 
@@ -46,6 +47,7 @@ class CUTConfig(BaseTranslatorConfig):
     flip_equivariance: bool = False  # half of the images are translated mirrored: features must be mirrored too
 
     directions: ClassVar[tuple[Direction, ...]] = ("ab",)
+    published_first: ClassVar[Side] = "discriminator"
     needs_pairs: ClassVar[bool] = False
     needs_equal_channels: ClassVar[str | None] = "compares input and output by one encoder"
 
@@ -75,7 +77,7 @@ class CUT(Translator):
         """Fool the discriminator, and keep every patch like its own (eq. 5); return the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
-            flipped = update.uniform("flip") < 0.5 if self.flip_equivariance else None
+            flipped = self.flipped(update)
             with update.fake(self.generator_ab, mirrored(a, flipped)) as fake:
                 fooled = self.fool(update, self.discriminator("b"), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
@@ -90,8 +92,12 @@ class CUT(Translator):
     def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell real images of B from fakes (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
-            fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
+            fake = fakes[number] if fakes else update.translated(self.generator_ab, mirrored(a, self.flipped(update)))
             self.tell_apart(update, self.discriminator("b"), b, fake)
+
+    def flipped(self, update: StepTools) -> Tensor | None:
+        """Return which samples (N,) of the micro-batch are translated mirrored; None: none ever."""
+        return update.uniform("flip") < 0.5 if self.flip_equivariance else None
 
     def patch_nce_loss(self, update: StepTools, name: str, real: Tensor, fake: Tensor,
                        flipped: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANCon
 from translate.networks.discriminators import Discriminator
 from translate.schema import Config
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction, perceptual_problems
+from translate.translators.stabilisers import Side
 from translate.translators.translator import StepTools, Translator
 
 
@@ -38,6 +39,7 @@ class Pix2PixConfig(BaseTranslatorConfig):
 
     directions: ClassVar[tuple[Direction, ...]] = ("ab",)
     grows: ClassVar[bool] = True
+    published_first: ClassVar[Side] = "discriminator"
     needs_pairs: ClassVar[bool] = True
 
     def problems(self, data: DataPart) -> Iterator[Mistake]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from translate.schema import Config
+
+Side = Literal["generator", "discriminator"]  # of the game
 
 
 class InstanceNoise(Config):
@@ -22,11 +26,13 @@ class InstanceNoise(Config):
 
 
 class Pace(Config):
-    """How often each side of the game is trained."""
+    """How often each side of the game is trained, and which of them first in a step."""
 
     generator: int = Field(1, ge=1)  # every so many steps; 5 gives a critic five steps to one (Arjovsky et al. 2017)
     discriminator: int = Field(1, ge=1)  # every so many steps; 2 holds back one that wins
     warmup: int = Field(0, ge=0)  # images of the run in which the discriminators are trained alone
+    # who moves first in a step; the other plays against what it has become. null: as the authors' code has it
+    first: Side | None = None
 
     @model_validator(mode="after")
     def _somebody_moves(self) -> Pace:

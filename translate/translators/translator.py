@@ -33,6 +33,7 @@ class StepTools(Protocol):
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]: ...
     def fake(self, generator: nn.Module, real: Tensor) -> AbstractContextManager[Tensor]: ...
     def translated(self, generator: nn.Module, real: Tensor) -> Tensor: ...
+    def previewing(self, generators: dict[str, nn.Module]) -> AbstractContextManager[object]: ...
     def backward(self, name: str, loss: Tensor, times: int = 1) -> None: ...
     def regularise(self, name: str, loss: Tensor) -> None: ...
     def penalise(self, penalty: Penalty, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None: ...
@@ -63,7 +64,7 @@ class Translator(ABC):
         """Take the networks by name. `beside` are trained with the generators, and nobody translates with them."""
         self.directions = config.directions
         self.objective, self.penalty, self.orthogonal = config.objective, config.penalty, config.orthogonal
-        self.augment, self.noise, self.pace = config.augment, config.noise, config.pace
+        self.augment, self.noise, self.pace, self.first = config.augment, config.noise, config.pace, config.first
         self.generators = generators
         self.phases = {"generator": generators | (beside or {}), "discriminator": discriminators}
         self.pools = pools
@@ -87,13 +88,21 @@ class Translator(ABC):
         return self.networks | {f"ema_{name}": network for name, network in self.ema_generators.items()}
 
     def step(self, batch: Batch, update: StepTools) -> None:
-        """Train on one batch: the generators, then the discriminators, where it is their turn."""
+        """Train on one batch: the generators and the discriminators, where it is their turn, in the order of `first`.
+
+        Discriminators that move first see the fakes that the generators are about to be trained by.
+        """
         pace, fakes = self.pace, None
-        if update.images >= pace.warmup and update.number % pace.generator == 0:
+        generators = update.images >= pace.warmup and update.number % pace.generator == 0
+        discriminators = update.images < pace.warmup or update.number % pace.discriminator == 0
+        if discriminators and generators and self.first == "discriminator":
+            with update.previewing(self.generators):
+                self.improve_discriminators(batch, None, update)
+            discriminators = False
+        if generators:
             fakes = update.phase("generator", self.improve_generators, batch)
-        if update.images < pace.warmup or update.number % pace.discriminator == 0:
-            update.phase("discriminator", self.train_discriminators, batch, fakes)
-            update.losses |= self.objective.after_step(self.phases["discriminator"], update.mean)
+        if discriminators:
+            self.improve_discriminators(batch, fakes, update)
 
     def improve_generators(self, batch: Batch, update: StepTools) -> list[Any]:
         """Backpropagate the generators' losses and the regularisation of their filters; return the fakes."""
@@ -103,6 +112,11 @@ class Translator(ABC):
                 apart = torch.stack([non_orthogonality(network) for network in self.generators.values()]).sum()
                 update.regularise("orthogonal", self.orthogonal * apart)
         return fakes
+
+    def improve_discriminators(self, batch: Batch, fakes: list[Any] | None, update: StepTools) -> None:
+        """Train the discriminators; then the objective moves what it keeps of the game."""
+        update.phase("discriminator", self.train_discriminators, batch, fakes)
+        update.losses |= self.objective.after_step(self.phases["discriminator"], update.mean)
 
     @abstractmethod
     def train_generators(self, batch: Batch, update: StepTools) -> list[Any]:

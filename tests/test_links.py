@@ -1,0 +1,113 @@
+"""Nothing is written through a link that lies in a run or output folder: whoever may write there would otherwise choose
+which of the user's files is emptied or added to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from translate import files
+from translate.errors import DiskError
+from translate.recipe import load_recipe
+from translate.report import write_report
+from translate.report.showcase import Showcase
+from translate.runs.folder import RunFolder
+
+EARLIER = Path(__file__).parent / "data" / "run-b2bf1ce"
+PRECIOUS = b"ten years of work"
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Path:
+    path = tmp_path / "precious"
+    path.write_bytes(PRECIOUS)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EARLIER / "run", tmp_path / "run"))
+
+
+@pytest.mark.parametrize("lead", ["a link", "a link to nowhere", "a pipe", "a folder"])
+def test_lines_are_added_to_a_plain_file_alone(lead: str, precious: Path, tmp_path: Path) -> None:
+    """A link called events.jsonl, metrics.jsonl or .translate-ledger.jsonl had the lines added to what it leads to."""
+    path, nowhere = tmp_path / "events.jsonl", tmp_path / "nowhere"
+    {"a link": lambda: path.symlink_to(precious), "a link to nowhere": lambda: path.symlink_to(nowhere),
+     "a pipe": lambda: os.mkfifo(path), "a folder": path.mkdir}[lead]()
+    with pytest.raises(OSError, match="link" if "link" in lead else "plain|directory"):
+        files.append_line(path, {"what": "started"})
+    assert precious.read_bytes() == PRECIOUS and not nowhere.exists()
+
+
+def test_a_lock_that_is_a_link_empties_nothing(run: Path, precious: Path) -> None:
+    """`.lock -> precious` was emptied by the start of a training."""
+    (run / ".lock").unlink(missing_ok=True)
+    (run / ".lock").symlink_to(precious)
+    recipe = load_recipe(run / "recipe.yaml")
+    with pytest.raises(DiskError, match="is a link, which is not written through; remove it"):
+        RunFolder(run).claim(recipe)
+    assert precious.read_bytes() == PRECIOUS
+    (run / ".lock").unlink()
+    (run / ".lock").write_bytes(b"")
+    folder = RunFolder(run)
+    folder.claim(recipe)
+    folder.leave()
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "bytes": lambda path: files.write_bytes(path, b"new"), "json": lambda path: files.write_json(path, {}),
+    "copy": lambda path: files.copy(Path(__file__), path)}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_that_is_replaced_replaces_a_link_at_its_name_and_at_its_temporary_one(writer: str, precious: Path,
+                                                                                    tmp_path: Path) -> None:
+    """The temporary name can be foretold: a link that waited there was written through."""
+    path = tmp_path / "status.json"
+    path.symlink_to(precious)
+    path.with_name(f"{files.temporary_start(path)}{os.getpid()}").symlink_to(precious)
+    WRITERS[writer](path)
+    assert precious.read_bytes() == PRECIOUS and not path.is_symlink() and path.read_bytes() != PRECIOUS
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["precious", "status.json"]
+
+
+def test_a_report_and_its_pictures_go_through_no_link(run: Path, precious: Path, toy_pairs: Path) -> None:
+    """The picture of the best checkpoint was copied through a link in its place."""
+    from tests.runs import pix2pix_recipe
+    from translate.evaluation.heldout import HeldOut
+
+    (run / "report.html").symlink_to(precious)
+    for path in (run / "held_out").iterdir():
+        path.unlink()
+        path.symlink_to(precious)
+    write_report(run)
+    showcase = Showcase(run, HeldOut(pix2pix_recipe(toy_pairs), toy_pairs))
+    image = torch.zeros(3, 8, 8)
+    for number in showcase.names:
+        showcase.keep(number, image, image, image)
+    assert showcase.note(4, best=True) == ""
+    assert precious.read_bytes() == PRECIOUS
+    assert not (run / "report.html").is_symlink() and not (run / "held_out" / "000000-best.jpg").is_symlink()
+
+
+def test_a_folder_that_is_exchanged_takes_the_place_of_a_link_and_leaves_what_it_leads_to(tmp_path: Path) -> None:
+    """A release that is a link to a folder elsewhere: the second one could not be written for what the first had left.
+    """
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "weights").write_bytes(PRECIOUS)
+    (tmp_path / "release").symlink_to(elsewhere)
+    for number in (1, 2):
+        building = tmp_path / ".tmp-release"
+        building.mkdir()
+        (building / str(number)).touch()
+        files.exchange_folder(building, tmp_path / "release")
+        assert [path.name for path in (tmp_path / "release").iterdir()] == [str(number)]
+    assert (elsewhere / "weights").read_bytes() == PRECIOUS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "release"]

@@ -10,24 +10,25 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from translate import files
 from translate.convert.jobs import FileFormat, Job
+from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
-from translate.convert.translating import Translating
+from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
+from translate.convert.pools import decoder_pool, prefetch, thread_pool
+from translate.convert.translating import Translating, Way
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault
 from translate.images import decoder_process, row_readers
-from translate.images.decoder_process import Answer, DecoderProcess, NoDecoder, Request
+from translate.images.decoder_process import Answer, NoDecoder, Request
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
 from translate.images.reading import change_bits, fit
@@ -35,9 +36,8 @@ from translate.images.sinks import ArraySink, writing_pages
 from translate.images.tensors import to_array
 from translate.images.writing import write_image
 from translate.precision import is_out_of_memory
+from translate.sizes import format_bytes
 
-T = TypeVar("T")
-R = TypeVar("R")
 OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
 
 
@@ -57,7 +57,7 @@ class Options:
 class Input:
     """A file that has been read, and what its output will be made from.
 
-    picture   None where the file is also to be read by rows
+    picture   None where the file is to be read when it is its turn, and alone: pages, and what is large
     image     what the generator is shown of the picture, (C, H, W); None where it is to be translated by rows
     """
 
@@ -71,7 +71,9 @@ class Converter:
     """Translates files with one generator under one set of options."""
 
     def __init__(self, translating: Translating, ledger: Ledger, options: Options):
-        self.translating, self.ledger, self.options = translating, ledger, options
+        self.share = MemoryShare.of(options.workers)
+        self.translating = replace(translating, room=self.share.for_one)
+        self.ledger, self.options = ledger, options
         self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
         self.salt = json.dumps([translating.release.fingerprint, translating.precision, options.format,
                                 options.quality, OUTPUT_VERSION])
@@ -92,8 +94,13 @@ class Converter:
                 if stop:
                     break
 
+                # What is read only now is alone in memory, but for small images that are read ahead.
+                now = reading.result()
+                while entries and isinstance(now, Input) and now.picture is None:
+                    yield entries.popleft().result()
+
                 # Translate it, and tell of the files that have been written meanwhile.
-                entries.append(self._translate(reading.result(), writers))
+                entries.append(self._translate(now, writers))
                 while entries and (entries[0].done() or len(entries) > workers + 1):
                     yield entries.popleft().result()
             while entries:
@@ -110,10 +117,9 @@ class Converter:
                 whose = " and is not from a conversion into this folder" if self.ledger.path else ""
                 raise ImageError(job.output, "write", f"{job.output} exists{whose}; remove it, or use --overwrite")
 
-            # Within a memory, images are translated by rows; label maps always whole.
-            labels = self.translating.release.labels
-            by_rows = self.translating.memory is not None and labels is None
-            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows))
+            # Within a memory, images are translated by rows. What is large waits for its turn.
+            by_rows = self.translating.memory is not None and self.translating.release.labels is None
+            answer = read(self._request(job, known, by_rows, self.share.for_each))
 
             # Pages of a TIFF are opened when it is their turn; a picture is made ready for the generator now.
             if answer.num_pages:
@@ -128,6 +134,11 @@ class Converter:
         except Exception as error:
             return failure(job, error)
 
+    def _request(self, job: Job, known: str | None, by_rows: bool, max_bytes: float) -> Request:
+        later = pixel_bytes(self.image_in, self.translating.num_planes, self.image_out)
+        return Request(job.source, self.options.max_pixels, self.salt, known, self.translating.release.labels, by_rows,
+                       max_bytes, later)
+
     def _translate(self, read: Input | Entry, writers: Executor) -> Future[Entry]:
         """Translate what has been read, and give it to the writers."""
         if isinstance(read, Entry):
@@ -137,55 +148,99 @@ class Converter:
                 return writers.submit(self.record, self._foretell(read))
             if read.picture is None:
                 return writers.submit(self.record, self._translate_pages(read))
+            way = self.translating.way(*read.picture.pixels.shape[:2])
             if read.image is None:
-                made: Tensor | np.ndarray = self._by_rows(Page.of_picture(read.picture, self.image_in))
+                made: Tensor | np.ndarray = self._by_rows(Page.of_picture(read.picture, self.image_in), way)
             else:
-                made = self.translating.translate(read.image, read.job.source)
+                made = self.translating.translate(read.image, read.job.source, way)
         except (DiskError, NoDecoder):
             raise
         except Exception as error:  # the next file may well be fine, and the entry says what this one did
             return writers.submit(self.record, failure(read.job, error))
-        return writers.submit(self.write, read, read.picture, made)
+        return writers.submit(self.write, read, read.picture, made, way.reason)
 
     def _foretell(self, read: Input) -> Entry:
         """Say what would become of a file. Pages to be read by rows are opened: so far only their number is known."""
         if read.picture is None:
-            with self._pages(read.job):
-                pass
+            with self._pages(read.job) as pages:
+                for page in pages:
+                    self._way(read.job, page, pages)
+        else:
+            self.translating.way(*read.picture.pixels.shape[:2])
         return Entry(read.job.name, "todo", read.job.output_name, read.key)
 
     @contextmanager
-    def _pages(self, job: Job) -> Iterator[list[Page]]:
-        """Open the pages of a TIFF. Raises `ImageError`, also where its output cannot hold them, and `NoDecoder`."""
+    def _pages(self, job: Job) -> Iterator[list[Page] | list[LabelRows]]:
+        """Open the pages of a file that is read when it is its turn, or a label map.
+
+        Raises `ImageError`, also where there is no memory to decode them or no output that holds them; and `NoDecoder`.
+        """
+        room, labels = self.share.for_one(), self.translating.release.labels
+        if labels is not None:
+            with decoder_pool(min(self.options.workers, 1)) as read:
+                picture = read(self._request(job, None, False, room.bytes)).picture
+            if picture is None:
+                raise ImageError(job.source, "read", "takes more to decode and to write than may be taken: "
+                                 f"{format_bytes(room.bytes)}, {room.limit_from}")
+            yield [LabelRows(picture, labels)]
+            return
+
         opening = decoder_process.open_file if self.options.workers else row_readers.open_file
-        with open_pages(job.source, self.image_in, self.options.max_pixels, opening) as pages:
+        with open_pages(job.source, self.image_in, self.options.max_pixels, opening, room) as pages:
             if len(pages) > 1 and not holds_pages(job.output):
                 raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
                                  "leave --format out, or take tif")
             yield pages
 
-    def _by_rows(self, page: Page) -> np.ndarray:
+    def _way(self, job: Job, page: Page | LabelRows, pages: Sequence[Page | LabelRows]) -> Way:
+        """Choose how to compute one of the open pages. Raises `DoesNotFit`, also where its output cannot be encoded."""
+        # What the file takes where it is decoded, and, of an output that is encoded whole, its samples.
+        num_pixels = page.height * page.width
+        made = num_pixels * sample_bytes(self.image_out)
+        beside = sum(each.held_bytes for each in pages) + max(each.read_bytes for each in pages)
+        if not self._rows_to_write(job, pages):
+            needed, room = beside + num_pixels * encoded_bytes(self.image_out), self.share.for_one()
+            if needed > room.bytes:
+                raise DoesNotFit(f"encoding {page.height}×{page.width} pixels as {job.output.suffix} takes "
+                                 f"{format_bytes(needed)}, and {format_bytes(room.bytes)} may be taken: "
+                                 f"{room.limit_from}", advice="free memory, or save the input as a TIFF in tiles: "
+                                 "it is read and written by rows")
+            beside += made
+        return self.translating.way(page.height, page.width, beside,
+                                    2 * (made + num_pixels * sample_bytes(self.image_in)))
+
+    def _rows_to_write(self, job: Job, pages: Sequence[Page | LabelRows]) -> list[Page]:
+        """Return the pages if their output is a TIFF that is written by rows."""
+        return [page for page in pages if isinstance(page, Page)] if holds_pages(job.output) else []
+
+    def _by_rows(self, page: Page | LabelRows, way: Way) -> np.ndarray:
         """Translate a page by rows, into an array as files hold it."""
         sink = ArraySink(page, self.image_out)
-        self.translating.translate_rows(page, sink)
+        self.translating.translate_rows(page, sink, way)
         return sink.array
 
     def _translate_pages(self, read: Input) -> Entry:
-        """Translate the pages of a TIFF, which are read and, into a TIFF, written by rows."""
-        job = read.job
+        """Translate the pages of a file, which are read and, into a TIFF, written by rows."""
+        job, reasons = read.job, set()
         self._begin(read)
         with self._pages(job) as pages:
-            if holds_pages(job.output):
-                with writing_pages(job.output, pages, self.image_out) as sinks:
-                    for page, sink in zip(pages, sinks, strict=True):
-                        self.translating.translate_rows(page, sink)
+            by_rows = self._rows_to_write(job, pages)
+            if by_rows:
+                with writing_pages(job.output, by_rows, self.image_out) as sinks:
+                    for page, sink in zip(by_rows, sinks, strict=True):
+                        way = self._way(job, page, pages)
+                        self.translating.translate_rows(page, sink, way)
+                        reasons.add(way.reason)
             else:
-                (page,) = pages
-                self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height))
+                (one,) = pages
+                way = self._way(job, one, pages)
+                self._save(job, self._by_rows(one, way), one, one.read_alpha(0, one.height))
+                reasons.add(way.reason)
         return self._done(read, sum(page.height * page.width for page in pages),
-                          tuple(note for page in pages for note in page.notes))
+                          tuple(note for page in pages for note in page.notes),
+                          "; ".join(sorted(reason for reason in reasons if reason)) or None)
 
-    def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray) -> Entry:
+    def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray, strips: str | None = None) -> Entry:
         """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
 
         Raises `DiskError`.
@@ -194,7 +249,7 @@ class Converter:
             self._begin(read)
             pixels = made if isinstance(made, np.ndarray) else to_array(made, self.image_out)
             self._save(read.job, pixels, picture, picture.alpha)
-            entry = self._done(read, pixels.shape[0] * pixels.shape[1], picture.notes)
+            entry = self._done(read, pixels.shape[0] * pixels.shape[1], picture.notes, strips)
         except DiskError:
             raise
         except Exception as error:
@@ -206,83 +261,22 @@ class Converter:
         self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
         make_folder(read.job.output.parent)
 
-    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page, alpha: np.ndarray | None) -> None:
+    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None) -> None:
         """Write an output that is encoded whole, with the alpha and the metadata of its source."""
         write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=source.geo,
                     alpha=None if alpha is None else change_bits(alpha, self.image_out.bits),
                     quality=self.options.quality)
 
-    def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...]) -> Entry:
+    def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...], strips: str | None) -> Entry:
         """Return the entry of an output that is complete and on the disk."""
         return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
-                     sha256=files.sha256(read.job.output), note="; ".join(dict.fromkeys(notes)) or None)
+                     sha256=files.sha256(read.job.output), note="; ".join(dict.fromkeys(notes)) or None, strips=strips)
 
     def record(self, entry: Entry) -> Entry:
         """Put an entry into the ledger, unless it says nothing new. Raises `DiskError`."""
         if entry.status != "already" and not self.options.dry_run:
             self.ledger.append(entry)
         return entry
-
-
-@contextmanager
-def decoder_pool(workers: int) -> Iterator[Callable[[Request], Answer]]:
-    """Yield a function that reads a file: in one of `workers` processes, or, without any, in this one.
-
-    The processes end with the block.
-    """
-    if workers == 0:
-        yield decoder_process.read_file
-        return
-
-    # A file waits until one of the processes is idle.
-    idle: SimpleQueue[DecoderProcess] = SimpleQueue()
-
-    def read(request: Request) -> Answer:
-        one = idle.get()
-        try:
-            return one.read(request)
-        finally:
-            idle.put(one)
-
-    with ExitStack() as stack:
-        for _ in range(workers):
-            idle.put(stack.enter_context(closing(DecoderProcess())))
-        yield read
-
-
-@contextmanager
-def thread_pool(num: int) -> Iterator[Executor]:
-    """Yield a pool of `num` threads; of none, work is done where it is submitted.
-
-    When the block ends early, queued work is dropped and work in hand finished.
-    """
-    pool = ThreadPoolExecutor(num) if num else InlineExecutor()
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-class InlineExecutor(Executor):
-    """Does everything at once, in the caller's thread."""
-
-    def submit(self, work: Callable[..., Any], /, *words: Any, **options: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(work(*words, **options))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def prefetch(work: Callable[[T], R], items: Iterable[T], pool: Executor, num: int) -> Iterator[Future[R]]:
-    """Yield the work on each item, in their order; it is begun on `num` items ahead of the one that is yielded."""
-    begun: deque[Future[R]] = deque()
-    for item in items:
-        begun.append(pool.submit(work, item))
-        if len(begun) > num:
-            yield begun.popleft()
-    yield from begun
 
 
 def failure(job: Job, error: Exception) -> Entry:

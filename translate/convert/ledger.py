@@ -41,6 +41,7 @@ class Entry:
     message: str | None = None
     pixels: int | None = None  # of the output
     sha256: str | None = None  # of the output: shows whether it was changed later
+    strips: str | None = None  # why it was computed in strips, where nobody had asked for them
     note: str | None = None  # what of the input was left out because it cannot be read
 
     @classmethod

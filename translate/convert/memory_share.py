@@ -52,9 +52,14 @@ class MemoryShare:
         return min(rest, usable_memory(), key=lambda each: each.bytes)
 
 
+def sample_bytes(image: ImageConfig) -> int:
+    """Return what a pixel takes as samples."""
+    return image.channels * DTYPES[image.bits]().itemsize
+
+
 def encoded_bytes(image_out: ImageConfig) -> int:
     """Return what a pixel of an output takes while it is encoded as a whole."""
-    return COPIES_WRITTEN * image_out.channels * DTYPES[image_out.bits]().itemsize
+    return COPIES_WRITTEN * sample_bytes(image_out)
 
 
 def pixel_bytes(image_in: ImageConfig, num_planes: int, image_out: ImageConfig) -> int:
@@ -63,5 +68,5 @@ def pixel_bytes(image_in: ImageConfig, num_planes: int, image_out: ImageConfig) 
     Its samples and the floats that the generator is shown (`num_planes` channels), then those that it gives, and what
     encoding them takes.
     """
-    read = image_in.channels * DTYPES[image_in.bits]().itemsize + num_planes * FLOAT_BYTES
+    read = sample_bytes(image_in) + num_planes * FLOAT_BYTES
     return read + image_out.channels * FLOAT_BYTES + encoded_bytes(image_out)

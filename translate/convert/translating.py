@@ -76,8 +76,8 @@ class Translating:
     def way(self, height: int, width: int, beside: int = 0, beside_whole: int = 0) -> Way:
         """Choose how to compute an image, of which other forms take so many bytes `beside`, and more `beside_whole`.
 
-        With `memory`, in strips that keep to it. Without it, at once where that fits into what may be taken now, else in
-        strips, which give the same output. On CUDA at once: there a lack of memory is an error, and kills nobody.
+        With `memory`, in strips that keep to it. Without it, at once where that fits into what may be taken now, else
+        in strips, which give the same output. On CUDA at once: there a lack of memory is an error, and kills nobody.
 
         Raises `DoesNotFit` where neither fits, `TilingError` for a network without exact strips under `memory`.
         """

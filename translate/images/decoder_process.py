@@ -277,7 +277,8 @@ def _serve(pipe: Connection) -> None:
                 answer: Any
                 try:
                     if isinstance(request, OpenRequest):
-                        pages = opened.enter_context(row_readers.open_file(request.path, request.max_pixels, request.room))
+                        opening = row_readers.open_file(request.path, request.max_pixels, request.room)
+                        pages = opened.enter_context(opening)
                         answer = [page.head for page in pages]
                     elif isinstance(request, RowsRequest):
                         page = pages[request.page]

@@ -104,8 +104,8 @@ def check_segments(page: Any, path: Path, max_pixels: int) -> None:
     """Raise `ImageError` for a page with a tile of more than `max_pixels`: it is decoded whole, whatever lies in it."""
     if page.is_tiled and page.tilewidth * page.tilelength * max(page.tiledepth, 1) > max_pixels:
         raise ImageError(path, "read", f"is {page.imagewidth}×{page.imagelength} in tiles of "
-                         f"{page.tilewidth}×{page.tilelength}, above the limit of {max_pixels:,} pixels; raise the limit "
-                         "(max_pixels) if the file is genuine")
+                         f"{page.tilewidth}×{page.tilelength}, above the limit of {max_pixels:,} pixels; raise the "
+                         "limit (max_pixels) if the file is genuine")
 
 
 def has_alpha(page: Any) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from translate import files
+from translate.available_memory import give_back_freed
 from translate.convert.jobs import FileFormat, Job
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
@@ -175,6 +176,7 @@ class Converter:
 
         Raises `ImageError`, also where there is no memory to decode them or no output that holds them; and `NoDecoder`.
         """
+        give_back_freed()
         room, labels = self.share.for_one(), self.translating.release.labels
         if labels is not None:
             with decoder_pool(min(self.options.workers, 1)) as read:

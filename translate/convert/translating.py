@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from translate import tiling
-from translate.available_memory import Available
+from translate.available_memory import Available, give_back_freed
 from translate.convert.memory_share import usable_memory
 from translate.errors import DoesNotFit, ImageError
 from translate.images.pictures import Picture
@@ -91,6 +91,8 @@ class Translating:
         room = self.room()
         if max(height, LEAST_SIDE) * max(width, LEAST_SIDE) * MOST_BYTES_PER_PIXEL + beside <= room.bytes:
             return Way()
+        give_back_freed()
+        room = self.room()
         try:
             whole = tiling.whole_bytes(self.release.generator, shape) + beside + beside_whole
         except Exception:  # a network that cannot run without values tells nothing of what it takes

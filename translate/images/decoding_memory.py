@@ -20,7 +20,7 @@ from translate.sizes import format_bytes
 
 # How many bytes the decoders hold at once for every byte of a decoded sample: Pillow keeps colours in four bytes, and
 # copies them while it converts them and hands them over; OpenCV and tifffile copy samples as well.
-COPIES = 6
+COPIES = 7
 GREY_MODES = ("1", "L", "I;16", "I;16B")  # of Pillow, which keeps them in the bytes of their samples
 SPARE_BYTES = 200_000_000  # what the libraries may take for themselves, over what an image should need
 

@@ -106,7 +106,7 @@ def test_a_class_without_a_held_out_image_is_unknown_and_neither_flagged_nor_cle
     (line,) = warnings_of(report, "images", False)
     assert line.startswith("of b no images were kept from the judge's training: how often it is wrong") \
         and "cannot be flagged" in line
-    marks = list(preservation_table(report | {"of": "images"}, "").columns[0].cells)
+    marks = list(map(str, preservation_table(report | {"of": "images"}, "").columns[0].cells))
     assert marks == ["a !", "b ?", "never there", "all"]
 
 

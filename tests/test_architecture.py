@@ -29,7 +29,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; wings 
     ["translators", "metrics"],
     ["recipe"],
     ["runs"],
-    ["convert", "evaluation"],
+    ["convert", "evaluation", "interop"],
     ["report"],
     ["training"],
     ["adapt"],

@@ -603,6 +603,9 @@ def test_only_as_many_images_as_workers_wait_for_the_generator(tmp_path, monkeyp
     assert max(waiting) == workers
 
 
+ENDLESS = 2**40  # bytes, and none of them on the disk: a file that is read for minutes
+
+
 def decoders_that_wait(folder: Path, then: Callable[[], None]) -> Identity:
     """A generator that, with the first image, makes the third a file that takes for ever to read, and with the second,
     calls `then` while a decoder waits for that."""
@@ -610,8 +613,7 @@ def decoders_that_wait(folder: Path, then: Callable[[], None]) -> Identity:
         def translate(self, image: Tensor) -> Tensor:
             made = super().translate(image)
             if len(self.seen) == 1:
-                (folder / "003.png").unlink()
-                os.mkfifo(folder / "003.png")
+                os.truncate(folder / "003.png", ENDLESS)
             elif len(self.seen) == 2:
                 time.sleep(0.5)
                 then()
@@ -642,8 +644,7 @@ def test_a_decoder_that_hangs_costs_one_file(tmp_path, monkeypatch):
     class Waiting(Identity):
         def translate(self, image: Tensor) -> Tensor:
             if not self.seen:
-                (tmp_path / "in/003.png").unlink()
-                os.mkfifo(tmp_path / "in/003.png")
+                os.truncate(tmp_path / "in/003.png", ENDLESS)
                 monkeypatch.setattr(decoder_process, "ANSWER_SECONDS", 3.0)  # enough for another process to start
             return super().translate(image)
 

@@ -75,7 +75,7 @@ def left(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("workers", "limit", "side"), [
-    (0, 300 * MB, 1400), pytest.param(1, 900 * MB, 2800, marks=pytest.mark.slow)])  # its decoders import torch for tests
+    (0, 300 * MB, 1400), pytest.param(1, 900 * MB, 2800, marks=pytest.mark.slow)])  # its decoders import torch here
 def test_a_large_image_in_a_small_container_costs_no_file(tmp_path: Path, workers: int, limit: int, side: int) -> None:
     """It ended the conversion, silently, and every rerun at the same file: an honest 6000×6000 PNG in 2 GB, a JPEG of
     40 kB with a false header in 23 GB."""

@@ -145,6 +145,11 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "tar hard link": (lambda at: tar_of(at, {"l": link("l", "/etc/passwd", tarfile.LNKTYPE)}), "is a link or a device"),
     "tar pipe": (lambda at: tar_of(at, {"p": pipe("p")}), "is a link or a device"),
     "tar bomb": (lambda at: tar_of(at, {"b": bytes(20 * 2**20)}), "more than the 10,000,000 bytes"),
+    "zip deep": (lambda at: zip_of(at, {"d/" * 1500 + "a.png": b"x"}), "lies in more than 64 folders"),
+    "tar deep": (lambda at: tar_of(at, {"d/" * 1500 + "a.png": b"x"}), "lies in more than 64 folders"),
+    "zip deep by backslash": (lambda at: zip_of(at, {"d\\" * 1500 + "a.png": b"x"}), "lies in more than 64 folders"),
+    "zip of a deep folder": (lambda at: zip_of(at, {"d/" * 1500: b""}), "lies in more than 64 folders"),
+    "a long name": (lambda at: zip_of(at, {"d" * 300 + "/a.png": b"x"}), "File name too long"),
     "one name twice": (twice, "holds a.png twice"),
     "a page instead": (lambda at: at.write_text("<html>404</html>") and at, "neither a zip nor a tar archive"),
 }

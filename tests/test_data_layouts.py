@@ -18,6 +18,7 @@ from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import DataConfig, LayoutConfig
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
+from translate.data.scale import Fitting
 from translate.errors import DataError, ImageError
 from translate.images.reading import ImageConfig
 from translate.images.tensors import to_tensor
@@ -444,17 +445,19 @@ def test_deep_and_many_channelled_images_pass_through_resize_and_crop(bits: Any,
 # ---------------------------------------------------------------------------------------------- held-out images
 
 
-def test_held_out_samples_are_the_centres_of_the_first_test_images_every_time(tmp_path: Path) -> None:
+def test_held_out_samples_are_the_first_test_images_whole_or_their_middles_every_time(tmp_path: Path) -> None:
     for split, blue in (("train", 1), ("val", 2), ("test", 3)):
         for number in range(3):
             image = coordinates(blue=10 * number + blue)
             save(tmp_path / split / f"{number}.png", np.hstack([image, image]))
     config = config_of(kind="paired", folder=tmp_path, resize=None)
     for split, blue in (("test", 3), ("val", 2), ("train", 1)):
-        batch = data.held_out(config, tmp_path, 2, (8, 8))
-        assert batch.a.shape == (2, 3, 8, 8) and torch.equal(batch.a, data.held_out(config, tmp_path, 2, (8, 8)).a)
-        assert ((batch.a[:, 2, 0, 0] + 1) * 127.5).round().tolist() == [blue, 10 + blue]
-        assert ((batch.b[0, :2, 0, 0] + 1) * 127.5).round().tolist() == [8, 12]  # (24 − 8) / 2, (32 − 8) / 2
+        whole, cut = (data.held_out(config, tmp_path, 2, Fitting(None, (8, 8)), most) for most in (None, 192))
+        again = data.held_out(config, tmp_path, 2, Fitting(None, (8, 8)))
+        assert whole[0].a.shape == (3, 24, 32) and torch.equal(whole[0].a, again[0].a)
+        assert [round((float(sample.a[2, 0, 0]) + 1) * 127.5) for sample in whole] == [blue, 10 + blue]
+        assert cut[0].a.shape == (3, 12, 16)
+        assert ((cut[0].b[:2, 0, 0] + 1) * 127.5).round().tolist() == [6, 8]  # (24 − 12) / 2, (32 − 16) / 2
         for path in (tmp_path / split).iterdir():
             path.unlink()
         (tmp_path / split).rmdir()

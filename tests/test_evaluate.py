@@ -26,6 +26,7 @@ from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
 from translate.cards.cards import find_card, prepare
 from translate.convert import convert
+from translate.data.scale import OWN_SIZE
 from translate.errors import DataError, ImageError, RecipeError, Stopped, TranslateError, UsageError
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
 from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run
@@ -201,7 +202,8 @@ def evaluate_once(data: Path, out: Path) -> None:
     recipe = cyclegan_recipe(data)
     accelerator = make_accelerator(recipe, out)
     torch.manual_seed(recipe.seed)
-    scores = Evaluator(recipe, accelerator, "fp32")(recipe.translator.build(3, 3, recipe.seed))
+    evaluator = Evaluator(recipe, accelerator, "fp32")
+    scores = evaluator(recipe.translator.build(3, 3, recipe.seed), recipe.fitting(recipe.stages[0])).shown
     found = {name: [score.value, score.interval] for name, score in scores.items()}
     (out / f"{accelerator.process_index}.json").write_text(json.dumps(found))
 
@@ -231,7 +233,7 @@ def fail_in_one_process(data: Path, out: Path) -> None:
 
         evaluator.held_out.pair = pair  # type: ignore[method-assign]
         try:
-            evaluator(recipe.translator.build(3, 3, 0))
+            evaluator(recipe.translator.build(3, 3, 0), OWN_SIZE)
         except TranslateError as error:
             heard.append([type(error).__name__, str(error.path), error.what, error.exit_code])
     (out / f"{rank}.json").write_text(json.dumps(heard))
@@ -274,7 +276,7 @@ def test_what_cannot_be_scored_is_said_and_only_what_was_asked_for_is_refused(
 def test_a_score_that_could_never_decide_is_refused(shared_pairs: Path, unpaired: Path, with_features: None,
                                                     tmp_path: Path) -> None:
     """A training would go on to its end with no best checkpoint and a patience that never runs out."""
-    with pytest.raises(DataError, match="ms_ssim needs test images with sides of 176 px, and the first has 72"):
+    with pytest.raises(DataError, match="ms_ssim needs test images with sides of 176 px, and the first has 70"):
         train(pix2pix_recipe(shared_pairs, evaluate={"metric": "ms_ssim"}), tmp_path / "run", Silent())
     for path in sorted((unpaired / "testB").iterdir())[1:]:
         path.unlink()
@@ -284,8 +286,8 @@ def test_a_score_that_could_never_decide_is_refused(shared_pairs: Path, unpaired
 
 
 def test_the_automatic_cadence_looks_at_one_pixel_for_twenty_trained_on(shared_pairs: Path, tmp_path: Path) -> None:
-    """6 test images of 72×80 px beside crops of 64: 6 · 72 · 80 / 64² · 20 = 168.75 images."""
-    for images, cadence in ((1000, 169), (50_000, 500)):
+    """6 test images shown at 70×78 px beside crops of 64: 6 · 70 · 78 / 64² · 20 = 159.96 images."""
+    for images, cadence in ((1000, 160), (50_000, 500)):
         recipe = pix2pix_recipe(shared_pairs, stages=[{"resolution": 64, "images": images}])
         assert Evaluator(recipe, Accelerator(cpu=True), "fp32").cadence == cadence
 
@@ -302,11 +304,13 @@ def run(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_scores_like_the_folder_it_is_converted_to(run: Path, shared_pairs: Path, with_features: None,
                                                          tmp_path: Path) -> None:
-    """What any other tool made is scored by the same numbers as what we make."""
+    """What any other tool made is scored by the same numbers as what we make: in its own size, of 72 px."""
     convert(shared_pairs / "testA", tmp_path / "out", load_release(run))
     of_run = evaluate_run(run).as_json()
     of_folder = evaluate_folder(tmp_path / "out", shared_pairs / "testB", shared_pairs / "testA").as_json()
-    assert of_run["metrics"] == of_folder["metrics"]
+    assert (of_run["side"], of_run["own_side"]) == (40, 72)
+    assert {name: row["own_size"] for name, row in of_run["metrics"].items() if row["own_size"]} == {
+        name: {"value": row["value"], "interval": row["interval"]} for name, row in of_folder["metrics"].items()}
     assert {"psnr", "l1", "kernel_distance", "precision"} <= of_run["metrics"].keys()
     psnr, distance = of_run["metrics"]["psnr"], of_run["metrics"]["kernel_distance"]
     assert psnr["baselines"].keys() == {"identity", "colour_transfer"} and psnr["floor"] is None

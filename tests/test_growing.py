@@ -21,8 +21,9 @@ from tests.runs import GROWTH, Silent, final_state, growing_recipe, pix2pix_reci
 from tests.steps import known, make_batch, step, strengthen, worst_error
 from translate import tiling
 from translate.data import held_out
+from translate.data.scale import Fitting
 from translate.errors import RecipeError, RunError
-from translate.evaluation.heldout import Evaluator
+from translate.evaluation.heldout import Evaluator, Scored
 from translate.losses import R1, NonSaturating, RelativisticAverage, feature_matching, over_scales
 from translate.metrics.intervals import Estimate
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
@@ -489,8 +490,8 @@ def test_no_network_that_has_not_all_its_levels_is_the_best_or_costs_patience(
     """Scores are of test images at their full size. The best is given away in the shape it had, here half faded in."""
     scores = iter([0.5, 0.4, 0.3, 0.2, 0.1])
 
-    def score(self: Any, *arguments: Any) -> dict[str, Estimate]:
-        return {"ssim": Estimate(next(scores))}
+    def score(self: Any, *arguments: Any) -> Scored:
+        return Scored({"ssim": Estimate(next(scores))}, 72, {}, "")
 
     monkeypatch.setattr(Evaluator, "__call__", score)
     recipe = growing_recipe(shared_pairs, every={"log": 4, "sample": 28, "checkpoint": 4, "evaluate": 6},
@@ -498,7 +499,7 @@ def test_no_network_that_has_not_all_its_levels_is_the_best_or_costs_patience(
     train(recipe, tmp_path / "run", Silent())
     best = load_release(tmp_path / "run" / "best")
     assert best.weights is not None and best.weights.name.lstrip("0") == "24" and best.generator.levels == 2
-    assert "2 of 2 levels, the newest faded in to α = 0.50; it knows images of about 64×64 px" in best.growth
+    assert "2 of 2 levels, the newest faded in to α = 0.50" in best.growth
     release = load_release(tmp_path / "run" / "release")
     assert release.fingerprint == best.fingerprint and release.growth == best.growth
 
@@ -507,8 +508,8 @@ def test_what_was_the_best_before_a_level_was_added_is_so_no_more(shared_pairs: 
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.4, 0.3])
 
-    def score(self: Any, *arguments: Any) -> dict[str, Estimate]:
-        return {"ssim": Estimate(next(scores))}
+    def score(self: Any, *arguments: Any) -> Scored:
+        return Scored({"ssim": Estimate(next(scores))}, 72, {}, "")
 
     monkeypatch.setattr(Evaluator, "__call__", score)
     options = {"every": {"log": 4, "sample": 28, "checkpoint": 4, "evaluate": 8}, "evaluate": {"metric": "ssim"}}
@@ -533,9 +534,10 @@ def test_progress_says_the_stage_and_how_far_a_level_has_faded_in(shared_pairs: 
 def test_the_samples_show_the_same_images_in_every_stage(shared_pairs: Path, tmp_path: Path) -> None:
     """What the held-out inputs show at 16 px is what they show at 64, shrunk."""
     recipe = growing_recipe(shared_pairs)
-    shown = [held_out(recipe.data, Path(), 4, stage.size, round(stage.size[0] * 1.1)) for stage in recipe.stages]
-    for stage, batch in zip(recipe.stages, shown, strict=True):
-        small, large = (torch.nn.functional.interpolate(each.a, (8, 8), mode="area") for each in (batch, shown[-1]))
+    shown = [held_out(recipe.data, Path(), 4, Fitting(stage.size[0], stage.size)) for stage in recipe.stages]
+    for stage, samples in zip(recipe.stages, shown, strict=True):
+        small, large = (torch.cat([torch.nn.functional.interpolate(sample.a[None], (8, 8), mode="area")
+                                   for sample in each]) for each in (samples, shown[-1]))
         closeness = [[(mine - other).abs().mean().item() for other in large] for mine in small]
         assert all(min(row) == row[number] < 0.12 for number, row in enumerate(closeness)), stage.size
 

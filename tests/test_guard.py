@@ -24,7 +24,7 @@ from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, tra
 from tests.steps import build, make_batch, step, weights
 from tools.guard_zoo import PERSISTENT, RESNET, TRANSIENT, TRANSLATORS, broken, recipe_of
 from translate.cards.cards import find_card, prepare
-from translate.data import Batch
+from translate.data import Batch, Sample
 from translate.errors import Collapsed, RunError
 from translate.foreign import read_lines
 from translate.losses import (
@@ -138,7 +138,7 @@ def look(paint: Any, paired: bool = True, back: Any = None, reals: torch.Tensor 
         generators["generator_ba"] = Painter(back)
     translator.phases["generator"] = generators
     batch = make_batch((24, 40), 4, torch.float32)
-    seen = Batch(batch.a, batch.b if reals is None else reals, batch.keys)
+    seen = [Sample(*each) for each in zip(batch.a, batch.b if reals is None else reals, batch.keys, strict=True)]
     found = Probe(seen, translator, paired, torch.device("cpu"), "fp32")()
     assert not any(any(each.seen) for each in generators.values()), "it looks in eval mode"
     assert all(each.training for each in generators.values())

@@ -573,7 +573,7 @@ def test_missing_empty_and_unreadable_files_say_so(tmp_path):
     with pytest.raises(ImageError, match="the file is empty"):
         read_image(tmp_path / "empty.png", RGB8)
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ImageError, match="Is a directory"):
+    with pytest.raises(ImageError, match="is a folder, and a file was expected"):
         read_image(tmp_path / "folder.png", RGB8)
 
 

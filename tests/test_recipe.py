@@ -303,6 +303,7 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "guard": ("test_guard.py", "test_every_option_of_the_guard_changes_what_it_does"),
     "stages.0.micro_batch": ("test_update.py", "test_micro_batches_give_the_gradients_of_the_whole_batch"),
     "stages.0.fade": ("test_growing.py", "test_gradients_reach_a_level_as_soon_as_it_fades_in"),
+    "start": ("test_starting.py", "test_a_run_begins_with_all_networks"),
     "stages.0.freeze": ("test_growing.py", "test_a_level_that_is_trained_alone"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.semantic": ("test_semantic.py", "test_every_option_of_the_consistency_changes_the_gradients"),
@@ -354,7 +355,8 @@ def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: P
                                                     trained: Callable[[Recipe], Path]) -> None:
     value, observed = CHANGES[option]
     make = MADE_BY.get(option, cyclegan_recipe)
-    document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4}}
+    document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4},
+                                            "evaluate": {"images": 2}}
     if make is cyclegan_recipe:
         document["stages"] = [SMALL_STAGE]
         document["translator"] |= {"pool": 1, "ema": None}

@@ -21,6 +21,7 @@ from tests.conftest import write_pairs
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, train_until
 from translate.cards.cards import find_card
 from translate.cli.app import app
+from translate.data.transforms import resized
 from translate.errors import RunError, UsageError
 from translate.evaluation.scoring import evaluate_run
 from translate.foreign import read_lines
@@ -78,6 +79,11 @@ class Page(HTMLParser):
 
 def recipe(data: Path, **changes: Any) -> Any:
     return pix2pix_recipe(data, **({"every": {"log": 2, "sample": 4, "checkpoint": 4, "evaluate": 4}} | changes))
+
+
+def as_shown(file: Path) -> np.ndarray:
+    """An image of these data as the run shows it: 72×80 px at a short side of 70."""
+    return resized(read_image(file, ImageConfig()), (70, 78))
 
 
 @pytest.fixture(scope="module")
@@ -146,12 +152,12 @@ def test_the_sliders_show_the_generators_own_output(run: Path, data: Path) -> No
     generator = load_release(run).generator
     page = Page(run / "report.html")
     for name in ("0.png", "3.png"):
-        source = to_tensor(read_image(data / "testA" / name, ImageConfig()), ImageConfig())
+        source = to_tensor(as_shown(data / "testA" / name), ImageConfig())
         with torch.no_grad():
             made = generator(source[None])[0].add(1).mul(127.5).permute(1, 2, 0).numpy()
         assert np.abs(page.picture(f"output of {name}") - made).mean() < 4
         for what, side in (("input", "testA"), ("truth", "testB")):
-            real = np.asarray(Image.open(data / side / name)).astype(int)
+            real = as_shown(data / side / name).astype(int)
             assert np.abs(page.picture(f"{what} of {name}") - real).mean() < 4 < np.abs(made - real).mean()
 
 
@@ -165,7 +171,7 @@ def test_the_best_output_is_kept_when_a_later_one_is_worse(data: Path, tmp_path:
     page = Page(tmp_path / "run" / "report.html")
     best, newest = page.picture("best of 0.png"), page.picture("output of 0.png")
     with torch.no_grad():
-        source = to_tensor(read_image(data / "testA" / "0.png", ImageConfig()), ImageConfig())
+        source = to_tensor(as_shown(data / "testA" / "0.png"), ImageConfig())
         made = load_release(tmp_path / "run" / "best").generator(source[None])[0].add(1).mul(127.5).permute(1, 2, 0)
     assert np.abs(best - made.numpy()).mean() < 4 < np.abs(newest - made.numpy()).mean()
     assert "best checkpoint" in page.text

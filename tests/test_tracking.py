@@ -34,7 +34,7 @@ def test_tensorboard_gets_losses_scores_and_pictures(shared_pairs: Path, tmp_pat
         assert len(written) > 1 and kept == [(images, pytest.approx(value, rel=1e-6)) for images, value in written]
     pictures = board.Images("samples")
     assert [event.step for event in pictures] == [6, 12]
-    assert (pictures[0].width, pictures[0].height) == (3 * 66 + 2, 4 * 66 + 2)
+    assert (pictures[0].width, pictures[0].height) == (3 * 80 + 2, 4 * 72 + 2)
 
 
 @pytest.mark.parametrize("fault", ["start", "log", "log_images", "finish"])

@@ -67,7 +67,7 @@ def test_a_run_leaves_what_it_promises(shared_pairs: Path, tmp_path: Path) -> No
     scores = [record for record in records if record["kind"] == "evaluation"]
     assert [record["images"] for record in scores] == [20, 40] and all("psnr" in record for record in scores)
     with Image.open(run / "samples" / "000000000040.png") as grid:
-        assert grid.size == (4 * (24 + 2) + 2, 4 * (24 + 2) + 2)  # a, a → b, b, b → a of four held-out images
+        assert grid.size == (4 * (44 + 2) + 2, 4 * (40 + 2) + 2)  # a, a → b, b, b → a of four held-out images, whole
     for direction in ("ab", "ba"):
         from_run, given_away = load_release(run, direction), load_release(run / "release", direction)
         assert from_run.fingerprint == given_away.fingerprint
@@ -119,13 +119,22 @@ MUTANTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def stopped_at_22(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended in the middle of its first stage, once for all tests that go on with a copy of it."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    train_until(cyclegan_recipe(shared_pairs), run, 22)
+    return run
+
+
 @pytest.mark.parametrize("forgotten", MUTANTS)
 def test_a_restore_that_forgets_something_is_caught(forgotten: str, shared_pairs: Path, tmp_path: Path,
-                                                    trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+                                                    stopped_at_22: Path, trained: Trained,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the comparison above can fail: each mutant of the restore ends in another state."""
     recipe = cyclegan_recipe(shared_pairs)
     whole = final_state(trained(recipe))
-    train_until(recipe, tmp_path / "run", 22)
+    shutil.copytree(stopped_at_22, tmp_path / "run")
     owner, name, mutate = MUTANTS[forgotten]
     torch.manual_seed(12345)
     with monkeypatch.context() as patch:

@@ -74,7 +74,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(share=3, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
+@each_value(share=4, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
 def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator = build(CONFIGS[name])
     step(translator, make_batch(size), plan, lr=LR)

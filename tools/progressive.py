@@ -30,6 +30,7 @@ from accelerate import Accelerator
 
 from translate import __version__
 from translate.data import batches, held_out
+from translate.data.scale import Fitting
 from translate.files import append_line
 from translate.foreign import read_lines
 from translate.metrics.features import MobileNet, find_mobilenet
@@ -150,10 +151,10 @@ def scores(recipe: Any, translator: Translator, top: int) -> dict[str, float]:
     side = round(top * TILE / CROP)
     weights = find_mobilenet(data_root())
     networks = [MobileNet(weights, torch.device("cpu"))] if weights else []
-    tiles = held_out(recipe.data, data_root(), 1_000, (side, side), side)
+    tiles = held_out(recipe.data, data_root(), 1_000, Fitting(side, (side, side)))
     generator = translator.generator("ab").eval()
-    fakes = [observe(generator(a[None])[0], b, networks, small=None) for a, b in zip(tiles.a, tiles.b, strict=True)]
-    reals = [observe(b, None, networks, small=None) for b in tiles.b]
+    fakes = [observe(generator(a[None])[0], b, networks, small=None) for a, b, _ in tiles]
+    reals = [observe(b, None, networks, small=None) for _, b, _ in tiles]
     return {name: estimate.value for name, estimate in summarise(fakes, reals, paired=True).items() if name in SHOWN}
 
 

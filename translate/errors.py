@@ -28,9 +28,12 @@ from __future__ import annotations
 
 import errno
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Letters that turn the direction of text
+TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 RECIPE_PLACEHOLDER = "{recipe}"  # in an advice: stands for the name of the recipe, which only the command line knows
 
 
@@ -60,13 +63,28 @@ class TranslateError(Exception):
         return _without_fields, (type(self),), self.__dict__ | {"args": self.args}
 
 
+def visible(name: object) -> str:
+    """Return a name as a line of text can show it.
+
+    Files may be called anything. What ends a line, moves the cursor, turns the direction of text, or is no text at all
+    stands as its number: a name that was printed as it is could erase a line, or forge one.
+    """
+    text = str(name)
+    return text if text.isprintable() else "".join(
+        letter.encode("unicode_escape").decode() if _is_invisible(letter) else letter for letter in text)
+
+
+def _is_invisible(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp", "Cn") or letter in TURNING
+
+
 def _without_fields(kind: type[TranslateError]) -> TranslateError:
     return kind.__new__(kind)
 
 
 def _sentence(path: Path | str | None, what: str, advice: str | None) -> str:
     """Return `path: what; advice`; the advice is on a line of its own where one of the two takes several lines."""
-    text = f"{path}: {what}" if path else what
+    text = f"{visible(path)}: {what}" if path else what
     return text if advice is None else text + ("\n" if "\n" in what + advice else "; ") + advice
 
 

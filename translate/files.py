@@ -8,11 +8,14 @@ A link at any of these names is replaced or refused, and never written through.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +25,7 @@ from translate.errors import DiskError, DocumentError
 from translate.foreign import opened
 
 TEMPORARY = ".tmp-"  # what every temporary name starts with
+NUM_START_LETTERS = len(TEMPORARY) + 13  # of `temporary_start`
 
 
 @contextmanager
@@ -30,10 +34,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     On an error, or when the process dies, whatever stood at `path` before is untouched.
     """
-    temporary = path.with_name(f"{temporary_start(path)}{os.getpid()}")
+    temporary, opened_file = _open_temporary(path)
     try:
-        temporary.unlink(missing_ok=True)  # of a killed process of the same number; or a link, which "x" would refuse
-        with temporary.open("xb") as file:
+        with opened_file as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -46,8 +49,42 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def temporary_start(path: Path) -> str:
-    """Return the beginning of the temporary names of `path`, to which the writing process adds its number."""
+    """Return the beginning of the temporary names of `path`; the process's number and chance follow."""
     return f"{TEMPORARY}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}-"
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """Open a new file of a temporary name of `path`, and hold it: `remove_left_behind` leaves it alone."""
+    while True:
+        temporary = path.with_name(f"{temporary_start(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        file = temporary.open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():  # not taken for a leftover before it was held
+            return temporary, file
+        file.close()
+
+
+def remove_left_behind(temporary: Path) -> None:
+    """Remove a temporary file of `replacing` where it is that of a process that was killed.
+
+    Its name tells which process that was, and one of this number may run in another container or on another machine. So
+    nobody may hold it either, which the disk tells to all who share it. Raises `OSError` where somebody does.
+    """
+    name = re.fullmatch(re.escape(TEMPORARY) + r"[0-9a-f]{12}-(\d{1,10})(-[0-9a-f]{8})?", temporary.name)
+    if name is not None and (int(name[1]) == os.getpid() or not _is_running(int(name[1]))):
+        with appending(temporary) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink(missing_ok=True)
+
+
+def _is_running(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -156,7 +193,7 @@ def appending(path: Path) -> BinaryIO:
 
 def copy(there: Path, here: Path) -> None:
     """Replace `here` by a copy of the content of `there`, atomically."""
-    with there.open("rb") as source, replacing(here) as file:
+    with opened(there) as source, replacing(here) as file:
         shutil.copyfileobj(source, file)
 
 

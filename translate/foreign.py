@@ -7,6 +7,7 @@ of its type, or the file is refused by name. Fields that a schema does not know,
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from translate.errors import DocumentError
+from translate.errors import DocumentError, visible
 from translate.mistakes import shown
 
 MAX_BYTES = 2**26  # of a document
@@ -129,16 +130,21 @@ def hold_to(shape: Any, document: Document) -> None:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         what = "is missing" if first["type"] == "missing" else f"{shown(first['input'])}: {first['msg'].lower()}"
-        raise ValueError(f"{where}: {what}") from None
+        raise ValueError(f"{visible(where[:60])}: {what}") from None
 
 
 def opened(path: Path) -> BufferedReader:
     """Open a file to be read, without waiting for the other end of a pipe. Raises `DocumentError` for what is none."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket; a device without a driver
+            raise DocumentError("is no plain file", path) from None
+        raise
     if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise DocumentError("is a folder, and a file was expected" if stat.S_ISDIR(mode) else "is no plain file", path)
-    return os.fdopen(descriptor, "rb")
+    return open(path, "rb", opener=lambda *_: descriptor)  # which knows its name
 
 
 def _lines(file: BufferedReader) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ import pydantic
 from translate.errors import Mistake
 
 TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+MAX_TOLD = 200  # mistakes of a document; a file with more of them is none of ours
 BOUND_WORDS = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than",
                "less_than_equal": "at most"}
 
@@ -30,7 +31,8 @@ def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) ->
     """Return the mistakes that pydantic found: the path of each field, what arrived, what to do."""
     # By path, the first thing that is wrong there.
     found: dict[str, list[Mistake]] = {}
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    for detail in details[:MAX_TOLD]:
         location = detail["loc"]
         if detail["type"] == "missing" and location and isinstance(location[-1], int):
             location = location[:-1]  # what is wrong is the list: it is too short
@@ -40,8 +42,10 @@ def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) ->
 
     # Pydantic also reports the other members of a plain union (`auto | {plan: …}`) and the containers around a
     # mistake; only the innermost path says what a person got wrong.
-    return [mistake for where, mistakes in found.items() for mistake in mistakes
-            if not where or not any(other.startswith(f"{where}.") for other in found)]
+    around = {where[:end] for where in found for end, letter in enumerate(where) if letter == "."}
+    told = [mistake for where, mistakes in found.items() for mistake in mistakes if where not in around]
+    left = len(details) - MAX_TOLD
+    return [*told, Mistake("", f"{left:,} more mistakes, which are told when these are mended")] if left > 0 else told
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -226,7 +230,8 @@ def _described(member: Any) -> list[str]:
     if _is_model(member):
         return [f"fields ({', '.join(member.model_fields)})"]
     if origin is tuple and ... not in arguments:
-        return [f"a list of {len(arguments)} {TYPE_WORDS.get(arguments[0], 'a value').removeprefix('a ')}s"]
+        word = TYPE_WORDS.get(next(leaves(arguments[0])), "a value")
+        return [f"a list of {len(arguments)} {word.removeprefix('a ')}s"]
     if origin is dict:
         words = [TYPE_WORDS.get(each, "a value").removeprefix("a ") + "s" for each in arguments]
         return [f"a mapping of {' to '.join(words)}"]

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from translate.data import DataConfig
 from translate.data.labelled_layouts import LabelledLayout
+from translate.data.scale import Fitting
 from translate.data.transforms import Augmentation
 from translate.errors import Mistake, RecipeError
 from translate.mistakes import Mistakes, shown
@@ -28,7 +29,7 @@ from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.networks.tasks import TaskNetworkConfig
 from translate.optimizers import Constant, Optimizers, Schedule
 from translate.places import shipped_recipes
-from translate.schema import Config, Name, read_document, read_yaml, validate
+from translate.schema import Config, Name, Size, read_document, read_yaml, validate
 from translate.translators import TranslatorConfig
 from translate.translators.stabilisers import Side
 
@@ -38,16 +39,18 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class Stage(Config):
     """A stretch of the training at one resolution. One image is one (a, b) sample."""
 
-    resolution: int | tuple[int, int] = Field(256)  # px: a square, or [height, width]
-    images: int = Field(ge=1)
-    batch_size: int = Field(1, ge=1)  # global: over all processes and micro-batches
-    micro_batch: int | None = Field(None, ge=1)  # samples a process holds at once; null: all of its share
-    resize: int | None = Field(None, ge=1)  # short side to load at in this stage; null: as `data.resize` says
+    resolution: Size = 256  # px: a square, or [height, width]
+    images: int = Field(ge=1, le=10**12)
+    batch_size: int = Field(1, ge=1, le=1_000_000)  # global: over all processes and micro-batches
+    micro_batch: int | None = Field(None, ge=1, le=1_000_000)  # samples a process holds at once; null: all of its share
+    # short side to load at in this stage; null: as `data.resize` says
+    resize: int | None = Field(None, ge=1, le=100_000)
     lr: Schedule = Constant()  # {kind: constant, factor: 0.5}: half of the optimizers'
     # number of added levels; each doubles the resolution (docs/high-resolution.md). As in the stage before, or one more
     levels: int = Field(0, ge=0, le=8)
     fade: bool = False  # the newest level fades in over this stage's images; what it replaces is gone in the next
-    freeze: bool = False  # of the generators the newest level is trained alone in this stage
+    # true: of the generators the newest level is trained alone in this stage; trunk: all but their trunk is
+    freeze: bool | Literal["trunk"] = False
     memory: AutoMemory | None = None  # null: the recipe's
 
     @property
@@ -57,32 +60,26 @@ class Stage(Config):
 
     @property
     def level(self) -> str:
-        """The newest level in words, with a comma before it; nothing where there is none."""
-        return f", level {self.levels}{' fading in' * self.fade}{' alone' * self.freeze}" if self.levels else ""
-
-    @pydantic.field_validator("resolution")
-    @classmethod
-    def _positive(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        if min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise ValueError(f"{value} is not a size in pixels")
-        return value
+        """The newest level, and what is frozen, in words with commas before them; nothing where there is none."""
+        how = f"{' fading in' * self.fade}{' alone' * (self.freeze is True)}"
+        return f", level {self.levels}{how}" * (self.levels > 0) + ", the trunk frozen" * (self.freeze == "trunk")
 
 
 class Cadence(Config):
     """How often, in images."""
 
-    log: int = Field(100, ge=1)
-    probe: int = Field(200, ge=1)  # a look at what the generators make of a few held-out images, in numbers
-    sample: int | None = Field(2_000, ge=1)  # a grid of pictures; null: only at the end
-    checkpoint: int = Field(10_000, ge=1)
+    log: int = Field(100, ge=1, le=10**12)
+    probe: int = Field(200, ge=1, le=10**12)  # a look at what the generators make of a few held-out images, in numbers
+    sample: int | None = Field(2_000, ge=1, le=10**12)  # a grid of pictures; null: only at the end
+    checkpoint: int = Field(10_000, ge=1, le=10**12)
     evaluate: int | Literal["auto"] | None = "auto"  # held-out scores; auto: as often as 5 % of the time allows, where
     # there is a test set; null: never
 
     @pydantic.field_validator("evaluate")
     @classmethod
     def _at_least_one(cls, value: int | str | None) -> int | str | None:
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"{value} is not a number of images; use 1 or more, auto or null")
+        if isinstance(value, int) and not 1 <= value <= 10**12:
+            raise ValueError(f"{value} is not a number of images; use 1 to 1,000,000,000,000, auto or null")
         return value
 
 
@@ -91,21 +88,21 @@ class Evaluation(Config):
 
     # auto: SSIM where the truth of test images is known, else the kernel distance to real ones
     metric: Literal["auto", "psnr", "ssim", "ms_ssim", "l1", "gradient_error", "kernel_distance"] = "auto"
-    images: int = Field(64, ge=2)  # most test images that are scored, evenly spread: enough for a curve
+    images: int = Field(64, ge=2, le=10**12)  # most test images that are scored, evenly spread: enough for a curve
     # evaluations without a better one after which the training ends, and its release is the best; null: never
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1, le=10**12)
 
 
 class Downstream(Config):
     """How a task network is trained: every one of a table alike, whatever it is trained on."""
 
     network: TaskNetworkConfig
-    resolution: int | tuple[int, int] = 256  # px: crops, a square or [height, width]
-    resize: int | None = Field(None, ge=1)  # short side to load at; null keeps the size
-    images: int = Field(100_000, ge=1)  # seen in training, over all epochs
-    batch_size: int = Field(8, ge=1)
-    lr: float = Field(1e-3, gt=0)  # of AdamW; falls to 0 along a cosine
-    weight_decay: float = Field(1e-2, ge=0)
+    resolution: Size = 256  # px: crops, a square or [height, width]
+    resize: int | None = Field(None, ge=1, le=100_000)  # short side to load at; null keeps the size
+    images: int = Field(100_000, ge=1, le=10**12)  # seen in training, over all epochs
+    batch_size: int = Field(8, ge=1, le=1_000_000)
+    lr: float = Field(1e-3, gt=0, le=1000)  # of AdamW; falls to 0 along a cosine
+    weight_decay: float = Field(1e-2, ge=0, le=1000)
     augment: tuple[Augmentation, ...] = ()
 
     @property
@@ -117,8 +114,9 @@ class Downstream(Config):
 class SemanticWeights(Config):
     """The consistency loss that `translate adapt make` adds to a CycleGAN, with a network that it trains first."""
 
-    weight: float = Field(1.0, ge=0)  # of A → B
-    back: float = Field(0.0, ge=0)  # of B → A; 1 in the paper, for a network that is right about most images of B
+    weight: float = Field(1.0, ge=0, le=1e6)  # of A → B
+    # of B → A; 1 in the paper, for a network that is right about most images of B
+    back: float = Field(0.0, ge=0, le=1e6)
 
 
 class Adaptation(Config):
@@ -128,9 +126,9 @@ class Adaptation(Config):
     target: LabelledLayout  # images of B: test labels for the table, training labels for its oracle
     task: Downstream
     semantic: SemanticWeights | None = SemanticWeights()  # null: without; only CycleGANs have it
-    variants: int = Field(1, ge=1)  # translators to train, from as many seeds; each makes a set
+    variants: int = Field(1, ge=1, le=1000)  # translators to train, from as many seeds; each makes a set
     reject: float | None = Field(None, gt=0, lt=1)  # leave out images of which a larger share changes; null: none
-    seeds: int = Field(5, ge=1)  # of downstream trainings; seed i takes set i modulo `variants`
+    seeds: int = Field(5, ge=1, le=1000)  # of downstream trainings; seed i takes set i modulo `variants`
 
     @pydantic.model_validator(mode="after")
     def _one_task(self) -> Adaptation:
@@ -152,10 +150,12 @@ Sign = Literal["not_finite", "constant", "saturated", "copy", "lost", "blind", "
 class GuardConfig(Config):
     """What is done about a training that is lost; docs/training.md tells the signs. Judged at every `every.probe`."""
 
-    patience: int = Field(2_000, ge=1)  # images that a sign must last; smaller: earlier, but more false alarms
-    skips: int = Field(10, ge=0)  # steps in a row that may be left out because their numbers are not finite
+    # images that a sign must last; smaller: earlier, but more false alarms
+    patience: int = Field(2_000, ge=1, le=10**12)
+    # steps in a row that may be left out because their numbers are not finite
+    skips: int = Field(10, ge=0, le=1_000_000)
     # returns to the newest healthy checkpoint, each with other data, before the run is given up; 0: at the first sign
-    rollbacks: int = Field(3, ge=0)
+    rollbacks: int = Field(3, ge=0, le=1000)
     ignore: tuple[Sign, ...] = ()  # signs that mean nothing here
 
 
@@ -167,14 +167,15 @@ class Recipe(Config):
     precision: Precision = "auto"
     data: DataConfig
     translator: TranslatorConfig
+    start: Path | None = None  # a run, RUN/best, a release or another project's checkpoint: begin with its weights
     optimizer: Optimizers = Optimizers()
     memory: AutoMemory = "auto"  # or {plan: …, strips: …}
     stages: tuple[Stage, ...] = Field(min_length=1)
     every: Cadence = Cadence()
     evaluate: Evaluation = Evaluation()
     guard: GuardConfig | None = GuardConfig()  # null: nobody watches
-    keep_checkpoints: int = Field(2, ge=2)
-    workers: int = Field(2, ge=0)  # processes that load images; the data stream does not depend on it
+    keep_checkpoints: int = Field(2, ge=2, le=1_000_000)
+    workers: int = Field(2, ge=0, le=256)  # processes that load images; the data stream does not depend on it
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     adapt: Adaptation | None = None  # for `translate adapt`
 
@@ -223,7 +224,7 @@ class Recipe(Config):
 
     def _level_problems(self) -> Iterator[Mistake]:
         if self.translator.grows:
-            yield from self.translator.generator.level_problems(self.stages)
+            yield from self.translator.generator.level_problems(self.stages, begun=self.start is not None)
         else:
             yield from level_problems(self.stages, unable=f"translator.kind: {self.translator.kind}")
 
@@ -241,6 +242,10 @@ class Recipe(Config):
     def smallest_side(self, stage: Stage) -> int:
         """Return the smallest side, in px, that the discriminator can judge in a stage."""
         return self.translator.discriminator.smallest_side(stage.levels)
+
+    def fitting(self, stage: Stage) -> Fitting:
+        """Return how a stage fits images to a size."""
+        return Fitting(stage.resize or self.data.resize, stage.size)
 
     def memory_of(self, stage: Stage) -> MemoryConfig | None:
         """Return the memory plan that is named for a stage; None: one that fits is chosen."""

@@ -22,6 +22,7 @@ from translate.errors import Mistake, RecipeError
 from translate.mistakes import explain, leaves, no_mapping, shown
 
 MAX_DOCUMENT_BYTES = 256 * 1024  # bytes; a recipe or a card is a page of text
+MAX_SIDE = 65_536  # px
 MAX_EXACT_INTEGER = 2**53  # up to here, every whole number is a float
 
 
@@ -74,6 +75,15 @@ def _named(value: str) -> str:
     return value
 
 
+def _sized(value: int | tuple[int, int]) -> int | tuple[int, int]:
+    """Return a side or two. Raises `ValueError` for what is no size."""
+    sides = value if isinstance(value, tuple) else (value,)
+    if min(sides) < 1 or max(sides) > MAX_SIDE:
+        raise ValueError(f"{value} is not a size in pixels, 1 to {MAX_SIDE:,}")
+    return value
+
+
+Size = Annotated[int | tuple[int, int], pydantic.AfterValidator(_sized)]  # px: of a square, or (height, width)
 Name = Annotated[str, pydantic.AfterValidator(_named)]  # of a run or a card
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 

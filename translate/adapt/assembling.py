@@ -20,8 +20,8 @@ from translate.adapt.kept import first_changed
 from translate.cards.cards import find_card
 from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.labelled_layouts import METADATA, metadata_rows
-from translate.errors import DataError, TranslateError
-from translate.foreign import SHA256, Shape, read_lines
+from translate.errors import DataError, TranslateError, visible
+from translate.foreign import SHA256, Shape, opened, read_lines
 from translate.images.reading import ImageConfig
 from translate.images.writing import suffix_for
 from translate.recipe import Recipe
@@ -135,7 +135,8 @@ def link(there: Path, here: Path) -> None:
 
 def carry(label: Path, here: Path) -> str:
     """Copy a file of labels, whatever it holds; return the SHA-256 of what was written."""
-    content = label.read_bytes()
+    with opened(label) as file:
+        content = file.read()
     here.parent.mkdir(parents=True, exist_ok=True)
     files.write_bytes(here, content)
     return hashlib.sha256(content).hexdigest()
@@ -165,13 +166,13 @@ def damage(folder: Path, layout: LabelledConfig, expected: str | None) -> str | 
                for file, sha256 in (("image", "sha256"), ("label", "label_sha256")) if file in row and sha256 in row)
     changed = first_changed([(folder / MANIFEST, expected or "")]) or first_changed(written)
     if changed is not None:
-        return f"{changed} is missing, or is not the one that was written"
+        return f"{visible(changed)} is missing, or is not the one that was written"
     try:
         found = layout.model_copy(update={"card": None, "folder": folder, "exclude": ()}).find("train", folder)
     except DataError as error:
         return str(error)
     added = {path.relative_to(folder).as_posix() for path in found.files} - {row["image"] for row in rows}
-    return f"{folder / min(added)} is no image of the set" if added else None
+    return f"{visible(folder / min(added))} is no image of the set" if added else None
 
 
 def change_of_source(folder: Path, layout: LabelledConfig, source: Labelled) -> str | None:
@@ -181,15 +182,16 @@ def change_of_source(folder: Path, layout: LabelledConfig, source: Labelled) -> 
            for path, label in zip(source.files, source.labels, strict=True)}
     for names, what in ((rows.keys() - now.keys(), "is not there any more"), (now.keys() - rows.keys(), "is new")):
         if names:
-            return f"{source.folder / min(names)} {what}"
+            return f"{visible(source.folder / min(names))} {what}"
     for name, label in now.items():
         row = rows[name]
         if first_changed([(source.folder / name, row.get("from_sha256"))]):
-            return f"{source.folder / name} is not the image that it was"
+            return f"{visible(source.folder / name)} is not the image that it was"
         if isinstance(label, Path) and first_changed([(label, row.get("label_sha256"))]):
-            return f"{label} is not the label map that it was"
+            return f"{visible(label)} is not the label map that it was"
         if not isinstance(label, Path) and row.get("class") != layout.class_names[label]:
-            return f"{source.folder / name} was of class {row.get('class')} and is now of {layout.class_names[label]}"
+            return (f"{visible(source.folder / name)} was of class {visible(row.get('class'))} and is now of "
+                    f"{layout.class_names[label]}")
     return None
 
 

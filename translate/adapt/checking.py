@@ -19,7 +19,7 @@ from translate.data.labelled_layouts import LabelMaps
 from translate.data.layouts import Split
 from translate.data.pairing import match, named
 from translate.data.samples import Samples
-from translate.errors import DataError, ImageError, NoData
+from translate.errors import DataError, ImageError, NoData, visible
 from translate.images.reading import ImageConfig, read_image
 from translate.places import data_root
 from translate.recipe import Adaptation, Recipe
@@ -50,7 +50,7 @@ def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Repor
             report.say(f"`translate adapt evaluate` will have {line}")
     for _, layout, found in parts:
         if empty := without_images(layout, found):
-            report.say(f"warning: {found.images}: {empty}")
+            report.say(f"warning: {visible(found.images)}: {empty}")
 
     # Which images: of the target, and all that a translator would be trained on.
     images: list[Image] = [(path, recipe.data.image_b) for _, _, found in parts[1:] for path in found.files]
@@ -185,8 +185,8 @@ def pairs_of(layout: LabelledConfig, split: Split) -> tuple[Labelled, list[Findi
         return layout.find(split, data_root()), []  # names the two of one name
     pairs, only_a, only_b = match(list(names), list(others))
     advice = "add it, remove this one, or name it in exclude"
-    lonely = [Finding(names[name][0], "error", f"has no label map in {labels}", advice) for name in only_a]
-    lonely += [Finding(others[name][0], "error", f"has no image in {images}", advice) for name in only_b]
+    lonely = [Finding(names[name][0], "error", f"has no label map in {visible(labels)}", advice) for name in only_a]
+    lonely += [Finding(others[name][0], "error", f"has no image in {visible(images)}", advice) for name in only_b]
     return Labelled(place, images, tuple(names[a][0] for a, _ in pairs), tuple(others[b][0] for _, b in pairs)), lonely
 
 

@@ -30,7 +30,7 @@ from translate import files
 from translate.adapt.assembling import STAGES_OF_READING, Translations, assemble, check_names, damage, manifest_hash
 from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
-from translate.adapt.kept import Record, SetRecord, digest, first_changed, kept, write_record
+from translate.adapt.kept import Record, SetRecord, digest, kept, write_record
 from translate.adapt.preservation import Opinion, compare_opinions, is_held_out, summarise, warnings_of
 from translate.adapt.stopping import stopping
 from translate.adapt.tasks import kept_task
@@ -43,11 +43,11 @@ from translate.adapt.translators import (
     trained_translator,
     translators_recipe,
 )
-from translate.convert import LEDGER, Shard, convert
+from translate.convert import LEDGER, Entry, Shard, convert
 from translate.convert.ledger import Ledger
 from translate.data.labelled import Labelled
 from translate.data.transforms import resized, target_shape
-from translate.errors import DataError, Stopped
+from translate.errors import DataError, Stopped, visible
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.reading import read_image
 from translate.images.tensors import to_tensor
@@ -113,8 +113,6 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
             report.say(f"set {number + 1}: weights {release.weights}")
 
             # Its translations, and the set of them.
-            if shard is None:
-                discard_changed(source, staged, report)
             translations = translate_all(source, staged, release, shard, report, device)
             if shard is None:
                 call = {"sets": num, "trained_here": not models}  # for `evaluate`, which takes these and no older ones
@@ -141,24 +139,20 @@ def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto
     return written
 
 
-def discard_changed(source: Labelled, staged: Path, report: Reporter) -> None:
-    """Remove translations that are not what the converter has written, so that it makes them again."""
-    ledger = Ledger(staged)
-    for name in names_of(source):
-        written = ledger.last(name).get("sha256")
-        if written is not None and (staged / name).is_file() and first_changed([(staged / name, written)]):
-            report.say(f"warning: {staged / name}: was changed after it was made, and is made again")
-            (staged / name).unlink()
-
-
 def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard | None, report: Reporter,
                   device: str) -> Translations:
     """Translate all source images, or a shard of them, into `staged`. Raises `Stopped` after a signal."""
     if release.labels is not None:
         raise DataError("translates label maps, and labelled images are to be adapted", release.name)
     names = names_of(source)
+
+    def tell(row: Entry, number: int, total: int) -> None:
+        if row.status == "done" and row.message:
+            report.say(f"warning: {visible(staged / row.path)}: {row.message}")
+        report.progress(number, total, "translate", {})
+
     summary = convert(source.images, staged, release, device=device, shard=shard, only=frozenset(names),
-                      on_progress=lambda row, number, total: report.progress(number, total, "translate", {}))
+                      verify=shard is None, on_progress=tell)
     for row in summary.failed:
         report.say(str(row))
     if summary.stopped:
@@ -213,7 +207,7 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
             return True
         fault = damage(final, adapt.source, about["hash"])
         if fault is not None:
-            report.say(f"warning: {fault}; {final} is put together again")
+            report.say(f"warning: {fault}; {visible(final)} is put together again")
         return fault is None
 
     notes = notes_on_consistency(recipe, home) if call["trained_here"] else []
@@ -230,7 +224,7 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
     if about["hash"] is None:
         raise DataError(f"nothing is left of it: of {sum(counts.values())} images {counts['failed']} failed and "
                         f"{counts['rejected']} were rejected, as the judge changes its opinion about more than "
-                        f"{adapt.reject} of each (adapt.reject). {path} has the judge's opinions", final,
+                        f"{adapt.reject} of each (adapt.reject). {visible(path)} has the judge's opinions", final,
                         "train the translator or the judge (adapt.task.images) longer, or set adapt.reject to null")
     return MadeSet(final, counts["kept"], counts["rejected"], counts["failed"], about["hash"], about)
 

@@ -9,6 +9,7 @@ was not trained on, as it knows the others by heart.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -120,7 +121,7 @@ def warnings_of(report: dict[str, Any], of: str, rejects: bool) -> list[str]:
 
 def is_held_out(name: str) -> bool:
     """Return whether an image is kept from the judge's training: by its name alone, so that every set agrees."""
-    return hashlib.sha256(name.encode()).digest()[0] % ONE_HELD_OUT_IN == 0
+    return hashlib.sha256(os.fsencode(name)).digest()[0] % ONE_HELD_OUT_IN == 0
 
 
 def _total(found: Sequence[Opinion], classes: int) -> Opinion:

@@ -17,7 +17,7 @@ from translate.adapt.kept import Record, SetRecord, read_record
 from translate.adapt.tasks import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
 from translate.data.labelled import Labelled, check_labels
-from translate.errors import RECIPE_PLACEHOLDER, DataError, DocumentError, Mistake, RecipeError
+from translate.errors import RECIPE_PLACEHOLDER, DataError, DocumentError, Mistake, RecipeError, visible
 from translate.foreign import read_lines
 from translate.places import data_root
 from translate.recipe import Recipe
@@ -72,7 +72,7 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
     if unread:
         named = sorted(unread)[:NUM_UNREADABLE_NAMED]
         missing.append(f"source images: {len(unread)} could not be read when the set was made, and no row is trained "
-                       f"on them: {', '.join(named)}{' …' * (len(unread) > len(named))}")
+                       f"on them: {', '.join(map(visible, named))}{' …' * (len(unread) > len(named))}")
     layout = adapt.source.model_copy(update={"card": None, "exclude": ()})
     made = [layout.model_copy(update={"folder": folder}).find("train", root) for folder in sets]
     read = [number for number, path in enumerate(found.files)

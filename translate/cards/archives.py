@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from translate.errors import DataError, DiskError, is_disk_fault
+from translate.errors import DataError, DiskError, is_disk_fault, visible
 
 MAX_MEMBERS = 2_000_000
+MAX_DEPTH = 64  # folders inside each other: what lies deeper than some 1,000 cannot even be removed in the usual way
 NOTHING_KEPT = "nothing of the archive was kept"
 # What zipfile and tarfile raise for a damaged archive.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, RuntimeError, NotImplementedError)
@@ -47,14 +48,16 @@ def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None
     except DAMAGE as error:
         raise DataError(f"damaged ({type(error).__name__}: {error})", archive, "delete it and prepare again") from error
     except (FileExistsError, NotADirectoryError) as error:
-        raise DataError(f"holds {Path(error.filename).relative_to(folder)} twice; {NOTHING_KEPT}", archive) from None
+        name = visible(Path(error.filename).relative_to(folder))
+        raise DataError(f"holds {name} twice; {NOTHING_KEPT}", archive) from None
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, folder) from error
         raise DataError(error.strerror or str(error), archive) from error
 
     if only is not None and (missing := sorted(set(only) - found)):
-        raise DataError(f"holds no {', '.join(missing)}", archive, "it may be another version of this archive")
+        raise DataError(f"holds no {', '.join(map(visible, missing))}", archive, "it may be another version of this "
+                        "archive")
 
 
 def only_folder(folder: Path) -> Path:
@@ -89,7 +92,8 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _accept(archive: Path, name: str, number: int, plain: bool) -> None:
     """Raise `DataError` for a member that is not `plain` (a file or a folder), leads elsewhere, or is one too many."""
-    _inside(archive, name)
+    if len(_inside(archive, name).parts) > MAX_DEPTH:
+        raise DataError(f"{name[:60]!r}… lies in more than {MAX_DEPTH} folders; {NOTHING_KEPT}", archive)
     if not plain:
         raise DataError(f"{name!r} is a link or a device; {NOTHING_KEPT}", archive)
     if number >= MAX_MEMBERS:

@@ -19,7 +19,7 @@ from translate.cards.digits import DigitsConfig
 from translate.cards.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
 from translate.cards.rasters import RastersConfig
 from translate.data.layouts import FOLDERS_OF, DataConfig
-from translate.errors import DataError, DiskError, DocumentError, Mistake, RecipeError, is_disk_fault
+from translate.errors import DataError, DiskError, DocumentError, Mistake, RecipeError, is_disk_fault, visible
 from translate.files import copy, remove_folder, sync_folder, write_json
 from translate.foreign import Count, Shape, read_json
 from translate.mistakes import Mistakes, nearest
@@ -84,7 +84,7 @@ class Card(Config):
                     Field(discriminator="kind")] = UnpackConfig()
     layout: DataConfig  # what a recipe writes under `data` to read it
     size: str  # to download, and on the disk, in words
-    largest: int = Field(default=20_000_000_000, ge=1)  # bytes; an archive that unpacks to more is refused
+    largest: int = Field(default=20_000_000_000, ge=1, le=10**15)  # bytes; an archive that unpacks to more is refused
     licence: str
     attribution: str
     citation: str = ""
@@ -200,7 +200,8 @@ def _refuse_dead_links(card: Card, root: Path) -> None:
     dead = sorted(path for path in files if path.is_symlink() and not path.exists())
     if dead:
         more = f" ({len(dead) - 1} other links lead nowhere as well)" if len(dead) > 1 else ""
-        raise DataError(f"a link to {dead[0].readlink()}, which is not there{more}", dead[0], "make the links anew")
+        raise DataError(f"a link to {visible(dead[0].readlink())}, which is not there{more}", dead[0], "make the links "
+                        "anew")
 
 
 def _origin(card: Card) -> dict[str, Any]:

@@ -33,10 +33,10 @@ class DigitsConfig(Config):
     """`trainA/DIGIT`, `testA/DIGIT` of MNIST; `trainB/DIGIT`, `testB/DIGIT` of scikit-learn's digits."""
 
     kind: Literal["digits"] = "digits"
-    side: int = Field(32, ge=8)  # px of A's images
-    train_a: int = Field(300, ge=1)  # of each digit, the first ones
-    test_a: int = Field(100, ge=1)  # of each digit, the last ones
-    test_b: int = Field(597, ge=1)  # of all, the last ones: mostly other writers than the first
+    side: int = Field(32, ge=8, le=4096)  # px of A's images
+    train_a: int = Field(300, ge=1, le=1_000_000)  # of each digit, the first ones
+    test_a: int = Field(100, ge=1, le=1_000_000)  # of each digit, the last ones
+    test_b: int = Field(597, ge=1, le=1_000_000)  # of all, the last ones: mostly other writers than the first
 
     def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int,
               say: Callable[[str], None]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class RastersConfig(Config):
     kind: Literal["rasters"] = "rasters"
     input: str  # member of the archive that becomes A
     target: str  # member that becomes B; the larger of the two is averaged down to the smaller
-    tile: int = Field(default=384, ge=8)  # px, of a side
+    tile: int = Field(default=384, ge=8, le=65_536)  # px, of a side
     band: tuple[float, float]  # longitudes held out, [west, east] in degrees
     latitudes: tuple[float, float] = (-90.0, 90.0)  # [south, north] that are used
     min_land: float = Field(default=0.0, ge=0.0, le=1.0)  # tiles with a smaller fraction of land are left out

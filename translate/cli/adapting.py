@@ -11,7 +11,7 @@ from translate.cli.console import as_errors_of_recipe, say, say_table
 from translate.cli.options import AdaptFolder, AdaptRecipe, Device, Overrides, Shard
 from translate.cli.progress import Display
 from translate.cli.tables import adaptation_tables, preservation_table
-from translate.errors import UsageError
+from translate.errors import UsageError, visible
 
 if TYPE_CHECKING:
     from translate.adapt import MadeSet
@@ -65,12 +65,12 @@ def say_set(made: MadeSet) -> None:
     say_table(preservation_table(report, str(made.folder)))
     if report["flagged"]:
         say("flagged: what these show changes in translation, so their labels may be wrong: "
-            + ", ".join(report["flagged"]))
+            + ", ".join(map(visible, report["flagged"])))
     if report["kernel_distance"]:
         say("kernel distance to the target: {untranslated:.4g} untranslated, {translated:.4g} translated".format(
             **report["kernel_distance"]))
-    say(f"{made.kept} kept, {made.rejected} rejected, {made.failed} failed, of {made.total} images → {made.folder} "
-        f"(hash {made.hash[:16]})")
+    say(f"{made.kept} kept, {made.rejected} rejected, {made.failed} failed, of {made.total} images → "
+        f"{visible(made.folder)} (hash {made.hash[:16]})")
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from translate.cli import adapting, console, converting, datasets, evaluating, training
+from translate.cli import adapting, console, converting, datasets, evaluating, interop, training
 from translate.errors import TranslateError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
@@ -26,6 +26,7 @@ app.command()(evaluating.report)
 app.command()(evaluating.compare)
 app.command()(training.plan)
 app.command()(training.recipes)
+app.command("import")(interop.import_checkpoint)
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
 data.command("list")(datasets.list_cards)
@@ -53,6 +54,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """Run the command that was typed; turn an error of ours into its message and exit code."""
+    console.speak_any_encoding()
     console.out.quiet = os.environ.get("RANK", "0") != "0"  # of the processes a launcher starts, only the first speaks
     try:
         app()

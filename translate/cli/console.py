@@ -1,15 +1,22 @@
-"""Where commands print: results on one stream, errors on the other, lines as they are."""
+"""Where commands print: results on one stream, errors on the other, and nothing that a terminal would act on.
+
+Names of files and what others have written are made visible here: by `say`, by `Table`, and by the streams themselves.
+"""
 
 from __future__ import annotations
 
+import codecs
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
+from rich.text import Text
 
-from translate.errors import TranslateError
+from translate.errors import TranslateError, visible
 
 PLAIN_TABLE_WIDTH = 160  # columns of a table where no terminal says how many it has
 
@@ -17,10 +24,44 @@ out = Console(highlight=False)
 err = Console(highlight=False, stderr=True)
 
 
-def say(line: str, console: Console | None = None) -> None:
-    """Print a line on `console` (by default `out`): no markup, no wrapping, undecodable file names made printable."""
-    printable = line.encode("utf-8", "backslashreplace").decode()
-    (console or out).print(printable, markup=False, highlight=False, soft_wrap=True)
+SPELLED = {"→": "->", "…": "...", "×": "x", "±": "+/-", "∞": "inf", "−": "-", "–": "-", "—": "-", "·": "-", "≥": ">=",
+           "≤": "<=", "α": "alpha", "β": "beta", "λ": "lambda", "σ": "sigma", "°": " degrees", "²": "^2"}  # in ASCII
+
+
+def spelled(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for letters that a stream cannot encode: our signs in ASCII, others as their numbers."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start:error.end]
+    written = (SPELLED.get(each) or each.encode("ascii", "backslashreplace").decode() for each in letters)
+    return "".join(written), error.end
+
+
+def speak_any_encoding() -> None:
+    """Let the output streams print anything, whatever their encoding: of a pipe on Windows, or of a CI log.
+
+    One that cannot encode a sign or a name would end the command.
+    """
+    codecs.register_error("translate.spelled", spelled)
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="translate.spelled")
+
+
+def say(text: str, console: Console | None = None) -> None:
+    """Print lines on `console` (by default `out`): no markup, no wrapping, and nothing that a terminal acts on."""
+    lines = "\n".join(map(visible, text.split("\n")))
+    (console or out).print(lines, markup=False, highlight=False, soft_wrap=True)
+
+
+class Table(RichTable):
+    """A table whose title and cells are shown as they are: a name in them is no markup, and ends no line."""
+
+    def __init__(self, *headers: str, title: str, **options: Any):
+        super().__init__(*map(visible, headers), title=Text(visible(title), style="table.title"), **options)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(Text(visible(each)) for each in cells), **options)
 
 
 def say_table(table: Table) -> None:

@@ -12,7 +12,7 @@ from translate.cli import console
 from translate.cli.console import say
 from translate.cli.options import Device, Direction, Precision, Shard, one_of
 from translate.cli.progress import Display
-from translate.errors import UsageError
+from translate.errors import UsageError, visible
 
 if TYPE_CHECKING:
     from translate.convert import Summary
@@ -44,6 +44,8 @@ def convert(
     workers: Annotated[int | None, typer.Option(help="Number of decoder processes, and of writer threads; 0: none.",
                                                 show_default="1, or 0 on a single core")] = None,
     shard: Shard = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every output that is done, and make again what was "
+                                         "changed since. Otherwise only those whose size or time is another.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
 ) -> None:
     """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
@@ -61,13 +63,13 @@ def convert(
     release = load_release(model, direction)  # type: ignore[arg-type]
     for reason in release.refused:
         say(f"refused {reason}")
-    say(f"weights: {release.weights}" + (f" ({release.growth})" if release.growth else ""))
+    say(f"weights: {visible(release.weights)}" + (f" ({release.growth})" if release.growth else ""))
 
     with Display(f"convert with {release.name}") as display:
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
                                 overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
                                 memory=memory, file_format=file_format, quality=quality,  # type: ignore[arg-type]
-                                workers=workers, shard=part, dry_run=dry_run,
+                                workers=workers, shard=part, dry_run=dry_run, verify=verify,
                                 on_progress=entry_shower(display, dry_run))
         shown = {entry.path for entry in summary.failed}
         summary = add_up(summary)
@@ -86,6 +88,8 @@ def entry_shower(display: Display, dry_run: bool) -> Callable[[Entry, int, int],
             display.say(DRY_RUN_WORDS[entry.status] + str(entry))
         elif entry.status == "failed":
             display.say(str(entry))
+        elif entry.message:
+            display.say(f"{visible(entry.path)}: {entry.message}")
         display.progress(number, total, "", {}, worked=worked, megapixels=None if dry_run else pixels / 1e6)
 
     return show
@@ -97,16 +101,17 @@ def say_summary(summary: Summary, target: Path, dry_run: bool, shown: set[str]) 
         if entry.path not in shown:
             say(str(entry))
     for name in summary.skipped:
-        say(f"skipped (not an image suffix, or an earlier output): {name}")
+        say(f"skipped (not an image suffix, or an earlier output): {visible(name)}")
     if summary.noted:
         first, others = summary.noted[0], len(summary.noted) - 1
         more = f" (and of {others} more images: the ledger says which)" if others else ""
-        say(f"note: {first.path}: {first.note}{more}")
+        say(f"note: {visible(first.path)}: {visible(first.note)}{more}")
     if summary.in_strips:
         first, others = summary.in_strips[0], len(summary.in_strips) - 1
         more = f" ({others} more images as well: the ledger says why)" if others else ""
-        say(f"in strips, which give the same output: {first.path}: {first.strips}{more}")
+        say(f"in strips, which give the same output: {visible(first.path)}: {visible(first.strips)}{more}")
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
-        f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → {target}")
+        f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → "
+        f"{visible(target)}")
     if summary.stopped:
         say("stopped by a signal; the same command goes on", console.err)

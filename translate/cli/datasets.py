@@ -9,6 +9,7 @@ import typer
 
 from translate.cli.console import say
 from translate.cli.progress import Display
+from translate.errors import visible
 
 
 def list_cards() -> None:
@@ -33,7 +34,7 @@ def prepare_card(
 
     found = find_card(card)
     folder = prepare(found, data_root(), say, file)
-    say(f"{found.title}: {folder}\nlicence: {found.licence}\nattribution: {found.attribution}")
+    say(f"{found.title}: {visible(folder)}\nlicence: {found.licence}\nattribution: {found.attribution}")
 
 
 def prepare_features(
@@ -69,7 +70,8 @@ def check(
                 findings += label_findings(recipe, lambda done, total: display.count(done, total, "labels"))
 
     for finding in findings:
-        say(f"{finding.severity}: {finding.path}: {finding.what}" + (f"; {finding.advice}" if finding.advice else ""))
+        advice = f"; {finding.advice}" if finding.advice else ""
+        say(f"{finding.severity}: {visible(finding.path)}: {finding.what}{advice}")
     counts = count_severities(findings)
     say(", ".join(f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in counts.items()))
     raise typer.Exit(5 if counts["error"] else 0)

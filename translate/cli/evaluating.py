@@ -12,7 +12,7 @@ from translate.cli.console import say, say_table
 from translate.cli.options import Direction
 from translate.cli.progress import Display
 from translate.cli.tables import results_table
-from translate.errors import UsageError
+from translate.errors import UsageError, visible
 
 
 def evaluate(
@@ -64,7 +64,7 @@ def evaluate(
         say(f"missing: {line}")
     if (file := json_file or results_file(what)) is not None:
         results.write(file)
-        say(f"results: {file}")
+        say(f"results: {visible(file)}")
 
 
 def report(
@@ -90,4 +90,4 @@ def compare(
 
 def say_page(file: Path) -> None:
     """Print where a page lies, and its size."""
-    say(f"report: {file} ({file.stat().st_size / 1e6:.1f} MB, one file for any browser)")
+    say(f"report: {visible(file)} ({file.stat().st_size / 1e6:.1f} MB, one file for any browser)")

@@ -12,6 +12,7 @@ from rich.progress import Progress as ProgressBar
 
 from translate.cli import console
 from translate.cli.console import say
+from translate.errors import visible
 
 PLAIN_SECONDS = 15.0  # between two plain lines
 
@@ -25,12 +26,13 @@ class Display:
     """
 
     def __init__(self, title: str, on: Console | None = None, unit: str = "images"):
-        self.title, self.unit = title, unit
+        self.title, self.unit = visible(title), unit
         self.console = on or console.out
-        self._bar = ProgressBar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                                TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TimeRemainingColumn(),
-                                TextColumn("{task.fields[detail]}"), console=self.console, transient=True)
-        self._task = self._bar.add_task(title, total=None, speed="", detail="", start=False)
+        what, speed, detail = (TextColumn(f"{{task.{name}}}", markup=False)
+                               for name in ("description", "fields[speed]", "fields[detail]"))
+        self._bar = ProgressBar(what, BarColumn(), MofNCompleteColumn(), speed, TimeElapsedColumn(),
+                                TimeRemainingColumn(), detail, console=self.console, transient=True)
+        self._task = self._bar.add_task(self.title, total=None, speed="", detail="", start=False)
         self._first: tuple[float, int, float] | None = None  # where speed is counted from: (time, worked, megapixels)
         self._worked = 0
         self._last_line = time.monotonic()
@@ -77,8 +79,8 @@ class Display:
         if megapixels is not None and elapsed > 0:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
 
-        heading = f"{self.title} {stage}".strip()
-        detail = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        heading = f"{self.title} {visible(stage)}".strip()
+        detail = "  ".join(f"{visible(name)} {value:.3f}" for name, value in losses.items())
         self._bar.update(self._task, completed=images, total=total, description=heading, speed=speed, detail=detail)
 
         # Where there is no terminal: a line now and then, and one at the end.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
+from translate.cli.console import Table
 from translate.sizes import format_bytes
 
 
@@ -100,10 +99,15 @@ def results_table(document: dict[str, Any]) -> Table:
     baselines = list(dict.fromkeys(name for row in document["metrics"].values() for name in row["baselines"]))
     counted = f"{document['num_images']} images, {document['num_reals']} real ones"
     level = f"{document['interval']['level']:.0%} interval"
-    table = Table("", "better", "value", level, "real | real", *(name.replace("_", " ") for name in baselines),
+    own_size = any(row["own_size"] for row in document["metrics"].values())
+    value, own = "value", []
+    if own_size:
+        value, own = f"value at {document['side']} px", [f"in their own size, {document['own_side']} px"]
+    table = Table("", "better", value, level, *own, "real | real", *(name.replace("_", " ") for name in baselines),
                   title=f"{document['what']} ({counted})", title_justify="left")
     for row in document["metrics"].values():
-        table.add_row(row["title"], row["better"], number(row), interval(row), with_interval(row["floor"]),
+        table.add_row(row["title"], row["better"], number(row), interval(row),
+                      *([with_interval(row["own_size"])] if own_size else []), with_interval(row["floor"]),
                       *(with_interval(row["baselines"].get(name)) for name in baselines))
     return table
 

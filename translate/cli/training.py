@@ -13,7 +13,7 @@ from translate.cli.console import as_errors_of_recipe, say, say_table
 from translate.cli.options import CardMemory, OptionalRecipe, Overrides, Recipe, RecipePrecision
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
-from translate.errors import DoesNotFit, RunError, UsageError
+from translate.errors import DoesNotFit, RunError, UsageError, visible
 
 
 def train(
@@ -24,6 +24,8 @@ def train(
     overrides: Overrides = None,
     precision: RecipePrecision = None,
     memory: CardMemory = None,
+    start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Begin with the weights of a run, a "
+                                               "release, or a checkpoint of another project.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
 ) -> None:
     """Train a recipe; leaves a run folder."""
@@ -32,7 +34,8 @@ def train(
     from translate.training.loop import train as train_run
 
     # A run that is resumed knows its recipe.
-    changes = [*(overrides or []), *([f"precision={precision}"] if precision else [])]
+    changes = [*(overrides or []), *([f"precision={precision}"] if precision else []),
+               *([f"start={json.dumps(str(start), ensure_ascii=False)}"] if start else [])]
     if recipe is not None:
         file = find_recipe(recipe)
         chosen = load_recipe(file, changes)
@@ -47,7 +50,8 @@ def train(
 
     with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):
         train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
-    say(f"finished: {folder}; its report: {folder / 'report.html'}")
+    page = folder / "report.html"
+    say(f"finished: {visible(folder)}" + (f"; its report: {visible(page)}" if page.is_file() else ""))
     say(f"convert with: translate convert IN OUT --model {folder}")
 
 

@@ -82,7 +82,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             overwrite: bool = False, max_pixels: int = MAX_PIXELS, memory: str | None = None,
             file_format: FileFormat | None = None, quality: int | None = None, shard: Shard | None = None,
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
-            on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
+            verify: bool = False, on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
     """Translate files into `out`, and go on where an earlier call was interrupted.
 
     Outputs have the size of their inputs seen upright; alpha, ICC profile, EXIF and resolution go along where the
@@ -112,6 +112,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
                   bounded (RLIMIT_DATA) while a file is decoded. None: 1 where there is a second
                   core for it
     dry_run       read everything and write nothing
+    verify        read every output that is done, and make again what was changed since; else only those whose size or
+                  time is another
     on_progress   called after each file, in their order, with its entry, its number and the number of files
 
     A file that cannot be translated is an entry of the summary. Raises `UsageError` for words that do not fit together
@@ -135,7 +137,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         skipped = [name for name in skipped if shard.has(name)]
 
     options = Options(overwrite, max_pixels, file_format, quality, default_workers() if workers is None else workers,
-                      dry_run)
+                      dry_run, verify)
     converter = Converter(Translating.with_release(release, device, precision, memory), ledger, options)
     if not dry_run:
         ledger.open()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
@@ -27,7 +26,7 @@ from translate.convert.ledger import Entry, Ledger
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
 from translate.convert.pools import decoder_pool, prefetch, thread_pool
 from translate.convert.translating import Translating, Way
-from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault
+from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
 from translate.images.pages import Page, open_pages
@@ -52,6 +51,7 @@ class Options:
     quality: int | None = None
     workers: int = 0
     dry_run: bool = False
+    verify: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +113,14 @@ class Converter:
             # What stands at the output's place is replaced only where it is ours, or with `overwrite`.
             if job.fault is not None:
                 raise job.fault
-            known = None if self.options.overwrite else self.ledger.key_of(job)
-            if not self.options.overwrite and os.path.lexists(job.output) and not self.ledger.owns(job):
+            options = self.options
+            if not options.overwrite and os.path.lexists(job.output) and not self.ledger.owns(job):
+                self.ledger.look_again()  # another process may have written it meanwhile
+            known = None if options.overwrite else self.ledger.key_of(job, options.verify, note=not options.dry_run)
+            if not options.overwrite and os.path.lexists(job.output) and not self.ledger.owns(job):
                 whose = " and is not from a conversion into this folder" if self.ledger.path else ""
-                raise ImageError(job.output, "write", f"{job.output} exists{whose}; remove it, or use --overwrite")
+                raise ImageError(job.output, "write", f"{visible(job.output)} exists{whose}; remove it, or use "
+                                 "--overwrite")
 
             # Within a memory, images are translated by rows. What is large waits for its turn.
             by_rows = self.translating.memory is not None and self.translating.release.labels is None
@@ -271,8 +275,12 @@ class Converter:
 
     def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...], strips: str | None) -> Entry:
         """Return the entry of an output that is complete and on the disk."""
+        status = read.job.output.stat()
+        damaged = read.job.name in self.ledger.damaged
         return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
-                     sha256=files.sha256(read.job.output), note="; ".join(dict.fromkeys(notes)) or None, strips=strips)
+                     sha256=files.sha256(read.job.output), size=status.st_size, mtime_ns=status.st_mtime_ns,
+                     message="was changed after it was made, and is made again" if damaged else None,
+                     note="; ".join(dict.fromkeys(notes)) or None, strips=strips)
 
     def record(self, entry: Entry) -> Entry:
         """Put an entry into the ledger, unless it says nothing new. Raises `DiskError`."""
@@ -303,30 +311,17 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, folder) from error
-        raise ImageError(folder, "write", f"{folder}: {error.strerror}") from error
+        raise ImageError(folder, "write", f"{visible(folder)}: {error.strerror}") from error
 
 
 def remove_leftovers(jobs: Iterable[Job]) -> None:
     """Delete the temporary files of outputs of ours that killed processes left behind.
 
-    Their names end in the process's number. Those of other shards' outputs stay: they may be another machine's, where
-    other processes run.
+    Those of other shards' outputs stay.
     """
     starts = {(job.output.parent, files.temporary_start(job.output)) for job in jobs}
     for folder in {folder for folder, _ in starts}:
-        with suppress(OSError):
-            for path in folder.glob(f"{files.TEMPORARY}*"):
-                name = re.fullmatch(r"(.+-)(\d{1,10})", path.name)
-                if (name and (folder, name[1]) in starts
-                        and (int(name[2]) == os.getpid() or not _is_running(int(name[2])))):
-                    path.unlink(missing_ok=True)
-
-
-def _is_running(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
+        for path in list(folder.glob(f"{files.TEMPORARY}*")):
+            if (folder, path.name[:files.NUM_START_LETTERS]) in starts:
+                with suppress(OSError):  # somebody writes it
+                    files.remove_left_behind(path)

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from translate.errors import DataError, ImageError, UsageError
+from translate.errors import DataError, ImageError, UsageError, visible
 from translate.images.listing import SUFFIXES, Listing, list_folder
 from translate.images.reading import ImageConfig
 from translate.images.writing import suffix_for
@@ -91,26 +91,26 @@ def plan_jobs(source: Path, out: Path, naming: Naming) -> tuple[list[Job], list[
     else:
         folder, pattern = _split(source)
         if pattern is None and not folder.is_dir():
-            raise DataError(f"{source}: no such file or folder")
+            raise DataError("no such file or folder", source)
         if out.exists() and not out.is_dir():
-            raise UsageError(f"{out}: is a file; a folder of images needs a folder to go to")
+            raise UsageError("is a file; a folder of images needs a folder to go to", out)
         if out.is_dir() and folder.is_dir() and out.samefile(folder):
-            raise UsageError(f"{out}: is the source itself; its images would be replaced. Choose another folder")
+            raise UsageError("is the source itself; its images would be replaced", out, "choose another folder")
 
         # Its images, each with a name of its own.
         listing = _listing(folder, pattern, out)
         jobs = _folder_jobs(listing, folder, out, naming)
         if not jobs:
-            raise DataError(f"{source}: {'holds' if pattern is None else 'matches'} no images "
-                            f"({', '.join(sorted(SUFFIXES))})")
+            raise DataError(f"{'holds' if pattern is None else 'matches'} no images ({', '.join(sorted(SUFFIXES))})",
+                            source)
         skipped = [str(path.relative_to(folder)) for path in listing.others]
 
     # Links make it possible that an output is one of the sources under another name.
     sources = {path for job in jobs for path in (_place(job.source), Path(os.path.realpath(job.source)))}
     replaced = next((job for job in jobs if _place(job.output) in sources), None)
     if replaced is not None:
-        raise UsageError(printable(f"{replaced.output}: the output of {replaced.source} would replace an image of the "
-                                   "source; choose another folder"))
+        raise UsageError(f"the output of {visible(replaced.source)} would replace an image of the source",
+                         replaced.output, "choose another folder")
     return jobs, skipped
 
 
@@ -160,7 +160,7 @@ def _single_job(source: Path, out: Path, naming: Naming) -> Job:
     if suffix in SUFFIXES and not out.is_dir():
         if naming.suffix(suffix) != suffix:
             why = f"cannot hold the output ({naming.content})" if naming.format is None else f"is no {naming.format}"
-            raise UsageError(f"{out}: {why}; write {naming.suffix(suffix)}")
+            raise UsageError(why, out, f"write {naming.suffix(suffix)}")
         return Job(source, source.name, out, out.name)
     name = Path(source.name).with_suffix(naming.suffix(source.suffix))
     return Job(source, source.name, out / name, str(name))
@@ -182,7 +182,8 @@ def _folder_jobs(listing: Listing, source: Path, out: Path, naming: Naming) -> l
             free = [wish for wish in wishes if wish not in claimed]
             output = free[0] if free else wishes[-1]
             if not free:
-                fault = ImageError(path, "find", f"its output {output} is also that of another file; rename one")
+                fault = ImageError(path, "find", f"its output {visible(output)} is also that of another file; rename "
+                                   "one")
             claimed.add(output)
         jobs.append(_job(path, source, out, output, fault))
     return jobs
@@ -195,8 +196,3 @@ def _job(path: Path, source: Path, out: Path, output: Path, fault: ImageError | 
 def _place(path: Path) -> Path:
     """Return where a name lies, whatever it is a link to: what a rename to it would replace."""
     return Path(os.path.realpath(path.parent)) / path.name
-
-
-def printable(text: str) -> str:
-    """Make text of file names, which may hold bytes that are no text: a terminal refuses those."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -6,23 +6,46 @@
     done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written
     failed    why: the stage (find, read, convert, write), the class of the error, its message
 
-Processes that share a folder have a ledger each (`.translate-ledger-2-of-4.jsonl`) and read all of them. Entries
-are ordered by run number (`run`), not time: each run's is one more than the highest in the ledgers it has read.
+Processes that share a folder have a ledger each (`.translate-ledger-2-of-4.jsonl`) and read all of them, again before
+an output counts as foreign: another one may have written it meanwhile. Entries are ordered by run number (`run`), not
+time: each run's is one more than the highest in the ledgers it has read.
+
+An output of another size or time than when it was written counts as done only where its content is still the same.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from translate import files
-from translate.convert.jobs import LEDGERS, Job, Shard, printable
-from translate.foreign import read_lines
+from translate.convert.jobs import LEDGERS, Job, Shard
+from translate.errors import visible
+from translate.foreign import SHA256, Count, Shape, examine_lines
 
 LEDGER = f"{LEDGERS}.jsonl"
+
+
+class Row(Shape):
+    """A line of a ledger. One that is none is left out: what it was about is translated again."""
+
+    path: str
+    status: Literal["started", "done", "failed"]
+    output: str | None = None
+    key: str | None = None
+    pixels: Count | None = None
+    sha256: SHA256 | None = None
+    size: Count | None = None
+    mtime_ns: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    note: str | None = None
+    run: Count = 0
 
 
 @dataclass(frozen=True)
@@ -38,20 +61,23 @@ class Entry:
     key: str | None = None
     stage: str | None = None
     error: str | None = None  # the class of what was raised
-    message: str | None = None
+    message: str | None = None  # why it failed, or what is to be said although it is done
     pixels: int | None = None  # of the output
     sha256: str | None = None  # of the output: shows whether it was changed later
     strips: str | None = None  # why it was computed in strips, where nobody had asked for them
+    size: int | None = None  # of the output, in bytes, and
+    mtime_ns: int | None = None  # when it was written: where both are the same, it is not read again
     note: str | None = None  # what of the input was left out because it cannot be read
 
     @classmethod
     def failure(cls, job: Job, stage: str, error: str, message: str) -> Entry:
         """Say that a file could not be translated, and why."""
-        return cls(job.name, "failed", job.output_name, stage=stage, error=error, message=printable(message))
+        return cls(job.name, "failed", job.output_name, stage=stage, error=error, message=message)
 
     def __str__(self) -> str:
-        reason = f": {self.stage}: {self.message}" if self.status == "failed" else f" → {self.output}"
-        return printable(f"{self.path}{reason}")
+        if self.status == "failed":
+            return f"{visible(self.path)}: {self.stage}: {visible(self.message)}"
+        return f"{visible(self.path)} → {visible(self.output)}"
 
 
 class Ledger:
@@ -64,17 +90,33 @@ class Ledger:
         # What all processes of earlier runs have written.
         name = f"{LEDGERS}-{shard.index}-of-{shard.num}.jsonl" if shard else LEDGER
         self.path = None if folder is None else folder / name
+        self.damaged: set[str] = set()  # the paths whose outputs were changed after they were written
+        self._folder = folder
+        self._read: dict[Path, int] = {}  # up to which byte each ledger was read
+        self._last: dict[str, dict[str, Any]] = {}  # the entry of each path that counts
+        self._outputs: set[str | None] = set()  # what any of them has written: it is ours
         self._lock = threading.Lock()
-        entries: list[dict[str, Any]] = []
-        with files.as_disk_errors(self.path or Path()):
-            for path in sorted(folder.glob(f"{LEDGERS}*.jsonl")) if folder is not None else ():
-                entries += read_lines(path)
+        self.run = 0
+        self.look_again()
+        self.run = 1 + max((entry.get("run", 0) for entry in self._last.values()), default=0)
 
-        # The last entry of a path counts; and what any of them has written is ours.
-        entries = sorted((entry for entry in entries if isinstance(entry.get("path"), str)), key=_run)
-        self.run = 1 + max(map(_run, entries), default=0)
-        self._last = {entry["path"]: entry for entry in entries}
-        self._outputs = {entry.get("output") for entry in entries if entry.get("status") in ("started", "done")}
+    def look_again(self) -> None:
+        """Read what has been added to the ledgers of the folder since the last time. Raises `DiskError`."""
+        if self._folder is None:
+            return
+        with self._lock, files.as_disk_errors(self._folder):
+            for path in sorted(self._folder.glob(f"{LEDGERS}*.jsonl")):
+                lines = examine_lines(path, Row, self._read.get(path, 0))
+                self._read[path] = lines.end
+                self._take(lines.records)
+
+    def _take(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Let the last entry of a path count: by run, and within a run by the order of the lines."""
+        for entry in entries:
+            if entry.get("run", 0) >= self._last.get(entry["path"], {}).get("run", 0):
+                self._last[entry["path"]] = entry
+            if entry["status"] != "failed":
+                self._outputs.add(entry.get("output"))
 
     def open(self) -> None:
         """Make sure that entries can be added, before any work is done."""
@@ -82,15 +124,38 @@ class Ledger:
             return
         with files.as_disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as file:  # a line that a crash has cut must not swallow the next one
+            with files.appending(self.path) as file:  # a line that a crash has cut must not swallow the next one
                 if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
                     file.write(b"\n")
 
-    def key_of(self, job: Job) -> str | None:
-        """Return the key of the job's output, where it is done and still there."""
+    def key_of(self, job: Job, verify: bool = False, note: bool = True) -> str | None:
+        """Return the key of the job's output, where it is done and is still what was written.
+
+        Its content is looked at where its size or time is another, and always to `verify` it. What turns out to be the
+        same gets an entry with its new time, so that it is read once; not without `note`.
+        """
         entry = self.last(job.name)
-        there = entry.get("status") == "done" and entry.get("output") == job.output_name and job.output.is_file()
-        return entry.get("key") if there else None
+        if entry.get("status") != "done" or entry.get("output") != job.output_name:
+            return None
+        try:
+            status = job.output.stat()
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+
+        # Older versions wrote neither size nor time, and the first ones no sum.
+        key: str | None = entry.get("key")
+        same = (entry.get("size"), entry.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
+        if "sha256" not in entry or (same and not verify):
+            return key
+        if files.checksum(job.output) != entry["sha256"]:
+            self.damaged.add(job.name)
+            return None
+        if note and not same:
+            known = Entry(**{each.name: entry[each.name] for each in fields(Entry) if each.name in entry})
+            self.append(replace(known, size=status.st_size, mtime_ns=status.st_mtime_ns, message=None))
+        return key
 
     def last(self, path: str) -> dict[str, Any]:
         """Return the entry of a path that counts; empty where there is none."""
@@ -111,8 +176,3 @@ class Ledger:
                 return
             with files.as_disk_errors(self.path):
                 files.append_line(self.path, record)
-
-
-def _run(entry: dict[str, Any]) -> int:
-    run = entry.get("run")
-    return run if isinstance(run, int) else 0

@@ -18,7 +18,7 @@ from translate.data.layouts import (
     UnpairedConfig,
 )
 from translate.data.pairing import list_images, match, named
-from translate.errors import DataError, ImageError, TranslateError
+from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
 from translate.images.reading import ImageConfig, fit
 
@@ -104,7 +104,7 @@ def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
                   f"{len(only_a + only_b)} have no partner: probably meant as pairs",
                   "if so, add their partners, or remove them")
     for lonely, other in ((only_a, "trainB"), (only_b, "trainA")):
-        yield from (Finding(path, "warning", f"has no partner in {other}") for path in lonely)
+        yield from (Finding(path, "warning", f"has no partner in {visible(other)}") for path in lonely)
 
 
 def _guessed_classes(folder: Path) -> int:
@@ -210,13 +210,13 @@ def _sides(config: SidesConfig, folders: tuple[Path, Path]) -> tuple[list[Pair],
 
     # Files pair by name: two files of one name, and names without a partner, are errors.
     names_a, names_b = named(folders[0], files_a), named(folders[1], files_b)
-    findings = [Finding(clash[1], "error", f"has the name of {clash[0].name}, and pairs are found by name",
+    findings = [Finding(clash[1], "error", f"has the name of {visible(clash[0].name)}, and pairs are found by name",
                         "remove or rename one of them")
                 for names in (names_a, names_b) for clash in names.values() if len(clash) > 1]
     pairs, only_a, only_b = match(list(names_a), list(names_b))
     for only, names, other in ((only_a, names_a, folders[1]), (only_b, names_b, folders[0])):
-        findings += [Finding(names[name][0], "error", f"has no partner in {other}", "add it there, or remove this one")
-                     for name in only]
+        findings += [Finding(names[name][0], "error", f"has no partner in {visible(other)}",
+                             "add it there, or remove this one") for name in only]
 
     together: list[Pair] = [((names_a[a][0], "a"), (names_b[b][0], "b")) for a, b in pairs]
     alone_a, alone_b = [names_a[name][0] for name in only_a], [names_b[name][0] for name in only_b]

@@ -7,5 +7,5 @@ import hashlib
 
 def stable_hash(*parts: int | str) -> int:
     """Return 63 bits that depend on `parts` alone, in every process and every version of Python (unlike `hash`)."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -21,7 +21,7 @@ from translate.data.labelled import Labelled, LabelledConfig, matches
 from translate.data.labels import read_labels
 from translate.data.layouts import Split
 from translate.data.pairing import match, named, pair_files
-from translate.errors import DataError, ImageError, TranslateError
+from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.foreign import Shape, parse
 from translate.images.decoding import inspect
 
@@ -41,8 +41,8 @@ class LabelMaps(LabelledConfig):
 
     labels: str
     pattern: str = "*"  # file names of label maps, where others lie beside them
-    classes: int = Field(ge=2)
-    ignore: int | None = Field(VOID, ge=0)  # after `ids`: pixels that do not count
+    classes: int = Field(ge=2, le=65_536)
+    ignore: int | None = Field(VOID, ge=0, le=2**32)  # after `ids`: pixels that do not count
     ids: Literal["cityscapes"] | dict[int, int] | None = None  # numbers in the files → classes; null: as they are
     names: tuple[str, ...] = ()  # of the classes, for tables
 
@@ -110,7 +110,7 @@ class LabelMaps(LabelledConfig):
             return error
         if (info.height, info.width) == shape[:2]:
             return None
-        return DataError(f"is {info.size} and its labels {label} {shape[1]}×{shape[0]} pixels", path,
+        return DataError(f"is {info.size} and its labels {visible(label)} {shape[1]}×{shape[0]} pixels", path,
                          "they need one size")
 
     @pydantic.model_validator(mode="after")
@@ -132,7 +132,7 @@ class GTA5Config(LabelMaps):
     kind: Literal["gta5"] = "gta5"
     images: str = "images"
     labels: str = "labels"
-    classes: int = Field(19, ge=2)
+    classes: int = Field(19, ge=2, le=65_536)
     ids: Literal["cityscapes"] | dict[int, int] | None = "cityscapes"
     names: tuple[str, ...] = CITYSCAPES_NAMES
 
@@ -145,7 +145,7 @@ class CityscapesConfig(LabelMaps):
     images: str = "leftImg8bit/{split}"
     labels: str = "gtFine/{split}"
     pattern: str = "*_gtFine_labelTrainIds.png"  # with *_gtFine_labelIds.png, set ids: cityscapes
-    classes: int = Field(19, ge=2)
+    classes: int = Field(19, ge=2, le=65_536)
     names: tuple[str, ...] = CITYSCAPES_NAMES
 
 
@@ -216,7 +216,7 @@ class ImageFolderConfig(Classes):
         for what, missing in (("no row in it", sorted(names.keys() - classes)),
                               ("a row and no image", sorted(classes.keys() - names))):
             if missing:
-                raise DataError(f"{len(missing)} images have {what}, the first {missing[0]}", metadata)
+                raise DataError(f"{len(missing)} images have {what}, the first {visible(missing[0])}", metadata)
         return Labelled(place, images, tuple(names.values()), tuple(classes[name] for name in names), metadata)
 
     def _rows(self, metadata: Path) -> Iterator[tuple[str, int]]:
@@ -226,9 +226,10 @@ class ImageFolderConfig(Classes):
             value = row.get(self.column)
             where = f"{metadata}, line {number}"
             if self.column not in row:
-                raise DataError(f"no column {self.column!r} (column in the recipe); it has {', '.join(row)}", where)
+                raise DataError(f"no column {self.column!r} (column in the recipe); it has "
+                                f"{', '.join(map(visible, row))}", where)
             if name in seen:
-                raise DataError(f"{name} stands there twice", where)
+                raise DataError(f"{visible(name)} stands there twice", where)
             seen.add(name)
             if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(self.names):
                 yield name, value

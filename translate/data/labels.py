@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from translate.errors import ImageError
-from translate.images.pictures import MAX_PIXELS, as_image_errors
+from translate.images.pictures import MAX_PIXELS, as_image_errors, open_image
 from translate.images.png_chunks import without_bad_chunks
 
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")  # in a JPEG the numbers have been smoothed into other classes
@@ -23,7 +23,7 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     They are the indices of a palette image, or the values of a grey one. Raises `ImageError` for a file that is no
     label map, or has more than `max_pixels`.
     """
-    with as_image_errors(path, "read"), path.open("rb") as file:
+    with as_image_errors(path, "read"), open_image(path) as file:
         try:
             readable, _ = without_bad_chunks(file, path)
             image = Image.open(readable, formats=LOSSLESS)

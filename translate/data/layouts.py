@@ -31,7 +31,7 @@ from translate.data.samples import (
     UnpairedSamples,
 )
 from translate.data.transforms import Augmentation
-from translate.errors import DataError
+from translate.errors import DataError, visible
 from translate.images.reading import ImageConfig
 
 Split = Literal["train", "test"]
@@ -42,7 +42,8 @@ class LayoutConfig(PlaceConfig):
     """What all layouts of a training's data share."""
 
     image_b: ImageConfig = ImageConfig(channels=3)
-    resize: int | None = Field(default=286, ge=1)  # short side that images are loaded at, px; null keeps the size
+    # short side that images are loaded at, px; null keeps the size
+    resize: int | None = Field(default=286, ge=1, le=100_000)
     augment: tuple[Augmentation, ...] = ("flip",)
 
     paired: ClassVar[bool] = True
@@ -127,7 +128,8 @@ class SidesConfig(LayoutConfig):
             return None
         for folder, other in ((folder_a, folder_b), (folder_b, folder_a)):
             if not folder.is_dir():
-                raise DataError(f"no such folder, and {other.name} is there; both are needed", folder, self.hint())
+                raise DataError(f"no such folder, and {visible(other.name)} is there; both are needed", folder,
+                                self.hint())
         return folder_a, folder_b
 
     def expected(self, split: Split) -> str:
@@ -219,12 +221,13 @@ class LabelsConfig(SidesConfig):
     """Label maps and images, as pix2pixHD takes them. Side A is one-hot: 1 where a pixel is of the class, else 0."""
 
     kind: Literal["labels"] = "labels"
-    classes: int = Field(ge=2)
-    ignore: int | None = Field(default=255, ge=0)  # pixels of this number belong to no class: 0 in every channel
+    classes: int = Field(ge=2, le=65_536)
+    # pixels of this number belong to no class: 0 in every channel
+    ignore: int | None = Field(default=255, ge=0, le=2**32)
     labels: str = "*"  # file names of label maps, where others lie beside them: "*_labelTrainIds.png"
     # numbers from here on are class × `instances` + instance number (Cityscapes' *_instanceIds.png: 1000); null: all
     # numbers are classes
-    instances: int | None = Field(default=None, ge=2)
+    instances: int | None = Field(default=None, ge=2, le=2**32)
     edges: bool = False  # one more channel: where a thing, or without `instances` a class, ends (pix2pixHD)
 
     what_a_and_b_hold: ClassVar[str] = "label maps in a and images in b"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from translate.errors import RECIPE_PLACEHOLDER, DataError
+from translate.errors import RECIPE_PLACEHOLDER, DataError, visible
 from translate.images.listing import find_images
 
 NUM_NAMED = 20  # files that an error names before it says how many more there are
@@ -61,7 +61,7 @@ def pair_files(folder_a: Path, files_a: Sequence[Path], folder_b: Path,
     if only_a or only_b:
         lonely = [names[name][0] for names, only in ((names_a, only_a), (names_b, only_b)) for name in only]
         raise DataError(f"{len(only_a)} of {len(files_a)} and {len(only_b)} of {len(files_b)} images have no partner "
-                        f"of the same name: {', '.join(map(str, lonely[:NUM_NAMED]))}"
+                        f"of the same name: {', '.join(map(visible, lonely[:NUM_NAMED]))}"
                         f"{', …' * (len(lonely) > NUM_NAMED)}", f"{folder_a} and {folder_b}",
                         f"rename or remove them (`translate data check {RECIPE_PLACEHOLDER}` lists all of a recipe's)")
     return [names_a[a][0] for a, _ in pairs], [names_b[b][0] for _, b in pairs]

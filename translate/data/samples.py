@@ -15,6 +15,7 @@ from translate.data.hashing import stable_hash
 from translate.data.labels import Labelling
 from translate.data.transforms import Augmentation, resized, target_shape
 from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError
+from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
 
@@ -81,13 +82,18 @@ class Samples:
         return [resized(image, target_shape(image.shape[:2], resize, crop), labels=labels)
                 for image, labels in zip(images, self.labels, strict=False)]
 
-    def whole(self, index: int, resize: int | None = None) -> Sample:
-        """Return sample `index` without crop and augmentation, at its full size or at a short side of `resize`.
+    def whole(self, index: int, resize: int | None = None, crop: tuple[int, int] = (1, 1)) -> Sample:
+        """Return sample `index` without crop and augmentation, at its full size or at the one that `fitted` gives it.
 
         Of unpaired sides, indices wrap around. Raises `ImageError`.
         """
-        a, b = self.tensors(self.fitted(index % len(self.files_a), index % len(self.files_b), resize))
+        a, b = self.tensors(self.fitted(index % len(self.files_a), index % len(self.files_b), resize, crop))
         return Sample(a, b, stable_hash("whole", index))
+
+    def shape_in(self, path: Path) -> tuple[int, int]:
+        """Return the own (height, width) of the image, or of each of two, in one of the files. Raises `ImageError`."""
+        info = inspect(path)
+        return info.height, info.width
 
 
 class UnpairedSamples(Samples):
@@ -102,6 +108,10 @@ class AlignedSamples(Samples):
     def __init__(self, loading: Loading, split: str, files: Sequence[Path], swapped: bool):
         super().__init__(loading, split, files, files)
         self.swapped = swapped
+
+    def shape_in(self, path: Path) -> tuple[int, int]:
+        height, width = super().shape_in(path)
+        return height, max(1, width // 2)
 
     def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
         path = self.files_a[index_a]

@@ -22,7 +22,8 @@ from translate.data.layouts import LayoutConfig, SidesConfig
 from translate.data.loading import CHECK_ALL, TIMEOUT_SECONDS, Loadable, Shares, load
 from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
-from translate.data.transforms import RandomTransform, centre_crop
+from translate.data.scale import Fitting
+from translate.data.transforms import RandomTransform, middle
 from translate.errors import DataError, ImageError, UsageError
 
 
@@ -130,27 +131,29 @@ def permutation(seed: int, num: int) -> np.ndarray:
     return np.argsort(np.random.Philox(seed).random_raw(num), kind="stable")
 
 
-def held_out(config: LayoutConfig, root: Path, num: int, size: tuple[int, int], resize: int | None = None) -> Batch:
-    """Return the first `num` samples of the test split (of train where there is none), the centre of each at `size`.
+def held_out(config: LayoutConfig, root: Path, num: int, fitting: Fitting,
+             most_pixels: int | None = None) -> list[Sample]:
+    """Return the first `num` samples of the test split (of train where there is none), whole, as `fitting` shows them.
 
-    They are the same on every call: for pictures that show how a training goes on. Raises `DataError`.
+    Of an image with more than `most_pixels` pixels the middle is taken, of its proportions and so many pixels. The
+    samples are the same on every call: for pictures that show how a training goes on. Raises `DataError`.
     """
     samples = None
     for name in ("test", "val", "train"):
         samples = samples or config.find(name, root)
     samples = samples or config.build("train", root)  # says what is missing
 
-    # No transform is drawn for them: of each its middle, and a key that names it alone.
+    # No transform is drawn for them: they have a key that names each alone.
     chosen = []
     for index in range(min(num, len(samples))):
         try:
-            images = samples.fitted(index % len(samples.files_a), index % len(samples.files_b),
-                                    config.resize if resize is None else resize, size)
+            images = samples.fitted(index % len(samples.files_a), index % len(samples.files_b), fitting.resize,
+                                    fitting.crop)
         except ImageError as error:
             raise DataError.of(error, CHECK_ALL) from None
-        a, b = samples.tensors([centre_crop(image, size) for image in images])
+        a, b = samples.tensors([middle(image, most_pixels) for image in images])
         chosen.append(Sample(a, b, stable_hash("held out", index)))
-    return Batch.of(chosen)
+    return chosen
 
 
 class Pairs(Sequence[tuple[Tensor, Tensor]]):

@@ -54,10 +54,15 @@ def resized(image: np.ndarray, shape: tuple[int, int], *, labels: bool = False) 
     return result
 
 
-def centre_crop(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the middle (height, width) of an image at least that large."""
-    top, left = ((have - want) // 2 for have, want in zip(image.shape[:2], size, strict=True))
-    return image[top:top + size[0], left:left + size[1]]
+def middle(image: np.ndarray, most_pixels: int | None) -> np.ndarray:
+    """Return an image (H, W, C), or of one with more than `most_pixels` the middle, of the same proportions."""
+    height, width = image.shape[:2]
+    if most_pixels is None or height * width <= most_pixels:
+        return image
+    share = (most_pixels / (height * width)) ** 0.5
+    rows, columns = max(1, int(height * share)), max(1, int(width * share))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[top:top + rows, left:left + columns]
 
 
 class RandomTransform:

@@ -7,8 +7,11 @@ An evaluation leaves in `metrics.jsonl` a line of `kind: evaluation`:
     <score>      its value, under the names of `translate.metrics.observations.MEASURES`; null where it is not finite
     intervals    {score: [low, high]}: the 95 % bootstrap interval over the held-out images, where there is one
     num_held_out how many held-out images were translated
+    side         their typical short side as they were shown, px: as the stage shows images, but whole
+    own_side     the same of the images in their own size
+    own_size     {score: value} of the images in their own size; only where the two differ by more than a third
     decided_by   the score that says which checkpoint is best; null where none can
-    best         {images, metric, value, num_images} of the best checkpoint so far, this one included; null where
+    best         {images, metric, value, num_images, side} of the best checkpoint so far, this one included; null where
                  there is none yet
     since_best   evaluations since the best: 0 where this is it
     seconds      how long it took
@@ -19,11 +22,12 @@ The best checkpoint lies among the others, `checkpoints/<images>`, and is never 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -31,7 +35,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from translate.data import test_pairs
-from translate.data.samples import Samples
+from translate.data.samples import Sample, Samples
+from translate.data.scale import OWN_SIZE, Fitting, HeightWidth, measured, typical_side
 from translate.errors import DataError, TranslateError
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
@@ -54,10 +59,10 @@ NEEDS_TRUTH = ("psnr", "ssim", "ms_ssim", "l1", "gradient_error")
 
 
 class HeldOut:
-    """The test images of a recipe's data, at their full size: at most `most` sources and reals, evenly spaced.
+    """The test images of a recipe's data, whole, in their own size: at most `most` sources and reals, evenly spaced.
 
-    `paired`: real i is the truth of source i. Of unpaired data it is where the test folders pair by name. Raises
-    `DataError` where there is no test split.
+    `shown` gives the same at another size. `paired`: real i is the truth of source i. Of unpaired data it is where the
+    test folders pair by name. Raises `DataError` where there is no test split.
     """
 
     def __init__(self, recipe: Recipe, root: Path, direction: Direction = "ab", most: int | None = None):
@@ -71,27 +76,53 @@ class HeldOut:
         files = self._in_direction(samples.files_a, samples.files_b)
         self.sources, self.reals = (evenly_spaced(len(side), most) for side in files)
         self.names = [files[0][number].name for number in self.sources]  # of the files that the sources come from
+        # The own sizes of the sources, as far as their files say it
+        self.shapes: list[HeightWidth] = measured(self.samples, [files[0][number] for number in self.sources])
+        self.fitting = OWN_SIZE
+
+    def shown(self, fitting: Fitting) -> HeldOut:
+        """Return the same images at the size that `fitting` gives them, as a stage of a training shows them."""
+        other = copy.copy(self)
+        other.fitting = fitting
+        return other
+
+    @property
+    def side(self) -> int:
+        """The typical short side of the sources as they are shown, px."""
+        return typical_side(map(self.fitting.shape_of, self.shapes))
 
     def source(self, position: int) -> Tensor:
         """Return what goes into the generator, (C, H, W) in [-1, 1]. Raises `ImageError`."""
-        sample = self.samples.whole(self.sources[position])
+        sample = self._whole(self.sources[position])
         return self._in_direction(sample.a, sample.b)[0]
 
     def real(self, position: int) -> Tensor:
         """Return an image of the side that comes out, (C, H, W) in [-1, 1]. Raises `ImageError`."""
-        sample = self.samples.whole(self.reals[position])
+        sample = self._whole(self.reals[position])
         return self._in_direction(sample.a, sample.b)[1]
 
     def pair(self, position: int) -> tuple[Tensor, Tensor | None]:
         """Return a source and its truth, None where that is not known. Raises `ImageError`."""
         if not self.paired:
             return self.source(position), None
-        sample = self.samples.whole(self.sources[position])
+        sample = self._whole(self.sources[position])
         return self._in_direction(sample.a, sample.b)
+
+    def _whole(self, index: int) -> Sample:
+        return self.samples.whole(index, self.fitting.resize, self.fitting.crop)
 
     def _in_direction(self, a: T, b: T) -> tuple[T, T]:
         """Return what is translated, and what it is translated to."""
         return (a, b) if self.direction == "ab" else (b, a)
+
+
+class Scored(NamedTuple):
+    """The scores of held-out images as they were shown; `own_size` is empty where that is about their own size."""
+
+    shown: dict[str, Estimate]
+    side: int  # their typical short side, px
+    own_size: dict[str, Estimate]
+    missing: str  # why there are no scores at their own size, where there should be; else empty
 
 
 class Evaluator:
@@ -104,31 +135,49 @@ class Evaluator:
         self.held_out = HeldOut(recipe, root, most=recipe.evaluate.images)
         weights = find_mobilenet(root) if recipe.data.channels_b in (1, 3) else None
         self.networks: list[FeatureNetwork] = [] if weights is None else [MobileNet(weights, accelerator.device)]
-        self.metric = self._deciding(recipe.evaluate.metric, root)
+        self.metric = self._deciding(recipe.evaluate.metric, root, recipe.fitting(recipe.stages[-1]))
         self.cadence = self._cadence(recipe)
-        self._reals: list[Observed] = []
+        self._reals: dict[Fitting, list[Observed]] = {}
 
-    @torch.no_grad()
-    def __call__(self, translator: Translator, on_translated: OnTranslated | None = None) -> dict[str, Estimate]:
+    def __call__(self, translator: Translator, fitting: Fitting,
+                 on_translated: OnTranslated | None = None) -> Scored:
         """Score the averaged generator where there is one. Random states and the networks stay as they are.
 
-        `on_translated` is shown every image, in the process that translates it. Raises `TranslateError` in every
-        process when one of them cannot read or translate an image.
+        fitting        how the stage shows images; where that is another scale than their own, by more than a third,
+                       they are scored in their own size as well
+        on_translated  is shown every image of the former, in the process that translates it
+
+        Raises `TranslateError` in every process when one of them cannot read or translate an image.
         """
+        shown = self.held_out.shown(fitting)
+        scores = self._score(translator, shown, on_translated)
+        own_size: dict[str, Estimate] = {}
+        missing = ""
+        if fitting.rescales(self.held_out.shapes):
+            try:
+                own_size = self._score(translator, self.held_out, None)
+            except TranslateError as error:  # large images may need more memory than there is
+                missing = str(error)
+        return Scored(scores, shown.side, own_size, missing)
+
+    @torch.no_grad()
+    def _score(self, translator: Translator, held_out: HeldOut,
+               on_translated: OnTranslated | None) -> dict[str, Estimate]:
+        """Return the scores of held-out images as they are shown."""
         # Real images are looked at once in a training, translations every time
-        if self.networks and not self._reals:
-            self._reals = self._shared(len(self.held_out.reals), lambda number: observe(
-                self.held_out.real(number), None, self.networks, small=None))
+        if self.networks and held_out.fitting not in self._reals:
+            self._reals[held_out.fitting] = self._shared(len(held_out.reals), lambda number: observe(
+                held_out.real(number), None, self.networks, small=None))
         generator = translator.generator("ab")
         with evaluating(generator):
-            fakes = self._shared(len(self.held_out.sources),
-                                 lambda number: self._observe(generator, number, on_translated))
+            fakes = self._shared(len(held_out.sources),
+                                 lambda number: self._observe(generator, held_out, number, on_translated))
 
         # The main process computes the scores; the others wait for them, and must hear of an error as well
         scores: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                scores = [summarise(fakes, self._reals, paired=self.held_out.paired)]
+                scores = [summarise(fakes, self._reals.get(held_out.fitting, []), paired=held_out.paired)]
             except TranslateError as error:
                 scores = [error]
         broadcast_object_list(scores)
@@ -136,9 +185,10 @@ class Evaluator:
             raise scores[0]
         return dict(scores[0])
 
-    def _observe(self, generator: nn.Module, number: int, on_translated: OnTranslated | None) -> Observed:
+    def _observe(self, generator: nn.Module, held_out: HeldOut, number: int,
+                 on_translated: OnTranslated | None) -> Observed:
         """Translate held-out image `number`, and keep of it what scores need."""
-        source, truth = self.held_out.pair(number)
+        source, truth = held_out.pair(number)
         fake = translate_whole(generator, source, self.accelerator.device, self.precision)
         if on_translated is not None:
             on_translated(number, source, fake, truth)
@@ -169,8 +219,11 @@ class Evaluator:
         return [observed for _, observed in sorted((each for seen, _ in shares for each in seen),
                                                    key=lambda each: each[0])]
 
-    def _deciding(self, metric: str, root: Path) -> str:
-        """Return the score that says what is best. Raises `DataError` for one that cannot be computed here."""
+    def _deciding(self, metric: str, root: Path, fitting: Fitting) -> str:
+        """Return the score that says what is best.
+
+        Raises `DataError` for one that cannot be computed here, of images as `fitting` shows them at the end.
+        """
         if metric == "auto":
             metric = "ssim" if self.held_out.paired else "kernel_distance"
 
@@ -187,18 +240,23 @@ class Evaluator:
         if metric == "kernel_distance" and min(len(self.held_out.sources), len(self.held_out.reals)) < 2:
             raise DataError("the kernel distance compares sets, from two test images on each side, and there is one",
                             advice="add test images, or use another score")
-        side = min(self.held_out.source(0).shape[1:])
+        side = min(self.held_out.shown(fitting).source(0).shape[1:])
         if side < MIN_SIDE.get(metric, 1):
             raise DataError(f"{metric} needs test images with sides of {MIN_SIDE[metric]} px, and the first has "
-                            f"{side}", "evaluate.metric", "use another score")
+                            f"{side} as the last stage shows it", "evaluate.metric", "use another score")
         return metric
 
     def _cadence(self, recipe: Recipe) -> int:
         """Return how many training images lie between two evaluations."""
         if isinstance(recipe.every.evaluate, int):
             return recipe.every.evaluate
-        evaluated = len(self.held_out.sources) * self.held_out.source(0)[0].numel()
-        trained = sum(stage.images * math.prod(stage.size) for stage in recipe.stages) / recipe.num_images
+        own = self.held_out.shapes[0]
+        evaluated = trained = 0.0
+        for stage in recipe.stages:
+            fitting, share = recipe.fitting(stage), stage.images / recipe.num_images
+            also_own = math.prod(own) if fitting.rescales(self.held_out.shapes) else 0
+            evaluated += share * len(self.held_out.sources) * (math.prod(fitting.shape_of(own)) + also_own)
+            trained += share * math.prod(stage.size)
         return math.ceil(max(PIXELS_TRAINED_PER_PIXEL_EVALUATED * evaluated / trained,
                              recipe.num_images / MAX_EVALUATIONS))
 

@@ -5,12 +5,16 @@
     what          the run or folder;  against: the real images;  direction: of a run
     weights       of a run: the name of the folder they are from, which for a checkpoint is the number of images it had
                   seen; else null
+    side, own_side   of a run: the typical short side of the sources, px, as they were shown (as in the last stage of
+                  the training, but whole), and in their own size
     num_images, num_reals, num_sources;  paired: whether image i has a truth
     features      the networks that sets were compared by
     interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
     metrics       {name: {title, better, value, interval, floor, baselines}} in the order of a table
                   floor: {value, interval} of one half of the real images against the other; null where it has none
                   baselines: {identity, colour_transfer} → {value, interval}: images made without any learning
+                  own_size: {value, interval} of the test images in their own size; null but for a run whose last stage
+                  showed images at another scale, by more than a third
     missing       lines that say what could not be computed, why, and how to get it
     made_by       {diptych, torch, machine, date}
 
@@ -20,7 +24,6 @@ A value that is not finite (the PSNR of equal images) is null.
 from __future__ import annotations
 
 import datetime
-import math
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -47,7 +50,7 @@ from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES, Observed, observe, summarise
 from translate.metrics.segmentation import LabelScores
 from translate.places import data_root
-from translate.precision import choose_precision
+from translate.precision import choose_precision, is_out_of_memory
 from translate.recipe import load_recipe
 from translate.runs.folder import RECIPE_FILE
 from translate.runs.release import load_release
@@ -66,6 +69,7 @@ class Results:
     floor: dict[str, Estimate] = field(default_factory=dict)
     baselines: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    own_size: dict[str, Estimate] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the document that `results.json` holds."""
@@ -75,7 +79,9 @@ class Results:
                 "title": MEASURES[name].title, "better": MEASURES[name].better, **_plain(self.scores[name]),
                 "floor": _plain(self.floor[name]) if name in self.floor else None,
                 "baselines": {baseline: _plain(scores[name]) for baseline, scores in self.baselines.items()
-                              if name in scores}} for name in MEASURES if name in self.scores},
+                              if name in scores},
+                "own_size": _plain(self.own_size[name]) if name in self.own_size else None}
+                for name in MEASURES if name in self.scores},
             "missing": self.missing,
             "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
                         "machine": f"{os.cpu_count()} cores, {platform.machine()}"}}
@@ -111,6 +117,9 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
                  on_progress: OnProgress = lambda done, total: None) -> Results:
     """Translate the test images of a run's (or release's) recipe and score what comes out, as `convert` would write it.
 
+    They are shown as the last stage of the training showed images, but whole; and, where that is another scale than
+    their own, by more than a third, in their own size as well.
+
     path         a run folder, `<run>/best`, or a release folder
     most         at most so many test images, evenly spaced; None: all
     on_progress  called with the number of images looked at, and of all there are
@@ -119,22 +128,33 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     """
     # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    held_out = HeldOut(load_recipe(run_of(path) / RECIPE_FILE), data_root(), direction, most)
+    own = HeldOut(load_recipe(run_of(path) / RECIPE_FILE), data_root(), direction, most)
+    held_out = own.shown(release.fitting)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
     generator, image_out = release.generator.to(device), release.image_out
 
-    def fake(number: int) -> Tensor:
+    def fake(number: int, of: HeldOut) -> Tensor:
         """Translate, and round to the numbers that a file can hold."""
-        made = translate_whole(generator, held_out.source(number), device, precision)
+        made = translate_whole(generator, of.source(number), device, precision)
         return to_tensor(to_array(made, image_out), image_out)
 
+    def score(of: HeldOut, sources: Images | None) -> Results:
+        return compare(Images(len(of.sources), lambda number: fake(number, of)), Images(len(of.reals), of.real),
+                       sources, paired=of.paired, sources_paired=True, on_progress=on_progress)
+
     # Label maps are no images: there are no baselines of them
-    results = compare(Images(len(held_out.sources), fake), Images(len(held_out.reals), held_out.real),
-                      None if release.labels else Images(len(held_out.sources), held_out.source),
-                      paired=held_out.paired, sources_paired=True, on_progress=on_progress)
+    results = score(held_out, None if release.labels else Images(len(held_out.sources), held_out.source))
+    if release.fitting.rescales(own.shapes):
+        try:
+            results.own_size = score(own, None).scores
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            results.missing.append(f"scores of the test images in their own size, {own.side} px: out of memory")
     results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction,
-                      "weights": release.weights.name if release.weights else None}
+                      "weights": release.weights.name if release.weights else None, "side": held_out.side,
+                      "own_side": own.side}
     return results
 
 
@@ -296,4 +316,4 @@ def _list(folder: Path) -> list[Path]:
 
 def _plain(score: Estimate) -> dict[str, Any]:
     """Return a score as JSON has it, in which there is no infinity."""
-    return {"value": score.value if math.isfinite(score.value) else None, "interval": score.interval}
+    return {"value": score.finite, "interval": score.interval}

@@ -31,7 +31,7 @@ from translate.errors import ImageError, TranslateError
 from translate.images import row_readers
 from translate.images.decoding import Picture, decode, inspect, read_content
 from translate.images.decoding_memory import at_most, decoding_bytes
-from translate.images.pictures import as_image_errors, check_size
+from translate.images.pictures import as_image_errors, check_size, open_image
 from translate.images.row_readers import FilePage, PageHead
 
 ANSWER_SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
@@ -102,7 +102,7 @@ class RowsRequest:
 def read_file(request: Request) -> Answer:
     """Read and decode a file in this process. Raises `ImageError`."""
     # The key: of the content, and of what else an output depends on.
-    with as_image_errors(request.path, "read"), request.path.open("rb") as file:
+    with as_image_errors(request.path, "read"), open_image(request.path) as file:
         digest = hashlib.file_digest(file, "sha256").digest()
     key = hashlib.sha256(digest + request.salt.encode()).hexdigest()
     if key == request.known:

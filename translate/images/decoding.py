@@ -15,6 +15,7 @@ Anything else (other depths, several frames, formats not on the list) is refused
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ from translate.images.pictures import (
     check_kind,
     check_size,
     checked_floats,
+    open_image,
     rotate_upright,
 )
 from translate.images.png_chunks import without_bad_chunks
@@ -59,8 +61,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 def inspect(path: Path) -> ImageInfo:
     """Return what a file says of itself, without decoding its pixels. Raises `ImageError`."""
-    with as_image_errors(path, "read"), path.open("rb") as file:
-        if not path.stat().st_size:
+    with as_image_errors(path, "read"), open_image(path) as file:
+        if not os.fstat(file.fileno()).st_size:
             raise ImageError(path, "read", "the file is empty")
         if is_tiff(file):
             with tifffile.TiffFile(file) as tiff:
@@ -73,8 +75,8 @@ def inspect(path: Path) -> ImageInfo:
 
 def read_content(path: Path) -> bytes:
     """Return the bytes of a file. Raises `ImageError`."""
-    with as_image_errors(path, "read"):
-        return path.read_bytes()
+    with as_image_errors(path, "read"), open_image(path) as file:
+        return file.read()
 
 
 def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:

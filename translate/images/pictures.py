@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from translate.errors import ImageError
+from translate.errors import DocumentError, ImageError
+from translate.foreign import opened
 
 Bits = Literal[8, 16, "float"]
 DTYPES: dict[Bits, type] = {8: np.uint8, 16: np.uint16, "float": np.float32}
@@ -101,6 +103,18 @@ def as_image_errors(path: Path, stage: str) -> Iterator[None]:
     except Exception as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise ImageError(path, stage, reason) from error
+
+
+def open_image(path: Path) -> BufferedReader:
+    """Open the file of an image. Raises `ImageError` for what is no plain file, such as a pipe, without waiting for it.
+
+    What it is, the open file tells: its name may stand for something else than when it was listed.
+    """
+    with as_image_errors(path, "read"):
+        try:
+            return opened(path)
+        except DocumentError as error:
+            raise ImageError(path, "read", error.what) from None
 
 
 def check_kind(info: ImageInfo, path: Path) -> None:

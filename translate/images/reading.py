@@ -25,7 +25,7 @@ GREY_OF_RGB = (0.299, 0.587, 0.114)  # ITU-R BT.601: the weights of red, green a
 class ImageConfig(Config):
     """What one side of a recipe's data looks like. Samples are mapped to [-1, 1]; floats are taken as they are."""
 
-    channels: int = Field(3, ge=1)  # 1 grey, 3 RGB, 4 RGB and alpha, more from TIFF
+    channels: int = Field(3, ge=1, le=4096)  # 1 grey, 3 RGB, 4 RGB and alpha, more from TIFF
     bits: Bits = 8  # a file of more bits is refused, one of fewer is widened without loss
 
 

@@ -21,7 +21,7 @@ import tifffile
 from translate.available_memory import Available
 from translate.images.decoding import decode, decode_page, inspect, pillow_reads, read_content
 from translate.images.decoding_memory import COPIES, at_most, check_memory, decoding_bytes
-from translate.images.pictures import SIDEWAYS_ORIENTATIONS, Picture, as_image_errors, check_size
+from translate.images.pictures import SIDEWAYS_ORIENTATIONS, Picture, as_image_errors, check_size, open_image
 from translate.images.tiffs import TiffRowReader, full_pages, is_tiff, obstacle, orientation_of, page_info
 
 
@@ -99,9 +99,7 @@ def open_file(path: Path, max_pixels: int, room: Available | None = None) -> Ite
     Read them inside the block. `max_pixels` and `room` are as for `translate.images.pages.open_pages`. Raises
     `ImageError`.
     """
-    with as_image_errors(path, "read"):
-        file = path.open("rb")
-    with file:
+    with open_image(path) as file:
         with as_image_errors(path, "read"):
             tiff = tifffile.TiffFile(file) if is_tiff(file) else None
 

@@ -170,7 +170,8 @@ class Wasserstein(BaseObjective):
     """
 
     kind: Literal["wasserstein"] = "wasserstein"
-    clip: float | None = Field(0.01, gt=0)  # largest magnitude of a weight of D; null: a penalty bounds D instead
+    # largest magnitude of a weight of D; null: a penalty bounds D instead
+    clip: float | None = Field(0.01, gt=0, le=1e9)
 
     threshold: ClassVar[float | None] = None
 
@@ -230,7 +231,7 @@ class Began(BaseObjective):
 
     kind: Literal["began"] = "began"
     gamma: float = Field(0.5, gt=0, le=1)  # γ: less makes truer and more alike images, more makes more varied ones
-    rate: float = Field(1e-3, gt=0)  # λ
+    rate: float = Field(1e-3, gt=0, le=1000)  # λ
 
     threshold: ClassVar[float | None] = None
     reconstructs: ClassVar[bool] = True

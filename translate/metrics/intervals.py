@@ -39,6 +39,11 @@ class Estimate:
         return f"{self.value:.4g}" + ("" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]")
 
     @property
+    def finite(self) -> float | None:
+        """The value, as JSON takes it: None where it is not finite."""
+        return self.value if math.isfinite(self.value) else None
+
+    @property
     def interval(self) -> list[float] | None:
         """[low, high], as JSON takes it."""
         return None if self.low is None or self.high is None else [self.low, self.high]

@@ -21,7 +21,7 @@ class AutoencoderConfig(Config):
     """A convolutional autoencoder (Berthelot et al. 2017, section 3.5, with strides for its subsampling)."""
 
     kind: Literal["autoencoder"] = "autoencoder"
-    width: int = Field(64, ge=1)  # channels at full resolution; after k downsamplings k + 1 times as many
+    width: int = Field(64, ge=1, le=4096)  # channels at full resolution; after k downsamplings k + 1 times as many
     downs: int = Field(3, ge=1, le=8)  # downsamplings to the bottleneck
     norm: Norm = "none"
 

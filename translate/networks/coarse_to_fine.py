@@ -29,10 +29,11 @@ class CoarseToFineConfig(Growable):
     """
 
     kind: Literal["coarse_to_fine"] = "coarse_to_fine"
-    width: int = Field(64, ge=2)  # of the global generator; each enhancer has half as many channels as what is inside
-    blocks: int = Field(9, ge=0)
+    # of the global generator; each enhancer has half as many channels as what is inside
+    width: int = Field(64, ge=2, le=4096)
+    blocks: int = Field(9, ge=0, le=256)
     downs: int = Field(4, ge=1, le=6)  # downsamplings in the global generator
-    fine_blocks: int = Field(3, ge=0)  # of each enhancer, at half its resolution
+    fine_blocks: int = Field(3, ge=0, le=256)  # of each enhancer, at half its resolution
     norm: Norm = "instance"
     upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
     downsample: ResNetDownsample = "strided"  # as of the ResNet generator
@@ -55,9 +56,9 @@ class CoarseToFineConfig(Growable):
                       self.downsample)
         network.grow(prepared(fine, self.init, self.spectral))
 
-    def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[Mistake]:
+    def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
         """Yield what is wrong with the stages' levels, and a width that does not halve once for each level."""
-        yield from super().level_problems(stages)
+        yield from super().level_problems(stages, begun)
         for number, stage in enumerate(stages):
             if self.width % 2**stage.levels:
                 yield Mistake("translator.generator.width", f"{self.width} cannot be halved {stage.levels} times, "
@@ -86,6 +87,9 @@ class CoarseToFine(Generator):
         for network in [self.coarse, *self.fine][:-1]:
             inside = cast(ResNet, network).full_size_features(sizes.pop(), inside)
         return cast(ResNet, self.fine[-1] if self.levels else self.coarse).translate(sizes.pop(), inside)
+
+    def trunk_parts(self) -> list[nn.Module]:
+        return [cast(ResNet, network).trunk for network in [self.coarse, *self.fine]]
 
     def grow(self, fine: ResNet) -> None:
         """Put an enhancer around; what was outermost gives features from now on, and no image."""

@@ -26,14 +26,14 @@ class PatchGANConfig(Growable):
     """PatchGAN: width 64 and 3 layers judge patches of 70×70 px (2.765 M parameters with instance norm)."""
 
     kind: Literal["patchgan"] = "patchgan"
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     layers: int = Field(3, ge=1, le=8)  # strided layers; the patch is 16, 34, 70, 142, 286 px for 1 … 5
     norm: Norm = "instance"
     dropout: float = Field(0.0, ge=0, lt=1)  # before each convolution but the first two; one mask for real and fake
     minibatch_std: bool = False  # shows the last layer how much the samples of a batch differ; needs a batch
     # Kernels (such as 16) that show the last layer how near each sample is to the others; needs a batch. Their memory
     # grows with the square of its samples. 0: none
-    minibatch_kernels: int = Field(0, ge=0)
+    minibatch_kernels: int = Field(0, ge=0, le=1024)
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
     init: Initialisation = "normal"
     downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
@@ -72,7 +72,7 @@ class PixelConfig(Config):
     """A discriminator of single pixels (1×1 PatchGAN): judges colour and nothing else."""
 
     kind: Literal["pixel"] = "pixel"
-    width: int = Field(64, ge=1)
+    width: int = Field(64, ge=1, le=4096)
     norm: Norm = "instance"
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each convolution's largest singular value is one
     init: Initialisation = "normal"

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,8 +44,8 @@ class LevelStage(Protocol):
         """Whether the newest fades in over the stage's images, and takes the place of what was there at its end."""
 
     @property
-    def freeze(self) -> bool:
-        """Whether of the generators the newest level is trained alone."""
+    def freeze(self) -> bool | Literal["trunk"]:
+        """Whether of the generators the newest level is trained alone, or all but the trunk."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,9 +65,10 @@ class Growable(Config, ABC):
         """Add one outer level to `network`, which this built, with weights as fresh as those of `build`; fading in,
         where it can, until `drop_faded`."""
 
-    def level_problems(self, stages: Sequence[LevelStage]) -> Iterator[Mistake]:
-        """Yield what is wrong with the levels of a recipe's stages for a generator of this kind."""
-        yield from level_problems(stages, unfading=None if self.fades else f"generator.kind: {self.kind}")
+    def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
+        """Yield what is wrong with the levels of a recipe's stages for a generator of this kind; see `level_problems`.
+        """
+        yield from level_problems(stages, unfading=None if self.fades else f"generator.kind: {self.kind}", begun=begun)
 
 
 class Grown(Protocol):
@@ -82,12 +83,13 @@ class Grown(Protocol):
         """Take out what the newest level has replaced; does nothing where none is fading in."""
 
 
-def level_problems(stages: Sequence[LevelStage], *, unable: str | None = None, unfading: str | None = None
-                   ) -> Iterator[Mistake]:
+def level_problems(stages: Sequence[LevelStage], *, unable: str | None = None, unfading: str | None = None,
+                   begun: bool = False) -> Iterator[Mistake]:
     """Yield what is wrong with the levels of a recipe's stages.
 
         unable     the choice in the recipe that rules out levels altogether; None: there may be some
         unfading   the choice in the recipe whose levels cannot be faded in; None: they can
+        begun      the training begins with a network that is there, so that its first stage may fade a level in
     """
     before, size = None, 0  # the levels of the stage before, and its shorter side in px
     for number, stage in enumerate(stages):
@@ -99,7 +101,7 @@ def level_problems(stages: Sequence[LevelStage], *, unable: str | None = None, u
         elif before is not None and stage.levels not in (before, before + 1):
             yield Mistake(f"{here}.levels", f"{stage.levels} after {before}", "a stage has as many as the one before, "
                           f"or one more: use {before} or {before + 1}")
-        elif stage.fade and (before is None or stage.levels != before + 1):
+        elif stage.fade and (not (begun and stage.levels) if before is None else stage.levels != before + 1):
             yield Mistake(f"{here}.fade", "there is nothing to fade in, as this stage has no more levels than the one "
                           "before", "raise its levels, or leave fade out")
         elif stage.fade and unfading is not None:
@@ -108,7 +110,7 @@ def level_problems(stages: Sequence[LevelStage], *, unable: str | None = None, u
         elif before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
             yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is too small for one level more than the stage "
                           f"before, of {size} px", f"a level is for twice the size, use about {2 * size}")
-        if stage.freeze and not stage.levels:
+        if stage.freeze is True and not stage.levels:
             yield Mistake(f"{here}.freeze", "there is no level to train alone", "set levels, or leave freeze out")
 
         # After a jump the next stage is measured by what this one should be.

@@ -56,8 +56,8 @@ class InstanceNorm(nn.InstanceNorm2d):
 class Layer(nn.Module):
     """norm → act → pad → conv: one convolution and what prepares its input.
 
-    `translate.networks.strips` computes it from its fields and never calls it, so `fields_say_all` stands in the body of
-    each class of which that is the whole truth. A subclass does not inherit it: one that computes something else is
+    `translate.networks.strips` computes it from its fields and never calls it, so `fields_say_all` stands in the body
+    of each class of which that is the whole truth. A subclass does not inherit it: one that computes something else is
     refused there, and would else have wrong gradients.
 
     Maps (N, C, H, W) to (N, C', H', W').
@@ -261,6 +261,10 @@ class Generator(nn.Module):
     def translate(self, image: Tensor) -> Tensor:
         """Return the network's own output, for an image whose sides divide by `multiple` and reach `smallest`."""
         raise TypeError(f"{type(self).__name__} does not define translate(image)")
+
+    def trunk_parts(self) -> list[nn.Module]:
+        """Return the parts between the ends at full resolution: what is deepest, and can rest while the ends adapt."""
+        return []
 
     def features(self, image: Tensor, pick: Pick) -> list[Tensor]:
         """Return what `pick` returns for each layer of the encoder: for the image (padded to fit), number 0, and on to

@@ -36,8 +36,8 @@ class ResNetConfig(Growable):
     """A ResNet generator: width 64, 9 blocks and instance norm are the published one (11.378 M parameters)."""
 
     kind: Literal["resnet"] = "resnet"
-    width: int = Field(64, ge=1)  # channels at full resolution; doubled at each of the downsamplings
-    blocks: int = Field(9, ge=0)  # 9 for 256 px and more, 6 below
+    width: int = Field(64, ge=1, le=4096)  # channels at full resolution; doubled at each of the downsamplings
+    blocks: int = Field(9, ge=0, le=256)  # 9 for 256 px and more, 6 below
     downs: int = Field(2, ge=1, le=6)  # downsamplings before the blocks; 4: pix2pixHD's global generator (182.4 M)
     norm: Norm = "instance"
     upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
@@ -171,6 +171,9 @@ class ResNet(Generator):
         first, last = (self.head, self.tail) if self.exit is None else (cast(FadingEntry, self.head[0]).new,
                                                                         self.exit.new)
         return [*list(first)[:2], *list(last)[-2:]]
+
+    def trunk_parts(self) -> list[nn.Module]:
+        return [self.trunk]
 
     def features(self, image: Tensor, pick: Pick) -> list[Tensor]:
         """Return what `pick` returns for the image, both downsampling convolutions, and the first and the fifth

@@ -264,9 +264,9 @@ def _autocast(device: str) -> Callable[[], AbstractContextManager]:
 def _check(layer: ChainLayer) -> None:
     """Raise `UsageError` for a layer that has no exact strips, and name what has none."""
     if not vars(type(layer)).get("fields_say_all", False):  # of the class itself: not inherited
-        raise UsageError(f"a layer of the class {type(layer).__name__} cannot run in strips, which go by a layer's fields "
-                         "and not by its code: only a class that says `fields_say_all` can", advice="choose another "
-                         "memory plan")
+        raise UsageError(f"a layer of the class {type(layer).__name__} cannot run in strips, which go by a layer's "
+                         "fields and not by its code: only a class that says `fields_say_all` can",
+                         advice="choose another memory plan")
     norm, conv = layer.norm, layer.conv
     if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or conv.padding_mode != "zeros":
         raise UsageError(f"{conv} cannot run in strips: Conv2d and ConvTranspose2d with padding_mode='zeros' can")

@@ -25,6 +25,7 @@ from translate import files
 from translate.errors import CheckpointError, DocumentError, UsageError
 from translate.foreign import SHA256, Count, Shape, read_json
 from translate.networks.features import ImageNetRange
+from translate.networks.weights import refuse_larger
 from translate.schema import Config
 
 WEIGHTS, RECORD = "task.safetensors", "task.json"
@@ -56,8 +57,8 @@ class CNNConfig(TaskConfig):
     """A small classifier: convolution, batch norm, ReLU and pooling, `downs` times; the mean; a linear layer."""
 
     kind: Literal["cnn"] = "cnn"
-    width: int = Field(32, ge=1)  # channels of the first layer; doubled by each next
-    downs: int = Field(3, ge=1)
+    width: int = Field(32, ge=1, le=4096)  # channels of the first layer; doubled by each next
+    downs: int = Field(3, ge=1, le=12)
 
     @property
     def per_pixel(self) -> bool:
@@ -75,8 +76,8 @@ class FCNConfig(TaskConfig):
     """A small segmentation network: a U-Net that pools `downs` times and upsamples as often."""
 
     kind: Literal["fcn"] = "fcn"
-    width: int = Field(16, ge=1)
-    downs: int = Field(2, ge=1)
+    width: int = Field(16, ge=1, le=4096)
+    downs: int = Field(2, ge=1, le=12)
 
     @property
     def per_pixel(self) -> bool:
@@ -216,6 +217,8 @@ def load_task(folder: Path, channels: int) -> nn.Module:
     try:
         config: TaskConfig = TypeAdapter(TaskNetworkConfig).validate_python(
             record["network"] | ({"pretrained": False} if "pretrained" in record["network"] else {}))
+        if (folder / WEIGHTS).stat().st_size:  # of shapes alone it is empty
+            refuse_larger(folder / WEIGHTS, lambda: config.build(channels, record["classes"]))
         with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
             network = config.build(channels, record["classes"])
         if not any(parameter.is_meta for parameter in network.parameters()):

@@ -32,7 +32,7 @@ class UNetConfig(Growable):
     """A U-Net generator: width 64, 8 downsamplings and batch norm are the published U-Net-256 (54.414 M parameters)."""
 
     kind: Literal["unet"] = "unet"
-    width: int = Field(64, ge=1)  # channels of the outermost level; doubled up to 8 × width
+    width: int = Field(64, ge=1, le=4096)  # channels of the outermost level; doubled up to 8 × width
     downs: int = Field(8, ge=2, le=12)  # 8 sees 256 px whole at its innermost level; sides are padded to 2^downs
     norm: Norm = "batch"
     dropout: float = Field(0.5, ge=0, lt=1)  # in the three innermost full-width levels; pix2pix's only noise
@@ -132,6 +132,9 @@ class UNet(Generator):
     def newest(self) -> list[nn.Module]:
         """Return the level that was added last, and what joins it to the one inside; none before."""
         return [*self.down[:2], *self.up[:2]] if self.levels else []
+
+    def trunk_parts(self) -> list[nn.Module]:
+        return [*self.down[1:], *self.up[1:]]
 
     def features(self, image: Tensor, pick: Pick) -> list[Tensor]:
         """Return what `pick` returns for the image and the first four levels down, to a sixteenth of the size."""

@@ -1,12 +1,18 @@
-"""How weights begin (normal, orthogonal), and what bounds them (spectral norm)."""
+"""How weights begin (normal, orthogonal), what bounds them (spectral norm), and what they take."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Literal, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from translate.errors import CheckpointError
+
+MOST_COMPRESSION = 4  # float32 stored as 8 bits
 Initialisation = Literal["normal", "orthogonal"]
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
@@ -50,3 +56,19 @@ def spectrally_normed(network: AnyNetwork) -> AnyNetwork:
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
             parametrizations.spectral_norm(part)
     return network
+
+
+def bytes_of(modules: Iterable[nn.Module]) -> int:
+    """Return what the weights and buffers of some networks take."""
+    return sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+
+
+def refuse_larger(file: Path, build: Callable[[], nn.Module]) -> None:
+    """Raise `CheckpointError` where a network that `build` would return has far more weights than the file holds.
+
+    Who has sent the file has sent the numbers to build the network by, and these may ask for all the memory there is.
+    """
+    with torch.device("meta"):
+        needed = bytes_of([build()])
+    if needed > MOST_COMPRESSION * file.stat().st_size:
+        raise CheckpointError(f"not the weights of this network, which take {needed:,} bytes", file)

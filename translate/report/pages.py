@@ -142,6 +142,7 @@ def stages(record: RunRecord) -> list[dict[str, Any]]:
         used = record.memory.get(str(number), {})
         strips = f" ({used['strips']} strips)" if used.get("strips") else ""
         rows.append({"size": "{}×{}".format(*stage.size) + stage.level, "images": stage.images,
+                     "shown": planned.get("shown", ""),
                      "batch_size": stage.batch_size, "lr": words(stage.lr.model_dump(mode="json")),
                      "plan": f"{used['plan']}{strips}" if used else "",
                      "predicted": planned.get("predicted_bytes") if planned.get("plan") == used.get("plan") else None})
@@ -253,5 +254,5 @@ def _write(page: str, file: Path) -> Path:
     """Write a page to `file`, and return that path. Raises `DiskError`."""
     with files.as_disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(file, page.lstrip().encode())
+        files.write_bytes(file, page.lstrip().encode("utf-8", "backslashreplace"))  # names may be no text
     return file

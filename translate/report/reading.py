@@ -44,6 +44,7 @@ class BestShape(Shape):
     metric: str
     value: Number
     num_images: Count
+    side: Count | None = None
 
 
 class Record(Line):
@@ -53,6 +54,9 @@ class Record(Line):
     images_per_second: Annotated[Number, Field(ge=0)] | None = None
     peak_bytes: Annotated[Number, Field(ge=0)] | None = None
     num_held_out: Count | None = None
+    side: Count = 0
+    own_side: Count = 0
+    own_size: dict[str, Number | None] = Field(default_factory=dict)
     decided_by: str | None = None
     best: BestShape | None = None
     since_best: Count | None = None
@@ -68,6 +72,7 @@ class ReportedEvent(Event):
     predicted_bytes: Annotated[Number, Field(ge=0)] | None = None
     seconds: Annotated[Number, Field(ge=0)] | None = None
     device: str = ""
+    shown: str = ""
 
 
 class Score(Shape):
@@ -84,6 +89,7 @@ class ScoreRow(Score):
     better: str
     floor: Score | None
     baselines: dict[str, Score]
+    own_size: Score | None = None
 
 
 class MadeBy(Shape):
@@ -97,6 +103,8 @@ class ResultsShape(Shape):
 
     num_images: Count
     num_reals: Count
+    side: Count = 0
+    own_side: Count = 0
     weights: str | None = None
     metrics: dict[str, ScoreRow]
     missing: list[str]
@@ -161,6 +169,11 @@ class RunRecord:
         """Return the names of all held-out scores, first the one that decides which checkpoint is the best."""
         found = [name for name in MEASURES if any(name in record for record in self.evaluations)]
         return sorted(found, key=lambda name: self.best is None or name != self.best["metric"])
+
+    @cached_property
+    def sides(self) -> list[int]:
+        """Return at which typical short sides, px, held-out images were shown, in their order."""
+        return list(dict.fromkeys(record["side"] for record in self.evaluations if "side" in record))
 
     @cached_property
     def seconds(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Held-out images for people to look at: what went in, what came out, and the truth, at full size.
+"""Held-out images for people to look at: what went in, what came out, and the truth, whole, as training shows images.
 
 A training leaves them in its folder at every evaluation, where they cost no translation of their own:
 
@@ -7,7 +7,7 @@ A training leaves them in its folder at every evaluation, where they cost no tra
              <number>-best.jpg      of the best
              <number>-truth.jpg     where it is known
              index.json             {images, best}: how many images the generators of output and best had seen;
-                                    names: {number: file name}
+                                    names: {number: file name}; side: the typical short side, px, of all inputs
 
 Of a side longer than `MAX_SIDE` the middle is kept.
 """
@@ -70,7 +70,20 @@ class Showcase:
         self.folder = run / FOLDER
         self.names = {number: held_out.names[number] for number in evenly_spaced(len(held_out.sources), NUM_SHOWN)}
         self.labels = held_out.samples.labels[0]
+        self.own_side = held_out.side
         self.fault = ""  # what could not be kept since the last `note`
+
+    def show_at(self, side: int) -> None:
+        """Say at which typical short side, px, images are shown from now on; pictures at another one are removed."""
+        try:
+            index = read_index(self.folder)[0]
+            if index and index.get("side", self.own_side) != side:
+                for number in self.names:
+                    for what in WHAT:
+                        self._path(number, what).unlink(missing_ok=True)
+                files.write_json(self.folder / INDEX, {"names": self.names, "side": side})
+        except Exception as error:
+            self.fault = f"{type(error).__name__}: {error}"
 
     def keep(self, number: int, source: Tensor, fake: Tensor, truth: Tensor | None) -> None:
         """Write the pictures of held-out image `number`, if it is one of the few; each is (C, H, W) in [-1, 1]."""
@@ -85,13 +98,13 @@ class Showcase:
         except Exception as error:
             self.fault = f"{type(error).__name__}: {error}"
 
-    def note(self, num_images: int, best: bool) -> str:
+    def note(self, num_images: int, side: int, best: bool) -> str:
         """Note, after an evaluation, what the outputs are of, and copy them where they are the best so far.
 
         Returns what went wrong since the last time; empty if nothing did.
         """
         try:
-            index = read_index(self.folder)[0] | {"images": num_images, "names": self.names}
+            index = read_index(self.folder)[0] | {"images": num_images, "names": self.names, "side": side}
             if best:
                 index["best"] = num_images
                 for number in self.names:
@@ -111,6 +124,7 @@ class Index(Shape):
 
     images: Count = 0
     best: Count | None = None
+    side: Count | None = None
     names: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], str] = Field(default_factory=dict)
 
 
@@ -160,7 +174,7 @@ def read_picture(path: Path) -> bytes:
 def make_shown(run: Path, recipe: Recipe) -> list[Shown]:
     """Translate held-out images now, for a run that left none. Raises `TranslateError` without weights or images."""
     release = load_release(run)
-    held_out = HeldOut(recipe, data_root(), most=NUM_SHOWN)
+    held_out = HeldOut(recipe, data_root(), most=NUM_SHOWN).shown(release.fitting)
     shown = []
     for number in range(len(held_out.sources)):
         source, truth = held_out.pair(number)

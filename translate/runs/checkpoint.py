@@ -1,10 +1,8 @@
 """The state of a run on the disk: written whole or not at all, verified when read, and nothing in it runs code.
 
-`save_checkpoint` writes a run's state to `checkpoints/<images>`, `restore_checkpoint` takes it back into a run.
-
-A checkpoint is a folder: tensors in safetensors files, everything else in `state.json`, and a manifest with the size
-and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a temporary name, flushed
-and renamed; only then are older ones removed. One whose manifest does not verify is never loaded, and is named.
+A checkpoint is a folder, `checkpoints/<images>`: tensors in safetensors files, everything else in `state.json`, and a
+manifest with the size and SHA-256 of every file, written last (`translate.runs.manifest`). The folder is built under a
+temporary name, flushed and renamed; only then are older ones removed. One that does not verify is refused by name.
 
 Each process writes its own `rank<k>.safetensors` (image pools, random states) into the same folder, so all processes
 must see the same file system.
@@ -26,7 +24,8 @@ from pydantic import Field
 from torch import Tensor
 
 from translate import files
-from translate.errors import CheckpointError, DiskError, DocumentError, is_disk_fault
+from translate.data.scale import ScaleState
+from translate.errors import CheckpointError, DiskError, DocumentError, is_disk_fault, visible
 from translate.foreign import Count, Number, Shape, read_json
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
 from translate.translators import Translator
@@ -41,6 +40,7 @@ class BestState(Shape):
     metric: str
     value: Number
     num_images: Count
+    side: Count | None = None
 
 
 class ProgressState(Shape):
@@ -54,7 +54,9 @@ class ProgressState(Shape):
     since_best: Count = 0
     rollbacks: Count = 0
     clear: Count | None = None
+    began: str = ""
     guard: dict[str, Any] = Field(default_factory=dict)
+    scales: dict[str, ScaleState] = Field(default_factory=dict)
 
 
 class State(Shape):
@@ -69,12 +71,16 @@ class State(Shape):
 
 @dataclass(frozen=True)
 class Best:
-    """The checkpoint at `images` has the best `metric` of all that were evaluated, on `num_images` held-out images."""
+    """The checkpoint at `images` has the best `metric` of all that were evaluated, on `num_images` held-out images.
+
+    `side` is their typical short side as they were shown, px: scores at two scales cannot be compared.
+    """
 
     images: int
     metric: str
     value: float
     num_images: int
+    side: int | None = None  # None: an older version showed them at their own size
 
 
 @dataclass
@@ -90,18 +96,26 @@ class Progress:
     rollbacks: int = 0  # how often the run has gone back to a healthy checkpoint; each time its data are others
     clear: int | None = None  # `images` at the last look of the guard that showed no sign; None: it needs no way back
     guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
+    began: str = ""  # whose weights it began with, in words; empty: with fresh ones
+    scales: dict[str, Any] = field(default_factory=dict)  # what the stage shows of A and B, see `data.scale.Shapes`
 
-    def compare(self, metric: str, value: float | None, num_images: int, higher_is_better: bool) -> bool:
+    def compare(self, metric: str, value: float | None, num_images: int, side: int, own_side: int,
+                higher_is_better: bool) -> bool:
         """Note the score of an evaluation, and return whether it is the best so far.
 
-        `value` is None where the evaluation does not count. A best of another metric, or of another number of held-out
-        images, is forgotten: the two cannot be compared.
+        value      None where the evaluation does not count
+        side       the typical short side of the images as they were shown, px
+        own_side   the same of the images in their own size
+
+        A best of another metric, of another number of held-out images, or at another scale is forgotten: the two
+        cannot be compared.
         """
-        if self.best is not None and (self.best.metric, self.best.num_images) != (metric, num_images):
-            self.best = None
+        if self.best is not None and ((self.best.metric, self.best.num_images, self.best.side or own_side)
+                                      != (metric, num_images, side)):
+            self.best, self.since_best = None, 0
         sign = 1 if higher_is_better else -1
         if value is not None and not math.isnan(value) and (self.best is None or sign * value > sign * self.best.value):
-            self.best, self.since_best = Best(self.images, metric, value, num_images), 0
+            self.best, self.since_best = Best(self.images, metric, value, num_images, side), 0
             return True
         self.since_best += self.best is not None
         return False
@@ -251,7 +265,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
         fault = verify(path)
         if fault is None:
             return path, refused
-        refused.append(f"{path}: {fault}")
+        refused.append(f"{visible(path)}: {fault}")
     return None, refused
 
 

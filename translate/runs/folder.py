@@ -18,7 +18,7 @@ from typing import IO, Annotated, Any
 from pydantic import Field
 
 from translate import files
-from translate.errors import DocumentError, RunError
+from translate.errors import DocumentError, RunError, visible
 from translate.foreign import Count, Shape, read_json
 from translate.networks.memory import Plan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
@@ -146,6 +146,8 @@ def as_written(saved: Recipe) -> Recipe:
 
 def continued(saved: Recipe, recipe: Recipe) -> Recipe:
     """Return what `recipe` means to a run that was begun with `saved`: what it leaves open stays as it was."""
+    if recipe.start is None:
+        recipe = recipe.model_copy(update={"start": saved.start})
     is_open = recipe.translator.pace.first is None and recipe.translator.first != saved.translator.first
     return recipe.with_first(saved.translator.first) if is_open else recipe
 
@@ -180,4 +182,4 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     if changed:
         raise RunError("\n".join(["belongs to another recipe, and resuming would mix the two:", *changed]), folder,
                        advice or "start a new run with --run, or undo the changes: "
-                       f"`translate train --resume --run {folder}` takes the saved recipe")
+                       f"`translate train --resume --run {visible(folder)}` takes the saved recipe")

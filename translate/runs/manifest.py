@@ -13,7 +13,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from translate import files
-from translate.errors import CheckpointError, DocumentError
+from translate.errors import CheckpointError, DocumentError, visible
 from translate.foreign import SHA256, Count, Shape, read_json
 
 MANIFEST = "MANIFEST.json"
@@ -42,7 +42,7 @@ def verify(folder: Path) -> str | None:
         manifest = read_json(folder / MANIFEST, dict[str, Sealed])
         for path in sorted(folder.iterdir()):
             if path.suffix in READ and path.name not in manifest and path.name != MANIFEST:
-                return f"{path.name} is not in the {MANIFEST}"
+                return f"{visible(path.name)} is not in the {MANIFEST}"
         if not any(name.endswith(READ) for name in manifest):
             return f"{MANIFEST} names no file of it"
         for name, entry in manifest.items():
@@ -50,11 +50,11 @@ def verify(folder: Path) -> str | None:
             if Path(name).name != name:
                 return f"{name!r} in the manifest is not the name of a file in this folder"
             if not file.is_file():
-                return f"{name} is missing"
+                return f"{visible(name)} is missing"
             if file.stat().st_size != entry["size"]:
-                return f"{name} has {file.stat().st_size:,} bytes, not {entry['size']:,}"
+                return f"{visible(name)} has {file.stat().st_size:,} bytes, not {entry['size']:,}"
             if files.sha256(file) != entry["sha256"]:
-                return f"{name} does not have the checksum it was written with"
+                return f"{visible(name)} does not have the checksum it was written with"
     except DocumentError as error:
         return f"{MANIFEST} cannot be read: {error.what}"
     except OSError as error:

@@ -17,7 +17,7 @@ import importlib.util
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from translate import files
+from translate.data import Sample
 from translate.errors import MissingExtra
 from translate.foreign import Count, Shape, read_lines
 from translate.networks.eval_mode import evaluating
@@ -152,19 +153,33 @@ class Tracker:
 
 
 @torch.no_grad()
-def sample_grid(translator: Translator, a: Tensor, b: Tensor, device: torch.device, labels: bool = False) -> Tensor:
-    """Translate held-out samples `a` and `b`, each (N, C, H, W) in [-1, 1]; return a grid (3, H, W) of them.
+def sample_grid(translator: Translator, samples: Sequence[Sample], device: torch.device,
+                labels: bool = False) -> Tensor:
+    """Translate held-out samples of any sizes; return a grid (3, H, W) of them in [-1, 1].
 
-    A row is one sample: a, a → b, b, and for two-way translators also b → a. One image at a time is on the device, so
-    that a picture needs less memory than a step. `labels` says that domain A holds one-hot label maps.
+    A row is one sample: a, a → b, b, and for two-way translators also b → a; smaller images stand in the middle of a
+    white field. One image at a time is on the device, so that a picture needs less memory than a step. `labels` says
+    that domain A holds one-hot label maps.
     """
-    columns = [to_rgb(a, labels), to_rgb(_translate(translator, "ab", a, device)), to_rgb(b)]
-    if "ba" in translator.directions:
-        columns.append(to_rgb(_translate(translator, "ba", b, device), labels))
-    rows = torch.stack(columns, dim=1).flatten(0, 1)
+    cells = []
+    for a, b, _ in samples:
+        row = [to_rgb(a[None], labels), to_rgb(_translate(translator, "ab", a, device)), to_rgb(b[None])]
+        if "ba" in translator.directions:
+            row.append(to_rgb(_translate(translator, "ba", b, device), labels))
+        cells += [each[0] for each in row]
+
+    # All in fields of one size
     from torchvision.utils import make_grid
 
-    return make_grid(rows, nrow=len(columns), padding=2, pad_value=1.0)
+    height, width = (max(cell.shape[axis] for cell in cells) for axis in (1, 2))
+    fields = torch.stack([centred(cell, height, width) for cell in cells])
+    return make_grid(fields, nrow=len(cells) // len(samples), padding=2, pad_value=1.0)
+
+
+def centred(image: Tensor, height: int, width: int) -> Tensor:
+    """Return an image (C, H, W) in the middle of a white field of this size, at least as large."""
+    top, left = (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
+    return F.pad(image, (left, width - image.shape[2] - left, top, height - image.shape[1] - top), value=1.0)
 
 
 def to_rgb(images: Tensor, labels: bool = False) -> Tensor:
@@ -183,11 +198,11 @@ def to_rgb(images: Tensor, labels: bool = False) -> Tensor:
     return images[:, :3].float()
 
 
-def _translate(translator: Translator, direction: Direction, images: Tensor, device: torch.device) -> Tensor:
-    """Translate images (N, C, H, W) on `device`, one after another; the result is on the CPU."""
+def _translate(translator: Translator, direction: Direction, image: Tensor, device: torch.device) -> Tensor:
+    """Translate an image (C, H, W) on `device`; the result (1, C', H, W) is on the CPU."""
     generator = translator.generator(direction)
     with evaluating(generator):
-        return torch.cat([generator(image[None].to(device)).cpu() for image in images])
+        return generator(image[None].to(device)).cpu()
 
 
 def _log_picture(tracker: GeneralTracker, image: Image.Image, num_images: int) -> None:

@@ -10,10 +10,11 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -21,10 +22,12 @@ from torch import nn
 
 from translate import files
 from translate.data.labels import Labelling
+from translate.data.scale import OWN_SIZE, Fitting, Scale, ScaleState
 from translate.errors import CheckpointError, DiskError, DocumentError, UsageError
 from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
+from translate.networks.weights import refuse_larger
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.folder import RECIPE_FILE
@@ -41,6 +44,7 @@ class About(Shape):
     diptych: Annotated[str, Field(pattern=r"^\d{1,9}\.\d{1,9}")] = "0.0"
     stage: Count = 0
     stage_images: Count = 0
+    scales: dict[str, ScaleState] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,17 @@ class Release:
     weights: Path | None = None  # the folder that the generator's weights are from
     refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
     growth: str = ""  # of a network that has not grown to its end: what it knows, in words
+    fitting: Fitting = OWN_SIZE  # how the last stage that it was trained in showed images
+    scale: Scale | None = None  # what that stage has shown of images that go in; None: it is not known
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where weights lie that were found and verified."""
+
+    folder: Path  # of the run or the release, with its recipe
+    weights: Path
+    refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
@@ -64,9 +79,16 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
 
     Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
     """
+    found = find_weights(path)
+    release = _read(load_recipe(found.folder / RECIPE_FILE), found.weights, direction)
+    return replace(release, refused=found.refused)
+
+
+def find_weights(path: Path) -> Weights:
+    """Find the weights of a run, of `<run>/best`, or of a release, and verify them. Raises as `load_release` does."""
     # `best` is no folder: it stands for the best checkpoint of the run beside it
     if path.name == "best" and (path.parent / RECIPE_FILE).is_file():
-        return _read(load_recipe(path.parent / RECIPE_FILE), _best_weights(path.parent), direction)
+        return Weights(path.parent, _best_weights(path.parent))
     if not path.is_dir():
         raise UsageError("no such folder", path, "--model takes a run (runs/<name>) or a release folder")
 
@@ -84,8 +106,7 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
         weights = newest
     else:
         raise UsageError("neither a run nor a release: it holds no recipe.yaml", path)
-    release = _read(load_recipe(path / RECIPE_FILE), weights, direction)
-    return replace(release, refused=tuple(refused))
+    return Weights(path, weights, tuple(refused))
 
 
 def _refuse_other_versions(release: Path) -> None:
@@ -126,21 +147,31 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
     `progress` says how far these generators were trained, and `chosen` why they were taken: they are the last, or the
     best by a score.
     """
+    write_generators(folder, recipe, {way: translator.generator(way) for way in translator.directions},
+                     {"name": recipe.name, "directions": translator.directions, "images": progress.images,
+                      "stage": progress.stage, "stage_images": progress.stage_images, "scales": progress.scales,
+                      "chosen": chosen},
+                     _model_card(recipe, translator, progress.images, chosen, progress.began))
+
+
+def write_generators(folder: Path, recipe: Recipe, generators: Mapping[Direction, nn.Module], about: dict[str, Any],
+                     card: str) -> None:
+    """Replace `folder` by a release of these generators, by their directions. Raises `DiskError`.
+
+    `about` is what `release.json` says of them, and `card` its README.md.
+    """
     building = folder.with_name(f"{files.TEMPORARY}{folder.name}")
     try:
         # The generators, in a fresh folder of a temporary name
         files.remove_folder(building)
         building.mkdir(parents=True)
-        for direction in translator.directions:
-            write_network(building, f"generator_{direction}", translator.generator(direction))
+        for direction, generator in generators.items():
+            write_network(building, f"generator_{direction}", generator)
 
         # What they are: the recipe, where they stand, and a card for people
         files.write_bytes(building / RECIPE_FILE, recipe.dump_yaml().encode())
-        files.write_json(building / RELEASE, {"name": recipe.name, "directions": translator.directions,
-                                              "images": progress.images, "stage": progress.stage,
-                                              "stage_images": progress.stage_images, "chosen": chosen,
-                                              "diptych": version("diptych")})
-        files.write_bytes(building / "README.md", _model_card(recipe, translator, progress.images, chosen).encode())
+        files.write_json(building / RELEASE, about | {"diptych": version("diptych")})
+        files.write_bytes(building / "README.md", card.encode())
 
         # Complete: sealed, and in place of what was there
         seal(building)
@@ -159,34 +190,38 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
         raise UsageError(f"this {config.kind} model does not translate {direction[0]} to {direction[1]}", recipe.name)
     if (weights / f"ema_{name}.safetensors").is_file():
         name = f"ema_{name}"
-    progress = _progress(weights)
+    progress = progress_of(weights, recipe)
 
     # A generator of that shape, filled with these weights; its initialisation may not change the caller's random state
     channels = data.channels_a, data.channels_b
+    refuse_larger(weights / f"{name}.safetensors", lambda: config.generator.build(*channels))
     with torch.random.fork_rng(devices=[]):
         generator = config.generator.build(*(channels if direction == "ab" else reversed(channels)))
         shape = _shape(generator, recipe, progress)
     read_network(weights, name, generator)
 
-    # What goes in and comes out, and what tells this generator from all others
+    # What goes in and comes out, how it was shown, and what tells this generator from all others
+    fitting = recipe.fitting(stage_of(recipe, progress)[0])
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
                            files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),
                            image_out.model_dump(mode="json"), *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
-                   weights, growth=_growth(recipe, progress))
+                   weights, growth=_growth(recipe, progress), fitting=fitting,
+                   scale=_scale(progress, direction, fitting))
 
 
-def _progress(weights: Path) -> Progress:
-    """Return how far a checkpoint or a release was trained."""
+def progress_of(weights: Path, recipe: Recipe) -> Progress:
+    """Return how far a checkpoint or a release was trained; a release that does not say it, to the end."""
     if not (weights / RELEASE).is_file():
         return read_progress(weights)
-    about = read_json(weights / RELEASE, About)
-    return Progress(stage=about.get("stage", 0), stage_images=about.get("stage_images", 0))
+    about, last = read_json(weights / RELEASE, About), len(recipe.stages) - 1
+    return Progress(stage=about.get("stage", last), stage_images=about.get("stage_images", recipe.stages[last].images),
+                    scales=about.get("scales", {}))
 
 
-def _stage(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
+def stage_of(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
     """Return the stage that a network was trained in last, and the share of its newest level that had faded in."""
     if progress.stage >= len(recipe.stages) or progress.stage_images > recipe.stages[progress.stage].images:
         raise CheckpointError(f"these weights are of image {progress.stage_images:,} of stage {progress.stage + 1}, "
@@ -195,14 +230,23 @@ def _stage(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
     return stage, progress.stage_images / stage.images if stage.fade else 1.0
 
 
+def _scale(progress: Progress, direction: Direction, fitting: Fitting) -> Scale | None:
+    """Return what a network was shown of images that go in.
+
+    Older versions did not keep it. Then the recipe's `resize` says the short side; what images' own size was, it does
+    not.
+    """
+    known = Scale.load(progress.scales.get(direction[0]))
+    return known or (None if fitting.resize is None else Scale((fitting.resize, fitting.resize)))
+
+
 def _growth(recipe: Recipe, progress: Progress) -> str:
     """Say what a network knows that has not grown to its end; of others, nothing."""
-    (stage, share), levels = _stage(recipe, progress), recipe.stages[-1].levels
+    (stage, share), levels = stage_of(recipe, progress), recipe.stages[-1].levels
     if stage.levels == levels and share == 1:
         return ""
     faded = f", the newest faded in to α = {share:.2f}" if share < 1 else ""
-    return (f"a network that is still growing: {stage.levels} of {levels} levels{faded}; it knows images of about "
-            "{}×{} px".format(*stage.size))
+    return f"a network that is still growing: {stage.levels} of {levels} levels{faded}"
 
 
 def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[float, ...]:
@@ -210,7 +254,7 @@ def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[fl
 
     Returns what that depends on, for the fingerprint: (levels, share that had faded in), or () without levels.
     """
-    (stage, share), config = _stage(recipe, progress), recipe.translator.generator
+    (stage, share), config = stage_of(recipe, progress), recipe.translator.generator
     if not stage.levels:
         return ()
     extend(config, generator, stage.levels, stage.fade)
@@ -218,7 +262,7 @@ def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[fl
     return stage.levels, share
 
 
-def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str) -> str:
+def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str, began: str) -> str:
     """Return the README.md of a release."""
     directions = ", ".join(f"{direction[0].upper()} → {direction[1].upper()}" for direction in translator.directions)
     data = recipe.data.card or "the folders its recipe names"
@@ -227,5 +271,6 @@ def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen:
         f"# {recipe.name}", "",
         f"A {recipe.translator.kind} translator ({directions}), trained by Diptych {version('diptych')} on {data}, "
         f"{num_images:,} images ({chosen}).", "",
+        *([f"It began with the weights of {began}.", ""] if began else []),
         "```", "translate convert photos/ out/ --model <this folder>", "```", "",
         "`recipe.yaml` says everything about its training.", ""])

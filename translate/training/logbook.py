@@ -6,8 +6,9 @@ be drawn is a warning and no reason to lose a week of work.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Protocol
@@ -15,9 +16,11 @@ from typing import Protocol
 from accelerate import Accelerator
 from torch import Tensor
 
-from translate.data import Batch, held_out
+from translate.data import Sample, held_out
+from translate.data.scale import scales_in_words
 from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
+from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
 from translate.precision import Format, autocast, is_out_of_memory
@@ -32,6 +35,8 @@ from translate.training.processes import Means, by_main_process
 from translate.translators import Translator
 
 NUM_SAMPLES = 4  # held-out images in a grid
+MOST_CROPS = 4  # of a sample, as many pixels are shown as so many crops of the training have: more would cost more
+ALWAYS_WHOLE_PIXELS = 512 * 512  # pixels of a sample that is shown whole all the same
 PLATEAU_EVALUATIONS = 5  # without a better one, after which a person is told
 
 
@@ -61,19 +66,22 @@ class Logbook:
         self.evaluator = self._make_evaluator()
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
         self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
-        self._held_out: Batch | None = None
+        self._held_out: list[Sample] = []
         self._probe: Probe | None = None
         self._losses, self._observed = Means(), Means()
         self._since = (time.monotonic(), 0)
         self._shown: dict[str, float] = {}
 
-    def begin(self, resumed: bool) -> None:
-        """Make the first entry: on what, and with what, the training begins or goes on."""
+    def begin(self, resumed: bool, notes: Sequence[str] = ()) -> None:
+        """Make the first entry: on what, and with what, the training begins or goes on. `notes` say with whose weights.
+        """
         self.tracker.event(self.progress.images, "resumed" if resumed else "started",
                            num_processes=self.accelerator.num_processes, precision=self.precision,
                            **describe_machine(self.accelerator.device))
         if self.unscored:
             self.tell("warning", self.unscored)
+        for note in notes:
+            self.tell("start", note)
 
     def tell(self, what: str, line: str) -> None:
         """Say one thing worth knowing, and keep it for the report."""
@@ -83,15 +91,24 @@ class Logbook:
     def stage_began(self, number: int, stage: Stage, translator: Translator, plan: str, line: str,
                     predicted_bytes: int | None) -> None:
         """Tell that stage `number` begins or goes on under the memory plan named `plan`; `line` says what it needs."""
-        self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, stage.size, stage.resize)
-        self._probe = Probe(self._held_out, translator, self.recipe.translator.needs_pairs, self.accelerator.device,
-                            self.precision)
         height, width = stage.size
+        self._show(stage, translator, max(MOST_CROPS * height * width, ALWAYS_WHOLE_PIXELS))
+        shown = scales_in_words(self.progress.scales)
         self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}{stage.level}, "
                         f"{stage.images:,} images, batch {stage.batch_size}, {self.precision} on "
-                        f"{self.accelerator.device} × {self.accelerator.num_processes}; {line}")
+                        f"{self.accelerator.device} × {self.accelerator.num_processes}; {line}; images are shown at "
+                        f"{shown}")
         self.tracker.event(self.progress.images, "stage", line, stage=number, plan=plan,
-                           predicted_bytes=predicted_bytes)
+                           predicted_bytes=predicted_bytes, shown=shown)
+
+    def _show(self, stage: Stage, translator: Translator, most_pixels: int) -> None:
+        """Choose what the probe and the sample grids show: held-out samples as the stage shows images, but whole.
+
+        Of those with more than `most_pixels` it is the middle.
+        """
+        self._held_out = held_out(self.recipe.data, data_root(), NUM_SAMPLES, self.recipe.fitting(stage), most_pixels)
+        self._probe = Probe(self._held_out, translator, self.recipe.translator.needs_pairs, self.accelerator.device,
+                            self.precision)
 
     def note(self, losses: dict[str, Tensor], observed: dict[str, Tensor]) -> None:
         """Gather the losses of a step and what else it observed; not every step has all of either."""
@@ -127,13 +144,16 @@ class Logbook:
 
     @contextmanager
     def _going_on_without(self, what: str) -> Iterator[None]:
-        """End the block with a warning where it runs out of memory."""
+        """End the block with a warning where it runs out of memory; then less of the samples is shown from now on."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self.tell("warning", f"warning: no {what} at {self.progress.images:,} images: out of memory")
+            stage = self.recipe.stages[self.progress.stage]
+            if self._probe is not None:
+                self._show(stage, self._probe.translator, math.prod(stage.size))
 
     def go_back(self, num_images: int) -> None:
         """Go back to `num_images`: forget what was recorded and gathered since."""
@@ -150,11 +170,11 @@ class Logbook:
 
     def picture(self, translator: Translator) -> None:
         """Add a grid of the held-out samples as they are translated now."""
-        if self._held_out is None or not self.accelerator.is_main_process:
+        if not self._held_out or not self.accelerator.is_main_process:
             return
         with self._going_on_without("picture"):
             with autocast(self.accelerator.device, self.precision):
-                grid = sample_grid(translator, self._held_out.a, self._held_out.b, self.accelerator.device,
+                grid = sample_grid(translator, self._held_out, self.accelerator.device,
                                    labels=self.recipe.data.labelling is not None)
             self.tracker.picture(self.progress.images, grid)
 
@@ -165,36 +185,47 @@ class Logbook:
         if self.evaluator is None or not self._evaluation_is_due(self.evaluator.cadence):
             return False
         progress.evaluated = progress.images
-        start = time.monotonic()
+        start, fitting = time.monotonic(), self.recipe.fitting(self.recipe.stages[progress.stage])
+        if self.showcase is not None and self.accelerator.is_main_process:
+            self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
+        self.accelerator.wait_for_everyone()
         try:
-            scores = self.evaluator(translator, self.showcase.keep if self.showcase else None)
+            scored = self.evaluator(translator, fitting, self.showcase.keep if self.showcase else None)
         except TranslateError as error:
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False
 
         # The best so far? Networks that have not all their levels yet are no measure.
-        num_images, metric = len(self.evaluator.held_out.sources), self.evaluator.metric
+        scores, held_out = scored.shown, self.evaluator.held_out
+        num_images, metric = len(held_out.sources), self.evaluator.metric
         if progress.best is not None and progress.best.images <= self.recipe.complete_from:
             progress.best, progress.since_best = None, 0  # a level was added to the recipe since
         counts = metric in scores and progress.images > self.recipe.complete_from
-        better = progress.compare(metric, scores[metric].value if counts else None, num_images,
-                                  MEASURES[metric].better == "higher")
+        better = progress.compare(metric, scores[metric].value if counts else None, num_images, scored.side,
+                                  held_out.side, MEASURES[metric].better == "higher")
 
         # What metrics.jsonl, people and the report are told.
         best = progress.best
         self.tracker.record(
             progress.images, "evaluation", {name: score.value for name, score in scores.items()}, stage=progress.stage,
             num_held_out=num_images, decided_by=metric, best=best and asdict(best),
-            since_best=progress.since_best, seconds=time.monotonic() - start,
+            since_best=progress.since_best, seconds=time.monotonic() - start, side=scored.side, own_side=held_out.side,
+            own_size={name: score.finite for name, score in scored.own_size.items()},
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
-        self.report.say(f"{progress.images:,} images, held out: " + ", ".join(
-            f"{name} {score}" for name, score in scores.items()) + ("; the best so far" if better else ""))
+        at = f" at {scored.side} px" if scored.own_size else ""
+        self.report.say(f"{progress.images:,} images, held out{at}: {scores_in_words(scores)}"
+                        + ("; the best so far" if better else ""))
+        if scored.own_size:
+            self.report.say(f"  in their own size, {held_out.side} px: {scores_in_words(scored.own_size)}")
+        if scored.missing:
+            self.tell("warning", f"warning: no scores of held-out images in their own size at {progress.images:,} "
+                                 f"images: {scored.missing}")
         stopping = progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
         if progress.since_best == PLATEAU_EVALUATIONS and best is not None and not stopping:
             self.tell("plateau", f"{metric} has not got better in {PLATEAU_EVALUATIONS} evaluations; it was best at "
                                  f"{best.images:,} images, and that checkpoint is kept")
         if (self.showcase is not None and self.accelerator.is_main_process
-                and (fault := self.showcase.note(progress.images, better))):
+                and (fault := self.showcase.note(progress.images, scored.side, better))):
             self.report.say(f"warning: not all held-out images could be kept for the report: {fault}")
         return better
 
@@ -263,3 +294,8 @@ class Logbook:
         images, evaluated = self.progress.images, self.progress.evaluated
         at_the_end = images >= self.recipe.num_images and images != evaluated
         return images // cadence > evaluated // cadence or at_the_end
+
+
+def scores_in_words(scores: dict[str, Estimate]) -> str:
+    """Say scores in one line, with their intervals."""
+    return ", ".join(f"{name} {score}" for name, score in scores.items())

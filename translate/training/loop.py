@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from translate.data import Batch, batches
 from translate.data.hashing import stable_hash
 from translate.data.loading import as_lost_worker_errors
+from translate.data.scale import Shapes
 from translate.errors import CheckpointError, Collapsed, Stopped
 from translate.optimizers import follow
 from translate.places import data_root
@@ -40,13 +41,16 @@ from translate.signals import StopRequest, minding_signals
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
+from translate.training.plan import refuse_what_has_no_room
 from translate.training.processes import (
     by_main_process,
     check_shares,
     in_any_process,
     make_accelerator,
     prepare_for_processes,
+    resume_command,
 )
+from translate.training.starting import Source, read_source, take_over
 from translate.training.step_on_meta import parameters_of
 from translate.training.update import NotFinite, Update
 
@@ -74,7 +78,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     if accelerator.is_main_process:
         home.check(recipe, resume)
     accelerator.wait_for_everyone()
-    run = Run(recipe, home, accelerator, report, gpu_memory)
+    run = Run(recipe, home, accelerator, report, gpu_memory, None if resume else read_source(recipe))
     if not resume:
         report.say("choosing a memory plan for each stage")
         run.plans.choose(0)
@@ -98,7 +102,7 @@ class Run:
     """One training: its folder, its state, its steps and all that happens between them."""
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
-                 gpu_memory: str | None = None):
+                 gpu_memory: str | None = None, source: Source | None = None):
         """Build everything. Raises `UsageError`, `DataError` or `MissingExtra` for what cannot be trained here."""
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.folder = home.path
@@ -106,19 +110,21 @@ class Run:
         self.precision = choose_precision(recipe.precision, accelerator.device)
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
         self.progress = Progress()
-        self.build()
+        refuse_what_has_no_room(recipe)
+        self.build(source)
         self.samples = recipe.data.build("train", data_root())
+        self.shapes = Shapes(self.samples)
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
-        self.rolled_back = False
-        self.stop = StopRequest()
+        self.rolled_back, self.stop = False, StopRequest()
 
-    def build(self) -> None:
-        """Build fresh networks in the shape of the first stage, and their optimizers."""
+    def build(self, source: Source | None = None) -> None:
+        """Build networks in the shape of the first stage, fresh or with the weights of `source`, and optimizers."""
         torch.manual_seed(self.recipe.seed)
         data = self.recipe.data
         self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
+        self.notes = take_over(source, self.translator, self.recipe, self.progress)
         self.translator.to(self.accelerator.device)
         self.shaped_for = 0  # the stage whose shape the networks have
         self.translator.take_shape(self.recipe.stages[0])
@@ -143,7 +149,7 @@ class Run:
         self.log.tracker.open()
         if resume:
             self.restore()
-        self.log.begin(resume)
+        self.log.begin(resume, self.notes)
         if resume:
             self.plans.choose(self.progress.stage)
             if self.log.evaluate(self.translator):  # due, but a signal stopped the run before it
@@ -161,9 +167,10 @@ class Run:
         # A run that was stopped before its first checkpoint begins again; one whose checkpoints are all bad does not.
         if newest is None:
             if refused:
-                raise CheckpointError(f"{self.folder}: none of its {len(refused)} checkpoints verifies")
+                raise CheckpointError(f"none of its {len(refused)} checkpoints verifies", self.folder)
             self.log.tell("warning", f"{self.folder}: stopped before its first checkpoint; starting again")
             self.log.tracker.resume_at(0)
+            self.build(read_source(self.recipe))
             return
 
         for difference in self.load(newest):
@@ -205,6 +212,7 @@ class Run:
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
+        self.progress.scales = self.shapes.scales(self.recipe.fitting(stage))
         self.match_stage_shape(number)
         self.translator.fade_in(self.share)
         if self.guard is not None and self.progress.stage_images == 0:
@@ -280,10 +288,8 @@ class Run:
 
         self.log.show_progress()
         if stopping:
-            num = self.accelerator.num_processes
-            launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
-            raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything "
-                          f"is saved. Continue with: {launch} train --resume --run-dir {self.folder}")
+            raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything is saved. "
+                          f"Continue with: {resume_command(self.folder, self.accelerator)}")
 
     def _look_with_guard(self, images_before: int) -> Trouble | None:
         """Probe the generators where that is due; return what the guard says of the training, None where all is well.

@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from translate.available_memory import available_bytes
 from translate.errors import DoesNotFit
 from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan, PlanName
 from translate.networks.statistics import has_batch_norm
 from translate.networks.tasks import save_shapes
+from translate.networks.weights import bytes_of
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
@@ -99,6 +101,18 @@ def with_consistency(recipe: Recipe) -> Iterator[Recipe]:
     with tempfile.TemporaryDirectory() as folder:
         save_shapes(Path(folder), recipe.adapt.task.network, recipe.data.channels_a, recipe.adapt.source.num_classes)
         yield recipe.with_consistency(Path(folder), recipe.seed)
+
+
+def refuse_what_has_no_room(recipe: Recipe) -> None:
+    """Raise `DoesNotFit` for networks whose weights alone are more than this process may take.
+
+    Building them would take all that there is, until the process is killed.
+    """
+    translator = _step_of(recipe, recipe.stages[0]).translator
+    needed, left = bytes_of([*translator.modules.values(), *translator.frozen.values()]), available_bytes()
+    if needed > left.bytes:
+        raise DoesNotFit(f"the weights of these networks alone take {format_bytes(needed)}, and there are {left}",
+                         advice="use a smaller width, or fewer blocks")
 
 
 def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device: Device = "cuda",

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from translate.data import Batch
+from translate.data import Sample
 from translate.networks.eval_mode import evaluating
 from translate.precision import Format, autocast
 from translate.translators import Direction, Translator
@@ -36,10 +36,11 @@ DISTANCE_FLOOR = 1e-3  # what is as alike as this is no measure for anything
 
 
 class Probe:
-    """Looks at the generators of `translator` through a batch of held-out images. `paired`: b is the truth of a."""
+    """Looks at the generators of `translator` through held-out samples of any sizes. `paired`: b is the truth of a."""
 
-    def __init__(self, batch: Batch, translator: Translator, paired: bool, device: torch.device, precision: Format):
-        self.batch, self.translator, self.paired = batch, translator, paired
+    def __init__(self, samples: Sequence[Sample], translator: Translator, paired: bool, device: torch.device,
+                 precision: Format):
+        self.samples, self.translator, self.paired = samples, translator, paired
         self.device, self.precision = device, precision
 
     @torch.no_grad()
@@ -53,11 +54,12 @@ class Probe:
 
     def _look(self, direction: Direction) -> dict[str, Tensor]:
         back: Direction = "ba" if direction == "ab" else "ab"
-        sources, reals = (self.batch.a, self.batch.b) if direction == "ab" else (self.batch.b, self.batch.a)
+        sides = [sample.a[None] for sample in self.samples], [sample.b[None] for sample in self.samples]
+        sources, reals = sides if direction == "ab" else reversed(sides)
 
         # One image at a time, as a training has little memory to spare.
         outputs, errors, saturated, changes = [], [], [], []
-        for source, real in zip(sources.split(1), reals.split(1), strict=True):
+        for source, real in zip(sources, reals, strict=True):
             source, real = source.to(self.device), real.to(self.device)
             output = self._translate(direction, source)
             outputs.append(thumbnail(output))
@@ -74,16 +76,16 @@ class Probe:
         least = torch.minimum(diversity(sources), diversity(reals)) if len(sources) > 1 else torch.zeros(())
         if least > DISTANCE_FLOOR:
             found["diversity"] = distance(outputs) / least.to(self.device)
-        targets = reals if self.paired else sources
-        plain = (targets.float() - targets.float().mean((0, 2, 3), keepdim=True)).abs().mean()
+        targets = torch.cat([each[0].float().flatten(1) for each in (reals if self.paired else sources)], dim=1)
+        plain = (targets - targets.mean(1, keepdim=True)).abs().mean()
         if errors and plain > DISTANCE_FLOOR:
             found["error"] = torch.stack(errors).mean() / plain.to(self.device)
-        taken = at_the_ends(reals)
+        taken = torch.stack([at_the_ends(real) for real in reals]).mean()
         if taken < NATURAL_SATURATION_LIMIT:
             taken = taken.to(self.device)
             found["saturation"] = (torch.stack(saturated).mean() - taken).clamp(min=0) / (1 - taken)
         if changes:
-            apart = (sources - reals).abs().mean()
+            apart = torch.stack([difference(*pair) for pair in zip(sources, reals, strict=True)]).mean()
             if apart > DISTANCE_FLOOR:
                 found["change"] = torch.stack(changes).mean() / apart.to(self.device)
         return found
@@ -99,16 +101,22 @@ def thumbnail(image: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(image.float(), [min(side, THUMBNAIL_SIDE) for side in image.shape[2:]])  # type: ignore[arg-type]
 
 
-def diversity(images: Tensor) -> Tensor:
-    """Return how far images (N, C, H, W) are from each other."""
-    return distance([thumbnail(image) for image in images.split(1)])
+def diversity(images: Sequence[Tensor]) -> Tensor:
+    """Return how far images (1, C, H, W) are from each other."""
+    return distance([thumbnail(image) for image in images])
 
 
 def distance(thumbnails: Sequence[Tensor]) -> Tensor:
     """Return the mean absolute difference of all pairs."""
-    return torch.stack([(one - other).abs().mean() for one, other in combinations(thumbnails, 2)]).mean()
+    return torch.stack([difference(one, other) for one, other in combinations(thumbnails, 2)]).mean()
 
 
-def at_the_ends(images: Tensor) -> Tensor:
+def difference(one: Tensor, other: Tensor) -> Tensor:
+    """Return the mean absolute difference of two images (1, C, H, W): of what both show from their upper left on."""
+    height, width = (min(sides) for sides in zip(one.shape[2:], other.shape[2:], strict=True))
+    return (one[..., :height, :width] - other[..., :height, :width]).abs().mean()
+
+
+def at_the_ends(image: Tensor) -> Tensor:
     """Return the share of values that are as large or as small as can be."""
-    return (images.abs() > RANGE_END).float().mean()
+    return (image.abs() > RANGE_END).float().mean()

@@ -95,3 +95,10 @@ def in_any_process(here: bool, accelerator: Accelerator) -> bool:
     flag = torch.tensor([float(here)], device=accelerator.device)
     torch.distributed.all_reduce(flag)
     return bool(flag.item())
+
+
+def resume_command(folder: Path, accelerator: Accelerator) -> str:
+    """Return the command that goes on with the run in `folder`, by as many processes as there are."""
+    num = accelerator.num_processes
+    launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
+    return f"{launch} train --resume --run-dir {folder}"

@@ -24,17 +24,18 @@ from translate.translators.translator import StepTools, Translator
 class CycleGANWeights(Config):
     """L_GAN(AB) + L_GAN(BA) + λ L_cyc (eq. 3), and the identity loss of section 5.2."""
 
-    adversarial: float = Field(1.0, ge=0)
-    cycle: float = Field(10.0, ge=0)
-    identity: float = Field(5.0, ge=0)  # keeps shared colours; 0 leaves its passes out (two forwards less)
+    adversarial: float = Field(1.0, ge=0, le=1e6)
+    cycle: float = Field(10.0, ge=0, le=1e6)
+    identity: float = Field(5.0, ge=0, le=1e6)  # keeps shared colours; 0 leaves its passes out (two forwards less)
 
 
 class SemanticConfig(Config):
     """A translation is to show what its source shows, in the opinion of a frozen task network (Hoffman et al. 2018)."""
 
     task: Path  # its folder: `translate adapt make` trains one on labelled images of A
-    weight: float = Field(1.0, ge=0)  # of A → B
-    back: float = Field(0.0, ge=0)  # of B → A; 1 in the paper, for a network that is right about most images of B
+    weight: float = Field(1.0, ge=0, le=1e6)  # of A → B
+    # of B → A; 1 in the paper, for a network that is right about most images of B
+    back: float = Field(0.0, ge=0, le=1e6)
 
 
 class CycleGANConfig(BaseTranslatorConfig):
@@ -48,9 +49,9 @@ class CycleGANConfig(BaseTranslatorConfig):
     perceptual: Perceptual | None = None  # distance of a pretrained network's features round the cycle; null: none
     # Deviation of noise on the fake before it is translated back: it hides what a generator smuggles through the cycle
     # in patterns too faint to be seen (Chu et al. 2017). Images reach from −1 to 1; 0.02 is some steps of 8 bits.
-    cycle_noise: float = Field(0.0, ge=0)
+    cycle_noise: float = Field(0.0, ge=0, le=100)
     semantic: SemanticConfig | None = None  # for domain adaptation; null: none
-    pool: int = Field(50, ge=0)  # past fakes a discriminator may be shown, kept on the CPU as 8-bit images
+    pool: int = Field(50, ge=0, le=100_000)  # past fakes a discriminator may be shown, kept on the CPU as 8-bit images
 
     directions: ClassVar[tuple[Direction, ...]] = ("ab", "ba")
     grows: ClassVar[bool] = True

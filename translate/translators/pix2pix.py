@@ -22,9 +22,9 @@ from translate.translators.translator import StepTools, Translator
 class Pix2PixWeights(Config):
     """G* = arg min max L_cGAN + λ L_L1 (eq. 4)."""
 
-    adversarial: float = Field(1.0, ge=0)
-    features: float = Field(0.0, ge=0)  # distance of D's features (pix2pixHD: 10): sharper than L1
-    l1: float = Field(100.0, ge=0)  # towards 0: livelier and less faithful
+    adversarial: float = Field(1.0, ge=0, le=1e6)
+    features: float = Field(0.0, ge=0, le=1e6)  # distance of D's features (pix2pixHD: 10): sharper than L1
+    l1: float = Field(100.0, ge=0, le=1e6)  # towards 0: livelier and less faithful
 
 
 class Pix2PixConfig(BaseTranslatorConfig):

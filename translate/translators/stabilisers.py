@@ -17,8 +17,8 @@ class InstanceNoise(Config):
     Its deviation falls linearly to zero; images reach from −1 to 1.
     """
 
-    sigma: float = Field(0.1, gt=0)  # at the first image
-    images: int = Field(ge=1)  # after so many images of the run there is none
+    sigma: float = Field(0.1, gt=0, le=100)  # at the first image
+    images: int = Field(ge=1, le=10**12)  # after so many images of the run there is none
 
     def at(self, images: int) -> float:
         """Return the deviation after `images` images."""
@@ -28,9 +28,10 @@ class InstanceNoise(Config):
 class Pace(Config):
     """How often each side of the game is trained, and which of them first in a step."""
 
-    generator: int = Field(1, ge=1)  # every so many steps; 5 gives a critic five steps to one (Arjovsky et al. 2017)
-    discriminator: int = Field(1, ge=1)  # every so many steps; 2 holds back one that wins
-    warmup: int = Field(0, ge=0)  # images of the run in which the discriminators are trained alone
+    # every so many steps; 5 gives a critic five steps to one (Arjovsky et al. 2017)
+    generator: int = Field(1, ge=1, le=1_000_000)
+    discriminator: int = Field(1, ge=1, le=1_000_000)  # every so many steps; 2 holds back one that wins
+    warmup: int = Field(0, ge=0, le=10**12)  # images of the run in which the discriminators are trained alone
     # who moves first in a step; the other plays against what it has become. null: as the authors' code has it
     first: Side | None = None
 

@@ -16,6 +16,7 @@ from translate.data import Batch
 from translate.losses import Penalty, non_orthogonality, over_scales
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.growing import Growable, Grown, LevelStage, add_level, fade_in
+from translate.networks.layers import Generator
 from translate.translators.augmentation import cut_out, moved, recoloured
 from translate.translators.config import BaseTranslatorConfig, Direction
 from translate.translators.pool import ImagePool
@@ -208,11 +209,13 @@ class Translator(ABC):
                 for each in pair:
                     cast(Grown, each).drop_faded()
 
-            # The newest level of a generator is trained alone where the stage says so.
-            if name in self.phases["generator"]:
-                network.requires_grad_(not stage.freeze)
-                for part in cast(Grown, network).newest():
-                    part.requires_grad_(True)
+        # Of a generator all is trained, or the newest level alone, or all but the trunk, as the stage says.
+        for name, network in self.generators.items():
+            network.requires_grad_(stage.freeze is not True)
+            for part in cast(Grown, network).newest() if name in self.growing else []:
+                part.requires_grad_(True)
+            for part in cast(Generator, network).trunk_parts() if stage.freeze == "trunk" else []:
+                part.requires_grad_(False)
         self.fading = stage.fade
         self.fade_in(0.0)
 

@@ -1,0 +1,295 @@
+"""Checkpoints of other projects translate here as they do there; what is none of them is refused and never run."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import pickle
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tests.commands import call
+from tests.live_bytes import LiveBytes
+from tests.theirs import TABLE, EnhancersOfTheirs, ResNetOfTheirs, UNetOfTheirs, shaken
+from translate import tiling
+from translate.errors import CheckpointError, UsageError
+from translate.interop.evidence import Choices
+from translate.interop.importing import Training, import_release, read_generator
+from translate.interop.reading import read_tensors
+from translate.recipe import load_recipe
+from translate.runs.release import load_release
+from translate.tiling import Settings
+
+
+def saved(network: nn.Module, path: Path, **options: Any) -> Path:
+    torch.save(network.state_dict(), path, **options)
+    return path
+
+
+def images(size: tuple[int, int], channels: int = 3) -> Tensor:
+    return torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(size[0])) * 2 - 1
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_a_generator_translates_here_as_it_does_there(row: str, tmp_path: Path) -> None:
+    make, bound, sizes = TABLE[row]
+    theirs = shaken(make())
+    ours = read_generator(saved(theirs, tmp_path / "latest_net_G.pth")).network
+    for size in sizes:
+        image = images(size, 1 if "grey" in row else 3)
+        with torch.no_grad():
+            expected, found = theirs(image), ours(image)
+        assert expected.std() > 0.05, "an image that says something"
+        assert (found - expected).abs().max().item() <= bound, size
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, marks=[] if row in ("cut-instance", "hd-local-2-batch")
+                                              else pytest.mark.slow) for row in TABLE])
+def test_in_strips_it_gives_the_whole_images_output(row: str, tmp_path: Path) -> None:
+    make, _, _ = TABLE[row]
+    ours = read_generator(saved(shaken(make()), tmp_path / "latest_net_G.pth")).network.double()
+    image = images((70, 45), 1 if "grey" in row else 3).double()
+    with torch.no_grad():
+        truth = ours(image)
+    assert (tiling.apply(ours, image, settings=Settings(7, 0.0)) - truth).abs().max() <= 1e-10
+
+
+def test_old_formats_wrappers_prefixes_and_half_precision_are_read(tmp_path: Path) -> None:
+    theirs = shaken(ResNetOfTheirs(norm="batch"))
+    state, image = theirs.state_dict(), images((32, 32))
+    without_counts = {name: tensor for name, tensor in state.items() if "num_batches" not in name}
+    files = {
+        "legacy": (state, {"_use_new_zipfile_serialization": False}), "zip": (state, {}),
+        "wrapped": ({"state_dict": state, "epoch": 200, "lr": 0.1}, {}), "netG": ({"netG": state}, {}),
+        "averaged": ({"params": {"x": torch.zeros(1)}, "params_ema": state}, {}),
+        "parallel": ({f"module.{name}": tensor for name, tensor in state.items()}, {}),
+        "compiled": ({f"_orig_mod.module.{name}": tensor for name, tensor in state.items()}, {}),
+        "torch 0.3": (without_counts, {"_use_new_zipfile_serialization": False}),
+        "parameters": ({name: nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+                        for name, tensor in state.items()}, {})}
+    for name, (content, options) in files.items():
+        torch.save(content, tmp_path / f"{name}.pth", **options)
+        assert torch.equal(read_generator(tmp_path / f"{name}.pth").network(image), theirs(image)), name
+    safetensors.torch.save_file(state, tmp_path / "g.safetensors")
+    assert torch.equal(read_generator(tmp_path / "g.safetensors").network(image), theirs(image))
+    torch.save({name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
+               tmp_path / "half.pt")
+    assert (read_generator(tmp_path / "half.pt").network(image) - theirs(image)).abs().max() < 0.02
+
+
+def test_statistics_of_instance_norms_that_old_torch_kept_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    """Before torch 0.4 an instance norm saved running statistics; nobody used them."""
+    theirs = shaken(ResNetOfTheirs(blocks=1))
+    old = dict(theirs.state_dict())
+    for name, part in theirs.named_modules():
+        if isinstance(part, nn.InstanceNorm2d):
+            old |= {f"{name}.running_mean": torch.ones(4), f"{name}.running_var": torch.ones(4)}
+    torch.save(old, tmp_path / "old.pth")
+    read = read_generator(tmp_path / "old.pth")
+    assert torch.equal(read.network(images((32, 32))), theirs(images((32, 32))))
+    assert any("running statistics" in note for note in read.found.notes)
+
+
+def test_a_resize_convolution_is_asked_for_and_then_taken(tmp_path: Path) -> None:
+    """A fork's: nearest-neighbour upsampling leaves no trace, so nobody may guess it."""
+    state = {name: tensor for name, tensor in shaken(ResNetOfTheirs(blur_up=True)).state_dict().items()
+             if not name.endswith("filt")}  # where CUT's filter stands, theirs has nn.Upsample, which has no weights
+    torch.save(state, tmp_path / "fork.pth")
+    with pytest.raises(CheckpointError, match="leaves no trace; say it with --upsample"):
+        read_generator(tmp_path / "fork.pth")
+    read = read_generator(tmp_path / "fork.pth", Choices(upsample="resize"))
+    assert read.found.config.upsample == "resize" and any("upsampling is taken" in note for note in read.found.notes)
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.mark}",)
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(20_000_000))
+
+
+def enormous() -> dict[str, Tensor]:
+    """One number that says it is a terabyte."""
+    return {"model.1.weight": torch.zeros(1).expand(2**38)}
+
+
+GENERATOR = ResNetOfTheirs().state_dict()
+ZOO: dict[str, tuple[Any, str]] = {  # what a file holds, and what is said of it
+    "os.system": (lambda mark: {"model": Payload(mark)}, r"would run a function, (posix|os)\.system; nothing of it"),
+    "module": (lambda mark: nn.Conv2d(1, 1, 1), r"a pickled object, torch\.nn\.modules\.conv\.Conv2d"),
+    "options": (lambda mark: {"opt": argparse.Namespace(lr=1), "netG": GENERATOR}, "argparse.Namespace"),
+    "arrays": (lambda mark: {"a": np.zeros(3)}, "arrays of numpy"),
+    "an optimizer": (lambda mark: torch.optim.Adam([nn.Parameter(torch.ones(1))]).state_dict(), "of an optimizer"),
+    "two networks": (lambda mark: {"netG_A": GENERATOR, "netG_B": GENERATOR}, "more than one .* netG_A, netG_B"),
+    "enormous": (lambda mark: enormous(), "larger than the file|more memory"),
+    "a number": (lambda mark: 3, "no tensors by name: int"),
+    "a PatchGAN": (lambda mark: nn.ModuleDict({"model": nn.Sequential(nn.Conv2d(3, 4, 4))}).state_dict(),
+                   r"a discriminator \(PatchGAN\)"),
+    "a multiscale PatchGAN": (lambda mark: {"scale0_layer0.0.weight": torch.ones(1, 1, 4, 4)}, "a discriminator"),
+    "heads": (lambda mark: {"mlp_0.0.weight": torch.ones(1, 1)}, "projection heads of CUT"),
+    "a StyleGAN": (lambda mark: {"style.1.weight": torch.ones(1, 1), "to_rgb1.bias": torch.ones(1)}, "a StyleGAN"),
+    "a VGG": (lambda mark: {"features.0.weight": torch.ones(1, 3, 3, 3)}, "classifies"),
+    "unknown": (lambda mark: {"first.weight": torch.ones(8, 3, 7, 7)}, "nearest is a ResNet generator"),
+    "zero padding": (lambda mark: {name.replace("conv_block.1.", "conv_block.0."): tensor
+                                   for name, tensor in GENERATOR.items()}, "pad with zeros"),
+    "a tensor too many": (lambda mark: GENERATOR | {"model.9.gamma": torch.ones(1)}, "model.9.gamma have no place"),
+    "a tensor too few": (lambda mark: {name: tensor for name, tensor in GENERATOR.items() if name != "model.4.weight"},
+                         "looks like"),
+    "another shape": (lambda mark: GENERATOR | {"model.10.conv_block.1.weight": torch.ones(16, 16, 5, 5)},
+                      r"has the shape \(16, 16, 5, 5\)"),
+    "not finite": (lambda mark: GENERATOR | {"model.1.bias": torch.full((4,), float("nan"))}, "not finite"),
+}
+BYTES: dict[str, tuple[bytes, str]] = {
+    "web page": (b"<!DOCTYPE html><html>404", "a web page"), "empty": (b"", "is empty"),
+    "LFS": (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
+    "pickle": (pickle.dumps({"a": 1}), "a pickle that torch.save has not written"),
+    "half a pickle": (b"\x80\x02}q", "cut"),
+    "noise": (bytes(range(1, 250)), "no file that torch.save wrote"),
+}
+
+
+@pytest.mark.parametrize(("name", "legacy"), [
+    *((name, False) for name in ZOO), *((name, True) for name in ("os.system", "module", "an optimizer", "enormous"))])
+def test_what_is_no_generator_is_refused_in_one_line_in_under_a_second_and_nothing_runs(
+        name: str, legacy: bool, tmp_path: Path) -> None:
+    content, said = ZOO[name]
+    file, mark = tmp_path / "file.pth", tmp_path / "it-ran"
+    torch.save(content(mark), file, _use_new_zipfile_serialization=not legacy)
+    refuse(file, said, mark)
+
+
+def refuse(file: Path, said: str, mark: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match=said) as caught:
+        read_generator(file)
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value) and len(str(caught.value)) < 400
+    assert time.monotonic() - began < 1.0 and not mark.exists()
+
+
+@pytest.mark.parametrize("name", [*BYTES, "bomb", "cut off", "cut off, legacy", "damaged", "a cut safetensors"])
+def test_files_that_torch_did_not_write_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    file = tmp_path / ("g.safetensors" if "safetensors" in name else "g.pth")
+    said = BYTES[name][1] if name in BYTES else {"bomb": "compresses nothing"}.get(name, "cut off|cannot read|damaged")
+    if name in BYTES:
+        file.write_bytes(BYTES[name][0])
+    elif name == "bomb":
+        bomb(file)
+    elif name == "a cut safetensors":
+        file.write_bytes(safetensors.torch.save(GENERATOR)[:-100])
+    else:
+        buffer = io.BytesIO()
+        torch.save(GENERATOR, buffer, _use_new_zipfile_serialization="legacy" not in name)
+        whole = buffer.getvalue()
+        damaged = whole.replace(b"conv_block", b"conv\xff\xffblock")
+        file.write_bytes(whole[:len(whole) * 2 // 3] if "cut" in name else damaged)
+    refuse(file, said, tmp_path / "it-ran")
+
+
+def test_the_process_that_reads_may_die_and_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = saved(ResNetOfTheirs(), tmp_path / "g.pth")
+    monkeypatch.setattr(torch, "load", lambda *arguments, **named: os.kill(os.getpid(), 9))
+    with pytest.raises(CheckpointError, match=r"has died \(SIGKILL\)"):
+        read_tensors(file)
+
+
+def test_both_directions_of_a_cyclegan_make_one_release_that_says_where_it_is_from(tmp_path: Path) -> None:
+    folder = tmp_path / "horse2zebra"
+    folder.mkdir()
+    there, back = (shaken(ResNetOfTheirs(), seed) for seed in (0, 1))
+    a, b = saved(there, folder / "latest_net_G_A.pth"), saved(back, folder / "latest_net_G_B.pth")
+    imported = import_release(a, tmp_path / "release", back=b, training=Training(load_size=300, crop_size=256))
+    assert imported.recipe.name == "horse2zebra" and imported.recipe.translator.kind == "cyclegan"
+    for direction, theirs in (("ab", there), ("ba", back)):
+        release = load_release(tmp_path / "release", direction)
+        assert torch.equal(release.generator(images((64, 40))), theirs(images((64, 40))))
+    recipe = load_recipe(tmp_path / "release" / "recipe.yaml")
+    assert recipe.data.resize == 300 and recipe.stages[0].size == (256, 256)
+    card = (tmp_path / "release" / "README.md").read_text()
+    assert "latest_net_G_A.pth" in card and imported.sources["ab"]["sha256"] in card and "SHA-256" in card
+    assert "assumed" in card and "replicate" not in card and "--eval" in card
+    with pytest.raises(UsageError, match="exists already"):
+        import_release(a, tmp_path / "release")
+    with pytest.raises(UsageError, match="of another shape"):
+        import_release(a, tmp_path / "other", back=saved(UNetOfTheirs(), folder / "unet.pth"))
+
+
+@pytest.mark.parametrize(("make", "kind", "options"), [
+    (lambda: UNetOfTheirs(1, 3), "pix2pix", Training()), (lambda: ResNetOfTheirs(blur_up=True, blur_down=True), "cut",
+                                                          Training()),
+    (lambda: ResNetOfTheirs(3, 1), "cyclegan", Training(load_size=128)),
+    (lambda: EnhancersOfTheirs(36, levels=2), "pix2pix", Training(labels=35, instances=1000)),
+    (lambda: ResNetOfTheirs(35, downs=4, width=2), "pix2pix", Training(labels=35))],
+    ids=["unet", "cut", "grey", "cityscapes", "labels"])
+def test_a_release_knows_what_its_images_were_and_how_large(make: Any, kind: str, options: Training,
+                                                            tmp_path: Path) -> None:
+    theirs = shaken(make())
+    recipe = import_release(saved(theirs, tmp_path / "g.pth"), tmp_path / "release", training=options).recipe
+    assert recipe.translator.kind == kind
+    release = load_release(tmp_path / "release")
+    inputs = release.labels.channels if release.labels else release.image_in.channels
+    side = 256 if kind == "pix2pix" else 32
+    assert torch.equal(release.generator(images((side, side), inputs)), theirs(images((side, side), inputs))) or \
+        kind == "cut"
+    expected = {"unet": 286, "resnet": 128 if options.load_size else 286, "coarse_to_fine": 2048}
+    if options.labels is None:
+        assert recipe.data.resize == expected[recipe.translator.generator.kind]
+    else:
+        assert recipe.data.labelling.edges == (inputs == 36) and recipe.data.resize == 512 * 2**recipe.stages[0].levels
+
+
+def test_channels_that_are_not_those_of_the_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="takes 3 channels"):
+        import_release(saved(ResNetOfTheirs(), tmp_path / "g.pth"), tmp_path / "r", training=Training(labels=35))
+
+
+def test_import_and_convert_are_two_commands(tmp_path: Path, said: io.StringIO,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a person does it: the stored image is theirs, rounded; its sides need fit nothing."""
+    theirs, image = shaken(ResNetOfTheirs(blocks=1)), np.random.default_rng(0).integers(0, 256, (32, 44, 3), np.uint8)
+    file = saved(theirs, tmp_path / "latest_net_G.pth")
+    (tmp_path / "in").mkdir()
+    Image.fromarray(image).save(tmp_path / "in" / "a.png")
+    assert call(monkeypatch, "import", file, "--to", tmp_path / "release", "--load-size", 300) == 0
+    assert "latest_net_G.pth is a ResNet of CycleGAN and pix2pix" in said.getvalue() and "assumed:" in said.getvalue()
+    assert call(monkeypatch, "convert", tmp_path / "in", tmp_path / "out", "--model", tmp_path / "release",
+                "--precision", "fp32") == 0
+    expected = theirs(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1)[0].permute(1, 2, 0)
+    with Image.open(tmp_path / "out" / "a.png") as converted:
+        found = np.asarray(converted).astype(int)
+    assert np.abs(found - np.rint((expected.detach().numpy() + 1) * 127.5)).max() <= 1
+    (tmp_path / "page.pth").write_text("<html>")
+    assert call(monkeypatch, "import", tmp_path / "page.pth") == 4
+    assert "page.pth: a web page" in said.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["cyclegan-resnet-instance", "pix2pix-unet-256", "cut-instance", "hd-local-2-instance"])
+def test_2000_by_1500_pixels_take_a_third_of_the_memory_and_are_as_exact_as_single_precision(row: str, tmp_path: Path
+                                                                                            ) -> None:
+    theirs = TABLE[row][0](width=32 if "unet" in row else 16)  # of fewer channels an image itself is more than a third
+    ours = read_generator(saved(shaken(theirs), tmp_path / "g.pth")).network
+    image, peaks, outputs = images((1500, 2000)), [], []
+    for settings in (Settings(9999, float("inf")), Settings(64, 0.0)):
+        with LiveBytes([image, *ours.parameters(), *outputs]) as live, torch.no_grad():
+            outputs.append(tiling.apply(ours, image, settings=settings) if peaks else ours(image))
+        peaks.append(live.peak)
+    error = (outputs[0] - outputs[1]).double().square().mean()
+    assert 10 * torch.log10(4 / error) >= 120 and peaks[1] <= peaks[0] / 3

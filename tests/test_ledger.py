@@ -1,0 +1,202 @@
+"""The ledger against what may happen to an output folder: damage, copies, other converters, lines that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conversions import Identity, fill, last_rows, release_of, tree
+from translate import files
+from translate.convert import LEDGER, Entry, Shard, Summary, convert
+from translate.convert.converter import Converter, remove_leftovers
+from translate.convert.jobs import Naming, plan_jobs
+from translate.convert.ledger import Ledger
+from translate.errors import DiskError
+from translate.foreign import read_lines
+from translate.images.reading import ImageConfig
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    fill(tmp_path / "in", 4)
+    return tmp_path / "in"
+
+
+def converted(source: Path, out: Path, **options: object) -> Summary:
+    return convert(source, out, release_of(Identity()), workers=0, **options)  # type: ignore[arg-type]
+
+
+def damage(path: Path, keep_time: bool = False) -> None:
+    """Change one byte in the middle of a file, as a bad disk or an editor does."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns if keep_time else status.st_mtime_ns + 1))
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harm", ["one byte", "cut", "empty", "longer", "another image", "a folder", "removed"])
+def test_an_output_that_is_not_what_was_written_is_made_again(harm: str, source: Path, tmp_path: Path) -> None:
+    """A damaged output counted as done, although the ledger held its checksum."""
+    out = tmp_path / "out"
+    converted(source, out)
+    before, path, content = tree(out), out / "000.png", (out / "000.png").read_bytes()
+    {"one byte": lambda: damage(path), "cut": lambda: path.write_bytes(content[:-9]),
+     "empty": lambda: path.write_bytes(b""), "longer": lambda: path.write_bytes(content + b"x"),
+     "another image": lambda: shutil.copy(out / "002.png", path), "removed": path.unlink,
+     "a folder": lambda: (path.unlink(), path.mkdir())}[harm]()
+
+    told: list[Entry] = []
+    again = converted(source, out, on_progress=lambda entry, number, total: told.append(entry))
+    if harm == "a folder":  # which nobody removes for the user
+        assert (again.converted, again.already, len(again.failed)) == (0, 3, 1)
+        return
+    assert (again.converted, again.already, again.failed) == (1, 3, []) and tree(out) == before
+    said = [entry.message for entry in told if entry.status == "done"]
+    assert said == [None if harm == "removed" else "was changed after it was made, and is made again"]
+    assert converted(source, out).already == 4
+
+
+def test_verify_reads_what_has_kept_its_size_and_its_time(source: Path, tmp_path: Path) -> None:
+    """A disk that loses bits changes no time."""
+    out = tmp_path / "out"
+    converted(source, out)
+    before = tree(out)
+    damage(out / "000.png", keep_time=True)
+    assert converted(source, out).already == 4
+    assert converted(source, out, verify=True, dry_run=True).todo == 1 and tree(out) != before
+    assert converted(source, out, verify=True).converted == 1 and tree(out) == before
+    assert converted(source, out, verify=True).already == 4
+
+
+def test_a_copied_output_folder_is_read_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All times are others; what a ledger of an earlier version knows has none."""
+    first, out, read = tmp_path / "first", tmp_path / "out", []
+    converted(source, first)
+    lines = [{name: value for name, value in row.items() if name not in ("size", "mtime_ns")}
+             for row in read_lines(first / LEDGER)]
+    shutil.copytree(first, out, copy_function=shutil.copyfile)
+    (out / LEDGER).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    real = files.checksum
+    monkeypatch.setattr(files, "checksum", lambda path: read.append(path.name) or real(path))
+    assert converted(source, out, dry_run=True).already == 4 and len(read_lines(out / LEDGER)) == len(lines)
+    assert converted(source, out).already == 4 and len(read) == 8
+    assert converted(source, out).already == 4 and len(read) == 8
+    assert tree(out) == tree(first)
+
+
+# -- several converters ------------------------------------------------------------------------------------------------
+
+
+def test_what_another_converter_has_written_meanwhile_is_not_foreign(source: Path, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two converters over one folder reported failures that were none: each read the ledger once, and called foreign
+    what the other had written."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    converted(source, whole)
+    real, other = Converter.run, []
+
+    def run(self: Converter, jobs: list, stop: object) -> Iterator[Entry]:
+        if not other:  # a second converter does all of it after this one has read the ledgers
+            other.append(None)
+            other[0] = converted(source, out)
+        return real(self, jobs, stop)
+
+    monkeypatch.setattr(Converter, "run", run)
+    mine = converted(source, out)
+    assert (other[0].converted, mine.converted, mine.already, mine.failed) == (4, 0, 4, [])
+    assert tree(out) == tree(whole) and {row["status"] for row in last_rows(out).values()} == {"done"}
+
+
+@pytest.mark.parametrize("shards", [(None, None), (Shard(1, 2), None), (Shard(1, 2), Shard(1, 2)),
+                                    (Shard(1, 2), Shard(2, 2))])
+def test_converters_at_the_same_time_end_with_all_files_done_once(shards: tuple[Shard | None, ...], source: Path,
+                                                                  tmp_path: Path) -> None:
+    out, whole, summaries = tmp_path / "out", tmp_path / "whole", []
+    fill(source, 24)
+    converted(source, whole)
+    threads = [threading.Thread(target=lambda shard=shard: summaries.append(converted(source, out, shard=shard)))
+               for shard in shards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(summaries) == 2 and [row for summary in summaries for row in summary.failed] == []
+    assert {name: value for name, value in tree(out).items() if "ledger" not in name}.items() <= tree(whole).items()
+    last = converted(source, out)
+    assert not last.failed and last.converted + last.already == 24
+    assert {name for name in tree(out) if "ledger" not in name} == set(tree(whole))
+
+
+def test_what_is_being_written_is_no_leftover(source: Path, tmp_path: Path) -> None:
+    """A converter in another container may have the same process number: its half file was removed under its hands."""
+    out = tmp_path / "out"
+    jobs, _ = plan_jobs(source, out, Naming(ImageConfig()))
+    out.mkdir()
+    start = files.temporary_start(out / "000.png")
+    left = [out / f"{start}{os.getpid()}", out / f"{start}{os.getpid()}-0123abcd", out / f"{start}4194305-0123abcd"]
+    for path in left:
+        path.write_bytes(b"half")
+    (out / f"{start}1-0123abcd").write_bytes(b"half")  # process 1 runs
+    with files.replacing(out / "000.png") as file:
+        file.write(b"whole")
+        remove_leftovers(jobs)
+    assert sorted(path.name for path in out.iterdir()) == [f"{start}1-0123abcd", "000.png"]
+
+
+def test_what_nobody_has_written_is_still_foreign(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "000.png").write_bytes(b"mine")
+    summary = converted(source, out)
+    assert len(summary.failed) == 1 and "is not from a conversion" in str(summary.failed[0])
+    assert (out / "000.png").read_bytes() == b"mine"
+
+
+# -- lines that are none -----------------------------------------------------------------------------------------------
+
+LINES = [b"[" * 20_000, b"[1, 2, 3]", b'"text"', b"null", b"7", b'{"path": ' * 900, b"{", b"\xff\xfe", b'{"path": 7}',
+         b'{"path": ["000.png"], "status": "done"}', b'{"path": "000.png", "status": "done", "run": "newest"}',
+         b'{"path": "000.png", "status": {"done": 1}}', b'{"path": "000.png", "status": "done", "run": 1e400}',
+         b'{"path": "000.png", "status": "done", "output": ["000.png"], "run": 9}',
+         b'{"path": "000.png", "status": "done", "sha256": 7, "run": 9}',
+         b'{"path": "000.png", "status": "done", "output": "000.png", "mtime_ns": "x", "run": 9}',
+         b'{"path": "000.png", "status": "done", "key": {}, "run": ' + b"9" * 30 + b"}", b"9" * 5000]
+
+
+@pytest.mark.parametrize("ending", [b"\n", b""])
+def test_lines_that_are_none_block_no_folder(ending: bytes, source: Path, tmp_path: Path) -> None:
+    """A ledger with a line of nested brackets ended every conversion into its folder, until somebody removed it."""
+    out = tmp_path / "out"
+    converted(source, out)
+    before = tree(out)
+    for number, line in enumerate(LINES):
+        with (out / LEDGER).open("ab") as file:
+            file.write(line + ending)
+        (out / f".translate-ledger-{number + 1}-of-99.jsonl").write_bytes(line)
+    summary = converted(source, out)
+    assert (summary.converted, summary.already, summary.failed) == (0, 4, [])
+    assert Ledger(out).run == 2  # of no line that is none
+    for path in out.glob(".translate-ledger-*"):
+        path.unlink()
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("what", ["a folder", "a pipe", "a link"])
+def test_a_ledger_that_is_no_file_stops_the_call_before_any_work(what: str, source: Path, tmp_path: Path) -> None:
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    out.mkdir()
+    precious.write_bytes(b"mine")
+    {"a folder": (out / LEDGER).mkdir, "a pipe": lambda: os.mkfifo(out / LEDGER),
+     "a link": lambda: (out / LEDGER).symlink_to(precious)}[what]()
+    with pytest.raises(DiskError, match=LEDGER):
+        converted(source, out)
+    assert precious.read_bytes() == b"mine" and [path.name for path in out.iterdir()] == [LEDGER]

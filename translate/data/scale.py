@@ -1,0 +1,157 @@
+"""At what scale a stage of a training shows images, and so what scale a network knows.
+
+A filter that has learnt what a window looks like in an image of 128 px meets another thing at 256. So what a stage has
+shown (`Scale`) goes with the weights, and images are shown in the same way (`Fitting`) wherever the network is looked
+at: held-out scores, samples, the probe, reports.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from translate.data.samples import Samples
+from translate.data.transforms import target_shape
+from translate.errors import ImageError
+from translate.foreign import Count, Number, Shape
+
+TOLERANCE = 4 / 3  # two scales that differ by no more than a third count as one
+MOST_MEASURED = 1_000  # files of a side whose headers are read, evenly spaced, to know the sizes of all
+
+HeightWidth = tuple[int, int]  # px
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a stage fits images: to a short side of `resize` px (None: their own), and large enough for its `crop`."""
+
+    resize: int | None = None
+    crop: HeightWidth = (1, 1)
+
+    def shape_of(self, shape: HeightWidth) -> HeightWidth:
+        """Return the (height, width) at which an image of `shape` is shown."""
+        return target_shape(shape, self.resize, self.crop)
+
+    def rescales(self, shapes: Iterable[HeightWidth]) -> bool:
+        """Return whether any image of these shapes is shown at another scale than its own, by more than a third."""
+        return any(differ(min(self.shape_of(shape)), min(shape)) for shape in shapes)
+
+
+OWN_SIZE = Fitting()
+
+
+class ScaleState(Shape):
+    """A `Scale`, as a checkpoint or a release holds it."""
+
+    sides: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    factors: Annotated[list[Number], Field(min_length=2, max_length=2)] | None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a network has been shown of images.
+
+    sides    the smallest and the largest short side, px, at which they were shown
+    factors  the smallest and the largest number that their own sides were multiplied by; None where it is not known
+    """
+
+    sides: tuple[int, int]
+    factors: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, shapes: Sequence[HeightWidth], fitting: Fitting) -> Scale | None:
+        """Return what `fitting` shows of images of these own `shapes`; None where there are none."""
+        if not shapes:
+            return None
+        sides = [(min(fitting.shape_of(shape)), min(shape)) for shape in shapes]
+        shown, factors = [side for side, _ in sides], [side / own for side, own in sides]
+        return cls((min(shown), max(shown)), (min(factors), max(factors)))
+
+    @classmethod
+    def load(cls, saved: Any) -> Scale | None:
+        """Return what `dump` has saved; None for nothing."""
+        return cls(tuple(saved["sides"]), saved["factors"] and tuple(saved["factors"])) if saved else None
+
+    def dump(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {"sides": list(self.sides), "factors": self.factors and list(self.factors)}
+
+    def knows(self, side: int) -> bool:
+        """Return whether a short side of `side` px lies in the range, or no more than a third outside it."""
+        return not differ(side, self.nearest(side))
+
+    def nearest(self, side: int) -> int:
+        """Return the short side in the range that is nearest to `side`, px."""
+        return min(max(side, self.sides[0]), self.sides[1])
+
+    def __str__(self) -> str:
+        return f"{sides_in_words(self.sides)}{'' if self.factors is None else f', {factors_in_words(self.factors)}'}"
+
+
+class Shapes:
+    """The own sizes of a split's images, by what their files say of themselves; a file that says nothing is left out.
+    """
+
+    def __init__(self, samples: Samples):
+        self.a = measured(samples, thinned(samples.files_a))
+        self.b = self.a if samples.files_b == samples.files_a else measured(samples, thinned(samples.files_b))
+
+    def scales(self, fitting: Fitting) -> dict[str, Any]:
+        """Return {a, b: `Scale.dump()`} of what `fitting` shows of either side; a side that is not known is missing."""
+        found = {"a": Scale.of(self.a, fitting), "b": Scale.of(self.b, fitting)}
+        return {side: scale.dump() for side, scale in found.items() if scale is not None}
+
+
+def thinned(files: Sequence[Path]) -> Sequence[Path]:
+    """Return at most `MOST_MEASURED` of the files, evenly spaced."""
+    return files[::max(1, math.ceil(len(files) / MOST_MEASURED))]
+
+
+def measured(samples: Samples, files: Iterable[Path]) -> list[HeightWidth]:
+    """Return the own (height, width) of the image in each of the files, but for those that do not say it."""
+    shapes = []
+    for path in files:
+        try:
+            shapes.append(samples.shape_in(path))
+        except ImageError:  # a training that meets it says so
+            continue
+    return shapes
+
+
+def differ(one: float, other: float) -> bool:
+    """Return whether two scales differ by more than a third."""
+    return max(one, other) > TOLERANCE * min(one, other)
+
+
+def typical_side(shapes: Iterable[HeightWidth]) -> int:
+    """Return the median short side, px; 0 where there are no images."""
+    sides = [min(shape) for shape in shapes]
+    return round(median(sides)) if sides else 0
+
+
+def scales_in_words(scales: dict[str, Any]) -> str:
+    """Say what `Shapes.scales` returns, in one line."""
+    words = {side.upper(): str(Scale.load(saved)) for side, saved in scales.items()}
+    if len(set(words.values())) > 1:
+        return "; ".join(f"{side}: {text}" for side, text in words.items())
+    return next(iter(words.values()), "a size that their files do not tell")
+
+
+def sides_in_words(sides: tuple[int, int]) -> str:
+    """Say a range of short sides, such as: a short side of 128 px."""
+    low, high = sides
+    return f"a short side of {low} px" if low == high else f"short sides of {low} to {high} px"
+
+
+def factors_in_words(factors: tuple[float, float]) -> str:
+    """Say what images were multiplied by, such as: 0.5 of their own size."""
+    low, high = (f"{factor:.2g}" for factor in factors)
+    if low == high == "1":
+        return "their own size"
+    return f"{low if low == high else f'{low} to {high}'} of their own size"

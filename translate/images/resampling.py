@@ -1,0 +1,116 @@
+"""Images brought to another size, whole or a few rows at a time with the same result.
+
+Along each axis a new pixel is a weighted sum of neighbouring old ones: when it shrinks, of those it covers, by the area
+of each that it covers, so that nothing aliases; when it grows, of four, by Keys' cubic kernel (1981, a = −0.75), the
+border pixels repeated. This is what OpenCV's INTER_AREA and INTER_CUBIC do, with which training loads images, to
+within a rounding; OpenCV itself gives the rows of a strip other weights than those of the whole image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+CUBIC = -0.75  # the slope of Keys' kernel at 1, as in OpenCV
+ROWS_AT_ONCE = 64  # new rows of a whole image, so that floats of only a few rows stand in memory
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How the pixels of one axis are made: `places` (new, taps) of old pixels, and their `weights` (new, taps)."""
+
+    places: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, old: int, new: int) -> Axis:
+        """Return how an axis of `old` pixels becomes one of `new`."""
+        ratio = old / new
+        pixels = np.arange(new, dtype=np.float64)
+        if old == new:
+            return cls(np.arange(new)[:, None], np.ones((new, 1), np.float32))
+
+        # Shrinking: the share of each new pixel that an old one takes
+        if new < old:
+            start, stop = pixels * ratio, (pixels + 1) * ratio
+            places = np.floor(start)[:, None] + np.arange(math.ceil(ratio) + 1)
+            covered = np.minimum(places + 1, stop[:, None]) - np.maximum(places, start[:, None])
+            weights = np.clip(covered, 0, None) / ratio
+
+        # Growing: the kernel at the distances of the four nearest
+        else:
+            centre = (pixels + 0.5) * ratio - 0.5
+            places = np.floor(centre)[:, None] + np.arange(-1, 3)
+            weights = kernel(np.abs(places - centre[:, None]))
+        return cls(np.clip(places, 0, old - 1).astype(np.intp), weights.astype(np.float32))
+
+    def part(self, start: int, stop: int) -> tuple[Axis, int, int]:
+        """Return the axis of the new pixels [start, stop) alone, and the old ones [first, last) that they are made of.
+
+        Its places count from the first of these.
+        """
+        first, last = int(self.places[start, 0]), int(self.places[stop - 1].max()) + 1
+        return Axis(self.places[start:stop] - first, self.weights[start:stop]), first, last
+
+    def apply(self, array: np.ndarray, axis: int) -> np.ndarray:
+        """Return an array (rows, columns, C), float32, with the axis of this number made anew.
+
+        The sum of a pixel is always taken in the same order, whatever is made beside it.
+        """
+        shape = [-1 if number == axis else 1 for number in range(array.ndim)]
+        made: np.ndarray | None = None
+        for place, weight in zip(self.places.T, self.weights.T, strict=True):
+            part = array.take(place, axis).astype(np.float32)
+            part *= weight.reshape(shape)
+            made = part if made is None else np.add(made, part, out=made)
+        assert made is not None, "an axis has at least one tap"
+        return made
+
+
+class Resampling:
+    """Brings images of one (height, width) to another. Rows of the old image go in as (rows, W, C) of any type."""
+
+    def __init__(self, old: tuple[int, int], new: tuple[int, int]):
+        self.old, self.new = old, new
+        self.rows, self.columns = Axis.of(old[0], new[0]), Axis.of(old[1], new[1])
+
+    def needs(self, start: int, stop: int) -> tuple[int, int]:
+        """Return which old rows [first, last) the new rows [start, stop) are made of."""
+        _, first, last = self.rows.part(start, stop)
+        return first, last
+
+    def made_of(self, num_rows: int) -> int:
+        """Return how many new rows, from the top, can be made of so many old ones."""
+        return int(np.searchsorted(self.rows.places.max(1), num_rows))
+
+    def make(self, array: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Return the new rows [start, stop) of the old ones that they need: (stop − start, W', C) float32."""
+        axis, first, last = self.rows.part(start, stop)
+        assert len(array) == last - first, "exactly the rows that are needed"
+        return axis.apply(self.columns.apply(array, 1), 0)
+
+    def whole(self, array: np.ndarray) -> np.ndarray:
+        """Return a whole image (H, W, C) or (H, W) at the new size, in its own type."""
+        planes = array if array.ndim == 3 else array[..., None]
+        made = np.empty((*self.new, planes.shape[2]), array.dtype)
+        for start in range(0, self.new[0], ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, self.new[0])
+            first, last = self.needs(start, stop)
+            made[start:stop] = as_type(self.make(planes[first:last], start, stop), array.dtype)
+        return made if array.ndim == 3 else made[..., 0]
+
+
+def kernel(distance: np.ndarray) -> np.ndarray:
+    """Return Keys' cubic kernel at distances of 0 to 2."""
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance**2 + 1
+    far = CUBIC * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+
+
+def as_type(samples: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """Return samples as integers of `dtype`, rounded to nearest, or as floats in [-1, 1]: the kernel overshoots."""
+    if np.dtype(dtype).kind == "f":
+        return np.clip(samples, -1, 1).astype(dtype)
+    return np.clip(np.rint(samples), 0, np.iinfo(dtype).max).astype(dtype)

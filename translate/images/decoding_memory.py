@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from translate.sizes import format_bytes
 # copies them while it converts them and hands them over; OpenCV and tifffile copy samples as well.
 COPIES = 7
 GREY_MODES = ("1", "L", "I;16", "I;16B")  # of Pillow, which keeps them in the bytes of their samples
+_ONE_AT_A_TIME = threading.RLock()
 SPARE_BYTES = 200_000_000  # what the libraries may take for themselves, over what an image should need
 
 
@@ -51,21 +53,23 @@ def at_most(num_bytes: int, path: Path) -> Iterator[None]:
         yield
         return
 
-    # RLIMIT_DATA is for what a process allocates, in whichever way; an allocation beyond it fails.
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = allocated_bytes() + num_bytes + SPARE_BYTES
-    tighter = soft == resource.RLIM_INFINITY or limit < soft
-    if tighter:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-    try:
-        yield
-    except (ImageError, MemoryError) as error:
-        if not tighter or not (isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)):
-            raise
-        raise ImageError(path, "read", f"takes more than {format_bytes(num_bytes + SPARE_BYTES)} to decode, far more "
-                         "than an image of its size should: it is damaged, or made to do harm") from error
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    # RLIMIT_DATA is for what a process allocates, in whichever way; an allocation beyond it fails. One thread at a time:
+    # each puts back the limit that it has found.
+    with _ONE_AT_A_TIME:
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = allocated_bytes() + num_bytes + SPARE_BYTES
+        is_tighter = soft == resource.RLIM_INFINITY or limit < soft
+        if is_tighter:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        try:
+            yield
+        except MemoryError as error:
+            if not is_tighter:
+                raise
+            raise ImageError(path, "read", f"takes more than {format_bytes(num_bytes + SPARE_BYTES)} to decode, far "
+                             "more than an image of its size should: it is damaged, or made to do harm") from error
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def allocated_bytes() -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,8 +46,11 @@ class Identity(Generator):
         return image
 
 
-def release_of(generator: nn.Module, channels: int = 3, bits: images.Bits = 8, fingerprint: str = "0" * 64) -> Release:
-    config = ImageConfig(channels=channels, bits=bits)
+def release_of(generator: nn.Module, channels: int = 3, bits: images.Bits = 8, fingerprint: str = "0" * 64,
+               **fields: Any) -> Release:
+    """A release of both sides alike; unless `fields` say so, without a background, so that nothing changes on the way.
+    """
+    config = ImageConfig(channels=channels, bits=bits, **{"background": None} | fields)
     return Release(generator.eval(), config, config, "ab", "a release", fingerprint)
 
 

@@ -7,7 +7,8 @@ from PIL import ImageCms
 
 from translate.images.reading import ImageConfig
 
-RGB8, RGB16, RGB_FLOAT = ImageConfig(), ImageConfig(bits=16), ImageConfig(bits="float")
+# Without a background, so that colours which nobody sees are not changed on the way.
+RGB8, RGB16, RGB_FLOAT = (ImageConfig(bits=bits, background=None) for bits in (8, 16, "float"))
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 

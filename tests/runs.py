@@ -14,10 +14,10 @@ from translate.schema import validate
 from translate.training.loop import train
 
 
-def cyclegan_recipe(data: Path, **changes: Any) -> Recipe:
+def cyclegan_recipe(data: Path, /, **changes: Any) -> Recipe:
     """A CycleGAN with everything that a checkpoint must hold: pools that are full soon, an average, two stages."""
     return validate(Recipe, {
-        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40},
+        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40, "truth": True},
         "translator": {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
                        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}, "pool": 3, "ema": 0.9},
         "stages": [{"resolution": 16, "images": 24, "batch_size": 2},
@@ -25,7 +25,7 @@ def cyclegan_recipe(data: Path, **changes: Any) -> Recipe:
         "every": {"log": 4, "sample": 20, "checkpoint": 4}, "workers": 0, **changes}, "toy")
 
 
-def pix2pix_recipe(data: Path, **changes: Any) -> Recipe:
+def pix2pix_recipe(data: Path, /, **changes: Any) -> Recipe:
     """A pix2pix with batch norm and dropout."""
     return validate(Recipe, {
         "name": "toy", "data": {"kind": "paired", "folder": str(data), "resize": 70},
@@ -35,10 +35,10 @@ def pix2pix_recipe(data: Path, **changes: Any) -> Recipe:
         "every": {"log": 4, "sample": 8, "checkpoint": 4}, "workers": 0, **changes}, "toy")
 
 
-def cut_recipe(data: Path, **changes: Any) -> Recipe:
+def cut_recipe(data: Path, /, **changes: Any) -> Recipe:
     """A FastCUT with an identity loss besides, so that all there is of CUT is trained; with an average."""
     return validate(Recipe, {
-        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40},
+        "name": "toy", "data": {"kind": "unpaired", "folder": str(data), "resize": 40, "truth": True},
         "translator": {"kind": "cut", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
                        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "minibatch_kernels": 2},
                        "patches": 9, "flip_equivariance": True, "ema": 0.9},
@@ -46,7 +46,7 @@ def cut_recipe(data: Path, **changes: Any) -> Recipe:
         "every": {"log": 4, "sample": 8, "checkpoint": 4}, "workers": 0, **changes}, "toy")
 
 
-def stabilised_recipe(data: Path, **changes: Any) -> Recipe:
+def stabilised_recipe(data: Path, /, **changes: Any) -> Recipe:
     """A CycleGAN with all that draws chance, counts steps or images, or keeps vectors of its own."""
     translator = {
         "kind": "cyclegan", "generator": {"kind": "resnet", "width": 2, "blocks": 1}, "pool": 3, "cycle_noise": 0.02,
@@ -121,7 +121,7 @@ GROWTH = [  # a stage before, one that fades in, one that goes on, and a second 
 ]
 
 
-def growing_recipe(data: Path, **changes: Any) -> Recipe:
+def growing_recipe(data: Path, /, **changes: Any) -> Recipe:
     return cyclegan_recipe(data, **{"stages": GROWTH, "every": {"log": 4, "sample": 8, "checkpoint": 4}} | changes)
 
 ROOT = Path(__file__).parent.parent

@@ -264,6 +264,17 @@ def test_source_labels_of_which_nothing_counts_are_refused(tmp_path: Path) -> No
         make(recipe, tmp_path / "out", Silent(), device="cpu")
 
 
+def test_a_table_says_what_it_was_tested_on_and_what_not(once: dict[str, Path], tmp_path: Path) -> None:
+    """Scores of two classes stood there as if they were of all three."""
+    recipe, out = copied(once["scenes"], tmp_path / "scenes", scenes_recipe)
+    for path in (tmp_path / "scenes" / "target" / "test" / "masks").iterdir():
+        save(path, np.where(scene(int(path.stem) + 1000, True)[1] == 0, 0, 1).astype(np.uint8))
+    data = find_table_data(recipe, out)
+    assert data.missing == ("target test labels: holds no pixel of class disc (1 of 3 classes); no score of the table "
+                            "says anything about it",)
+    assert str(data.tested) == "20,480 pixels of 2 of 3 classes"
+
+
 def test_one_unreadable_source_image_does_not_cost_the_table(once: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "stripes"
     shutil.copytree(once["stripes"], folder)

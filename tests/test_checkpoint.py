@@ -16,11 +16,11 @@ import pytest
 
 from tests.runs import Silent, cyclegan_recipe, final_state, train_until
 from translate import files
-from translate.errors import DiskError
+from translate.errors import CheckpointError, DiskError
 from translate.foreign import read_lines
 from translate.runs.checkpoint import Best, newest_checkpoint, save_checkpoint
 from translate.runs.folder import RunFolder
-from translate.runs.manifest import verify
+from translate.runs.manifest import seal, verify
 from translate.training.loop import Run, train
 from translate.training.processes import make_accelerator
 
@@ -123,6 +123,44 @@ def test_a_damaged_checkpoint_does_not_verify_and_says_what_is_wrong(damage: str
     newest, refused = newest_checkpoint(run.folder / "checkpoints")
     assert newest is not None and newest.name == "000000000004"
     assert len(refused) == 1 and str(path) in refused[0]
+
+
+NONSENSE: list[tuple[str, dict[str, Any]]] = [
+    ("state.json", {"groups": {}}), ("state.json", {"groups": {"generator": [1], "discriminator": []}}),
+    ("state.json", {"groups": {"generator": [{}], "discriminator": [{"params": [99]}]}}),
+    ("state.json", {"machine": []}), ("state.json", {"num_processes": "1"}), ("state.json", {"progress": None}),
+    ("state.json", {"progress": {"images": 4, "stage": 7, "stage_images": 0}}),
+    ("state.json", {"progress": {"images": -4, "stage": 0, "stage_images": 0}}), ("rank0.json", {"pool_a": []}),
+    ("rank0.json", {"pool_a": [3, [1, 2], None]}), ("rank0.json", {"pool_a": "x"}),
+    ("rank0.json", {"pool_a": [3, ["x"] * 625, None]})]
+
+
+def test_a_checkpoint_that_was_sealed_with_another_content_is_refused(run: Run) -> None:
+    """A manifest tells that nothing has changed since, not that nobody wrote nonsense: a resume ended in a traceback.
+    """
+    newest, _ = newest_checkpoint(run.folder / "checkpoints")
+    assert newest is not None
+    for file, changes in NONSENSE:
+        sound = (newest / file).read_text()
+        (newest / file).write_text(json.dumps(json.loads(sound) | changes))
+        seal(newest)
+        with pytest.raises(CheckpointError):
+            run.load(newest)
+        (newest / file).write_text(sound)
+    seal(newest)
+    run.load(newest)
+
+
+def test_a_checkpoint_that_is_a_link_is_removed_and_what_it_leads_to_is_not(run: Run, tmp_path: Path) -> None:
+    """The manifest of a folder elsewhere was removed with the link to it."""
+    newest, _ = newest_checkpoint(run.folder / "checkpoints")
+    assert newest is not None
+    precious = newest.rename(tmp_path / "precious")
+    newest.symlink_to(precious)
+    for _ in range(3):
+        run.progress.images += 2
+        save(run)
+    assert not newest.is_symlink() and verify(precious) is None
 
 
 def test_a_checkpoint_holds_no_pickle(run: Run) -> None:

@@ -95,7 +95,7 @@ def test_a_run_of_an_earlier_version_goes_on_to_where_that_version_went(
         earlier: Path, command: Callable[..., str], outputs: dict[str, torch.Tensor]) -> None:
     """It ends a hundred times nearer to what the earlier version made without a stop than it has come since the
     checkpoint. A resume that forgets something does not (the next test)."""
-    said = command("train", "--resume", "--run", "run")
+    said = command("train", "--resume", "--run", "run", "--set", "data.truth=true")
     assert "resumed at 28 images" in said and "refused" not in said
     status = json.loads(Path("run/status.json").read_text())
     assert (status["state"], status["images"]) == ("finished", 40)
@@ -105,6 +105,15 @@ def test_a_run_of_an_earlier_version_goes_on_to_where_that_version_went(
     assert [images for images, kind in recorded if kind == "train"] == list(range(4, 41, 4))
     for direction in DIRECTIONS:
         assert strayed("run/release", direction, outputs) < 0.01
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_scores_against_whatever_has_the_same_name(earlier: Path) -> None:
+    """That version took test images of one name for pairs; the recipe of such a run cannot say whether they are."""
+    recipe = load_recipe(Path("run/recipe.yaml"))
+    assert recipe.needs_test_images and not recipe.data.truth_is_known
+    run = Run(recipe, RunFolder(Path("run")), make_accelerator(recipe, Path("run")), Silent())
+    assert run.log.evaluator is None and run.log.unscored.startswith("no held-out scores: ")
+    assert "0.png and 0.png" in run.log.notes[0] and "truth: true" in run.log.notes[0]
 
 
 LOAD_NETWORK = torch.nn.Module.load_state_dict

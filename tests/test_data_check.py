@@ -15,6 +15,7 @@ from translate.data.layouts import DataConfig, LayoutConfig
 from translate.errors import TranslateError
 
 RGB = np.zeros((20, 30, 3), np.uint8)
+HALVES = np.repeat(np.uint8([0, 1]), 15)[None].repeat(20, axis=0)  # a label map of two classes
 
 
 def save(path: Path, array: np.ndarray = RGB, mode: str | None = None) -> Path:
@@ -48,7 +49,7 @@ def faults(*words: Any, **options: Any) -> list[Finding]:
 ])
 def test_a_bare_folder_is_recognised_and_said_first(files: list[str], kind: str, tmp_path: Path) -> None:
     for name in files:
-        save(tmp_path / name, RGB[..., 0] if "label" in name else RGB)
+        save(tmp_path / name, HALVES if "label" in name else RGB)
     first = check(tmp_path)[0]
     assert first.severity == "note" and f"kind: {kind}" in first.what and faults(tmp_path) == []
     assert recognise(tmp_path) is not None
@@ -66,8 +67,8 @@ def test_a_folder_without_images_is_an_error_that_says_what_is_known(tmp_path: P
 
 
 def test_the_number_of_classes_is_guessed_from_the_label_maps(tmp_path: Path) -> None:
-    save(tmp_path / "train_label" / "0.png", np.array([[0, 7, 255]], np.uint8))
-    save(tmp_path / "train_img" / "0.png", np.zeros((1, 3, 3), np.uint8))
+    save(tmp_path / "train_label" / "0.png", np.array([[0, 7, 1, 2, 3, 4, 5, 6, 255]], np.uint8))
+    save(tmp_path / "train_img" / "0.png", np.zeros((1, 9, 3), np.uint8))
     assert "with 8 classes" in check(tmp_path)[0].what and faults(tmp_path) == []
 
 
@@ -148,10 +149,10 @@ def test_a_set_without_test_images_is_an_error_only_where_they_are_needed(needed
 
 
 def test_labels_are_held_against_the_classes_and_the_test_split_is_checked_too(tmp_path: Path) -> None:
-    for split, numbers in (("train", [0, 1, 255]), ("test", [0, 9, 1])):
+    for split, numbers in (("train", [0, 1, 2, 255]), ("test", [0, 9, 2, 1])):
         save(tmp_path / f"{split}_label" / f"{split}.png", np.array([numbers], np.uint8))
-        save(tmp_path / f"{split}_img" / f"{split}.png", np.zeros((1, 3, 3), np.uint8))
-    found = said(check(config_of(kind="labels", folder=tmp_path, classes=3)))
+        save(tmp_path / f"{split}_img" / f"{split}.png", np.zeros((1, 4, 3), np.uint8))
+    found = said(faults(config_of(kind="labels", folder=tmp_path, classes=3)))
     assert found == {"test.png": ("error", "class numbers 9; the recipe's are 0 … 2, ignored 255")}
 
 
@@ -179,13 +180,13 @@ def test_progress_counts_every_file(tmp_path: Path) -> None:
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-@pytest.mark.parametrize("fields", [{"kind": "unpaired"}, {"kind": "paired"}, {"kind": "labels", "classes": 3},
+@pytest.mark.parametrize("fields", [{"kind": "unpaired"}, {"kind": "paired"}, {"kind": "labels", "classes": 2},
                                     {"kind": "computed"}])
 def test_what_check_accepts_trains_and_what_it_calls_an_error_does_not(fields: dict[str, Any], tmp_path: Path) -> None:
     """The check and the loader must agree, or one of them is useless."""
     names = {"unpaired": ("trainA", "trainB"), "paired": ("trainA", "trainB"), "labels": ("train_label", "train_img"),
              "computed": ("train", "train")}[fields["kind"]]
-    save(tmp_path / names[0] / "0.png", RGB[..., 0] if fields["kind"] == "labels" else RGB)
+    save(tmp_path / names[0] / "0.png", HALVES if fields["kind"] == "labels" else RGB)
     save(tmp_path / names[1] / "0.png")
     config = config_of(**fields, folder=tmp_path)
     assert faults(config) == []

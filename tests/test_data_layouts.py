@@ -375,11 +375,14 @@ def data_options(kind: str, root: Path) -> dict[str, tuple[dict[str, Any], dict[
                                                  sides | {"test_a": test[0], "test_b": test[1]})
     if kind in ("unpaired", "paired"):
         options["image_a"] = ({}, {"image_a": {"channels": 1}})
+    if kind == "unpaired":
+        options["truth"] = ({}, {"truth": True})
     if kind == "paired":
         options["direction"] = ({}, {"direction": "ba"})
     if kind == "labels":
         options["classes"] = ({}, {"classes": 5})
         options["ignore"] = ({}, {"ignore": 0})
+        options["ids"] = ({}, {"ids": {0: 1, 1: 0}})
         options["labels"] = ({}, {"labels": "*_ids.png"})
         save(root / "things" / "train_label" / "0.png", np.full((30, 30), 9, np.uint8))
         save(root / "things" / "train_img" / "0.png", coordinates(30, 30))
@@ -394,7 +397,8 @@ def data_options(kind: str, root: Path) -> dict[str, tuple[dict[str, Any], dict[
 
 def everything_read(fields: dict[str, Any], root: Path) -> str:
     """A hash of what a training and its evaluation would be shown."""
-    config, digest = config_of(**fields), hashlib.sha256()
+    config = config_of(**fields)
+    digest = hashlib.sha256(repr(config.truth_is_known).encode())
     for name in ("train", "test"):
         try:
             samples = config.build(name, root)  # type: ignore[arg-type]
@@ -470,15 +474,17 @@ def test_test_pairs_come_whole(tmp_path: Path) -> None:
     assert a.shape == b.shape == (3, 24, 32) and torch.equal(a[:2], b[:2]) and not torch.equal(a[2], b[2])
 
 
-def test_unpaired_test_images_are_scored_against_the_truth_only_where_names_pair(tmp_path: Path) -> None:
+def test_unpaired_test_images_have_a_truth_only_where_the_recipe_says_so_and_names_pair(tmp_path: Path) -> None:
     for name, blue in (("trainA/0", 0), ("trainB/9", 0), ("testA/x", 1), ("testA/y", 2), ("testB/x", 3),
                        ("testB/y", 4)):
         save(tmp_path / f"{name}.png", coordinates(blue=blue))
-    config = config_of(kind="unpaired", folder=tmp_path)
+    with pytest.raises(DataError, match=r"the truth of its test images is not known; where .* write truth: true"):
+        data.test_pairs(config_of(kind="unpaired", folder=tmp_path), tmp_path)
+    config = config_of(kind="unpaired", folder=tmp_path, truth=True)
     pairs = data.test_pairs(config, tmp_path)
     assert [round((float(b[2, 0, 0]) + 1) * 127.5) for _, b in (pairs[0], pairs[1])] == [3, 4]
     save(tmp_path / "testA" / "z.png", coordinates())
-    with pytest.raises(DataError, match=r"1 of 3 and 0 of 2 .* no partner of the same name: .*z\.png; rename"):
+    with pytest.raises(DataError, match=r"data.truth says .* 1 of 3 and 0 of 2 .* no partner .*: .*z\.png; rename"):
         data.test_pairs(config, tmp_path)
 
 

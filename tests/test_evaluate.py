@@ -196,6 +196,11 @@ def unpaired(tmp_path: Path) -> Path:
     return data
 
 
+def unrelated(home: Path, **changes: Any) -> Recipe:
+    """A CycleGAN of images of which no recipe says that they are pairs."""
+    return cyclegan_recipe(home, data={"kind": "unpaired", "folder": str(home), "resize": 40}, **changes)
+
+
 def evaluate_once(data: Path, out: Path) -> None:
     """One evaluation of a new translator, in a process of a group."""
     AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from had joined no group
@@ -247,7 +252,7 @@ def test_an_error_of_one_process_is_raised_with_its_fields_in_all(shared_pairs: 
 
 
 def test_unpaired_data_are_judged_by_the_kernel_distance(unpaired: Path, with_features: None, tmp_path: Path) -> None:
-    train(cyclegan_recipe(unpaired, every={"log": 4, "sample": 40, "checkpoint": 40, "evaluate": 20}),
+    train(unrelated(unpaired, every={"log": 4, "sample": 40, "checkpoint": 40, "evaluate": 20}),
           tmp_path / "run", Silent())
     records = evaluations(tmp_path / "run")
     assert [record["decided_by"] for record in records] == ["kernel_distance"] * 2
@@ -260,17 +265,17 @@ def test_what_cannot_be_scored_is_said_and_only_what_was_asked_for_is_refused(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path / "empty"))
     report = Silent()
-    train(cyclegan_recipe(unpaired), tmp_path / "run", report)
+    train(unrelated(unpaired), tmp_path / "run", report)
     assert any("no held-out scores" in line and "translate data features" in line for line in report.lines)
     for changes, reason in (({"every": {"evaluate": 10}}, "translate data features"),
                             ({"evaluate": {"metric": "psnr"}}, "psnr needs the truth"),
                             ({"evaluate": {"patience": 2}}, "translate data features")):
         with pytest.raises(DataError, match=reason):
-            train(cyclegan_recipe(unpaired, **changes), tmp_path / "other", Silent())
+            train(unrelated(unpaired, **changes), tmp_path / "other", Silent())
     with pytest.raises(RecipeError, match=r"patience: counts evaluations, and every\.evaluate is null"):
-        cyclegan_recipe(unpaired, every={"evaluate": None}, evaluate={"patience": 2})
+        unrelated(unpaired, every={"evaluate": None}, evaluate={"patience": 2})
     with pytest.raises(RecipeError, match=r"every\.evaluate: 0 is not a number of images"):
-        cyclegan_recipe(unpaired, every={"evaluate": 0})
+        unrelated(unpaired, every={"evaluate": 0})
 
 
 def test_a_score_that_could_never_decide_is_refused(shared_pairs: Path, unpaired: Path, with_features: None,
@@ -281,7 +286,7 @@ def test_a_score_that_could_never_decide_is_refused(shared_pairs: Path, unpaired
     for path in sorted((unpaired / "testB").iterdir())[1:]:
         path.unlink()
     with pytest.raises(DataError, match="from two test images on each side"):
-        train(cyclegan_recipe(unpaired, evaluate={"patience": 2}), tmp_path / "run", Silent())
+        train(unrelated(unpaired, evaluate={"patience": 2}), tmp_path / "run", Silent())
     assert not (tmp_path / "run").exists()
 
 
@@ -418,7 +423,7 @@ def test_label_maps_are_scored_by_class(tmp_path: Path, said: io.StringIO, monke
     words = ("evaluate", tmp_path / "predicted", "--against", tmp_path / "truth", "--classes")
     assert call(monkeypatch, *words, 4) == 0
     assert "mIoU" in said.getvalue() and "per-class accuracy" in said.getvalue()
-    assert call(monkeypatch, *words, 2) == 3 and "expected 0 … 1" in said.getvalue()
+    assert call(monkeypatch, *words, 2) == 3 and "the recipe's are 0 … 1" in said.getvalue()
     assert call(monkeypatch, *words, 4, "--images", 2) == 2 and "leave --source and --images out" in said.getvalue()
     same = evaluate_labels(tmp_path / "truth", tmp_path / "truth", 4).scores
     assert [score.value for score in same.values()] == [1, 1, 1]

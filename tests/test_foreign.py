@@ -14,8 +14,14 @@ from typing import Any
 
 import pytest
 
+from tests.adaptation import stripes_recipe
 from translate import foreign
+from translate.adapt.assembling import damage, manifest_hash
 from translate.adapt.kept import SetRecord, TaskRecord, kept, read_record
+from translate.adapt.table import Result
+from translate.adapt.table_data import find_sets
+from translate.adapt.translators import is_finished
+from translate.data.labelled import Labelled
 from translate.errors import CheckpointError, DataError, DocumentError, TranslateError
 from translate.foreign import Count, Shape, examine_lines, read_json, read_lines
 from translate.networks.tasks import RECORD, CNNConfig, load_task, save_task
@@ -318,6 +324,28 @@ def test_a_task_folder_that_names_another_network_is_refused(tmp_path: Path) -> 
         (tmp_path / RECORD).write_text(json.dumps(record | changes))
         with pytest.raises(CheckpointError):
             load_task(tmp_path, 3)
+
+
+@pytest.mark.parametrize("what", ANYTHING)
+def test_an_evaluation_of_adapted_sets_names_what_is_none_of_theirs(what: str, tmp_path: Path) -> None:
+    """`translate adapt evaluate` on a folder that another program, or a crash, has left something in."""
+    recipe, home = stripes_recipe(tmp_path), tmp_path / "home"
+    home.mkdir()
+    put(home / "preservation.json", what)
+    with pytest.raises(DataError, match=r"preservation.json: .*; run again: translate adapt make"):
+        find_sets(recipe, home, Labelled(tmp_path, tmp_path, (), ()))
+    translator = home / "translator"
+    translator.mkdir()
+    put(translator / "status.json", what)
+    assert not is_finished(translator, recipe)
+
+    # A manifest whose hash was noted after it was damaged, and lines of another table's results
+    folder = home / "set"
+    folder.mkdir()
+    put(folder / "manifest.jsonl", what)
+    assert damage(folder, recipe.adapt.source, manifest_hash(folder))  # type: ignore[union-attr]
+    put(home / "results.jsonl", what)
+    assert read_lines(home / "results.jsonl", Result) == []
 
 
 # -- data sets ---------------------------------------------------------------------------------------------------------

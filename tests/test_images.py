@@ -343,11 +343,11 @@ def test_a_depth_that_a_recipe_did_not_declare_is_refused_with_advice(tmp_path):
     with pytest.raises(ImageError, match="holds floats, the recipe declares bits: 16"):
         read_image(tmp_path / "float.tif", RGB16)
     tifffile.imwrite(tmp_path / "wide.tif", noise(4, 4, 3, np.float32) * 3, photometric="rgb")
-    with pytest.raises(ImageError, match=r"floats from -2.* lie in \[-1, 1\]"):
+    with pytest.raises(ImageError, match=r"floats, from -2.* lie in \[-1, 1\]"):
         read_image(tmp_path / "wide.tif", RGB_FLOAT)
     tifffile.imwrite(tmp_path / "int32.tif", np.zeros((4, 4), np.int32))
-    with pytest.raises(ImageError, match="int32"):
-        read(tmp_path / "int32.tif")
+    with pytest.raises(ImageError, match="more than 16 bits"):
+        read_image(tmp_path / "int32.tif", RGB16)
     (tmp_path / "deep.ppm").write_bytes(b"P6 1 1 65535\n" + bytes(6))
     with pytest.raises(ImageError, match="PPM of 16 bits and 3 channels is not read; save it as"):
         read(tmp_path / "deep.ppm")

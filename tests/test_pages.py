@@ -45,7 +45,7 @@ GEO = (  # 2 m pixels in UTM zone 32N, as a GIS would write them, and a no-data 
 
 def config_of(array: np.ndarray) -> ImageConfig:
     bits = {"f": "float"}.get(array.dtype.kind, array.dtype.itemsize * 8)
-    return ImageConfig(channels=array.shape[2], bits=bits)
+    return ImageConfig(channels=array.shape[2], bits=bits, background=None)
 
 
 def whole(page: Page) -> Tensor:
@@ -340,22 +340,24 @@ def test_flipped_bytes_raise_nothing_but_an_image_error(tmp_path, options):
 
 def test_floats_beyond_the_range_are_refused_where_they_are_met(tmp_path):
     array = noise(40, 10, 3, np.float32)
-    array[25, 3, 1] = np.nan
+    array[25, 3, 1] = 1.5
     tifffile.imwrite(tmp_path / "x.tif", array, photometric="rgb", rowsperstrip=5, compression="zlib")
     with open_pages(tmp_path / "x.tif", RGB_FLOAT) as (page,):
         page.read(0, 25)
-        with pytest.raises(ImageError, match=r"holds floats from .* they are to lie in \[-1, 1\]"):
+        with pytest.raises(ImageError, match=r"holds floats, from .* floats are to lie in \[-1, 1\]"):
             page.read(20, 30)
 
 
-def test_a_tile_that_was_left_out_holds_the_no_data_value(tmp_path):
-    """So GDAL writes sparse files."""
+def test_a_tile_that_was_left_out_has_no_data(tmp_path):
+    """So GDAL writes sparse files. Black to a network; a page knows where, and an output has the file's value there."""
     tiles = [np.full((16, 16), 7, np.uint8), None, None, np.full((16, 16), 9, np.uint8)]
     tifffile.imwrite(tmp_path / "x.tif", iter(tiles), shape=(32, 32), dtype=np.uint8, tile=(16, 16),
                      photometric="minisblack", compression="zlib", extratags=[(42113, "s", 0, "5", True)])
     with open_pages(tmp_path / "x.tif", ImageConfig(channels=1)) as (page,):
-        values = to_array(whole(page)[0], page.config)[..., 0]
-    np.testing.assert_array_equal(values[::16, ::16], [[7, 5], [5, 9]])
+        values, unknown = to_array(whole(page)[0], page.config)[..., 0], page.read_unknown(0, 32)
+    np.testing.assert_array_equal(values[::16, ::16], [[7, 0], [0, 9]])
+    np.testing.assert_array_equal(unknown[::16, ::16], [[False, True], [True, False]])
+    assert page.nodata == 5
 
 
 @pytest.mark.parametrize("extra", [True, False], ids=["with imagecodecs", "without"])

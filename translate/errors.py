@@ -27,6 +27,7 @@ there).
 from __future__ import annotations
 
 import errno
+import shlex
 import shutil
 import unicodedata
 from pathlib import Path
@@ -50,13 +51,14 @@ class TranslateError(Exception):
         """
         what: the fault, in words: what arrived, and what was expected.
         path: the file or folder that it is about; as text, a field of a recipe, a package, an address.
-        advice: what to do. `RECIPE_PLACEHOLDER` in it is shown as the recipe's name.
+        advice: what to do. `RECIPE_PLACEHOLDER` in it is shown as the recipe's name, as a shell takes it.
         """
         super().__init__(what)
         self.what, self.path, self.advice = what, path, advice
 
     def __str__(self) -> str:
-        return _sentence(self.path, self.what, self.advice and self.advice.replace(RECIPE_PLACEHOLDER, self.recipe))
+        advice = self.advice and self.advice.replace(RECIPE_PLACEHOLDER, shlex.quote(self.recipe))
+        return _sentence(self.path, self.what, advice)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the fields and not the arguments of the constructor, which each class has of its own."""

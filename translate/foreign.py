@@ -73,8 +73,14 @@ def read_json(path: Path, shape: Any = Document, missing: Document | None = None
 
 
 def read_lines(path: Path, shape: Any = Document) -> list[Document]:
-    """Return the records of a JSON-lines file, as `examine_lines` does, without what cannot be read."""
-    return examine_lines(path, shape).records
+    """Return the records of a JSON-lines file, as `examine_lines` does, without what cannot be read.
+
+    Raises `DocumentError` where the disk does not give what it holds.
+    """
+    try:
+        return examine_lines(path, shape).records
+    except OSError as error:
+        raise DocumentError(error.strerror or str(error), path) from None
 
 
 def examine_lines(path: Path, shape: Any = Document, start: int = 0) -> Lines:
@@ -138,7 +144,7 @@ def opened(path: Path) -> BufferedReader:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket; a device without a driver
+        if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket, a device without a driver; links in a circle
             raise DocumentError("is no plain file", path) from None
         raise
     if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):

@@ -31,7 +31,8 @@ def explain(error: pydantic.ValidationError, model: type[pydantic.BaseModel]) ->
     """Return the mistakes that pydantic found: the path of each field, what arrived, what to do."""
     # By path, the first thing that is wrong there.
     found: dict[str, list[Mistake]] = {}
-    details = error.errors(include_url=False)
+    details = [detail for detail in error.errors(include_url=False)
+               if detail["type"] != "default_factory_not_called"]  # it depends on a field that is wrong and named
     for detail in details[:MAX_TOLD]:
         location = detail["loc"]
         if detail["type"] == "missing" and location and isinstance(location[-1], int):

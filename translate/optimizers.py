@@ -18,9 +18,9 @@ class Adam(Config):
     """Adam (Kingma & Ba 2015); lr 2e-4 and betas (0.5, 0.999) are DCGAN's, pix2pix's and CycleGAN's."""
 
     kind: Literal["adam"] = "adam"
-    lr: float = Field(2e-4, gt=0, le=1000)
+    lr: float = Field(2e-4, gt=0, le=1e9)
     betas: tuple[Beta, Beta] = (0.5, 0.999)
-    weight_decay: float = Field(0.0, ge=0, le=1000)
+    weight_decay: float = Field(0.0, ge=0, le=1e9)
     # largest norm of a phase's whole gradient; a longer one is shortened
     clip: float | None = Field(None, gt=0, le=1e9)
 
@@ -35,7 +35,7 @@ class SGD(Config):
     """Stochastic gradient descent. Without momentum its step is lr times the gradient, as comparisons of steps need."""
 
     kind: Literal["sgd"] = "sgd"
-    lr: float = Field(1e-2, gt=0, le=1000)
+    lr: float = Field(1e-2, gt=0, le=1e9)
     momentum: float = Field(0.0, ge=0, lt=1)
     # largest norm of a phase's whole gradient; a longer one is shortened
     clip: float | None = Field(None, gt=0, le=1e9)
@@ -87,7 +87,7 @@ class Constant(Config):
     """The optimizer's learning rate times `factor`, in the whole stage."""
 
     kind: Literal["constant"] = "constant"
-    factor: float = Field(1.0, ge=0, le=1000)
+    factor: float = Field(1.0, ge=0, le=1e9)
 
     depends_on_images: ClassVar[bool] = False  # so a stage that gets more images goes on as it began
 
@@ -100,8 +100,8 @@ class Linear(Config):
     """The optimizer's learning rate times a factor that goes from `start` to `to`, linearly over the stage's images."""
 
     kind: Literal["linear"] = "linear"
-    start: float = Field(1.0, ge=0, le=1000)
-    to: float = Field(0.0, ge=0, le=1000)
+    start: float = Field(1.0, ge=0, le=1e9)
+    to: float = Field(0.0, ge=0, le=1e9)
 
     depends_on_images: ClassVar[bool] = True
 

@@ -101,8 +101,8 @@ class Downstream(Config):
     resize: int | None = Field(None, ge=1, le=100_000)  # short side to load at; null keeps the size
     images: int = Field(100_000, ge=1, le=10**12)  # seen in training, over all epochs
     batch_size: int = Field(8, ge=1, le=1_000_000)
-    lr: float = Field(1e-3, gt=0, le=1000)  # of AdamW; falls to 0 along a cosine
-    weight_decay: float = Field(1e-2, ge=0, le=1000)
+    lr: float = Field(1e-3, gt=0, le=1e9)  # of AdamW; falls to 0 along a cosine
+    weight_decay: float = Field(1e-2, ge=0, le=1e9)
     augment: tuple[Augmentation, ...] = ()
 
     @property
@@ -114,9 +114,9 @@ class Downstream(Config):
 class SemanticWeights(Config):
     """The consistency loss that `translate adapt make` adds to a CycleGAN, with a network that it trains first."""
 
-    weight: float = Field(1.0, ge=0, le=1e6)  # of A → B
+    weight: float = Field(1.0, ge=0, le=1e9)  # of A → B
     # of B → A; 1 in the paper, for a network that is right about most images of B
-    back: float = Field(0.0, ge=0, le=1e6)
+    back: float = Field(0.0, ge=0, le=1e9)
 
 
 class Adaptation(Config):

@@ -10,23 +10,31 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from translate.adapt.examples import refuse_all_ignored
 from translate.adapt.kept import Record, digest, kept, stamp
 from translate.adapt.tasks import Watch
-from translate.data.check import Finding
+from translate.data.check import Finding, count_findings
+from translate.data.label_counts import LabelCounts
 from translate.data.labelled import Labelled, LabelledConfig, check_labels, first_of
 from translate.data.labelled_layouts import LabelMaps
 from translate.data.layouts import Split
 from translate.data.pairing import match, named
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData, visible
+from translate.foreign import Shape
 from translate.images.reading import ImageConfig, read_image
 from translate.places import data_root
 from translate.recipe import Adaptation, Recipe
 from translate.training.loop import Reporter
 
 CHECKED = "checked.json"
+VERSION = 2  # raise it when more is looked at: what was found good before is read again
 Image = tuple[Path, ImageConfig]
+
+
+class Checked(Shape):
+    """What is read of `checked.json`."""
+
+    told: list[str]  # what labels are of, and what is odd about them
 
 
 def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Reporter, training: bool = True) -> None:
@@ -48,9 +56,6 @@ def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Repor
         parts += [("target test", adapt.target, test)] + ([("target", adapt.target, train)] if train else [])
         for line in missing:
             report.say(f"`translate adapt evaluate` will have {line}")
-    for _, layout, found in parts:
-        if empty := without_images(layout, found):
-            report.say(f"warning: {visible(found.images)}: {empty}")
 
     # Which images: of the target, and all that a translator would be trained on.
     images: list[Image] = [(path, recipe.data.image_b) for _, _, found in parts[1:] for path in found.files]
@@ -60,14 +65,16 @@ def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Repor
     images = distinct(images)
 
     def look_at_all() -> Record:
+        told = []
         for name, layout, found in parts:
-            check_labels(layout, found, lambda done, total, name=name: report.progress(  # type: ignore[misc]
+            counts = check_labels(layout, found, lambda done, total, name=name: report.progress(  # type: ignore[misc]
                 done, total, f"{name} labels", {}))
-            refuse_all_ignored(layout, found)
+            told += [f"{name} labels: {counts}", *(f"warning: {found.images}: {line}" for line in counts.warnings())]
         refuse_unreadable(images, lambda done, total: report.progress(done, total, "reading images", {}))
-        return {"images": len(images)}
+        return {"images": len(images), "told": told}
 
-    kept(home / CHECKED, digest_of(parts, images), look_at_all)
+    for line in kept(home / CHECKED, digest_of(parts, images), look_at_all, shape=Checked)["told"]:
+        report.say(line)
 
 
 def target_splits(adapt: Adaptation) -> tuple[Labelled, Labelled | None, list[str]]:
@@ -124,18 +131,11 @@ def refuse_unreadable(images: list[Image], watch: Watch) -> None:
                         advice="repair or replace them, or remove each with its label")
 
 
-def without_images(layout: LabelledConfig, found: Labelled) -> str:
-    """Return which classes no image of a split has, in words, of layouts with a class for each image; else nothing."""
-    met = set(found.labels)
-    empty = [name for number, name in enumerate(layout.class_names) if number not in met and not layout.per_pixel]
-    return f"holds no image of class {', '.join(empty)} (names in the recipe)" if empty else ""
-
-
 def digest_of(parts: Sequence[tuple[str, LabelledConfig, Labelled]], images: list[Image]) -> str:
     """Return another digest where a file was added, removed or written again, or is to be read in another way."""
     labels = [[layout.model_dump(mode="json"), [stamp(label) if isinstance(label, Path) else label
                                                 for label in found.labels]] for _, layout, found in parts]
-    return digest([labels, [[stamp(path), image.model_dump(mode="json")] for path, image in images]])
+    return digest([VERSION, labels, [[stamp(path), image.model_dump(mode="json")] for path, image in images]])
 
 
 # -- for `translate data check` ----------------------------------------------------------------------------------------
@@ -166,12 +166,12 @@ def label_findings(recipe: Recipe, watch: Watch = lambda done, total: None) -> l
             continue
         findings += lonely
 
-        # Then each image with its label.
-        if empty := without_images(layout, found):
-            findings.append(Finding(found.images, "warning", empty))
+        # Then each image with its label, and what the labels are of.
+        counts = layout.counts()
         for number, (path, label) in enumerate(zip(found.files, found.labels, strict=True), 1):
-            findings += look(layout, path, label, None if os.path.realpath(path) in known else image)
+            findings += look(layout, path, label, None if os.path.realpath(path) in known else image, counts)
             watch(number, len(found))
+        findings += count_findings(counts, found.images, "labels: ", "this layout (adapt in the recipe)", "error")
     return findings
 
 
@@ -190,14 +190,19 @@ def pairs_of(layout: LabelledConfig, split: Split) -> tuple[Labelled, list[Findi
     return Labelled(place, images, tuple(names[a][0] for a, _ in pairs), tuple(others[b][0] for _, b in pairs)), lonely
 
 
-def look(layout: LabelledConfig, path: Path, label: Path | int, image: ImageConfig | None) -> Iterator[Finding]:
-    """Yield what is wrong with an image, where `image` says what it is read as, or else with its label."""
+def look(layout: LabelledConfig, path: Path, label: Path | int, image: ImageConfig | None,
+         counts: LabelCounts) -> Iterator[Finding]:
+    """Yield what is wrong with an image, where `image` says what it is read as, or else with its label.
+
+    What the label is of is added to `counts`.
+    """
     try:
         if image is not None:
             read_image(path, image)
     except ImageError as error:
         yield Finding(path, "error", error.reason, "repair, replace or remove it")
         return
-    fault = layout.problem(path, label)
-    if fault is not None:
-        yield Finding.of(fault)
+    try:
+        counts.add(layout.checked(path, label))
+    except (ImageError, DataError) as error:
+        yield Finding.of(error)

@@ -15,7 +15,6 @@ from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.loading import Loadable, Shares, load
 from translate.data.stream import drawn
 from translate.data.transforms import RandomTransform, loaded, resized
-from translate.errors import DataError
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
 from translate.recipe import Downstream
@@ -83,14 +82,6 @@ class Examples:
     def whole(self, number: int) -> tuple[Tensor, np.ndarray]:
         """Return an image (C, H, W) in [-1, 1], and its classes: (h, w, 1) at the size of the label map, or (1,)."""
         return to_tensor(self.read(number), self.image), self.layout.read(self.labels[number])
-
-
-def refuse_all_ignored(layout: LabelledConfig, found: Labelled) -> None:
-    """Raise `DataError` where no pixel of any label counts: nothing could be learnt from such labels, or tested."""
-    if layout.per_pixel and not any((layout.read(label) != getattr(layout, "ignore", None)).any()
-                                    for label in found.labels):
-        raise DataError(f"all pixels of its {len(found)} labels are ignored, so that none of them counts", found.folder,
-                        "look at ids, classes and ignore of this layout (adapt in the recipe)")
 
 
 class TrainingExamples(Loadable):

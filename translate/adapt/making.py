@@ -57,6 +57,7 @@ from translate.networks.tasks import WEIGHTS
 from translate.places import data_root
 from translate.precision import choose_device
 from translate.recipe import Recipe
+from translate.runs.places import absolute
 from translate.runs.release import Release, load_release
 from translate.training.loop import Reporter
 
@@ -110,7 +111,7 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
             staged = home / numbered("translated", number)
             release = load_release(model)
             check_names(source, release.image_out)
-            report.say(f"set {number + 1}: weights {release.weights}")
+            report.say(f"set {number + 1}: weights {visible(release.weights)}")
 
             # Its translations, and the set of them.
             translations = translate_all(source, staged, release, shard, report, device)
@@ -135,7 +136,7 @@ def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto
         for number in range(adaptation_of(recipe).variants):
             written.append(home / f"{numbered('translator', number)}.yaml")
             with files.as_disk_errors(written[-1]):
-                files.write_bytes(written[-1], translators_recipe(recipe, home, number).dump_yaml().encode())
+                files.write_bytes(written[-1], absolute(translators_recipe(recipe, home, number)).dump_yaml().encode())
     return written
 
 

@@ -108,7 +108,8 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
         "name": recipe.name, "num_test": len(data.target_test), "num_target": len(data.target_train or ()),
         "num_source": len(data.source), "num_sets": len(data.translated), "sets": names, "variants": adapt.variants,
-        "missing": list(data.missing), "task": adapt.task.model_dump(mode="json"),
+        "missing": list(data.missing), "tested_on": data.tested.as_json(),
+        "task": adapt.task.model_dump(mode="json"),
         "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
                     "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
     with files.as_disk_errors(home / TABLE):

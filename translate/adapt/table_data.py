@@ -12,10 +12,11 @@ from pathlib import Path
 
 from translate.adapt.assembling import MANIFEST, STAGES_OF_READING, Row, change_of_source, damage
 from translate.adapt.checking import target_splits
-from translate.adapt.examples import Examples, refuse_all_ignored
+from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, SetRecord, read_record
 from translate.adapt.tasks import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
+from translate.data.label_counts import LabelCounts
 from translate.data.labelled import Labelled, check_labels
 from translate.errors import RECIPE_PLACEHOLDER, DataError, DocumentError, Mistake, RecipeError, visible
 from translate.foreign import read_lines
@@ -37,6 +38,7 @@ class TableData:
     translated: Sequence[Examples]  # a set a variant
     images: Path  # the folder of the source's images
     places: Sequence[Path]  # and those of each set
+    tested: LabelCounts  # what the target's test labels are of
     missing: tuple[str, ...] = ()  # what the table has to do without
     reports: tuple[Record, ...] = ()  # of each set, what its preservation.json holds
 
@@ -57,10 +59,12 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
     # Labels of the source, of the target's test images, and of its training images for an oracle.
     found = adapt.source.find("train", root)
     test, train, missing = target_splits(adapt)
-    for layout, labelled in ((adapt.source, found), (adapt.target, test), (adapt.target, train)):
+    for layout, labelled in ((adapt.source, found), (adapt.target, train)):
         if labelled is not None:
             check_labels(layout, labelled, watch)
-            refuse_all_ignored(layout, labelled)
+    tested = check_labels(adapt.target, test, watch)
+    missing += [f"target test labels: {line}; no score of the table says anything about it" for line in
+                tested.warnings()[:1] if tested.absent]
 
     # The sets, and what they could not be made from: no row is trained on it.
     sets, reports = find_sets(recipe, home, found)
@@ -84,7 +88,7 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
                  unlabelled=recipe.data.build("train", root).files_b,
                  translated=[Examples.of(adapt.source, each, b, resize) for each in made],
                  images=found.images, places=[each.images for each in made], missing=tuple(missing),
-                 reports=tuple(reports))
+                 reports=tuple(reports), tested=tested)
 
 
 def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path], list[Record]]:

@@ -50,7 +50,7 @@ class UnpackConfig(Config):
     def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int, say: Say) -> dict[str, Any]:
         """Unpack all archives into `folder`, without a folder that wraps everything."""
         for archive in archives:
-            say(f"unpacking {archive.name}")
+            say(f"unpacking {visible(archive.name)}")
             unpack(archive, scratch, limit)
         only_folder(scratch).rename(folder)
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,15 +48,16 @@ def make(
     with Display(chosen.name) as display, as_errors_of_recipe(recipe):
         if only_prepare:
             for file in prepare(chosen, home, display, device=device):
-                say(f"prepared: {file}; train it with: torchrun --nproc_per_node N -m translate train {file} --run-dir "
-                    f"{file.with_suffix('')}, and then go on with the same command without --prepare")
+                words = shlex.join(["train", str(file), "--run-dir", str(file.with_suffix(""))])
+                say(f"prepared: {file}; train it with: torchrun --nproc_per_node N -m translate {words}, and then go "
+                    "on with the same command without --prepare")
             return
         made = make_sets(chosen, home, display, models=models or (), shard=part, device=device)
 
     for each in made:
         say_set(each)
     if part is not None:
-        say(f"shard {part.index} of {part.num} is translated; when all are: translate adapt make {recipe}")
+        say(f"shard {part.index} of {part.num} is translated; when all are: translate adapt make {shlex.quote(recipe)}")
     raise typer.Exit(3 if any(each.failed for each in made) else 0)
 
 

@@ -8,37 +8,62 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from translate.cli import adapting, console, converting, datasets, evaluating, interop, training
-from translate.errors import TranslateError
+from translate.errors import TranslateError, UsageError
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command()(training.train)
-app.command(context_settings={"allow_extra_args": True})(converting.convert)  # the command says why there are too many
-app.command()(evaluating.evaluate)
-app.command()(evaluating.report)
-app.command()(evaluating.compare)
-app.command()(training.plan)
-app.command()(training.recipes)
-app.command("import")(interop.import_checkpoint)
+
+class Command(TyperCommand):
+    """A command that takes `~` for the home directory in every path: no shell does in `--run=~/x` and in quotes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.params = {name: at_home(value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
+
+def at_home(value: Any) -> Any:
+    """Return the value of an argument or option, the paths in it without `~`. Raises `UsageError` for no user."""
+    if isinstance(value, list | tuple):
+        return type(value)(at_home(each) for each in value)
+    if isinstance(value, Path) or (isinstance(value, str) and value.startswith("~/")):
+        try:
+            return type(value)(Path(value).expanduser())
+        except RuntimeError:
+            raise UsageError("nobody of this name has a home directory here", value, "write ./ before a file that is "
+                             "called so") from None
+    return value
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]})  # which all commands take over
+app.command(cls=Command)(training.train)
+app.command(cls=Command, context_settings={"allow_extra_args": True})(converting.convert)  # it says why too many
+app.command(cls=Command)(evaluating.evaluate)
+app.command(cls=Command)(evaluating.report)
+app.command(cls=Command)(evaluating.compare)
+app.command(cls=Command)(training.plan)
+app.command(cls=Command)(training.recipes)
+app.command("import", cls=Command)(interop.import_checkpoint)
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
-data.command("list")(datasets.list_cards)
-data.command("prepare")(datasets.prepare_card)
-data.command("features")(datasets.prepare_features)
-data.command("check")(datasets.check)
+data.command("list", cls=Command)(datasets.list_cards)
+data.command("prepare", cls=Command)(datasets.prepare_card)
+data.command("features", cls=Command)(datasets.prepare_features)
+data.command("check", cls=Command)(datasets.check)
 app.add_typer(data, name="data")
 
 adapt = typer.Typer(no_args_is_help=True, help="Domain adaptation: make labelled images that look like a target, and "
                     "see whether training on them helps.")
-adapt.command("make")(adapting.make)
-adapt.command("evaluate")(adapting.evaluate)
+adapt.command("make", cls=Command)(adapting.make)
+adapt.command("evaluate", cls=Command)(adapting.evaluate)
 app.add_typer(adapt, name="adapt")
 
 

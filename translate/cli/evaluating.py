@@ -22,11 +22,17 @@ def evaluate(
                                                  "image's truth.")] = None,
     source: Annotated[Path | None, typer.Option(help="For a folder: what its images were made from, for the baselines."
                                                 )] = None,
+    truth: Annotated[bool | None, typer.Option("--truth/--no-truth", help="For a folder: pair names that are alike as "
+                                               "well (x_fake, x_real); or compare sets alone, whatever the names.",
+                                               show_default="equal names are pairs")] = None,
     direction: Direction = "ab",
     most: Annotated[int | None, typer.Option("--images", help="Score at most so many images, evenly spread.",
                                              show_default="all")] = None,
     classes: Annotated[int | None, typer.Option(help="Both folders hold label maps of so many classes.")] = None,
-    ignore: Annotated[int, typer.Option(help="Label of pixels that do not count.")] = 255,
+    ignore: Annotated[str | None, typer.Option(metavar="N", help="Label of pixels that do not count; none: all count.",
+                                               show_default="255, where that is no class")] = None,
+    ids: Annotated[str | None, typer.Option(metavar="N=CLASS,…", help="Which classes the numbers of label maps stand "
+                                            "for, such as 255=1; the others for themselves.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here; - prints "
                                                    "them.", show_default="RUN/results.json")] = None,
 ) -> None:
@@ -37,23 +43,25 @@ def evaluate(
     is_run = (run_of(what) / "recipe.yaml").is_file()
     if most is not None and most < 1:
         raise UsageError(f"--images {most}: give 1 or more")
-    if is_run and not (against is source is classes is None):
+    if is_run and not (against is source is classes is truth is None):
         raise UsageError("a run is scored on the test images of its recipe", what,
                          "to score other images, run `convert`, then `evaluate OUT --against REAL`")
     if not is_run and against is None:
         raise UsageError("neither a run nor a release", what, "for a folder of images, add --against FOLDER")
-    if classes is not None and not (source is most is None):
+    if classes is not None and not (source is most is truth is None):
         raise UsageError("--classes: label maps are compared as they are, all of them",
-                         advice="leave --source and --images out")
+                         advice="leave --source and --images out, and --truth")
+    if classes is None and not (ignore is ids is None):
+        raise UsageError("--ignore and --ids are about label maps", advice="add --classes N")
 
     with Display("evaluate") as display:
         if against is None:
             results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
                                    on_progress=display.count)
         elif classes is not None:
-            results = evaluate_labels(what, against, classes, ignore)
+            results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids))
         else:
-            results = evaluate_folder(what, against, source, most=most, on_progress=display.count)
+            results = evaluate_folder(what, against, source, truth=truth, most=most, on_progress=display.count)
 
     document = results.as_json()
     if json_file == Path("-"):
@@ -65,6 +73,33 @@ def evaluate(
     if (file := json_file or results_file(what)) is not None:
         results.write(file)
         say(f"results: {visible(file)}")
+
+
+def ignored_number(word: str | None, classes: int) -> int | None:
+    """Return what `--ignore` says. Raises `UsageError` for what is no number."""
+    from translate.data.labels import default_ignore
+
+    if classes < 2:
+        raise UsageError(f"--classes {classes}: give 2 or more")
+    if word is None:
+        return default_ignore(classes)
+    if word != "none" and not word.isdecimal():
+        raise UsageError(f"--ignore {word}: give the number of a label, or none")
+    if word != "none" and int(word) < classes:
+        raise UsageError(f"--ignore {word}: is one of the {classes} classes",
+                         advice="--ids says what numbers stand for")
+    return None if word == "none" else int(word)
+
+
+def ids_of(words: str | None) -> dict[int, int]:
+    """Return what `--ids` says, such as 0=0,255=1. Raises `UsageError` for anything else."""
+    ids = {}
+    for word in words.split(",") if words is not None else ():
+        number, equals, stands_for = word.partition("=")
+        if not (equals and number.strip().isdecimal() and stands_for.strip().isdecimal()):
+            raise UsageError(f"--ids {words}: expected numbers and their classes, such as 0=0,255=1")
+        ids[int(number)] = int(stands_for)
+    return ids
 
 
 def report(

@@ -9,6 +9,7 @@ import typer
 
 from translate.cli.console import say
 from translate.cli.options import Direction, one_of
+from translate.errors import visible
 
 
 def import_checkpoint(
@@ -42,9 +43,9 @@ def import_checkpoint(
                               Choices(upsample, dropout),  # type: ignore[arg-type]
                               Training(load_size, crop_size, labels, instances, data))
     for way, source in imported.sources.items():
-        say(f"{way[0].upper()} → {way[1].upper()}: {source['file']} is {source['is']}")
+        say(f"{way[0].upper()} → {way[1].upper()}: {visible(source['file'])} is {visible(source['is'])}")
     for note in imported.assumed:
-        say(f"assumed: {note}")
-    say(f"release: {imported.folder}")
+        say(f"assumed: {visible(note)}")
+    say(f"release: {visible(imported.folder)}")
     way = "" if "ab" in imported.sources else " --direction ba"
     say(f"convert with: translate convert IN OUT --model {imported.folder}{way}")

@@ -37,10 +37,11 @@ def adaptation_tables(table: dict[str, Any]) -> list[Table]:
     level = f"{table['level']:.0%}"
     classical = table["rows"][table["strongest_classical"]]["title"]
     also = ["accuracy"] if table["metric"] == "mIoU" else []
+    of = f" ({table['tested_on']['text']})" if "tested_on" in table else ""
     rows = Table("trained on", table["metric"], *also, "over source only", f"over {classical}",
                  "gap from source only", f"gap from {classical}", title_justify="left",
-                 title=f"{table['name']}: {table['num_test']} target test images, {table['num_seeds']} seeds, mean ± "
-                       f"{level} interval")
+                 title=f"{table['name']}: {table['num_test']} target test images{of}, {table['num_seeds']} seeds, "
+                       f"mean ± {level} interval")
     for row in table["rows"].values():
         accuracy = [percentage(row["accuracy"])] if also else []
         gaps = ("" if row[part] is None else f"{row[part]:.0%}" for part in ("gap_from_source", "gap_from_classical"))
@@ -98,6 +99,9 @@ def results_table(document: dict[str, Any]) -> Table:
     """
     baselines = list(dict.fromkeys(name for row in document["metrics"].values() for name in row["baselines"]))
     counted = f"{document['num_images']} images, {document['num_reals']} real ones"
+    if document["paired"] and document["direction"] is None:
+        counted = f"{document['num_images']} images, each against the real one of its name"
+    counted += f", {document['labels']['text']}" if "labels" in document else ""
     level = f"{document['interval']['level']:.0%} interval"
     own_size = any(row["own_size"] for row in document["metrics"].values())
     value, own = "value", []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,7 @@ def train(
         train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
     page = folder / "report.html"
     say(f"finished: {visible(folder)}" + (f"; its report: {visible(page)}" if page.is_file() else ""))
-    say(f"convert with: translate convert IN OUT --model {folder}")
+    say(f"convert with: translate convert IN OUT --model {shlex.quote(visible(folder))}")
 
 
 def plan(

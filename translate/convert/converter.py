@@ -31,14 +31,15 @@ from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
-from translate.images.reading import change_bits, fit
-from translate.images.sinks import ArraySink, writing_pages
-from translate.images.tensors import to_array
-from translate.images.writing import write_image
+from translate.images.reading import change_bits, under_alpha
+from translate.images.sinks import ArraySink, gaps_untold, writing_pages
+from translate.images.tensors import to_file
+from translate.images.values import NoData
+from translate.images.writing import holds, write_image
 from translate.precision import is_out_of_memory
 from translate.sizes import format_bytes
 
-OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
+OUTPUT_VERSION = 2  # raise it when the same input, model and options begin to give other files
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ class Converter:
             if answer.picture is None:
                 return Entry(job.name, "already", job.output_name, answer.key)
             if by_rows:
-                return Input(job, answer.key, fit(answer.picture, self.image_in))
+                page = Page.of_picture(answer.picture, self.image_in)  # what it cannot be is refused here
+                return Input(job, answer.key, replace(answer.picture, notes=page.notes))
             return Input(job, answer.key, *self.translating.prepare(answer.picture))
         except NoDecoder:
             raise
@@ -142,7 +144,7 @@ class Converter:
     def _request(self, job: Job, known: str | None, by_rows: bool, max_bytes: float) -> Request:
         later = pixel_bytes(self.image_in, self.translating.num_planes, self.image_out)
         return Request(job.source, self.options.max_pixels, self.salt, known, self.translating.release.labels, by_rows,
-                       max_bytes, later)
+                       max_bytes, later, self.image_in.pages is not None)
 
     def _translate(self, read: Input | Entry, writers: Executor) -> Future[Entry]:
         """Translate what has been read, and give it to the writers."""
@@ -176,19 +178,19 @@ class Converter:
 
     @contextmanager
     def _pages(self, job: Job) -> Iterator[list[Page] | list[LabelRows]]:
-        """Open the pages of a file that is read when it is its turn, or a label map.
+        """Open the pages of a file that is read when it is its turn; a label map, and pages that are channels, whole.
 
         Raises `ImageError`, also where there is no memory to decode them or no output that holds them; and `NoDecoder`.
         """
         give_back_freed()
         room, labels = self.share.for_one(), self.translating.release.labels
-        if labels is not None:
+        if labels is not None or self.image_in.pages is not None:
             with decoder_pool(min(self.options.workers, 1)) as read:
                 picture = read(self._request(job, None, False, room.bytes)).picture
             if picture is None:
                 raise ImageError(job.source, "read", "takes more to decode and to write than may be taken: "
                                  f"{format_bytes(room.bytes)}, {room.limit_from}")
-            yield [LabelRows(picture, labels)]
+            yield [Page.of_picture(picture, self.image_in)] if labels is None else [LabelRows(picture, labels)]
             return
 
         opening = decoder_process.open_file if self.options.workers else row_readers.open_file
@@ -217,7 +219,9 @@ class Converter:
 
     def _rows_to_write(self, job: Job, pages: Sequence[Page | LabelRows]) -> list[Page]:
         """Return the pages if their output is a TIFF that is written by rows."""
-        return [page for page in pages if isinstance(page, Page)] if holds_pages(job.output) else []
+        if not holds_pages(job.output) or self.image_out.pages is not None:
+            return []
+        return [page for page in pages if isinstance(page, Page)]
 
     def _by_rows(self, page: Page | LabelRows, way: Way) -> np.ndarray:
         """Translate a page by rows, into an array as files hold it."""
@@ -229,6 +233,7 @@ class Converter:
         """Translate the pages of a file, which are read and, into a TIFF, written by rows."""
         job, reasons = read.job, set()
         self._begin(read)
+        notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
             by_rows = self._rows_to_write(job, pages)
             if by_rows:
@@ -236,14 +241,16 @@ class Converter:
                     for page, sink in zip(by_rows, sinks, strict=True):
                         way = self._way(job, page, pages)
                         self.translating.translate_rows(page, sink, way)
+                        notes = (*notes, *sink.notes)
                         reasons.add(way.reason)
             else:
                 (one,) = pages
                 way = self._way(job, one, pages)
-                self._save(job, self._by_rows(one, way), one, one.read_alpha(0, one.height))
+                notes = self._save(job, self._by_rows(one, way), one, one.read_alpha(0, one.height),
+                                   one.read_unknown(0, one.height))
                 reasons.add(way.reason)
         return self._done(read, sum(page.height * page.width for page in pages),
-                          tuple(note for page in pages for note in page.notes),
+                          (*(note for page in pages for note in page.notes), *notes),
                           "; ".join(sorted(reason for reason in reasons if reason)) or None)
 
     def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray, strips: str | None = None) -> Entry:
@@ -253,9 +260,9 @@ class Converter:
         """
         try:
             self._begin(read)
-            pixels = made if isinstance(made, np.ndarray) else to_array(made, self.image_out)
-            self._save(read.job, pixels, picture, picture.alpha)
-            entry = self._done(read, pixels.shape[0] * pixels.shape[1], picture.notes, strips)
+            pixels = made if isinstance(made, np.ndarray) else to_file(made, self.image_out)
+            notes = self._save(read.job, pixels, picture, picture.alpha, picture.unknown)
+            entry = self._done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes), strips)
         except DiskError:
             raise
         except Exception as error:
@@ -267,11 +274,24 @@ class Converter:
         self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
         make_folder(read.job.output.parent)
 
-    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None) -> None:
-        """Write an output that is encoded whole, with the alpha and the metadata of its source."""
-        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=source.geo,
-                    alpha=None if alpha is None else change_bits(alpha, self.image_out.bits),
-                    quality=self.options.quality)
+    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,
+              unknown: np.ndarray | None) -> tuple[str, ...]:
+        """Write an output that is encoded whole, with the alpha, the metadata and the gaps of its source.
+
+        Returns what is to be said of it.
+        """
+        alpha = None if alpha is None else change_bits(alpha, self.image_out.bits)
+        if alpha is not None and holds(job.output.suffix, self.image_out.channels, self.image_out.bits, alpha=True):
+            pixels = under_alpha(pixels, alpha, self.image_in, self.image_out)
+        geo, notes = source.geo, tuple[str, ...]()
+        if source.nodata is not None or unknown is not None:
+            nodata = NoData.of_output(self.image_out.file_dtype, source.nodata, self.image_out.value_range)
+            pixels, geo = nodata.put(pixels, unknown), nodata.tags(geo)
+            if unknown is not None and not (nodata.told and holds_pages(job.output)):
+                notes = (gaps_untold(nodata.value, job.output),)
+        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
+                    quality=self.options.quality, paged=self.image_out.pages is not None)
+        return notes
 
     def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...], strips: str | None) -> Entry:
         """Return the entry of an output that is complete and on the disk."""

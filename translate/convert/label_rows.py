@@ -14,7 +14,7 @@ from translate.images.pictures import Picture
 class LabelRows:
     """A label map as a source for `translate.tiling`, with the fields of a `translate.images.pages.Page`."""
 
-    icc = exif = dpi = None
+    icc = exif = dpi = nodata = None
     geo: tuple[Any, ...] = ()
     read_bytes = 0
 
@@ -30,4 +30,7 @@ class LabelRows:
         return self._labels.planes(self._numbers[first:stop + 1])[None, :, start - first:stop - first]
 
     def read_alpha(self, start: int, stop: int) -> np.ndarray | None:
+        return None
+
+    def read_unknown(self, start: int, stop: int) -> np.ndarray | None:
         return None

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -17,14 +18,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from translate.convert.translating import Translating
-from translate.data.labels import Labelling
-from translate.errors import UsageError
-from translate.images.decoding import decode, raw_mode
+from translate.data.labels import Labelling, numbers_of
+from translate.errors import DoesNotFit, UsageError
+from translate.images.decoding import decode, pillow_bits, raw_mode
 from translate.images.metadata import exif_bytes, exif_of
-from translate.images.pictures import Picture
-from translate.images.reading import ImageConfig, change_bits
-from translate.images.tensors import to_array
+from translate.images.pictures import Picture, as_image_errors
+from translate.images.reading import ImageConfig, change_bits, under_alpha
+from translate.images.tensors import to_file
 from translate.images.writing import holds
+from translate.precision import is_out_of_memory
 
 # By Pillow's mode: the format of file that brings an image to the decoder unchanged.
 LOSSLESS_FORMATS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG", "RGBA": "PNG", "I;16": "PNG",
@@ -63,41 +65,52 @@ class Model:
 
         A model of label maps takes class numbers, as a PIL image (L or P) or an array (H, W), or their one-hot form as
         a tensor. Raises `UsageError` for anything else, `ImageError` for an image that is not what the recipe declares
-        and for an output that is not finite, `DoesNotFit` where `memory` is too little.
+        or cannot be read (closed, cut off), and for an output that is not finite, `DoesNotFit` where there is too
+        little memory.
         """
-        if isinstance(image, Image.Image):
-            return self._convert_pil(image)
-        if isinstance(image, np.ndarray):
-            return self._convert_array(image)
-        if isinstance(image, Tensor):
-            return self._convert_tensor(image)
+        ways: dict[type, Callable[[Any], Any]] = {
+            Image.Image: self._convert_pil, np.ndarray: self._convert_array, Tensor: self._convert_tensor}
+        convert = next((way for kind, way in ways.items() if isinstance(image, kind)), None)
+        if convert is not None:
+            try:
+                return convert(image)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            raise DoesNotFit("convert: the image needs more memory than there is; load the model with a memory (such "
+                             "as 2GB), or on another device")
         raise UsageError(f"convert: got {type(image).__name__}; expected a PIL image, a NumPy array or a tensor "
                          "(files are for `translate convert`)")
 
     def _convert_pil(self, image: Image.Image) -> Image.Image:
         # What comes out must be an image of Pillow's as well.
         bits, channels = self.image_out.bits, self.image_out.channels
-        if channels not in ((1, 3, 4) if bits == 8 else (1,)):
+        signed = self.image_out.file_dtype == np.int16
+        if signed or channels not in ((1, 3, 4) if bits == 8 else (1,)):
             raise UsageError(f"convert: a PIL image cannot hold what this model gives ({channels} channels, bits: "
-                             f"{bits}); pass an array or a tensor")
+                             f"{bits}{', with a sign' * signed}); pass an array or a tensor")
 
         # A palette's colours mean nothing to a model of label maps: its numbers are the classes.
-        if self._translating.release.labels:
-            numbers = np.asarray(image)
-            picture = Picture(Path("image"), numbers[..., None] if numbers.ndim == 2 else numbers)
-        else:
-            picture = picture_of(image)
+        if 0 in image.size:
+            raise UsageError(f"convert: got an empty PIL image ({image.width}×{image.height})")
+        with as_image_errors(Path("image"), "read"):
+            picture = Picture(Path("image"), numbers_of(loaded(image), Path("image"))) \
+                if self._translating.release.labels else picture_of(image)
 
         # Alpha, profile and EXIF go along.
         picture, pixels = self._translated(picture)
         if picture.alpha is not None and holds(".png", channels, bits, alpha=True):
-            pixels = np.dstack([pixels, change_bits(picture.alpha, bits)])
+            alpha = change_bits(picture.alpha, bits)
+            pixels = np.dstack([under_alpha(pixels, alpha, self.image_in, self.image_out), alpha])
         made = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         made.info |= {name: value for name, value in (("icc_profile", picture.icc), ("exif", picture.exif)) if value}
         return made
 
     def _convert_array(self, array: np.ndarray) -> np.ndarray:
-        if array.ndim not in (2, 3) or array.dtype not in (np.uint8, np.uint16, np.float32) or 0 in array.shape:
+        if np.ma.isMaskedArray(array):
+            raise UsageError("convert: got a masked array; put a value where it is masked (array.filled)")
+        taken = [np.uint8, np.uint16, np.float32, *([np.int16] if self.image_in.value_range is not None else [])]
+        if array.ndim not in (2, 3) or array.dtype not in taken or 0 in array.shape:
             raise UsageError(f"convert: got an array {array.shape} of {array.dtype}; expected (H, W) or (H, W, C) of "
                              "uint8, uint16, or float32 in [-1, 1]")
         pixels = array[..., None] if array.ndim == 2 else array
@@ -113,8 +126,14 @@ class Model:
                 or 0 in tensor.shape):
             raise UsageError(f"convert: got a tensor {tuple(tensor.shape)} of {tensor.dtype}; expected floats in "
                              f"[-1, 1], ({channels}, H, W) or (N, {channels}, H, W)")
+        if tensor.is_meta or tensor.is_nested or tensor.is_quantized or tensor.layout is not torch.strided:
+            kind = "a meta" if tensor.is_meta else "a nested" if tensor.is_nested else "a quantized" \
+                if tensor.is_quantized else f"a sparse ({tensor.layout})"
+            raise UsageError(f"convert: got {kind} tensor; expected a dense one with values")
         tensor = tensor.detach()
         check_range(float(tensor.min()), float(tensor.max()))
+        if labels is not None:
+            check_one_hot(tensor, labels)
         images = tensor.to(torch.float32).reshape(-1, *tensor.shape[-3:])
         made = torch.stack([self._translating.translate(image, Path("tensor")) for image in images])
         return made.clamp(-1, 1).reshape(*tensor.shape[:-3], *made.shape[1:]).to(tensor.device)
@@ -124,11 +143,12 @@ class Model:
         translating, labels = self._translating, self._translating.release.labels
         if labels is not None:
             check_classes(picture.pixels, labels)
-        elif picture.bits == "float":  # in [-1, 1], as the generator takes it, whatever the depth of the recipe's files
-            release = replace(translating.release, image_in=self.image_in.model_copy(update={"bits": "float"}))
-            translating = replace(translating, release=release)
+            picture = replace(picture, pixels=labels.renumbered(picture.pixels))
+        elif picture.pixels.dtype == np.float32:  # as the generator takes it, whatever the files are
+            image_in = self.image_in.model_copy(update={"bits": "float", "range": None, "window": None})
+            translating = replace(translating, release=replace(translating.release, image_in=image_in))
         picture, image = translating.prepare(picture)
-        return picture, to_array(translating.translate(image, picture.path), self.image_out)
+        return picture, to_file(translating.translate(image, picture.path), self.image_out)
 
 
 def picture_of(image: Image.Image) -> Picture:
@@ -138,10 +158,11 @@ def picture_of(image: Image.Image) -> Picture:
     whose 16-bit colours it would cut to 8 bits (the decoder of files does not).
     """
     # Upright, and with the EXIF that then goes along; nothing may be cut on the way.
-    if ";16" in raw_mode(image) and not image.mode.startswith("I"):
-        raise UsageError(f"convert: the PIL image is of a {image.format} with 16-bit samples, which Pillow would cut "
-                         "to 8 bits; pass them as a NumPy array of uint16, or the file to `translate convert`")
-    image = ImageOps.exif_transpose(image)
+    bits = 16 if ";16" in raw_mode(image) else file_bits(image)
+    if bits != 8 and not image.mode.startswith(("I", "F")):
+        raise UsageError(f"convert: the PIL image is of a {image.format} with {bits}-bit samples, which Pillow would "
+                         "cut to 8 bits; pass them as a NumPy array of uint16, or the file to `translate convert`")
+    image = ImageOps.exif_transpose(loaded(image))
     exif = exif_bytes(exif_of(image))
 
     # A mode that a file can hold.
@@ -160,6 +181,42 @@ def picture_of(image: Image.Image) -> Picture:
     image.save(file, file_format, **({"compress_level": 0} if file_format == "PNG" else {}))
     picture = decode(file.getvalue(), Path("image"), image.width * image.height)
     return replace(picture, exif=exif)
+
+
+def loaded(image: Image.Image) -> Image.Image:
+    """Load an image that Pillow has opened. Without mapping a TIFF's file: Pillow 13.0 scrambles one stored sideways.
+    """
+    name = getattr(image, "filename", None)
+    if image.format != "TIFF" or not name:
+        return image
+    try:
+        image.filename = ""  # type: ignore[attr-defined]
+        image.load()
+    finally:
+        image.filename = name  # type: ignore[attr-defined]
+    return image
+
+
+def file_bits(image: Image.Image) -> int | str:
+    """Return the depth of the file of an image that Pillow has opened and not yet loaded; 8 where that is not known."""
+    file = getattr(image, "fp", None)
+    if image.format not in ("PPM", "HEIF", "AVIF") or file is None or file.closed:
+        return 8
+    place = file.tell()
+    try:
+        return pillow_bits(image, file)
+    finally:
+        file.seek(place)
+
+
+def check_one_hot(tensor: Tensor, labels: Labelling) -> None:
+    """Raise `UsageError` unless a tensor (…, C, H, W) is what `labels` makes of label maps: ones, and at most one class
+    a pixel."""
+    classes = tensor.narrow(-3, 0, labels.classes).sum(-3)
+    if not ((tensor == 0) | (tensor == 1)).all() or (classes > 1).any():
+        raise UsageError("convert: this model takes label maps, as a tensor one-hot: 1 in the plane of a pixel's class "
+                         f"and 0 in all others; got values from {float(tensor.min()):g} to {float(tensor.max()):g}, "
+                         f"and up to {float(classes.max()):g} classes a pixel")
 
 
 def check_classes(numbers: np.ndarray, labels: Labelling) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterator
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
+
+from translate.data.check_pixels import PixelCount
+from translate.data.duplicates import Pictures
+from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
-from translate.data.layouts import (
-    FOLDERS_OF,
-    ComputedConfig,
-    LabelsConfig,
-    LayoutConfig,
-    PairedConfig,
-    SidesConfig,
-    UnpairedConfig,
-)
-from translate.data.pairing import list_images, match, named
+from translate.data.layouts import FOLDERS_OF, LayoutConfig, SidesConfig
+from translate.data.pairing import match, named, names_of
+from translate.data.recognising import matched, recognise, splits_further_down, train_sides
+from translate.data.stream import hint_at_truth
 from translate.data.transforms import check_loaded, target_shape
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
@@ -25,7 +26,6 @@ from translate.images.reading import ImageConfig, fit
 
 Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
 SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
-NUM_SAMPLE_FILES = 20  # of a folder, to recognise its layout by
 
 
 class Finding(NamedTuple):
@@ -59,8 +59,12 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     # A bare folder: what it seems to be.
     config = recognise(data)
     if config is None:
-        return [Finding(data, "error", "holds no images in a layout that is known",
-                        "expected trainA and trainB, train (A beside B), train_label and train_img, or photographs")]
+        inside = splits_further_down(data) if data.is_dir() else []
+        return [Finding(data, "error", f"has splits further down alone, in {names_of(inside)}", "check one of these "
+                        "folders, or a recipe that says which is which: a, b, test_a, test_b") if inside else
+                Finding(data, "error", "holds no images in a layout that is known",
+                        "expected trainA and trainB (or A/train and B/train, or train/A and train/B), train (A beside "
+                        "B), train_label and train_img, or photographs")]
     note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
                    "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
@@ -72,61 +76,20 @@ def count_severities(findings: list[Finding]) -> dict[Severity, int]:
             for severity in reversed(get_args(Severity))}
 
 
-def recognise(folder: Path) -> LayoutConfig | None:
-    """Return the layout that a folder seems to have; None where no known place in it holds images."""
-    if not folder.is_dir():
-        return None
-    if (folder / "trainA").is_dir() and (folder / "trainB").is_dir():
-        _, only_a, only_b = _matched(folder)
-        return UnpairedConfig(folder=folder) if only_a or only_b else PairedConfig(folder=folder)
-    if (folder / "train_label").is_dir() and (folder / "train_img").is_dir():
-        return LabelsConfig(folder=folder, classes=_guessed_classes(folder / "train_label"))
-    if (folder / "train").is_dir():
-        aligned = all(width == 2 * height for width, height in _sizes(list_images(folder / "train")))
-        return PairedConfig(folder=folder) if aligned else ComputedConfig(folder=folder)
-    return ComputedConfig(folder=folder) if list_images(folder) else None
-
-
-def _matched(folder: Path) -> tuple[int, list[Path], list[Path]]:
-    """Return how many names of trainA and trainB pair, and the files of each that have no partner."""
-    a, b = (named(side, list_images(side)) for side in (folder / "trainA", folder / "trainB"))
-    pairs, only_a, only_b = match(list(a), list(b))
-    return len(pairs), [a[name][0] for name in only_a], [b[name][0] for name in only_b]
-
-
 def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
     """Yield the files without a partner of a folder whose trainA and trainB pair for the most part."""
-    if config.paired or config.folder is None:
+    if config.paired or not isinstance(config, SidesConfig) or (folders := train_sides(config)) is None:
         return
-    num_pairs, only_a, only_b = _matched(config.folder)
+    num_pairs, only_a, only_b = matched(folders)
     if num_pairs < max(len(only_a), len(only_b)):  # on one side, most have no partner: not meant as pairs
         return
-    yield Finding(config.folder, "warning", f"{num_pairs} names of trainA are in trainB too, and "
+    place = Path(os.path.commonpath(folders))
+    name_a, name_b = (folder.relative_to(place) for folder in folders)
+    yield Finding(place, "warning", f"{num_pairs} names of {name_a} are in {name_b} too, and "
                   f"{len(only_a + only_b)} have no partner: probably meant as pairs",
                   "if so, add their partners, or remove them")
-    for lonely, other in ((only_a, "trainB"), (only_b, "trainA")):
+    for lonely, other in ((only_a, name_b), (only_b, name_a)):
         yield from (Finding(path, "warning", f"has no partner in {visible(other)}") for path in lonely)
-
-
-def _guessed_classes(folder: Path) -> int:
-    """Return one more than the largest number in some label maps, without 255, which is ignored."""
-    largest = 1
-    for path in list_images(folder)[:NUM_SAMPLE_FILES]:
-        try:
-            numbers = read_labels(path)
-        except ImageError:
-            continue  # the check reads every file and reports it
-        largest = max(largest, int(numbers[numbers != 255].max(initial=1)))
-    return largest + 1
-
-
-def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
-    for path in files[:NUM_SAMPLE_FILES]:
-        try:
-            info = inspect(path)
-        except ImageError:
-            continue
-        yield info.width, info.height
 
 
 def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
@@ -137,11 +100,18 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
 
     # Read every file, and compare the sizes of a pair.
     met: set[tuple[int, int]] = set()
-    num_files, done = sum(len(pair) for part in parts for pair in part), 0
-    for pair in chain.from_iterable(parts):
+    loading = config.loading
+    counts = {side: PixelCount(image, f"data.image_{side}")
+              for side, image in (("a", loading.image_a), ("b", loading.image_b))}
+    labels = {name: LabelCounts(config.labelling.names, config.labelling.ignore) for name in parts
+              if config.labelling is not None}
+    pictures = Pictures(FOLDERS_OF["test"])
+    num_files, done = sum(len(pair) for part in parts.values() for pair in part), 0
+    for name, pair in ((name, pair) for name, part in parts.items() for pair in part):
         sizes = []
         for path, side in pair:
-            size, findings = _read_file(path, side, config, crop)
+            note = functools.partial(pictures.add, name, side, path)
+            size, findings = _read_file(path, side, config, crop, counts, labels.get(name), note)
             yield from findings
             sizes.append(size)
             done += 1
@@ -149,9 +119,18 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
                 progress(done, num_files)
         known = [size for size in sizes if size is not None]
         met.update(known)
-        if config.paired and len(set(known)) > 1:
+        if len(set(known)) > 1:
             sizes_differ = f"is {_size_text(known[0])}, and its partner {pair[1][0]} {_size_text(known[1])}"
             yield Finding(pair[0][0], "error", sizes_differ, "make both one size")
+
+    # What only all images together tell: of their pixels, the same picture twice, of which classes label maps are.
+    for count in counts.values():
+        for file, severity, what, advice in count.said():
+            yield Finding(file or config.place(root), severity, what, advice)
+    yield from (Finding(config.place(root), "warning", *fault) for fault in pictures.faults())
+    for name, found in labels.items():
+        yield from count_findings(found, config.place(root), f"label maps of {name}: ", "data in the recipe",
+                                  "error" if name in FOLDERS_OF["train"] else "warning")
 
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
@@ -161,30 +140,46 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
                       f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
 
 
+def count_findings(counts: LabelCounts, path: Path, what: str, where: str, severity: Severity) -> Iterator[Finding]:
+    """Yield what labels are of; where nothing can be learnt from them, that, as a finding of `severity`.
+
+    path, what    where they lie, and what begins each line
+    where         what in a recipe says how they are read
+    """
+    if not counts.num_labels:
+        return
+    yield Finding(path, "note", f"{what}{counts}")
+    if (fault := counts.fault()) is not None:
+        yield Finding(path, severity, f"{what}{fault}", counts.advice(where))
+    for line in counts.warnings() if fault is None else ():
+        yield Finding(path, "warning", f"{what}{line}")
+
+
 Side = Literal["a", "b", "both"]
 Pair = tuple[tuple[Path, Side], ...]
 
 
-def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[list[list[Pair]], list[Finding]]:
+def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[dict[str, list[Pair]], list[Finding]]:
     """Return, for each split, the files that are read together, and what is wrong with how they belong together."""
-    parts: list[list[Pair]] = []
+    parts: dict[str, list[Pair]] = {}
     findings: list[Finding] = []
     try:
         place = config.place(root)
     except DataError as error:
-        return [], [Finding.of(error)]
+        return {}, [Finding.of(error)]
 
     # Find the files of every split; those without a partner are read as well.
     found: set[str] = set()  # the splits that exist, also those with faults
     for name in SPLITS:
         try:
             if isinstance(config, SidesConfig) and (folders := config.sides(name, root)) is not None:
-                pairs, wrong = _sides(config, folders)
-                parts.append(pairs)
+                pairs, wrong = _sides(config, folders, config.paired or (
+                    config.truth_is_known and name in FOLDERS_OF["test"]))
+                parts[name] = pairs
                 findings += wrong
                 found.add(name)
             elif (samples := config.find(name, root)) is not None:
-                parts.append(_alone(list(samples.files_b), "both" if config.aligned else "b"))
+                parts[name] = _alone(list(samples.files_b), "both" if config.aligned else "b")
                 found.add(name)
             elif name == "train":
                 findings.append(Finding(place, "error", "holds no train images",
@@ -200,13 +195,16 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[l
                         if needs_test_images else
                         Finding(place, "note", "holds no test images, so a training has no scores, and shows pictures "
                                 "of training images", expected))
+    if hint := hint_at_truth(config, root):
+        findings.append(Finding(place, "note", hint))
     return parts, findings
 
 
-def _sides(config: SidesConfig, folders: tuple[Path, Path]) -> tuple[list[Pair], list[Finding]]:
+def _sides(config: SidesConfig, folders: tuple[Path, Path],
+           paired: bool) -> tuple[list[Pair], list[Finding]]:
     """Return the files of two folders, those that pair together and all others alone, and what does not pair."""
     files_a, files_b = config.files_of(folders)
-    if not config.paired:
+    if not paired:
         return _alone(files_a, "a") + _alone(files_b, "b"), []
 
     # Files pair by name: two files of one name, and names without a partner, are errors.
@@ -228,20 +226,24 @@ def _alone(files: list[Path], side: Side) -> list[Pair]:
     return [((path, side),) for path in files]
 
 
-def _read_file(path: Path, side: Side, config: LayoutConfig,
-               crop: tuple[int, int] | None) -> tuple[tuple[int, int] | None, list[Finding]]:
+def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, int] | None,
+               counts: dict[str, PixelCount], labels: LabelCounts | None, note_pixels: Callable[[np.ndarray], None],
+               ) -> tuple[tuple[int, int] | None, list[Finding]]:
     """Read one file as training would. Returns the (height, width) of an image in it (None of one that cannot be read),
-    and findings."""
+    and findings. What an image is like is added to `counts` of its side, what a label map is of to `labels`, and
+    `note_pixels` is shown an image as it is stored."""
     # Read it as each side it belongs to
     image_a, image_b = config.loading.image_a, config.loading.image_b
     try:
-        if side == "a" and config.labelling is not None:
-            return _read_label_map(path, config.labelling)
+        if side == "a" and config.labelling is not None and labels is not None:
+            return _read_label_map(path, config.labelling, labels)
         wanted = [image_a, image_b] if side == "both" else [image_a if side == "a" else image_b]
-        picture = decode(read_content(path), path)
+        picture = decode(read_content(path), path, stacked=wanted[0].pages is not None)
+        note_pixels(picture.pixels)
         array = fit(picture, wanted[0]).pixels
         for other in wanted[1:]:
             fit(picture, other)
+        counts["b" if side == "b" else "a"].look_at(picture)  # files of both sides are counted once
     except ImageError as error:
         return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
 
@@ -263,15 +265,23 @@ def _read_file(path: Path, side: Side, config: LayoutConfig,
     return (height, width), findings
 
 
-def _read_label_map(path: Path, labelling: Labelling) -> tuple[tuple[int, int], list[Finding]]:
+def _read_label_map(path: Path, labelling: Labelling,
+                    counts: LabelCounts) -> tuple[tuple[int, int], list[Finding]]:
     labels = read_labels(path)
-    fault = labelling.fault(labels)
-    return labels.shape[:2], [Finding(path, "error", fault, "raise data.classes, or set data.ignore")] if fault else []
+    if fault := labelling.fault(labels):
+        return labels.shape[:2], [Finding(path, "error", fault, "raise data.classes, set data.ignore, or say in "
+                                                                "data.ids what the numbers are")]
+    counts.add(labelling.classes_in(labelling.renumbered(labels)))
+    return labels.shape[:2], []
 
 
 def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     """Yield what reading an image as the recipe declares it changes without a word."""
     info = inspect(path)
+    if info.format == "DICOM":  # whatever its bits, a window shows them
+        return
+    if wanted.pages is not None:
+        info = replace(info, channels=info.channels * info.frames)
     advice = f"if all files are like this, declare it: channels: {info.channels}, bits: {info.bits}"
     if info.mode == "CMYK":
         yield Finding(path, "warning", "is CMYK, and is converted to sRGB (by its colour profile, where it has one)",
@@ -279,7 +289,7 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     elif info.channels != wanted.channels:
         yield Finding(path, "warning", f"has {info.channels} channel{'s' * (info.channels > 1)} ({info.mode}); the "
                       f"recipe declares {wanted.channels}", advice)
-    elif info.bits != wanted.bits:
+    elif info.bits != wanted.bits and wanted.value_range is None:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)
 
 

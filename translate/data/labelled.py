@@ -17,10 +17,11 @@ from typing import ClassVar
 import numpy as np
 import pydantic
 
+from translate.data.label_counts import LabelCounts
 from translate.data.layouts import Split
 from translate.data.pairing import NUM_NAMED, list_images
 from translate.data.places import PlaceConfig
-from translate.errors import DataError, NoData, TranslateError
+from translate.errors import DataError, ImageError, NoData
 from translate.schema import Config
 
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -77,9 +78,13 @@ class LabelledConfig(PlaceConfig, KindConfig):
         """Return class numbers as int64: (H, W, 1) of a label map, (1,) of a class. Raises `ImageError`."""
         return np.array([label], dtype=np.int64)
 
-    def problem(self, path: Path, label: Path | int) -> TranslateError | None:
-        """Return what is wrong with the label of an image: another size than the image's, a number that is no class."""
-        return None
+    def checked(self, path: Path, label: Path | int) -> np.ndarray:
+        """Do as `read`. Raises `DataError` for a label map of another size than its image at `path`, too."""
+        return self.read(label)
+
+    def counts(self) -> LabelCounts:
+        """Return counts of classes that nothing has been added to."""
+        return LabelCounts(self.class_names, getattr(self, "ignore", None), "pixel" if self.per_pixel else "image")
 
     @property
     def contents(self) -> str:
@@ -143,20 +148,25 @@ def matches(pattern: str, name: PurePath) -> bool:
 
 
 def check_labels(config: LabelledConfig, found: Labelled, watch: Callable[[int, int], None] = lambda done, total: None,
-                 ) -> None:
-    """Raise `DataError` naming all labels of a split that cannot be used, before anything is trained on them.
+                 ) -> LabelCounts:
+    """Return what the labels of a split are of. `watch` is told how many of how many have been looked at.
 
-    `watch` is told how many labels of how many have been looked at.
+    Raises `DataError` naming all labels that cannot be used, before anything is trained on them, and for labels of
+    which nothing can be learnt, as all that counts is of one class.
     """
-    faults = []
+    faults, counts = [], config.counts()
     for number, (path, label) in enumerate(zip(found.files, found.labels, strict=True), 1):
-        fault = config.problem(path, label)
-        if fault is not None:
-            faults.append(str(fault))
+        try:
+            counts.add(config.checked(path, label))
+        except (ImageError, DataError) as error:
+            faults.append(str(error))
         watch(number, len(found))
     if faults:
         raise DataError("\n".join([f"{len(faults)} of {len(found)} labels cannot be used:", *first_of(faults)]),
                         found.folder, "put them right, or leave their images out: exclude (docs/domain-adaptation.md)")
+    if (fault := counts.fault()) is not None:
+        raise DataError(fault, found.folder, counts.advice("this layout (adapt in the recipe)"))
+    return counts
 
 
 def first_of(faults: Sequence[str]) -> list[str]:

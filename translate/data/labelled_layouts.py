@@ -18,15 +18,14 @@ import pydantic
 from pydantic import Field
 
 from translate.data.labelled import Labelled, LabelledConfig, matches
-from translate.data.labels import read_labels
+from translate.data.labels import VOID, class_of, default_ignore, numbers_in, read_labels
 from translate.data.layouts import Split
 from translate.data.pairing import match, named, pair_files
-from translate.errors import DataError, ImageError, TranslateError, visible
+from translate.errors import DataError, ImageError, visible
 from translate.foreign import Shape, parse
 from translate.images.decoding import inspect
 
 METADATA = "metadata.jsonl"
-VOID = 255  # in label maps that are read by Cityscapes' ids: pixels that do not count
 # Cityscapes' label ids → trainIds, 0 road … 18 bicycle; all others, with 34 (GTA5's licence plates), do not count.
 CITYSCAPES_IDS = dict.fromkeys(range(35), VOID) | {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15,
@@ -42,7 +41,8 @@ class LabelMaps(LabelledConfig):
     labels: str
     pattern: str = "*"  # file names of label maps, where others lie beside them
     classes: int = Field(ge=2, le=65_536)
-    ignore: int | None = Field(VOID, ge=0, le=2**32)  # after `ids`: pixels that do not count
+    # after `ids`: pixels that do not count. Not written: 255, where that is no class; null: all count
+    ignore: int | None = Field(default_factory=lambda known: default_ignore(known.get("classes", 2)), ge=0, le=2**32)
     ids: Literal["cityscapes"] | dict[int, int] | None = None  # numbers in the files → classes; null: as they are
     names: tuple[str, ...] = ()  # of the classes, for tables
 
@@ -87,31 +87,29 @@ class LabelMaps(LabelledConfig):
         stored, known = read_labels(label).astype(np.int64), self.known
 
         # A number that the recipe does not know is an error, not a pixel to ignore.
-        present = np.unique(stored)
-        unknown = [int(number) for number in present
-                   if (number not in known if known is not None else number >= self.classes and number != self.ignore)]
+        present = numbers_in(stored)
+        classes = {number: class_of(number, known or {}) for number in present}
+        unknown = [number for number, means in classes.items()
+                   if means is None or (means >= self.classes and means != self.ignore)]
         if unknown:
-            means = f"ids: {self.ids}" if self.ids is not None else f"0 … {self.classes - 1}, ignored {self.ignore}"
+            means = f"0 … {self.classes - 1}, ignored {self.ignore}"
+            means = means if self.ids is None else f"ids: {self.ids}, and besides {means}"
             raise ImageError(label, "read", f"unknown class numbers {', '.join(map(str, unknown[:8]))}; known are "
                                             f"{means} (adapt in the recipe)")
 
         # The others become classes by looking them up.
         if known is None:
             return stored
-        table = np.zeros(int(present.max(initial=0)) + 1, np.int64)
-        for number in present:
-            table[number] = known[int(number)]
+        table = np.zeros(max(present, default=0) + 1, np.int64)
+        table[present] = [means for means in classes.values() if means is not None]
         return table[stored]
 
-    def problem(self, path: Path, label: Path | int) -> TranslateError | None:
-        try:
-            info, shape = inspect(path), self.read(label).shape
-        except ImageError as error:
-            return error
-        if (info.height, info.width) == shape[:2]:
-            return None
-        return DataError(f"is {info.size} and its labels {visible(label)} {shape[1]}×{shape[0]} pixels", path,
-                         "they need one size")
+    def checked(self, path: Path, label: Path | int) -> np.ndarray:
+        info, classes = inspect(path), self.read(label)
+        if (info.height, info.width) != classes.shape[:2]:
+            raise DataError(f"is {info.size} and its labels {visible(label)} {classes.shape[1]}×{classes.shape[0]} "
+                            "pixels", path, "they need one size")
+        return classes
 
     @pydantic.model_validator(mode="after")
     def _numbers_fit(self) -> LabelMaps:

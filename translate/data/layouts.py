@@ -1,6 +1,7 @@
 """What a recipe may say about its data, and where each layout keeps its images.
 
     unpaired   folder/trainA, trainB, testA, testB (valA, valB)         or two folders a, b
+               folder/A/train, B/train, … or folder/train/A, train/B, …
     paired     folder/train, test, val of files with A beside B         or two folders a, b, paired by name
                folder/trainA, trainB, … paired by name
     labels     folder/train_label, train_img, test_label, test_img      or two folders a (labels), b (images)
@@ -12,13 +13,14 @@ in any case, and the order is that of the sorted paths.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
 
-from translate.data.labels import Labelling
+from translate.data.labels import Labelling, default_ignore
 from translate.data.pairing import pair_files
 from translate.data.places import PlaceConfig
 from translate.data.samples import (
@@ -31,10 +33,12 @@ from translate.data.samples import (
     UnpairedSamples,
 )
 from translate.data.transforms import Augmentation
-from translate.errors import DataError, visible
+from translate.errors import DataError
 from translate.images.reading import ImageConfig
+from translate.images.transparency import Background
 
 Split = Literal["train", "test"]
+Number = Annotated[int, Field(ge=0, le=65_535)]  # in a label map
 FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
 
 
@@ -46,13 +50,18 @@ class LayoutConfig(PlaceConfig):
     resize: int | None = Field(default=286, ge=1, le=100_000)
     augment: tuple[Augmentation, ...] = ("flip",)
 
-    paired: ClassVar[bool] = True
+    paired: ClassVar[bool] = True  # a training sees pairs
     aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
 
     @property
     def loading(self) -> Loading:
         """Return what its samples need to know of it. Each layout has `image_a`, as a field or computed from others."""
         return Loading(self.image_a, self.image_b, self.resize, self.augment)  # type: ignore[attr-defined]
+
+    @property
+    def truth_is_known(self) -> bool:
+        """Whether the recipe says that test image i of B is the truth of test image i of A."""
+        return self.paired
 
     @property
     def labelling(self) -> Labelling | None:
@@ -66,6 +75,17 @@ class LayoutConfig(PlaceConfig):
     @property
     def channels_b(self) -> int:
         return self.image_b.channels
+
+    @property
+    def open_backgrounds(self) -> list[str]:
+        """The sides, image_a or image_b, of which it is left open on what transparent images are shown."""
+        return [side for side in ("image_a", "image_b") if side in type(self).model_fields
+                and "background" not in getattr(self, side).model_fields_set]
+
+    def with_backgrounds(self, backgrounds: Mapping[str, Background | None]) -> Self:
+        """Return the same with other backgrounds, by the sides of `open_backgrounds`."""
+        return self.model_copy(update={side: getattr(self, side).model_copy(update={"background": background})
+                                       for side, background in backgrounds.items()})
 
     def build(self, split: Split, root: Path) -> Samples:
         """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
@@ -123,14 +143,21 @@ class SidesConfig(LayoutConfig):
             own = {"train": (self.a, self.b), "test": (self.test_a, self.test_b)}.get(name, (None, None))
             return None if own[0] is None or own[1] is None else (own[0].expanduser(), own[1].expanduser())
         place = self.place(root)
-        folder_a, folder_b = (place / f"{name}{suffix}" for suffix in self.suffixes)
-        if not folder_a.is_dir() and not folder_b.is_dir():
-            return None
-        for folder, other in ((folder_a, folder_b), (folder_b, folder_a)):
-            if not folder.is_dir():
-                raise DataError(f"no such folder, and {visible(other.name)} is there; both are needed", folder,
-                                self.hint())
-        return folder_a, folder_b
+        ways = self.folders_of(name)
+        found = [(place / a, place / b) for a, b in ways if (place / a).is_dir() and (place / b).is_dir()]
+        if found:
+            return found[0]
+        for a, b in (*ways[:2], *(way[::-1] for way in ways[:2])):  # train/A alone may be any folder of images
+            if (place / a).is_dir():
+                raise DataError(f"no such folder, and {a} is there; both are needed", place / b, self.hint())
+        return None
+
+    def folders_of(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Return what the folders of A and B of a split may be called: trainA, or A/train, or train/A."""
+        suffixes = self.suffixes
+        a, b = (suffix.strip("_") for suffix in suffixes)
+        return (f"{name}{suffixes[0]}", f"{name}{suffixes[1]}"), (f"{a}/{name}", f"{b}/{name}"), (
+            f"{name}/{a}", f"{name}/{b}")
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
@@ -171,8 +198,14 @@ class UnpairedConfig(SidesConfig):
 
     kind: Literal["unpaired"] = "unpaired"
     image_a: ImageConfig = ImageConfig(channels=3)
+    # test images of A and B of one name are pairs, and scores are against them; false: the same names say nothing
+    truth: bool = False
 
     paired: ClassVar[bool] = False
+
+    @property
+    def truth_is_known(self) -> bool:
+        return self.truth
 
     def find(self, name: str, root: Path) -> Samples | None:
         folders = self.sides(name, root)
@@ -181,7 +214,7 @@ class UnpairedConfig(SidesConfig):
         return UnpairedSamples(self.loading, name, *self.files_of(folders))
 
     def description(self) -> str:
-        return "trainA and trainB, whose names do not all pair"
+        return "images of A and of B (trainA and trainB), whose names do not all pair"
 
 
 class PairedConfig(SidesConfig):
@@ -207,8 +240,8 @@ class PairedConfig(SidesConfig):
         return AlignedSamples(self.loading, name, aligned, swapped=self.direction == "ba")
 
     def description(self) -> str:
-        by_name = self.folder is not None and (self.folder / "trainA").is_dir()
-        return "trainA and trainB, paired by name" if by_name else "files with A beside B"
+        by_name = self.a is not None or self.sides("train", Path()) is not None
+        return "images of A and of B (trainA and trainB), paired by name" if by_name else "files with A beside B"
 
     @pydantic.model_validator(mode="after")
     def _direction_of_a_folder(self) -> PairedConfig:
@@ -222,8 +255,9 @@ class LabelsConfig(SidesConfig):
 
     kind: Literal["labels"] = "labels"
     classes: int = Field(ge=2, le=65_536)
-    # pixels of this number belong to no class: 0 in every channel
-    ignore: int | None = Field(default=255, ge=0, le=2**32)
+    # pixels of this number belong to no class: 0 in every channel. Not written: 255, where that is no class; null: none
+    ignore: int | None = Field(default_factory=lambda known: default_ignore(known.get("classes", 2)), ge=0, le=2**32)
+    ids: dict[Number, Number] | None = None  # numbers in the files → classes, before all else: {255: 1}
     labels: str = "*"  # file names of label maps, where others lie beside them: "*_labelTrainIds.png"
     # numbers from here on are class × `instances` + instance number (Cityscapes' *_instanceIds.png: 1000); null: all
     # numbers are classes
@@ -235,12 +269,12 @@ class LabelsConfig(SidesConfig):
     @property
     def labelling(self) -> Labelling:
         """Return what the numbers of its label maps say."""
-        return Labelling(self.classes, self.ignore, self.instances, self.edges)
+        return Labelling(self.classes, self.ignore, self.instances, self.edges, tuple((self.ids or {}).items()))
 
     @property
     def image_a(self) -> ImageConfig:
         """Return what a generator is shown: a one-hot image, of a file with one channel of class numbers."""
-        return ImageConfig(channels=self.labelling.channels)
+        return ImageConfig(channels=self.labelling.channels, background=None)
 
     @property
     def suffixes(self) -> tuple[str, str]:
@@ -263,6 +297,10 @@ class LabelsConfig(SidesConfig):
         if self.instances is not None and self.instances < self.classes:
             raise ValueError(f"instances: numbers from {self.instances} on are things, and there are classes up to "
                              f"{self.classes - 1}; use {self.classes} or more")
+        wrong = {new for new in (self.ids or {}).values() if not 0 <= new < self.classes and new != self.ignore}
+        if wrong and self.instances is None:
+            raise ValueError(f"ids: lead to {', '.join(map(str, sorted(wrong)))}; classes are 0 … {self.classes - 1}, "
+                             f"ignored {self.ignore}")
         return self
 
 
@@ -276,7 +314,7 @@ class ComputedConfig(LayoutConfig):
     @property
     def image_a(self) -> ImageConfig:
         """Return what is computed: a grey image of the photographs' depth."""
-        return ImageConfig(channels=1, bits=self.image_b.bits)
+        return self.image_b.model_copy(update={"channels": 1})
 
     def find(self, name: str, root: Path) -> Samples | None:
         place = self.place(root)

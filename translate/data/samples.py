@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from translate.data.hashing import stable_hash
+from translate.data.label_counts import LabelCounts, count_label_maps
 from translate.data.labels import Labelling
 from translate.data.transforms import Augmentation, loaded
 from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError
@@ -61,6 +62,11 @@ class Samples:
     def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
         """Return the stored images of one sample, each (H, W, C), of which one crop is taken. Raises `ImageError`."""
         return [read_image(self.files_a[index_a], self.image_a), read_image(self.files_b[index_b], self.image_b)]
+
+    def count_labels(self, at_most: int) -> LabelCounts | None:
+        """Return what label maps are of, looking at some of many (see `count_label_maps`); None where there are none.
+        """
+        return None
 
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Return what `read` gave, after its transforms, as (a, b): each (C, H, W) in [-1, 1]."""
@@ -139,6 +145,9 @@ class LabelSamples(Samples):
 
     def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
         return [self.labelling.read(self.files_a[index_a]), read_image(self.files_b[index_b], self.image_b)]
+
+    def count_labels(self, at_most: int) -> LabelCounts:
+        return count_label_maps(self.labelling, self.files_a, at_most)
 
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         labels, b = images

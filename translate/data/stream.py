@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,16 +25,23 @@ from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
 from translate.data.scale import Fitting
 from translate.data.transforms import RandomTransform, middle
-from translate.errors import DataError, ImageError, UsageError
+from translate.errors import DataError, ImageError, UsageError, visible
+from translate.images.tensors import unknown_pixels
+
+TRUTH_ADVICE = "where test images of one name are pairs, write truth: true into data in the recipe"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """N samples: a (N, C_a, H, W) and b (N, C_b, H, W), float32 in [-1, 1], and the key of each sample."""
+    """N samples: a (N, C_a, H, W) and b (N, C_b, H, W), float32 in [-1, 1], and the key of each sample.
+
+    `has_unknown`: some pixels have no data (`translate.images.tensors.UNKNOWN`).
+    """
 
     a: Tensor
     b: Tensor
     keys: tuple[int, ...]
+    has_unknown: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -41,22 +49,24 @@ class Batch:
     def micro_batches(self, largest: int | None) -> list[Batch]:
         """Return the same samples in pieces of at most `largest` (None: all in one), which share its memory."""
         step = largest or len(self)
-        return [Batch(self.a[i:i + step], self.b[i:i + step], self.keys[i:i + step])
+        return [Batch(self.a[i:i + step], self.b[i:i + step], self.keys[i:i + step], self.has_unknown)
                 for i in range(0, len(self), step)]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device; from pinned memory the copy does not wait."""
-        return Batch(self.a.to(device, non_blocking=True), self.b.to(device, non_blocking=True), self.keys)
+        return Batch(self.a.to(device, non_blocking=True), self.b.to(device, non_blocking=True), self.keys,
+                     self.has_unknown)
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory: the loader calls this, so that `to` need not wait."""
-        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys)
+        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys, self.has_unknown)
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
         """Return samples of one size as a batch."""
         return cls(torch.stack([sample.a for sample in samples]), torch.stack([sample.b for sample in samples]),
-                   tuple(sample.key for sample in samples))
+                   tuple(sample.key for sample in samples),
+                   any(bool(unknown_pixels(image).any()) for sample in samples for image in (sample.a, sample.b)))
 
 
 def batches(samples: Samples, *, seed: int, start: int, stop: int, batch_size: int, size: tuple[int, int],
@@ -171,15 +181,36 @@ class Pairs(Sequence[tuple[Tensor, Tensor]]):
 
 
 def test_pairs(config: LayoutConfig, root: Path) -> Pairs:
-    """Return test inputs with their truth. Of unpaired data it is known where the test folders pair by name.
+    """Return test inputs with their truth, which of unpaired data is known where the recipe says so (`truth: true`).
 
-    Raises `DataError` where there is no test split or no pairing.
+    Raises `DataError` where there is no test split, no truth, or a test image without a partner of its name.
     """
     samples = config.build("test", root)
-    if not samples.paired:
-        assert isinstance(config, SidesConfig)
-        folders = config.sides(samples.split, root)
-        assert folders is not None, "the split was found"
-        files = pair_files(folders[0], samples.files_a, folders[1], samples.files_b)
-        samples = Samples(samples.loading, samples.split, *files)
-    return Pairs(samples)
+    if not config.truth_is_known:
+        raise DataError("the truth of its test images is not known", config.place(root), TRUTH_ADVICE)
+    return Pairs(samples if samples.paired else paired_by_name(config, samples, root))
+
+
+def paired_by_name(config: LayoutConfig, samples: Samples, root: Path) -> Samples:
+    """Return the images of a split of unpaired data as pairs of one name. Raises `DataError` where they do not pair."""
+    assert isinstance(config, SidesConfig)
+    folders = config.sides(samples.split, root)
+    assert folders is not None, "the split was found"
+    try:
+        return Samples(samples.loading, samples.split, *pair_files(folders[0], samples.files_a,
+                                                                   folders[1], samples.files_b))
+    except DataError as error:
+        raise DataError(f"data.truth says that test images are pairs, and {error.what}", error.path,
+                        error.advice) from None
+
+
+def hint_at_truth(config: LayoutConfig, root: Path) -> str:
+    """Return a line on test images that all pair by name where no recipe says that they are pairs; else nothing."""
+    if config.truth_is_known:
+        return ""
+    with suppress(DataError):
+        pairs = paired_by_name(config, config.build("test", root), root)
+        a, b = (visible(files[0].name) for files in (pairs.files_a, pairs.files_b))
+        return (f"{len(pairs)} test images of A have the names of test images of B, such as {a} and {b}, which says "
+                f"nothing; {TRUTH_ADVICE}")
+    return ""

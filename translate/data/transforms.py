@@ -70,7 +70,7 @@ def resized(image: np.ndarray, shape: tuple[int, int], *, labels: bool = False) 
     method = cv2.INTER_NEAREST_EXACT if labels else cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     result = geometric.resize(image, shape, method)
     if result.dtype == np.float32:  # bicubic overshoots at edges; integer types are clamped by their range
-        np.clip(result, image.min(), image.max(), out=result)
+        np.clip(result, np.fmin.reduce(image, None), np.fmax.reduce(image, None), out=result)  # NaN stays NaN
     return result
 
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,7 +36,9 @@ from torch import Tensor, nn
 from translate.data import test_pairs
 from translate.data.samples import Sample, Samples
 from translate.data.scale import OWN_SIZE, Fitting, HeightWidth, measured, typical_side
+from translate.data.stream import TRUTH_ADVICE
 from translate.errors import DataError, TranslateError
+from translate.images.tensors import hide_unknown
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, observe, summarise
@@ -62,16 +63,14 @@ class HeldOut:
     """The test images of a recipe's data, whole, in their own size: at most `most` sources and reals, evenly spaced.
 
     `shown` gives the same at another size. `paired`: real i is the truth of source i. Of unpaired data it is where the
-    test folders pair by name. Raises `DataError` where there is no test split.
+    recipe says so (`data.truth`). Raises `DataError` where there is no test split, or it says so and the names of its
+    images do not pair.
     """
 
     def __init__(self, recipe: Recipe, root: Path, direction: Direction = "ab", most: int | None = None):
-        samples = recipe.data.build("test", root)
-        if not samples.paired:
-            with suppress(DataError):  # the folders do not pair: no truth is known
-                samples = test_pairs(recipe.data, root).samples
+        self.paired = recipe.data.truth_is_known
+        samples = test_pairs(recipe.data, root).samples if self.paired else recipe.data.build("test", root)
         self.samples: Samples = samples
-        self.paired = samples.paired
         self.direction: Direction = direction
         files = self._in_direction(samples.files_a, samples.files_b)
         self.sources, self.reals = (evenly_spaced(len(side), most) for side in files)
@@ -233,8 +232,8 @@ class Evaluator:
             raise DataError(f"{truth}the kernel distance needs the weights of MobileNetV2 in {root / 'features'} and "
                             "images of 1 or 3 channels", advice="run: translate data features")
         if metric in NEEDS_TRUTH and not self.held_out.paired:
-            raise DataError(f"{metric} needs the truth of the test images, which is known where the two test folders "
-                            "pair by name", "evaluate.metric", "use kernel_distance")
+            raise DataError(f"{metric} needs the truth of the test images, which is known of paired data, and where "
+                            "data.truth says so", "evaluate.metric", f"use kernel_distance; {TRUTH_ADVICE}")
 
         # Enough images, large enough
         if metric == "kernel_distance" and min(len(self.held_out.sources), len(self.held_out.reals)) < 2:
@@ -263,9 +262,13 @@ class Evaluator:
 
 @torch.no_grad()
 def translate_whole(generator: nn.Module, source: Tensor, device: torch.device, precision: Format) -> Tensor:
-    """Translate an image (C, H, W) to (C', H, W) float32, on the device; both in [-1, 1]."""
+    """Translate an image (C, H, W) to (C', H, W) float32, on the device; both in [-1, 1].
+
+    What is not known of the source is not known of the translation.
+    """
     with autocast(device, precision):
-        return generator(source[None].to(device))[0].float()
+        fake = generator(source[None].to(device))[0].float()
+    return hide_unknown(fake, source.to(device))
 
 
 def evenly_spaced(num: int, most: int | None) -> Sequence[int]:

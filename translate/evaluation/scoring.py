@@ -8,6 +8,7 @@
     side, own_side   of a run: the typical short side of the sources, px, as they were shown (as in the last stage of
                   the training, but whole), and in their own size
     num_images, num_reals, num_sources;  paired: whether image i has a truth
+    labels        of label maps: how many pixels of which classes the truth holds, and how many are ignored
     features      the networks that sets were compared by
     interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
     metrics       {name: {title, better, value, interval, floor, baselines}} in the order of a table
@@ -26,7 +27,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -37,13 +38,15 @@ import torch
 from torch import Tensor
 
 from translate import files
-from translate.data.labels import read_labels
-from translate.data.pairing import list_images, pair_files
-from translate.errors import DataError, ImageError, UsageError
+from translate.data.label_counts import LabelCounts
+from translate.data.labels import Labelling, read_labels
+from translate.data.pairing import list_images, names_of, shared_names
+from translate.data.stream import TRUTH_ADVICE
+from translate.errors import DataError, ImageError, UsageError, visible
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.images.decoding import decode, read_content
-from translate.images.reading import ImageConfig, change_bits
-from translate.images.tensors import to_array, to_tensor
+from translate.images.reading import ImageConfig, fit
+from translate.images.tensors import hide_unknown, to_array, to_tensor
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
@@ -51,9 +54,9 @@ from translate.metrics.observations import MEASURES, Observed, observe, summaris
 from translate.metrics.segmentation import LabelScores
 from translate.places import data_root
 from translate.precision import choose_precision, is_out_of_memory
-from translate.recipe import load_recipe
-from translate.runs.folder import RECIPE_FILE
-from translate.runs.release import load_release
+from translate.runs.folder import RECIPE_FILE, load_saved
+from translate.runs.places import naming_moved_places, relative_places
+from translate.runs.release import RELEASE, load_release
 from translate.translators import Direction
 
 RESULTS = "results.json"
@@ -128,7 +131,11 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     """
     # The generator, and the test images of the recipe beside it
     release = load_release(path, direction)
-    own = HeldOut(load_recipe(run_of(path) / RECIPE_FILE), data_root(), direction, most)
+    home = run_of(path)
+    home = home.parent if (home / RELEASE).is_file() and (home.parent / RECIPE_FILE).is_file() else home
+    recipe = load_saved(home)  # of a release that lies in its run, the run's: it says where images are
+    with naming_moved_places(recipe, home):
+        own = HeldOut(recipe, data_root(), direction, most)
     held_out = own.shown(release.fitting)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
@@ -136,8 +143,8 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
 
     def fake(number: int, of: HeldOut) -> Tensor:
         """Translate, and round to the numbers that a file can hold."""
-        made = translate_whole(generator, of.source(number), device, precision)
-        return to_tensor(to_array(made, image_out), image_out)
+        made = translate_whole(generator, of.source(number), device, precision).cpu()
+        return hide_unknown(to_tensor(to_array(made, image_out), image_out), made)
 
     def score(of: HeldOut, sources: Images | None) -> Results:
         return compare(Images(len(of.sources), lambda number: fake(number, of)), Images(len(of.reals), of.real),
@@ -152,67 +159,128 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
             if not is_out_of_memory(error):
                 raise
             results.missing.append(f"scores of the test images in their own size, {own.side} px: out of memory")
+    if not held_out.paired:
+        results.missing.append(f"scores against a truth: which image is whose is not known; {TRUTH_ADVICE}")
+    if relative := relative_places(recipe):
+        results.missing.append(f"certainty about the images: an earlier version saved a relative place, {relative}")
     results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction,
                       "weights": release.weights.name if release.weights else None, "side": held_out.side,
                       "own_side": own.side}
     return results
 
 
-def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, most: int | None = None,
-                    on_progress: OnProgress = lambda done, total: None) -> Results:
-    """Score the images below `folder` against the real ones below `against`: by pairs too where all names pair.
+def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, truth: bool | None = None,
+                    most: int | None = None, on_progress: OnProgress = lambda done, total: None) -> Results:
+    """Score the images below `folder` against the real ones below `against`: by pairs too where most have a truth.
 
     source       holds what the images were made from, for the baselines; None: no baselines
+    truth        None: a real image of the very same name is an image's truth, and where at least half of the images
+                 have one, those are scored and the others named. True: also one whose name differs in what all names
+                 of its folder begin or end with. False: names say nothing, and sets are compared
     most         at most so many images of each folder, evenly spaced; None: all
     on_progress  called with the number of images looked at, and of all there are
 
     Raises `DataError` for folders without images and pairs of different sizes, `ImageError`.
     """
-    # Without a truth of the same name for every image, sets are compared
     images, reals = _list(folder), _list(against)
     sources = [] if source is None else _list(source)
-    notes = []
-    try:
-        images, reals = pair_files(folder, images, against, reals)
-        paired = True
-    except DataError as error:
-        paired = False
-        notes.append(f"scores against a truth need images that pair by name: {error}")
 
-    # Baselines are compared as sets, too, if the sources do not pair with the same images
+    # Images with a truth are scored, and what pairs with nothing is named. Without truths, sets are compared.
+    pairs, notes = _truths(folder, images, against, reals, truth)
+    if pairs:
+        images, reals = [image for image, _ in pairs], [real for _, real in pairs]
+
+    # Baselines are compared as sets, too, unless every image has its source
     sources_paired = False
-    if sources and source is not None:
+    if pairs and source is not None:
         try:
-            images_again, sources = pair_files(folder, images, source, sources)
-            sources_paired = images_again == images
+            origins, lonely, _ = shared_names(folder, images, source, sources, alike=True)
         except DataError as error:
             notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
+        else:
+            sources_paired = not lonely
+            sources = sources if lonely else [origin for _, origin in origins]
+            notes += [f"scores of baselines against a truth need a source of each image's name; without one in "
+                      f"{visible(source)}: {names_of(lonely)}"] if lonely else []
 
     results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
-                      paired=paired, sources_paired=sources_paired, on_progress=on_progress)
+                      paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress)
     results.about |= {"what": str(folder), "against": str(against), "direction": None, "weights": None}
     results.missing += notes
     return results
 
 
-def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255) -> Results:
+def _truths(folder: Path, images: list[Path], against: Path, reals: list[Path],
+            truth: bool | None) -> tuple[list[tuple[Path, Path]], list[str]]:
+    """Return the images that have a truth, each with it, and notes on the others; see `evaluate_folder`."""
+    if truth is False:
+        return [], []
+    try:
+        pairs, only_images, only_reals = shared_names(folder, images, against, reals, alike=bool(truth))
+        if truth and not pairs:
+            raise DataError(f"no name is like one of {against}", folder)
+    except DataError as error:
+        if truth:
+            raise
+        return [], [f"scores against a truth need images that pair by name: {error}"]
+    if truth is None and len(pairs) < len(only_images):
+        alike = shared_names(folder, images, against, reals, alike=True)[0][:1]
+        hint = [f"; --truth takes {visible(a.name)} and {visible(b.name)} for a pair" for a, b in alike]
+        return [], [f"scores against a truth need images that pair by name: {len(only_images)} of {len(images)} have "
+                    f"none in {visible(against)}: {names_of(only_images)}{''.join(hint)}"]
+    return pairs, _unscored(folder, only_images, against, only_reals)
+
+
+def _unscored(folder: Path, only_images: Sequence[Path], against: Path, only_reals: Sequence[Path]) -> list[str]:
+    """Return a line on the images, and one on the real ones, that pair with nothing."""
+    return [f"scores of {len(lonely)} in {visible(place)}, which pair by name with nothing in {visible(other)}: "
+            f"{names_of(lonely)}"
+            for lonely, place, other in ((only_images, folder, against), (only_reals, against, folder)) if lonely]
+
+
+def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255,
+                    ids: Mapping[int, int] | None = None) -> Results:
     """Score label maps below `folder` against those below `against`: mIoU and accuracies.
 
-    Pixels whose truth is `ignore` do not count. Raises `DataError` unless all names pair, `ImageError` for what is no
-    label map of these classes.
+    Pixels whose truth is `ignore` do not count. `ids` says which classes the numbers in the files stand for, where they
+    do not stand for themselves (see `translate.data.labels.class_of`). What pairs with nothing is named. Raises
+    `DataError` where no names pair, and where all that counts is of one class, `ImageError` for what is no label map of
+    these classes.
     """
-    predictions, truths = pair_files(folder, _list(folder), against, _list(against))
-    scores = LabelScores(classes, ignore)
+    pairs, *lonely = shared_names(folder, _list(folder), against, _list(against), alike=True)
+    if not pairs:
+        raise DataError(f"none of its label maps has the name of one in {against}", folder)
+    scores, labelling = LabelScores(classes, ignore), Labelling(classes, ignore, ids=tuple((ids or {}).items()))
+    counts, num_strange = LabelCounts(labelling.names, ignore), 0
     confusions: list[np.ndarray] = []
-    for prediction, truth in zip(predictions, truths, strict=True):
+    for prediction, truth in pairs:
+        stored = read_labels(truth)
+        if (fault := labelling.fault(stored)) is not None:
+            raise ImageError(truth, "read", f"{fault}; --classes, --ignore and --ids say which there are")
         try:
-            confusions.append(scores.confusion(read_labels(prediction), read_labels(truth)))
+            confusions.append(scores.confusion(labelling.renumbered(read_labels(prediction)),
+                                               labelling.renumbered(stored)))
         except DataError as error:
             raise ImageError(prediction, "read", error.what) from None
+        counts.add(labelling.classes_in(labelling.renumbered(stored)))
+        num_strange += int(confusions[-1][:, classes].sum())
+
+    # A score from nothing would be 1.
+    if (fault := counts.fault()) is not None:
+        number, stands_for = next(iter(counts.remedy.items()))
+        raise DataError(fault, against, f"if {number} is a class, add --ids {number}={stands_for}; --ignore none "
+                        "where the numbers in the files are the classes" if counts.ignored else
+                        "such labels tell no prediction from another; look at the files, and at --classes")
+    missing = _unscored(folder, lonely[0], against, lonely[1])
+    missing += [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
+                if counts.absent]
+    if num_strange:
+        missing.append(f"a class in {num_strange:,} pixels of {folder}: their numbers are none of the {classes}, which "
+                       "counts as wrong")
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
-                    "num_images": len(predictions), "num_reals": len(truths), "num_sources": 0, "paired": True,
-                    "features": []},
-                   scores.summarise(confusions))
+                    "num_images": len(pairs), "num_reals": len(pairs), "num_sources": 0, "paired": True,
+                    "features": [], "labels": counts.as_json()},
+                   scores.summarise(confusions), missing=missing)
 
 
 def compare(images: Images, reals: Images, sources: Images | None, *, paired: bool, sources_paired: bool,
@@ -277,11 +345,12 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
 
 
 def read_any(path: Path) -> Tensor:
-    """Read an image as (C, H, W) float32, integers mapped to [-1, 1], without its transparency.
+    """Read an image as (C, H, W) float32, integers mapped to [-1, 1], as it is seen on white where it is transparent.
 
     Grey becomes RGB, as formats differ in whether they keep grey images grey. Raises `ImageError`.
     """
-    pixels = change_bits(decode(read_content(path), path).pixels, "float")
+    picture = decode(read_content(path), path)
+    pixels = fit(picture, ImageConfig(channels=picture.pixels.shape[2], bits="float")).pixels
     image = to_tensor(pixels, ImageConfig(channels=pixels.shape[2], bits="float"))
     return image if (rgb := identity(image, 3)) is None else rgb
 

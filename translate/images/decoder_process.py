@@ -68,6 +68,7 @@ class Request:
     by_rows: bool = False
     max_bytes: float = math.inf
     pixel_bytes: int = 0
+    stacked: bool = False  # the pages of a TIFF are the channels of one image, which is read whole
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ def read_file(request: Request) -> Answer:
     # What its head says, and what decoding it takes if that is true.
     info, size = inspect(request.path), request.path.stat().st_size
     check_size(replace(info, channels=1) if request.labels else info, request.path, request.max_pixels)
-    num_pages = info.frames if info.format == "TIFF" and request.labels is None else 0
-    needed = decoding_bytes(info, size)
+    is_paged = info.format == "TIFF" and request.labels is None and not request.stacked
+    num_pages = info.frames if is_paged else 0
+    needed = decoding_bytes(info, size) * (info.frames if request.stacked else 1)
 
     # The picture, unless it is to be read by rows.
     if num_pages > 1 or (num_pages == 1 and request.by_rows):
@@ -121,7 +123,8 @@ def read_file(request: Request) -> Answer:
         return Answer(key, None, 1)
     with at_most(needed, request.path):
         if request.labels is None:
-            return Answer(key, decode(read_content(request.path), request.path, request.max_pixels))
+            content = read_content(request.path)
+            return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
         return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
 
 
@@ -233,6 +236,7 @@ class ProcessRowReader:
         head = self.head.picture
         pixels = np.empty((stop - start, *head.pixels.shape[1:]), head.pixels.dtype)
         alpha = None if head.alpha is None else np.empty((stop - start, *head.alpha.shape[1:]), head.alpha.dtype)
+        unknown: np.ndarray | None = None  # until a piece lacks data
 
         # As many rows in a piece as it may hold, but one at least.
         row_bytes = math.prod(pixels.shape[1:]) * pixels.itemsize * (1 if alpha is None else 2)
@@ -243,7 +247,10 @@ class ProcessRowReader:
             pixels[piece] = picture.pixels
             if alpha is not None:
                 alpha[piece] = picture.alpha
-        return Picture(head.path, pixels, alpha)
+            if picture.unknown is not None:
+                unknown = np.zeros(pixels.shape[:2], bool) if unknown is None else unknown
+                unknown[piece] = picture.unknown
+        return Picture(head.path, pixels, alpha, nodata=head.nodata, unknown=unknown, range=head.range)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Which library reads a file follows from what it holds, so that no sample is cut 
     pillow-heif  HEIC (the extra `formats`)
     OpenCV       16-bit PNG (Pillow cuts its colours to 8 bits), once Pillow has found the file whole: OpenCV 4 does not
                  tell when half of it is missing
+    pydicom      DICOM (the extra `dicom`; `translate.images.dicoms`)
     tifffile     TIFF of 16 bits, of floats, or of any number of channels (`translate.images.tiffs`)
 
 Anything else (other depths, several frames, formats not on the list) is refused by name.
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -26,6 +28,7 @@ import tifffile
 from PIL import Image, ImageCms, features
 
 from translate.errors import ImageError, MissingExtra
+from translate.images.dicoms import MARK, decode_dicom, dicom_info, is_dicom
 from translate.images.metadata import checked_profile, exif_of, metadata_of
 from translate.images.pictures import (
     MAX_PIXELS,
@@ -36,7 +39,6 @@ from translate.images.pictures import (
     as_image_errors,
     check_kind,
     check_size,
-    checked_floats,
     open_image,
     rotate_upright,
 )
@@ -51,6 +53,7 @@ from translate.images.tiffs import (
     page_info,
     resolution_of,
 )
+from translate.images.values import nodata_in, unknown_in
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
 # The brands of files whose images are coded as in a video of the kinds HEVC, as single images or as sequences.
@@ -68,6 +71,9 @@ def inspect(path: Path) -> ImageInfo:
             with tifffile.TiffFile(file) as tiff:
                 pages = full_pages(tiff, path)
                 return page_info(pages[0], len(pages))
+        if is_dicom(file.read(MARK.stop)):
+            return dicom_info(read_content(path), path)
+        file.seek(0)
         readable, _ = without_bad_chunks(file, path)
         with _opened(readable, path) as image:
             return _pillow_info(image, readable)
@@ -79,11 +85,12 @@ def read_content(path: Path) -> bytes:
         return file.read()
 
 
-def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
+def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS, stacked: bool = False) -> Picture:
     """Decode the bytes of a file that holds one image; `path` is for messages only.
 
-    `translate.images.pages` reads a TIFF of several pages, and one that is too large to stand in memory. Raises
-    `ImageError` for bytes that are no such image, and for one of more than `max_pixels`.
+    `translate.images.pages` reads a TIFF of several pages, and one that is too large to stand in memory; `stacked`
+    takes its pages as the channels of one image. Raises `ImageError` for bytes that are no such image, and for one of
+    more than `max_pixels`.
     """
     with as_image_errors(path, "read"):
         if not content:
@@ -94,8 +101,13 @@ def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> Picture:
         if is_tiff(file):
             with tifffile.TiffFile(file) as tiff:
                 pages = full_pages(tiff, path)
+                if stacked and len(pages) > 1:
+                    return _stacked(pages, file, path, max_pixels)
                 _check_still(len(pages), path)
                 return decode_page(pages[0], file, path, max_pixels)
+
+        if is_dicom(content):
+            return decode_dicom(content, path, max_pixels)
 
         # Anything else is Pillow's. Only what has passed the checks of size and kind is decoded.
         readable, notes = without_bad_chunks(file, path)
@@ -135,13 +147,29 @@ def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Pictu
         pixels, alpha = _decode_pillow(image, path)
         # A TIFF's EXIF describes its own layout: dropped. Without a resolution, Pillow says 1 dot per inch.
         return Picture(path, pixels, alpha, icc=None if image.mode == "CMYK" else icc, dpi=resolution_of(page), geo=geo,
-                       notes=notes)
+                       notes=notes, nodata=nodata_in(geo), unknown=unknown_in(pixels, nodata_in(geo)))
+
+
+def _stacked(pages: Sequence[Any], file: BinaryIO, path: Path, max_pixels: int) -> Picture:
+    """Decode the pages of a TIFF as the channels of one image. Raises `ImageError` where they are not alike."""
+    # More than four channels count as more pixels, before any is decoded.
+    infos = [page_info(page) for page in pages]
+    check_size(replace(infos[0], channels=sum(info.channels for info in infos)), path, max_pixels)
+    pictures = [decode_page(page, file, path, max_pixels) for page in pages]
+    kinds = {(picture.pixels.shape[:2], picture.pixels.dtype.name) for picture in pictures}
+    if len(kinds) > 1 or any(picture.alpha is not None for picture in pictures):
+        raise ImageError(path, "read", "its pages are to be channels, and are not of one size and type, without alpha: "
+                         + ", ".join(f"{width}×{height} {name}" for (height, width), name in sorted(kinds)))
+    gaps = [picture.unknown for picture in pictures if picture.unknown is not None]
+    return replace(pictures[0], pixels=np.dstack([picture.pixels for picture in pictures]),
+                   unknown=np.logical_or.reduce(gaps) if gaps else None)
 
 
 def _check_still(num_frames: int, path: Path) -> None:
     """Raise `ImageError` for a file of several images."""
     if num_frames > 1:
-        raise ImageError(path, "read", f"holds {num_frames} frames or pages; save the one you want as a file")
+        raise ImageError(path, "read", f"holds {num_frames} frames or pages; save the one you want as a file, or "
+                         "take the pages of a TIFF as channels (pages: channels of this side in the recipe)")
 
 
 @contextmanager
@@ -193,10 +221,10 @@ def _pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F") or raw_mode(image).startswith("LA")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # an MPO is a photograph with its previews
-    return ImageInfo(image.format, image.mode, width, height, 1 if grey else 3, _pillow_bits(image, file), frames)
+    return ImageInfo(image.format, image.mode, width, height, 1 if grey else 3, pillow_bits(image, file), frames)
 
 
-def _pillow_bits(image: Image.Image, file: BinaryIO) -> int | Literal["float"]:
+def pillow_bits(image: Image.Image, file: BinaryIO) -> int | Literal["float"]:
     """Return the depth of the file, which Pillow's mode does not tell: it opens 16-bit colour as 8-bit RGB."""
     if image.mode == "F":
         return "float"
@@ -235,7 +263,7 @@ def _decode_pillow(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarr
     """Return pixels (H, W, 1 or 3) and alpha (H, W) or None, whatever Pillow's mode."""
     # Grey of more than 8 bits, which has no alpha.
     if image.mode == "F":
-        return checked_floats(np.array(image)[..., None], path), None
+        return np.array(image)[..., None], None
     if image.mode == "I" or image.mode.startswith("I;16"):  # "I" comes from a 16-bit PGM
         return np.array(image).astype(np.uint16)[..., None], None
 

@@ -53,7 +53,7 @@ def at_most(num_bytes: int, path: Path) -> Iterator[None]:
         yield
         return
 
-    # RLIMIT_DATA is for what a process allocates, in whichever way; an allocation beyond it fails. One thread at a time:
+    # RLIMIT_DATA is for all that a process allocates; an allocation beyond it fails. One thread at a time:
     # each puts back the limit that it has found.
     with _ONE_AT_A_TIME:
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)

@@ -10,12 +10,27 @@ from translate.files import TEMPORARY
 
 # What an image file may be called, in lower case. What it is, its content tells.
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm",
-                      ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif"})
+                      ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".hif", ".dcm", ".dicom"})
+# What systems put into folders of images, in lower case: thumbnails, rubbish bins, snapshots. Its images are nobody's.
+OF_SYSTEMS = frozenset({
+    "@eadir", "@tmp", "@sharebin", "@sharesnap", "#recycle", "#snapshot",  # Synology
+    "@recycle", "@recently-snapshot",  # QNAP
+    "$recycle.bin", "recycler", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini",  # Windows
+    "__macosx", "network trash folder", "temporary items",  # macOS, whose other files are hidden
+    "lost+found", "~snapshot"})  # Linux, NetApp
+
+
+def is_aside(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden, or put there by a system: it is never an image."""
+    return name.startswith(".") or name.lower() in OF_SYSTEMS
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a folder, each part sorted: images by their suffix, everything else, folders that cannot be read."""
+    """What lies in a folder, each part sorted: images by their suffix, everything else, folders that cannot be read.
+
+    A folder that is set aside (`is_aside`) stands among everything else, and nothing in it is listed.
+    """
 
     images: list[Path]
     others: list[Path]
@@ -38,7 +53,7 @@ def list_folder(folder: Path, skip: Path | None = None) -> Listing:
 
     Linked folders are entered, once each and after all real ones, so that a loop of links ends and a link never
     changes the names of what lies inside `folder` anyway. A link that leads nowhere counts as a file: whoever opens it
-    will say so. Hidden files and folders, pipes and devices are never images.
+    will say so. Hidden files and folders, those of systems, pipes and devices are never images.
     """
     files: list[Path] = []
     others: list[Path] = []
@@ -57,7 +72,7 @@ def list_folder(folder: Path, skip: Path | None = None) -> Listing:
 
             # Each entry is a file, a folder to enter later, or neither; temporary files of ours are not mentioned.
             for entry in sorted(here.iterdir()):
-                if entry.name.startswith("."):
+                if is_aside(entry.name):
                     if not entry.name.startswith(TEMPORARY):  # left behind by a killed process of ours
                         others.append(entry)
                 elif entry.is_dir():

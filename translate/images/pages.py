@@ -18,7 +18,7 @@ from torch import Tensor
 
 from translate.available_memory import Available
 from translate.images.pictures import MAX_PIXELS, Picture
-from translate.images.reading import ImageConfig, fit
+from translate.images.reading import ImageConfig, fit, shown_on
 from translate.images.row_readers import FilePage, open_file
 from translate.images.tensors import to_tensor
 
@@ -47,7 +47,11 @@ class Page:
         self._reader, self._alpha_reader = page.reader, page.alpha_reader
         no_rows = fit(picture, config)  # what cannot be fitted is refused here, before anything is decoded
         self.shape = (1, config.channels, page.head.height, no_rows.pixels.shape[1])
+        self.nodata = picture.nodata
+        self.may_lack_data = self.nodata is not None or picture.pixels.dtype.kind == "f"
         self.has_alpha = no_rows.alpha is not None
+        if self.has_alpha and config.background is not None:
+            self.notes = (*self.notes, shown_on(config.background))
 
     @classmethod
     def of_picture(cls, picture: Picture, config: ImageConfig) -> Page:
@@ -72,6 +76,10 @@ class Page:
         None where the file has no alpha, or where `config` makes a channel of it.
         """
         return self._alpha_reader.read(start, stop).alpha if self.has_alpha else None
+
+    def read_unknown(self, start: int, stop: int) -> np.ndarray | None:
+        """Read which pixels of rows [start, stop) have no data: (stop − start, W); None where all have."""
+        return self._alpha_reader.read(start, stop).unknown if self.may_lack_data else None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from translate.errors import DocumentError, ImageError
+from translate.errors import DocumentError, ImageError, TranslateError
 from translate.foreign import opened
 
 Bits = Literal[8, 16, "float"]
@@ -49,13 +49,16 @@ class ImageInfo:
 class Picture:
     """A decoded image, upright, and what else its file held.
 
-    pixels   (H, W, C), uint8, uint16 or float32 (then in [-1, 1])
+    pixels   (H, W, C), as in the file: uint8, uint16, int16, float32, or float64 for whole numbers of 32 bits
     alpha    (H, W) of the same type, or None
     icc      the colour profile
     exif     without an orientation: the pixels are upright
     dpi      dots per inch, across and down
     geo      the tags by which a GeoTIFF says where on Earth it lies, as `tifffile` writes them (`extratags`)
     notes    what of the file was left out because it cannot be read, in words
+    nodata   the value that stands for "no data" in the file; None where it names none
+    unknown  (H, W), true where a pixel has no data; None where all have
+    range    the values that stand for black and white where the recipe names none; None: the whole range of the type
     """
 
     path: Path
@@ -66,10 +69,9 @@ class Picture:
     dpi: tuple[float, float] | None = None
     geo: tuple[Any, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
-
-    @property
-    def bits(self) -> Bits:
-        return bits_of(self.pixels)
+    nodata: float | None = None
+    unknown: np.ndarray | None = None
+    range: tuple[float, float] | None = None
 
 
 def rotate_upright(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -98,7 +100,7 @@ def as_image_errors(path: Path, stage: str) -> Iterator[None]:
     """Raise whatever a decoder raises (there are dozens of classes) as `ImageError`, but a `MemoryError` as it is."""
     try:
         yield
-    except (ImageError, MemoryError):
+    except (TranslateError, MemoryError):
         raise
     except Exception as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
@@ -119,7 +121,8 @@ def open_image(path: Path) -> BufferedReader:
 
 def check_kind(info: ImageInfo, path: Path) -> None:
     """Raise `ImageError`, before an image is decoded, for a depth that nothing here can hold."""
-    if info.bits not in DTYPES or (info.format == "PPM" and info.bits == 16 and info.channels == 3):
+    deep = info.format == "TIFF" and info.bits == 32
+    if (info.bits not in DTYPES and not deep) or (info.format == "PPM" and info.bits == 16 and info.channels == 3):
         raise ImageError(path, "read", f"{info.format} of {info.bits} bits and {info.channels} channels is not read; "
                          "save it as 8- or 16-bit PNG or TIFF")
 
@@ -133,11 +136,3 @@ def check_size(info: ImageInfo, path: Path, max_pixels: int) -> None:
         shown = info.size if info.channels <= 4 else f"{info.size} with {info.channels} channels"
         raise ImageError(path, "read", f"is {shown}, above the limit of {max_pixels:,} pixels; "
                          "raise the limit (max_pixels) if the file is genuine")
-
-
-def checked_floats(samples: np.ndarray, path: Path) -> np.ndarray:
-    """Return the samples if all of them lie in [-1, 1], else raise `ImageError`."""
-    low, high = float(samples.min(initial=0)), float(samples.max(initial=0))
-    if not (low >= -1 and high <= 1):  # also true of NaN
-        raise ImageError(path, "read", f"holds floats from {low:g} to {high:g}; they are to lie in [-1, 1]")
-    return samples

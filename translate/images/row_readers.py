@@ -40,7 +40,10 @@ class PictureRowReader:
 
     def read(self, start: int, stop: int) -> Picture:
         alpha = self.picture.alpha
-        return Picture(self.picture.path, self.picture.pixels[start:stop], None if alpha is None else alpha[start:stop])
+        unknown = self.picture.unknown
+        return Picture(self.picture.path, self.picture.pixels[start:stop], None if alpha is None else alpha[start:stop],
+                       nodata=self.picture.nodata, unknown=None if unknown is None else unknown[start:stop],
+                       range=self.picture.range)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +74,9 @@ class FilePage:
         """Make a page of a picture that stands decoded in memory."""
         reader = PictureRowReader(picture)
         no_rows = reader.read(0, 0)
-        held = picture.pixels.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes)
-        head = PageHead(replace(picture, pixels=no_rows.pixels, alpha=no_rows.alpha), len(picture.pixels), is_big, held)
-        return cls(head, reader, reader)
+        held = sum(each.nbytes for each in (picture.pixels, picture.alpha, picture.unknown) if each is not None)
+        head = replace(picture, pixels=no_rows.pixels, alpha=no_rows.alpha, unknown=no_rows.unknown)
+        return cls(PageHead(head, len(picture.pixels), is_big, held), reader, reader)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from translate.errors import ImageError, TranslateError
 from translate.images.pages import Page
-from translate.images.pictures import DTYPES
-from translate.images.reading import ImageConfig, change_bits
-from translate.images.tensors import to_array
+from translate.images.reading import ImageConfig, change_bits, under_alpha
+from translate.images.tensors import to_file
 from translate.images.tiffs import writer_options
+from translate.images.values import NoData
 from translate.images.writing import as_write_errors, holds, profile_for, replacing_image
 
 TILE_SIDE = 256  # pixels; a multiple of 16 (TIFF 6.0, section 15)
@@ -45,7 +45,7 @@ class ArraySink:
 
     def __init__(self, page: UprightImage, config: ImageConfig):
         self.page, self.config = page, config
-        self.array: np.ndarray = np.empty((page.height, page.width, config.channels), DTYPES[config.bits])
+        self.array: np.ndarray = np.empty((page.height, page.width, config.channels), config.file_dtype)
 
     def write(self, start: int, strip: Tensor) -> None:
         """Take rows (1, C, rows, W) in [-1, 1], from row `start` on. Raises `ImageError` unless all are finite."""
@@ -65,6 +65,9 @@ class TiffSink:
         self.written = 0  # rows
         self._writer, self._thread = writer, thread
         self._alpha = page.has_alpha and holds(".tif", config.channels, config.bits, alpha=True)
+        self._nodata = NoData.of_output(config.file_dtype, page.nodata, config.value_range) if page.may_lack_data \
+            else None
+        self.has_gaps = False  # pixels without data have been written
         self._strips: queue.Queue[np.ndarray | None] = queue.Queue(1)
         self._job: Future[None] | None = None
 
@@ -76,10 +79,15 @@ class TiffSink:
         # The rows as the file holds them, with the input's alpha beside the colours.
         assert start == self.written, f"rows {self.written} come next, and not {start}"
         rows = _samples(strip, self.config, self.page.path)
+        if self._nodata is not None:
+            unknown = self.page.read_unknown(start, start + len(rows))
+            self.has_gaps |= unknown is not None
+            rows = self._nodata.put(rows, unknown)
         if self._alpha:
             alpha = self.page.read_alpha(start, start + len(rows))
             assert alpha is not None, "the page has alpha"
-            rows = np.dstack([rows, change_bits(alpha, self.config.bits)])
+            alpha = change_bits(alpha, self.config.bits)
+            rows = np.dstack([under_alpha(rows, alpha, self.page.config, self.config), alpha])
 
         # The first rows of a page start the thread's work on it.
         if self._job is None:
@@ -87,6 +95,12 @@ class TiffSink:
             self._job = self._thread.submit(self._write_page)
         self._hand_over(rows)
         self.written += len(rows)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the page once it is written."""
+        untold = self.has_gaps and self._nodata is not None and not self._nodata.told
+        return (gaps_untold(self._nodata.value, self.path),) if untold and self._nodata is not None else ()
 
     def finish(self) -> None:
         """Wait until the page is written. Raises `ImageError` for a page that lacks rows, and what `write` raises."""
@@ -122,10 +136,11 @@ class TiffSink:
 
     def _write_page(self) -> None:
         """Write the page, in the thread: tifffile asks `_tiles` for its tiles."""
-        dtype = DTYPES[self.config.bits]
+        dtype = self.config.file_dtype
+        geo = self.page.geo if self._nodata is None else self._nodata.tags(self.page.geo)
         samples = self.config.channels + self._alpha
         options: dict[str, Any] = writer_options(self.config.channels, self._alpha, dtype, dpi=self.page.dpi,
-                                         icc=profile_for(self.config.channels, self.page.icc), geo=self.page.geo)
+                                         icc=profile_for(self.config.channels, self.page.icc), geo=geo)
         shape = (self.page.height, self.page.width, samples)
         self._writer.write(self._tiles(), shape=shape if samples > 1 else shape[:2], dtype=dtype,
                            tile=(TILE_SIDE, TILE_SIDE), maxworkers=1,  # more would gather 500 MB of tiles first
@@ -167,7 +182,7 @@ def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig) -> Ite
     """
     # A classic TIFF has no room for more than its offsets can count. How much compression will save, nobody knows.
     num_bytes = sum(page.height * page.width * (config.channels + page.has_alpha) for page in pages)
-    big = any(page.is_big for page in pages) or num_bytes * np.dtype(DTYPES[config.bits]).itemsize > CLASSIC_TIFF_BYTES
+    big = any(page.is_big for page in pages) or num_bytes * config.file_dtype.itemsize > CLASSIC_TIFF_BYTES
     with (replacing_image(path) as file, tifffile.TiffWriter(file, bigtiff=big) as writer,
           ThreadPoolExecutor(1, "tiff-writer") as thread):
         sinks: list[TiffSink] = []
@@ -183,8 +198,13 @@ def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig) -> Ite
             raise
 
 
+def gaps_untold(value: float, path: Path) -> str:
+    """Say what stands for "no data" in an output that does not tell."""
+    return f"its pixels without data are {value:g}, which the {path.suffix} does not tell from others"
+
+
 def _samples(strip: Tensor, config: ImageConfig, path: Path) -> np.ndarray:
     """Map a strip (1, C, rows, W) to samples (rows, W, C) of the declared depth. Raises `ImageError`: not finite."""
     if not torch.isfinite(strip).all():
         raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
-    return to_array(strip[0], config)
+    return to_file(strip[0], config)

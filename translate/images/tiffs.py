@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,10 +34,10 @@ from translate.images.pictures import (
     Picture,
     as_image_errors,
     check_kind,
-    checked_floats,
     rotate_upright,
     usable_dpi,
 )
+from translate.images.values import nodata_in, unknown_in
 
 # Where on Earth an image lies (GeoTIFF 1.1: pixel scale, tie points, transformation, keys and their numbers and texts),
 # and what GDAL adds to that: metadata, the value that stands for "no data".
@@ -44,6 +45,10 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113)
 ICC_PROFILE_TAG = 34675
 UNITS_PER_INCH = {2: 1.0, 3: 2.54}  # by the resolution's unit (TIFF 6.0): 2 is inches, 3 centimetres; 1 is none
 JPEG_COMPRESSION = 7
+# What the samples of a file, by kind and bytes, become in a picture. Whole numbers of 32 bits become float64, which
+# holds them all.
+PICTURE_DTYPES: dict[str, type] = {"u1": np.uint8, "u2": np.uint16, "u4": np.float64, "i1": np.int16, "i2": np.int16,
+                                   "i4": np.float64, "f2": np.float32, "f4": np.float32, "f8": np.float32}
 # Keep tifffile's warnings off stderr; your own logging handler still gets them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -110,7 +115,7 @@ def check_segments(page: Any, path: Path, max_pixels: int) -> None:
 
 def has_alpha(page: Any) -> bool:
     """Return whether the last sample is alpha. A float image has none: its channels have no common unit."""
-    return tuple(page.extrasamples) in ((1,), (2,)) and page.dtype is not None and page.dtype.kind == "u"
+    return tuple(page.extrasamples) in ((1,), (2,)) and page.dtype is not None and page.dtype in (np.uint8, np.uint16)
 
 
 def orientation_of(page: Any) -> int:
@@ -154,8 +159,10 @@ def obstacle(page: Any) -> str | None:
     jpeg_colours = photometric == "YCBCR" and page.compression == JPEG_COMPRESSION  # decoded to RGB, strip by strip
     if photometric not in ("MINISBLACK", "MINISWHITE", "RGB") and not jpeg_colours:
         return f"TIFF of {page.dtype} {photometric} is not read; save it as grey or RGB"
-    if kind not in ("u", "f") or page.bitspersample != page.dtype.itemsize * 8:
-        return f"TIFF of {page.bitspersample}-bit {page.dtype} {photometric} is not read; save it as 8 or 16 bits"
+    if page.dtype is None or f"{kind}{page.dtype.itemsize}" not in PICTURE_DTYPES:
+        return f"TIFF of {page.dtype} {photometric} is not read; save it as 8 or 16 bits or as floats"
+    if page.bitspersample != page.dtype.itemsize * 8:
+        return f"TIFF of {page.bitspersample} bits a sample, {photometric}, is not read; save it as 8 or 16 bits"
     if page.axes not in ("YX", "YXS", "SYX"):
         return f"TIFF with the axes {page.axes} is not an image of rows and columns"
     if has_alpha(page) and tuple(page.extrasamples) == (1,):
@@ -189,6 +196,7 @@ class TiffRowReader:
         self.orientation = orientation_of(page)
         self.height, self.width = self.info.height, self.info.width
         self.geo = geo_tags(page, path)
+        self.nodata = nodata_in(self.geo)
 
         # How it is stored: one plane of all samples or one for each, every plane in a grid of segments.
         self._samples = page.samplesperpixel
@@ -239,7 +247,7 @@ class TiffRowReader:
         with as_image_errors(self.path, "read"):
             picture = self._as_picture(self._read_stored(0, self.page.imagelength))
         icc, notes = self.icc
-        return Picture(self.path, picture.pixels, picture.alpha, icc, dpi=self.dpi, geo=self.geo, notes=notes)
+        return replace(picture, icc=icc, dpi=self.dpi, geo=self.geo, notes=notes)
 
     @property
     def icc(self) -> tuple[bytes | None, tuple[str, ...]]:
@@ -253,16 +261,21 @@ class TiffRowReader:
 
     def _as_picture(self, samples: np.ndarray) -> Picture:
         """Make colours and alpha, upright, of stored samples (rows, W, S)."""
-        if samples.dtype.kind == "f":
-            samples = checked_floats(samples.astype(np.float32), self.path)
+        with np.errstate(over="ignore"):  # what stands for no data may be the least of all float64
+            samples = samples.astype(PICTURE_DTYPES[f"{samples.dtype.kind}{samples.dtype.itemsize}"], copy=False)
+        colours = samples[..., :-1] if has_alpha(self.page) else samples
+        unknown = unknown_in(colours, self.nodata)
         if self.page.photometric.name == "MINISWHITE":
-            samples = -samples if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max - samples
+            lowest = 0 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).min + np.iinfo(samples.dtype).max
+            samples = lowest - samples
         samples = rotate_upright(samples, self.orientation)
+        unknown = None if unknown is None else rotate_upright(unknown, self.orientation)
         if not samples.flags.writeable:  # a view of the file's bytes, which NumPy guards
             samples = samples.copy()
         if not has_alpha(self.page):
-            return Picture(self.path, samples)
-        return Picture(self.path, np.ascontiguousarray(samples[..., :-1]), np.ascontiguousarray(samples[..., -1]))
+            return Picture(self.path, samples, nodata=self.nodata, unknown=unknown)
+        return Picture(self.path, np.ascontiguousarray(samples[..., :-1]), np.ascontiguousarray(samples[..., -1]),
+                       nodata=self.nodata, unknown=unknown)
 
     def _read_stored(self, start: int, stop: int, upwards: bool = False) -> np.ndarray:
         """Read rows [start, stop) as the file has them, (stop − start, W, S).
@@ -351,7 +364,7 @@ def writer_options(colours: int, alpha: bool, dtype: np.dtype | type, *, icc: by
     """
     options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "compressionargs": {"level": 1},
                                "iccprofile": icc, "metadata": None, "extratags": geo}
-    if np.dtype(dtype).kind == "u":
+    if np.dtype(dtype).kind in "ui":
         options["predictor"] = 2
     if colours + alpha > 1:
         options["photometric"] = "rgb" if colours in (3, 4) else "minisblack"

@@ -40,18 +40,20 @@ def holds(suffix: str, channels: int, bits: Bits, alpha: bool = False) -> bool:
 
 def suffix_for(suffix: str, config: ImageConfig) -> str:
     """Return the suffix to write under: the given one where it can hold such images, else .png, else .tif."""
+    if config.file_dtype == np.int16 or config.pages is not None:  # numbers with a sign, and pages, are a TIFF's alone
+        return suffix if suffix.lower() in (".tif", ".tiff") else ".tif"
     return next(each for each in (suffix, ".png", ".tif") if holds(each, config.channels, config.bits))
 
 
 def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = None, icc: bytes | None = None,
                 exif: bytes | None = None, dpi: tuple[float, float] | None = None, geo: tuple[Any, ...] = (),
-                quality: int | None = None, lossless: bool | None = None) -> None:
+                quality: int | None = None, lossless: bool | None = None, paged: bool = False) -> None:
     """Write an image under the format of `path`'s suffix.
 
     Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
     and on the disk.
 
-    pixels     (H, W) or (H, W, C), uint8, uint16 or float32
+    pixels     (H, W) or (H, W, C), uint8, uint16, float32, or int16 for a TIFF
     alpha      (H, W) of the same type; dropped where the format has none
     icc        kept where it describes the channels written
     exif       left out of a TIFF of more than 8 bits or 3 colours, or with `geo`: there it would be a directory of its
@@ -63,6 +65,7 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
                None     lossless unless `quality` is given
                True     lossless; `quality` is ignored
                False    lossy, at `quality` (95 unless given)
+    paged      of a TIFF: each channel is a page, and there is no alpha
 
     Raises `ImageError` for an image the format cannot hold, `DiskError` for a disk that is full or cannot be written,
     `UsageError` for a quality out of its range.
@@ -71,13 +74,14 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     if quality is not None and not 1 <= quality <= 100:
         raise UsageError(f"quality {quality}: expected 1 (smallest file) to 100 (best)")
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
-    channels, bits = pixels.shape[2], bits_of(pixels)
-    if not holds(path.suffix, channels, bits):
+    signed = pixels.dtype == np.int16
+    channels, bits = pixels.shape[2], 16 if signed else bits_of(pixels)
+    if not holds(path.suffix, channels, bits) or (signed and _PILLOW_FORMATS[path.suffix.lower()] != "TIFF"):
         raise ImageError(path, "write", f"{path.suffix or 'a name without suffix'} cannot hold {channels} channels of "
                          f"{bits_in_words(bits)}; write {suffix_for('', ImageConfig(channels=channels, bits=bits))}")
 
     # What the format has no place for is left out.
-    if alpha is not None and not holds(path.suffix, channels, bits, alpha=True):
+    if alpha is not None and (signed or not holds(path.suffix, channels, bits, alpha=True)):
         alpha = None
     everything = pixels if alpha is None else np.dstack([pixels, alpha])
     icc = profile_for(channels, icc)
@@ -87,9 +91,12 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     with as_image_errors(path, "write"):
         if name == "PNG" and bits == 16:
             content = _encode_deep_png(everything, icc, exif, dpi)
+        elif name == "TIFF" and paged:
+            options = writer_options(1, False, pixels.dtype, icc=None, dpi=dpi, geo=geo)
+            content = _encode_tiff(np.moveaxis(pixels, 2, 0), options)
         elif name == "TIFF" and (bits != 8 or channels > 3 or geo):
             options = writer_options(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi, geo=geo)
-            content = _encode_tiff(everything, options)
+            content = _encode_tiff(everything if everything.shape[2] > 1 else everything[..., 0], options)
         else:
             content = _encode(name, everything, _loss_options(name, quality, lossless) | {
                 key: value for key, value in (("icc_profile", icc), ("exif", exif), ("dpi", dpi)) if value is not None})
@@ -140,7 +147,7 @@ def _encode(name: str, pixels: np.ndarray, options: dict[str, Any]) -> bytes:
 
 def _encode_tiff(pixels: np.ndarray, options: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    tifffile.imwrite(file, pixels if pixels.shape[2] > 1 else pixels[..., 0], **options)
+    tifffile.imwrite(file, pixels, **options)
     return file.getvalue()
 
 

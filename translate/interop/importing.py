@@ -135,7 +135,7 @@ def _recipe(generators: Mapping[Direction, ForeignGenerator], training: Training
     # Which data, and at which size: one stage of the size that its images had.
     load, crop = _sizes(found, training)
     data: dict[str, Any] = {"kind": "paired" if kind == "pix2pix" else "unpaired", "resize": load,
-                            "folder": str(training.data or PLACEHOLDER),
+                            "folder": str(training.data.expanduser().absolute() if training.data else PLACEHOLDER),
                             "image_a": {"channels": channels_a}, "image_b": {"channels": channels_b}}
     if training.labels is not None:
         data |= {"kind": "labels", "classes": training.labels, "instances": training.instances,

@@ -231,7 +231,7 @@ class Began(BaseObjective):
 
     kind: Literal["began"] = "began"
     gamma: float = Field(0.5, gt=0, le=1)  # γ: less makes truer and more alike images, more makes more varied ones
-    rate: float = Field(1e-3, gt=0, le=1000)  # λ
+    rate: float = Field(1e-3, gt=0, le=1e9)  # λ
 
     threshold: ClassVar[float | None] = None
     reconstructs: ClassVar[bool] = True

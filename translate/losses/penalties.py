@@ -52,7 +52,7 @@ class WassersteinGP(SlopePenalty):
     """WGAN-GP (Gulrajani et al. 2017, eq. 3): E (‖∇D(x̂)‖ − 1)², two-sided, at x̂ = ε·real + (1 − ε)·fake."""
 
     kind: Literal["wgan_gp"] = "wgan_gp"
-    weight: float = Field(10.0, gt=0, le=1e6)
+    weight: float = Field(10.0, gt=0, le=1e9)
 
     def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
         mix = mix.view(-1, *[1] * (real.ndim - 1))
@@ -63,7 +63,7 @@ class R1(SlopePenalty):
     """R1 (Mescheder et al. 2018, eq. 9): ½ E ‖∇D(real)‖²; D may not keep a slope where the data are."""
 
     kind: Literal["r1"] = "r1"
-    weight: float = Field(10.0, gt=0, le=1e6)  # γ
+    weight: float = Field(10.0, gt=0, le=1e9)  # γ
 
     def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
         return over_slopes(lambda slope: slope.square() / 2, discriminator, real)
@@ -73,7 +73,7 @@ class R2(SlopePenalty):
     """R2 (Mescheder et al. 2018, eq. 10): ½ E ‖∇D(fake)‖²; D may not keep a slope where the generator is."""
 
     kind: Literal["r2"] = "r2"
-    weight: float = Field(10.0, gt=0, le=1e6)  # γ
+    weight: float = Field(10.0, gt=0, le=1e9)  # γ
 
     def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
         return over_slopes(lambda slope: slope.square() / 2, discriminator, fake)
@@ -83,7 +83,7 @@ class Orthogonal(_Penalty):
     """Orthogonal regularisation of D's weights: `non_orthogonality`."""
 
     kind: Literal["orthogonal"] = "orthogonal"
-    weight: float = Field(1e-4, gt=0, le=1e6)  # β
+    weight: float = Field(1e-4, gt=0, le=1e9)  # β
 
     def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
         return non_orthogonality(discriminator.network)

@@ -27,7 +27,7 @@ class _Perceptual(Config):
 
     kind: str
 
-    weight: float = Field(10.0, gt=0, le=1e6)  # pix2pixHD: 10
+    weight: float = Field(10.0, gt=0, le=1e9)  # pix2pixHD: 10
 
     stages: ClassVar[tuple[float, ...]]  # wᵢ, from fine to coarse
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from translate.images.tensors import hide_unknown
 from translate.metrics import distribution, diversity, intervals, reference
 from translate.metrics.features import FeatureNetwork
 from translate.metrics.intervals import Estimate
@@ -70,6 +71,7 @@ def observe(image: Tensor, truth: Tensor | None, networks: Sequence[FeatureNetwo
     scores: dict[str, float] = {}
     if truth is not None:
         scores = reference.score(image[None], truth[None])
+        image = hide_unknown(image, image, truth)
         if lpips is not None and lpips.takes(image):
             scores["lpips"] = lpips(image, truth)
     features = {name: rows for network in networks if image.shape[0] in (1, 3) for name, rows in network(image).items()}

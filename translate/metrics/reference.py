@@ -7,8 +7,13 @@ in `perceptual.py`.
 
 from __future__ import annotations
 
+import math
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from translate.images.tensors import unknown_pixels
 from translate.metrics.checks import check_pair
 
 MIN_SIDE_SSIM = 11  # px, the side of its window
@@ -19,12 +24,16 @@ def score(image: Tensor, truth: Tensor) -> dict[str, float]:
     """Return PSNR (dB), L1, gradient error, SSIM and MS-SSIM of an image and its truth, (1, C, H, W) in [-1, 1] each.
 
     Left out are SSIM of images with sides below 11 px, MS-SSIM below 176 px, and the gradient error of a flat truth.
-    The PSNR of equal images is infinite. Raises `DataError` for values that are not finite or not in [-1, 1].
+    The PSNR of equal images is infinite. Pixels of which one of them has no data do not count, and of images with such
+    pixels there is no MS-SSIM. Raises `DataError` for values that are not finite or not in [-1, 1].
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio  # slow to import
 
     image, truth = image.float(), truth.float()
     check_pair(image, truth)
+    known = ~(unknown_pixels(image) | unknown_pixels(truth))
+    if not known.all():
+        return score_known(image, truth, known)
     scores = {
         "psnr": peak_signal_noise_ratio(image, truth, data_range=2.0).item(),
         "l1": (image - truth).abs().mean().item(),
@@ -35,6 +44,35 @@ def score(image: Tensor, truth: Tensor) -> dict[str, float]:
         scores["ssim"] = ssim(image, truth)
     if min(image.shape[-2:]) >= MIN_SIDE_MS_SSIM:
         scores["ms_ssim"] = ms_ssim(image, truth)
+    return scores
+
+
+def score_known(image: Tensor, truth: Tensor, known: Tensor) -> dict[str, float]:
+    """Return the scores of `score` over the pixels that are `known` (1, 1, H, W): none where there are none.
+
+    The gradient and SSIM count where all of the pixels that they look at are known.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
+
+    # Pixel by pixel.
+    image, differences = torch.where(known, image, truth), (image - truth).expand_as(truth)[known.expand_as(truth)]
+    if not len(differences):
+        return {}
+    scores = {"psnr": 10 * math.log10(4 / squared) if (squared := differences.square().mean().item()) else math.inf,
+              "l1": differences.abs().mean().item()}
+
+    # A pixel with those below and beside it, and windows of SSIM, whose mirrored borders lie inside the image.
+    if min(image.shape[-2:]) > 1:
+        corners = (known[..., :-1, :-1] & known[..., 1:, :-1] & known[..., :-1, 1:]).expand(-1, image.shape[1], -1, -1)
+        found, expected = (gradients(each)[corners].mean().item() for each in (image, truth))
+        if expected > 0:
+            scores["gradient_error"] = abs(found - expected) / expected
+    if min(image.shape[-2:]) >= MIN_SIDE_SSIM:
+        whole = F.max_pool2d(1 - known.float(), MIN_SIDE_SSIM, 1, MIN_SIDE_SSIM // 2) == 0
+        if whole.any():
+            _, everywhere = structural_similarity_index_measure(
+                *_intensities(image, truth), data_range=1.0, return_full_image=True)
+            scores["ssim"] = everywhere[whole.expand_as(everywhere)].mean().item()
     return scores
 
 
@@ -67,6 +105,11 @@ def gradient_error(image: Tensor, truth: Tensor) -> Tensor:
 
 def mean_gradient(image: Tensor) -> Tensor:
     """Return the mean length of the forward-difference gradient, over pixels and channels."""
+    return gradients(image).mean()
+
+
+def gradients(image: Tensor) -> Tensor:
+    """Return the length of the forward-difference gradient of each pixel: (N, C, H − 1, W − 1)."""
     down = image[..., 1:, :-1] - image[..., :-1, :-1]
     right = image[..., :-1, 1:] - image[..., :-1, :-1]
-    return (down.square() + right.square()).sqrt().mean()
+    return (down.square() + right.square()).sqrt()

@@ -28,6 +28,7 @@ from translate.report import showcase
 from translate.report.charts import Curve, line_chart, short
 from translate.report.reading import RunRecord, flat, read_run
 from translate.report.showcase import Shown
+from translate.runs.places import NEEDED_TO_TRAIN, places_of, text_for_others
 from translate.sizes import format_bytes
 
 REPORT = "report.html"
@@ -64,7 +65,8 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
         two_way="ba" in record.recipe.translator.directions,
         speed=record.curve(record.timed, "images_per_second"),
         memory=record.curve(record.training, "peak_bytes", scale=2**-30), stages=stages(record),
-        events=[event for event in record.events if event["what"] != "report"], recipe_text=record.recipe.dump_yaml())
+        events=[event for event in record.events if event["what"] != "report"],
+        recipe_text=text_for_others(record.recipe))
     return _write(page, file or run / REPORT)
 
 
@@ -114,7 +116,8 @@ def settings(recipe: Recipe) -> list[tuple[str, str]]:
     rows = [("translator", translator.pop("kind"))] + [(name, words(value)) for name, value in translator.items()]
     rows += [(f"optimizer: {phase}", words(config))
              for phase, config in recipe.optimizer.model_dump(mode="json").items()]
-    where = data.card or data.folder or f"{getattr(data, 'a', '')}, {getattr(data, 'b', '')}"
+    places = places_of(recipe)
+    where = data.card or ", ".join(f"…/{places[field].name}" for field in NEEDED_TO_TRAIN if field in places)
     sizes = {stage.resize or data.resize for stage in recipe.stages}
     size = "loaded in their own size" if sizes == {None} else "resized to " + ", ".join(
         f"{side} px" if side else "their own size" for side in sorted(sizes, key=lambda side: side or 0))

@@ -23,6 +23,7 @@ from translate.report.charts import Curve, Mark, Ring
 from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, MemoryChoice, Status, load_saved
 from translate.runs.records import EVENTS, METRICS, Event, Line
 from translate.runs.release import RELEASE
+from translate.runs.states import BestState
 
 RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}  # files, and what they are of
 NO_VALUES = ("images", "kind", "stage", "lr", "images_per_second", "peak_bytes")
@@ -37,16 +38,6 @@ Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 SIDES = ("_ab", "_ba", "_a", "_b")  # losses whose names differ in these alone share a chart
 
 
-class BestShape(Shape):
-    """The best checkpoint so far, as an evaluation notes it."""
-
-    images: Count
-    metric: str
-    value: Number
-    num_images: Count
-    side: Count | None = None
-
-
 class Record(Line):
     """A line of `metrics.jsonl`; losses and scores stand in it under their own names."""
 
@@ -58,7 +49,7 @@ class Record(Line):
     own_side: Count = 0
     own_size: dict[str, Number | None] = Field(default_factory=dict)
     decided_by: str | None = None
-    best: BestShape | None = None
+    best: BestState | None = None
     since_best: Count | None = None
     seconds: Annotated[Number, Field(ge=0)] | None = None
     intervals: dict[str, Interval] = Field(default_factory=dict)

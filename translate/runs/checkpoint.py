@@ -20,53 +20,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from pydantic import Field
 from torch import Tensor
 
 from translate import files
-from translate.data.scale import ScaleState
 from translate.errors import CheckpointError, DiskError, DocumentError, is_disk_fault, visible
-from translate.foreign import Count, Number, Shape, read_json
+from translate.foreign import read_json
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
+from translate.runs.states import State
 from translate.translators import Translator
 
 STATE = "state.json"
-
-
-class BestState(Shape):
-    """A `Best`, as a checkpoint holds it."""
-
-    images: Count
-    metric: str
-    value: Number
-    num_images: Count
-    side: Count | None = None
-
-
-class ProgressState(Shape):
-    """A `Progress`, as a checkpoint holds it."""
-
-    images: Count
-    stage: Count
-    stage_images: Count
-    evaluated: Count = 0
-    best: BestState | None = None
-    since_best: Count = 0
-    rollbacks: Count = 0
-    clear: Count | None = None
-    began: str = ""
-    guard: dict[str, Any] = Field(default_factory=dict)
-    scales: dict[str, ScaleState] = Field(default_factory=dict)
-
-
-class State(Shape):
-    """What a checkpoint's `state.json` holds."""
-
-    progress: ProgressState
-    groups: dict[str, list[dict[str, Any]]]
-    machine: dict[str, Any]
-    scaler: dict[str, Any] | None
-    num_processes: Count
 
 
 @dataclass(frozen=True)
@@ -224,11 +187,16 @@ def _restore(path: Path, state: dict[str, Any], run: RunState) -> list[str]:
             if state["machine"].get(what) != now]
 
 
-def read_progress(path: Path) -> Progress:
-    """Read where the run of a verified checkpoint stood."""
+def read_progress(path: Path, num_stages: int | None = None) -> Progress:
+    """Read where the run of a verified checkpoint stood, in one of `num_stages` where that is known.
+
+    Raises `CheckpointError`.
+    """
     progress = Progress()
     with _as_checkpoint_errors(path):
         progress.load(read_json(path / STATE, State)["progress"])
+    if num_stages is not None and progress.stage >= num_stages:
+        raise CheckpointError(f"is of stage {progress.stage + 1}, and the recipe has {num_stages}", path)
     return progress
 
 
@@ -386,8 +354,9 @@ def _paths(folder: Path) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    (path / MANIFEST).unlink(missing_ok=True)  # first: a checkpoint that is half removed must not verify
-    shutil.rmtree(path, ignore_errors=True)
+    if not path.is_symlink():
+        (path / MANIFEST).unlink(missing_ok=True)  # first: a checkpoint that is half removed must not verify
+    files.remove_folder(path)
 
 
 def _bytes_needed(run: RunState) -> int:

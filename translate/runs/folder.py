@@ -1,7 +1,7 @@
 """The folder of a run: who may use it, what recipe it belongs to, and how the run ended.
 
     runs/<name>/
-      recipe.yaml      the resolved recipe                 metrics.jsonl   losses and scores, one line a record
+      recipe.yaml      the resolved recipe, absolute places    metrics.jsonl   losses and scores, one line a record
       status.json      running, stopped, finished          samples/        grids of the same held-out images over time
       checkpoints/     the newest few and the best         release/        the generators to give away, at the end
       memory.json      the memory plan of each stage       events.jsonl    start, resume, warnings, end
@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -20,8 +21,10 @@ from pydantic import Field
 from translate import files
 from translate.errors import DocumentError, RunError, visible
 from translate.foreign import Count, Shape, read_json
+from translate.images.transparency import Background
 from translate.networks.memory import Plan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
+from translate.runs.places import absolute, comparable, refuse_moved
 
 RECIPE_FILE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
@@ -70,10 +73,11 @@ class RunFolder:
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Raise `RunError` where the folder holds files that would be overwritten.
 
-        With `resume`: where it holds no run, or the run of another recipe.
+        With `resume`: where it holds no run, or the run of another recipe, or its images are not there any more.
         """
         if resume:
             refuse_changes(self.saved_recipe(), recipe, self.path)
+            refuse_moved(recipe, self.path)
         elif self.path.exists() and not self.path.is_dir():
             raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
         elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
@@ -99,7 +103,7 @@ class RunFolder:
             except BlockingIOError:
                 self._lock.close()
                 raise RunError("another process is training this run", self.path, "wait for it, or end it") from None
-            files.write_bytes(self.path / RECIPE_FILE, recipe.dump_yaml().encode())
+            files.write_bytes(self.path / RECIPE_FILE, absolute(recipe).dump_yaml().encode())
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Replace `status.json`. Raises `DiskError`."""
@@ -138,18 +142,29 @@ def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
 def as_written(saved: Recipe) -> Recipe:
     """Return what a recipe meant that a training has saved: what it does not say, its version did in its own way.
 
-    Before a recipe could say who is trained first in a step, generators were, whatever the translator.
+    Before a recipe could say who is trained first in a step, generators were, whatever the translator. Before it could
+    say on what transparent images are shown, the colours that nobody sees were trained on.
     """
+    saved = with_backgrounds(saved, {})
     written = "first" in saved.translator.pace.model_fields_set
     return saved if written or saved.translator.first == "generator" else saved.with_first("generator")
 
 
 def continued(saved: Recipe, recipe: Recipe) -> Recipe:
     """Return what `recipe` means to a run that was begun with `saved`: what it leaves open stays as it was."""
+    recipe = with_backgrounds(recipe, {"image_a": saved.data.loading.image_a.background,
+                                       "image_b": saved.data.loading.image_b.background})
     if recipe.start is None:
         recipe = recipe.model_copy(update={"start": saved.start})
     is_open = recipe.translator.pace.first is None and recipe.translator.first != saved.translator.first
     return recipe.with_first(saved.translator.first) if is_open else recipe
+
+
+def with_backgrounds(recipe: Recipe, backgrounds: Mapping[str, Background | None]) -> Recipe:
+    """Return a recipe whose sides have these backgrounds, or none, where it leaves them open."""
+    data = recipe.data
+    chosen = {side: backgrounds.get(side) for side in data.open_backgrounds}
+    return recipe.model_copy(update={"data": data.with_backgrounds(chosen)}) if chosen else recipe
 
 
 def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:
@@ -161,11 +176,12 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     """
     # What changes no result
     recipe = continued(saved, recipe)
-    old, new = saved.dump(), recipe.dump()
+    old, new = comparable(saved, recipe)
     for document, each in ((old, saved), (new, recipe)):
         document["translator"]["pace"]["first"] = each.translator.first
         for field in Recipe.may_change:
             document.pop(field)
+        document["data"].pop("truth", None)  # decides about scores alone
         for stage in document["stages"]:
             stage.pop("memory"), stage.pop("micro_batch")
 
@@ -182,4 +198,4 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     if changed:
         raise RunError("\n".join(["belongs to another recipe, and resuming would mix the two:", *changed]), folder,
                        advice or "start a new run with --run, or undo the changes: "
-                       f"`translate train --resume --run {visible(folder)}` takes the saved recipe")
+                       f"`translate train --resume --run {shlex.quote(visible(folder))}` takes the saved recipe")

@@ -1,7 +1,8 @@
 """The folder of weights one gives away, and reading a generator back from it or from a run.
 
-A release holds `recipe.yaml`, one safetensors file for each generator (the averaged one where an average was kept),
-`release.json`, a model card, and a manifest. A run folder serves as well: its newest verified checkpoint is read.
+A release holds `recipe.yaml`, which names no place on the disk of its maker, one safetensors file for each generator
+(the averaged one where an average was kept), `release.json`, a model card, and a manifest. A run folder serves as well:
+its newest verified checkpoint is read.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,10 +30,11 @@ from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
 from translate.networks.weights import refuse_larger
-from translate.recipe import Recipe, Stage, load_recipe
+from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
-from translate.runs.folder import RECIPE_FILE
+from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.manifest import read_network, seal, verify, write_network
+from translate.runs.places import without_places
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"
@@ -80,7 +83,7 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
     Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
     """
     found = find_weights(path)
-    release = _read(load_recipe(found.folder / RECIPE_FILE), found.weights, direction)
+    release = _read(load_saved(found.folder), found.weights, direction)
     return replace(release, refused=found.refused)
 
 
@@ -134,7 +137,8 @@ def _best_weights(run: Path) -> Path:
     """Return the best checkpoint of a run. Raises `UsageError` where there is none, `CheckpointError` for damage."""
     weights = best_checkpoint(run / "checkpoints")
     if weights is None:
-        raise UsageError("no evaluation has said which checkpoint of this run is the best", run, f"use --model {run}")
+        raise UsageError("no evaluation has said which checkpoint of this run is the best", run,
+                         f"use --model {shlex.quote(str(run))}")
     if (fault := verify(weights)) is not None:
         raise CheckpointError(f"the best checkpoint of this run is damaged: {fault}", weights)
     return weights
@@ -147,7 +151,7 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
     `progress` says how far these generators were trained, and `chosen` why they were taken: they are the last, or the
     best by a score.
     """
-    write_generators(folder, recipe, {way: translator.generator(way) for way in translator.directions},
+    write_generators(folder, without_places(recipe), {way: translator.generator(way) for way in translator.directions},
                      {"name": recipe.name, "directions": translator.directions, "images": progress.images,
                       "stage": progress.stage, "stage_images": progress.stage_images, "scales": progress.scales,
                       "chosen": chosen},
@@ -204,8 +208,8 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
     fitting = recipe.fitting(stage_of(recipe, progress)[0])
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
-                           files.sha256(weights / f"{name}.safetensors"), image_in.model_dump(mode="json"),
-                           image_out.model_dump(mode="json"), *shape])
+                           files.sha256(weights / f"{name}.safetensors"), image_in.identity, image_out.identity,
+                           *shape])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, growth=_growth(recipe, progress), fitting=fitting,
@@ -265,7 +269,7 @@ def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[fl
 def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str, began: str) -> str:
     """Return the README.md of a release."""
     directions = ", ".join(f"{direction[0].upper()} → {direction[1].upper()}" for direction in translator.directions)
-    data = recipe.data.card or "the folders its recipe names"
+    data = recipe.data.card or "images of its maker"
     return "\n".join([
         "---", "library_name: diptych", "tags: [image-to-image, " + recipe.translator.kind + "]", "---", "",
         f"# {recipe.name}", "",

@@ -16,8 +16,10 @@ from typing import Protocol
 from accelerate import Accelerator
 from torch import Tensor
 
-from translate.data import Sample, held_out
+from translate.data import Sample, Samples, held_out
+from translate.data.label_counts import MAX_MAPS_BEFORE_TRAINING
 from translate.data.scale import scales_in_words
+from translate.data.stream import hint_at_truth
 from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
 from translate.metrics.intervals import Estimate
@@ -54,14 +56,17 @@ class Logbook:
     """Records one training in its run folder and tells `report` about it. Every process calls all methods alike."""
 
     def __init__(self, home: RunFolder, recipe: Recipe, accelerator: Accelerator, precision: Format,
-                 progress: Progress, report: Reporter):
-        """Open the book of the run in `home`.
+                 progress: Progress, report: Reporter, samples: Samples):
+        """Open the book of the run in `home`, which trains on `samples`.
 
-        Raises `DataError` where the scores that the recipe decides by cannot be had, `MissingExtra` for a tracker.
+        Raises `DataError` where the scores that the recipe decides by cannot be had, or where nothing can be learnt
+        from the label maps of a run that has not begun; `MissingExtra` for a tracker.
         """
         self.home, self.folder, self.recipe = home, home.path, recipe
         self.accelerator, self.precision = accelerator, precision
         self.progress, self.report = progress, report
+        self.begun = (self.folder / "checkpoints").is_dir()  # a version before may have seen to less
+        self.notes = [] if self.begun else by_main_process(lambda: self._look_at_labels(samples), accelerator)
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
@@ -80,6 +85,8 @@ class Logbook:
                            **describe_machine(self.accelerator.device))
         if self.unscored:
             self.tell("warning", self.unscored)
+        for line in self.notes:
+            self.tell("warning" if line.startswith("warning") else "data", line)
         for note in notes:
             self.tell("start", note)
 
@@ -278,14 +285,32 @@ class Logbook:
         if exit_code != 130:  # whoever presses Ctrl-C again is in a hurry
             self.write_report()
 
+    def _look_at_labels(self, samples: Samples) -> list[str]:
+        """Return lines on what label maps that are trained on hold, an even part of many; none where there are none.
+
+        Raises `DataError` where nothing could be learnt from them.
+        """
+        counts = samples.count_labels(MAX_MAPS_BEFORE_TRAINING)
+        if counts is None or not counts.num_labels:
+            return []
+        if (fault := counts.fault()) is not None:
+            raise DataError(f"label maps: {fault}", self.recipe.data.place(data_root()),
+                            counts.advice("data in the recipe"))
+        return [f"label maps: {counts}", *(f"warning: label maps: {line}" for line in counts.warnings())]
+
     def _make_evaluator(self) -> Evaluator | None:
-        """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does."""
+        """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does.
+
+        A run that has begun goes on all the same: a version before may have taken other images for the truth.
+        """
         if self.recipe.every.evaluate is None:
             return None
+        if hint := hint_at_truth(self.recipe.data, data_root()):
+            self.notes.append(hint)
         try:
             return Evaluator(self.recipe, self.accelerator, self.precision)
         except DataError as error:
-            if self.recipe.needs_test_images:
+            if self.recipe.needs_test_images and not self.begun:
                 raise
             self.unscored = f"no held-out scores: {error}"
             return None

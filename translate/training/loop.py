@@ -114,7 +114,7 @@ class Run:
         self.build(source)
         self.samples = recipe.data.build("train", data_root())
         self.shapes = Shapes(self.samples)
-        self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report)
+        self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report, self.samples)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
         self.rolled_back, self.stop = False, StopRequest()
@@ -179,7 +179,7 @@ class Run:
 
     def load(self, checkpoint: Path) -> list[str]:
         """Put the run into the state of a checkpoint. Return what differs between then and now."""
-        self.match_stage_shape(read_progress(checkpoint).stage)
+        self.match_stage_shape(read_progress(checkpoint, len(self.recipe.stages)).stage)
         differences = restore_checkpoint(checkpoint, self.state)
         self.translator.fade_in(self.share)
 

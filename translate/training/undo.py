@@ -47,3 +47,16 @@ def leaving_no_trace(networks: Iterable[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in held:
                 buffer.copy_(value)
+
+
+@contextmanager
+def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
+    """Compute no gradient for these networks' parameters within the block."""
+    held = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

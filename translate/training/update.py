@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from translate.data import Batch
 from translate.errors import DoesNotFit
+from translate.images.tensors import hide_unknown
 from translate.losses import Penalty
 from translate.networks import memory
 from translate.networks.discriminators import Discriminator
@@ -35,8 +36,8 @@ from translate.networks.recomputing import recomputing, starting_point
 from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
 from translate.training import draws
-from translate.training.processes import in_any_process
-from translate.training.undo import BeforePhase, leaving_no_trace
+from translate.training.processes import has_sync_batch_norm, in_any_process
+from translate.training.undo import BeforePhase, frozen, leaving_no_trace
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 
@@ -78,6 +79,7 @@ class Update:
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
         self._keys: tuple[int, ...] = ()  # of the current micro-batch's samples
+        self._has_unknown = False  # whether pixels of the batch have no data
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
 
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
@@ -162,6 +164,7 @@ class Update:
 
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the (a, b) images of this process's batch, in pieces of `micro_batch` samples: each (N, C, H, W)."""
+        self._has_unknown = batch.has_unknown
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
             self._keys = piece.keys
@@ -171,15 +174,20 @@ class Update:
                 self._propagate(torch.stack(self._waiting).sum())
                 self._waiting = []
 
+    def hide_unknown(self, made: Tensor, real: Tensor, truth: Tensor | None = None) -> Tensor:
+        """Return what was made of `real` without the pixels that are not known, see `images.tensors.hide_unknown`."""
+        return hide_unknown(made, real, truth) if self._has_unknown else made
+
     @contextmanager
-    def fake(self, generator: nn.Module, real: Tensor) -> Iterator[Tensor]:
+    def fake(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None) -> Iterator[Tensor]:
         """Yield `generator(real)` as a leaf that gathers its gradient, which goes on through `generator` at the end.
 
+        It is the truth where that or `real` is not known, see `hide_unknown`.
         The leaf is in at least float32: scaled half-precision gradients of several losses could overflow in their sum.
         Under memory plan `plain` there is no cut, and the image is yielded as it is.
         """
         if not self.plan.cut:
-            yield generator(real)
+            yield self.hide_unknown(generator(real), real, truth)
             return
 
         # In CycleGAN and CUT a generator also reads the fake. Both graphs together would not fit: this one is dropped
@@ -187,7 +195,7 @@ class Update:
         replay = self.plan.replay and self.translator.replays
         start = starting_point(generator) if replay else []
         with self.without_graph() if replay else nullcontext():
-            image: Tensor | None = generator(real)
+            image: Tensor | None = self.hide_unknown(generator(real), real, truth)
         assert image is not None
         dtype = image.dtype
 
@@ -204,7 +212,7 @@ class Update:
         gradient, leaf.grad = leaf.grad.to(dtype), None
         if image is None:
             with recomputing(start):
-                image = generator(real)
+                image = self.hide_unknown(generator(real), real, truth)
         with self.outside_autocast():
             image.backward(gradient)
 
@@ -226,10 +234,10 @@ class Update:
         self.record(name, loss)
         self._propagate(loss)
 
-    def translated(self, generator: nn.Module, real: Tensor) -> Tensor:
-        """Return `generator(real)` in at least float32, without a graph."""
+    def translated(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None) -> Tensor:
+        """Return `generator(real)` in at least float32, without a graph and without what is not known."""
         with self.without_graph():
-            return at_least_float32(generator(real))
+            return self.hide_unknown(at_least_float32(generator(real)), real, truth)
 
     def previewing(self, generators: dict[str, nn.Module]) -> AbstractContextManager[object]:
         """Make fakes within the block that a later phase makes again: these passes leave no trace in the buffers."""
@@ -379,21 +387,3 @@ class Update:
         with self.outside_autocast():
             scaler = self.accelerator.scaler
             (loss if scaler is None else scaler.scale(loss)).backward()
-
-
-@contextmanager
-def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
-    """Compute no gradient for these networks' parameters within the block."""
-    held = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in held:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)
-
-
-def has_sync_batch_norm(networks: Iterable[nn.Module]) -> bool:
-    """Tell whether a forward pass of these networks talks to other processes."""
-    return any(isinstance(part, nn.SyncBatchNorm) for network in networks for part in network.modules())

@@ -54,7 +54,7 @@ class BaseTranslatorConfig(Config):
     objective: Objective
     penalty: Penalty | None = None  # on the discriminators; null: none
     # Keeps the generators' filters apart (orthogonal regularisation, Brock et al. 2019: 1e-4); 0: leaves them alone
-    orthogonal: float = Field(0.0, ge=0, le=1e6)
+    orthogonal: float = Field(0.0, ge=0, le=1e9)
     augment: tuple[DiffAugmentation, ...] = ()  # of what the discriminators see; for little data
     noise: InstanceNoise | None = None  # on what the discriminators see; null: none
     pace: Pace = Pace()

@@ -29,9 +29,9 @@ class CUTWeights(Config):
     used, which is ½ and ½.
     """
 
-    adversarial: float = Field(1.0, ge=0, le=1e6)
-    nce: float = Field(1.0, gt=0, le=1e6)  # λ_X: more is truer to the input and changes it less
-    identity: float = Field(1.0, ge=0, le=1e6)  # λ_Y: keeps an image of B as it is; 0 leaves its passes out
+    adversarial: float = Field(1.0, ge=0, le=1e9)
+    nce: float = Field(1.0, gt=0, le=1e9)  # λ_X: more is truer to the input and changes it less
+    identity: float = Field(1.0, ge=0, le=1e9)  # λ_Y: keeps an image of B as it is; 0 leaves its passes out
 
 
 class CUTConfig(BaseTranslatorConfig):
@@ -42,7 +42,7 @@ class CUTConfig(BaseTranslatorConfig):
     discriminator: DiscriminatorConfig = PatchGANConfig()
     objective: Objective = LeastSquares()
     weights: CUTWeights = CUTWeights()
-    temperature: float = Field(0.07, gt=0, le=1000)  # τ of eq. 3: less minds only the negatives that are most alike
+    temperature: float = Field(0.07, gt=0, le=1e9)  # τ of eq. 3: less minds only the negatives that are most alike
     patches: int = Field(256, ge=2, le=65_536)  # of each image and layer; each is a negative of all the others
     flip_equivariance: bool = False  # half of the images are translated mirrored: features must be mirrored too
 

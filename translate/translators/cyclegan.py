@@ -24,18 +24,18 @@ from translate.translators.translator import StepTools, Translator
 class CycleGANWeights(Config):
     """L_GAN(AB) + L_GAN(BA) + λ L_cyc (eq. 3), and the identity loss of section 5.2."""
 
-    adversarial: float = Field(1.0, ge=0, le=1e6)
-    cycle: float = Field(10.0, ge=0, le=1e6)
-    identity: float = Field(5.0, ge=0, le=1e6)  # keeps shared colours; 0 leaves its passes out (two forwards less)
+    adversarial: float = Field(1.0, ge=0, le=1e9)
+    cycle: float = Field(10.0, ge=0, le=1e9)
+    identity: float = Field(5.0, ge=0, le=1e9)  # keeps shared colours; 0 leaves its passes out (two forwards less)
 
 
 class SemanticConfig(Config):
     """A translation is to show what its source shows, in the opinion of a frozen task network (Hoffman et al. 2018)."""
 
     task: Path  # its folder: `translate adapt make` trains one on labelled images of A
-    weight: float = Field(1.0, ge=0, le=1e6)  # of A → B
+    weight: float = Field(1.0, ge=0, le=1e9)  # of A → B
     # of B → A; 1 in the paper, for a network that is right about most images of B
-    back: float = Field(0.0, ge=0, le=1e6)
+    back: float = Field(0.0, ge=0, le=1e9)
 
 
 class CycleGANConfig(BaseTranslatorConfig):
@@ -49,7 +49,7 @@ class CycleGANConfig(BaseTranslatorConfig):
     perceptual: Perceptual | None = None  # distance of a pretrained network's features round the cycle; null: none
     # Deviation of noise on the fake before it is translated back: it hides what a generator smuggles through the cycle
     # in patterns too faint to be seen (Chu et al. 2017). Images reach from −1 to 1; 0.02 is some steps of 8 bits.
-    cycle_noise: float = Field(0.0, ge=0, le=100)
+    cycle_noise: float = Field(0.0, ge=0, le=1e9)
     semantic: SemanticConfig | None = None  # for domain adaptation; null: none
     pool: int = Field(50, ge=0, le=100_000)  # past fakes a discriminator may be shown, kept on the CPU as 8-bit images
 
@@ -122,15 +122,17 @@ class CycleGAN(Translator):
                 opinion, before = self.frozen["task"](fake), update.translated(self.frozen["task"], real)
                 update.backward(f"semantic_{name}", self.semantic[name] * semantic_consistency(opinion, before))
         if self.weights.identity:
-            update.backward(f"identity_{name}", self.weights.identity * l1_loss(back(real), real))
+            same = update.hide_unknown(back(real), real, real)
+            update.backward(f"identity_{name}", self.weights.identity * l1_loss(same, real))
         return fake.detach()
 
     def come_back(self, update: StepTools, name: Direction, fake: Tensor, real: Tensor, back: nn.Module) -> None:
         """Hold the way back to where it began (eq. 2), and to what a pretrained network sees there, if there is one."""
         if self.perceptual is None:
-            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(back(fake), real))
+            rebuilt = update.hide_unknown(back(fake), real, real)
+            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
             return
-        with update.fake(back, fake) as rebuilt:  # a cut of its own: the generator's graph waits, not the losses'
+        with update.fake(back, fake, truth=real) as rebuilt:  # a cut of its own: this graph waits, not theirs
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
             update.backward(f"perceptual_{name}", self.perceptual(rebuilt, real))
 

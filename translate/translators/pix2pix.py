@@ -22,9 +22,9 @@ from translate.translators.translator import StepTools, Translator
 class Pix2PixWeights(Config):
     """G* = arg min max L_cGAN + λ L_L1 (eq. 4)."""
 
-    adversarial: float = Field(1.0, ge=0, le=1e6)
-    features: float = Field(0.0, ge=0, le=1e6)  # distance of D's features (pix2pixHD: 10): sharper than L1
-    l1: float = Field(100.0, ge=0, le=1e6)  # towards 0: livelier and less faithful
+    adversarial: float = Field(1.0, ge=0, le=1e9)
+    features: float = Field(0.0, ge=0, le=1e9)  # distance of D's features (pix2pixHD: 10): sharper than L1
+    l1: float = Field(100.0, ge=0, le=1e9)  # towards 0: livelier and less faithful
 
 
 class Pix2PixConfig(BaseTranslatorConfig):
@@ -67,7 +67,7 @@ class Pix2Pix(Translator):
         """Fool the discriminator and stay near the truth (eq. 4); return the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
-            with update.fake(self.generator_ab, a) as fake:
+            with update.fake(self.generator_ab, a, truth=b) as fake:
                 fooled = self.fool(update, self.conditional(update, a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 if self.weights.features:
@@ -81,7 +81,7 @@ class Pix2Pix(Translator):
     def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
-            fake = fakes[number] if fakes else update.translated(self.generator_ab, a)
+            fake = fakes[number] if fakes else update.translated(self.generator_ab, a, truth=b)
             self.tell_apart(update, self.conditional(update, a), b, fake)
 
     def conditional(self, update: StepTools, a: Tensor) -> Discriminator:

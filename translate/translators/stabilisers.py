@@ -17,7 +17,7 @@ class InstanceNoise(Config):
     Its deviation falls linearly to zero; images reach from −1 to 1.
     """
 
-    sigma: float = Field(0.1, gt=0, le=100)  # at the first image
+    sigma: float = Field(0.1, gt=0, le=1e9)  # at the first image
     images: int = Field(ge=1, le=10**12)  # after so many images of the run there is none
 
     def at(self, images: int) -> float:

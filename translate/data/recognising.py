@@ -1,0 +1,107 @@
+"""What a bare folder seems to hold: the layout that a recipe would name for it, guessed by names and a few files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from translate.data.labels import VOID, read_labels
+from translate.data.layouts import (
+    FOLDERS_OF,
+    ComputedConfig,
+    LabelsConfig,
+    LayoutConfig,
+    PairedConfig,
+    SidesConfig,
+    UnpairedConfig,
+)
+from translate.data.pairing import list_images, match, named
+from translate.errors import DataError, ImageError
+from translate.images.decoding import inspect
+from translate.images.listing import is_aside
+
+NUM_SAMPLE_FILES = 20  # of a folder, to recognise its layout by
+
+
+def recognise(folder: Path) -> LayoutConfig | None:
+    """Return the layout that a folder seems to have; None where no known place in it holds images."""
+    if not folder.is_dir():
+        return None
+
+    # Two folders of images, or of label maps and images, in one of the ways in which layouts know them.
+    for sides in (UnpairedConfig(folder=folder), LabelsConfig(folder=folder, classes=2)):
+        found: SidesConfig = sides
+        if (folders := train_sides(found)) is not None:
+            return _of_sides(found, folders, {"folder": folder})
+    if (where := _two_domains(folder)) is not None:
+        return _of_sides(UnpairedConfig(folder=folder), (where["a"], where["b"]), where)
+
+    if (folder / "train").is_dir():
+        aligned = all(width == 2 * height for width, height in _sizes(list_images(folder / "train")))
+        return PairedConfig(folder=folder) if aligned else ComputedConfig(folder=folder)
+    return ComputedConfig(folder=folder) if list_images(folder) and not splits_further_down(folder) else None
+
+
+def splits_further_down(folder: Path) -> list[Path]:
+    """Return the folders, below one that has no splits itself, that have some: all of its images are not one set."""
+    return sorted({path.parent for path in folder.glob("*/**/") if path.name in FOLDERS_OF["train"] + FOLDERS_OF["test"]
+                   and not any(map(is_aside, path.relative_to(folder).parts))} - {folder})
+
+
+def _two_domains(folder: Path) -> dict[str, Path] | None:
+    """Return what a recipe says of a folder with two folders in it, of A and B, each with its splits or without."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_aside(path.name))
+    if len(inside) != 2:
+        return None
+    for train in FOLDERS_OF["train"]:
+        if all((path / train).is_dir() for path in inside):
+            where = {"a": inside[0] / train, "b": inside[1] / train}
+            tests = (test for test in FOLDERS_OF["test"] if all((path / test).is_dir() for path in inside))
+            test = next(tests, None)
+            return where | ({"test_a": inside[0] / test, "test_b": inside[1] / test} if test is not None else {})
+    return {"a": inside[0], "b": inside[1]} if [path.name.lower() for path in inside] == ["a", "b"] else None
+
+
+def train_sides(config: SidesConfig) -> tuple[Path, Path] | None:
+    """Return the folders of both sides for training; None where there are not both."""
+    with suppress(DataError):
+        return config.sides("train", Path())
+    return None
+
+
+def matched(folders: tuple[Path, Path]) -> tuple[int, list[Path], list[Path]]:
+    """Return how many names of two folders pair, and the files of each that have no partner."""
+    a, b = (named(side, list_images(side)) for side in folders)
+    pairs, only_a, only_b = match(list(a), list(b))
+    return len(pairs), [a[name][0] for name in only_a], [b[name][0] for name in only_b]
+
+
+def _of_sides(config: SidesConfig, folders: tuple[Path, Path], where: dict[str, Path]) -> LayoutConfig:
+    """Return what two folders hold, that `where` names in a recipe: label maps, pairs, or what does not all pair."""
+    if config.labelling is not None:
+        return LabelsConfig(**where, classes=_guessed_classes(folders[0]))
+    _, only_a, only_b = matched(folders)
+    return UnpairedConfig(**where) if only_a or only_b else PairedConfig(**where)
+
+
+def _guessed_classes(folder: Path) -> int:
+    """Return one more than the largest number in some label maps, without the 255 of 8 bits, which is ignored."""
+    largest = 1
+    for path in list_images(folder)[:NUM_SAMPLE_FILES]:
+        try:
+            numbers = read_labels(path)
+        except ImageError:
+            continue  # the check reads every file and reports it
+        counted = numbers if numbers.dtype.itemsize > 1 else numbers[numbers != VOID]
+        largest = max(largest, int(counted.max(initial=1)))
+    return largest + 1
+
+
+def _sizes(files: list[Path]) -> Iterator[tuple[int, int]]:
+    for path in files[:NUM_SAMPLE_FILES]:
+        try:
+            info = inspect(path)
+        except ImageError:
+            continue
+        yield info.width, info.height

@@ -4,7 +4,7 @@
     python tools/bench_memory.py --limits 2 --megapixels 0.3 4 36
 
 Needs a system that lets a memory cgroup be made. Taken: the memory of all processes of the conversion that belongs to
-no file (RssAnon, every 20 ms), above what there was before the first image.
+no file, as the cgroup counts it, every 20 ms, above what there was before the first image.
 """
 
 from __future__ import annotations
@@ -85,15 +85,10 @@ def measure(folder: Path, limit: float | None, asked: argparse.Namespace) -> str
 
 
 def anonymous_bytes(group: Path) -> int:
-    """What all processes of a cgroup hold that is no file's."""
-    total = 0
-    for number in (group / "cgroup.procs").read_text().split():
-        try:
-            status = Path(f"/proc/{number}/status").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:"))
-    return total
+    """What all processes of a cgroup hold that is no file's, as its kernel counts it (versions 1 and 2)."""
+    lines = (group / "memory.stat").read_text().splitlines()
+    stat = {name: int(number) for name, number in (line.split() for line in lines)}
+    return stat.get("total_rss", stat.get("anon", 0))
 
 
 def convert_here(group: Path, source: Path, out: Path, width: int, workers: int) -> None:
@@ -101,14 +96,16 @@ def convert_here(group: Path, source: Path, out: Path, width: int, workers: int)
     enter(group)
     import torch
 
-    from tests.conversions import release_of
     from translate.convert import convert
     from translate.convert.memory_share import MemoryShare
+    from translate.images.reading import ImageConfig
     from translate.networks.resnet import ResNet
+    from translate.runs.release import Release
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    release = release_of(ResNet(3, 3, width=width, blocks=1))
+    generator, image = ResNet(3, 3, width=width, blocks=1).eval(), ImageConfig()
+    release = Release(generator, image, image, "ab", "measured", "0" * 64)
     share, before = MemoryShare.of(workers).total.bytes, anonymous_bytes(group)
     begin = time.monotonic()
     summary = convert(source, out, release, precision="fp32", workers=workers)

@@ -137,11 +137,11 @@ def test_at_once_where_it_fits_in_strips_where_not_and_then_says_why(left) -> No
 
 def test_strips_that_nobody_asked_for_are_exact(left) -> None:
     image = torch.rand(3, 400, 300) * 2 - 1
-    whole = translating().translate(image, Path("x"))
+    whole = translating().translate(image, Path("x"), (400, 300))
     left(130 * MB)
     one = translating()
     assert one.way(400, 300).strips is not None
-    error = (one.translate(image, Path("x")) - whole).square().mean().sqrt()
+    error = (one.translate(image, Path("x"), (400, 300)) - whole).square().mean().sqrt()
     assert 20 * np.log10(2 / float(error)) >= 120
 
 

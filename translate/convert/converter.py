@@ -25,7 +25,9 @@ from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
 from translate.convert.pools import decoder_pool, prefetch, thread_pool
+from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
+from translate.data.scale import HeightWidth
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
@@ -69,16 +71,23 @@ class Input:
     image: Tensor | None = None
 
 
+ShownAndGiven = tuple[Page | LabelRows, Page | LabelRows]  # as it is translated, and of the size that is given back
+
+
 class Converter:
     """Translates files with one generator under one set of options."""
 
-    def __init__(self, translating: Translating, ledger: Ledger, options: Options):
+    def __init__(self, translating: Translating, ledger: Ledger, options: Options,
+                 warn: Callable[[str], None] = lambda line: None):
+        """`warn` is called with a line about the first image at a scale that the model does not know."""
         self.share = MemoryShare.of(options.workers)
         self.translating = replace(translating, room=self.share.for_one)
         self.ledger, self.options = ledger, options
         self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
         self.salt = json.dumps([translating.release.fingerprint, translating.precision, options.format,
-                                options.quality, OUTPUT_VERSION])
+                                options.quality, OUTPUT_VERSION, *translating.scaling.key])
+        self.warn = warn
+        self.num_outside = 0  # images translated at another scale than the model knows
 
     def run(self, jobs: Iterable[Job], stop: object) -> Generator[Entry, None, None]:
         """Translate files, and yield what became of each, in their order. What cannot be translated is an entry too.
@@ -155,42 +164,72 @@ class Converter:
                 return writers.submit(self.record, self._foretell(read))
             if read.picture is None:
                 return writers.submit(self.record, self._translate_pages(read))
-            way = self.translating.way(*read.picture.pixels.shape[:2])
-            if read.image is None:
-                made: Tensor | np.ndarray = self._by_rows(Page.of_picture(read.picture, self.image_in), way)
-            else:
-                made = self.translating.translate(read.image, read.job.source, way)
+            picture, made, strips = self._translate_picture(read)
         except (DiskError, NoDecoder):
             raise
         except Exception as error:  # the next file may well be fine, and the entry says what this one did
             return writers.submit(self.record, failure(read.job, error))
-        return writers.submit(self.write, read, read.picture, made, way.reason)
+        return writers.submit(self.write, read, picture, made, strips)
+
+    def _translate_picture(self, read: Input) -> tuple[Picture, Tensor | np.ndarray, str | None]:
+        """Translate what stands in memory. Returns what the output has besides its pixels, these, and why in strips."""
+        picture = read.picture
+        assert picture is not None, "pages are translated elsewhere"
+        if read.image is not None:
+            self._note_scale(read.job, (read.image.shape[1], read.image.shape[2]))
+            way = self.translating.way(read.image.shape[1], read.image.shape[2])
+            shape = picture.pixels.shape[0], picture.pixels.shape[1]
+            return picture, self.translating.translate(read.image, read.job.source, shape, way), way.reason
+        shown, given_back = self.translating.scaling.page(Page.of_picture(picture, self.image_in))
+        self._note_scale(read.job, (shown.height, shown.width))
+        about = replace(picture, alpha=given_back.read_alpha(0, given_back.height), dpi=given_back.dpi,
+                        geo=given_back.geo, unknown=given_back.read_unknown(0, given_back.height))
+        way = self.translating.way(shown.height, shown.width)
+        return about, self._by_rows(shown, given_back, way), way.reason
+
+    def _note_scale(self, job: Job, *shapes: HeightWidth) -> None:
+        """Count a file whose images are translated in shapes beyond the model's scale; warn of the first."""
+        fault = next(filter(None, (outside(self.translating.release.scale, shape) for shape in shapes)), "")
+        if fault and not self.num_outside:
+            self.warn(f"{visible(job.name)} {fault}")
+        self.num_outside += bool(fault)
 
     def _foretell(self, read: Input) -> Entry:
         """Say what would become of a file. Pages to be read by rows are opened: so far only their number is known."""
         if read.picture is None:
             with self._pages(read.job) as pages:
+                self._note_scale(read.job, *((shown.height, shown.width) for shown, _ in pages))
                 for page in pages:
                     self._way(read.job, page, pages)
+            return Entry(read.job.name, "todo", read.job.output_name, read.key)
+        if read.image is not None:
+            shape = read.image.shape[1], read.image.shape[2]
         else:
-            self.translating.way(*read.picture.pixels.shape[:2])
+            shape = self.translating.scaling.shape_of((read.picture.pixels.shape[0], read.picture.pixels.shape[1]))
+        self._note_scale(read.job, shape)
+        self.translating.way(*shape)
         return Entry(read.job.name, "todo", read.job.output_name, read.key)
 
     @contextmanager
-    def _pages(self, job: Job) -> Iterator[list[Page] | list[LabelRows]]:
-        """Open the pages of a file that is read when it is its turn; a label map, and pages that are channels, whole.
+    def _pages(self, job: Job) -> Iterator[Sequence[ShownAndGiven]]:
+        """Open the pages of a file, each as it is translated and of the size that is given back.
 
-        Raises `ImageError`, also where there is no memory to decode them or no output that holds them; and `NoDecoder`.
+        A label map, and pages that are channels, are read whole. Raises `ImageError`, also where there is no memory to
+        decode them or no output that holds them; and `NoDecoder`.
         """
         give_back_freed()
-        room, labels = self.share.for_one(), self.translating.release.labels
+        room, labels, scaling = self.share.for_one(), self.translating.release.labels, self.translating.scaling
         if labels is not None or self.image_in.pages is not None:
             with decoder_pool(min(self.options.workers, 1)) as read:
                 picture = read(self._request(job, None, False, room.bytes)).picture
             if picture is None:
                 raise ImageError(job.source, "read", "takes more to decode and to write than may be taken: "
                                  f"{format_bytes(room.bytes)}, {room.limit_from}")
-            yield [Page.of_picture(picture, self.image_in)] if labels is None else [LabelRows(picture, labels)]
+            if labels is None:
+                yield [scaling.page(Page.of_picture(picture, self.image_in))]
+            else:
+                shown, given_back = (LabelRows(each, labels) for each in scaling.picture(picture, labels=True))
+                yield [(shown, given_back)]
             return
 
         opening = decoder_process.open_file if self.options.workers else row_readers.open_file
@@ -198,35 +237,35 @@ class Converter:
             if len(pages) > 1 and not holds_pages(job.output):
                 raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
                                  "leave --format out, or take tif")
-            yield pages
+            yield [self.translating.scaling.page(page) for page in pages]
 
-    def _way(self, job: Job, page: Page | LabelRows, pages: Sequence[Page | LabelRows]) -> Way:
+    def _way(self, job: Job, page: ShownAndGiven, pages: Sequence[ShownAndGiven]) -> Way:
         """Choose how to compute one of the open pages. Raises `DoesNotFit`, also where its output cannot be encoded."""
         # What the file takes where it is decoded, and, of an output that is encoded whole, its samples.
-        num_pixels = page.height * page.width
+        shown, given_back = page
+        num_pixels = given_back.height * given_back.width
         made = num_pixels * sample_bytes(self.image_out)
-        beside = sum(each.held_bytes for each in pages) + max(each.read_bytes for each in pages)
-        if not self._rows_to_write(job, pages):
+        beside = sum(each.held_bytes for each, _ in pages) + max(each.read_bytes for each, _ in pages)
+        if not self._writes_rows(job, pages):
             needed, room = beside + num_pixels * encoded_bytes(self.image_out), self.share.for_one()
             if needed > room.bytes:
-                raise DoesNotFit(f"encoding {page.height}×{page.width} pixels as {job.output.suffix} takes "
+                raise DoesNotFit(f"encoding {given_back.height}×{given_back.width} pixels as {job.output.suffix} takes "
                                  f"{format_bytes(needed)}, and {format_bytes(room.bytes)} may be taken: "
                                  f"{room.limit_from}", advice="free memory, or save the input as a TIFF in tiles: "
                                  "it is read and written by rows")
             beside += made
-        return self.translating.way(page.height, page.width, beside,
-                                    2 * (made + num_pixels * sample_bytes(self.image_in)))
+        read = shown.height * shown.width * sample_bytes(self.image_in)
+        return self.translating.way(shown.height, shown.width, beside, 2 * (made + read))
 
-    def _rows_to_write(self, job: Job, pages: Sequence[Page | LabelRows]) -> list[Page]:
-        """Return the pages if their output is a TIFF that is written by rows."""
-        if not holds_pages(job.output) or self.image_out.pages is not None:
-            return []
-        return [page for page in pages if isinstance(page, Page)]
+    def _writes_rows(self, job: Job, pages: Sequence[ShownAndGiven]) -> bool:
+        """Whether the output is a TIFF that is written by rows."""
+        is_labels = any(isinstance(given_back, LabelRows) for _, given_back in pages)
+        return holds_pages(job.output) and self.image_out.pages is None and not is_labels
 
-    def _by_rows(self, page: Page | LabelRows, way: Way) -> np.ndarray:
+    def _by_rows(self, shown: Page | LabelRows, given_back: Page | LabelRows, way: Way) -> np.ndarray:
         """Translate a page by rows, into an array as files hold it."""
-        sink = ArraySink(page, self.image_out)
-        self.translating.translate_rows(page, sink, way)
+        sink = ArraySink(given_back, self.image_out)
+        self.translating.translate_rows(shown, sink, (given_back.height, given_back.width), way)
         return sink.array
 
     def _translate_pages(self, read: Input) -> Entry:
@@ -235,22 +274,24 @@ class Converter:
         self._begin(read)
         notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
-            by_rows = self._rows_to_write(job, pages)
-            if by_rows:
-                with writing_pages(job.output, by_rows, self.image_out) as sinks:
-                    for page, sink in zip(by_rows, sinks, strict=True):
-                        way = self._way(job, page, pages)
-                        self.translating.translate_rows(page, sink, way)
+            self._note_scale(job, *((shown.height, shown.width) for shown, _ in pages))
+            given_back = [page for _, page in pages]
+            if self._writes_rows(job, pages):
+                with writing_pages(job.output, [page for page in given_back if isinstance(page, Page)],
+                                   self.image_out) as sinks:
+                    for (shown, page), sink in zip(pages, sinks, strict=True):
+                        way = self._way(job, (shown, page), pages)
+                        self.translating.translate_rows(shown, sink, (page.height, page.width), way)
                         notes = (*notes, *sink.notes)
                         reasons.add(way.reason)
             else:
-                (one,) = pages
-                way = self._way(job, one, pages)
-                notes = self._save(job, self._by_rows(one, way), one, one.read_alpha(0, one.height),
-                                   one.read_unknown(0, one.height))
+                ((shown, page),) = pages
+                way = self._way(job, (shown, page), pages)
+                notes = self._save(job, self._by_rows(shown, page, way), page, page.read_alpha(0, page.height),
+                                   page.read_unknown(0, page.height))
                 reasons.add(way.reason)
-        return self._done(read, sum(page.height * page.width for page in pages),
-                          (*(note for page in pages for note in page.notes), *notes),
+        return self._done(read, sum(page.height * page.width for page in given_back),
+                          (*(note for page in given_back for note in page.notes), *notes),
                           "; ".join(sorted(reason for reason in reasons if reason)) or None)
 
     def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray, strips: str | None = None) -> Entry:

@@ -12,10 +12,16 @@ from torch import Tensor
 
 from translate import tiling
 from translate.available_memory import Available, give_back_freed
+from translate.convert.label_rows import LabelRows
 from translate.convert.memory_share import usable_memory
+from translate.convert.scaling import Scaling
+from translate.data.scale import HeightWidth
 from translate.errors import DoesNotFit, ImageError
+from translate.images.pages import Page
 from translate.images.pictures import Picture
 from translate.images.reading import fit
+from translate.images.resized import ResizedSink, resized_image
+from translate.images.sinks import RowSink
 from translate.images.tensors import to_tensor
 from translate.precision import Format, autocast, choose_device, choose_precision
 from translate.runs.release import Release
@@ -33,6 +39,7 @@ class Way:
 
     strips: tiling.Settings | None = None
     reason: str | None = None
+AS_IT_IS = Scaling()
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,12 @@ class Translating:
     device: torch.device
     precision: Format
     memory: str | None = None
+    scaling: Scaling = AS_IT_IS
     room: Callable[[], Available] = usable_memory  # what an image may take now where `memory` is not given
 
     @classmethod
     def with_release(cls, release: Release, device: str = "auto", precision: Precision = "auto",
-                     memory: str | None = None) -> Translating:
+                     memory: str | None = None, scaling: Scaling = AS_IT_IS) -> Translating:
         """Move a generator to a device.
 
         The precision `auto` computes outputs of 8 bits in the device's fast format, deeper ones in fp32. Raises
@@ -60,18 +68,21 @@ class Translating:
         if memory is not None:
             num_bytes(memory)
         release.generator.to(where)
-        return cls(release, where, chosen, memory)
+        return cls(release, where, chosen, memory, scaling)
 
     def prepare(self, picture: Picture) -> tuple[Picture, Tensor]:
         """Return a picture in the depth of the recipe, and what the generator is shown of it: (C, H, W) in [-1, 1].
 
-        Raises `ImageError` where the picture is not what the recipe declares.
+        The picture has the size that its translation is given back in. Raises `ImageError` where it is not what the
+        recipe declares.
         """
         labels = self.release.labels
+        if labels is None:
+            picture = fit(picture, self.release.image_in)
+        shown, given_back = self.scaling.picture(picture, labels is not None)
         if labels is not None:
-            return picture, labels.planes(picture.pixels)
-        picture = fit(picture, self.release.image_in)
-        return picture, to_tensor(picture.pixels, self.release.image_in)
+            return given_back, labels.planes(shown.pixels)
+        return given_back, to_tensor(shown.pixels, self.release.image_in)
 
     def way(self, height: int, width: int, beside: int = 0, beside_whole: int = 0) -> Way:
         """Choose how to compute an image, of which other forms take so many bytes `beside`, and more `beside_whole`.
@@ -124,13 +135,13 @@ class Translating:
             return tiling.forecast(self.release.generator, shape, memory=memory).settings
 
     @torch.inference_mode()
-    def translate(self, image: Tensor, path: Path, way: Way | None = None) -> Tensor:
-        """Translate an image (C, H, W) in [-1, 1] to (C', H, W) float32 in [-1, 1], on the CPU.
+    def translate(self, image: Tensor, path: Path, shape: HeightWidth, way: Way | None = None) -> Tensor:
+        """Translate an image (C, H, W) in [-1, 1] to (C', *shape) float32 in [-1, 1], on the CPU.
 
         In the `way` that was chosen for it, or in the one that is chosen now. Raises `ImageError` naming `path` for an
         output that is not finite, and what `way` raises.
         """
-        way = way or self.way(*image.shape[1:])
+        way = way or self.way(image.shape[1], image.shape[2])
         with autocast(self.device, self.precision):
             whole, generator = image[None].to(self.device), self.release.generator
             fake = generator(whole) if way.strips is None else tiling.apply(generator, whole, settings=way.strips)
@@ -138,11 +149,16 @@ class Translating:
             fake = fake[0].to("cpu", torch.float32)
         if not torch.isfinite(fake).all():
             raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
-        return fake
+        return resized_image(fake, shape)
 
     @torch.inference_mode()
-    def translate_rows(self, source: tiling.Source, sink: tiling.Sink, way: Way) -> None:
-        """Translate what is read by rows into what is written by rows: in strips, neither need be in memory."""
+    def translate_rows(self, source: Page | LabelRows, sink: RowSink, shape: HeightWidth, way: Way) -> None:
+        """Translate what is read by rows into what is written by rows: in strips, neither need be in memory.
+
+        `shape` is the (height, width) of what is written.
+        """
+        if shape != (source.height, source.width):
+            sink = ResizedSink(sink, (source.height, source.width), shape)
         with autocast(self.device, self.precision):
             if way.strips is not None:
                 tiling.apply(self.release.generator, source, settings=way.strips, out=sink)

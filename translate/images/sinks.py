@@ -40,6 +40,13 @@ class UprightImage(Protocol):
     def width(self) -> int: ...
 
 
+class RowSink(Protocol):
+    """Takes the rows of an output, from top to bottom."""
+
+    def write(self, start: int, strip: Tensor) -> None:
+        """Take rows (1, C, rows, W) in [-1, 1], from row `start` on."""
+
+
 class ArraySink:
     """Collects the output of `page` in `array`, (H, W, config.channels) uint8, uint16 or float32, for `write_image`."""
 

@@ -55,9 +55,9 @@ def test_a_number_beyond_its_bounds_is_named_at_once(override: str, tmp_path: Pa
 
 def test_networks_that_no_machine_has_room_for_are_refused_before_they_are_built(shared_pairs: Path,
                                                                                  tmp_path: Path) -> None:
-    """Each number within its bounds, and all together more than 2 TB of weights."""
+    """Each number within its bounds, and all together more than 600 GB of weights."""
     recipe = cyclegan_recipe(shared_pairs, translator={
-        "kind": "cyclegan", "generator": {"kind": "resnet", "width": 4096, "blocks": 64},
+        "kind": "cyclegan", "generator": {"kind": "resnet", "width": 4096, "blocks": 16},
         "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}})
     match = r"the weights of these networks alone take .* GiB, and there are .*; use a smaller"
     with pytest.raises(DoesNotFit, match=match):
@@ -122,3 +122,19 @@ def test_a_file_of_thousands_of_fields_is_refused_in_a_second(tmp_path: Path) ->
     with pytest.raises(RecipeError, match="19,8.. more mistakes, which are told when these are mended"):
         load_recipe(file)
     assert time.process_time() - start < 4
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "large.yaml", "a folder.yaml", "nested.yaml", "no text.yaml"])
+def test_a_file_that_is_no_recipe_is_refused_whatever_it_holds(name: str, tmp_path: Path) -> None:
+    """A recipe that has no end was read until memory was."""
+    from translate.errors import RecipeError
+
+    file = tmp_path / name
+    if name == "a folder.yaml":
+        file.mkdir()
+    elif name != "/dev/zero":
+        contents = {"large.yaml": b"#" * 300_000, "nested.yaml": b"[" * 20_000, "no text.yaml": b"\xff\x00"}
+        file.write_bytes(contents[name])
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    assert len(str(caught.value)) < 400

@@ -57,7 +57,7 @@ def test_a_lock_that_is_a_link_empties_nothing(run: Path, precious: Path) -> Non
     (run / ".lock").write_bytes(b"")
     folder = RunFolder(run)
     folder.claim(recipe)
-    folder.leave()
+    folder.close()
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {

@@ -363,8 +363,9 @@ class TestProcesses:
         kept = {path.name.split("-")[1] for path in (tmp_path / "run" / "held_out").glob("*-*.jpg")}
         assert {"input.jpg", "output.jpg"} <= kept and len(list((tmp_path / "run" / "held_out").glob("*-output*"))) == 4
         assert (tmp_path / "run" / "report.html").is_file()
-        with pytest.raises(CheckpointError, match="2 processes, and now there are 1"):
-            train(recipe, tmp_path / "run", Silent(), resume=True)
+        report = Silent()
+        train(recipe, tmp_path / "run", report, resume=True)
+        assert any("processes: 2 then, 1 now" in line for line in report.lines)
 
     def test_batch_norm_over_processes_on_a_cpu_is_a_named_error(self, shared_pairs: Path, tmp_path: Path) -> None:
         with pytest.raises(ProcessRaisedException, match="generator_ab: batch norm over several processes needs CUDA"):
@@ -402,7 +403,7 @@ def test_a_run_belongs_to_one_process_at_a_time(shared_pairs: Path, tmp_path: Pa
     holder.claim(recipe)
     with pytest.raises(RunError, match="another process is training this run"):
         train(recipe, tmp_path / "run", Silent(), resume=True)
-    holder.leave()
+    holder.close()
     train(recipe, tmp_path / "run", Silent(), resume=True)
 
 

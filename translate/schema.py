@@ -105,11 +105,13 @@ def validate(model: type[Model], document: Any, source: str | Callable[[str], st
 def read_document(path: Path, advice: str) -> dict[str, Any]:
     """Return the mapping that a YAML file holds. `advice` says what to do when there is no such file."""
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:  # which may be endless
+            text = file.read(MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
         raise RecipeError(Mistake("", str(error.strerror), advice, path)) from None
     if len(text) > MAX_DOCUMENT_BYTES:
-        raise RecipeError(Mistake("", f"{len(text):,} bytes; at most {MAX_DOCUMENT_BYTES:,} are read", source=path))
+        what = f"more than {MAX_DOCUMENT_BYTES:,} bytes, which is no recipe or card"
+        raise RecipeError(Mistake("", what, source=path))
     document = read_yaml(text.decode(errors="replace"), str(path))
     if not isinstance(document, dict):
         raise RecipeError(Mistake("", *no_mapping(document), source=path))

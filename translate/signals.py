@@ -13,11 +13,16 @@ from typing import Any
 SECONDS_BEFORE_A_SECOND_SIGINT = 1.0  # sooner, it is the first one again, passed on by a launcher
 
 
+class StopAsked(BaseException):
+    """A stop was asked for while something was waited for."""
+
+
 @dataclass
 class StopRequest:
     """A request to stop: true once a signal has asked for it."""
 
     number: int | None = None
+    is_waiting: bool = False
 
     def __bool__(self) -> bool:
         return self.number is not None
@@ -26,6 +31,19 @@ class StopRequest:
     def name(self) -> str:
         """The signal that asked, as in SIGTERM."""
         return signal.Signals(self.number).name if self.number is not None else "another process"
+
+
+    @contextmanager
+    def ending_waits(self) -> Iterator[None]:
+        """Wait for something within the block; a signal ends the wait, whatever it hangs in, by `StopAsked`.
+
+        Nothing must be left half done by that.
+        """
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
 
 
 @contextmanager
@@ -46,6 +64,8 @@ def minding_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         asked.append(time.monotonic())
         request.number = number
+        if request.is_waiting:
+            raise StopAsked
 
     def restore() -> None:
         for each, handler in previous.items():

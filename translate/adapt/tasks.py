@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.kept import Record, TaskRecord, kept
-from translate.data.loading import as_lost_worker_errors
 from translate.metrics.segmentation import LabelScores
 from translate.networks.tasks import RECORD, load_task, read_task, save_task
 from translate.precision import Format, autocast, choose_precision
@@ -44,7 +43,7 @@ def train_task(config: Downstream, examples: Examples, seed: int, device: torch.
         # Loaders of earlier versions drew this number. Without it, dropout would give other results than tables hold.
         torch.empty((), dtype=torch.int64).random_()
 
-        with as_lost_worker_errors(), closing(TrainingExamples(examples, config, seed).batches(workers)) as batches:
+        with closing(TrainingExamples(examples, config, seed).batches(workers)) as batches:
             for step, (images, labels) in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * (1 + math.cos(math.pi * step / steps)) / 2

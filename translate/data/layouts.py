@@ -49,6 +49,8 @@ class LayoutConfig(PlaceConfig):
     # short side that images are loaded at, px; null keeps the size
     resize: int | None = Field(default=286, ge=1, le=100_000)
     augment: tuple[Augmentation, ...] = ("flip",)
+    # a file that cannot be read: stop saves and ends the training; skip takes another image, names and counts the file
+    on_unreadable: Literal["stop", "skip"] = "stop"
 
     paired: ClassVar[bool] = True  # a training sees pairs
     aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
@@ -56,7 +58,8 @@ class LayoutConfig(PlaceConfig):
     @property
     def loading(self) -> Loading:
         """Return what its samples need to know of it. Each layout has `image_a`, as a field or computed from others."""
-        return Loading(self.image_a, self.image_b, self.resize, self.augment)  # type: ignore[attr-defined]
+        image_a: ImageConfig = self.image_a  # type: ignore[attr-defined]
+        return Loading(image_a, self.image_b, self.resize, self.augment, self.on_unreadable == "skip")
 
     @property
     def truth_is_known(self) -> bool:

@@ -1,8 +1,9 @@
 """Samples loaded one by one, in this process or in workers, so that what goes wrong says which file is to blame.
 
 torch's `DataLoader` alone hangs at an exception that cannot be pickled, ends an epoch in silence at a `StopIteration`,
-and loses its workers to a signal that was sent to the whole process group, before the parent has saved anything. `load`
-does none of this, and leaves no worker behind.
+and loses its workers to a signal that was sent to the whole process group, before the parent has saved anything. Of a
+worker that has died it tells in the middle of whatever the main thread does, such as a step, which can then neither be
+finished nor saved. `load` does none of this, and leaves no worker behind.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
+import threading
 import time
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -115,11 +118,13 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
             # could not end its workers in good order.
             lost = ""
             try:
-                batch = next(iterator, None)
-            except RuntimeError as error:
-                lost = str(error)
-            except (EOFError, OSError) as error:
-                lost = death_of_a_worker() or f"a worker ended while it sent a batch ({type(error).__name__})"
+                with DEATHS.heard():
+                    batch = next(iterator, None)
+            except (RuntimeError, EOFError, OSError) as error:
+                if not workers:  # nobody is lost: the fault is of this process
+                    raise
+                lost = str(error) if isinstance(error, RuntimeError) else (
+                    death_of_a_worker() or f"a worker ended while it sent a batch ({type(error).__name__})")
             if lost:
                 raise lost_worker(lost)
             if batch is None:
@@ -134,29 +139,50 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
                 process.kill()
 
 
-@contextmanager
-def as_lost_worker_errors() -> Iterator[None]:
-    """Turn the `RuntimeError` that torch raises for a lost worker into a `TranslateError`.
+class Deaths:
+    """Has torch tell of dead workers while a batch is waited for, and at no other time.
 
-    torch raises it from a signal handler as soon as a worker dies, in whatever the main thread does at that moment:
-    in a training step as often as in the wait for a batch. So whoever uses batches of workers does it within this.
+    torch tells from a signal handler (SIGCHLD), by a `RuntimeError`. What it has not told is asked for with the next
+    batch.
     """
-    lost = None
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        lost = str(error)
-    if lost is not None:
-        raise lost_worker(lost)
+
+    def __init__(self) -> None:
+        self._waiting = False
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Raise within the block the `RuntimeError` of a worker that dies, or has died since the last block."""
+        self._take_over()
+        self._waiting = True
+        try:
+            torch._C._error_if_any_worker_fails()
+            yield
+        finally:
+            self._waiting = False
+
+    def _take_over(self) -> None:
+        """Stand between the signal and torch's handler, which torch installs once, with its first workers."""
+        torchs = signal.getsignal(signal.SIGCHLD)
+        if getattr(torchs, "__self__", None) is self or not callable(torchs):
+            return
+        if threading.current_thread() is threading.main_thread():
+            self._torchs = torchs
+            signal.signal(signal.SIGCHLD, self._hear)
+
+    def _hear(self, number: int, frame: types.FrameType | None) -> None:
+        if self._waiting:
+            self._torchs(number, frame)
+
+
+DEATHS = Deaths()
 
 
 def death_of_a_worker() -> str:
-    """Return what torch says of a worker that has just died; wait a moment for it, as it would else come later."""
+    """Return what torch says of a worker that has just died; wait a moment until it knows."""
     try:
-        time.sleep(SECONDS_TO_HEAR_OF_A_DEATH)
-    except RuntimeError as error:  # from torch's signal handler
+        with DEATHS.heard():
+            time.sleep(SECONDS_TO_HEAR_OF_A_DEATH)
+    except RuntimeError as error:
         return str(error)
     return ""
 

@@ -39,6 +39,7 @@ class Loading:
     image_b: ImageConfig
     resize: int | None  # short side, px
     augment: tuple[Augmentation, ...]
+    skips_unreadable: bool = False  # whether another sample is taken in place of one that cannot be made
 
 
 class Samples:

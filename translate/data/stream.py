@@ -11,8 +11,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +26,18 @@ from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
 from translate.data.scale import Fitting
 from translate.data.transforms import RandomTransform, middle
-from translate.errors import DataError, ImageError, UsageError, visible
+from translate.errors import DataError, ImageError, TranslateError, UsageError, visible
 from translate.images.tensors import unknown_pixels
 
+MOST_UNREADABLE_IN_A_ROW = 20  # then it is no single file that cannot be read
 TRUTH_ADVICE = "where test images of one name are pairs, write truth: true into data in the recipe"
+
+
+class Drawn(NamedTuple):
+    """A sample, and why others could not be made, in whose place it stands."""
+
+    sample: Sample
+    unreadable: tuple[TranslateError, ...]
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Batch:
     b: Tensor
     keys: tuple[int, ...]
     has_unknown: bool = False
+    unreadable: tuple[TranslateError, ...] = ()  # why samples could not be made, in whose place others are here
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -59,7 +69,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory: the loader calls this, so that `to` need not wait."""
-        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys, self.has_unknown)
+        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys, self.has_unknown, self.unreadable)
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
@@ -67,6 +77,11 @@ class Batch:
         return cls(torch.stack([sample.a for sample in samples]), torch.stack([sample.b for sample in samples]),
                    tuple(sample.key for sample in samples),
                    any(bool(unknown_pixels(image).any()) for sample in samples for image in (sample.a, sample.b)))
+
+    @classmethod
+    def drawn(cls, drawn: Sequence[Drawn]) -> Batch:
+        """Return what a stream has drawn as a batch."""
+        return replace(cls.of([sample for sample, _ in drawn]), unreadable=sum((errors for _, errors in drawn), ()))
 
 
 def batches(samples: Samples, *, seed: int, start: int, stop: int, batch_size: int, size: tuple[int, int],
@@ -87,7 +102,7 @@ def batches(samples: Samples, *, seed: int, start: int, stop: int, batch_size: i
     if batch_size % world:
         raise UsageError(f"batch_size {batch_size} cannot be shared equally by {world} processes; use a multiple of "
                          f"{world}")
-    return load(Stream(samples, seed, size, resize), Shares(start, stop, batch_size, rank, world), Batch.of, workers,
+    return load(Stream(samples, seed, size, resize), Shares(start, stop, batch_size, rank, world), Batch.drawn, workers,
                 pin_memory, timeout)
 
 
@@ -103,9 +118,24 @@ class Stream(Loadable):
         index_a, index_b, *_ = self.address(number)
         return f"{self.samples.files_a[index_a]} and {self.samples.files_b[index_b]}"
 
-    def sample(self, number: int) -> Sample:
-        """Return sample `number`. Raises `ImageError` or `DataError`."""
-        index_a, index_b, key_a, key_b = self.address(number)
+    def sample(self, number: int) -> Drawn:
+        """Return sample `number`, or another one for files that cannot be read, where the data's config says so.
+
+        Which one is a function of the number and of the files that can be read. Raises `ImageError` or `DataError`.
+        """
+        unreadable: list[TranslateError] = []
+        while True:
+            seed = stable_hash(self.seed, "instead", len(unreadable)) if unreadable else self.seed
+            try:
+                return Drawn(self._made(number, seed), tuple(unreadable))
+            except (ImageError, DataError) as error:
+                unreadable.append(error)
+                if not self.samples.loading.skips_unreadable or len(unreadable) == MOST_UNREADABLE_IN_A_ROW:
+                    raise
+
+    def _made(self, number: int, seed: int) -> Sample:
+        """Return sample `number` of the stream that belongs to `seed`."""
+        index_a, index_b, key_a, key_b = self.address(number, seed)
         images = self.samples.fitted(index_a, index_b, self.resize, self.size)
         if self.samples.paired:
             images = self.transform(images, key_a)
@@ -113,14 +143,18 @@ class Stream(Loadable):
             images = [self.transform([image], key)[0] for image, key in zip(images, (key_a, key_b), strict=True)]
         return Sample(*self.samples.tensors(images), key_a)
 
-    def address(self, number: int) -> tuple[int, int, int, int]:
-        """Return (index in A, index in B, key of A, key of B) of sample `number`, whose own key is that of A."""
+    def address(self, number: int, seed: int | None = None) -> tuple[int, int, int, int]:
+        """Return (index in A, index in B, key of A, key of B) of sample `number`, whose own key is that of A.
+
+        `seed` is that of another stream of the same images; None: this one's.
+        """
+        seed = self.seed if seed is None else seed
         num_a, num_b = len(self.samples.files_a), len(self.samples.files_b)
         if self.samples.paired:
-            index, key = drawn(self.seed, "pair", num_a, number)
+            index, key = drawn(seed, "pair", num_a, number)
             return index, index, key, key
-        index_a, key_a = drawn(self.seed, "a", num_a, number)
-        index_b, key_b = drawn(self.seed, "b", num_b, number)
+        index_a, key_a = drawn(seed, "a", num_a, number)
+        index_b, key_b = drawn(seed, "b", num_b, number)
         return index_a, index_b, key_a, key_b
 
 
@@ -154,12 +188,16 @@ def held_out(config: LayoutConfig, root: Path, num: int, fitting: Fitting,
     samples = samples or config.build("train", root)  # says what is missing
 
     # No transform is drawn for them: they have a key that names each alone.
-    chosen = []
-    for index in range(min(num, len(samples))):
+    chosen: list[Sample] = []
+    for index in range(len(samples)):
+        if len(chosen) == num:
+            break
         try:
             images = samples.fitted(index % len(samples.files_a), index % len(samples.files_b), fitting.resize,
                                     fitting.crop)
         except ImageError as error:
+            if samples.loading.skips_unreadable and (chosen or index < len(samples) - 1):
+                continue
             raise DataError.of(error, CHECK_ALL) from None
         a, b = samples.tensors([middle(image, most_pixels) for image in images])
         chosen.append(Sample(a, b, stable_hash("held out", index)))

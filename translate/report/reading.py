@@ -20,7 +20,7 @@ from translate.metrics.observations import MEASURES
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.report.charts import Curve, Mark, Ring
-from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, MemoryChoice, Status, load_saved
+from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, MemoryChoice, Status, load_saved, settled
 from translate.runs.records import EVENTS, METRICS, Event, Line
 from translate.runs.release import RELEASE
 from translate.runs.states import BestState
@@ -273,7 +273,7 @@ def read_run(folder: Path) -> RunRecord:
     training, evaluations, game, probes = ([record for record in records if record.get("kind") == kind]
                                            for kind in ("train", "evaluation", "game", "probe"))
     return RunRecord(
-        folder, recipe, faults.document(STATUS, Status), training, evaluations, game, probes,
+        folder, recipe, settled(folder, faults.document(STATUS, Status)), training, evaluations, game, probes,
         faults.lines(EVENTS, ReportedEvent), faults.document(MEMORY, dict[str, MemoryChoice]), read_card(recipe),
         {title: found for name, title in RESULTS.items() if (found := faults.document(name, ResultsShape))},
         faults.found)

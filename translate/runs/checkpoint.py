@@ -11,6 +11,7 @@ must see the same file system.
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,13 +24,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from translate import files
-from translate.errors import CheckpointError, DiskError, DocumentError, is_disk_fault, visible
+from translate.errors import CheckpointError, DiskError, DocumentError, RecipeError, is_disk_fault, visible
 from translate.foreign import read_json
+from translate.recipe import Recipe
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
+from translate.runs.own_state import other_processes, restore_own, write_own
+from translate.runs.places import absolute
 from translate.runs.states import State
+from translate.schema import validate
 from translate.translators import Translator
 
-STATE = "state.json"
+STATE, RECIPE = "state.json", "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class RunState:
     translator: Translator
     optimizers: dict[str, torch.optim.Optimizer]
     accelerator: Accelerator
+    recipe: Recipe  # by which it is trained: a checkpoint of another one is told by it
 
 
 def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
@@ -129,9 +135,7 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
         accelerator.wait_for_everyone()
 
         # What differs between processes
-        pool_images, pool_random = _pool_state(run.translator)
-        write_tensors(building / f"rank{accelerator.process_index}.safetensors", pool_images | _random_state())
-        files.write_json(building / f"rank{accelerator.process_index}.json", pool_random)
+        write_own(building, run.translator, accelerator.process_index)
         accelerator.wait_for_everyone()
 
         # What all have alike; then the folder is complete and takes its name. A folder of that name is replaced: a
@@ -151,40 +155,28 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
 def restore_checkpoint(path: Path, run: RunState) -> list[str]:
     """Load a verified checkpoint into the run, in place. Returns what differs between then and now, for a warning.
 
-    The networks must have the shape of its stage already (`read_progress`, `Translator.enter`). Raises
-    `CheckpointError` for another number of processes or other networks.
+    The networks must have the shape of its stage already (`read_progress`, `Translator.enter`). Where another number of
+    processes wrote it, the images of all their pools are dealt out again. Raises `CheckpointError` for other networks.
     """
     with _as_checkpoint_errors(path):
         return _restore(path, read_json(path / STATE, State), run)
 
 
 def _restore(path: Path, state: dict[str, Any], run: RunState) -> list[str]:
-    processes = run.accelerator.num_processes
-    if state["num_processes"] != processes:
-        raise CheckpointError(f"was written by {state['num_processes']} processes, and now there are {processes}", path,
-                              f"resume with {state['num_processes']} (each has its own image pools)")
-
     read_networks(path, run.translator)
     for phase, optimizer in run.optimizers.items():
         _load_optimizer(optimizer, read_tensors(path / f"optimizer_{phase}.safetensors"), state["groups"][phase])
     if run.accelerator.scaler is not None and state["scaler"]:
         run.accelerator.scaler.load_state_dict(state["scaler"])
 
-    # This process's image pools, their slots in the order of their numbers
-    rank = run.accelerator.process_index
-    own = read_tensors(path / f"rank{rank}.safetensors")
-    pool_random = read_json(path / f"rank{rank}.json", dict[str, list[Any]])
-    for name, pool in run.translator.pools.items():
-        slots = sorted((key for key in own if key.startswith(f"{name}.")), key=lambda key: int(key.split(".")[1]))
-        pool.load([own[key] for key in slots], pool_random[name])
+    then, now = state["num_processes"], run.accelerator.num_processes
+    restore_own(path, run.translator, run.accelerator.process_index, now, then)
 
-    # Chance, and where the run stood
-    torch.set_rng_state(own["random_cpu"])
-    if "random_cuda" in own and torch.cuda.is_available():
-        torch.cuda.set_rng_state(own["random_cuda"])
+    # Where the run stood, and what is not as it was
     run.progress.load(state["progress"])
-    return [f"{what}: {state['machine'][what]} then, {now} now" for what, now in machine().items()
-            if state["machine"].get(what) != now]
+    return [*([] if then == now else [other_processes(then, now, run.translator)]),
+            *(f"{what}: {state['machine'][what]} then, {value} now" for what, value in machine().items()
+              if state["machine"].get(what) != value)]
 
 
 def read_progress(path: Path, num_stages: int | None = None) -> Progress:
@@ -213,6 +205,19 @@ def _as_checkpoint_errors(path: Path) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         what = f"does not hold the state of such a run ({type(error).__name__}: {error})"
         raise CheckpointError(what, path) from None
+
+
+def read_recipe(path: Path) -> Recipe | None:
+    """Read the recipe that a verified checkpoint was trained by; None where its version did not keep that.
+
+    Raises `CheckpointError` for one that this version does not understand.
+    """
+    with _as_checkpoint_errors(path):
+        document = read_json(path / RECIPE)
+    try:
+        return validate(Recipe, document, str(path / RECIPE)) if document else None
+    except RecipeError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def read_networks(path: Path, translator: Translator) -> None:
@@ -282,6 +287,7 @@ def _write_shared_state(folder: Path, run: RunState) -> None:
         tensors, groups[phase] = _optimizer_state(optimizer)
         write_tensors(folder / f"optimizer_{phase}.safetensors", tensors)
     scaler = run.accelerator.scaler
+    files.write_json(folder / RECIPE, absolute(run.recipe).dump())
     files.write_json(folder / STATE, {
         "progress": asdict(run.progress), "groups": groups, "machine": machine(),
         "scaler": scaler.state_dict() if scaler is not None else None,
@@ -309,23 +315,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
                 values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value).detach()
 
 
-def _pool_state(translator: Translator) -> tuple[dict[str, Tensor], dict[str, list[object]]]:
-    """Return the images of all pools, as <name>.<slot>, and the random state of each pool."""
-    images: dict[str, Tensor] = {}
-    states: dict[str, list[object]] = {}
-    for name, pool in translator.pools.items():
-        held, states[name] = pool.state()
-        images |= {f"{name}.{slot}": image for slot, image in enumerate(held)}
-    return images, states
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"random_cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["random_cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
 def _rotate(folder: Path, newest: Path, keep: int, progress: Progress) -> None:
     """Remove the checkpoints that nobody needs any more, and those after `newest`, which a resume refused."""
     paths = _paths(folder)
@@ -349,8 +338,8 @@ def _rotate(folder: Path, newest: Path, keep: int, progress: Progress) -> None:
 
 
 def _paths(folder: Path) -> list[Path]:
-    """Return all that may be checkpoints, from the oldest to the newest."""
-    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+    """Return all that may be checkpoints, from the oldest to the newest. What has another name is not ours."""
+    return sorted(path for path in folder.glob("[0-9]*") if re.fullmatch(r"\d{12,15}", path.name) and path.is_dir())
 
 
 def _remove(path: Path) -> None:

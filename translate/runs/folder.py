@@ -2,7 +2,7 @@
 
     runs/<name>/
       recipe.yaml      the resolved recipe, absolute places    metrics.jsonl   losses and scores, one line a record
-      status.json      running, stopped, finished          samples/        grids of the same held-out images over time
+      status.json      running, stopped, finished, died    samples/        grids of the same held-out images over time
       checkpoints/     the newest few and the best         release/        the generators to give away, at the end
       memory.json      the memory plan of each stage       events.jsonl    start, resume, warnings, end
       report.html      all of this on one page             held_out/       what it shows of held-out images
@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
-import fcntl
+import platform
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import Field
 
@@ -24,9 +25,10 @@ from translate.foreign import Count, Shape, read_json
 from translate.images.transparency import Background
 from translate.networks.memory import Plan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
+from translate.runs.lock import LOCK, hold, let_go, while_free
 from translate.runs.places import absolute, comparable, refuse_moved
 
-RECIPE_FILE, STATUS, MEMORY, LOCK = "recipe.yaml", "status.json", "memory.json", ".lock"
+RECIPE_FILE, STATUS, MEMORY = "recipe.yaml", "status.json", "memory.json"
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
 BEFORE_TRAINING = {RECIPE_FILE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}
 
@@ -60,6 +62,28 @@ def read_status(run: Path) -> dict[str, Any]:
     return read_json(run / STATUS, Status)
 
 
+def settled(run: Path, status: dict[str, Any]) -> dict[str, Any]:
+    """Return how a run goes, of which `status` was read; one whose process is gone has died, and its file says so then.
+
+    Whether a process of another machine lives cannot be told: its run is believed.
+    """
+    if status.get("state") != "running" or status.get("host", platform.node()) != platform.node():
+        return status
+    with while_free(run) as is_free:
+        if is_free:
+            status = status | {"state": "died", "message": death_of(run, status)}
+            with suppress(OSError):
+                files.write_json(run / STATUS, status)
+    return status
+
+
+def death_of(run: Path, status: dict[str, Any]) -> str:
+    """Say of a run that its process is gone, without a word."""
+    return (f"the process that trained it ended without a word, after {status['images']:,} images or later: it was "
+            f"killed, as for want of memory, or its machine ended. Continue with: translate train --resume --run-dir "
+            f"{run}")
+
+
 class RunFolder:
     """One run's folder. Only the main process of a run claims it and writes to it.
 
@@ -68,7 +92,8 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._lock: IO[bytes] | None = None
+        self.death = ""  # what became of the process that trained it before, where that did not say it itself
+        self._lock: BinaryIO | None = None
 
     def check(self, recipe: Recipe, resume: bool) -> None:
         """Raise `RunError` where the folder holds files that would be overwritten.
@@ -80,7 +105,9 @@ class RunFolder:
             refuse_moved(recipe, self.path)
         elif self.path.exists() and not self.path.is_dir():
             raise RunError("is a file", self.path, "a run needs a folder, name another with --run")
-        elif self.path.exists() and any(each.name not in BEFORE_TRAINING for each in self.path.iterdir()):
+        elif self.path.exists() and any(
+                each.name not in BEFORE_TRAINING and not each.name.startswith(files.TEMPORARY)
+                for each in self.path.iterdir()):
             raise RunError("holds files already and is not overwritten", self.path,
                            "continue it with --resume, or name another folder with --run")
 
@@ -91,19 +118,30 @@ class RunFolder:
         return load_saved(self.path)
 
     def claim(self, recipe: Recipe) -> None:
-        """Make the folder, keep other processes out until `leave`, and save the resolved recipe.
+        """Make the folder, keep other processes out until `close`, and save the resolved recipe.
 
         Raises `RunError` when another process trains in it, and `DiskError`.
         """
         with files.as_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = files.appending(self.path / LOCK)
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._lock.close()
-                raise RunError("another process is training this run", self.path, "wait for it, or end it") from None
+            self._lock = hold(self.path)
+            if self._lock is None:
+                raise RunError("another process is training this run", self.path, "wait for it, or end it")
+            self._clear_up()
             files.write_bytes(self.path / RECIPE_FILE, absolute(recipe).dump_yaml().encode())
+
+    def _clear_up(self) -> None:
+        """Note that the process before this one was killed, if it was, and remove what such processes leave."""
+        with suppress(DocumentError):
+            status = read_status(self.path)
+            self.death = death_of(self.path, status) if status.get("state") == "running" else ""
+        files.finish_exchanges(self.path)
+        for path in [*self.path.glob(f"{files.TEMPORARY}*"), *self.path.glob(f"*/{files.TEMPORARY}*")]:
+            if path.is_file():
+                with suppress(OSError):  # somebody is writing it, such as a report
+                    files.remove_left_behind(path)
+            elif path.parent == self.path:  # a release; checkpoints see to their own
+                files.remove_folder(path)
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Replace `status.json`. Raises `DiskError`."""
@@ -128,10 +166,10 @@ class RunFolder:
         with files.as_disk_errors(self.path):
             files.write_json(self.path / MEMORY, choices)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Let other processes in again."""
         if self._lock is not None:
-            self._lock.close()
+            let_go(self._lock)
 
 
 def load_saved(folder: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -179,6 +217,7 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     old, new = comparable(saved, recipe)
     for document, each in ((old, saved), (new, recipe)):
         document["translator"]["pace"]["first"] = each.translator.first
+        document["data"].pop("on_unreadable")
         for field in Recipe.may_change:
             document.pop(field)
         document["data"].pop("truth", None)  # decides about scores alone

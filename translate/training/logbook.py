@@ -7,6 +7,7 @@ be drawn is a warning and no reason to lose a week of work.
 from __future__ import annotations
 
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -83,6 +84,8 @@ class Logbook:
         self.tracker.event(self.progress.images, "resumed" if resumed else "started",
                            num_processes=self.accelerator.num_processes, precision=self.precision,
                            **describe_machine(self.accelerator.device))
+        if self.home.death:
+            self.tell("died", self.home.death)
         if self.unscored:
             self.tell("warning", self.unscored)
         for line in self.notes:
@@ -251,7 +254,7 @@ class Logbook:
     def recording_status(self, skipped: Callable[[], int]) -> Iterator[None]:
         """Keep `status.json` true: it says how the run ended even where a launcher changes the exit code.
 
-        `skipped` tells how many steps the guard has left out. The run's folder is left at the end of the block.
+        `skipped` tells how many steps the guard has left out.
         """
         self.write_status("running", skipped())
         try:
@@ -265,8 +268,6 @@ class Logbook:
         else:
             why_early = self.progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
             self._conclude("finished", skipped(), why_early, 0)
-        finally:
-            self.home.leave()
 
     def write_status(self, state: str, skipped: int, message: str = "", exit_code: int | None = None) -> None:
         """Write how far the run is, and how it is going."""
@@ -276,7 +277,7 @@ class Logbook:
                 "state": state, "message": message, "exit_code": exit_code, "images": progress.images,
                 "of": self.recipe.num_images, "stage": progress.stage,
                 "best": progress.best and asdict(progress.best), "rollbacks": progress.rollbacks,
-                "skipped_steps": skipped})
+                "skipped_steps": skipped, "host": platform.node()})
 
     def _conclude(self, state: str, skipped: int, message: str, exit_code: int) -> None:
         """Write how the run ended into its status and its report."""

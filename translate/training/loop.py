@@ -7,23 +7,19 @@ everything else that changes is in the checkpoint.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
-from translate.data import Batch, batches
+from translate.data import Batch
 from translate.data.hashing import stable_hash
-from translate.data.loading import as_lost_worker_errors
 from translate.data.scale import Shapes
-from translate.errors import CheckpointError, Collapsed, Stopped
-from translate.optimizers import follow
+from translate.errors import CheckpointError, Collapsed, Stopped, TranslateError
 from translate.places import data_root
 from translate.precision import choose_precision
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import (
-    Progress,
-    RunState,
     checkpoint_at,
     discard_after,
     healthy_checkpoint,
@@ -31,13 +27,15 @@ from translate.runs.checkpoint import (
     put_back,
     read_networks,
     read_progress,
+    read_recipe,
     restore_checkpoint,
     save_checkpoint,
 )
-from translate.runs.folder import RunFolder, continued
+from translate.runs.folder import RECIPE_FILE, RunFolder, as_written, continued, refuse_changes
 from translate.runs.manifest import verify
 from translate.runs.release import write_release
-from translate.signals import StopRequest, minding_signals
+from translate.signals import minding_signals
+from translate.training.built import Built
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
@@ -47,11 +45,10 @@ from translate.training.processes import (
     check_shares,
     in_any_process,
     make_accelerator,
-    prepare_for_processes,
     resume_command,
 )
-from translate.training.starting import Source, read_source, take_over
-from translate.training.step_on_meta import parameters_of
+from translate.training.starting import Source, read_source
+from translate.training.supply import Supply
 from translate.training.update import NotFinite, Update
 
 
@@ -84,65 +81,40 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         run.plans.choose(0)
 
     # From here on the folder is this run's.
-    if accelerator.is_main_process:
-        home.claim(recipe)
-    if tell_recipe:
-        report.say(recipe.dump_yaml())
+    with closing(home):
+        if accelerator.is_main_process:
+            home.claim(recipe)
+        if tell_recipe:
+            report.say(recipe.dump_yaml())
 
-    with run.log.recording_status(lambda: run.skipped), as_lost_worker_errors(), minding_signals() as run.stop:
-        run.begin(resume)
-        for stage in run.stages():
-            for batch in run.batches(stage):
-                update = run.step(stage, batch)
-                run.advance(len(batch) * accelerator.num_processes, update)
-        run.finish()
+        with run.log.recording_status(lambda: run.skipped), minding_signals() as run.supply.stop:
+            run.begin(resume)
+            for stage in run.stages():
+                for batch in run.batches(stage):
+                    update = run.step(stage, batch)
+                    run.advance(len(batch) * accelerator.num_processes, update)
+            run.finish()
 
 
-class Run:
+class Run(Built):
     """One training: its folder, its state, its steps and all that happens between them."""
 
     def __init__(self, recipe: Recipe, home: RunFolder, accelerator: Accelerator, report: Reporter,
                  gpu_memory: str | None = None, source: Source | None = None):
         """Build everything. Raises `UsageError`, `DataError` or `MissingExtra` for what cannot be trained here."""
-        self.recipe, self.home, self.accelerator = recipe, home, accelerator
-        self.folder = home.path
+        self.home, self.folder = home, home.path
         check_shares(recipe, accelerator.num_processes)
         self.precision = choose_precision(recipe.precision, accelerator.device)
         self.plans = MemoryPlans(recipe, home, accelerator, self.precision, gpu_memory)
-        self.progress = Progress()
         refuse_what_has_no_room(recipe)
-        self.build(source)
+        super().__init__(recipe, accelerator, source)
         self.samples = recipe.data.build("train", data_root())
         self.shapes = Shapes(self.samples)
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report, self.samples)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
-        self.rolled_back, self.stop = False, StopRequest()
-
-    def build(self, source: Source | None = None) -> None:
-        """Build networks in the shape of the first stage, fresh or with the weights of `source`, and optimizers."""
-        torch.manual_seed(self.recipe.seed)
-        data = self.recipe.data
-        self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
-        self.notes = take_over(source, self.translator, self.recipe, self.progress)
-        self.translator.to(self.accelerator.device)
-        self.shaped_for = 0  # the stage whose shape the networks have
-        self.translator.take_shape(self.recipe.stages[0])
-        prepare_for_processes(self.translator.modules, self.accelerator)
-        self.optimizers = {phase: getattr(self.recipe.optimizer, phase).build(parameters_of(self.translator, phase))
-                           for phase in self.translator.phases}
-        self.state = RunState(self.progress, self.translator, self.optimizers, self.accelerator)
-
-    def match_stage_shape(self, number: int) -> None:
-        """Give the networks the shape of stage `number`; the optimizers follow. Going back builds them anew."""
-        if number < self.shaped_for:
-            self.build()
-        if number > self.shaped_for:
-            self.translator.take_shape(self.recipe.stages[number])
-            prepare_for_processes(self.translator.modules, self.accelerator)
-            for phase, optimizer in self.optimizers.items():
-                follow(optimizer, parameters_of(self.translator, phase))
-            self.shaped_for = number
+        self.rolled_back = False
+        self.supply = Supply(self.samples, recipe.workers, accelerator, lambda line: self.log.tell("unreadable", line))
 
     def begin(self, resume: bool) -> None:
         """Open the trackers, and continue where an earlier process stopped."""
@@ -178,7 +150,15 @@ class Run:
         self.log.report.say(f"resumed at {self.progress.images:,} images from {newest}")
 
     def load(self, checkpoint: Path) -> list[str]:
-        """Put the run into the state of a checkpoint. Return what differs between then and now."""
+        """Put the run into the state of a checkpoint. Return what differs between then and now.
+
+        Raises `RunError`, which names what differs, for a checkpoint that was trained by another recipe.
+        """
+        trained_by = read_recipe(checkpoint)
+        if trained_by is not None:
+            refuse_changes(as_written(trained_by), self.recipe, checkpoint,
+                           f"undo the changes in {self.folder / RECIPE_FILE}, or remove this checkpoint if it is of "
+                           "another run")
         self.match_stage_shape(read_progress(checkpoint, len(self.recipe.stages)).stage)
         differences = restore_checkpoint(checkpoint, self.state)
         self.translator.fade_in(self.share)
@@ -218,20 +198,38 @@ class Run:
         if self.guard is not None and self.progress.stage_images == 0:
             self.guard.forget_scales()
         choice = self.plans.apply(number, self.translator)
-        self.log.stage_began(number, stage, self.translator, choice.plan.name, choice.line, choice.peak_bytes)
+        with self.saving_first():
+            self.supply.together(lambda: self.log.stage_began(
+                number, stage, self.translator, choice.plan.name, choice.line, choice.peak_bytes))
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Yield this process's share of every global batch left in the stage; set the learning rate before each."""
-        first = self.progress.images - self.progress.stage_images
-        stream = batches(self.samples, seed=self.data_seed, start=self.progress.images, stop=first + stage.images,
-                         batch_size=stage.batch_size, rank=self.accelerator.process_index,
-                         world=self.accelerator.num_processes, workers=self.recipe.workers, size=stage.size,
-                         resize=stage.resize, pin_memory=self.accelerator.device.type == "cuda")
-        for batch in stream:
-            if self.ended or self.rolled_back:
+        left = stage.images - self.progress.stage_images
+        stream = self.supply.stream(stage, self.data_seed, self.progress.images, left)
+        while not (self.ended or self.rolled_back):
+            with self.saving_first():
+                batch = self.supply.next(stream)
+            if batch is None:
                 return
             self._schedule(stage)
             yield batch.to(self.accelerator.device)
+
+    @contextmanager
+    def saving_first(self) -> Iterator[None]:
+        """Save what there is before an error of the block goes on, which must be one of all processes, or a stop."""
+        try:
+            yield
+            if self.supply.is_stopping:
+                raise self.supply.stopped(self.progress.images, self.folder)
+        except TranslateError as error:
+            images = self.progress.images
+            if images and not checkpoint_at(self.folder / "checkpoints", images).is_dir():
+                self._record_losses()
+                self.save()
+            if images and not isinstance(error, Stopped):
+                self.log.tell("saved", f"everything is saved, up to {images:,} images. Without the fault it goes on "
+                                       f"with: {resume_command(self.folder, self.accelerator)}")
+            raise
 
     @property
     def data_seed(self) -> int:
@@ -277,7 +275,7 @@ class Run:
         self.log.note(update.losses, update.observed)
 
         # A signal may reach one process, or several at different steps: all agree now.
-        stopping = in_any_process(bool(self.stop), self.accelerator)
+        stopping = in_any_process(bool(self.supply.stop), self.accelerator)
 
         # A training that has collapsed goes back, and nothing of what led here is recorded or saved.
         trouble = self._look_with_guard(images_before)
@@ -288,8 +286,7 @@ class Run:
 
         self.log.show_progress()
         if stopping:
-            raise Stopped(f"stopped by {self.stop.name} at {self.progress.images:,} images; everything is saved. "
-                          f"Continue with: {resume_command(self.folder, self.accelerator)}")
+            raise self.supply.stopped(self.progress.images, self.folder)
 
     def _look_with_guard(self, images_before: int) -> Trouble | None:
         """Probe the generators where that is due; return what the guard says of the training, None where all is well.
@@ -308,7 +305,7 @@ class Run:
         better = not stopping and self.log.evaluate(self.translator)
         saving = better or self._is_due(every.checkpoint, images_before) or self.ended or stopping
         if self._is_due(every.log, images_before) or saving:
-            self.log.record_losses(self.optimizers["generator"].param_groups[0]["lr"])
+            self._record_losses()
         if saving:
             self.save()
 
@@ -317,6 +314,9 @@ class Run:
             self.log.picture(self.translator)
         if self.progress.evaluated == self.progress.images and not self.ended:
             self.log.write_report()
+
+    def _record_losses(self) -> None:
+        self.log.record_losses(self.optimizers["generator"].param_groups[0]["lr"])
 
     def _is_due(self, cadence: int | None, images_before: int) -> bool:
         return cadence is not None and self.progress.images // cadence > images_before // cadence

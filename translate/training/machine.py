@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import psutil
 import torch
 
 
@@ -39,3 +40,8 @@ def take_peak_bytes(device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def resident_bytes() -> int:
+    """Return how many bytes of memory this process holds now."""
+    return int(psutil.Process().memory_info().rss)

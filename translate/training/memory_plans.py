@@ -15,6 +15,7 @@ from translate.precision import Format
 from translate.recipe import Recipe
 from translate.runs.folder import RunFolder
 from translate.training import plan as planner
+from translate.training.machine import resident_bytes
 from translate.training.processes import by_main_process
 from translate.training.update import Update
 from translate.translators import Translator
@@ -32,6 +33,7 @@ class MemoryPlans:
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.precision, self.gpu_memory = precision, gpu_memory
         self.choices: dict[int, planner.Choice] = {}
+        self.resident = resident_bytes()  # before there are networks
         self.current = memory.PLANS["split"]
 
     def choose(self, first: int) -> None:
@@ -60,7 +62,8 @@ class MemoryPlans:
     def _choose(self, number: int) -> planner.Choice:
         before = self.home.memory_choices().get(str(number))
         return planner.choose_for_run(self.recipe, number, before, self.accelerator.device, self.precision,
-                                      self.accelerator.num_processes, self.gpu_memory)
+                                      self.accelerator.num_processes, self.gpu_memory,
+                                      held_bytes=max(resident_bytes() - self.resident, 0))
 
     def _use(self, plan: memory.Plan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
         """Give the networks a plan, and remember it in the run folder, with what it was chosen for if that is new."""

@@ -7,6 +7,7 @@ device's own context; `USABLE` leaves room for them.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -161,35 +162,46 @@ class Choice:
 
 
 def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
-                   precision: Format, num_processes: int = 1, gpu_memory: str | None = None) -> Choice:
+                   precision: Format, num_processes: int = 1, gpu_memory: str | None = None,
+                   held_bytes: int = 0) -> Choice:
     """Choose the memory plan of stage `number`. The first of these that applies:
 
     1. the plan in the run folder (`before`), if the recipe's memory and --memory are unchanged
     2. the plan that the recipe names
-    3. under `memory: auto`, the cheapest that fits into `gpu_memory` or into the GPU there is; without either, `split`
+    3. under `memory: auto`, the cheapest that fits into `gpu_memory` or into what the GPU, or on a CPU the machine and
+       the cgroups around this process, have left
+
+    On a CPU a plan of the run folder that `auto` chose must still fit: a process that takes too much is killed there.
 
     before         what the run folder remembers of the stage; None: nothing
-    device         what trains: only on CUDA is there a GPU to fit into
+    device         what trains
     precision      of the training
     num_processes  that share the stage's batch equally
     gpu_memory     the size given by --memory, such as 8GB
+    held_bytes     what of the prediction this process already holds
 
     Raises `DoesNotFit` where `auto` finds nothing that fits into `gpu_memory`, `UsageError` for one that is no size.
     """
     # What is asked for, and how much there is.
     stage, named = recipe.stages[number], recipe.memory_of(recipe.stages[number])
     kind: Device = "cpu" if device.type == "cpu" else "cuda"
-    budget = usable_bytes(device) if device.type == "cuda" and gpu_memory is None else None
+    budget, limit_from = None, ""
     if gpu_memory is not None:
         budget = budget_of(gpu_memory)
+    elif device.type == "cuda":
+        budget = usable_bytes(device)
+    elif device.type == "cpu":
+        budget, limit_from = usable_by_process(num_processes, held_bytes)
     asked = {"memory": named.model_dump() if named else "auto", "card": gpu_memory}
 
     # The three cases of the docstring.
-    as_before = ""
+    as_before, kept = "", None
     if before and before["asked"]["memory"] == asked["memory"] and gpu_memory in (None, before["asked"]["card"]):
-        asked, as_before = before["asked"], ", as before"
         plan = MemoryConfig(plan=before["plan"], strips=before["strips"]).resolve()
-        found = predict(recipe, stage, plan, precision, kind, num_processes)
+        kept = predict(recipe, stage, plan, precision, kind, num_processes)
+    must_fit = kind == "cpu" and named is None and limit_from
+    if before and kept and (kept.fits(budget) or not must_fit or before["asked"]["card"]):
+        found, asked, as_before = kept, before["asked"], ", as before"
     elif named:
         found = predict(recipe, stage, named.resolve(), precision, kind, num_processes)
     else:
@@ -203,7 +215,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     # The line that a person reads.
     line = f"{found}{as_before}"
     if budget is not None:
-        line += f" of {format_bytes(budget)} usable"
+        line += f" of {format_bytes(budget)} usable{limit_from}"
         if not found.fits(budget):
             line += f" (warning: {format_bytes(found.peak_bytes - budget)} more than that)"
     return Choice(found.plan, asked, line, found.peak_bytes)
@@ -219,6 +231,16 @@ def usable_bytes(device: torch.device) -> int:
     """Return what a training may fill of a GPU: a share of what is free now, and of what this process holds of it."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(USABLE * (free + torch.cuda.memory_reserved(device)))
+
+
+def usable_by_process(num_processes: int, held_bytes: int) -> tuple[int, str]:
+    """Return what a training on a CPU may fill of its machine and its cgroups, and in words which of them limits it.
+
+    Its processes share that, and each holds `held_bytes` of it already.
+    """
+    left = available_bytes()
+    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    return int(USABLE * (left.bytes / num_here + held_bytes)), f" ({left.limit_from})"
 
 
 def budget_of(memory_size: str) -> int:

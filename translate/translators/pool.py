@@ -6,6 +6,7 @@ float32 on the card and in every checkpoint, and take 1.2 GB so. What is replaye
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import torch
@@ -68,6 +69,22 @@ class ImagePool:
         version, internal, gauss = random_state
         self.random.setstate((version, tuple(internal), gauss))
         self.images, self._staged, self._before = list(images), {}, self.random.getstate()
+
+
+def dealt(pools: list[tuple[list[Tensor], list]], rank: int, num_processes: int,
+          capacity: int) -> tuple[list[Tensor], list]:
+    """Return the pool of process `rank` of `num_processes`, of images that the `pools` of other processes held.
+
+    Every image comes to one process, as far as its `capacity` reaches. No two processes draw the same chances.
+    """
+    images = [image for slot in itertools.zip_longest(*(held for held, _ in pools)) for image in slot
+              if image is not None]
+    version, internal, gauss = pools[rank % len(pools)][1]
+    chance = random.Random()
+    chance.setstate((version, tuple(internal), gauss))
+    chance.seed(chance.getrandbits(64) + rank)
+    version, own, gauss = chance.getstate()
+    return images[rank::num_processes][:capacity], [version, list(own), gauss]
 
 
 def to_bytes(image: Tensor) -> Tensor:

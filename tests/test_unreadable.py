@@ -1,0 +1,233 @@
+"""A file that cannot be read in the middle of a training costs nothing that was learnt, and no more than itself."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
+
+from tests.runs import Silent, final_state, pix2pix_recipe
+from translate.data import PairedConfig, batches
+from translate.data.samples import Samples
+from translate.errors import DataError, Stopped, TranslateError
+from translate.foreign import read_lines
+from translate.recipe import Recipe
+from translate.runs.checkpoint import newest_checkpoint
+from translate.schema import validate
+from translate.training.loop import train
+
+SMALL = {"translator": {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 0},
+                        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}},
+         "stages": [{"resolution": 16, "images": 24, "batch_size": 2}],
+         "every": {"log": 10, "sample": 100, "checkpoint": 100, "evaluate": None}}
+
+
+def small(data: Path, skipping: bool = False, **changes: Any) -> Recipe:
+    document = pix2pix_recipe(data, **SMALL).dump()
+    document["data"] |= {"resize": 20, "on_unreadable": "skip" if skipping else "stop"}
+    return validate(Recipe, document | changes, "toy")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def exchanged(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+HARM: dict[str, Callable[[Path], None]] = {"cut": cut, "gone": Path.unlink, "a pipe": exchanged, "empty": emptied}
+
+
+@pytest.fixture
+def data(shared_pairs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shared_pairs, tmp_path / "pairs"))
+
+
+def harming(data: Path, harm: Callable[[Path], None], at: int = 8, name: str = "trainB/3.png") -> Silent:
+    """A reporter that harms a file once so many images have been seen."""
+    def after(images: int) -> None:
+        if images == at:
+            harm(data / name)
+
+    return Silent(after)
+
+
+@pytest.mark.parametrize(("harm", "workers"), [("cut", 0), ("cut", 2), ("gone", 0), ("a pipe", 0)])
+def test_a_fault_of_reading_saves_first_and_the_run_goes_on_when_it_is_mended(
+        harm: str, workers: int, data: Path, shared_pairs: Path, tmp_path: Path, trained: Callable[[Recipe], Path]
+        ) -> None:
+    """Everything since the last checkpoint was lost, up to 10,000 images, to one file."""
+    report = harming(data, HARM[harm])
+    with pytest.raises(DataError, match=r"3\.png"):
+        train(small(data, workers=workers), tmp_path / "run", report)
+    newest, _ = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None and int(newest.name) >= 8
+    assert any("everything is saved" in line and "--resume --run-dir" in line for line in report.lines)
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["images"] == int(newest.name)
+
+    (data / "trainB" / "3.png").unlink(missing_ok=True)
+    shutil.copy(shared_pairs / "trainB" / "3.png", data / "trainB" / "3.png")
+    train(small(data), tmp_path / "run", Silent(), resume=True)
+    whole = trained(small(shared_pairs))
+    assert weights(tmp_path / "run") == weights(whole)
+    assert losses(tmp_path / "run") == losses(whole)
+
+
+def weights(run: Path) -> Any:
+    """The checksums of what is trained: the recipes name two folders of equal data."""
+    return {name: entry for name, entry in final_state(run).items() if "rator" in name or name == "images"}
+
+
+def losses(run: Path) -> Any:
+    """The last recorded losses, without the times that they took."""
+    last = [record for record in read_lines(run / "metrics.jsonl") if record["kind"] == "train"][-1]
+    return {name: value for name, value in last.items() if name not in ("images_per_second", "peak_bytes")}
+
+
+def test_a_test_image_that_is_lost_when_a_stage_begins_saves_first_as_well(data: Path, tmp_path: Path) -> None:
+    stages = [{"resolution": 16, "images": 12, "batch_size": 2}, {"resolution": 20, "images": 4, "batch_size": 2}]
+    with pytest.raises(DataError, match=r"testA/0\.png"):
+        train(small(data, stages=stages), tmp_path / "run", harming(data, cut, name="testA/0.png"))
+    newest, _ = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None and newest.name == "000000000012"
+
+
+def test_workers_that_are_lost_save_first(data: Path, tmp_path: Path) -> None:
+    """A killed worker ended a training in the middle of a step, which could then not be saved."""
+    def kill(images: int) -> None:
+        if images == 8:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+                worker.join()
+
+    with pytest.raises(TranslateError, match="loading images: "):
+        train(small(data, workers=2), tmp_path / "run", Silent(kill))
+    newest, _ = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None and int(newest.name) >= 8
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_with_skip_a_file_is_named_counted_and_done_without(harm: str, data: Path, tmp_path: Path) -> None:
+    for side in "AB":  # one of forty files, or nearly
+        for number in range(6, 20):
+            shutil.copy(data / f"train{side}" / "0.png", data / f"train{side}" / f"{number}.png")
+    report = harming(data, HARM[harm])
+    train(small(data, skipping=True, stages=[{"resolution": 16, "images": 48, "batch_size": 2}]),
+          tmp_path / "run", report)
+    told = [line for line in report.lines if "cannot be read" in line]
+    assert len(told) == 1 and "3.png" in told[0] and "1 of 40 files so far" in told[0]
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+    assert [event["what"] for event in read_lines(tmp_path / "run" / "events.jsonl")].count("unreadable") == 1
+    assert "3.png" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_more_than_a_share_of_unreadable_files_ends_the_training_and_is_saved(data: Path, tmp_path: Path) -> None:
+    """A disk that is gone must not turn a data set of thousands into the few images that were cached."""
+    def harm(images: int) -> None:
+        if images == 8:
+            for number in (1, 3, 5):
+                cut(data / "trainB" / f"{number}.png")
+
+    with pytest.raises(DataError, match="2 of 12 files cannot be read, more than the 5%"):
+        train(small(data, skipping=True), tmp_path / "run", Silent(harm))
+    newest, _ = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None and int(newest.name) >= 8
+
+
+def test_a_run_that_stopped_may_go_on_with_skip(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        train(small(data), tmp_path / "run", harming(data, cut))
+    train(small(data, skipping=True), tmp_path / "run", Silent(), resume=True)
+
+
+def test_what_is_taken_instead_does_not_depend_on_workers_or_the_point_of_resuming(data: Path) -> None:
+    cut(data / "trainB" / "3.png")
+    samples = PairedConfig(folder=data, resize=20, on_unreadable="skip").build("train", data)
+
+    def keys(start: int, workers: int) -> list[int]:
+        return [key for batch in batches(samples, seed=0, start=start, stop=24, batch_size=2, size=(16, 16),
+                                         workers=workers) for key in batch.keys]
+
+    whole = keys(0, 0)
+    assert keys(0, 2) == whole and keys(10, 0) == whole[10:] and len(whole) == 24
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_ends_the_wait_for_a_read_that_hangs_and_everything_is_saved(
+        workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM did not end a training whose loader hung: a batch system then killed it, unsaved."""
+    read = Samples.read
+
+    def hanging(self: Samples, index_a: int, index_b: int) -> Any:
+        if index_a == 3 and (tmp_path / "armed").exists():
+            time.sleep(600)
+        return read(self, index_a, index_b)
+
+    def arm(images: int) -> None:
+        if images == 6 and not (tmp_path / "armed").exists():
+            (tmp_path / "armed").touch()
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    monkeypatch.setattr(Samples, "read", hanging)
+    began = time.monotonic()
+    with pytest.raises(Stopped, match=r"stopped by SIGTERM .* everything is saved. Continue with: translate train"):
+        train(small(data, workers=workers), tmp_path / "run", Silent(arm))
+    newest, _ = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None and int(newest.name) >= 6 and time.monotonic() - began < 60
+
+
+def in_two(data: Path, folder: Path, faulty: int) -> None:
+    """One of two processes cannot read a file that the other reads well."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
+    read = Samples.read
+
+    def fault(self: Samples, index_a: int, index_b: int) -> Any:
+        if torch.distributed.get_rank() == faulty and (folder / "armed").exists():
+            raise DataError("cannot be read here", self.files_a[index_a])
+        return read(self, index_a, index_b)
+
+    Samples.read = fault  # type: ignore[method-assign]
+    recipe = small(data, stages=[{"resolution": 16, "images": 240, "batch_size": 2}])
+    try:
+        train(recipe, folder / "run", Silent(lambda images: (folder / "armed").touch() if images == 8 else None))
+    except DataError as error:
+        (folder / f"{torch.distributed.get_rank()}.txt").write_text(str(error))
+
+
+def test_what_one_of_two_processes_cannot_read_ends_both_and_is_saved(shared_pairs: Path, tmp_path: Path) -> None:
+    debug_launcher(in_two, (shared_pairs, tmp_path, 1), num_processes=2)
+    assert all("cannot be read here" in (tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    newest, _ = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None and int(newest.name) >= 8
+
+
+def test_a_fault_of_this_process_is_not_said_to_be_a_lost_worker(data: Path) -> None:
+    """Without workers nobody can be lost; the advice was to set workers to less."""
+    samples = PairedConfig(folder=data, resize=20).build("train", data)
+    unequal = batches(samples, seed=0, start=0, stop=24, batch_size=2, size=(16, 16), pin_memory=False)
+
+    def fail(*_: object) -> None:
+        raise OSError("of the caller")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("translate.data.stream.Stream.__getitem__", fail)
+        with pytest.raises(OSError, match="of the caller"):
+            next(unequal)

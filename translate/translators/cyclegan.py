@@ -15,6 +15,7 @@ from translate.losses import LeastSquares, Objective, Perceptual, l1_loss, seman
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, ResNetConfig
 from translate.networks.discriminators import Discriminator
 from translate.networks.tasks import load_task
+from translate.precision import at_least_float32
 from translate.schema import Config
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction, perceptual_problems
 from translate.translators.pool import ImagePool
@@ -119,7 +120,9 @@ class CycleGAN(Translator):
             hint = fake + self.cycle_noise * update.normal(f"cycle {name}", fake) if self.cycle_noise else fake
             self.come_back(update, name, hint, real, back)
             if self.semantic.get(name):
-                opinion, before = self.frozen["task"](fake), update.translated(self.frozen["task"], real)
+                opinion = self.frozen["task"](fake)
+                with update.without_graph():  # an opinion is no image, of which pixels could be hidden
+                    before = at_least_float32(self.frozen["task"](real))
                 update.backward(f"semantic_{name}", self.semantic[name] * semantic_consistency(opinion, before))
         if self.weights.identity:
             same = update.hide_unknown(back(real), real, real)

@@ -125,15 +125,15 @@ class CycleGAN(Translator):
                     before = at_least_float32(self.frozen["task"](real))
                 update.backward(f"semantic_{name}", self.semantic[name] * semantic_consistency(opinion, before))
         if self.weights.identity:
-            same = update.hide_unknown(back(real), real, real)
-            update.backward(f"identity_{name}", self.weights.identity * l1_loss(same, real))
+            loss = l1_loss(update.hide_unknown(back(real), real, real), real)  # no name holds the image meanwhile
+            update.backward(f"identity_{name}", self.weights.identity * loss)
         return fake.detach()
 
     def come_back(self, update: StepTools, name: Direction, fake: Tensor, real: Tensor, back: nn.Module) -> None:
         """Hold the way back to where it began (eq. 2), and to what a pretrained network sees there, if there is one."""
         if self.perceptual is None:
-            rebuilt = update.hide_unknown(back(fake), real, real)
-            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
+            loss = l1_loss(update.hide_unknown(back(fake), real, real), real)
+            update.backward(f"cycle_{name}", self.weights.cycle * loss)
             return
         with update.fake(back, fake, truth=real) as rebuilt:  # a cut of its own: this graph waits, not theirs
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))

@@ -52,6 +52,7 @@ app.command(cls=Command)(evaluating.compare)
 app.command(cls=Command)(training.plan)
 app.command(cls=Command)(training.recipes)
 app.command("import", cls=Command)(interop.import_checkpoint)
+app.command("export-pth", cls=Command)(interop.export_pth)
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
 data.command("list", cls=Command)(datasets.list_cards)

@@ -49,3 +49,16 @@ def import_checkpoint(
     say(f"release: {visible(imported.folder)}")
     way = "" if "ab" in imported.sources else " --direction ba"
     say(f"convert with: translate convert IN OUT --model {imported.folder}{way}")
+
+
+def export_pth(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run (or RUN/best), or a release.")],
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="The file to write.",
+                                            show_default="latest_net_G.pth")] = None,
+    direction: Direction = "ab",
+) -> None:
+    """Write a generator as a checkpoint that the code of pix2pix, CycleGAN, CUT or pix2pixHD loads."""
+    from translate.interop.exporting import export_pth as export
+
+    exported = export(model, to, direction)  # type: ignore[arg-type]
+    say(f"{exported.file}: for the code of {exported.project}, with {exported.options}")

@@ -23,7 +23,9 @@ from torch import Tensor
 from translate import files
 from translate.convert.jobs import FileFormat, Job
 from translate.convert.ledger import Entry, Ledger
+from translate.convert.scaling import outside
 from translate.convert.translating import Translating
+from translate.data.scale import HeightWidth
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, DecoderProcess, NoDecoder, Request
@@ -71,11 +73,15 @@ class Input:
 class Converter:
     """Translates files with one generator under one set of options."""
 
-    def __init__(self, translating: Translating, ledger: Ledger, options: Options):
+    def __init__(self, translating: Translating, ledger: Ledger, options: Options,
+                 warn: Callable[[str], None] = lambda line: None):
+        """`warn` is called with a line about the first image at a scale that the model does not know."""
         self.translating, self.ledger, self.options = translating, ledger, options
         self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
         self.salt = json.dumps([translating.release.fingerprint, translating.precision, options.format,
-                                options.quality, OUTPUT_VERSION])
+                                options.quality, OUTPUT_VERSION, *translating.scaling.key])
+        self.warn = warn
+        self.num_outside = 0  # images translated at another scale than the model knows
 
     def run(self, jobs: Iterable[Job], stop: object) -> Generator[Entry, None, None]:
         """Translate files, and yield what became of each, in their order. What cannot be translated is an entry too.
@@ -144,37 +150,63 @@ class Converter:
                 return writers.submit(self.record, self._foretell(read))
             if read.picture is None:
                 return writers.submit(self.record, self._translate_pages(read))
-            if read.image is None:
-                made: Tensor | np.ndarray = self._by_rows(Page.of_picture(read.picture, self.image_in))
-            else:
-                made = self.translating.translate(read.image, read.job.source)
+            picture, made = self._translate_picture(read)
         except (DiskError, NoDecoder):
             raise
         except Exception as error:  # the next file may well be fine, and the entry says what this one did
             return writers.submit(self.record, failure(read.job, error))
-        return writers.submit(self.write, read, read.picture, made)
+        return writers.submit(self.write, read, picture, made)
+
+    def _translate_picture(self, read: Input) -> tuple[Picture, Tensor | np.ndarray]:
+        """Translate what stands in memory. Returns what the output has besides its pixels, and these."""
+        picture = read.picture
+        assert picture is not None, "pages are translated elsewhere"
+        if read.image is not None:
+            self._note_scale(read.job, (read.image.shape[1], read.image.shape[2]))
+            shape = picture.pixels.shape[0], picture.pixels.shape[1]
+            return picture, self.translating.translate(read.image, read.job.source, shape)
+        shown, given_back = self.translating.scaling.page(Page.of_picture(picture, self.image_in))
+        self._note_scale(read.job, (shown.height, shown.width))
+        about = replace(picture, alpha=given_back.read_alpha(0, given_back.height), dpi=given_back.dpi,
+                        geo=given_back.geo, unknown=given_back.read_unknown(0, given_back.height))
+        return about, self._by_rows(shown, given_back)
+
+    def _note_scale(self, job: Job, *shapes: HeightWidth) -> None:
+        """Count a file whose images are translated in shapes beyond the model's scale; warn of the first."""
+        fault = next(filter(None, (outside(self.translating.release.scale, shape) for shape in shapes)), "")
+        if fault and not self.num_outside:
+            self.warn(f"{visible(job.name)} {fault}")
+        self.num_outside += bool(fault)
 
     def _foretell(self, read: Input) -> Entry:
         """Say what would become of a file. Pages to be read by rows are opened: so far only their number is known."""
         if read.picture is None:
-            with self._pages(read.job):
-                pass
+            with self._pages(read.job) as pages:
+                self._note_scale(read.job, *((shown.height, shown.width) for shown, _ in pages))
+        elif read.image is not None:
+            self._note_scale(read.job, (read.image.shape[1], read.image.shape[2]))
+        else:
+            height, width = read.picture.pixels.shape[:2]
+            self._note_scale(read.job, self.translating.scaling.shape_of((height, width)))
         return Entry(read.job.name, "todo", read.job.output_name, read.key)
 
     @contextmanager
-    def _pages(self, job: Job) -> Iterator[list[Page]]:
-        """Open the pages of a TIFF. Raises `ImageError`, also where its output cannot hold them, and `NoDecoder`."""
+    def _pages(self, job: Job) -> Iterator[list[tuple[Page, Page]]]:
+        """Open the pages of a TIFF, each as it is translated and of the size that is given back.
+
+        Raises `ImageError`, also where its output cannot hold them, and `NoDecoder`.
+        """
         opening = decoder_process.open_file if self.options.workers else row_readers.open_file
         with open_pages(job.source, self.image_in, self.options.max_pixels, opening) as pages:
             if len(pages) > 1 and not holds_pages(job.output):
                 raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
                                  "leave --format out, or take tif")
-            yield pages
+            yield [self.translating.scaling.page(page) for page in pages]
 
-    def _by_rows(self, page: Page) -> np.ndarray:
+    def _by_rows(self, shown: Page, given_back: Page) -> np.ndarray:
         """Translate a page by rows, into an array as files hold it."""
-        sink = ArraySink(page, self.image_out)
-        self.translating.translate_rows(page, sink)
+        sink = ArraySink(given_back, self.image_out)
+        self.translating.translate_rows(shown, sink, (given_back.height, given_back.width))
         return sink.array
 
     def _translate_pages(self, read: Input) -> Entry:
@@ -183,17 +215,19 @@ class Converter:
         self._begin(read)
         notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
+            self._note_scale(job, *((shown.height, shown.width) for shown, _ in pages))
+            given_back = [page for _, page in pages]
             if holds_pages(job.output) and self.image_out.pages is None:
-                with writing_pages(job.output, pages, self.image_out) as sinks:
-                    for page, sink in zip(pages, sinks, strict=True):
-                        self.translating.translate_rows(page, sink)
+                with writing_pages(job.output, given_back, self.image_out) as sinks:
+                    for (shown, page), sink in zip(pages, sinks, strict=True):
+                        self.translating.translate_rows(shown, sink, (page.height, page.width))
                         notes = (*notes, *sink.notes)
             else:
-                (page,) = pages
-                notes = self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height),
+                ((shown, page),) = pages
+                notes = self._save(job, self._by_rows(shown, page), page, page.read_alpha(0, page.height),
                                    page.read_unknown(0, page.height))
-        return self._done(read, sum(page.height * page.width for page in pages),
-                          (*(note for page in pages for note in page.notes), *notes))
+        return self._done(read, sum(page.height * page.width for page in given_back),
+                          (*(note for page in given_back for note in page.notes), *notes))
 
     def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray) -> Entry:
         """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.

@@ -18,6 +18,7 @@ from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import FOLDERS_OF, LayoutConfig, SidesConfig
 from translate.data.pairing import match, named, names_of
 from translate.data.recognising import matched, recognise, splits_further_down, train_sides
+from translate.data.scale import Fitting, Scale, sides_in_words, sides_of
 from translate.data.stream import hint_at_truth
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
@@ -42,7 +43,8 @@ class Finding(NamedTuple):
 
 
 def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] | None = None,
-          progress: Callable[[int, int], None] | None = None, needs_test_images: bool = False) -> list[Finding]:
+          progress: Callable[[int, int], None] | None = None, needs_test_images: bool = False,
+          resize: int | None = None) -> list[Finding]:
     """Read every image of a data set, and return what was found, in the order of the folders.
 
     data: a recipe's data, or a folder; of a folder, the first finding is a note on which layout it is read as.
@@ -51,9 +53,10 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     progress: is called with how many files of how many have been read.
     needs_test_images: missing test images are an error and not a note, as a training would stop at once
         (`Recipe.needs_test_images`).
+    resize: the short side that the last stage of a training shows images at, px; None: as the data's config says.
     """
     if isinstance(data, LayoutConfig):
-        return list(_check_config(data, root, crop, progress, needs_test_images))
+        return list(_check_config(data, root, crop, progress, needs_test_images, resize))
 
     # A bare folder: what it seems to be.
     config = recognise(data)
@@ -92,7 +95,8 @@ def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
 
 
 def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
-                  progress: Callable[[int, int], None] | None, needs_test_images: bool = False) -> Iterator[Finding]:
+                  progress: Callable[[int, int], None] | None, needs_test_images: bool = False,
+                  resize: int | None = None) -> Iterator[Finding]:
     """Yield the findings: how the files belong together, then of each file, then of the two files of a pair."""
     parts, findings = _parts(config, root, needs_test_images)
     yield from findings
@@ -137,6 +141,14 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         smallest, largest = (choose(met, key=lambda size: size[0] * size[1]) for choose in (min, max))
         yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
                       f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
+
+    # A network knows the scale that it is shown, and no other.
+    fitting = Fitting(resize or config.resize, crop or (1, 1))
+    if fitting.rescales(met):
+        yield Finding(config.place(root), "note", f"holds images with {sides_in_words(sides_of(met))}, and a training "
+                      f"shows them at {Scale.of(list(met), fitting)}: the network will know that scale, and no other",
+                      "translate with `convert --resize trained`; or train at their own size, with resize: null "
+                      "and as large a resolution as fits")
 
 
 def count_findings(counts: LabelCounts, path: Path, what: str, where: str, severity: Severity) -> Iterator[Finding]:

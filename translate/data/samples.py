@@ -99,8 +99,7 @@ class Samples:
 
     def shape_in(self, path: Path) -> tuple[int, int]:
         """Return the own (height, width) of the image, or of each of two, in one of the files. Raises `ImageError`."""
-        info = inspect(path)
-        return info.height, info.width
+        return shape_in(path)
 
 
 class UnpairedSamples(Samples):
@@ -167,6 +166,12 @@ class ComputedSamples(Samples):
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         b = to_tensor(images[0], self.image_b)
         return COMPUTE[self.kind](b), b
+
+
+def shape_in(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of the image in a file, by its header. Raises `ImageError`."""
+    info = inspect(path)
+    return info.height, info.width
 
 
 def grey(photograph: Tensor) -> Tensor:

@@ -76,7 +76,8 @@ class HeldOut:
         self.sources, self.reals = (evenly_spaced(len(side), most) for side in files)
         self.names = [files[0][number].name for number in self.sources]  # of the files that the sources come from
         # The own sizes of the sources, as far as their files say it
-        self.shapes: list[HeightWidth] = measured(self.samples, [files[0][number] for number in self.sources])
+        self.shapes: list[HeightWidth] = measured([files[0][number] for number in self.sources],
+                                                  self.samples.shape_in)
         self.fitting = OWN_SIZE
 
     def shown(self, fitting: Fitting) -> HeldOut:

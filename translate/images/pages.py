@@ -65,7 +65,11 @@ class Page:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Read rows [start, stop): (1, C, b − a, W) float32 in [-1, 1]."""
-        return to_tensor(fit(self._reader.read(start, stop), self.config).pixels, self.config)[None]
+        return to_tensor(self.read_pixels(start, stop), self.config)[None]
+
+    def read_pixels(self, start: int, stop: int) -> np.ndarray:
+        """Read rows [start, stop): (stop − start, W, C) of the depth that `config` declares."""
+        return fit(self._reader.read(start, stop), self.config).pixels
 
     def read_alpha(self, start: int, stop: int) -> np.ndarray | None:
         """Read alpha of rows [start, stop): (stop − start, W) uint8 or uint16 as in the file.

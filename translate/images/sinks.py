@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tifffile
@@ -27,6 +27,13 @@ from translate.images.writing import as_write_errors, holds, profile_for, replac
 
 TILE_SIDE = 256  # pixels; a multiple of 16 (TIFF 6.0, section 15)
 CLASSIC_TIFF_BYTES = 4_000_000_000  # a classic TIFF counts bytes in 32 bits; the rest is for its tags
+
+
+class RowSink(Protocol):
+    """Takes the rows of an output, from top to bottom."""
+
+    def write(self, start: int, strip: Tensor) -> None:
+        """Take rows (1, C, rows, W) in [-1, 1], from row `start` on."""
 
 
 class ArraySink:

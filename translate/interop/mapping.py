@@ -128,19 +128,21 @@ def _of_rest(network: ResNet, numbers: _Numbers, layout: Layout) -> Iterator[Pla
 
 
 def _of_unet(network: UNet) -> Iterator[Place]:
-    prefix, last = "model.model", len(network.down) - 1
+    # Each level holds the next one inside: all the way down, and then up again.
+    prefix, last, up_places = "model.model", len(network.down) - 1, []
     for number, (down, up) in enumerate(zip(cast(Any, network.down), cast(Any, network.up), strict=True)):
         if number == 0:  # convolution, what is inside, ReLU, convolution
             yield Place(down.layer.conv, None, f"{prefix}.0", "")
-            yield Place(up.layer.conv, None, f"{prefix}.3", "", makes_image=True)
+            up_places.append(Place(up.layer.conv, None, f"{prefix}.3", "", makes_image=True))
             prefix = f"{prefix}.1.model"
         elif number < last:  # LeakyReLU, convolution, norm, what is inside, ReLU, convolution, norm
             yield Place(down.layer.conv, down.norm, f"{prefix}.1", f"{prefix}.2")
-            yield Place(up.layer.conv, up.norm, f"{prefix}.5", f"{prefix}.6")
+            up_places.append(Place(up.layer.conv, up.norm, f"{prefix}.5", f"{prefix}.6"))
             prefix = f"{prefix}.3.model"
         else:  # LeakyReLU, convolution, ReLU, convolution, norm
             yield Place(down.layer.conv, None, f"{prefix}.1", "")
-            yield Place(up.layer.conv, up.norm, f"{prefix}.3", f"{prefix}.4")
+            up_places.append(Place(up.layer.conv, up.norm, f"{prefix}.3", f"{prefix}.4"))
+    yield from reversed(up_places)
 
 
 def take_weights(network: nn.Module, layout: Layout, state: dict[str, Tensor]) -> list[str]:

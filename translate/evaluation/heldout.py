@@ -231,7 +231,8 @@ class Evaluator:
         if metric == "kernel_distance" and not self.networks:
             truth = "" if self.held_out.paired else "the truth of the test images is not known, and "
             raise DataError(f"{truth}the kernel distance needs the weights of MobileNetV2 in {root / 'features'} and "
-                            "images of 1 or 3 channels", advice="run: translate data features")
+                            "images of 1 or 3 channels", advice="run: translate data features"
+                            + ("" if self.held_out.paired else f"; {TRUTH_ADVICE}"))
         if metric in NEEDS_TRUTH and not self.held_out.paired:
             raise DataError(f"{metric} needs the truth of the test images, which is known of paired data, and where "
                             "data.truth says so", "evaluate.metric", f"use kernel_distance; {TRUTH_ADVICE}")

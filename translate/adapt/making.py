@@ -49,7 +49,7 @@ from translate.convert.scaling import Resize
 from translate.data.labelled import Labelled
 from translate.data.samples import shape_in
 from translate.data.scale import Scale, measured, thinned
-from translate.data.transforms import resized, target_shape
+from translate.data.transforms import loaded
 from translate.errors import DataError, Stopped, visible
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.reading import read_image
@@ -295,9 +295,9 @@ def distances(recipe: Recipe, before: Examples, after: Examples, where: torch.de
     target = recipe.data.build("train", data_root()).files_b
 
     def features(paths: Sequence[Path], image: Any) -> list[torch.Tensor]:
-        loaded = (read_image(paths[number], image) for number in evenly_spaced(len(paths), NUM_COMPARED))
-        return [network(to_tensor(resized(each, target_shape(each.shape[:2], recipe.data.resize)), image))[network.name]
-                for each in loaded]
+        chosen = [paths[number] for number in evenly_spaced(len(paths), NUM_COMPARED)]
+        return [network(to_tensor(loaded(read_image(path, image), path, recipe.data.resize), image))[network.name]
+                for path in chosen]
 
     real = features(target, recipe.data.image_b)
     return {"untranslated": kernel_distance(features(before.files, recipe.data.image_a), real).value,

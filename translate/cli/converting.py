@@ -44,7 +44,8 @@ def convert(
     max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.",
                                                    show_default="200,000,000")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit for translating one image, such as 2GB, not counting "
-                                               "weights and the image. Same output, slower.")] = None,
+                                               "weights and the image. Same output, slower.",
+                                               show_default="a share of what is left")] = None,
     file_format: Annotated[str | None, typer.Option(
         "--format", help="Write png, jpg, webp or tif.", callback=one_of("png", "jpg", "webp", "tif"),
         show_default="each input's own, where it can hold the output")] = None,
@@ -126,6 +127,10 @@ def say_summary(summary: Summary, target: Path, dry_run: bool, shown: set[str]) 
         first, others = summary.noted[0], len(summary.noted) - 1
         more = f" (and of {others} more images: the ledger says which)" if others else ""
         say(f"note: {visible(first.path)}: {visible(first.note)}{more}")
+    if summary.in_strips:
+        first, others = summary.in_strips[0], len(summary.in_strips) - 1
+        more = f" ({others} more images as well: the ledger says why)" if others else ""
+        say(f"in strips, which give the same output: {visible(first.path)}: {visible(first.strips)}{more}")
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
         f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → "
         f"{visible(target)}")

@@ -42,6 +42,7 @@ class Summary:
     todo: int = 0  # would be converted, were this no dry run
     failed: list[Entry] = field(default_factory=list)
     noted: list[Entry] = field(default_factory=list)  # done, and something of the input had to be left out
+    in_strips: list[Entry] = field(default_factory=list)  # done in strips, as there was no memory for all at once
     skipped: list[str] = field(default_factory=list)  # files that are no images by their suffix, hidden ones among them
     outside: int = 0  # translated at another scale than the model knows, by more than a third
     stopped: bool = False  # by a signal, with files left to do
@@ -68,13 +69,15 @@ class Summary:
             self.failed.append(entry)
         if entry.note is not None:
             self.noted.append(entry)
+        if entry.strips is not None:
+            self.in_strips.append(entry)
 
     def add(self, other: Summary) -> None:
         """Add what another process has done."""
         for name in ("total", "converted", "already", "todo", "outside"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failed, self.skipped = self.failed + other.failed, self.skipped + other.skipped
-        self.noted = self.noted + other.noted
+        self.noted, self.in_strips = self.noted + other.noted, self.in_strips + other.in_strips
         self.stopped |= other.stopped
 
 
@@ -104,13 +107,15 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     precision     `auto` computes outputs of 8 bits in the device's fast format, deeper ones in fp32
     overwrite     replace what is done, and what the ledgers do not know
     max_pixels    the largest image that is decoded at once
-    memory        (such as "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower
+    memory        (such as "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower. None:
+                  at once what fits into a share of the memory that is left, the rest in strips
     file_format   one format for all outputs
     quality       1 to 100: of JPEG; it makes WebP lossy
     shard         the part of the files that this one of several processes does
     only          leave alone all files but these (names below the folder)
     workers       processes that decode ahead, and threads that write behind, each holding one image more in memory. 0:
-                  all in this process, where a file that crashes the decoder ends it. None: 1 where there is a second
+                  all in this process, where a file that crashes the decoder ends it, and whose allocations are
+                  bounded (RLIMIT_DATA) while a file is decoded. None: 1 where there is a second
                   core for it
     dry_run       read everything and write nothing
     verify        read every output that is done, and make again what was changed since; else only those whose size or

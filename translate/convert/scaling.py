@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from translate.data.scale import HeightWidth, Scale
-from translate.data.transforms import resized, target_shape
+from translate.data.transforms import check_loaded, resized, target_shape
 from translate.errors import UsageError
 from translate.images.pages import Page
 from translate.images.pictures import Picture
@@ -59,8 +59,13 @@ class Scaling:
         return target_shape(shape, min(max(min(shape), self.sides[0]), self.sides[1]))
 
     def picture(self, picture: Picture, labels: bool) -> tuple[Picture, Picture]:
-        """Return a picture as it is translated, and one of the size that is given back. `labels`: of class numbers."""
-        shape = self.shape_of((picture.pixels.shape[0], picture.pixels.shape[1]))
+        """Return a picture as it is translated, and one of the size that is given back. `labels`: of class numbers.
+
+        Raises `ImageError` where it would be enlarged beyond what is read.
+        """
+        own = picture.pixels.shape[0], picture.pixels.shape[1]
+        shape = self.shape_of(own)
+        check_loaded(own, shape, picture.path)
         if labels:
             shown = replace(picture, pixels=resized(picture.pixels, shape, labels=True))
         else:
@@ -70,6 +75,7 @@ class Scaling:
     def page(self, page: Page) -> tuple[Page, Page]:
         """Return the same two of a page that is read by rows."""
         shape = self.shape_of((page.height, page.width))
+        check_loaded((page.height, page.width), shape, page.path)
         shown = page if shape == (page.height, page.width) else ResizedPage(page, shape)
         return shown, page if self.give_back == "input" else shown
 

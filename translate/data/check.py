@@ -20,6 +20,7 @@ from translate.data.pairing import match, named, names_of
 from translate.data.recognising import matched, recognise, splits_further_down, train_sides
 from translate.data.scale import Fitting, Scale, sides_in_words, sides_of
 from translate.data.stream import hint_at_truth
+from translate.data.transforms import check_loaded, target_shape
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
 from translate.images.reading import ImageConfig, fit
@@ -266,6 +267,10 @@ def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, in
         findings.append(Finding(path, "error", f"is {width} pixels wide, an odd number, so it has no two equal halves",
                                 "expected A beside B"))
     width = width // 2 if side == "both" else width
+    try:
+        check_loaded((height, width), target_shape((height, width), config.resize, crop or (1, 1)), path)
+    except ImageError as error:
+        return (height, width), [*findings, Finding(path, "error", error.reason)]
     if crop and (height < crop[0] or width < crop[1]):
         findings.append(Finding(path, "warning", f"is {_size_text((height, width))}, smaller than the crop of "
                                 f"{_size_text(crop)}, so it is enlarged", "use larger images or a smaller resolution"))

@@ -38,6 +38,7 @@ class ImageInfo:
     channels: int  # without alpha; a palette has 3, CMYK becomes 3
     bits: int | Literal["float"]
     frames: int  # 1 for a still image
+    segment_bytes: int = 0  # of a TIFF: the strip or tile, or row of tiles, that is decoded at once
 
     @property
     def size(self) -> str:

@@ -51,6 +51,7 @@ class ResizedPage(Page):
         self.page, self.resampling = page, Resampling(old, shape)
         self.path, self.config, self.is_big, self.has_alpha = page.path, page.config, page.is_big, page.has_alpha
         self.icc, self.exif, self.notes = page.icc, page.exif, page.notes
+        self.held_bytes, self.read_bytes = page.held_bytes, page.read_bytes
         self.nodata, self.may_lack_data = page.nodata, page.may_lack_data
         self.dpi, self.geo = resized_dpi(page.dpi, old, shape), resized_geo(page.geo, old, shape)
         self.shape = (1, page.shape[1], *shape)

@@ -29,6 +29,17 @@ TILE_SIDE = 256  # pixels; a multiple of 16 (TIFF 6.0, section 15)
 CLASSIC_TIFF_BYTES = 4_000_000_000  # a classic TIFF counts bytes in 32 bits; the rest is for its tags
 
 
+class UprightImage(Protocol):
+    """What an array for the output of an image must know of it: the fields of a `Page`."""
+
+    path: Path
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+
 class RowSink(Protocol):
     """Takes the rows of an output, from top to bottom."""
 
@@ -39,7 +50,7 @@ class RowSink(Protocol):
 class ArraySink:
     """Collects the output of `page` in `array`, (H, W, config.channels) uint8, uint16 or float32, for `write_image`."""
 
-    def __init__(self, page: Page, config: ImageConfig):
+    def __init__(self, page: UprightImage, config: ImageConfig):
         self.page, self.config = page, config
         self.array: np.ndarray = np.empty((page.height, page.width, config.channels), config.file_dtype)
 

@@ -32,6 +32,7 @@ from translate.images import row_readers
 from translate.images.decoding import Picture, decode, inspect, read_content
 from translate.images.decoding_memory import at_most, decoding_bytes
 from translate.images.pictures import as_image_errors, check_size, open_image
+from translate.images.png_chunks import without_bad_chunks
 from translate.images.row_readers import FilePage, PageHead
 from translate.images.tiffs import is_tiff, names_no_data
 
@@ -129,7 +130,9 @@ def read_file(request: Request) -> Answer:
         if request.labels is None:
             content = read_content(request.path)
             return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
-        return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
+        with open_image(request.path) as file:
+            _, notes = without_bad_chunks(file, request.path)
+        return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels), notes=notes))
 
 
 class DecoderProcess:

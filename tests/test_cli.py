@@ -286,7 +286,7 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
             now[0] += 2.0
             display.progress(images, 140, "", {}, worked=images - 100, megapixels=3.0 * (images - 100))
     last = [line for line in text.getvalue().splitlines() if line.strip()][-1]
-    assert last.startswith("convert: 116 of 140 images, 0.5 images/s, 1.5 megapixels/s, 0:00:48 left")
+    assert last.startswith("convert: 116 of 140 images, 2.0 s/image, 1.5 megapixels/s, 0:00:48 left")
 
 
 def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

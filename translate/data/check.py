@@ -16,8 +16,8 @@ from translate.data.duplicates import Pictures
 from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import FOLDERS_OF, LayoutConfig, SidesConfig
-from translate.data.pairing import match, named, names_of
-from translate.data.recognising import matched, recognise, splits_further_down, train_sides
+from translate.data.pairing import match, named
+from translate.data.recognising import matched, recognise, train_sides, unknown_layout
 from translate.data.stream import hint_at_truth
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
@@ -58,12 +58,7 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     # A bare folder: what it seems to be.
     config = recognise(data)
     if config is None:
-        inside = splits_further_down(data) if data.is_dir() else []
-        return [Finding(data, "error", f"has splits further down alone, in {names_of(inside)}", "check one of these "
-                        "folders, or a recipe that says which is which: a, b, test_a, test_b") if inside else
-                Finding(data, "error", "holds no images in a layout that is known",
-                        "expected trainA and trainB (or A/train and B/train, or train/A and train/B), train (A beside "
-                        "B), train_label and train_img, or photographs")]
+        return [Finding.of(unknown_layout(data))]
     note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
                    "if another layout is meant, check a recipe that names it")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]

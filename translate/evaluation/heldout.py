@@ -23,6 +23,7 @@ The best checkpoint lies among the others, `checkpoints/<images>`, and is never 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -137,22 +138,33 @@ class Evaluator:
         self.metric = self._deciding(recipe.evaluate.metric, root, recipe.fitting(recipe.stages[-1]))
         self.cadence = self._cadence(recipe)
         self._reals: dict[Fitting, list[Observed]] = {}
+        self._looked: Callable[[], object] = lambda: None
 
     def __call__(self, translator: Translator, fitting: Fitting,
-                 on_translated: OnTranslated | None = None) -> Scored:
+                 on_translated: OnTranslated | None = None,
+                 on_progress: Callable[[int, int], object] = lambda done, total: None) -> Scored:
         """Score the averaged generator where there is one. Random states and the networks stay as they are.
 
         fitting        how the stage shows images; where that is another scale than their own, by more than a third,
                        they are scored in their own size as well
         on_translated  is shown every image of the former, in the process that translates it
+        on_progress    is told after every image how many of how many are looked at, in each process of its share
 
         Raises `TranslateError` in every process when one of them cannot read or translate an image.
         """
-        shown = self.held_out.shown(fitting)
+        # How much there is to look at: real ones of a size once in a training
+        shown, sizes = self.held_out.shown(fitting), [fitting]
+        if fitting.rescales(self.held_out.shapes):
+            sizes.append(OWN_SIZE)
+        looks = len(sizes) * len(self.held_out.sources)
+        looks += sum(size not in self._reals for size in sizes) * len(self.held_out.reals) * bool(self.networks)
+        done = itertools.count(self.accelerator.num_processes, self.accelerator.num_processes)
+        self._looked = lambda: on_progress(min(next(done), looks), looks)
+
         scores = self._score(translator, shown, on_translated)
         own_size: dict[str, Estimate] = {}
         missing = ""
-        if fitting.rescales(self.held_out.shapes):
+        if len(sizes) > 1:
             try:
                 own_size = self._score(translator, self.held_out, None)
             except TranslateError as error:  # large images may need more memory than there is
@@ -204,7 +216,9 @@ class Evaluator:
         seen: list[tuple[int, Observed]] = []
         fault: TranslateError | None = None
         try:
-            seen = [(number, observe_one(number)) for number in range(rank, num, world)]
+            for number in range(rank, num, world):
+                seen.append((number, observe_one(number)))
+                self._looked()
         except TranslateError as error:
             fault = error
         except (RuntimeError, MemoryError) as error:

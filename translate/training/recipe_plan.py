@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from translate.data.scale import Shapes
+from translate.errors import TranslateError
+from translate.places import data_root
 from translate.precision import Format
 from translate.recipe import Recipe
 from translate.training.plan import OnProgress, StagePlan, budget_of, plan_recipe, usable_bytes, with_consistency
@@ -21,6 +24,7 @@ class RecipePlan:
     budget: int | None  # bytes that predictions may fill; None: no GPU was named, and there is none
     with_consistency: bool  # with the network of the consistency loss, as `translate adapt make` trains it
     stages: list[StagePlan]
+    enlarged: tuple[str, ...] = ()  # what its stages enlarge of the images, where they are here to be looked at
 
     @property
     def misfits(self) -> list[str]:
@@ -53,4 +57,14 @@ def plan_for_gpu(recipe: Recipe, gpu_memory: str | None = None, precision: str |
 
     with with_consistency(recipe) as planned:
         return RecipePlan(recipe.name, planned_format, budget, planned is not recipe,
-                          plan_recipe(planned, budget, planned_format, on_progress=on_progress))
+                          plan_recipe(planned, budget, planned_format, on_progress=on_progress),
+                          tuple(enlarged_by(recipe)))
+
+
+def enlarged_by(recipe: Recipe) -> list[str]:
+    """Return a line for each side whose images a recipe enlarges, by their headers; none where they are not here."""
+    try:
+        samples = recipe.data.build("train", data_root())
+    except TranslateError:
+        return []
+    return Shapes(samples).enlarged([recipe.fitting(stage) for stage in recipe.stages])

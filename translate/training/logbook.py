@@ -23,7 +23,7 @@ from translate.data.scale import Shapes, scales_in_words
 from translate.data.stream import hint_at_truth
 from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
-from translate.metrics.intervals import Estimate
+from translate.evaluation.in_words import scores_in_words
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
 from translate.precision import Format, autocast, is_out_of_memory
@@ -107,7 +107,8 @@ class Logbook:
         # Of unpaired sides either has its number; of held-out images those that are scored.
         (a, b), held_out = (len(side) for side in (self.samples.files_a, self.samples.files_b)), self.evaluator
         scored = "none are held out, so that nothing is scored" if held_out is None else (
-            f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are scored")
+            f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
+            f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
         yield f"data: {f'{a:,} pairs of' if self.samples.paired else f'{a:,} + {b:,}'} training images; {scored}"
         processes = f" × {self.accelerator.num_processes}" * (self.accelerator.num_processes > 1)
         yield f"device: {self.accelerator.device}{processes}, {self.precision}"
@@ -232,6 +233,7 @@ class Logbook:
         num_images, metric = len(held_out.sources), self.evaluator.metric
         if progress.best is not None and progress.best.images <= self.recipe.complete_from:
             progress.best, progress.since_best = None, 0  # a level was added to the recipe since
+        is_first = progress.best is None
         counts = metric in scores and progress.images > self.recipe.complete_from
         better = progress.compare(metric, scores[metric].value if counts else None, num_images, scored.side,
                                   held_out.side, MEASURES[metric].better == "higher")
@@ -245,10 +247,12 @@ class Logbook:
             own_size={name: score.finite for name, score in scored.own_size.items()},
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
         at = f" at {scored.side} px" if scored.own_size else ""
-        self.report.say(f"{progress.images:,} images, held out{at}: {scores_in_words(scores)}"
-                        + ("; the best so far" if better else ""))
+        said = [f"{progress.images:,} images, held out{at}: {scores_in_words(scores, num_images)}",
+                f"by {metric} {scored.verdict}" if scored.verdict else "",
+                "" if not better else "the first evaluation" if is_first else "the best so far"]
+        self.report.say("; ".join(filter(None, said)))
         if scored.own_size:
-            self.report.say(f"  in their own size, {held_out.side} px: {scores_in_words(scored.own_size)}")
+            self.report.say(f"  in their own size, {held_out.side} px: {scores_in_words(scored.own_size, num_images)}")
         if scored.missing:
             self.tell("warning", f"warning: no scores of held-out images in their own size at {progress.images:,} "
                                  f"images: {scored.missing}")
@@ -342,8 +346,3 @@ class Logbook:
         images, evaluated = self.progress.images, self.progress.evaluated
         at_the_end = images >= self.recipe.num_images and images != evaluated
         return images // cadence > evaluated // cadence or at_the_end
-
-
-def scores_in_words(scores: dict[str, Estimate]) -> str:
-    """Say scores in one line, with their intervals."""
-    return ", ".join(f"{name} {score}" for name, score in scores.items())

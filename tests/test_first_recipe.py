@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import io
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,23 +122,44 @@ def test_every_kind_of_folder_gets_a_recipe_of_its_own(name: str, tmp_path: Path
     assert "GPU of 8GB" in made.text.splitlines()[0] and "MiB, 1.00× compute" in made.text
 
 
-@pytest.mark.parametrize("name", [
-    "nested, other names, turned", "labels", "16 bits",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in KINDS if name not in (
-        "nested, other names, turned", "labels", "16 bits"))])
+def two_small_steps(file: Path) -> list[str]:
+    """The words that make a training of a recipe as short as it can be: narrow networks, small crops."""
+    deep = "downs=4" if "unet" in file.read_text() else "blocks=1"
+    return [word for change in (
+        "stages=[{resolution: 16, resize: 20, images: 2}]", "translator.generator.width=2", "workers=0", "guard=null",
+        f"translator.generator.{deep}", "translator.discriminator.width=2", "translator.discriminator.layers=1")
+        for word in ("--set", change)]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ("labels", "16 bits") else pytest.mark.slow)
+                                  for name in KINDS])
 def test_the_recipe_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
-    """Two steps, with narrow networks and small crops, by the command that its heading shows."""
     monkeypatch.chdir(tmp_path)
     KINDS[name][0](tmp_path / "images")
-    assert call(monkeypatch, "new", "images", "--gpu", "8GB") == 0
-    assert "written: images.yaml" in said.getvalue()
-    small = ["stages=[{resolution: 16, resize: 20, images: 2}]", "translator.generator.width=2", "workers=0",
-             "translator.discriminator.width=2", "translator.discriminator.layers=1", "guard=null"]
-    deep_network = ["translator.generator.downs=4"] if "unet" in Path("images.yaml").read_text() else [
-        "translator.generator.blocks=1"]
-    words = [word for change in small + deep_network for word in ("--set", change)]
-    assert call(monkeypatch, "train", "images.yaml", *words) == 0, said.getvalue()
-    assert (tmp_path / "runs" / "images" / "release").is_dir()
+    _, file = first(tmp_path)
+    assert call(monkeypatch, "train", file, *two_small_steps(file), "--run", "run") == 0, said.getvalue()
+    assert (tmp_path / "run" / "release").is_dir()
+
+
+def test_the_lines_of_the_readme_lead_from_a_folder_to_a_translated_folder(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+    """Each is run as it stands, one after the other; only the training is made short."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    block = readme.split("## Your own images")[1].split("```")[1]
+    lines = [re.split(r"\s{2,}", line)[0] for line in block.splitlines() if line.startswith("translate ")]
+    assert [line.split()[1] for line in lines] == ["new", "data", "train", "convert"]
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        for number in range(3):
+            save(Path("photos") / folder / "holiday" / f"IMG {number} {folder}.JPG", number)
+    for line in lines:
+        _, *words = shlex.split(line)
+        short = two_small_steps(Path("photos.yaml")) if words[0] == "train" else []
+        assert call(monkeypatch, *words, *short) == 0, said.getvalue()
+    assert sorted(path.name for path in Path("out/holiday").glob("*.JPG")) == [
+        f"IMG {number} testA.JPG" for number in range(3)]
+    assert Path("runs/photos/report.html").is_file() and "written: photos.yaml" in said.getvalue()
 
 
 def test_large_images_are_trained_from_small_to_full_in_crops_that_the_card_takes(tmp_path: Path) -> None:

@@ -130,7 +130,9 @@ def plan(
     if as_json:
         say(json.dumps(planned.as_json(), indent=2))
     else:
-        say_table(plan_table(planned.stages, planned.budget, planned.precision))
+        say_table(plan_table(planned))
+        for line in planned.glosses:
+            say(line)
         if planned.with_consistency:
             say("with the network of the consistency loss, as `translate adapt make` trains; `translate train` alone "
                 "needs less: --set adapt.semantic=null")

@@ -60,7 +60,7 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     if config is None:
         return [Finding.of(unknown_layout(data))]
     note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
-                   "if another layout is meant, check a recipe that names it")
+                   "if it holds something else, write a recipe for it (`translate new FOLDER --kind …`) and check that")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
 
 
@@ -129,7 +129,7 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
         loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
-        smallest, largest = (choose(met, key=lambda size: size[0] * size[1]) for choose in (min, max))
+        smallest, largest = (choose(met, key=lambda size: (size[0] * size[1], size)) for choose in (min, max))
         yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
                       f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
 

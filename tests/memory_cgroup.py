@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MOUNT = Path("/sys/fs/cgroup")
@@ -30,7 +31,11 @@ def memory_cgroup(limit_bytes: int) -> Iterator[Path | None]:
             (group / name).write_text(str(limit_bytes if value is None else value))
         yield group
     finally:
-        group.rmdir()
+        for _ in range(100):  # until the last process that a child has started is gone
+            with suppress(OSError):
+                group.rmdir()
+                break
+            time.sleep(0.1)
 
 
 def enter(group: Path) -> None:

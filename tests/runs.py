@@ -102,17 +102,13 @@ def final_state(folder: Path) -> dict[str, Any]:
     return {"images": newest.name, **json.loads((newest / "MANIFEST.json").read_text())}
 
 
-def in_a_process(recipe: Recipe, folder: Path, before: Callable[[], None] = lambda: None) -> tuple[Any, Any]:
-    """Start or go on with a run in a forked process. Returns it, and the number of images it has seen.
-
-    `before` is called in that process first.
-    """
+def in_a_process(recipe: Recipe, folder: Path) -> tuple[Any, Any]:
+    """Start or go on with a run in a forked process. Returns it, and the number of images it has seen."""
     context = multiprocessing.get_context("fork")  # it has torch already: a spawned one would import for seconds
     seen = context.Value("i", 0)
 
     def work() -> None:
         os.setpgid(0, 0)
-        before()
         train(recipe, folder, Silent(lambda images: setattr(seen, "value", images)),
               resume=(folder / "recipe.yaml").exists())
 

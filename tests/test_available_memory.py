@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.memory_cgroup import memory_cgroup
-from translate.available_memory import Available, available_bytes, cgroup_limits
+from translate.available_memory import Available, available_bytes, cgroup_limits, lies_in_memory
 
 GB = 10**9
 UNLIMITED = 9223372036854771712  # what version 1 says where there is no limit
@@ -159,6 +159,18 @@ def test_no_limit_and_what_cannot_be_read_are_no_limits(system: FakeSystem) -> N
     assert system.limits() == {}
     system.write("/a mount with spaces", memory__current=5)
     assert system.limits() == {"memory.max of the memory cgroup /": GB - 5}
+
+
+@pytest.mark.parametrize(("mounted", "kind", "expected"), [
+    ("/", "ext4", False), ("/tmp", "tmpfs", True), ("/tmp", "xfs", False), ("/tmp/a", "tmpfs", False),
+    ("/tm", "tmpfs", False), ("/", "ramfs", True)])
+def test_a_folder_for_temporary_files_may_lie_in_memory(system: FakeSystem, mounted: str, kind: str,
+                                                        expected: bool) -> None:
+    """Rows that wait on such a disk took the memory that they were to save."""
+    system.mounts = [f"22 1 8:1 / / rw - {kind if mounted == '/' else 'ext4'} /dev/sda1 rw",
+                     f"40 22 0:9 / {mounted} rw - {kind} x rw"]
+    system.limits()
+    assert lies_in_memory(Path("/tmp/b"), system.root) == expected
 
 
 def test_a_limit_says_in_words_whose_it_is() -> None:

@@ -26,7 +26,7 @@ def save(path: Path, array: np.ndarray = RGB, mode: str | None = None) -> Path:
 
 
 def config_of(**fields: Any) -> LayoutConfig:
-    return pydantic.TypeAdapter(DataConfig).validate_python(fields)
+    return pydantic.TypeAdapter(DataConfig).validate_python({"resize": None} | fields)
 
 
 def said(findings: list[Finding]) -> dict[str, tuple[str, str]]:
@@ -137,7 +137,9 @@ def test_sizes_that_differ_are_noted_where_there_are_no_pairs(tmp_path: Path) ->
     save(tmp_path / "testB" / "6.png", np.zeros((40, 40, 3), np.uint8))
     (note,) = check(config)
     assert note.severity == "note" and note.what == "holds images of 2 sizes, from 30×20 to 40×40"
-    assert "a short side of 286 px" in note.advice
+    assert "at their own sizes" in note.advice
+    resized = check(config_of(kind="unpaired", folder=tmp_path, resize=24))[0]
+    assert "a short side of 24 px" in resized.advice
 
 
 @pytest.mark.parametrize("needed", [False, True])

@@ -119,7 +119,7 @@ def test_a_file_of_thousands_of_fields_is_refused_in_a_second(tmp_path: Path) ->
     file = tmp_path / "x.yaml"
     file.write_text("".join(f"{name}: 1\n" for name in KEYS))
     start = time.process_time()
-    with pytest.raises(RecipeError, match="19,8.. more mistakes, which are told when these are mended"):
+    with pytest.raises(RecipeError, match=r"19,8.. more mistakes, which are told when these are mended"):
         load_recipe(file)
     assert time.process_time() - start < 4
 

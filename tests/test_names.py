@@ -177,7 +177,8 @@ def test_a_ledger_holds_names_in_any_encoding(command: Callable[..., str], tmp_p
     words = ("convert", source, tmp_path / "out", "--model", EARLIER / "release", "--workers", "0")
     for expected in ("3 converted, 0 done before", "0 converted, 3 done before"):
         assert expected in command(*words)
-    assert {row["path"] for row in read_lines(tmp_path / "out" / ".translate-ledger.jsonl")} == set(os.listdir(source))
+    rows = read_lines(tmp_path / "out" / ".translate-ledger.jsonl")
+    assert {row["path"] for row in rows} == {path.name for path in Path(source).iterdir()}
 
 
 def test_no_report_is_promised_where_there_is_none(tmp_path: Path, said: io.StringIO,

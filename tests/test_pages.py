@@ -24,7 +24,7 @@ from tests.covering import each_value
 from tests.pixels import RGB8, RGB16, RGB_FLOAT, SRGB, noise, seen
 from translate import tiling
 from translate.errors import DiskError, ImageError
-from translate.images.decoding import count_pages, decode, inspect
+from translate.images.decoding import decode, inspect
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
 from translate.images.reading import ImageConfig, read_image
@@ -304,13 +304,13 @@ def test_a_file_cut_between_two_pages_is_not_taken_for_one_of_fewer(tmp_path, op
         for seed in range(4):
             writer.write(noise(20, 15, 3, seed=seed), photometric="rgb", contiguous=False, metadata=None)
     content = path.read_bytes()
-    assert count_pages(path) == inspect(path).frames == 4
+    assert inspect(path).frames == 4
     for length in range(100, len(content), 40):
         path.write_bytes(content[:length])
         with pytest.raises(ImageError), open_pages(path, RGB8):
             pytest.fail(f"{length} of {len(content)} bytes are taken for a whole file")
         with suppress(ImageError):
-            assert count_pages(path) == 4
+            assert inspect(path).frames == 4
 
 
 @pytest.mark.parametrize("options", [{"tile": (16, 16), "compression": "zlib", "predictor": 2}, {"rowsperstrip": 5}])

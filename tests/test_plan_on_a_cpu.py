@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import write_pairs
-from tests.memory_cgroup import enter, memory_cgroup
-from tests.runs import cyclegan_recipe, in_a_process
+from tests.runs import cyclegan_recipe
 from translate.available_memory import Available
 from translate.networks import memory
 from translate.recipe import Recipe
-from translate.report.reading import read_run
 from translate.training import plan as planner
 from translate.training.plan import USABLE, predict
 
@@ -77,23 +72,3 @@ class TestOnACPU:
         lean = before | {"plan": "preact"}
         self.left(monkeypatch, 10 * peaks["split"] / USABLE)
         assert self.choose(lean).plan.name == "preact" and "as before" in self.choose(lean).line
-
-    @pytest.mark.slow  # steps of 512 px
-    def test_a_training_in_a_cgroup_that_split_is_too_large_for_ends(self, tmp_path: Path) -> None:
-        """For real: under a plan that is named it is killed there, and under `auto` it is not."""
-        write_pairs(tmp_path / "pairs")
-        peaks = {}
-        for plan in ("split", "auto"):
-            changes = {"memory": "auto" if plan == "auto" else {"plan": plan}, "guard": None,
-                       "translator": SMALL | {"generator": {"kind": "resnet", "width": 24, "blocks": 1}},
-                       "stages": [{"resolution": 512, "resize": 512, "images": 2}], "every": {"evaluate": None}}
-            recipe = cyclegan_recipe(tmp_path / "pairs", **changes)
-            peaks[plan] = predict(recipe, recipe.stages[0], memory.PLANS["split"], "fp32", "cpu").peak_bytes
-            with memory_cgroup(int(0.75 * peaks[plan])) as group:
-                if group is None:
-                    pytest.skip("no memory cgroup can be made here")
-                process, _ = in_a_process(recipe, tmp_path / plan, before=lambda: enter(group))
-                process.join(300)
-            assert process.exitcode == (-signal.SIGKILL if plan == "split" else 0), plan
-        assert json.loads((tmp_path / "auto/status.json").read_text())["state"] == "finished"
-        assert read_run(tmp_path / "split").status["state"] == "died"

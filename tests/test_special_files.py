@@ -20,7 +20,7 @@ from translate.data.labels import read_labels
 from translate.errors import DataError, ImageError
 from translate.evaluation.scoring import evaluate_folder
 from translate.images.decoder_process import Request, read_file
-from translate.images.decoding import count_pages, inspect
+from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
 from translate.images.row_readers import open_file
 
@@ -47,7 +47,7 @@ def rows_of(path: Path) -> None:
 
 READERS: dict[str, Callable[[Path], object]] = {
     "image": lambda path: read_image(path, ImageConfig()), "labels": read_labels, "head": inspect,
-    "pages": count_pages, "rows": rows_of, "decoder": lambda path: read_file(Request(path, 100, ""))}
+    "rows": rows_of, "decoder": lambda path: read_file(Request(path, 100, ""))}
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,7 @@ from translate.images.transparency import composed, taken_off
 from translate.images.writing import write_image
 from translate.recipe import Recipe, load_recipe
 from translate.runs.folder import RunFolder, continued
+from translate.runs.manifest import seal
 from translate.runs.release import load_release
 from translate.schema import validate
 from translate.training.loop import train
@@ -184,11 +185,14 @@ def test_a_run_and_a_release_keep_their_background_and_older_ones_what_they_did(
     assert ImageConfig(background=None).identity == {"channels": 3, "bits": 8}  # as fingerprints had it before
     assert translate.load(run).image_in == load_release(run).image_in
 
-    # As an earlier version saved it: the same recipe goes on in it.
+    # As an earlier version saved it, which kept no recipe in checkpoints: the same recipe goes on in it.
     document = yaml.safe_load((run / "recipe.yaml").read_text())
     for side in ("image_a", "image_b"):
         del document["data"][side]["background"]
     (run / "recipe.yaml").write_text(yaml.safe_dump(document))
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "recipe.json").unlink()
+        seal(checkpoint)
     assert load_release(run).image_in.background is None
     assert continued(RunFolder(run).saved_recipe(), recipe(pairs)).data.loading.image_a.background is None
     longer = recipe(pairs).model_copy(update={"stages": (recipe(pairs).stages[0].model_copy(update={"images": 3}),)})

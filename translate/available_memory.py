@@ -17,7 +17,9 @@ Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memor
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -86,6 +88,26 @@ def cgroup_limits(root: Path = Path("/")) -> Iterator[Available]:
         outermost = root / mounted.relative_to("/")
         for inner in (below, *below.parents):
             yield from _left(outermost / inner, filesystem, f"/{inner}".removesuffix("."))
+
+
+def give_back_freed() -> None:
+    """Return to the system what this process has freed: glibc keeps small blocks, and they would count as taken."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def lies_in_memory(folder: Path, root: Path = Path("/")) -> bool:
+    """Return whether files of a folder are kept in memory (tmpfs, as /tmp and /dev/shm of some systems), not on a disk.
+    """
+    try:
+        lines = (root / "proc/self/mountinfo").read_text().splitlines()
+        wanted = folder.resolve()
+    except OSError:
+        return False
+    found = [(len(mounted.parts), kind.split(" ", 1)[0]) for place, _, kind in (line.partition(" - ") for line in lines)
+             if wanted.is_relative_to(mounted := Path(_unescaped(place.split(" ")[4])))]
+    return max(found, key=lambda each: each[0], default=(0, ""))[1] in ("tmpfs", "ramfs")
 
 
 def _left(folder: Path, filesystem: str, name: str) -> Iterator[Available]:

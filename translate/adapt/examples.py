@@ -14,7 +14,7 @@ from translate.adapt.kept import digest
 from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.loading import Loadable, Shares, load
 from translate.data.stream import drawn
-from translate.data.transforms import RandomTransform, resized, target_shape
+from translate.data.transforms import RandomTransform, loaded, resized
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
 from translate.recipe import Downstream
@@ -74,7 +74,7 @@ class Examples:
         image = read_image(self.files[number], self.image)
         if self.change is not None:
             image = self.change(image, number)
-        image = resized(image, target_shape(image.shape[:2], self.resize))
+        image = loaded(image, self.files[number], self.resize)
         if self._kept_bytes + image.nbytes <= CACHED_BYTES:
             self._kept[number], self._kept_bytes = image, self._kept_bytes + image.nbytes
         return image
@@ -104,7 +104,7 @@ class TrainingExamples(Loadable):
         (index, key), size = self.address(number), self.config.size
         layout = self.examples.layout
         image = self.examples.read(index)
-        images = [resized(image, target_shape(image.shape[:2], None, size))]
+        images = [loaded(image, self.examples.files[index], None, size)]
 
         # Class numbers go through crop and flip as 16-bit pixels: neither computes new ones.
         classes = layout.read(self.examples.labels[index])

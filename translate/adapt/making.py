@@ -45,8 +45,11 @@ from translate.adapt.translators import (
 )
 from translate.convert import LEDGER, Entry, Shard, convert
 from translate.convert.ledger import Ledger
+from translate.convert.scaling import Resize
 from translate.data.labelled import Labelled
-from translate.data.transforms import resized, target_shape
+from translate.data.samples import shape_in
+from translate.data.scale import Scale, measured, thinned
+from translate.data.transforms import loaded
 from translate.errors import DataError, Stopped, visible
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.reading import read_image
@@ -146,6 +149,10 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
     if release.labels is not None:
         raise DataError("translates label maps, and labelled images are to be adapted", release.name)
     names = names_of(source)
+    resize: Resize | None = "trained" if is_beyond(source, release.scale) else None
+    if resize is not None:
+        report.say(f"images are translated at the scale that the translator was trained at, {release.scale}, and "
+                   "brought back to their own size")
 
     def tell(row: Entry, number: int, total: int) -> None:
         if row.status == "done" and row.message:
@@ -153,7 +160,7 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
         report.progress(number, total, "translate", {})
 
     summary = convert(source.images, staged, release, device=device, shard=shard, only=frozenset(names),
-                      verify=shard is None, on_progress=tell)
+                      verify=shard is None, resize=resize, size="input", on_progress=tell)
     for row in summary.failed:
         report.say(str(row))
     if summary.stopped:
@@ -167,6 +174,11 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
               for name in names if not (staged / name).is_file()}
     failed |= {row.path: {"stage": row.stage or "", "message": str(row)} for row in summary.failed}
     return Translations(staged, {name: ledger.last(name).get("key") for name in names}, failed)
+
+
+def is_beyond(source: Labelled, scale: Scale | None) -> bool:
+    """Return whether some source image is of another scale, by more than a third, than a translator knows."""
+    return scale is not None and any(not scale.knows(min(shape)) for shape in measured(thinned(source.files), shape_in))
 
 
 def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], home: Path, report: Reporter,
@@ -283,9 +295,9 @@ def distances(recipe: Recipe, before: Examples, after: Examples, where: torch.de
     target = recipe.data.build("train", data_root()).files_b
 
     def features(paths: Sequence[Path], image: Any) -> list[torch.Tensor]:
-        loaded = (read_image(paths[number], image) for number in evenly_spaced(len(paths), NUM_COMPARED))
-        return [network(to_tensor(resized(each, target_shape(each.shape[:2], recipe.data.resize)), image))[network.name]
-                for each in loaded]
+        chosen = [paths[number] for number in evenly_spaced(len(paths), NUM_COMPARED)]
+        return [network(to_tensor(loaded(read_image(path, image), path, recipe.data.resize), image))[network.name]
+                for path in chosen]
 
     real = features(target, recipe.data.image_b)
     return {"untranslated": kernel_distance(features(before.files, recipe.data.image_a), real).value,

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 DRY_RUN_WORDS = {"todo": "to do: ", "already": "done: ", "failed": "would fail: "}  # what an entry's status means there
 
 
+def short_side(text: str | None) -> int | str | None:
+    """Read the value of `--resize`. Raises `UsageError` for what is neither `trained` nor a number of pixels."""
+    if text is None or text == "trained":
+        return text
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 7):
+        raise UsageError(f"--resize {text}: expected trained, or a short side in pixels, such as 512")
+    return int(text)
+
+
 def convert(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, a folder of any depth, or a glob in quotes, "
@@ -35,19 +44,26 @@ def convert(
     max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.",
                                                    show_default="200,000,000")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit for translating one image, such as 2GB, not counting "
-                                               "weights and the image. Same output, slower.")] = None,
+                                               "weights and the image. Same output, slower.",
+                                               show_default="a share of what is left")] = None,
     file_format: Annotated[str | None, typer.Option(
         "--format", help="Write png, jpg, webp or tif.", callback=one_of("png", "jpg", "webp", "tif"),
         show_default="each input's own, where it can hold the output")] = None,
     quality: Annotated[int | None, typer.Option(help="Of JPEG, 1 to 100; makes WebP lossy.")] = None,
     workers: Annotated[int | None, typer.Option(help="Number of decoder processes, and of writer threads; 0: none.",
                                                 show_default="1, or 0 on a single core")] = None,
+    resize: Annotated[str | None, typer.Option(metavar="trained|N", help="Translate at another scale: that of the "
+                                               "model's training, or a short side of N px.",
+                                               show_default="each image as it is")] = None,
+    size: Annotated[str, typer.Option(help="Size of outputs after --resize: resized, or input, as it was before.",
+                                      callback=one_of("resized", "input"))] = "resized",
     shard: Shard = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read every output that is done, and make again what was "
                                          "changed since. Otherwise only those whose size or time is another.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
 ) -> None:
-    """Translate a folder: same tree, same names, same sizes. Call it again to go on after an interruption."""
+    """Translate a folder: same tree, same names, and without --resize same sizes. Call it again to go on after an
+    interruption."""
     from translate.convert import convert as convert_files
     from translate.convert.sharding import add_up, choose_shard
     from translate.images.decoding import MAX_PIXELS
@@ -64,11 +80,17 @@ def convert(
         say(f"refused {reason}")
     say(f"weights: {visible(release.weights)}" + (f" ({release.growth})" if release.growth else ""))
 
+    if release.scale is not None:
+        say(f"scale: trained on images with {release.scale}")
+
     with Display(f"convert with {release.name}") as display:
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
                                 overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
                                 memory=memory, file_format=file_format, quality=quality,  # type: ignore[arg-type]
                                 workers=workers, shard=part, dry_run=dry_run, verify=verify,
+                                resize=short_side(resize), size=size,  # type: ignore[arg-type]
+                                warn=lambda line: display.say(f"warning: {line}; --resize trained translates at that "
+                                                              "scale"),
                                 on_progress=entry_shower(display, dry_run))
         shown = {entry.path for entry in summary.failed}
         summary = add_up(summary)
@@ -105,8 +127,14 @@ def say_summary(summary: Summary, target: Path, dry_run: bool, shown: set[str]) 
         first, others = summary.noted[0], len(summary.noted) - 1
         more = f" (and of {others} more images: the ledger says which)" if others else ""
         say(f"note: {visible(first.path)}: {visible(first.note)}{more}")
+    if summary.in_strips:
+        first, others = summary.in_strips[0], len(summary.in_strips) - 1
+        more = f" ({others} more images as well: the ledger says why)" if others else ""
+        say(f"in strips, which give the same output: {visible(first.path)}: {visible(first.strips)}{more}")
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
         f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → "
         f"{visible(target)}")
+    if summary.outside:
+        say(f"{summary.outside} of them at another scale than the model was trained at")
     if summary.stopped:
         say("stopped by a signal; the same command goes on", console.err)

@@ -63,7 +63,8 @@ def check(
             findings = check_images(folder, data_root(), progress=display.count)
         else:
             findings = check_images(recipe.data, data_root(), recipe.stages[-1].size, display.count,
-                                    needs_test_images=recipe.needs_test_images)
+                                    needs_test_images=recipe.needs_test_images,
+                                    resize=recipe.fitting(recipe.stages[-1]).resize)
             if recipe.adapt is not None:
                 from translate.adapt.checking import label_findings
 

@@ -6,6 +6,7 @@ Who calls whom:
                          → ledger       what earlier calls have done
                          → converter    each file: read, translated, written, noted in the ledger
     one image    converter, python_api → translating → the generator, whole or through `translate.tiling`
+                                         → scaling: at what scale, and in which size it is given back
     in memory    python_api             `translate.load(…).convert(image)`
     processes    sharding               the command line: the shard of each process, and the sum of their summaries
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 from translate.convert.converter import Converter, Options, remove_leftovers
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
+from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating
 from translate.errors import UsageError
 from translate.images.pictures import MAX_PIXELS
@@ -40,7 +42,9 @@ class Summary:
     todo: int = 0  # would be converted, were this no dry run
     failed: list[Entry] = field(default_factory=list)
     noted: list[Entry] = field(default_factory=list)  # done, and something of the input had to be left out
+    in_strips: list[Entry] = field(default_factory=list)  # done in strips, as there was no memory for all at once
     skipped: list[str] = field(default_factory=list)  # files that are no images by their suffix, hidden ones among them
+    outside: int = 0  # translated at another scale than the model knows, by more than a third
     stopped: bool = False  # by a signal, with files left to do
 
     @property
@@ -65,13 +69,15 @@ class Summary:
             self.failed.append(entry)
         if entry.note is not None:
             self.noted.append(entry)
+        if entry.strips is not None:
+            self.in_strips.append(entry)
 
     def add(self, other: Summary) -> None:
         """Add what another process has done."""
-        for name in ("total", "converted", "already", "todo"):
+        for name in ("total", "converted", "already", "todo", "outside"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failed, self.skipped = self.failed + other.failed, self.skipped + other.skipped
-        self.noted = self.noted + other.noted
+        self.noted, self.in_strips = self.noted + other.noted, self.in_strips + other.in_strips
         self.stopped |= other.stopped
 
 
@@ -79,13 +85,16 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             overwrite: bool = False, max_pixels: int = MAX_PIXELS, memory: str | None = None,
             file_format: FileFormat | None = None, quality: int | None = None, shard: Shard | None = None,
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
-            verify: bool = False, on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
+            verify: bool = False, resize: Resize | None = None, size: Size = "resized",
+            warn: Callable[[str], None] = lambda line: None,
+            on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
     """Translate files into `out`, and go on where an earlier call was interrupted.
 
-    Outputs have the size of their inputs seen upright; alpha, ICC profile, EXIF and resolution go along where the
-    format holds them (EXIF not from a TIFF, and into one only if that has 8 bits and at most 3 colours). A suffix is
-    kept where its format can hold the output, else it becomes .png (.tif for floats and many channels). Where another
-    file claims a name, the suffix is added to the whole name (x.gif beside x.png → x.gif.png).
+    Outputs have the size of their inputs seen upright, unless `resize` says otherwise; alpha, ICC profile, EXIF and
+    resolution go along where the format holds them (EXIF not from a TIFF, and into one only if that has 8 bits and at
+    most 3 colours). A suffix is kept where its format can hold the output, else it becomes .png (.tif for floats and
+    many channels). Where another file claims a name, the suffix is added to the whole name (x.gif beside x.png →
+    x.gif.png).
 
     Files already done are left alone, and so is a file at an output's place that this folder's ledgers do not know;
     that one is reported.
@@ -98,17 +107,24 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     precision     `auto` computes outputs of 8 bits in the device's fast format, deeper ones in fp32
     overwrite     replace what is done, and what the ledgers do not know
     max_pixels    the largest image that is decoded at once
-    memory        (such as "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower
+    memory        (such as "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower. None:
+                  at once what fits into a share of the memory that is left, the rest in strips
     file_format   one format for all outputs
     quality       1 to 100: of JPEG; it makes WebP lossy
     shard         the part of the files that this one of several processes does
     only          leave alone all files but these (names below the folder)
     workers       processes that decode ahead, and threads that write behind, each holding one image more in memory. 0:
-                  all in this process, where a file that crashes the decoder ends it. None: 1 where there is a second
+                  all in this process, where a file that crashes the decoder ends it, and whose allocations are
+                  bounded (RLIMIT_DATA) while a file is decoded. None: 1 where there is a second
                   core for it
     dry_run       read everything and write nothing
     verify        read every output that is done, and make again what was changed since; else only those whose size or
                   time is another
+    resize        translate at another scale: a short side in px, or `trained`: the range of short sides that the model
+                  was trained on, into which an input's is brought by as little as can be
+    size          of outputs: `resized`, that in which they were translated, or `input`, that of the input
+    warn          called with a line about the first image that is translated at a scale beyond the model's, by more
+                  than a third; the summary counts them
     on_progress   called after each file, in their order, with its entry, its number and the number of files
 
     A file that cannot be translated is an entry of the summary. Raises `UsageError` for words that do not fit together
@@ -133,7 +149,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
 
     options = Options(overwrite, max_pixels, file_format, quality, default_workers() if workers is None else workers,
                       dry_run, verify)
-    converter = Converter(Translating.with_release(release, device, precision, memory), ledger, options)
+    scaling = Scaling.of(resize, size, release.scale)
+    converter = Converter(Translating.with_release(release, device, precision, memory, scaling), ledger, options, warn)
     if not dry_run:
         ledger.open()
         remove_leftovers(jobs)
@@ -145,6 +162,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             summary.count(entry)
             if on_progress is not None:
                 on_progress(entry, number, len(jobs))
+        summary.outside = converter.num_outside
         summary.stopped = bool(stop) and summary.num_seen < len(jobs)
     return summary
 

@@ -9,24 +9,28 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from translate import files
+from translate.available_memory import give_back_freed
 from translate.convert.jobs import FileFormat, Job
+from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
-from translate.convert.translating import Translating
+from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
+from translate.convert.pools import decoder_pool, prefetch, thread_pool
+from translate.convert.scaling import outside
+from translate.convert.translating import Translating, Way
+from translate.data.scale import HeightWidth
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
 from translate.images import decoder_process, row_readers
-from translate.images.decoder_process import Answer, DecoderProcess, NoDecoder, Request
+from translate.images.decoder_process import Answer, NoDecoder, Request
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
 from translate.images.reading import change_bits, under_alpha
@@ -35,9 +39,8 @@ from translate.images.tensors import to_file
 from translate.images.values import NoData
 from translate.images.writing import holds, write_image
 from translate.precision import is_out_of_memory
+from translate.sizes import format_bytes
 
-T = TypeVar("T")
-R = TypeVar("R")
 OUTPUT_VERSION = 2  # raise it when the same input, model and options begin to give other files
 
 
@@ -58,7 +61,7 @@ class Options:
 class Input:
     """A file that has been read, and what its output will be made from.
 
-    picture   None where the file is also to be read by rows
+    picture   None where the file is to be read when it is its turn, and alone: pages, and what is large
     image     what the generator is shown of the picture, (C, H, W); None where it is to be translated by rows
     """
 
@@ -68,14 +71,23 @@ class Input:
     image: Tensor | None = None
 
 
+ShownAndGiven = tuple[Page | LabelRows, Page | LabelRows]  # as it is translated, and of the size that is given back
+
+
 class Converter:
     """Translates files with one generator under one set of options."""
 
-    def __init__(self, translating: Translating, ledger: Ledger, options: Options):
-        self.translating, self.ledger, self.options = translating, ledger, options
+    def __init__(self, translating: Translating, ledger: Ledger, options: Options,
+                 warn: Callable[[str], None] = lambda line: None):
+        """`warn` is called with a line about the first image at a scale that the model does not know."""
+        self.share = MemoryShare.of(options.workers)
+        self.translating = replace(translating, room=self.share.for_one)
+        self.ledger, self.options = ledger, options
         self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
         self.salt = json.dumps([translating.release.fingerprint, translating.precision, options.format,
-                                options.quality, OUTPUT_VERSION])
+                                options.quality, OUTPUT_VERSION, *translating.scaling.key])
+        self.warn = warn
+        self.num_outside = 0  # images translated at another scale than the model knows
 
     def run(self, jobs: Iterable[Job], stop: object) -> Generator[Entry, None, None]:
         """Translate files, and yield what became of each, in their order. What cannot be translated is an entry too.
@@ -93,8 +105,13 @@ class Converter:
                 if stop:
                     break
 
+                # What is read only now is alone in memory, but for small images that are read ahead.
+                now = reading.result()
+                while entries and isinstance(now, Input) and now.picture is None:
+                    yield entries.popleft().result()
+
                 # Translate it, and tell of the files that have been written meanwhile.
-                entries.append(self._translate(reading.result(), writers))
+                entries.append(self._translate(now, writers))
                 while entries and (entries[0].done() or len(entries) > workers + 1):
                     yield entries.popleft().result()
             while entries:
@@ -115,11 +132,9 @@ class Converter:
                 raise ImageError(job.output, "write", f"{visible(job.output)} exists{whose}; remove it, or use "
                                  "--overwrite")
 
-            # Within a memory, images are translated by rows; label maps always whole.
-            labels = self.translating.release.labels
-            by_rows = self.translating.memory is not None and labels is None
-            answer = read(Request(job.source, self.options.max_pixels, self.salt, known, labels, by_rows,
-                                  self.image_in.pages is not None))
+            # Within a memory, images are translated by rows. What is large waits for its turn.
+            by_rows = self.translating.memory is not None and self.translating.release.labels is None
+            answer = read(self._request(job, known, by_rows, self.share.for_each))
 
             # Pages of a TIFF are opened when it is their turn; a picture is made ready for the generator now.
             if answer.num_pages:
@@ -135,6 +150,11 @@ class Converter:
         except Exception as error:
             return failure(job, error)
 
+    def _request(self, job: Job, known: str | None, by_rows: bool, max_bytes: float) -> Request:
+        later = pixel_bytes(self.image_in, self.translating.num_planes, self.image_out)
+        return Request(job.source, self.options.max_pixels, self.salt, known, self.translating.release.labels, by_rows,
+                       max_bytes, later, self.image_in.pages is not None)
+
     def _translate(self, read: Input | Entry, writers: Executor) -> Future[Entry]:
         """Translate what has been read, and give it to the writers."""
         if isinstance(read, Entry):
@@ -144,58 +164,137 @@ class Converter:
                 return writers.submit(self.record, self._foretell(read))
             if read.picture is None:
                 return writers.submit(self.record, self._translate_pages(read))
-            if read.image is None:
-                made: Tensor | np.ndarray = self._by_rows(Page.of_picture(read.picture, self.image_in))
-            else:
-                made = self.translating.translate(read.image, read.job.source)
+            picture, made, strips = self._translate_picture(read)
         except (DiskError, NoDecoder):
             raise
         except Exception as error:  # the next file may well be fine, and the entry says what this one did
             return writers.submit(self.record, failure(read.job, error))
-        return writers.submit(self.write, read, read.picture, made)
+        return writers.submit(self.write, read, picture, made, strips)
+
+    def _translate_picture(self, read: Input) -> tuple[Picture, Tensor | np.ndarray, str | None]:
+        """Translate what stands in memory. Returns what the output has besides its pixels, these, and why in strips."""
+        picture = read.picture
+        assert picture is not None, "pages are translated elsewhere"
+        if read.image is not None:
+            self._note_scale(read.job, (read.image.shape[1], read.image.shape[2]))
+            way = self.translating.way(read.image.shape[1], read.image.shape[2])
+            shape = picture.pixels.shape[0], picture.pixels.shape[1]
+            return picture, self.translating.translate(read.image, read.job.source, shape, way), way.reason
+        shown, given_back = self.translating.scaling.page(Page.of_picture(picture, self.image_in))
+        self._note_scale(read.job, (shown.height, shown.width))
+        about = replace(picture, alpha=given_back.read_alpha(0, given_back.height), dpi=given_back.dpi,
+                        geo=given_back.geo, unknown=given_back.read_unknown(0, given_back.height))
+        way = self.translating.way(shown.height, shown.width)
+        return about, self._by_rows(shown, given_back, way), way.reason
+
+    def _note_scale(self, job: Job, *shapes: HeightWidth) -> None:
+        """Count a file whose images are translated in shapes beyond the model's scale; warn of the first."""
+        fault = next(filter(None, (outside(self.translating.release.scale, shape) for shape in shapes)), "")
+        if fault and not self.num_outside:
+            self.warn(f"{visible(job.name)} {fault}")
+        self.num_outside += bool(fault)
 
     def _foretell(self, read: Input) -> Entry:
         """Say what would become of a file. Pages to be read by rows are opened: so far only their number is known."""
         if read.picture is None:
-            with self._pages(read.job):
-                pass
+            with self._pages(read.job) as pages:
+                self._note_scale(read.job, *((shown.height, shown.width) for shown, _ in pages))
+                for page in pages:
+                    self._way(read.job, page, pages)
+            return Entry(read.job.name, "todo", read.job.output_name, read.key)
+        if read.image is not None:
+            shape = read.image.shape[1], read.image.shape[2]
+        else:
+            shape = self.translating.scaling.shape_of((read.picture.pixels.shape[0], read.picture.pixels.shape[1]))
+        self._note_scale(read.job, shape)
+        self.translating.way(*shape)
         return Entry(read.job.name, "todo", read.job.output_name, read.key)
 
     @contextmanager
-    def _pages(self, job: Job) -> Iterator[list[Page]]:
-        """Open the pages of a TIFF. Raises `ImageError`, also where its output cannot hold them, and `NoDecoder`."""
+    def _pages(self, job: Job) -> Iterator[Sequence[ShownAndGiven]]:
+        """Open the pages of a file, each as it is translated and of the size that is given back.
+
+        A label map, and pages that are channels, are read whole. Raises `ImageError`, also where there is no memory to
+        decode them or no output that holds them; and `NoDecoder`.
+        """
+        give_back_freed()
+        room, labels, scaling = self.share.for_one(), self.translating.release.labels, self.translating.scaling
+        if labels is not None or self.image_in.pages is not None:
+            with decoder_pool(min(self.options.workers, 1)) as read:
+                picture = read(self._request(job, None, False, room.bytes)).picture
+            if picture is None:
+                raise ImageError(job.source, "read", "takes more to decode and to write than may be taken: "
+                                 f"{format_bytes(room.bytes)}, {room.limit_from}")
+            if labels is None:
+                yield [scaling.page(Page.of_picture(picture, self.image_in))]
+            else:
+                shown, given_back = (LabelRows(each, labels) for each in scaling.picture(picture, labels=True))
+                yield [(shown, given_back)]
+            return
+
         opening = decoder_process.open_file if self.options.workers else row_readers.open_file
-        with open_pages(job.source, self.image_in, self.options.max_pixels, opening) as pages:
+        with open_pages(job.source, self.image_in, self.options.max_pixels, opening, room) as pages:
             if len(pages) > 1 and not holds_pages(job.output):
                 raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
                                  "leave --format out, or take tif")
-            yield pages
+            yield [self.translating.scaling.page(page) for page in pages]
 
-    def _by_rows(self, page: Page) -> np.ndarray:
+    def _way(self, job: Job, page: ShownAndGiven, pages: Sequence[ShownAndGiven]) -> Way:
+        """Choose how to compute one of the open pages. Raises `DoesNotFit`, also where its output cannot be encoded."""
+        # What the file takes where it is decoded, and, of an output that is encoded whole, its samples.
+        shown, given_back = page
+        num_pixels = given_back.height * given_back.width
+        made = num_pixels * sample_bytes(self.image_out)
+        beside = sum(each.held_bytes for each, _ in pages) + max(each.read_bytes for each, _ in pages)
+        if not self._writes_rows(job, pages):
+            needed, room = beside + num_pixels * encoded_bytes(self.image_out), self.share.for_one()
+            if needed > room.bytes:
+                raise DoesNotFit(f"encoding {given_back.height}×{given_back.width} pixels as {job.output.suffix} takes "
+                                 f"{format_bytes(needed)}, and {format_bytes(room.bytes)} may be taken: "
+                                 f"{room.limit_from}", advice="free memory, or save the input as a TIFF in tiles: "
+                                 "it is read and written by rows")
+            beside += made
+        read = shown.height * shown.width * sample_bytes(self.image_in)
+        return self.translating.way(shown.height, shown.width, beside, 2 * (made + read))
+
+    def _writes_rows(self, job: Job, pages: Sequence[ShownAndGiven]) -> bool:
+        """Whether the output is a TIFF that is written by rows."""
+        is_labels = any(isinstance(given_back, LabelRows) for _, given_back in pages)
+        return holds_pages(job.output) and self.image_out.pages is None and not is_labels
+
+    def _by_rows(self, shown: Page | LabelRows, given_back: Page | LabelRows, way: Way) -> np.ndarray:
         """Translate a page by rows, into an array as files hold it."""
-        sink = ArraySink(page, self.image_out)
-        self.translating.translate_rows(page, sink)
+        sink = ArraySink(given_back, self.image_out)
+        self.translating.translate_rows(shown, sink, (given_back.height, given_back.width), way)
         return sink.array
 
     def _translate_pages(self, read: Input) -> Entry:
-        """Translate the pages of a TIFF, which are read and, into a TIFF, written by rows."""
-        job = read.job
+        """Translate the pages of a file, which are read and, into a TIFF, written by rows."""
+        job, reasons = read.job, set()
         self._begin(read)
         notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
-            if holds_pages(job.output) and self.image_out.pages is None:
-                with writing_pages(job.output, pages, self.image_out) as sinks:
-                    for page, sink in zip(pages, sinks, strict=True):
-                        self.translating.translate_rows(page, sink)
+            self._note_scale(job, *((shown.height, shown.width) for shown, _ in pages))
+            given_back = [page for _, page in pages]
+            if self._writes_rows(job, pages):
+                with writing_pages(job.output, [page for page in given_back if isinstance(page, Page)],
+                                   self.image_out) as sinks:
+                    for (shown, page), sink in zip(pages, sinks, strict=True):
+                        way = self._way(job, (shown, page), pages)
+                        self.translating.translate_rows(shown, sink, (page.height, page.width), way)
                         notes = (*notes, *sink.notes)
+                        reasons.add(way.reason)
             else:
-                (page,) = pages
-                notes = self._save(job, self._by_rows(page), page, page.read_alpha(0, page.height),
+                ((shown, page),) = pages
+                way = self._way(job, (shown, page), pages)
+                notes = self._save(job, self._by_rows(shown, page, way), page, page.read_alpha(0, page.height),
                                    page.read_unknown(0, page.height))
-        return self._done(read, sum(page.height * page.width for page in pages),
-                          (*(note for page in pages for note in page.notes), *notes))
+                reasons.add(way.reason)
+        return self._done(read, sum(page.height * page.width for page in given_back),
+                          (*(note for page in given_back for note in page.notes), *notes),
+                          "; ".join(sorted(reason for reason in reasons if reason)) or None)
 
-    def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray) -> Entry:
+    def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray, strips: str | None = None) -> Entry:
         """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
 
         Raises `DiskError`.
@@ -204,7 +303,7 @@ class Converter:
             self._begin(read)
             pixels = made if isinstance(made, np.ndarray) else to_file(made, self.image_out)
             notes = self._save(read.job, pixels, picture, picture.alpha, picture.unknown)
-            entry = self._done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes))
+            entry = self._done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes), strips)
         except DiskError:
             raise
         except Exception as error:
@@ -216,7 +315,7 @@ class Converter:
         self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
         make_folder(read.job.output.parent)
 
-    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page, alpha: np.ndarray | None,
+    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,
               unknown: np.ndarray | None) -> tuple[str, ...]:
         """Write an output that is encoded whole, with the alpha, the metadata and the gaps of its source.
 
@@ -235,81 +334,20 @@ class Converter:
                     quality=self.options.quality, paged=self.image_out.pages is not None)
         return notes
 
-    def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...]) -> Entry:
+    def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...], strips: str | None) -> Entry:
         """Return the entry of an output that is complete and on the disk."""
         status = read.job.output.stat()
         damaged = read.job.name in self.ledger.damaged
         return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
                      sha256=files.sha256(read.job.output), size=status.st_size, mtime_ns=status.st_mtime_ns,
                      message="was changed after it was made, and is made again" if damaged else None,
-                     note="; ".join(dict.fromkeys(notes)) or None)
+                     note="; ".join(dict.fromkeys(notes)) or None, strips=strips)
 
     def record(self, entry: Entry) -> Entry:
         """Put an entry into the ledger, unless it says nothing new. Raises `DiskError`."""
         if entry.status != "already" and not self.options.dry_run:
             self.ledger.append(entry)
         return entry
-
-
-@contextmanager
-def decoder_pool(workers: int) -> Iterator[Callable[[Request], Answer]]:
-    """Yield a function that reads a file: in one of `workers` processes, or, without any, in this one.
-
-    The processes end with the block.
-    """
-    if workers == 0:
-        yield decoder_process.read_file
-        return
-
-    # A file waits until one of the processes is idle.
-    idle: SimpleQueue[DecoderProcess] = SimpleQueue()
-
-    def read(request: Request) -> Answer:
-        one = idle.get()
-        try:
-            return one.read(request)
-        finally:
-            idle.put(one)
-
-    with ExitStack() as stack:
-        for _ in range(workers):
-            idle.put(stack.enter_context(closing(DecoderProcess())))
-        yield read
-
-
-@contextmanager
-def thread_pool(num: int) -> Iterator[Executor]:
-    """Yield a pool of `num` threads; of none, work is done where it is submitted.
-
-    When the block ends early, queued work is dropped and work in hand finished.
-    """
-    pool = ThreadPoolExecutor(num) if num else InlineExecutor()
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-class InlineExecutor(Executor):
-    """Does everything at once, in the caller's thread."""
-
-    def submit(self, work: Callable[..., Any], /, *words: Any, **options: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(work(*words, **options))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-def prefetch(work: Callable[[T], R], items: Iterable[T], pool: Executor, num: int) -> Iterator[Future[R]]:
-    """Yield the work on each item, in their order; it is begun on `num` items ahead of the one that is yielded."""
-    begun: deque[Future[R]] = deque()
-    for item in items:
-        begun.append(pool.submit(work, item))
-        if len(begun) > num:
-            yield begun.popleft()
-    yield from begun
 
 
 def failure(job: Job, error: Exception) -> Entry:

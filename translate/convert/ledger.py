@@ -64,6 +64,7 @@ class Entry:
     message: str | None = None  # why it failed, or what is to be said although it is done
     pixels: int | None = None  # of the output
     sha256: str | None = None  # of the output: shows whether it was changed later
+    strips: str | None = None  # why it was computed in strips, where nobody had asked for them
     size: int | None = None  # of the output, in bytes, and
     mtime_ns: int | None = None  # when it was written: where both are the same, it is not read again
     note: str | None = None  # what of the input was left out because it cannot be read

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from translate.convert.scaling import Resize, Scaling, Size, outside
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling, numbers_of
+from translate.data.scale import HeightWidth, Scale
 from translate.errors import DoesNotFit, UsageError
 from translate.images.decoding import decode, pillow_bits, raw_mode
 from translate.images.metadata import exif_bytes, exif_of
 from translate.images.pictures import Picture, as_image_errors
 from translate.images.reading import ImageConfig, change_bits, under_alpha
+from translate.images.resized import resized_image
 from translate.images.tensors import to_file
 from translate.images.writing import holds
 from translate.precision import is_out_of_memory
@@ -35,26 +39,35 @@ FILE_MODES = {"RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}  # modes that no file h
 
 
 class Model:
-    """A generator ready to translate images. `image_in` and `image_out` say what goes in and what comes out."""
+    """A generator ready to translate images. `image_in` and `image_out` say what goes in and what comes out.
+
+    `scale` says at what scale it was trained; None where that is not known.
+    """
 
     def __init__(self, translating: Translating):
         self._translating = translating
         self.image_in: ImageConfig = translating.release.image_in
         self.image_out: ImageConfig = translating.release.image_out
+        self.scale: Scale | None = translating.release.scale
+        self._warned = False
 
     def __repr__(self) -> str:
         release, where = self._translating.release, self._translating
         return f"<{release.name}, {release.direction}, on {where.device} in {where.precision}>"
 
     @overload
-    def convert(self, image: Image.Image) -> Image.Image: ...
+    def convert(self, image: Image.Image, resize: Resize | None = None, size: Size = "resized") -> Image.Image: ...
     @overload
-    def convert(self, image: np.ndarray) -> np.ndarray: ...
+    def convert(self, image: np.ndarray, resize: Resize | None = None, size: Size = "resized") -> np.ndarray: ...
     @overload
-    def convert(self, image: Tensor) -> Tensor: ...
+    def convert(self, image: Tensor, resize: Resize | None = None, size: Size = "resized") -> Tensor: ...
 
-    def convert(self, image: Any) -> Any:
+    def convert(self, image: Any, resize: Resize | None = None, size: Size = "resized") -> Any:
         """Translate an image; what comes out is of the kind that went in, and of the same height and width.
+
+        resize   translate it at another scale: a short side in px, or `trained`, the range of short sides that the
+                 model was trained on (`model.scale`), into which the image's is brought by as little as can be
+        size     what comes out then has the size that it was translated in (`resized`), or the image's (`input`)
 
         PIL image    of any mode that a file read by the converter has, turned upright → L, RGB, RGBA, I;16 or F, as
                      the recipe declares; with its alpha, and its ICC profile and EXIF in `info`
@@ -64,16 +77,18 @@ class Model:
                      the device it came from
 
         A model of label maps takes class numbers, as a PIL image (L or P) or an array (H, W), or their one-hot form as
-        a tensor. Raises `UsageError` for anything else, `ImageError` for an image that is not what the recipe declares
-        or cannot be read (closed, cut off), and for an output that is not finite, `DoesNotFit` where there is too
-        little memory.
+        a tensor. One `UserWarning` of a model says that an image was translated at a scale beyond the model's, by more
+        than a third. Raises `UsageError` for anything else, `ImageError` for an image that is not what the recipe
+        declares or cannot be read (closed, cut off), and for an output that is not finite, `DoesNotFit` where there is
+        too little memory.
         """
-        ways: dict[type, Callable[[Any], Any]] = {
+        translating = replace(self._translating, scaling=Scaling.of(resize, size, self.scale))
+        ways: dict[type, Callable[[Any, Translating], Any]] = {
             Image.Image: self._convert_pil, np.ndarray: self._convert_array, Tensor: self._convert_tensor}
         convert = next((way for kind, way in ways.items() if isinstance(image, kind)), None)
         if convert is not None:
             try:
-                return convert(image)
+                return convert(image, translating)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -82,7 +97,7 @@ class Model:
         raise UsageError(f"convert: got {type(image).__name__}; expected a PIL image, a NumPy array or a tensor "
                          "(files are for `translate convert`)")
 
-    def _convert_pil(self, image: Image.Image) -> Image.Image:
+    def _convert_pil(self, image: Image.Image, translating: Translating) -> Image.Image:
         # What comes out must be an image of Pillow's as well.
         bits, channels = self.image_out.bits, self.image_out.channels
         signed = self.image_out.file_dtype == np.int16
@@ -98,7 +113,7 @@ class Model:
                 if self._translating.release.labels else picture_of(image)
 
         # Alpha, profile and EXIF go along.
-        picture, pixels = self._translated(picture)
+        picture, pixels = self._translated(picture, translating)
         if picture.alpha is not None and holds(".png", channels, bits, alpha=True):
             alpha = change_bits(picture.alpha, bits)
             pixels = np.dstack([under_alpha(pixels, alpha, self.image_in, self.image_out), alpha])
@@ -106,7 +121,7 @@ class Model:
         made.info |= {name: value for name, value in (("icc_profile", picture.icc), ("exif", picture.exif)) if value}
         return made
 
-    def _convert_array(self, array: np.ndarray) -> np.ndarray:
+    def _convert_array(self, array: np.ndarray, translating: Translating) -> np.ndarray:
         if np.ma.isMaskedArray(array):
             raise UsageError("convert: got a masked array; put a value where it is masked (array.filled)")
         taken = [np.uint8, np.uint16, np.float32, *([np.int16] if self.image_in.value_range is not None else [])]
@@ -116,10 +131,10 @@ class Model:
         pixels = array[..., None] if array.ndim == 2 else array
         if array.dtype == np.float32:
             check_range(float(array.min()), float(array.max()))
-        _, made = self._translated(Picture(Path("array"), pixels))
+        _, made = self._translated(Picture(Path("array"), pixels), translating)
         return made[..., 0] if array.ndim == 2 and made.shape[2] == 1 else made
 
-    def _convert_tensor(self, tensor: Tensor) -> Tensor:
+    def _convert_tensor(self, tensor: Tensor, translating: Translating) -> Tensor:
         labels = self._translating.release.labels
         channels = self.image_in.channels if labels is None else labels.channels
         if (tensor.ndim not in (3, 4) or not tensor.is_floating_point() or tensor.shape[-3] != channels
@@ -135,12 +150,34 @@ class Model:
         if labels is not None:
             check_one_hot(tensor, labels)
         images = tensor.to(torch.float32).reshape(-1, *tensor.shape[-3:])
-        made = torch.stack([self._translating.translate(image, Path("tensor")) for image in images])
+        own = images.shape[2], images.shape[3]
+        shape = translating.scaling.shape_of(own)
+        self._warn_of_scale(shape, 4)
+        back = own if translating.scaling.give_back == "input" else shape
+        made = torch.stack([translating.translate(self._resized(image.cpu(), shape), Path("tensor"), back)
+                            for image in images])
         return made.clamp(-1, 1).reshape(*tensor.shape[:-3], *made.shape[1:]).to(tensor.device)
 
-    def _translated(self, picture: Picture) -> tuple[Picture, np.ndarray]:
-        """Return the picture in the recipe's depth, and its translation (H, W, C')."""
-        translating, labels = self._translating, self._translating.release.labels
+    def _resized(self, image: Tensor, shape: HeightWidth) -> Tensor:
+        """Return an image (C, H, W), or a one-hot label map, at the size in which it is translated."""
+        if self._translating.release.labels is None:
+            return resized_image(image, shape)
+        return torch.nn.functional.interpolate(image[None], shape, mode="nearest-exact")[0]
+
+    def _warn_of_scale(self, shape: HeightWidth, callers: int) -> None:
+        """Warn once of an image that is translated in a shape beyond the model's scale.
+
+        `callers` says whose line is to blame: as many functions up from here as to the caller of `convert`.
+        """
+        fault = outside(self.scale, shape)
+        if fault and not self._warned:
+            self._warned = True
+            warnings.warn(f"the image {fault}; convert(image, resize=\"trained\") translates it at that scale",
+                          stacklevel=callers)
+
+    def _translated(self, picture: Picture, translating: Translating) -> tuple[Picture, np.ndarray]:
+        """Return the picture in the recipe's depth, of the size that is given back, and its translation (H, W, C')."""
+        labels = translating.release.labels
         if labels is not None:
             check_classes(picture.pixels, labels)
             picture = replace(picture, pixels=labels.renumbered(picture.pixels))
@@ -148,7 +185,9 @@ class Model:
             image_in = self.image_in.model_copy(update={"bits": "float", "range": None, "window": None})
             translating = replace(translating, release=replace(translating.release, image_in=image_in))
         picture, image = translating.prepare(picture)
-        return picture, to_file(translating.translate(image, picture.path), self.image_out)
+        self._warn_of_scale((image.shape[1], image.shape[2]), 5)
+        shape = picture.pixels.shape[0], picture.pixels.shape[1]
+        return picture, to_file(translating.translate(image, picture.path, shape), self.image_out)
 
 
 def picture_of(image: Image.Image) -> Picture:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,15 +11,35 @@ import torch
 from torch import Tensor
 
 from translate import tiling
-from translate.errors import ImageError
+from translate.available_memory import Available, give_back_freed
+from translate.convert.label_rows import LabelRows
+from translate.convert.memory_share import usable_memory
+from translate.convert.scaling import Scaling
+from translate.data.scale import HeightWidth
+from translate.errors import DoesNotFit, ImageError
+from translate.images.pages import Page
 from translate.images.pictures import Picture
 from translate.images.reading import fit
+from translate.images.resized import ResizedSink, resized_image
+from translate.images.sinks import RowSink
 from translate.images.tensors import to_tensor
 from translate.precision import Format, autocast, choose_device, choose_precision
 from translate.runs.release import Release
-from translate.sizes import num_bytes
+from translate.sizes import format_bytes, num_bytes
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+# No generator takes more bytes for a pixel of an image at once (ResNet-9 of the published width takes 900): where even
+# so many fit, nothing needs to be forecast. An image is padded to what its network takes at least.
+MOST_BYTES_PER_PIXEL, LEAST_SIDE = 16_384, 256
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an image is to be computed: at once (`strips` is None) or in strips, and why, where nobody asked for them."""
+
+    strips: tiling.Settings | None = None
+    reason: str | None = None
+AS_IT_IS = Scaling()
 
 
 @dataclass(frozen=True)
@@ -29,10 +50,12 @@ class Translating:
     device: torch.device
     precision: Format
     memory: str | None = None
+    scaling: Scaling = AS_IT_IS
+    room: Callable[[], Available] = usable_memory  # what an image may take now where `memory` is not given
 
     @classmethod
     def with_release(cls, release: Release, device: str = "auto", precision: Precision = "auto",
-                     memory: str | None = None) -> Translating:
+                     memory: str | None = None, scaling: Scaling = AS_IT_IS) -> Translating:
         """Move a generator to a device.
 
         The precision `auto` computes outputs of 8 bits in the device's fast format, deeper ones in fp32. Raises
@@ -45,43 +68,99 @@ class Translating:
         if memory is not None:
             num_bytes(memory)
         release.generator.to(where)
-        return cls(release, where, chosen, memory)
+        return cls(release, where, chosen, memory, scaling)
 
     def prepare(self, picture: Picture) -> tuple[Picture, Tensor]:
         """Return a picture in the depth of the recipe, and what the generator is shown of it: (C, H, W) in [-1, 1].
 
-        Raises `ImageError` where the picture is not what the recipe declares.
+        The picture has the size that its translation is given back in. Raises `ImageError` where it is not what the
+        recipe declares.
         """
         labels = self.release.labels
+        if labels is None:
+            picture = fit(picture, self.release.image_in)
+        shown, given_back = self.scaling.picture(picture, labels is not None)
         if labels is not None:
-            return picture, labels.planes(picture.pixels)
-        picture = fit(picture, self.release.image_in)
-        return picture, to_tensor(picture.pixels, self.release.image_in)
+            return given_back, labels.planes(shown.pixels)
+        return given_back, to_tensor(shown.pixels, self.release.image_in)
+
+    def way(self, height: int, width: int, beside: int = 0, beside_whole: int = 0) -> Way:
+        """Choose how to compute an image, of which other forms take so many bytes `beside`, and more `beside_whole`.
+
+        With `memory`, in strips that keep to it. Without it, at once where that fits into what may be taken now, else
+        in strips, which give the same output. On CUDA at once: there a lack of memory is an error, and kills nobody.
+
+        Raises `DoesNotFit` where neither fits, `TilingError` for a network without exact strips under `memory`.
+        """
+        shape = (1, self.num_planes, height, width)
+        if self.memory is not None:
+            return Way(self._strips(shape, num_bytes(self.memory)))
+        if self.device.type == "cuda":
+            return Way()
+
+        # At once, if that fits.
+        room = self.room()
+        if max(height, LEAST_SIDE) * max(width, LEAST_SIDE) * MOST_BYTES_PER_PIXEL + beside <= room.bytes:
+            return Way()
+        give_back_freed()
+        room = self.room()
+        try:
+            whole = tiling.whole_bytes(self.release.generator, shape) + beside + beside_whole
+        except Exception:  # a network that cannot run without values tells nothing of what it takes
+            return Way()
+        if whole <= room.bytes:
+            return Way()
+
+        # In strips, if those fit.
+        lacking = f"at once it would take {format_bytes(whole)}, and {format_bytes(room.bytes)} may be taken: " \
+                  f"{room.limit_from}"
+        try:
+            strips = self._strips(shape, max(room.bytes - beside, 1))
+        except DoesNotFit as error:
+            also = f", {format_bytes(beside)} of it by the image itself" if beside else ""
+            raise DoesNotFit(f"{error.what}. {format_bytes(room.bytes)} may be taken{also}: {room.limit_from}",
+                             advice="free memory, or use a machine with more") from error
+        except tiling.TilingError as error:
+            raise DoesNotFit(f"{lacking}; and it cannot be computed in strips: {error}") from error
+        return Way(strips, lacking)
+
+    @property
+    def num_planes(self) -> int:
+        """How many channels the generator is shown."""
+        labels = self.release.labels
+        return self.release.image_in.channels if labels is None else labels.channels
+
+    def _strips(self, shape: tuple[int, ...], memory: int) -> tiling.Settings:
+        with autocast(self.device, self.precision):
+            return tiling.forecast(self.release.generator, shape, memory=memory).settings
 
     @torch.inference_mode()
-    def translate(self, image: Tensor, path: Path) -> Tensor:
-        """Translate an image (C, H, W) in [-1, 1] to (C', H, W) float32 in [-1, 1], on the CPU.
+    def translate(self, image: Tensor, path: Path, shape: HeightWidth, way: Way | None = None) -> Tensor:
+        """Translate an image (C, H, W) in [-1, 1] to (C', *shape) float32 in [-1, 1], on the CPU.
 
-        The whole image at once, or, with `memory` (such as "2GB"), in strips that need no more and give the same
-        output. Raises `ImageError` naming `path` for an output that is not finite.
+        In the `way` that was chosen for it, or in the one that is chosen now. Raises `ImageError` naming `path` for an
+        output that is not finite, and what `way` raises.
         """
+        way = way or self.way(image.shape[1], image.shape[2])
         with autocast(self.device, self.precision):
             whole, generator = image[None].to(self.device), self.release.generator
-            fake = generator(whole) if self.memory is None else tiling.apply(generator, whole, memory=self.memory)
+            fake = generator(whole) if way.strips is None else tiling.apply(generator, whole, settings=way.strips)
             assert fake is not None, "without a sink the output is returned"
             fake = fake[0].to("cpu", torch.float32)
         if not torch.isfinite(fake).all():
             raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
-        return fake
+        return resized_image(fake, shape)
 
     @torch.inference_mode()
-    def translate_rows(self, source: tiling.Source, sink: tiling.Sink) -> None:
-        """Translate what is read by rows into what is written by rows: in strips, so that neither need be in memory.
+    def translate_rows(self, source: Page | LabelRows, sink: RowSink, shape: HeightWidth, way: Way) -> None:
+        """Translate what is read by rows into what is written by rows: in strips, neither need be in memory.
 
-        Without `memory` the whole image is computed at once all the same.
+        `shape` is the (height, width) of what is written.
         """
+        if shape != (source.height, source.width):
+            sink = ResizedSink(sink, (source.height, source.width), shape)
         with autocast(self.device, self.precision):
-            if self.memory is not None:
-                tiling.apply(self.release.generator, source, memory=self.memory, out=sink)
+            if way.strips is not None:
+                tiling.apply(self.release.generator, source, settings=way.strips, out=sink)
             else:
                 sink.write(0, self.release.generator(source.read(0, source.shape[2]).to(self.device)))

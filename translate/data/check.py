@@ -18,7 +18,9 @@ from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import FOLDERS_OF, LayoutConfig, SidesConfig
 from translate.data.pairing import match, named
 from translate.data.recognising import matched, recognise, train_sides, unknown_layout
+from translate.data.scale import Fitting, Scale, sides_in_words, sides_of
 from translate.data.stream import hint_at_truth
+from translate.data.transforms import check_loaded, target_shape
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
 from translate.images.reading import ImageConfig, fit
@@ -42,7 +44,8 @@ class Finding(NamedTuple):
 
 
 def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] | None = None,
-          progress: Callable[[int, int], None] | None = None, needs_test_images: bool = False) -> list[Finding]:
+          progress: Callable[[int, int], None] | None = None, needs_test_images: bool = False,
+          resize: int | None = None) -> list[Finding]:
     """Read every image of a data set, and return what was found, in the order of the folders.
 
     data: a recipe's data, or a folder; of a folder, the first finding is a note on which layout it is read as.
@@ -51,9 +54,10 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     progress: is called with how many files of how many have been read.
     needs_test_images: missing test images are an error and not a note, as a training would stop at once
         (`Recipe.needs_test_images`).
+    resize: the short side that the last stage of a training shows images at, px; None: as the data's config says.
     """
     if isinstance(data, LayoutConfig):
-        return list(_check_config(data, root, crop, progress, needs_test_images))
+        return list(_check_config(data, root, crop, progress, needs_test_images, resize))
 
     # A bare folder: what it seems to be.
     config = recognise(data)
@@ -87,7 +91,8 @@ def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
 
 
 def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None,
-                  progress: Callable[[int, int], None] | None, needs_test_images: bool = False) -> Iterator[Finding]:
+                  progress: Callable[[int, int], None] | None, needs_test_images: bool = False,
+                  resize: int | None = None) -> Iterator[Finding]:
     """Yield the findings: how the files belong together, then of each file, then of the two files of a pair."""
     parts, findings = _parts(config, root, needs_test_images)
     yield from findings
@@ -132,6 +137,14 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         smallest, largest = (choose(met, key=lambda size: (size[0] * size[1], size)) for choose in (min, max))
         yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
                       f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
+
+    # A network knows the scale that it is shown, and no other.
+    fitting = Fitting(resize or config.resize, crop or (1, 1))
+    if fitting.rescales(met):
+        yield Finding(config.place(root), "note", f"holds images with {sides_in_words(sides_of(met))}, and a training "
+                      f"shows them at {Scale.of(list(met), fitting)}: the network will know that scale, and no other",
+                      "translate with `convert --resize trained`; or train at their own size, with resize: null "
+                      "and as large a resolution as fits")
 
 
 def count_findings(counts: LabelCounts, path: Path, what: str, where: str, severity: Severity) -> Iterator[Finding]:
@@ -249,6 +262,10 @@ def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, in
         findings.append(Finding(path, "error", f"is {width} pixels wide, an odd number, so it has no two equal halves",
                                 "expected A beside B"))
     width = width // 2 if side == "both" else width
+    try:
+        check_loaded((height, width), target_shape((height, width), config.resize, crop or (1, 1)), path)
+    except ImageError as error:
+        return (height, width), [*findings, Finding(path, "error", error.reason)]
     if crop and (height < crop[0] or width < crop[1]):
         findings.append(Finding(path, "warning", f"is {_size_text((height, width))}, smaller than the crop of "
                                 f"{_size_text(crop)}, so it is enlarged", "use larger images or a smaller resolution"))

@@ -14,7 +14,7 @@ from torch import Tensor
 from translate.data.hashing import stable_hash
 from translate.data.label_counts import LabelCounts, count_label_maps
 from translate.data.labels import Labelling
-from translate.data.transforms import Augmentation, resized, target_shape
+from translate.data.transforms import Augmentation, loaded
 from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError
 from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
@@ -86,8 +86,9 @@ class Samples:
             raise DataError(f"is {width_a}×{height_a} and {self.files_b[index_b]} {width_b}×{height_b} pixels; the "
                             "images of a pair need one size", self.files_a[index_a],
                             f"`translate data check {RECIPE_PLACEHOLDER}` lists all such pairs")
-        return [resized(image, target_shape(image.shape[:2], resize, crop), labels=labels)
-                for image, labels in zip(images, self.labels, strict=False)]
+        paths = (self.files_a[index_a], self.files_b[index_b]) if len(images) > 1 else (self.files_b[index_b],)
+        return [loaded(image, path, resize, crop, labels=labels)
+                for image, path, labels in zip(images, paths, self.labels, strict=False)]
 
     def whole(self, index: int, resize: int | None = None, crop: tuple[int, int] = (1, 1)) -> Sample:
         """Return sample `index` without crop and augmentation, at its full size or at the one that `fitted` gives it.
@@ -99,8 +100,7 @@ class Samples:
 
     def shape_in(self, path: Path) -> tuple[int, int]:
         """Return the own (height, width) of the image, or of each of two, in one of the files. Raises `ImageError`."""
-        info = inspect(path)
-        return info.height, info.width
+        return shape_in(path)
 
 
 class UnpairedSamples(Samples):
@@ -167,6 +167,12 @@ class ComputedSamples(Samples):
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         b = to_tensor(images[0], self.image_b)
         return COMPUTE[self.kind](b), b
+
+
+def shape_in(path: Path) -> tuple[int, int]:
+    """Return the (height, width) of the image in a file, by its header. Raises `ImageError`."""
+    info = inspect(path)
+    return info.height, info.width
 
 
 def grey(photograph: Tensor) -> Tensor:

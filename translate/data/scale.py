@@ -8,7 +8,7 @@ at: held-out scores, samples, the probe, reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -101,8 +101,9 @@ class Shapes:
 
     def __init__(self, samples: Samples):
         self.samples = samples
-        self.a = measured(samples, thinned(samples.files_a))
-        self.b = self.a if samples.files_b == samples.files_a else measured(samples, thinned(samples.files_b))
+        self.a = measured(thinned(samples.files_a), samples.shape_in)
+        self.b = (self.a if samples.files_b == samples.files_a
+                  else measured(thinned(samples.files_b), samples.shape_in))
 
     def scales(self, fitting: Fitting) -> dict[str, Any]:
         """Return {a, b: `Scale.dump()`} of what `fitting` shows of either side; a side that is not known is missing."""
@@ -135,12 +136,15 @@ def thinned(files: Sequence[Path]) -> Sequence[Path]:
     return files[::max(1, math.ceil(len(files) / MOST_MEASURED))]
 
 
-def measured(samples: Samples, files: Iterable[Path]) -> list[HeightWidth]:
-    """Return the own (height, width) of the image in each of the files, but for those that do not say it."""
+def measured(files: Iterable[Path], shape_in: Callable[[Path], HeightWidth]) -> list[HeightWidth]:
+    """Return the own (height, width) of the image in each of the files, as `shape_in` tells it by their headers.
+
+    Files that do not say it are left out.
+    """
     shapes = []
     for path in files:
         try:
-            shapes.append(samples.shape_in(path))
+            shapes.append(shape_in(path))
         except ImageError:  # a training that meets it says so
             continue
     return shapes
@@ -155,6 +159,12 @@ def typical_side(shapes: Iterable[HeightWidth]) -> int:
     """Return the median short side, px; 0 where there are no images."""
     sides = [min(shape) for shape in shapes]
     return round(median(sides)) if sides else 0
+
+
+def sides_of(shapes: Iterable[HeightWidth]) -> tuple[int, int]:
+    """Return the smallest and the largest short side of at least one image, px."""
+    sides = [min(shape) for shape in shapes]
+    return min(sides), max(sides)
 
 
 def scales_in_words(scales: dict[str, Any]) -> str:

@@ -78,7 +78,8 @@ class HeldOut:
         self.sources, self.reals = (evenly_spaced(len(side), most) for side in files)
         self.names = [files[0][number].name for number in self.sources]  # of the files that the sources come from
         # The own sizes of the sources, as far as their files say it
-        self.shapes: list[HeightWidth] = measured(self.samples, [files[0][number] for number in self.sources])
+        self.shapes: list[HeightWidth] = measured([files[0][number] for number in self.sources],
+                                                  self.samples.shape_in)
         self.fitting = OWN_SIZE
 
     def shown(self, fitting: Fitting) -> HeldOut:
@@ -263,7 +264,8 @@ class Evaluator:
         if metric == "kernel_distance" and not self.networks:
             truth = "" if self.held_out.paired else "the truth of the test images is not known, and "
             raise DataError(f"{truth}the kernel distance needs the weights of MobileNetV2 in {root / 'features'} and "
-                            "images of 1 or 3 channels", advice="run: translate data features")
+                            "images of 1 or 3 channels", advice="run: translate data features"
+                            + ("" if self.held_out.paired else f"; {TRUTH_ADVICE}"))
         if metric in NEEDS_TRUTH and not self.held_out.paired:
             raise DataError(f"{metric} needs the truth of the test images, which is known of paired data, and where "
                             "data.truth says so", "evaluate.metric", f"use kernel_distance; {TRUTH_ADVICE}")

@@ -16,8 +16,8 @@ import math
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,10 +26,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from translate.available_memory import Available
 from translate.errors import ImageError, TranslateError
 from translate.images import row_readers
-from translate.images.decoding import Picture, count_pages, decode, read_content
-from translate.images.pictures import as_image_errors, open_image
+from translate.images.decoding import Picture, decode, inspect, read_content
+from translate.images.decoding_memory import at_most, decoding_bytes
+from translate.images.pictures import as_image_errors, check_size, open_image
 from translate.images.row_readers import FilePage, PageHead
 
 ANSWER_SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
@@ -52,7 +54,11 @@ class LabelReader(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """A file to read whole. A TIFF of several pages, and with `by_rows` any other TIFF, is left to be read by rows."""
+    """A file to read whole. A TIFF of several pages, and with `by_rows` any other TIFF, is left to be read by rows.
+
+    So is an image that would take more than `max_bytes`, decoding it and `pixel_bytes` for each of its pixels; of label
+    maps, which have no such reader, nothing is read then.
+    """
 
     path: Path
     max_pixels: int
@@ -60,6 +66,8 @@ class Request:
     known: str | None = None  # where this is the key, nothing is decoded
     labels: LabelReader | None = None  # the file is a label map, and this reads it
     by_rows: bool = False
+    max_bytes: float = math.inf
+    pixel_bytes: int = 0
     stacked: bool = False  # the pages of a TIFF are the channels of one image, which is read whole
 
 
@@ -78,6 +86,7 @@ class OpenRequest:
 
     path: Path
     max_pixels: int
+    room: Available | None = None
 
 
 @dataclass(frozen=True)
@@ -100,14 +109,23 @@ def read_file(request: Request) -> Answer:
     if key == request.known:
         return Answer(key, None)
 
+    # What its head says, and what decoding it takes if that is true.
+    info, size = inspect(request.path), request.path.stat().st_size
+    check_size(replace(info, channels=1) if request.labels else info, request.path, request.max_pixels)
+    is_paged = info.format == "TIFF" and request.labels is None and not request.stacked
+    num_pages = info.frames if is_paged else 0
+    needed = decoding_bytes(info, size) * (info.frames if request.stacked else 1)
+
     # The picture, unless it is to be read by rows.
-    num_pages = count_pages(request.path) if request.labels is None and not request.stacked else 0
     if num_pages > 1 or (num_pages == 1 and request.by_rows):
         return Answer(key, None, num_pages)
-    content = read_content(request.path)
-    if request.labels is None:
-        return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
-    return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
+    if needed + info.width * info.height * request.pixel_bytes > request.max_bytes:
+        return Answer(key, None, 1)
+    with at_most(needed, request.path):
+        if request.labels is None:
+            content = read_content(request.path)
+            return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
+        return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
 
 
 class DecoderProcess:
@@ -236,19 +254,23 @@ class ProcessRowReader:
 
 
 @contextmanager
-def open_file(path: Path, max_pixels: int) -> Iterator[list[FilePage]]:
+def open_file(path: Path, max_pixels: int, room: Available | None = None) -> Iterator[list[FilePage]]:
     """Open a file as `row_readers.open_file` does, in a process of its own that ends with the block.
 
     Raises `ImageError`, also where the process dies of the file, and `NoDecoder`.
     """
     with closing(DecoderProcess()) as decoder:
-        heads = decoder.open(OpenRequest(path, max_pixels))
+        heads = decoder.open(OpenRequest(path, max_pixels, room))
         yield [FilePage(head, *(ProcessRowReader(decoder, head, page, for_alpha) for for_alpha in (False, True)))
                for page, head in enumerate(heads)]
 
 
 def _serve(pipe: Connection) -> None:
     """Answer requests until the other side is gone."""
+    # Where memory runs out all the same, the system ends this process rather than the one that has all the work.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
     # Signals to the whole group are for the parent, which ends us.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -262,7 +284,8 @@ def _serve(pipe: Connection) -> None:
                 answer: Any
                 try:
                     if isinstance(request, OpenRequest):
-                        pages = opened.enter_context(row_readers.open_file(request.path, request.max_pixels))
+                        opening = row_readers.open_file(request.path, request.max_pixels, request.room)
+                        pages = opened.enter_context(opening)
                         answer = [page.head for page in pages]
                     elif isinstance(request, RowsRequest):
                         page = pages[request.page]

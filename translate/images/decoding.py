@@ -16,6 +16,7 @@ Anything else (other depths, several frames, formats not on the list) is refused
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,7 +43,16 @@ from translate.images.pictures import (
     rotate_upright,
 )
 from translate.images.png_chunks import without_bad_chunks
-from translate.images.tiffs import TiffRowReader, full_pages, geo_tags, has_alpha, is_tiff, page_info, resolution_of
+from translate.images.tiffs import (
+    TiffRowReader,
+    check_segments,
+    full_pages,
+    geo_tags,
+    has_alpha,
+    is_tiff,
+    page_info,
+    resolution_of,
+)
 from translate.images.values import nodata_in, unknown_in
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
@@ -55,6 +65,8 @@ Image.MAX_IMAGE_PIXELS = None
 def inspect(path: Path) -> ImageInfo:
     """Return what a file says of itself, without decoding its pixels. Raises `ImageError`."""
     with as_image_errors(path, "read"), open_image(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise ImageError(path, "read", "the file is empty")
         if is_tiff(file):
             with tifffile.TiffFile(file) as tiff:
                 pages = full_pages(tiff, path)
@@ -65,15 +77,6 @@ def inspect(path: Path) -> ImageInfo:
         readable, _ = without_bad_chunks(file, path)
         with _opened(readable, path) as image:
             return _pillow_info(image, readable)
-
-
-def count_pages(path: Path) -> int:
-    """Count the pages of a TIFF, without smaller copies of them; 0 for any other file. Raises `ImageError`."""
-    with as_image_errors(path, "read"), open_image(path) as file:
-        if not is_tiff(file):
-            return 0
-        with tifffile.TiffFile(file) as tiff:
-            return len(full_pages(tiff, path))
 
 
 def read_content(path: Path) -> bytes:
@@ -132,6 +135,7 @@ def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Pictu
     """Decode the whole of one page (tifffile's) of a TIFF, `file`. Raises `ImageError` as `decode` does."""
     info = page_info(page)
     check_size(info, path, max_pixels)
+    check_segments(page, path, max_pixels)
     check_kind(info, path)
     if not pillow_reads(page):
         return TiffRowReader(page, path, max_pixels).whole()

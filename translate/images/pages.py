@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from translate.available_memory import Available
 from translate.images.pictures import MAX_PIXELS, Picture
 from translate.images.reading import ImageConfig, fit, shown_on
 from translate.images.row_readers import FilePage, open_file
 from translate.images.tensors import to_tensor
 
-OpenFile = Callable[[Path, int], AbstractContextManager[list[FilePage]]]
+OpenFile = Callable[[Path, int, Available | None], AbstractContextManager[list[FilePage]]]
 
 
 class Page:
@@ -29,7 +30,8 @@ class Page:
 
     A source for `translate.tiling`: `shape` is (1, C, H, W). `is_big` says that it comes from a BigTIFF; `icc`, `exif`,
     `dpi`, `geo` and `notes` are as in a `Picture`. Raises `ImageError` for an image that cannot be made what `config`
-    declares.
+    declares. `held_bytes` is what the page takes as long as its file is open, `read_bytes` what reading takes besides,
+    where the file is decoded.
 
     Rows of a TIFF are decoded as they are asked for, so `read` and `read_alpha` raise `ImageError` for what is wrong in
     the middle of a file. Going from top to bottom nothing is decoded twice, by either of them, and one thread may read
@@ -41,6 +43,7 @@ class Page:
         self.path, self.config, self.is_big = picture.path, config, page.head.is_big
         self.icc, self.exif, self.dpi, self.geo = picture.icc, picture.exif, picture.dpi, picture.geo
         self.notes = picture.notes
+        self.held_bytes, self.read_bytes = page.head.held_bytes, page.head.read_bytes
         self._reader, self._alpha_reader = page.reader, page.alpha_reader
         no_rows = fit(picture, config)  # what cannot be fitted is refused here, before anything is decoded
         self.shape = (1, config.channels, page.head.height, no_rows.pixels.shape[1])
@@ -65,7 +68,11 @@ class Page:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Read rows [start, stop): (1, C, b − a, W) float32 in [-1, 1]."""
-        return to_tensor(fit(self._reader.read(start, stop), self.config).pixels, self.config)[None]
+        return to_tensor(self.read_pixels(start, stop), self.config)[None]
+
+    def read_pixels(self, start: int, stop: int) -> np.ndarray:
+        """Read rows [start, stop): (stop − start, W, C) of the depth that `config` declares."""
+        return fit(self._reader.read(start, stop), self.config).pixels
 
     def read_alpha(self, start: int, stop: int) -> np.ndarray | None:
         """Read alpha of rows [start, stop): (stop − start, W) uint8 or uint16 as in the file.
@@ -81,16 +88,17 @@ class Page:
 
 @contextmanager
 def open_pages(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS,
-               opening: OpenFile = open_file) -> Iterator[list[Page]]:
+               opening: OpenFile = open_file, room: Available | None = None) -> Iterator[list[Page]]:
     """Open a file and yield its pages: those of a TIFF without its reduced ones, else a single one.
 
     path        the file; read its pages inside the block
     config      the channels and bits that the pages get
     max_pixels  at most this many pixels are decoded at once: the whole file (all pages together); for a TIFF read by
                 rows one row of tiles or strip; none if uncompressed
+    room        what decoding may take; more is refused
     opening     `decoder_process.open_file` for files that nobody has looked at: another process decodes them
 
     Raises `ImageError`.
     """
-    with opening(path, max_pixels) as pages:
+    with opening(path, max_pixels, room) as pages:
         yield [Page(page, config) for page in pages]

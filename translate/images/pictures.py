@@ -40,6 +40,7 @@ class ImageInfo:
     frames: int  # 1 for a still image
     alpha: bool = False  # whether it may be transparent
     turned: bool = False  # whether its rows are not those of the upright image (EXIF, TIFF)
+    segment_bytes: int = 0  # of a TIFF: the strip or tile, or row of tiles, that is decoded at once
 
     @property
     def size(self) -> str:

@@ -9,12 +9,13 @@ within a rounding; OpenCV itself gives the rows of a strip other weights than th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 CUBIC = -0.75  # the slope of Keys' kernel at 1, as in OpenCV
-ROWS_AT_ONCE = 64  # new rows of a whole image, so that floats of only a few rows stand in memory
+ROWS_AT_ONCE = 64  # old rows that are floats in memory at once
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Axis:
         for place, weight in zip(self.places.T, self.weights.T, strict=True):
             part = array.take(place, axis).astype(np.float32)
             part *= weight.reshape(shape)
+            if array.dtype.kind == "f":  # a pixel without data (NaN) is in no sum that it has no share in
+                part[np.broadcast_to(weight.reshape(shape) == 0, part.shape)] = 0
             made = part if made is None else np.add(made, part, out=made)
         assert made is not None, "an axis has at least one tap"
         return made
@@ -74,31 +77,34 @@ class Resampling:
 
     def __init__(self, old: tuple[int, int], new: tuple[int, int]):
         self.old, self.new = old, new
-        self.rows, self.columns = Axis.of(old[0], new[0]), Axis.of(old[1], new[1])
+        self.rows_axis, self.columns_axis = Axis.of(old[0], new[0]), Axis.of(old[1], new[1])
 
     def needs(self, start: int, stop: int) -> tuple[int, int]:
         """Return which old rows [first, last) the new rows [start, stop) are made of."""
-        _, first, last = self.rows.part(start, stop)
+        _, first, last = self.rows_axis.part(start, stop)
         return first, last
 
     def made_of(self, num_rows: int) -> int:
         """Return how many new rows, from the top, can be made of so many old ones."""
-        return int(np.searchsorted(self.rows.places.max(1), num_rows))
+        return int(np.searchsorted(self.rows_axis.places.max(1), num_rows))
 
-    def make(self, array: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """Return the new rows [start, stop) of the old ones that they need: (stop − start, W', C) float32."""
-        axis, first, last = self.rows.part(start, stop)
-        assert len(array) == last - first, "exactly the rows that are needed"
-        return axis.apply(self.columns.apply(array, 1), 0)
+    def rows(self, read: Callable[[int, int], np.ndarray], start: int, stop: int) -> np.ndarray:
+        """Return the new rows [start, stop), of the type that `read` returns: (stop − start, W', C).
+
+        `read(first, last)` returns old rows (last − first, W, C); few of them are in memory at once as floats.
+        """
+        step = max(1, int(ROWS_AT_ONCE * self.new[0] / self.old[0]))
+        made = []
+        for top in range(start, stop, step):
+            axis, first, last = self.rows_axis.part(top, min(top + step, stop))
+            old = read(first, last)
+            made.append(as_type(axis.apply(self.columns_axis.apply(old, 1), 0), old.dtype))
+        return np.concatenate(made)
 
     def whole(self, array: np.ndarray) -> np.ndarray:
         """Return a whole image (H, W, C) or (H, W) at the new size, in its own type."""
         planes = array if array.ndim == 3 else array[..., None]
-        made = np.empty((*self.new, planes.shape[2]), array.dtype)
-        for start in range(0, self.new[0], ROWS_AT_ONCE):
-            stop = min(start + ROWS_AT_ONCE, self.new[0])
-            first, last = self.needs(start, stop)
-            made[start:stop] = as_type(self.make(planes[first:last], start, stop), array.dtype)
+        made = self.rows(lambda first, last: planes[first:last], 0, self.new[0])
         return made if array.ndim == 3 else made[..., 0]
 
 

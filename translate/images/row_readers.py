@@ -18,7 +18,9 @@ from typing import Any, Protocol
 
 import tifffile
 
-from translate.images.decoding import decode, decode_page, pillow_reads, read_content
+from translate.available_memory import Available
+from translate.images.decoding import decode, decode_page, inspect, pillow_reads, read_content
+from translate.images.decoding_memory import COPIES, at_most, check_memory, decoding_bytes
 from translate.images.pictures import SIDEWAYS_ORIENTATIONS, Picture, as_image_errors, check_size, open_image
 from translate.images.tiffs import TiffRowReader, full_pages, is_tiff, obstacle, orientation_of, page_info
 
@@ -51,6 +53,8 @@ class PageHead:
     picture: Picture
     height: int
     is_big: bool = False  # from a BigTIFF
+    held_bytes: int = 0  # what it takes as long as the file is open
+    read_bytes: int = 0  # what it takes besides while its rows are read
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,15 +74,33 @@ class FilePage:
         """Make a page of a picture that stands decoded in memory."""
         reader = PictureRowReader(picture)
         no_rows = reader.read(0, 0)
+        held = sum(each.nbytes for each in (picture.pixels, picture.alpha, picture.unknown) if each is not None)
         head = replace(picture, pixels=no_rows.pixels, alpha=no_rows.alpha, unknown=no_rows.unknown)
-        return cls(PageHead(head, len(picture.pixels), is_big), reader, reader)
+        return cls(PageHead(head, len(picture.pixels), is_big, held), reader, reader)
+
+
+@dataclass(frozen=True)
+class BoundedRowReader:
+    """Reads rows of a page within the memory that they should need, whatever lies in the file.
+
+    That is what all segments in hand and the rows take, with the copies that are made of them.
+    """
+
+    reader: TiffRowReader
+
+    def read(self, start: int, stop: int) -> Picture:
+        reader, rows = self.reader, stop - start
+        row_bytes = reader.width * reader.page.samplesperpixel * reader.page.dtype.itemsize
+        with at_most(COPIES * (reader.kept_bytes + rows * row_bytes), reader.path):
+            return reader.read(start, stop)
 
 
 @contextmanager
-def open_file(path: Path, max_pixels: int) -> Iterator[list[FilePage]]:
+def open_file(path: Path, max_pixels: int, room: Available | None = None) -> Iterator[list[FilePage]]:
     """Open a file and yield its pages: those of a TIFF without its reduced ones, else a single one.
 
-    Read them inside the block. `max_pixels` is as for `translate.images.pages.open_pages`. Raises `ImageError`.
+    Read them inside the block. `max_pixels` and `room` are as for `translate.images.pages.open_pages`. Raises
+    `ImageError`.
     """
     with open_image(path) as file:
         with as_image_errors(path, "read"):
@@ -86,16 +108,22 @@ def open_file(path: Path, max_pixels: int) -> Iterator[list[FilePage]]:
 
         # Errors of the caller must pass unchanged, so `yield` is outside of `as_image_errors`.
         if tiff is None:
-            yield [FilePage.of_picture(decode(read_content(path), path, max_pixels))]
+            info, size = inspect(path), path.stat().st_size
+            check_size(info, path, max_pixels)
+            check_memory(info, size, path, room)
+            with at_most(decoding_bytes(info, size), path):
+                picture = decode(read_content(path), path, max_pixels)
+            yield [FilePage.of_picture(picture)]
             return
         with tiff:
             tiff.filehandle.set_lock(True)
             with as_image_errors(path, "read"):
-                pages = _tiff_pages(tiff, file, path, max_pixels)
+                pages = _tiff_pages(tiff, file, path, max_pixels, room)
             yield pages
 
 
-def _tiff_pages(tiff: tifffile.TiffFile, file: io.BufferedReader, path: Path, max_pixels: int) -> list[FilePage]:
+def _tiff_pages(tiff: tifffile.TiffFile, file: io.BufferedReader, path: Path, max_pixels: int,
+                room: Available | None) -> list[FilePage]:
     """Return the pages of a TIFF: by rows where that can be, else decoded whole."""
     # Pages decoded whole stand in memory together, so one limit is for all of them: as if they were one tall image.
     pages = full_pages(tiff, path)
@@ -104,9 +132,17 @@ def _tiff_pages(tiff: tifffile.TiffFile, file: io.BufferedReader, path: Path, ma
     if whole:
         infos = [page_info(page) for page in whole]
         height = sum(info.width * info.height for info in infos) // infos[0].width
-        check_size(replace(infos[0], height=height), path, max_pixels)
-    return [FilePage.of_picture(decode_page(page, file, path, max_pixels), tiff.is_bigtiff) if page in whole
-            else _page_by_rows(page, path, max_pixels) for page in pages]
+        all_pages = replace(infos[0], height=height)
+        check_size(all_pages, path, max_pixels)
+        check_memory(all_pages, 0, path, room)
+    return [_page_whole(page, file, path, max_pixels) if page in whole else _page_by_rows(page, path, max_pixels)
+            for page in pages]
+
+
+def _page_whole(page: Any, file: io.BufferedReader, path: Path, max_pixels: int) -> FilePage:
+    """Make a page of one of tifffile's, decoded now."""
+    with at_most(decoding_bytes(page_info(page), 0), path):
+        return FilePage.of_picture(decode_page(page, file, path, max_pixels), page.parent.is_bigtiff)
 
 
 def _page_by_rows(page: Any, path: Path, max_pixels: int) -> FilePage:
@@ -114,4 +150,5 @@ def _page_by_rows(page: Any, path: Path, max_pixels: int) -> FilePage:
     reader, alpha_reader = (TiffRowReader(page, path, max_pixels) for _ in range(2))
     icc, notes = reader.icc
     picture = replace(reader.read(0, 0), icc=icc, dpi=reader.dpi, geo=reader.geo, notes=notes)
-    return FilePage(PageHead(picture, reader.height, page.parent.is_bigtiff), reader, alpha_reader)
+    head = PageHead(picture, reader.height, page.parent.is_bigtiff, read_bytes=COPIES * reader.kept_bytes)
+    return FilePage(head, BoundedRowReader(reader), BoundedRowReader(alpha_reader))

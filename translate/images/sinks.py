@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tifffile
@@ -29,10 +29,28 @@ TILE_SIDE = 256  # pixels; a multiple of 16 (TIFF 6.0, section 15)
 CLASSIC_TIFF_BYTES = 4_000_000_000  # a classic TIFF counts bytes in 32 bits; the rest is for its tags
 
 
+class UprightImage(Protocol):
+    """What an array for the output of an image must know of it: the fields of a `Page`."""
+
+    path: Path
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+
+class RowSink(Protocol):
+    """Takes the rows of an output, from top to bottom."""
+
+    def write(self, start: int, strip: Tensor) -> None:
+        """Take rows (1, C, rows, W) in [-1, 1], from row `start` on."""
+
+
 class ArraySink:
     """Collects the output of `page` in `array`, (H, W, config.channels) uint8, uint16 or float32, for `write_image`."""
 
-    def __init__(self, page: Page, config: ImageConfig):
+    def __init__(self, page: UprightImage, config: ImageConfig):
         self.page, self.config = page, config
         self.array: np.ndarray = np.empty((page.height, page.width, config.channels), config.file_dtype)
 

@@ -13,6 +13,7 @@ from translate.images.values import from_unit
 # What stands for a pixel without data: black to a network, and a value that no image holds, so that losses and scores
 # tell it. Half precision makes it -1; masks are made of images as they were read.
 UNKNOWN = -1 - 2.0**-11
+ROWS_AT_ONCE = 256  # rows that become samples at once
 
 
 def to_tensor(array: np.ndarray, config: ImageConfig) -> Tensor:
@@ -24,7 +25,7 @@ def to_tensor(array: np.ndarray, config: ImageConfig) -> Tensor:
     if array.dtype == np.float32:
         return torch.where(tensor.isnan().any(0), UNKNOWN, tensor)
     assert array.dtype == DTYPES[config.bits], f"{array.dtype} is not of {config.bits} bits"
-    return tensor / HALF_RANGE[config.bits] - 1
+    return tensor.div_(HALF_RANGE[config.bits]).sub_(1)  # in place: a large image's floats stand there once
 
 
 def unknown_pixels(image: Tensor) -> Tensor:
@@ -55,7 +56,10 @@ def to_array(tensor: Tensor, config: ImageConfig) -> np.ndarray:
 
     It is what `to_tensor` takes; of a side with a range of values, `to_file` gives what files hold.
     """
-    tensor = tensor.detach().to("cpu", torch.float32).clamp(-1, 1).permute(1, 2, 0)
-    if config.bits != "float":
-        tensor = ((tensor + 1) * HALF_RANGE[config.bits]).round()
-    return np.ascontiguousarray(tensor.numpy().astype(DTYPES[config.bits]))
+    array = np.empty((*tensor.shape[1:], tensor.shape[0]), DTYPES[config.bits])
+    for start in range(0, len(array), ROWS_AT_ONCE):  # a large image's floats should not stand there several times
+        rows = tensor.detach()[:, start:start + ROWS_AT_ONCE].to("cpu", torch.float32).clamp(-1, 1).permute(1, 2, 0)
+        if config.bits != "float":
+            rows = ((rows + 1) * HALF_RANGE[config.bits]).round()
+        array[start:start + ROWS_AT_ONCE] = rows.numpy()
+    return array

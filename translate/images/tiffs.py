@@ -95,7 +95,23 @@ def page_info(page: Any, frames: int = 1) -> ImageInfo:
         width, height = height, width
     return ImageInfo("TIFF", page.photometric.name, width, height, colours,
                      "float" if floats else max(8, page.bitspersample), frames,
-                     alpha=has_alpha(page), turned=orientation_of(page) != 1)
+                     alpha=has_alpha(page), turned=orientation_of(page) != 1, segment_bytes=segment_bytes(page))
+
+
+def segment_bytes(page: Any) -> int:
+    """Return the bytes of a strip, or of a row of tiles, once it is decoded: tiles may be larger than their image."""
+    rows, columns = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    rows = rows if page.is_tiled else min(rows, page.imagelength)
+    across = math.ceil(page.imagewidth / columns) * columns if columns else 0
+    return rows * across * max(page.tiledepth, 1) * page.samplesperpixel * math.ceil(page.bitspersample / 8)
+
+
+def check_segments(page: Any, path: Path, max_pixels: int) -> None:
+    """Raise `ImageError` for a page with a tile of more than `max_pixels`: it is decoded whole, whatever lies in it."""
+    if page.is_tiled and page.tilewidth * page.tilelength * max(page.tiledepth, 1) > max_pixels:
+        raise ImageError(path, "read", f"is {page.imagewidth}×{page.imagelength} in tiles of "
+                         f"{page.tilewidth}×{page.tilelength}, above the limit of {max_pixels:,} pixels; raise the "
+                         "limit (max_pixels) if the file is genuine")
 
 
 def has_alpha(page: Any) -> bool:
@@ -165,7 +181,8 @@ class TiffRowReader:
     """Reads rows of a page of a TIFF, upright. `max_pixels` bounds what has to be decoded at once.
 
     That is one row of tiles, one strip, or nothing where rows lie uncompressed one after the other; and the whole of
-    a page that is stored sideways. The row of tiles last decoded is kept: the next rows mostly begin in it.
+    a page that is stored sideways. The row of tiles last decoded is kept until the last rows have been read: the next
+    ones mostly begin in it. `kept_bytes` is what it takes.
     Raises `ImageError` for a page that cannot be read in this way, and for a file that has been cut.
     """
 
@@ -189,12 +206,14 @@ class TiffRowReader:
         self._segments_across = math.ceil(page.imagewidth / page.tilewidth) if page.is_tiled else 1
         self._segments_down = math.ceil(page.imagelength / self._segment_height)
         self._is_uncompressed = page.is_contiguous and page.predictor == 1 and page.fillorder == 1
+        self.kept_bytes = 0 if self._is_uncompressed else self.info.segment_bytes
         self._kept: tuple[int, np.ndarray] | None = None  # the number of a row of segments, and the row
         self._check_segments(max_pixels)
 
     def _check_segments(self, max_pixels: int) -> None:
         """Raise `ImageError` where segments are missing, or one row of them is more than `max_pixels`."""
         # All of them, and inside the file: it is refused when it is opened, and not after an hour of computing.
+        check_segments(self.page, self.path, max_pixels)
         offsets, counts = self.page.dataoffsets, self.page.databytecounts
         if min(len(offsets), len(counts)) < self._planes * self._segments_down * self._segments_across:
             raise ImageError(self.path, "read", "its list of strips or tiles is cut off")
@@ -216,10 +235,13 @@ class TiffRowReader:
         """Read rows [start, stop) of the upright image: pixels and alpha. Not for a page that is stored sideways."""
         assert self.orientation not in SIDEWAYS_ORIENTATIONS, "only whole() turns rows into columns"
         with as_image_errors(self.path, "read"):
-            upwards = self.orientation in (3, 4)
+            upwards, is_last = self.orientation in (3, 4), stop == self.height
             if upwards:
                 start, stop = self.height - stop, self.height - start
-            return self._as_picture(self._read_stored(start, stop, upwards))
+            picture = self._as_picture(self._read_stored(start, stop, upwards))
+            if is_last:  # the next rows are of another page, or of the top
+                self._kept = None
+            return picture
 
     def whole(self) -> Picture:
         """Read all of the page, and what else it holds."""

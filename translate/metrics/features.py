@@ -23,6 +23,7 @@ from translate.cards.archives import unpack
 from translate.cards.download import PyPISource, verify
 from translate.errors import DataError, DiskError
 from translate.files import sync_folder
+from translate.images.pictures import MAX_PIXELS
 from translate.metrics.checks import check_image
 from translate.networks import features as pretrained
 from translate.networks.features import MOBILENET_FILE, find_mobilenet, in_torch_cache, must_be, torch_cache
@@ -163,6 +164,10 @@ def patches(image: Tensor) -> Tensor:
     short = min(image.shape[-2:])
     if short < PATCH_SIDE:
         size = [max(PATCH_SIDE, round(side * PATCH_SIDE / short)) for side in image.shape[-2:]]
+        if size[0] * size[1] > MAX_PIXELS:
+            raise DataError(f"an image of {image.shape[-1]}×{image.shape[-2]} px would be enlarged to "
+                            f"{size[1]}×{size[0]} for its features, above the limit of {MAX_PIXELS:,} pixels",
+                            advice="leave it out, or cut it to usual proportions")
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
     starts = [_starts(side) for side in image.shape[-2:]]
     return torch.stack([image[:, top:top + PATCH_SIDE, left:left + PATCH_SIDE]

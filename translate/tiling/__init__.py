@@ -18,11 +18,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from translate.available_memory import lies_in_memory
 from translate.errors import DoesNotFit, UsageError
 from translate.networks.dropout import seed_dropout
 from translate.networks.recomputing import recomputing, starting_point
@@ -33,13 +35,13 @@ from translate.tiling.bands import Place, Settings, WaitingBytes, band
 from translate.tiling.graph import Barrier, Node, Schedule, Source, TensorSource, TilingError, nodes_of
 from translate.tiling.lazy import LazyImage
 from translate.tiling.recorded import Recording
+from translate.tiling.whole import GLIBC_KEEPS, whole_bytes
 
 STRIP_ROWS = (256, 128, 64, 32, 16, 8)  # heights of strips that are tried, of the output
 WAITING_ELSEWHERE = 1.2  # time of a translation whose rows wait outside the device's memory, relative to one inside
 USABLE_DISK = 0.9  # share of the free disk that waiting rows may take
-GLIBC_KEEPS = 64 * 2**20  # bytes: twice its largest threshold for returning a freed block to the system at once
 
-__all__ = ["Forecast", "Settings", "Sink", "Source", "TilingError", "apply", "forecast"]
+__all__ = ["Forecast", "Settings", "Sink", "Source", "TilingError", "apply", "forecast", "whole_bytes"]
 
 
 class Sink(Protocol):
@@ -170,7 +172,7 @@ class _Job:
 
         # The choices: up to how many numbers per output pixel images are kept for later passes, and where they wait.
         allowed = num_bytes(self.memory) - self.held
-        free = shutil.disk_usage(tempfile.gettempdir()).free
+        free = 0 if lies_in_memory(Path(tempfile.gettempdir())) else shutil.disk_usage(tempfile.gettempdir()).free
         pixels = output.height * output.shape[3]
         limits = {node.floats * node.height / pixels for node in Schedule(output, 1, math.inf).kept} | {0.0}
         beside: Place = "disk" if self.device.type == "cpu" else "host"
@@ -197,7 +199,7 @@ class _Job:
         needed, given = least + self.held, num_bytes(self.memory)
         raise DoesNotFit(f"translating {output.height}×{output.shape[3]} pixels needs {needed / 1e6:,.0f} MB of memory "
                          f"at the least, with {free / 1e6:,.0f} MB of disk free in {tempfile.gettempdir()} (TMPDIR "
-                         f"names another place), and {given / 1e6:,.0f} MB are allowed; allow more")
+                         f"names another place), and {given / 1e6:,.0f} MB are allowed", advice="allow more")
 
 
 def _record(generator: Callable[[Any], Any], image: LazyImage, network: nn.Module) -> LazyImage | Tensor:

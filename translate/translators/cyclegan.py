@@ -15,6 +15,7 @@ from translate.losses import LeastSquares, Objective, Perceptual, l1_loss, seman
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, ResNetConfig
 from translate.networks.discriminators import Discriminator
 from translate.networks.tasks import load_task
+from translate.precision import at_least_float32
 from translate.schema import Config
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction, perceptual_problems
 from translate.translators.pool import ImagePool
@@ -119,18 +120,20 @@ class CycleGAN(Translator):
             hint = fake + self.cycle_noise * update.normal(f"cycle {name}", fake) if self.cycle_noise else fake
             self.come_back(update, name, hint, real, back)
             if self.semantic.get(name):
-                opinion, before = self.frozen["task"](fake), update.translated(self.frozen["task"], real)
+                opinion = self.frozen["task"](fake)
+                with update.without_graph():  # an opinion is no image, of which pixels could be hidden
+                    before = at_least_float32(self.frozen["task"](real))
                 update.backward(f"semantic_{name}", self.semantic[name] * semantic_consistency(opinion, before))
         if self.weights.identity:
-            same = update.hide_unknown(back(real), real, real)
-            update.backward(f"identity_{name}", self.weights.identity * l1_loss(same, real))
+            loss = l1_loss(update.hide_unknown(back(real), real, real), real)  # no name holds the image meanwhile
+            update.backward(f"identity_{name}", self.weights.identity * loss)
         return fake.detach()
 
     def come_back(self, update: StepTools, name: Direction, fake: Tensor, real: Tensor, back: nn.Module) -> None:
         """Hold the way back to where it began (eq. 2), and to what a pretrained network sees there, if there is one."""
         if self.perceptual is None:
-            rebuilt = update.hide_unknown(back(fake), real, real)
-            update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))
+            loss = l1_loss(update.hide_unknown(back(fake), real, real), real)
+            update.backward(f"cycle_{name}", self.weights.cycle * loss)
             return
         with update.fake(back, fake, truth=real) as rebuilt:  # a cut of its own: this graph waits, not theirs
             update.backward(f"cycle_{name}", self.weights.cycle * l1_loss(rebuilt, real))

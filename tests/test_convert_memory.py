@@ -1,0 +1,325 @@
+"""Conversion within the memory that is left: nothing is killed, and what fits nowhere costs only itself."""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from tests.commands import call
+from tests.conversions import SERVER, Identity, fill, last_rows, noise, release_of, tiny_release
+from tests.live_bytes import LiveBytes
+from tests.memory_cgroup import enter, memory_cgroup
+from tests.networks import members
+from translate import tiling
+from translate.available_memory import Available
+from translate.convert import convert, memory_share
+from translate.convert.label_rows import LabelRows
+from translate.convert.translating import Translating
+from translate.data.labels import Labelling
+from translate.errors import DoesNotFit, ImageError
+from translate.images.decoder_process import DecoderProcess, Request, read_file
+from translate.images.decoding import decode, inspect
+from translate.images.decoding_memory import at_most, decoding_bytes
+from translate.images.pictures import Picture
+from translate.images.writing import write_image
+from translate.networks import GeneratorConfig
+from translate.networks.resnet import ResNet
+from translate.networks.weights import initialise
+from translate.runs.release import Release
+
+MB = 10**6
+
+
+def false_header(folder: Path, width: int = 14_000, height: int = 14_000) -> Path:
+    """A JPEG of a few bytes that says it has 196 megapixels."""
+    file = io.BytesIO()
+    Image.fromarray(noise(64, 64)).save(file, "JPEG")
+    content = file.getvalue()
+    at = content.index(b"\xff\xc0") + 5
+    path = folder / "001-false.jpg"
+    path.write_bytes(content[:at] + struct.pack(">HH", height, width) + content[at + 4:])
+    return path
+
+
+def photographs(folder: Path, side: int) -> None:
+    """Small images, in the middle of them a large one, and one whose header lies."""
+    fill(folder, 3, 40, 30)
+    write_image(folder / "000-large.png", np.tile(noise(side // 10, side // 10, seed=9), (10, 10, 1)))
+    false_header(folder)
+
+
+def convert_in_cgroup(group: Path, source: Path, out: Path, workers: int) -> None:
+    release = tiny_release()
+    enter(group)
+    sys.exit(convert(source, out, release, precision="fp32", workers=workers).exit_code)
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch):
+    """`left(bytes)`: so much is left of the memory from now on."""
+    def set_to(num_bytes: int) -> None:
+        monkeypatch.setattr(memory_share, "available_bytes", lambda: Available(num_bytes, "a test's memory"))
+    return set_to
+
+
+# ---- in a memory cgroup, where the kernel kills
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "limit", "side"), [(0, 450 * MB, 1800), (1, 900 * MB, 2800)])
+def test_a_large_image_in_a_small_container_costs_no_file(tmp_path: Path, workers: int, limit: int, side: int) -> None:
+    """It ended the conversion, silently, and every rerun at the same file: an honest 6000×6000 PNG in 2 GB, a JPEG of
+    40 kB with a false header in 23 GB."""
+    photographs(tmp_path / "in", side)
+    with memory_cgroup(limit) as group:
+        if group is None:
+            pytest.skip("this machine lets no memory cgroup be made")
+        child = SERVER.Process(target=convert_in_cgroup, args=(group, tmp_path / "in", tmp_path / "out", workers))
+        child.start()
+        child.join(120)
+        assert child.exitcode == 3
+    rows = last_rows(tmp_path / "out")
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "000.png": "done", "000-large.png": "done", "001-false.jpg": "failed", "inner/001.png": "done",
+        "002.png": "done"}
+    assert "at once it would take" in rows["000-large.png"]["strips"] and "cgroup" in rows["000-large.png"]["strips"]
+    assert "is 14000×14000; decoding it takes" in rows["001-false.jpg"]["message"]
+    assert all("strips" not in row for name, row in rows.items() if name != "000-large.png")
+
+    # Where there is memory to spare, nothing is done again, and the output is the same.
+    plenty = {"precision": "fp32", "workers": 0}
+    assert convert(tmp_path / "in", tmp_path / "out", tiny_release(), **plenty).already == 4
+    convert(tmp_path / "in" / "000-large.png", tmp_path / "whole.png", tiny_release(), **plenty)
+    made, whole = (decode(path.read_bytes(), path).pixels.astype(int)
+                   for path in (tmp_path / "out" / "000-large.png", tmp_path / "whole.png"))
+    assert np.abs(made - whole).max() <= 1 and (made != whole).mean() < 1e-3
+
+
+# ---- what is chosen for an image
+
+
+def wider_release() -> Release:
+    """One for which 200 pixels a side take so much that strips are worth it."""
+    torch.manual_seed(0)
+    generator = ResNet(3, 3, width=24, blocks=1)
+    initialise(generator, 0.2)
+    return release_of(generator)
+
+
+def translating(**options: object) -> Translating:
+    return Translating.with_release(wider_release(), precision="fp32", **options)  # type: ignore[arg-type]
+
+
+def test_at_once_where_it_fits_in_strips_where_not_and_then_says_why(left) -> None:
+    one = translating()
+    needed = tiling.whole_bytes(one.release.generator, (1, 3, 1500, 1500))
+    left(int(1.1 * needed / memory_share.SHARE))
+    assert one.way(1500, 1500) == one.way(40, 30) and one.way(1500, 1500).strips is None
+    left(int(0.9 * needed / memory_share.SHARE))
+    way = one.way(1500, 1500)
+    assert way.strips is not None and "at once it would take" in way.reason and "a test's memory" in way.reason
+    assert one.way(40, 30).strips is None
+    assert translating(memory="1GB").way(40, 30).reason is None  # asked for
+    assert one.way(1400, 1400).strips is None and one.way(1400, 1400, beside=needed // 2).strips is not None
+
+
+def test_strips_that_nobody_asked_for_are_exact(left) -> None:
+    image = torch.rand(3, 400, 300) * 2 - 1
+    whole = translating().translate(image, Path("x"), (400, 300))
+    left(130 * MB)
+    one = translating()
+    assert one.way(400, 300).strips is not None
+    error = (one.translate(image, Path("x"), (400, 300)) - whole).square().mean().sqrt()
+    assert 20 * np.log10(2 / float(error)) >= 120
+
+
+def test_what_fits_nowhere_says_whose_limit_it_is(left) -> None:
+    left(80 * MB)
+    with pytest.raises(DoesNotFit, match=r"3000×3000 pixels needs .* may be taken: 70% of the .* \(a test's memory\)"):
+        translating().way(3000, 3000)
+
+
+def test_a_launchers_processes_share_what_is_left(left, monkeypatch: pytest.MonkeyPatch) -> None:
+    left(1000 * MB)
+    assert memory_share.usable_memory().bytes == 700 * MB
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_share.usable_memory().bytes == 175 * MB
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_way_through_the_converter_gives_the_same_files(tmp_path: Path, left, workers: int) -> None:
+    """Of PNGs, of TIFFs by rows and as a whole, read ahead or alone."""
+    (tmp_path / "in").mkdir()
+    write_image(tmp_path / "in" / "a.png", noise(300, 280, seed=1), alpha=noise(300, 280, 1, seed=2)[..., 0])
+    write_image(tmp_path / "in" / "b.jpg", noise(290, 300, seed=3))
+    tifffile.imwrite(tmp_path / "in" / "c.tif", noise(300, 300, seed=4), photometric="rgb", tile=(64, 64))
+    with tifffile.TiffWriter(tmp_path / "in" / "d.tif") as writer:
+        for seed in (5, 6):
+            writer.write(noise(200, 200, seed=seed), photometric="rgb", contiguous=False, metadata=None)
+    found = []
+    for number, num_bytes in enumerate((10**10, 180 * MB)):
+        left(num_bytes)
+        out = tmp_path / str(number)
+        assert convert(tmp_path / "in", out, wider_release(), precision="fp32", workers=workers).exit_code == 0
+        found.append({name: row.get("strips") is not None for name, row in last_rows(out).items()})
+        for name in found[0]:
+            a, b = (tifffile.imread(each / name) if name[0] in "cd" else np.asarray(Image.open(each / name))
+                    for each in (tmp_path / "0", out))
+            assert np.abs(a.astype(int) - b).max() <= (8 if name == "b.jpg" else 1), name
+    assert not any(found[0].values()) and found[1]["a.png"] and found[1]["c.tif"]
+
+
+def test_a_label_map_by_rows_is_the_whole_one() -> None:
+    """Planes of 35 classes take 140 bytes a pixel, as whole images of floats."""
+    labels = Labelling(classes=5, edges=True)
+    numbers = np.random.default_rng(0).integers(0, 5, (23, 17, 1), np.uint8)
+    rows = LabelRows(Picture(Path("x.png"), numbers), labels)
+    whole = labels.planes(numbers)
+    for start, stop in ((0, 23), (0, 1), (5, 9), (22, 23), (4, 4)):
+        assert torch.equal(rows.read(start, stop)[0], whole[:, start:stop])
+
+
+@pytest.mark.parametrize("config", members(GeneratorConfig), ids=lambda config: config.__name__)
+def test_the_forecast_of_a_whole_image_covers_what_lives_and_not_much_more(config: type) -> None:
+    generator = config(width=8).build(3, 3).eval()
+    image = torch.zeros(1, 3, 512, 384)
+    with torch.no_grad(), LiveBytes([*generator.parameters()]) as counter:
+        generator(image)
+    forecast = (tiling.whole_bytes(generator, image.shape) - tiling.whole.GLIBC_KEEPS) / tiling.whole.MARGIN
+    assert counter.peak + image.nbytes <= forecast <= 3 * counter.peak + image.nbytes
+
+
+def test_the_command_says_that_images_went_in_strips(tmp_path: Path, left, said: io.StringIO,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "in", 2, 300, 300)
+    left(180 * MB)
+    monkeypatch.setattr("translate.runs.release.load_release", lambda *_: wider_release())
+    code = call(monkeypatch, "convert", tmp_path / "in", tmp_path / "out", "--model", "m", "--workers", 0)
+    assert code == 0 and "in strips, which give the same output: 000.png: at once it would take" in said.getvalue()
+    assert "(1 more images as well" in said.getvalue() and "2 converted" in said.getvalue()
+
+
+# ---- decoding
+
+
+def huge_tile(path: Path) -> None:
+    """16×16 pixels in a tile of 32768×32768: 3 MB that unpack to 2 GB."""
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint16), tile=(16, 16), compression="zlib")
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        for name in ("TileWidth", "TileLength"):
+            tag = tiff.pages[0].tags[name]
+            size = 4 if tag.dtype == 4 else 2
+            content[tag.valueoffset:tag.valueoffset + size] = (32768).to_bytes(size, "little")
+    path.write_bytes(content)
+
+
+def endless_strip(path: Path) -> None:
+    """16×16 pixels whose strip unpacks to 500 MB."""
+    pack = zlib.compressobj(1)
+    strip = b"".join(pack.compress(bytes(10**7)) for _ in range(50)) + pack.flush()
+    tifffile.imwrite(path, iter([strip]), shape=(16, 16), dtype=np.uint16, rowsperstrip=16, compression="zlib")
+
+
+def lying_jpeg_tile(path: Path) -> None:
+    """16×16 pixels in a tile that is a JPEG of 30000×30000, by its own header."""
+    tifffile.imwrite(path, iter([false_header(path.parent, 30_000, 30_000).read_bytes()]), shape=(16, 16, 3),
+                     dtype=np.uint8, tile=(16, 16), compression="jpeg", photometric="rgb")
+
+
+@pytest.mark.parametrize("make", [huge_tile, endless_strip, lying_jpeg_tile])
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_a_file_takes_no_more_than_its_size_needs(tmp_path: Path, make, by_rows: bool) -> None:
+    """A TIFF of 16×16 pixels and 3 MB took 2 GB, in the decoder's process and with `--workers 0`."""
+    make(path := tmp_path / "x.tif")
+    release = release_of(Identity(), 3 if make is lying_jpeg_tile else 1, 8 if make is lying_jpeg_tile else 16)
+    before = peak_bytes("self")
+    summary = convert(path, tmp_path / "out", release, workers=0, memory="500MB" if by_rows else None)
+    assert peak_bytes("self") - before < 300 * MB
+    assert [row.stage for row in summary.failed] in ([], ["read"])
+    assert summary.converted + len(summary.failed) == 1
+    if make is huge_tile:
+        assert "tiles of 32768×32768, above the limit" in summary.failed[0].message
+
+
+def peak_bytes(process: object) -> int:
+    """The most that a process has had in memory since the last call."""
+    status = Path(f"/proc/{process}/status").read_text()
+    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in status.splitlines()
+             if line.startswith(("VmHWM", "VmRSS"))}
+    Path(f"/proc/{process}/clear_refs").write_text("5")
+    return found["VmHWM"]
+
+
+def test_what_is_allocated_beyond_the_bound_is_an_error_and_later_there_is_no_bound(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="far more than an image of its size should"), at_most(10 * MB, tmp_path):
+        np.zeros(300 * MB, np.uint8)
+    with at_most(10 * MB, tmp_path):
+        np.zeros(100 * MB, np.uint8)
+    np.zeros(300 * MB, np.uint8)
+
+
+def test_threads_that_decode_at_once_leave_no_bound_behind(tmp_path: Path) -> None:
+    """Each put back what the other had set, and a later allocation of 300 MB failed, in whatever it was for."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+
+    def decode_a_while(seconds: float) -> None:
+        with at_most(10 * MB, tmp_path):
+            time.sleep(seconds)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(decode_a_while, (0.03, 0.01, 0.02)))
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def saved(folder: Path) -> list[Path]:
+    """Images of 1.5 megapixels in every way of decoding."""
+    colour = Image.fromarray(np.tile(noise(150, 100), (10, 10, 1)))
+    for name, image, options in (
+            ("rgb.png", colour, {"compress_level": 1}), ("rgba.png", colour.convert("RGBA"), {"compress_level": 1}),
+            ("grey.png", colour.convert("L"), {"compress_level": 1}), ("la.png", colour.convert("LA"), {}),
+            ("palette.png", colour.quantize(16), {}), ("plain.jpg", colour, {}),
+            ("progressive.jpg", colour, {"progressive": True}), ("cmyk.jpg", colour.convert("CMYK"), {}),
+            ("lossy.webp", colour, {"method": 0}), ("x.gif", colour.quantize(16), {}), ("rgb.tif", colour, {}),
+            ("x.avif", colour, {"speed": 10})):
+        image.save(folder / name, **options)
+    write_image(folder / "deep.png", np.tile(noise(150, 100, dtype=np.uint16), (10, 10, 1)))
+    tifffile.imwrite(folder / "deep.tif", np.tile(noise(150, 100, dtype=np.uint16), (10, 10, 1)), photometric="rgb",
+                     compression="zlib", predictor=True)
+    return sorted(folder.iterdir())
+
+
+def test_decoding_takes_no_more_than_is_foretold_from_the_head(tmp_path: Path) -> None:
+    paths, decoder, over = saved(tmp_path), DecoderProcess(), {}
+    decoder.read(Request(paths[0], 10**7, ""))
+    for path in paths:
+        number = decoder._process.pid  # type: ignore[union-attr]
+        peak_bytes(number)
+        before = peak_bytes(number)
+        decoder.read(Request(path, 10**7, ""))
+        taken, foretold = peak_bytes(number) - before, decoding_bytes(inspect(path), path.stat().st_size)
+        if taken > foretold + 5 * MB:
+            over[path.name] = f"{taken / MB:.0f} MB, and {foretold / MB:.0f} were foretold"
+    decoder.close()
+    assert not over
+
+
+def test_an_image_that_is_too_large_to_be_read_ahead_waits_for_its_turn(tmp_path: Path) -> None:
+    write_image(tmp_path / "x.png", noise(100, 100))
+    asked = Request(tmp_path / "x.png", 10**6, "")
+    whole = read_file(asked)
+    for field, value in (("max_bytes", 100_000), ("pixel_bytes", 10**6)):
+        waits = read_file(Request(**vars(asked) | {"max_bytes": 10**8, field: value}))
+        assert (waits.key, waits.picture, waits.num_pages) == (whole.key, None, 1)

@@ -1,0 +1,72 @@
+"""How much of the memory that is left a conversion takes: a share, out of which every image gets its part.
+
+Several images are in flight at once: some are decoded ahead, one is with the generator, some are being written. A small
+part of the share is for all of these, in equal parts; an image that needs more than one of them waits for its turn and
+is then alone. The rest of the share is for the one that is being translated.
+
+What may be taken is asked anew for every image, as other programs may have taken more meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from translate.available_memory import Available, available_bytes
+from translate.images.pictures import DTYPES
+from translate.images.reading import ImageConfig
+
+SHARE = 0.7  # of what is left; the rest is for other programs, and for what no forecast knows of
+IN_FLIGHT = 0.25  # of the share: for images that are decoded ahead, or being written
+COPIES_WRITTEN = 5  # of an output's samples, while it is encoded: the array, Pillow's, the file
+FLOAT_BYTES = 4
+
+
+def usable_memory() -> Available:
+    """Return what this process may take now: its share of what is left, as one of a launcher's on this machine."""
+    left, processes = available_bytes(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    each = f", of which each of {processes} processes takes its part" if processes > 1 else ""
+    return Available(int(SHARE * left.bytes / processes), f"{SHARE:.0%} of the {left}{each}")
+
+
+@dataclass(frozen=True)
+class MemoryShare:
+    """What a conversion may take: `total`, as it was when it began, with `num_in_flight` images at once."""
+
+    total: Available
+    num_in_flight: int
+
+    @classmethod
+    def of(cls, workers: int) -> MemoryShare:
+        """Measure it. With workers, as many images are read ahead and written behind, and as many wait in between."""
+        return cls(usable_memory(), 2 * workers + 3 if workers else 1)
+
+    @property
+    def for_each(self) -> float:
+        """Return the bytes that each of the images in flight may take, for all but its translation."""
+        return self.total.bytes * IN_FLIGHT / self.num_in_flight
+
+    def for_one(self) -> Available:
+        """Return what the image whose turn it is may take now."""
+        rest = Available(int(self.total.bytes * (1 - IN_FLIGHT)), self.total.limit_from)
+        return min(rest, usable_memory(), key=lambda each: each.bytes)
+
+
+def sample_bytes(image: ImageConfig) -> int:
+    """Return what a pixel takes as samples."""
+    return image.channels * DTYPES[image.bits]().itemsize
+
+
+def encoded_bytes(image_out: ImageConfig) -> int:
+    """Return what a pixel of an output takes while it is encoded as a whole."""
+    return COPIES_WRITTEN * sample_bytes(image_out)
+
+
+def pixel_bytes(image_in: ImageConfig, num_planes: int, image_out: ImageConfig) -> int:
+    """Return what a pixel of an image in flight takes besides being decoded.
+
+    Its samples and the floats that the generator is shown (`num_planes` channels), then those that it gives, and what
+    encoding them takes.
+    """
+    read = sample_bytes(image_in) + num_planes * FLOAT_BYTES
+    return read + image_out.channels * FLOAT_BYTES + encoded_bytes(image_out)

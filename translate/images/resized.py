@@ -1,0 +1,151 @@
+"""Pictures and pages at another size, by `translate.images.resampling`: whole or by rows with the same result.
+
+Alpha goes along; so do resolution and the tags by which a GeoTIFF says where it lies, which count pixels and so change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from translate.images.pages import Page
+from translate.images.pictures import Picture, usable_dpi
+from translate.images.resampling import Resampling
+from translate.images.sinks import RowSink
+
+HeightWidth = tuple[int, int]
+PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # tags (OGC GeoTIFF 1.1, 7.1)
+RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a geo key, and its value where coordinates are of a pixel's centre
+
+
+def resized_picture(picture: Picture, shape: HeightWidth) -> Picture:
+    """Return a picture at another (height, width)."""
+    old = picture.pixels.shape[0], picture.pixels.shape[1]
+    if old == shape:
+        return picture
+    resampling = Resampling(old, shape)
+    alpha = None if picture.alpha is None else resampling.whole(picture.alpha)
+    unknown = None if picture.unknown is None else np.isnan(resampling.whole(holes(picture.unknown)))
+    return replace(picture, pixels=resampling.whole(picture.pixels), alpha=alpha, unknown=unknown,
+                   dpi=resized_dpi(picture.dpi, old, shape), geo=resized_geo(picture.geo, old, shape))
+
+
+def resized_image(image: Tensor, shape: HeightWidth) -> Tensor:
+    """Return an image (C, H, W), float32 in [-1, 1] on the CPU, at another (height, width)."""
+    old = image.shape[1], image.shape[2]
+    if old == shape:
+        return image
+    made = Resampling(old, shape).whole(image.permute(1, 2, 0).numpy())
+    return torch.from_numpy(made).permute(2, 0, 1).contiguous()
+
+
+class ResizedPage(Page):
+    """A page at another (height, width), of whose file only the rows that are asked for are read."""
+
+    def __init__(self, page: Page, shape: HeightWidth):
+        old = page.height, page.width
+        self.page, self.resampling = page, Resampling(old, shape)
+        self.path, self.config, self.is_big, self.has_alpha = page.path, page.config, page.is_big, page.has_alpha
+        self.icc, self.exif, self.notes = page.icc, page.exif, page.notes
+        self.held_bytes, self.read_bytes = page.held_bytes, page.read_bytes
+        self.nodata, self.may_lack_data = page.nodata, page.may_lack_data
+        self.dpi, self.geo = resized_dpi(page.dpi, old, shape), resized_geo(page.geo, old, shape)
+        self.shape = (1, page.shape[1], *shape)
+
+    def read_pixels(self, start: int, stop: int) -> np.ndarray:
+        return self.resampling.rows(self.page.read_pixels, start, stop)
+
+    def read_alpha(self, start: int, stop: int) -> np.ndarray | None:
+        if not self.has_alpha:
+            return None
+
+        def read(first: int, last: int) -> np.ndarray:
+            alpha = self.page.read_alpha(first, last)
+            assert alpha is not None, "the page has alpha"
+            return alpha[..., None]
+
+        return self.resampling.rows(read, start, stop)[..., 0]
+
+
+    def read_unknown(self, start: int, stop: int) -> np.ndarray | None:
+        if not self.may_lack_data:
+            return None
+        unknown = False
+
+        def read(first: int, last: int) -> np.ndarray:
+            nonlocal unknown
+            found = self.page.read_unknown(first, last)
+            unknown |= found is not None
+            return holes(np.zeros((last - first, self.page.width), bool) if found is None else found)[..., None]
+
+        rows = np.isnan(self.resampling.rows(read, start, stop)[..., 0])
+        return rows if unknown else None
+
+
+class ResizedSink:
+    """Brings rows to another size and hands them to `sink`, from top to bottom; it keeps those that are still needed.
+
+    `old` is the (height, width) of what comes in, `new` of what goes to the sink.
+    """
+
+    def __init__(self, sink: RowSink, old: HeightWidth, new: HeightWidth):
+        self.sink, self.resampling = sink, Resampling(old, new)
+        self._first, self._kept = 0, np.empty((0, old[1], 0), np.float32)  # the rows from number `_first` on
+        self._written = 0
+
+    def write(self, start: int, strip: Tensor) -> None:
+        """Take rows (1, C, rows, W) in [-1, 1], from row `start` on. Raises what the sink raises."""
+        rows = strip[0].to("cpu", torch.float32).permute(1, 2, 0).numpy()
+        assert start == self._first + len(self._kept), "rows come from top to bottom"
+        self._kept = np.concatenate([self._kept, rows]) if len(self._kept) else rows
+
+        # All that can be made of the rows so far
+        stop = self.resampling.made_of(start + len(rows))
+        if stop == self._written:
+            return
+        made = self.resampling.rows(lambda first, last: self._kept[first - self._first:last - self._first],
+                                    self._written, stop)
+        self.sink.write(self._written, torch.from_numpy(made).permute(2, 0, 1)[None])
+        self._written = stop
+
+        # Rows that nothing more is made of are dropped
+        if stop < self.resampling.new[0]:
+            first, _ = self.resampling.needs(stop, stop + 1)
+            self._kept, self._first = self._kept[first - self._first:], first
+
+
+def holes(unknown: np.ndarray) -> np.ndarray:
+    """Return an image (H, W) float32 that is NaN where a pixel has no data: no pixel is made of such a one."""
+    return np.where(unknown, np.float32(np.nan), np.float32(0))
+
+
+def resized_dpi(dpi: tuple[float, float] | None, old: HeightWidth, new: HeightWidth) -> tuple[float, float] | None:
+    """Return the dots per inch, across and down, of an image that keeps its size on paper."""
+    return None if dpi is None else usable_dpi(dpi[0] * new[1] / old[1], dpi[1] * new[0] / old[0])
+
+
+def resized_geo(geo: tuple[Any, ...], old: HeightWidth, new: HeightWidth) -> tuple[Any, ...]:
+    """Return a GeoTIFF's tags, (code, type, count, value, once), for the same place on Earth in other pixels."""
+    across, down = new[1] / old[1], new[0] / old[0]
+    keys = next((tag[3] for tag in geo if tag[0] == GEO_KEYS), ())
+    shift = 0.5 if (RASTER_TYPE, 0, 1, PIXEL_IS_POINT) in zip(*[iter(keys)] * 4, strict=False) else 0.0
+
+    def changed(code: int, values: Any) -> tuple[float, ...]:
+        if code == PIXEL_SCALE:  # (across, down, depth) of a pixel
+            return (values[0] / across, values[1] / down, *values[2:])
+        if code == TIE_POINTS:  # sixes: a pixel (column, row, 0), and where it lies
+            return tuple(((value + shift) * (down if number % 6 else across) - shift) if number % 6 < 2 else value
+                         for number, value in enumerate(values))
+
+        # A matrix of four rows: (column, row, depth, 1) to where that lies
+        rows = [values[place:place + 4] for place in range(0, len(values), 4)]
+        return tuple(value for a, b, c, d in rows for value in (
+            a / across, b / down, c, d + a * (shift / across - shift) + b * (shift / down - shift)))
+
+    return tuple((code, kind, count, changed(code, value), once)
+                 if code in (PIXEL_SCALE, TIE_POINTS, TRANSFORMATION) else (code, kind, count, value, once)
+                 for code, kind, count, value, once in geo)

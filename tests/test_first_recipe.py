@@ -170,7 +170,7 @@ def test_large_images_are_trained_from_small_to_full_in_crops_that_the_card_take
     made, _ = first(tmp_path)
     assert [stage.size[0] for stage in made.recipe.stages] == [280, 560, 1124]
     assert [stage.resize for stage in made.recipe.stages] == [299, 598, None]  # as much of the picture in each
-    small = first_recipe(tmp_path / "images", tmp_path / "small.yaml", "2GB")
+    small = first_recipe(tmp_path / "images", tmp_path / "small.yaml", "1GB")
     assert small.recipe.stages[-1].size[0] < 1124 and "are the largest that fit" in "\n".join(small.lines)
 
 
@@ -209,6 +209,7 @@ def test_a_plan_and_a_training_say_which_images_they_enlarge(tmp_path: Path, mon
     file = tmp_path / "mine.yaml"
     file.write_text(recipe.dump_yaml())
     assert call(monkeypatch, "plan", file, "--memory", "8GB") == 0
+    assert "usable: 80% of 8GB = 7.45 GiB" in said.getvalue() and "split: a backward pass" in said.getvalue()
     assert "warning: stage 1 wants crops of 96×96 px from images at a short side of 100 px" in said.getvalue()
 
     def stop(images: int) -> None:

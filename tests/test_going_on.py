@@ -75,7 +75,7 @@ def test_a_training_begins_with_a_few_lines_and_counts_what_it_scores(shared_pai
     train(cyclegan_recipe(shared_pairs, precision="fp32", every={"log": 4, "sample": None, "evaluate": 40}),
           tmp_path / "run", told)
     begun = [line for line in told.lines if line.split(":")[0] in ("data", "device", "end", "stage 1 of 2", "memory")]
-    assert begun[0].startswith("data: 6 + 6 training images; ") and "held-out ones are scored" in begun[0]
+    assert begun[0].startswith("data: 6 + 6 images to train on; ") and "held-out ones are scored" in begun[0]
     assert begun[1] == "device: cpu, fp32"
     assert begun[2].startswith("end: after 40 images, each of these shown 6.7 times;")
     assert begun[3].startswith("stage 1 of 2: crops of 16×16 px, 24 images, batch 2; images are shown at ")

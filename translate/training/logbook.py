@@ -106,10 +106,11 @@ class Logbook:
         """Yield in a line each on what is trained, by what, and until when."""
         # Of unpaired sides either has its number; of held-out images those that are scored.
         (a, b), held_out = (len(side) for side in (self.samples.files_a, self.samples.files_b)), self.evaluator
+        trained = f"{a:,} pairs of images" if self.samples.paired else f"{a:,} + {b:,} images"
         scored = "none are held out, so that nothing is scored" if held_out is None else (
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
             f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
-        yield f"data: {f'{a:,} pairs of' if self.samples.paired else f'{a:,} + {b:,}'} training images; {scored}"
+        yield f"data: {trained} to train on; {scored}"
         processes = f" × {self.accelerator.num_processes}" * (self.accelerator.num_processes > 1)
         yield f"device: {self.accelerator.device}{processes}, {self.precision}"
         total = self.recipe.num_images

@@ -34,8 +34,8 @@ def run(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train_prints_the_resolved_recipe_where_it_is_asked_for_and_how_to_go_on(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_prints_the_resolved_recipe_where_it_is_asked_for_and_how_to_go_on(
+        shared_pairs: Path, tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "toy.yaml").write_text(pix2pix_recipe(shared_pairs).dump_yaml())
     words = ("train", tmp_path / "toy.yaml", "--run", tmp_path / "run", "--set", "seed=7")
     assert call(monkeypatch, *words, "--show-recipe") == 0

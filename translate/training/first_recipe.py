@@ -237,7 +237,8 @@ class Draft:
             f"Check:    translate data check {name}      every pixel; this recipe has looked at headers alone",
             f"Memory:   translate plan {name} --memory {self.gpu}",
             *(f"            {need}" for need in dict.fromkeys(needs)),
-            f"Try:      translate train {name} --run {run}-try --set every.log=20 --set every.sample=100 --set '{quick}'",
+            f"Try:      translate train {name} --run {run}-try --set '{quick}' "
+            "--set every.log=20 --set every.sample=100",
             "          minutes on a CPU, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
             f"Convert:  translate convert {photos} out/ --model {run}",

@@ -80,7 +80,7 @@ def halves(folder: Path) -> None:
 
 
 KINDS: dict[str, tuple[Maker, dict[str, Any], str]] = {  # how to make it, what the recipe says, what is said
-    "paired": (lambda folder: two_sides(folder, paired=True), {"kind": "paired"}, "64×48 px"),
+    "paired": (lambda folder: two_sides(folder, paired=True), {"kind": "paired"}, "only number alike: --kind unpaired"),
     "beside each other": (halves, {"kind": "paired"}, "48×48 px"),
     "unpaired": (two_sides, {"kind": "unpaired"}, "no images are held out"),
     "labels": (labels, {"kind": "labels", "classes": 3}, "A: "),

@@ -107,6 +107,9 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
             raise DoesNotFit(f"no training of these networks fits a GPU of {card} ({format_bytes(budget)} usable)",
                              advice="name a larger one with --gpu")
     on_progress(1, 1, "")
+    if kind is None and layout.paired and layout.labelling is None and samples.files_a != samples.files_b:
+        draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
+                           "number alike: --kind unpaired")
     lines = draft.looked() + draft.said(crop)
     return FirstRecipe(draft.text(file, recipe, [each for each in predicted if each]), recipe, lines)
 
@@ -119,6 +122,7 @@ class Draft:
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100] or "mine"
         self.num = max(len(side.files) for side in sides)
         self.batches = True
+        self.notes: list[str] = []
         self.one_scale = _of_one_scale(sides)
         self.data = self._data()
         self.crop = 0
@@ -126,13 +130,14 @@ class Draft:
     def _data(self) -> dict[str, Any]:
         """Return what the recipe says of its data, but for the size."""
         a, b = self.sides
-        data = self.layout.model_dump(mode="json", exclude_unset=True) | {"kind": self.layout.kind}  # type: ignore[attr-defined]
+        kind = {"kind": self.layout.kind}  # type: ignore[attr-defined]
+        data = kind | self.layout.model_dump(mode="json", exclude_unset=True)
         image = {"image_b": b.image}
         if "image_a" in type(self.layout).model_fields:
             image["image_a"] = a.image
         if "input" in type(self.layout).model_fields and b.image["channels"] == 1:
             data["input"] = "edges"  # there are no colours to be made of grey
-        plain = {"channels": 3, "bits": 8}
+        plain = {"channels": 3}  # of 8 bits
         return data | {side: said for side, said in sorted(image.items()) if said != plain}
 
     def stages(self, crop: int) -> list[dict[str, Any]]:
@@ -196,7 +201,7 @@ class Draft:
 
     def said(self, crop: int) -> list[str]:
         """Return what of the images a person should know."""
-        lines = []
+        lines = [*self.notes]
         shorts = [min(shape) for side in self.sides for shape in side.shapes]
         if (few := sum(short < crop for short in shorts)) and self.one_scale:
             lines.append(f"{plural(few, 'image')} with a side of fewer than {crop} px: enlarged to it")
@@ -253,7 +258,8 @@ class Draft:
             files = self.layout.build("test", data_root()).files_a
         except DataError:
             files = self.sides[0].files
-        return Path(os.path.commonpath([path.parent for path in files]))
+        folder = Path(os.path.commonpath([path.parent for path in files]))
+        return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _budget(gpu: str | None) -> tuple[int, str]:

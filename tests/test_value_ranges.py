@@ -251,7 +251,8 @@ def test_training_and_scoring_leave_out_what_has_no_data(tmp_path: Path) -> None
     assert Batch.of([whole]).has_unknown and Batch.of([whole]).micro_batches(1)[0].has_unknown
     halved = samples.whole(0, resize=10)  # what was averaged with a gap is not known either
     assert unknown_pixels(halved.a).float().mean() >= gap.mean() and halved.a[~unknown_pixels(halved.a)].min() >= -1
-    assert Stream(samples, 0, (16, 16)).sample(0).a.shape == (1, 16, 16)
+    drawn = [Stream(samples, 0, (16, 16)).sample(number) for number in range(2)]
+    assert Batch.drawn(drawn).has_unknown and drawn[0].sample.a.shape == (1, 16, 16)
 
 
 PATCH = PatchGANConfig(width=4, layers=2)

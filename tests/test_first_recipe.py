@@ -159,6 +159,7 @@ def test_the_lines_of_the_readme_lead_from_a_folder_to_a_translated_folder(
         assert call(monkeypatch, *words, *short) == 0, said.getvalue()
     assert sorted(path.name for path in Path("out/holiday").glob("*.JPG")) == [
         f"IMG {number} testA.JPG" for number in range(3)]
+    assert "train B: 3 images, 64×48 px, colour, 8 bits; few" in said.getvalue()  # said by `data check`
     assert Path("runs/photos/report.html").is_file() and "written: photos.yaml" in said.getvalue()
 
 

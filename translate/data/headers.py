@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from translate.data.layouts import LayoutConfig
 from translate.data.samples import Samples
 from translate.data.scale import HeightWidth, thinned
-from translate.errors import DataError, ImageError, visible
+from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
 from translate.images.pictures import ImageInfo
 
+FEW = 100  # images of a side that are trained on; fewer are said to be few
 NUM_VALUES_READ = 5  # files of more than 8 bits that are decoded all the same, to know which values they use
 CHANNELS_IN_WORDS = {1: "grey", 3: "colour"}
 
@@ -83,6 +85,18 @@ def look_at(samples: Samples) -> tuple[Headers, Headers]:
     """Return what the files of A and of B say. Raises `DataError` for a side of which no file can be read."""
     a = _headers(samples, samples.files_a)
     return a, a if samples.files_b == samples.files_a else _headers(samples, samples.files_b)
+
+
+def seen(layout: LayoutConfig, root: Path) -> Iterator[str]:
+    """Yield a line on each side of the images that are trained on and of those held out, where they can be read."""
+    for split in ("train", "test"):
+        try:
+            a, b = look_at(layout.build(split, root))  # type: ignore[arg-type]
+        except TranslateError:
+            continue  # a finding of the check
+        for side, headers in ({"": a} if a is b else {" A": a, " B": b}).items():
+            few = split == "train" and len(headers.files) < FEW
+            yield f"{split}{side}: {headers}" + "; few: expect colours and textures, not new shapes" * few
 
 
 def _headers(samples: Samples, files: Sequence[Path]) -> Headers:

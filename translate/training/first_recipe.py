@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 
-from translate.data.headers import Headers, look_at, plural
+from translate.data.headers import FEW, Headers, look_at, plural
 from translate.data.layouts import LayoutConfig
 from translate.data.recognising import Kind, read_as
 from translate.data.scale import differ
@@ -211,7 +211,7 @@ class Draft:
         if crop < _crop(self.short):
             lines.append(f"crops of {crop} px are the largest that fit; images keep their own scale, and convert "
                          "translates them whole")
-        if self.num < 100:
+        if self.num < FEW:
             lines.append(f"{plural(self.num, 'image')} a side: few; expect colours and textures, not new shapes")
         if not self._has_tests():
             lines.append(f"no images are held out, so there will be no scores; expected {self.layout.expected('test')}")

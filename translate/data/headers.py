@@ -91,7 +91,7 @@ def seen(layout: LayoutConfig, root: Path) -> Iterator[str]:
     """Yield a line on each side of the images that are trained on and of those held out, where they can be read."""
     for split in ("train", "test"):
         try:
-            a, b = look_at(layout.build(split, root))  # type: ignore[arg-type]
+            a, b = look_at(layout.build(split, root))
         except TranslateError:
             continue  # a finding of the check
         for side, headers in ({"": a} if a is b else {" A": a, " B": b}).items():

@@ -34,11 +34,11 @@ def run(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train_prints_the_resolved_recipe_and_how_to_go_on(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_prints_the_resolved_recipe_where_it_is_asked_for_and_how_to_go_on(
+        shared_pairs: Path, tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "toy.yaml").write_text(pix2pix_recipe(shared_pairs).dump_yaml())
     words = ("train", tmp_path / "toy.yaml", "--run", tmp_path / "run", "--set", "seed=7")
-    assert call(monkeypatch, *words) == 0
+    assert call(monkeypatch, *words, "--show-recipe") == 0
     printed = said.getvalue()
     assert "seed: 7" in printed and "betas:" in printed and f"--model {tmp_path / 'run'}" in printed
     assert "images/s" in printed
@@ -286,7 +286,7 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
             now[0] += 2.0
             display.progress(images, 140, "", {}, worked=images - 100, megapixels=3.0 * (images - 100))
     last = [line for line in text.getvalue().splitlines() if line.strip()][-1]
-    assert last.startswith("convert: 116 of 140 images, 0.5 images/s, 1.5 megapixels/s, 0:00:48 left")
+    assert last.startswith("convert: 120 of 140 images, 2.0 s/image, 1.5 megapixels/s, 0:00:40 left")
 
 
 def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from rich.progress import Progress as ProgressBar
 from translate.cli import console
 from translate.cli.console import say
 from translate.errors import visible
+from translate.sizes import format_speed
 
-PLAIN_SECONDS = 15.0  # between two plain lines
+PLAIN_SECONDS = 8.0  # between two plain lines
 
 
 class Display:
@@ -35,6 +36,8 @@ class Display:
         self._task = self._bar.add_task(self.title, total=None, speed="", detail="", start=False)
         self._first: tuple[float, int, float] | None = None  # where speed is counted from: (time, worked, megapixels)
         self._worked = 0
+        self._scored = 0
+        self._scoring_since: float | None = None
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -53,6 +56,19 @@ class Display:
     def count(self, done: int, total: int, stage: str = "") -> None:
         """Show that so many of all images are done, where there are no losses to show."""
         self.progress(done, total, stage, {})
+
+    def scoring(self, done: int, total: int) -> None:
+        """Show how far an evaluation is, for which the work that is counted waits."""
+        now = time.monotonic()
+        if self._scoring_since is None or done <= self._scored:
+            self._scoring_since = now
+        self._scored = done
+        what = f"scoring held-out images, {done} of {total}"
+        self._bar.update(self._task, description=f"{self.title} {what}")
+        if not self.console.is_terminal and now - self._last_line > PLAIN_SECONDS:
+            self._last_line = now
+            left = (now - self._scoring_since) / max(done - 1, 1) * (total - done)
+            self.say(f"{self.title}: {what}, {timedelta(seconds=round(left))} left of it")
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float], *,
                  worked: int | None = None, megapixels: float | None = None) -> None:
@@ -75,7 +91,7 @@ class Display:
         first_time, first_worked, first_megapixels = self._first
         elapsed = now - first_time
         rate = (worked - first_worked) / elapsed if elapsed > 0 else 0.0
-        speed = f"{rate:.1f} {self.unit}/s"
+        speed = format_speed(rate, self.unit)
         if megapixels is not None and elapsed > 0:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
 

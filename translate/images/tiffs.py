@@ -100,7 +100,8 @@ def page_info(page: Any, frames: int = 1) -> ImageInfo:
     if orientation_of(page) in SIDEWAYS_ORIENTATIONS:
         width, height = height, width
     return ImageInfo("TIFF", page.photometric.name, width, height, colours,
-                     "float" if floats else max(8, page.bitspersample), frames, segment_bytes(page))
+                     "float" if floats else max(8, page.bitspersample), frames,
+                     alpha=has_alpha(page), turned=orientation_of(page) != 1, segment_bytes=segment_bytes(page))
 
 
 def segment_bytes(page: Any) -> int:

@@ -74,7 +74,7 @@ class Logbook:
         self.notes = [] if self.begun else by_main_process(lambda: self._look_at_labels(shapes.samples), accelerator)
         if not self.begun:
             enlarged = shapes.enlarged([recipe.fitting(stage) for stage in recipe.stages])
-            self.notes += [f"warning: {line}" for line in enlarged]
+            self.notes += [("warning", f"warning: {line}") for line in enlarged]
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None

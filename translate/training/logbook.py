@@ -40,6 +40,7 @@ from translate.translators import Translator
 NUM_SAMPLES = 4  # held-out images in a grid
 MOST_CROPS = 4  # of a sample, as many pixels are shown as so many crops of the training have: more would cost more
 ALWAYS_WHOLE_PIXELS = 512 * 512  # pixels of a sample that is shown whole all the same
+MUCH_SCORING = 0.25  # of the time of a training: more is said
 PLATEAU_EVALUATIONS = 5  # without a better one, after which a person is told
 
 
@@ -111,6 +112,9 @@ class Logbook:
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
             f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
         yield f"data: {trained} to train on; {scored}"
+        if held_out is not None and held_out.share > MUCH_SCORING:
+            yield (f"scoring may take about {held_out.share:.1g} times as long as all of the training: fewer images "
+                   "with --set evaluate.images=N, none with --set every.evaluate=null")
         processes = f" × {self.accelerator.num_processes}" * (self.accelerator.num_processes > 1)
         yield f"device: {self.accelerator.device}{processes}, {self.precision}"
         total = self.recipe.num_images

@@ -155,7 +155,8 @@ class Evaluator:
         fitting        how the stage shows images; where that is another scale than their own, by more than a third,
                        they are scored in their own size as well
         on_translated  is shown every image of the former, in the process that translates it
-        on_progress    is told after every image how many of how many are looked at, in each process of its share
+        on_progress    is told how many of how many images are looked at, at the start and after each; in each process
+                       of its share
 
         Raises `TranslateError` in every process when one of them cannot read or translate an image.
         """
@@ -168,6 +169,7 @@ class Evaluator:
         looks += sum(size not in self._sources for size in sizes) * len(self.held_out.sources) * self.comparable
         done = itertools.count(self.accelerator.num_processes, self.accelerator.num_processes)
         self._looked = lambda: on_progress(min(next(done), looks), looks)
+        on_progress(0, looks)
 
         scores = self._score(translator, shown, on_translated)
         own_size: dict[str, Estimate] = {}

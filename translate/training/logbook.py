@@ -53,8 +53,11 @@ class Reporter(Protocol):
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         """Tell how far a training is, after every step; `losses` are the latest recorded means."""
 
-    def scoring(self, done: int, total: int) -> None:
-        """Tell how many images of how many an evaluation has looked at; the training waits for it."""
+    def scoring(self, done: int, total: int, later: int) -> None:
+        """Tell how many images of how many an evaluation has looked at, first 0, and how many evaluations follow.
+
+        The training waits for it.
+        """
 
 
 class Logbook:
@@ -226,9 +229,10 @@ class Logbook:
         if self.showcase is not None and self.accelerator.is_main_process:
             self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
         self.accelerator.wait_for_everyone()
+        later = math.ceil((self.recipe.num_images - progress.images) / self.evaluator.cadence)
         try:
             scored = self.evaluator(translator, fitting, self.showcase.keep if self.showcase else None,
-                                    self.report.scoring)
+                                    lambda done, total: self.report.scoring(done, total, later))
         except TranslateError as error:
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False

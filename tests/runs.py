@@ -75,7 +75,7 @@ class Silent:
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         self.after_step(images)
 
-    def scoring(self, done: int, total: int) -> None:
+    def scoring(self, done: int, total: int, later: int) -> None:
         self.scored.append((done, total))
 
 

@@ -289,6 +289,24 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
     assert last.startswith("convert: 120 of 140 images, 2.0 s/image, 1.5 megapixels/s, 0:00:40 left")
 
 
+def test_the_time_left_counts_the_evaluations_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images a second, and after every 10 an evaluation of 20 s: what is shown is right from the second on."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    text = io.StringIO()
+    with Display("toy", Console(file=text, width=300)) as display:
+        for images in range(1, 41):
+            now[0] += 0.5
+            if images % 10 == 0:
+                for done in range(5):
+                    display.scoring(done, 4, later=(40 - images) // 10)
+                    now[0] += 5.0 * (done < 4)
+            display.progress(images, 40, "", {})
+            if images == 20:  # 10 s of work, and two evaluations
+                assert display._bar.tasks[0].fields["left"] == "0:00:50 left"
+    assert "toy: scoring held-out images, 3 of 4, 0:00:05 left of it" in text.getvalue()
+
+
 def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(monkeypatch, "recipes") == 0 and call(monkeypatch, "data", "list") == 0
     for name in ("monet2photo", "earth_unpaired", "gta2cityscapes", "facades"):

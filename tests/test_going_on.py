@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import call
-from tests.runs import Silent, cyclegan_recipe
+from tests.runs import Interrupted, Silent, cyclegan_recipe
 from translate.errors import UsageError
 from translate.optimizers import Constant, Linear
 from translate.recipe import Recipe
@@ -18,6 +18,7 @@ from translate.runs.checkpoint import newest_checkpoint, read_progress
 from translate.runs.extending import extended, more_images
 from translate.runs.folder import load_saved
 from translate.sizes import format_speed
+from translate.training.cadences import with_cadences
 from translate.training.loop import train
 
 
@@ -81,7 +82,35 @@ def test_a_training_begins_with_a_few_lines_and_counts_what_it_scores(shared_pai
     assert begun[3].startswith("stage 1 of 2: crops of 16×16 px, 24 images, batch 2; images are shown at ")
     assert begun[4].startswith("memory: memory plan ") and not any("optimizer:" in line for line in told.lines)
     assert told.scored and told.scored[-1][0] == told.scored[-1][1]  # all that it has looked at
-    assert [done for done, _ in told.scored] == list(range(1, len(told.scored) + 1))
+    assert [done for done, _ in told.scored] == list(range(len(told.scored)))
+
+
+def test_scoring_that_will_take_long_is_said_before(shared_pairs: Path, tmp_path: Path) -> None:
+    """At "0:00:11 left" a training of small crops stood silent for five minutes: it scored large photographs."""
+    def said_at(evaluate: int, images: int) -> list[str]:
+        told = Silent(stop)
+        stage = {"resolution": 40, "images": images}
+        with pytest.raises(Interrupted):
+            train(cyclegan_recipe(shared_pairs, stages=[stage], every={"evaluate": evaluate}, guard=None),
+                  tmp_path / str(images), told)
+        return [line for line in told.lines if line.startswith("scoring may take about ")]
+
+    def stop(images: int) -> None:
+        raise Interrupted
+
+    # 6 images of 40×44 px as they are shown and of 72×80 in their own size, for every 10 of 40×40 px
+    assert said_at(10, 20) == ["scoring may take about 3 times as long as all of the training: fewer images with --set "
+                               "evaluate.images=N, none with --set every.evaluate=null"]
+    assert said_at(1000, 1000) == []
+
+
+def test_a_short_run_has_curves_and_pictures_and_what_a_recipe_says_is_kept(shared_pairs: Path) -> None:
+    every = with_cadences(cyclegan_recipe(shared_pairs, every={"checkpoint": 4})).every  # 40 images
+    assert (every.log, every.sample, every.checkpoint) == (1, 4, 4)
+    every = with_cadences(cyclegan_recipe(shared_pairs, every={"log": 7, "sample": None})).every
+    assert (every.log, every.sample) == (7, None)
+    long = {"resolution": 16, "images": 1_000_000}
+    assert with_cadences(cyclegan_recipe(shared_pairs, every={}, stages=[long])).every.log == 100
 
 
 def test_a_speed_below_one_is_the_time_that_an_image_takes() -> None:

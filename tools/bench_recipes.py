@@ -183,7 +183,7 @@ class Told:
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         print(f"  {images} of {total}, {stage}", flush=True)
 
-    def scoring(self, done: int, total: int) -> None:
+    def scoring(self, done: int, total: int, later: int) -> None:
         pass
 
 

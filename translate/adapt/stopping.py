@@ -28,8 +28,8 @@ class StoppingReporter:
         if images < total:  # else it is finished, and is saved next
             self._end(f" ({stage}, {images:,} of {total:,})")
 
-    def scoring(self, done: int, total: int) -> None:
-        self.report.scoring(done, total)
+    def scoring(self, done: int, total: int, later: int) -> None:
+        self.report.scoring(done, total, later)
 
     def _end(self, where: str) -> None:
         if self.stop:

@@ -39,6 +39,7 @@ def train(
     from translate.recipe import default_run, find_recipe, load_recipe
     from translate.runs.extending import extended, more_images, nothing_left
     from translate.runs.folder import RECIPE_FILE, load_saved
+    from translate.training.cadences import with_cadences
     from translate.training.loop import train as train_run
 
     # A run that is resumed knows its recipe.
@@ -69,6 +70,7 @@ def train(
     elif resume and (ended := nothing_left(folder, chosen)):
         say(ended)
 
+    chosen = with_cadences(chosen)
     if show_recipe:
         say(chosen.dump_yaml())
     with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):

@@ -155,7 +155,8 @@ class Evaluator:
         fitting        how the stage shows images; where that is another scale than their own, by more than a third,
                        they are scored in their own size as well
         on_translated  is shown every image of the former, in the process that translates it
-        on_progress    is told after every image how many of how many are looked at, in each process of its share
+        on_progress    is told how many of how many images are looked at, at the start and after each; in each process
+                       of its share
 
         Raises `TranslateError` in every process when one of them cannot read or translate an image.
         """
@@ -168,6 +169,7 @@ class Evaluator:
         looks += sum(size not in self._sources for size in sizes) * len(self.held_out.sources) * self.comparable
         done = itertools.count(self.accelerator.num_processes, self.accelerator.num_processes)
         self._looked = lambda: on_progress(min(next(done), looks), looks)
+        on_progress(0, looks)
 
         scores = self._score(translator, shown, on_translated)
         own_size: dict[str, Estimate] = {}
@@ -281,18 +283,23 @@ class Evaluator:
         return metric
 
     def _cadence(self, recipe: Recipe) -> int:
-        """Return how many training images lie between two evaluations."""
-        if isinstance(recipe.every.evaluate, int):
-            return recipe.every.evaluate
-        own = self.held_out.shapes[0]
+        """Return how many training images lie between two evaluations.
+
+        Note which share of the time of the training they take together, if a pixel costs as much in both.
+        """
+        own = next(iter(self.held_out.shapes), (1, 1))  # of files that do not say it, whoever scores them will
         evaluated = trained = 0.0
         for stage in recipe.stages:
             fitting, share = recipe.fitting(stage), stage.images / recipe.num_images
             also_own = math.prod(own) if fitting.rescales(self.held_out.shapes) else 0
             evaluated += share * len(self.held_out.sources) * (math.prod(fitting.shape_of(own)) + also_own)
             trained += share * math.prod(stage.size)
-        return math.ceil(max(PIXELS_TRAINED_PER_PIXEL_EVALUATED * evaluated / trained,
+        auto = math.ceil(max(PIXELS_TRAINED_PER_PIXEL_EVALUATED * evaluated / trained,
                              recipe.num_images / MAX_EVALUATIONS))
+        cadence = recipe.every.evaluate if isinstance(recipe.every.evaluate, int) else auto
+        num = math.ceil(recipe.num_images / cadence)
+        self.share = num * evaluated / (trained * recipe.num_images)
+        return cadence
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ from translate.translators import Translator
 NUM_SAMPLES = 4  # held-out images in a grid
 MOST_CROPS = 4  # of a sample, as many pixels are shown as so many crops of the training have: more would cost more
 ALWAYS_WHOLE_PIXELS = 512 * 512  # pixels of a sample that is shown whole all the same
+MUCH_SCORING = 0.25  # of the time of a training: more is said
 PLATEAU_EVALUATIONS = 5  # without a better one, after which a person is told
 
 
@@ -52,8 +53,11 @@ class Reporter(Protocol):
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         """Tell how far a training is, after every step; `losses` are the latest recorded means."""
 
-    def scoring(self, done: int, total: int) -> None:
-        """Tell how many images of how many an evaluation has looked at; the training waits for it."""
+    def scoring(self, done: int, total: int, later: int) -> None:
+        """Tell how many images of how many an evaluation has looked at, first 0, and how many evaluations follow.
+
+        The training waits for it.
+        """
 
 
 class Logbook:
@@ -111,6 +115,9 @@ class Logbook:
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
             f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
         yield f"data: {trained} to train on; {scored}"
+        if held_out is not None and held_out.share > MUCH_SCORING:
+            yield (f"scoring may take about {held_out.share:.1g} times as long as all of the training: fewer images "
+                   "with --set evaluate.images=N, none with --set every.evaluate=null")
         processes = f" × {self.accelerator.num_processes}" * (self.accelerator.num_processes > 1)
         yield f"device: {self.accelerator.device}{processes}, {self.precision}"
         total = self.recipe.num_images
@@ -222,9 +229,10 @@ class Logbook:
         if self.showcase is not None and self.accelerator.is_main_process:
             self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
         self.accelerator.wait_for_everyone()
+        later = math.ceil((self.recipe.num_images - progress.images) / self.evaluator.cadence)
         try:
             scored = self.evaluator(translator, fitting, self.showcase.keep if self.showcase else None,
-                                    self.report.scoring)
+                                    lambda done, total: self.report.scoring(done, total, later))
         except TranslateError as error:
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False

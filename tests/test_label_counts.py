@@ -248,7 +248,15 @@ def test_classes_that_no_truth_holds_and_numbers_that_are_no_class_are_said(tmp_
     made, truth = scored(tmp_path, mask(9), mask(1))
     missing = evaluate_labels(made, truth, 3).missing
     assert missing[0].endswith("holds no pixel of class 2 (1 of 3 classes)")
-    assert missing[1].startswith("a class in 64 pixels of ") and "counts as wrong" in missing[1]
+    assert missing[1].startswith("a class in 64 pixels of ") and missing[1].endswith("counts as wrong")
+
+
+def test_predictions_in_class_numbers_beside_a_truth_of_others_are_said(tmp_path: Path) -> None:
+    """Who did as an error says, --ids 255=1, and had a network's 0 and 1 to score, read of wrong pixels and not why."""
+    made, truth = scored(tmp_path, mask(1), mask(255))
+    results = evaluate_labels(made, truth, 2, ids={255: 1})
+    assert results.scores["miou"].value == 0.5 and "its numbers, like the truth's, are read by --ids" in \
+        results.missing[-1]
 
 
 def test_of_many_classes_255_is_scored(tmp_path: Path) -> None:

@@ -275,8 +275,9 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     missing += [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
                 if counts.absent]
     if num_strange:
-        missing.append(f"a class in {num_strange:,} pixels of {folder}: their numbers are none of the {classes}, which "
-                       "counts as wrong")
+        by_ids = "; its numbers, like the truth's, are read by --ids: store what --ids turns into classes" if ids else ""
+        missing.append(f"a class in {num_strange:,} pixels of {visible(folder)}: their numbers are none of the "
+                       f"{classes}, which counts as wrong{by_ids}")
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
                     "num_images": len(pairs), "num_reals": len(pairs), "num_sources": 0, "paired": True,
                     "features": [], "labels": counts.as_json()},

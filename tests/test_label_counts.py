@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,20 @@ def test_of_many_classes_255_is_scored(tmp_path: Path) -> None:
     """It was ignored, and a prediction that had it wrong everywhere was perfect."""
     made, truth = scored(tmp_path, mask(254, 253, np.uint16), mask(255, 253, np.uint16))
     assert evaluate_labels(made, truth, 300, None).scores["pixel_accuracy"].value == pytest.approx(512 / 576)
+
+
+def test_many_classes_take_little_memory(tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 895 classes the bootstrap drew a thousand tables of 6 MB, and of 10⁹ their names filled the machine: killed."""
+    made, truth = scored(tmp_path, mask(254, 894, np.uint16), mask(255, 894, np.uint16))
+    for folder, image in ((made, mask(3, 894, np.uint16)), (truth, mask(3, 894, np.uint16))):
+        Image.fromarray(image).save(folder / "1.png")
+    tracemalloc.start()
+    scores = evaluate_labels(made, truth, 895, None).scores
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+    assert scores["pixel_accuracy"].value == pytest.approx(1 - 64 / 1152)
+    assert call(monkeypatch, "evaluate", made, "--against", truth, "--classes", 10**9) == 2
+    assert "expected 2 to 8,192" in said.getvalue()
 
 
 # -- adaptation --------------------------------------------------------------------------------------------------------

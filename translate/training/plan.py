@@ -174,8 +174,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
        the cgroups around this process, have left
 
     On a CPU a plan of the run folder that `auto` chose must still fit: a process that takes too much is killed there.
-    So `auto` gives up where even the leanest plan's tensors are more than there is room for; where they are less, but
-    more than `USABLE` of it, that plan is taken with a warning.
+    So `auto` gives up there where not even the leanest plan fits.
 
     before         what the run folder remembers of the stage; None: nothing
     device         what trains
@@ -212,11 +211,11 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     else:
         fitting = choose(recipe, stage, budget, precision, kind, num_processes)
         found = fitting or predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes)
-        is_hopeless = gpu_memory is not None or (kind == "cpu" and USABLE * found.peak_bytes > (budget or 0))
-        if fitting is None and is_hopeless:
+        otherwise = "; a plan that the recipe names (memory.plan) is taken all the same" if must_fit else ""
+        if fitting is None and (gpu_memory is not None or must_fit):
             raise DoesNotFit(f"{describe(number, stage)}: needs {format_bytes(found.peak_bytes)} of "
                              f"{format_bytes(budget or 0)} usable{limit_from} even under the leanest memory plan; "
-                             f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}")
+                             f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}{otherwise}")
 
     # The line that a person reads.
     line = f"{found}{as_before}"

@@ -66,6 +66,7 @@ class Silent:
 
     def __init__(self, after_step: Callable[[int], None] = lambda images: None):
         self.lines: list[str] = []
+        self.scored: list[tuple[int, int]] = []
         self.after_step = after_step
 
     def say(self, line: str) -> None:
@@ -73,6 +74,9 @@ class Silent:
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         self.after_step(images)
+
+    def scoring(self, done: int, total: int, later: int) -> None:
+        self.scored.append((done, total))
 
 
 class Interrupted(Exception):

@@ -34,11 +34,11 @@ def run(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train_prints_the_resolved_recipe_and_how_to_go_on(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_prints_the_resolved_recipe_where_it_is_asked_for_and_how_to_go_on(
+        shared_pairs: Path, tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "toy.yaml").write_text(pix2pix_recipe(shared_pairs).dump_yaml())
     words = ("train", tmp_path / "toy.yaml", "--run", tmp_path / "run", "--set", "seed=7")
-    assert call(monkeypatch, *words) == 0
+    assert call(monkeypatch, *words, "--show-recipe") == 0
     printed = said.getvalue()
     assert "seed: 7" in printed and "betas:" in printed and f"--model {tmp_path / 'run'}" in printed
     assert "images/s" in printed
@@ -286,7 +286,25 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
             now[0] += 2.0
             display.progress(images, 140, "", {}, worked=images - 100, megapixels=3.0 * (images - 100))
     last = [line for line in text.getvalue().splitlines() if line.strip()][-1]
-    assert last.startswith("convert: 116 of 140 images, 0.5 images/s, 1.5 megapixels/s, 0:00:48 left")
+    assert last.startswith("convert: 120 of 140 images, 2.0 s/image, 1.5 megapixels/s, 0:00:40 left")
+
+
+def test_the_time_left_counts_the_evaluations_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images a second, and after every 10 an evaluation of 20 s: what is shown is right from the second on."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    text = io.StringIO()
+    with Display("toy", Console(file=text, width=300)) as display:
+        for images in range(1, 41):
+            now[0] += 0.5
+            if images % 10 == 0:
+                for done in range(5):
+                    display.scoring(done, 4, later=(40 - images) // 10)
+                    now[0] += 5.0 * (done < 4)
+            display.progress(images, 40, "", {})
+            if images == 20:  # 10 s of work, and two evaluations
+                assert display._bar.tasks[0].fields["left"] == "0:00:50 left"
+    assert "toy: scoring held-out images, 3 of 4, 0:00:05 left of it" in text.getvalue()
 
 
 def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:

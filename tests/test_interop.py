@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import pickle
+import shlex
 import time
 import zipfile
 from pathlib import Path
@@ -279,9 +280,11 @@ def test_import_and_convert_are_two_commands(tmp_path: Path, said: io.StringIO,
     file = saved(theirs, tmp_path / "latest_net_G.pth")
     (tmp_path / "in").mkdir()
     Image.fromarray(image).save(tmp_path / "in" / "a.png")
-    assert call(monkeypatch, "import", file, "--to", tmp_path / "release", "--load-size", 300) == 0
+    release = tmp_path / "a release; of 'mine'"
+    assert call(monkeypatch, "import", file, "--to", release, "--load-size", 300) == 0
     assert "latest_net_G.pth is a ResNet of CycleGAN and pix2pix" in said.getvalue() and "assumed:" in said.getvalue()
-    assert call(monkeypatch, "convert", tmp_path / "in", tmp_path / "out", "--model", tmp_path / "release",
+    assert shlex.split(said.getvalue().rpartition("convert with: ")[2])[-2:] == ["--model", str(release)]
+    assert call(monkeypatch, "convert", tmp_path / "in", tmp_path / "out", "--model", release,
                 "--precision", "fp32") == 0
     expected = theirs(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1)[0].permute(1, 2, 0)
     with Image.open(tmp_path / "out" / "a.png") as converted:
@@ -365,15 +368,16 @@ def test_an_imported_model_is_scored_planned_and_loaded_as_any_other(shared_pair
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ["cyclegan-resnet-instance", "pix2pix-unet-256", "cut-instance", "hd-local-2-instance"])
-def test_2000_by_1500_pixels_take_a_third_of_the_memory_and_are_as_exact_as_single_precision(row: str, tmp_path: Path
-                                                                                            ) -> None:
-    theirs = TABLE[row][0](width=32 if "unet" in row else 16)  # of fewer channels an image itself is more than a third
-    ours = read_generator(saved(shaken(theirs), tmp_path / "g.pth")).network
+@pytest.mark.parametrize(("row", "share"), [
+    ("cyclegan-resnet-instance", 1 / 3), ("cut-instance", 1 / 3), ("hd-local-2-instance", 1 / 3),
+    ("pix2pix-unet-256", 2 / 5)])  # a row of its output needs all of its coarse rows, and its skips wait for them
+def test_2000_by_1500_pixels_take_a_third_of_the_memory_and_are_as_exact_as_single_precision(
+        row: str, share: float, tmp_path: Path) -> None:
+    ours = read_generator(saved(shaken(TABLE[row][0](width=16)), tmp_path / "g.pth")).network
     image, peaks, outputs = images((1500, 2000)), [], []
     for settings in (Settings(9999, float("inf")), Settings(64, 0.0)):
         with LiveBytes([image, *ours.parameters(), *outputs]) as live, torch.no_grad():
             outputs.append(tiling.apply(ours, image, settings=settings) if peaks else ours(image))
         peaks.append(live.peak)
     error = (outputs[0] - outputs[1]).double().square().mean()
-    assert 10 * torch.log10(4 / error) >= 120 and peaks[1] <= peaks[0] / 3
+    assert 10 * torch.log10(4 / error) >= 120 and peaks[1] <= peaks[0] * share

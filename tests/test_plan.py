@@ -346,7 +346,7 @@ class TestInTraining:
         card = f"{peaks[1] / USABLE / 1e6 + 0.001:.4f}MB"
         report = Silent()
         train(recipe, tmp_path / "run", report, gpu_memory=card)
-        said = [line for line in report.lines if line.startswith("stage")]
+        said = [line for line in report.lines if line.startswith("memory: ")]
         assert all("predicted peak" in line and "usable" in line for line in said)
         assert "memory plan strips (8 strips)" in said[1]
         kept = json.loads((tmp_path / "run" / "memory.json").read_text())

@@ -356,6 +356,11 @@ class TestCharts:
         assert 2 <= len(found) <= 6 and all(low - 1e-9 <= value <= high + 1e-9 for value, _ in found)
         assert len({text for _, text in found}) == len(found)
 
+    def test_an_axis_of_values_that_are_never_negative_does_not_go_below_zero(self) -> None:
+        svg = line_chart([Curve("distance", [1, 2], [0.001, 0.3])])
+        assert not re.findall(r">[-−][\d.]+</text>", svg)
+        assert re.findall(r">[-−][\d.]+</text>", line_chart([Curve("change", [1, 2], [-0.4, 0.3])]))
+
     def test_one_value_and_equal_values_are_drawn(self) -> None:
         for curve in (Curve("one", [5], [3.0]), Curve("equal", [1, 2, 3], [0.0, 0.0, 0.0])):
             svg = line_chart([curve], [Ring(curve.x[-1], curve.y[-1])])

@@ -24,6 +24,7 @@ from translate.convert.python_api import Model
 from translate.convert.translating import Translating
 from translate.data import Batch
 from translate.data.check import check
+from translate.data.headers import look_at
 from translate.data.layouts import PairedConfig
 from translate.data.stream import Stream
 from translate.errors import ImageError, UsageError
@@ -233,6 +234,16 @@ def recipe(folder: Path, image: ImageConfig, kind: str = "pix2pix", **more: Any)
         "stages": [{"resolution": 16, "images": 2}], "every": {"sample": None, "evaluate": 2}, **more}, "holes")
 
 
+def test_a_first_recipe_takes_all_of_the_range_of_numbers_with_a_sign(tmp_path: Path) -> None:
+    """What lies below the sea became the sea: the range that was written for elevations began at 0."""
+    for side, array in (("a", HEIGHTS), ("b", HEIGHTS + 400)):
+        (tmp_path / side).mkdir()
+        tifffile.imwrite(tmp_path / side / "x.tif", array)
+    a, b = look_at(PairedConfig(a=tmp_path / "a", b=tmp_path / "b").build("train", tmp_path))
+    assert a.image == {"channels": 1, "bits": 16, "range": [-400, 8800]}
+    assert b.image == {"channels": 1, "bits": 16, "range": [0, 16383]} and (HEIGHTS + 400).dtype == np.int16
+
+
 def test_training_and_scoring_leave_out_what_has_no_data(tmp_path: Path) -> None:
     """From files to scores, whose numbers are finite and of the pixels that are known; the release keeps the range."""
     array, gap, options, config = holes("float")
@@ -251,7 +262,8 @@ def test_training_and_scoring_leave_out_what_has_no_data(tmp_path: Path) -> None
     assert Batch.of([whole]).has_unknown and Batch.of([whole]).micro_batches(1)[0].has_unknown
     halved = samples.whole(0, resize=10)  # what was averaged with a gap is not known either
     assert unknown_pixels(halved.a).float().mean() >= gap.mean() and halved.a[~unknown_pixels(halved.a)].min() >= -1
-    assert Stream(samples, 0, (16, 16)).sample(0).a.shape == (1, 16, 16)
+    drawn = [Stream(samples, 0, (16, 16)).sample(number) for number in range(2)]
+    assert Batch.drawn(drawn).has_unknown and drawn[0].sample.a.shape == (1, 16, 16)
 
 
 PATCH = PatchGANConfig(width=4, layers=2)

@@ -183,6 +183,9 @@ class Told:
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         print(f"  {images} of {total}, {stage}", flush=True)
 
+    def scoring(self, done: int, total: int, later: int) -> None:
+        pass
+
 
 def train_briefly(name: str, card: str) -> str:
     """`translate train NAME --memory CARD` on made pictures, two steps a stage, with all that a training does."""

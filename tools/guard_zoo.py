@@ -242,6 +242,9 @@ class Silent:
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         pass
 
+    def scoring(self, done: int, total: int, later: int) -> None:
+        pass
+
 
 @dataclass
 class Outcome:

@@ -95,6 +95,13 @@ class Constant(Config):
         """Return what to multiply the learning rate by; `progress` is the share of the stage that is done, 0 to 1."""
         return self.factor
 
+    def again(self) -> Constant:
+        """Return the schedule of a stage that is added after this one."""
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.factor:g} of the optimizers'"
+
 
 class Linear(Config):
     """The optimizer's learning rate times a factor that goes from `start` to `to`, linearly over the stage's images."""
@@ -108,6 +115,13 @@ class Linear(Config):
     def at(self, progress: float) -> float:
         """Return what to multiply the learning rate by; `progress` is the share of the stage that is done, 0 to 1."""
         return self.start + (self.to - self.start) * progress
+
+    def again(self) -> Linear:
+        """Return the schedule of a stage that is added after this one: the same way, from half as high."""
+        return Linear(start=max(self.start / 2, self.to), to=self.to)
+
+    def __str__(self) -> str:
+        return f"from {self.start:g} to {self.to:g} of the optimizers'"
 
 
 Schedule = Annotated[Constant | Linear, Field(discriminator="kind")]

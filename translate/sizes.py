@@ -1,4 +1,4 @@
-"""Sizes of memory as text: read from what people write, and written for people."""
+"""Sizes of memory as text, read from what people write and written for people; and speeds."""
 
 from __future__ import annotations
 
@@ -27,3 +27,10 @@ def num_bytes(size: int | str) -> int:
 def format_bytes(size: float) -> str:
     """Return bytes as text, in MiB or GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def format_speed(per_second: float, unit: str = "images") -> str:
+    """Return a speed as text: `2.5 images/s`, or `4.0 s/image` where that is less than one a second."""
+    if 0 < per_second < 1:
+        return f"{1 / per_second:.1f} s/{unit.removesuffix('s')}"
+    return f"{per_second:.1f} {unit}/s"

@@ -28,6 +28,9 @@ class StoppingReporter:
         if images < total:  # else it is finished, and is saved next
             self._end(f" ({stage}, {images:,} of {total:,})")
 
+    def scoring(self, done: int, total: int, later: int) -> None:
+        self.report.scoring(done, total, later)
+
     def _end(self, where: str) -> None:
         if self.stop:
             raise Stopped(f"stopped by {self.stop.name}{where}; {self.kept}", advice="the same command goes on")

@@ -72,7 +72,7 @@ def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int
             files.write_bytes(folder / RECIPE_FILE, saved.dump_yaml().encode())
     if not finished:
         try:
-            train(chosen, folder, report, resume=begun, tell_recipe=False)
+            train(chosen, folder, report, resume=begun)
         except Stopped:
             raise Stopped("stopped by a signal; everything is saved", folder, "the same command goes on") from None
 

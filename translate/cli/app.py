@@ -44,6 +44,7 @@ def at_home(value: Any) -> Any:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]})  # which all commands take over
+app.command(cls=Command)(training.new)
 app.command(cls=Command)(training.train)
 app.command(cls=Command, context_settings={"allow_extra_args": True})(converting.convert)  # it says why too many
 app.command(cls=Command)(evaluating.evaluate)

@@ -54,10 +54,13 @@ def check(
     its labelled images are checked as well. Exits with 5 where there are errors."""
     from translate.data.check import check as check_images
     from translate.data.check import count_severities
+    from translate.data.headers import seen
+    from translate.data.recognising import recognise
     from translate.places import data_root
     from translate.recipe import find_recipe, load_recipe
 
     recipe = None if folder.is_dir() else load_recipe(find_recipe(str(folder)))
+    layout = recognise(folder) if recipe is None else recipe.data
     with Display("check") as display:
         if recipe is None:
             findings = check_images(folder, data_root(), progress=display.count)
@@ -70,6 +73,8 @@ def check(
 
                 findings += label_findings(recipe, lambda done, total: display.count(done, total, "labels"))
 
+    for line in () if layout is None else seen(layout, data_root()):
+        say(line)
     for finding in findings:
         advice = f"; {finding.advice}" if finding.advice else ""
         say(f"{finding.severity}: {visible(finding.path)}: {finding.what}{advice}")

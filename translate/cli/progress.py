@@ -7,14 +7,15 @@ from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from translate.cli import console
 from translate.cli.console import say
 from translate.errors import visible
+from translate.sizes import format_speed
 
-PLAIN_SECONDS = 15.0  # between two plain lines
+PLAIN_SECONDS = 8.0  # between two plain lines
 
 
 class Display:
@@ -28,13 +29,16 @@ class Display:
     def __init__(self, title: str, on: Console | None = None, unit: str = "images"):
         self.title, self.unit = visible(title), unit
         self.console = on or console.out
-        what, speed, detail = (TextColumn(f"{{task.{name}}}", markup=False)
-                               for name in ("description", "fields[speed]", "fields[detail]"))
+        what, speed, left, detail = (TextColumn(f"{{task.{name}}}", markup=False)
+                                     for name in ("description", "fields[speed]", "fields[left]", "fields[detail]"))
         self._bar = ProgressBar(what, BarColumn(), MofNCompleteColumn(), speed, TimeElapsedColumn(),
-                                TimeRemainingColumn(), detail, console=self.console, transient=True)
-        self._task = self._bar.add_task(self.title, total=None, speed="", detail="", start=False)
+                                left, detail, console=self.console, transient=True)
+        self._task = self._bar.add_task(self.title, total=None, speed="", left="", detail="", start=False)
         self._first: tuple[float, int, float] | None = None  # where speed is counted from: (time, worked, megapixels)
         self._worked = 0
+        self._scoring_since: float | None = None  # the time at which an evaluation began that is going on
+        self._scoring_seconds = self._last_scoring = 0.0  # of all evaluations, and of the last
+        self._later = 0  # evaluations that follow
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -54,6 +58,19 @@ class Display:
         """Show that so many of all images are done, where there are no losses to show."""
         self.progress(done, total, stage, {})
 
+    def scoring(self, done: int, total: int, later: int) -> None:
+        """Show how far an evaluation is, for which the work that is counted waits. `later`: how many follow it."""
+        now = time.monotonic()
+        if self._scoring_since is None:
+            self._scoring_since = now
+        self._later = later
+        what = f"scoring held-out images, {done} of {total}"
+        self._bar.update(self._task, description=f"{self.title} {what}")
+        if not self.console.is_terminal and now - self._last_line > PLAIN_SECONDS:
+            self._last_line = now
+            left = (now - self._scoring_since) / max(done, 1) * (total - done)
+            self.say(f"{self.title}: {what}" + (f", {timedelta(seconds=round(left))} left of it" if done else ""))
+
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float], *,
                  worked: int | None = None, megapixels: float | None = None) -> None:
         """Show how far the work is.
@@ -67,24 +84,33 @@ class Display:
         now = time.monotonic()
         worked = images if worked is None else worked
 
+        # An evaluation has ended: its time is not the work's, and the next ones will take as long.
+        if self._scoring_since is not None:
+            self._last_scoring = now - self._scoring_since
+            self._scoring_seconds += self._last_scoring * (self._first is not None)
+            self._scoring_since = None
+
         # Speed is counted from the first call, and again from the start of each kind of work.
         if self._first is None or worked < self._worked:
             self._first = (now, worked, megapixels or 0.0)
+            self._scoring_seconds = 0.0
             self._bar.start_task(self._task)
         self._worked = worked
         first_time, first_worked, first_megapixels = self._first
-        elapsed = now - first_time
+        elapsed = now - first_time - self._scoring_seconds
         rate = (worked - first_worked) / elapsed if elapsed > 0 else 0.0
-        speed = f"{rate:.1f} {self.unit}/s"
+        speed = format_speed(rate, self.unit)
         if megapixels is not None and elapsed > 0:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
 
         heading = f"{self.title} {visible(stage)}".strip()
         detail = "  ".join(f"{visible(name)} {value:.3f}" for name, value in losses.items())
-        self._bar.update(self._task, completed=images, total=total, description=heading, speed=speed, detail=detail)
+        seconds_left = (total - images) / rate + self._later * self._last_scoring if rate else 0.0
+        left = f"{timedelta(seconds=round(seconds_left))} left" if rate and images < total else ""
+        self._bar.update(self._task, completed=images, total=total, description=heading, speed=speed, left=left,
+                         detail=detail)
 
         # Where there is no terminal: a line now and then, and one at the end.
         if not self.console.is_terminal and (now - self._last_line > PLAIN_SECONDS or images >= total):
             self._last_line = now
-            left = f", {timedelta(seconds=round((total - images) / rate))} left" if rate and images < total else ""
-            self.say(f"{heading}: {images:,} of {total:,} {self.unit}, {speed}{left}  {detail}")
+            self.say(f"{heading}: {images:,} of {total:,} {self.unit}, {speed}{f', {left}' if left else ''}  {detail}")

@@ -65,28 +65,29 @@ def percentage(score: dict[str, Any] | None, sign: bool = False) -> str:
     return mean if score["half"] is None else f"{mean} ± {100 * score['half']:.1f}"
 
 
-def plan_table(stages: list[Any], budget: int | None, precision: str) -> Table:
-    """Return the table of `translate plan`: a row for every stage (a `StagePlan`) and memory plan.
+def plan_table(planned: Any) -> Table:
+    """Return the table of `translate plan`: a row for every stage and memory plan of a `RecipePlan`.
 
-    An arrow stands at the plan that a training takes. `budget` is in bytes; None: it is not known what fits.
+    An arrow stands at the plan that a training takes.
     """
-    usable = f", {format_bytes(budget)} usable" if budget else ""
+    budget = planned.budget
     table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "compute",
-                  *(["fits"] if budget else []), title=f"CUDA, {precision}{usable}", title_justify="left")
-    for planned in stages:
+                  *(["fits"] if budget else []), title_justify="left",
+                  title=f"CUDA, {planned.precision}{f', {planned.usable}' if budget else ''}")
+    for of_stage in planned.stages:
         # The first row of a stage says which stage it is.
-        stage = planned.stage
+        stage = of_stage.stage
         height, width = stage.size
         pieces = f" in {stage.micro_batch}s" if stage.micro_batch else ""
-        heading = [str(planned.number + 1), f"{height}×{width}{stage.level}", f"{stage.batch_size}{pieces}"]
+        heading = [str(of_stage.number + 1), f"{height}×{width}{stage.level}", f"{stage.batch_size}{pieces}"]
 
-        for each in planned.predictions:
-            chosen = planned.chosen is not None and each.plan == planned.chosen.plan
+        for each in of_stage.predictions:
+            chosen = of_stage.chosen is not None and each.plan == of_stage.chosen.plan
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)
             fits = [] if budget is None else ["yes" if missing <= 0 else f"{format_bytes(missing)} too much"]
             table.add_row(*heading, f"{'→' if chosen else ' '} {name}", format_bytes(each.peak_bytes),
-                          f"{each.compute:.2f}×", *fits, end_section=each is planned.predictions[-1],
+                          f"{each.compute:.2f}×", *fits, end_section=each is of_stage.predictions[-1],
                           style="bold" if chosen else "")
             heading = [""] * len(heading)
     return table

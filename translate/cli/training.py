@@ -11,10 +11,12 @@ import typer
 
 from translate.cli import console
 from translate.cli.console import as_errors_of_recipe, say, say_table
-from translate.cli.options import CardMemory, OptionalRecipe, Overrides, Recipe, RecipePrecision
+from translate.cli.options import CardMemory, OptionalRecipe, Overrides, Recipe, RecipePrecision, one_of
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
 from translate.errors import DoesNotFit, RunError, UsageError, visible
+
+_kinds = one_of("unpaired", "paired", "labels", "computed")
 
 
 def train(
@@ -28,10 +30,16 @@ def train(
     start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Begin with the weights of a run, a "
                                                "release, or a checkpoint of another project.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
+    images: Annotated[str | None, typer.Option(metavar="+N", help="With --resume: so many images more than the run's "
+                                               "recipe says, such as +50_000.")] = None,
+    show_recipe: Annotated[bool, typer.Option("--show-recipe", help="Print the recipe with all its defaults, as the "
+                                              "run folder holds it.")] = False,
 ) -> None:
     """Train a recipe; leaves a run folder."""
     from translate.recipe import default_run, find_recipe, load_recipe
+    from translate.runs.extending import extended, more_images, nothing_left
     from translate.runs.folder import RECIPE_FILE, load_saved
+    from translate.training.cadences import with_cadences
     from translate.training.loop import train as train_run
 
     # A run that is resumed knows its recipe.
@@ -49,11 +57,59 @@ def train(
         raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
     folder = run or default_run(chosen)
 
+    # More images are added to what the run has been trained by, which may not be what its file says now.
+    if images is not None:
+        more = more_images(images)
+        if not resume:
+            raise UsageError("--images adds to a run that is there", folder, "add --resume; a new run is told by --set "
+                             "stages.0.images=N")
+        if not (folder / RECIPE_FILE).is_file():
+            raise RunError("there is no run here to resume", folder)
+        chosen, what = extended(load_saved(folder, changes), more)
+        say(what)
+    elif resume and (ended := nothing_left(folder, chosen)):
+        say(ended)
+
+    chosen = with_cadences(chosen)
+    if show_recipe:
+        say(chosen.dump_yaml())
     with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):
         train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
     page = folder / "report.html"
     say(f"finished: {visible(folder)}" + (f"; its report: {visible(page)}" if page.is_file() else ""))
     say(f"convert with: translate convert IN OUT --model {shlex.quote(visible(folder))}")
+
+
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images to train on, in any layout that is known: "
+                                           "two folders of them, trainA and trainB, A beside B, photographs …")],
+    gpu: Annotated[str | None, typer.Option(help="The size of the GPU, such as 8GB.",
+                                            show_default="the one there is, else 8GB")] = None,
+    kind: Annotated[str | None, typer.Option(help="What the folder holds: unpaired, paired, labels or computed.",
+                                             show_default="what it seems to hold", callback=_kinds)] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The recipe to write.",
+                                             show_default="<name of the folder>.yaml, here")] = None,
+) -> None:
+    """Look at a folder of images and write a recipe for them: at their own size, for your GPU.
+
+    Nothing is asked and nothing but the recipe is written; of the images only headers are read.
+    """
+    from translate import files
+    from translate.training.first_recipe import first_recipe
+
+    file = out or Path(f"{folder.absolute().resolve().name or 'mine'}.yaml")
+    if file.suffix not in (".yaml", ".yml"):
+        raise UsageError("a recipe is a file that ends in .yaml", file, "name one with --out")
+    if file.exists():
+        raise UsageError("is there already and is not overwritten", file, "name another file with --out")
+    with Display("new", console.err, unit="steps") as display:
+        made = first_recipe(folder, file, gpu, kind, display.count)  # type: ignore[arg-type]
+    with files.as_disk_errors(file):
+        files.write_bytes(file, made.text.encode())
+    for line in made.lines:
+        say(line)
+    say(f"written: {visible(file)}, a recipe for these images. Its first lines are the commands that follow, such as\n"
+        f"  translate train {shlex.quote(visible(file))}")
 
 
 def plan(
@@ -76,10 +132,14 @@ def plan(
     if as_json:
         say(json.dumps(planned.as_json(), indent=2))
     else:
-        say_table(plan_table(planned.stages, planned.budget, planned.precision))
+        say_table(plan_table(planned))
+        for line in planned.glosses:
+            say(line)
         if planned.with_consistency:
             say("with the network of the consistency loss, as `translate adapt make` trains; `translate train` alone "
                 "needs less: --set adapt.semantic=null")
+        for line in planned.enlarged:
+            say(f"warning: {line}")
         if planned.budget is None:
             say("add --memory 8GB to see what fits a card of that size")
     if planned.misfits:

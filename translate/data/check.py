@@ -16,8 +16,8 @@ from translate.data.duplicates import Pictures
 from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import FOLDERS_OF, LayoutConfig, SidesConfig
-from translate.data.pairing import match, named, names_of
-from translate.data.recognising import matched, recognise, splits_further_down, train_sides
+from translate.data.pairing import match, named
+from translate.data.recognising import matched, recognise, train_sides, unknown_layout
 from translate.data.scale import Fitting, Scale, sides_in_words, sides_of
 from translate.data.stream import hint_at_truth
 from translate.data.transforms import check_loaded, target_shape
@@ -62,14 +62,9 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     # A bare folder: what it seems to be.
     config = recognise(data)
     if config is None:
-        inside = splits_further_down(data) if data.is_dir() else []
-        return [Finding(data, "error", f"has splits further down alone, in {names_of(inside)}", "check one of these "
-                        "folders, or a recipe that says which is which: a, b, test_a, test_b") if inside else
-                Finding(data, "error", "holds no images in a layout that is known",
-                        "expected trainA and trainB (or A/train and B/train, or train/A and train/B), train (A beside "
-                        "B), train_label and train_img, or photographs")]
+        return [Finding.of(unknown_layout(data))]
     note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
-                   "if another layout is meant, check a recipe that names it")
+                   "if it holds something else, write a recipe for it (`translate new FOLDER --kind …`) and check that")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
 
 
@@ -139,7 +134,7 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
         loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
-        smallest, largest = (choose(met, key=lambda size: size[0] * size[1]) for choose in (min, max))
+        smallest, largest = (choose(met, key=lambda size: (size[0] * size[1], size)) for choose in (min, max))
         yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
                       f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from translate.data.labels import VOID, read_labels
 from translate.data.layouts import (
@@ -16,10 +17,12 @@ from translate.data.layouts import (
     SidesConfig,
     UnpairedConfig,
 )
-from translate.data.pairing import list_images, match, named
+from translate.data.pairing import list_images, match, named, names_of
 from translate.errors import DataError, ImageError
 from translate.images.decoding import inspect
 from translate.images.listing import is_aside
+
+Kind = Literal["unpaired", "paired", "labels", "computed"]
 
 NUM_SAMPLE_FILES = 20  # of a folder, to recognise its layout by
 
@@ -43,6 +46,46 @@ def recognise(folder: Path) -> LayoutConfig | None:
     return ComputedConfig(folder=folder) if list_images(folder) and not splits_further_down(folder) else None
 
 
+def unknown_layout(folder: Path) -> DataError:
+    """Return the error of a folder of which `recognise` makes nothing."""
+    inside = splits_further_down(folder) if folder.is_dir() else []
+    if inside:
+        return DataError(f"has splits further down alone, in {names_of(inside)}", folder, "take one of these folders, "
+                         "or a recipe that says which is which: a, b, test_a, test_b")
+    return DataError("holds no images in a layout that is known", folder,
+                     "expected trainA and trainB (or A/train and B/train, or train/A and train/B), train (A beside "
+                     "B), train_label and train_img, two folders of images, or photographs")
+
+
+def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
+    """Return the layout that a folder seems to have or, where it could be one, the layout of a `kind`.
+
+    Raises `DataError` for a folder that has none, or cannot be of that kind.
+    """
+    found = recognise(folder)
+    if found is None:
+        raise unknown_layout(folder)
+    if kind in (None, found.kind):  # type: ignore[attr-defined]
+        return found
+    if kind == "computed":
+        return ComputedConfig(folder=folder)
+
+    # Another reading of two folders, or of files that may be halves.
+    sides = train_sides(found) if isinstance(found, SidesConfig) else None
+    if sides is None and kind == "paired" and (folder / "train").is_dir():
+        return PairedConfig(folder=folder)
+    if sides is None:
+        raise DataError(f"is no data of kind {kind}: that takes two folders of images", folder,
+                        "name them trainA and trainB (and testA, testB for those held out)")
+    where = {"a": sides[0], "b": sides[1]}
+    tests = (found.sides(test, Path()) for test in FOLDERS_OF["test"])  # type: ignore[attr-defined]
+    if (test := next((each for each in tests if each is not None), None)) is not None:
+        where |= {"test_a": test[0], "test_b": test[1]}
+    if kind == "labels":
+        return LabelsConfig(**where, classes=_guessed_classes(sides[0]))
+    return PairedConfig(**where) if kind == "paired" else UnpairedConfig(**where)
+
+
 def splits_further_down(folder: Path) -> list[Path]:
     """Return the folders, below one that has no splits itself, that have some: all of its images are not one set."""
     return sorted({path.parent for path in folder.glob("*/**/") if path.name in FOLDERS_OF["train"] + FOLDERS_OF["test"]
@@ -50,7 +93,10 @@ def splits_further_down(folder: Path) -> list[Path]:
 
 
 def _two_domains(folder: Path) -> dict[str, Path] | None:
-    """Return what a recipe says of a folder with two folders in it, of A and B, each with its splits or without."""
+    """Return what a recipe says of a folder with two folders in it, of A and B, each with its splits or without.
+
+    Folders of any names are those, in the order of their names, where all images of the folder lie in them.
+    """
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_aside(path.name))
     if len(inside) != 2:
         return None
@@ -60,7 +106,14 @@ def _two_domains(folder: Path) -> dict[str, Path] | None:
             tests = (test for test in FOLDERS_OF["test"] if all((path / test).is_dir() for path in inside))
             test = next(tests, None)
             return where | ({"test_a": inside[0] / test, "test_b": inside[1] / test} if test is not None else {})
-    return {"a": inside[0], "b": inside[1]} if [path.name.lower() for path in inside] == ["a", "b"] else None
+    if [path.name.lower() for path in inside] == ["a", "b"]:
+        return {"a": inside[0], "b": inside[1]}
+    names = tuple(name for split in FOLDERS_OF.values() for name in split)
+    is_split = any(path.name.lower().startswith(names) for path in inside) or splits_further_down(folder)
+    images_in = [len(list_images(path)) for path in inside]
+    if is_split or not all(images_in) or sum(images_in) < len(list_images(folder)):
+        return None
+    return {"a": inside[0], "b": inside[1]}
 
 
 def train_sides(config: SidesConfig) -> tuple[Path, Path] | None:

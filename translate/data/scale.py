@@ -22,6 +22,7 @@ from translate.errors import ImageError
 from translate.foreign import Count, Number, Shape
 
 TOLERANCE = 4 / 3  # two scales that differ by no more than a third count as one
+ENLARGED = 1.15  # times its own size: beyond that an image that is shown so is said to be enlarged
 MOST_MEASURED = 1_000  # files of a side whose headers are read, evenly spaced, to know the sizes of all
 
 HeightWidth = tuple[int, int]  # px
@@ -99,6 +100,7 @@ class Shapes:
     """
 
     def __init__(self, samples: Samples):
+        self.samples = samples
         self.a = measured(thinned(samples.files_a), samples.shape_in)
         self.b = (self.a if samples.files_b == samples.files_a
                   else measured(thinned(samples.files_b), samples.shape_in))
@@ -107,6 +109,26 @@ class Shapes:
         """Return {a, b: `Scale.dump()`} of what `fitting` shows of either side; a side that is not known is missing."""
         found = {"a": Scale.of(self.a, fitting), "b": Scale.of(self.b, fitting)}
         return {side: scale.dump() for side, scale in found.items() if scale is not None}
+
+    def enlarged(self, fittings: Sequence[Fitting]) -> list[str]:
+        """Return a line for each side of which the `fittings` of a training's stages show images enlarged.
+
+        It is of the stage that enlarges them most. By a few per cent does not count: a shipped recipe crops 256 of 286.
+        """
+        lines = []
+        for side, shapes in (("A", self.a), ("B", self.b if self.b is not self.a else [])):
+            found = [(min(fitting.shape_of(shape)) / min(shape), number, shape)
+                     for number, fitting in enumerate(fittings) for shape in shapes]
+            most, number, (height, width) = max(found, default=(0.0, 0, (0, 0)))
+            if most > ENLARGED:
+                fitting = fittings[number]
+                num = sum(min(fitting.shape_of(shape)) > ENLARGED * min(shape) for shape in shapes)
+                wanted = f"crops of {fitting.crop[1]}×{fitting.crop[0]} px" + (
+                    f" from images at a short side of {fitting.resize} px" if fitting.resize else "")
+                lines.append(f"stage {number + 1} wants {wanted}, and {num} of {len(shapes)} images of {side} have "
+                             f"fewer: they are enlarged, at most {most:.2g} times ({width}×{height} px). A smaller "
+                             "resolution keeps to what they hold")
+        return lines
 
 
 def thinned(files: Sequence[Path]) -> Sequence[Path]:

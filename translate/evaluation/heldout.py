@@ -23,6 +23,7 @@ The best checkpoint lies among the others, `checkpoints/<images>`, and is never 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,10 +39,11 @@ from translate.data.samples import Sample, Samples
 from translate.data.scale import OWN_SIZE, Fitting, HeightWidth, measured, typical_side
 from translate.data.stream import TRUTH_ADVICE
 from translate.errors import DataError, TranslateError
+from translate.evaluation.in_words import verdict
 from translate.images.tensors import hide_unknown
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate
-from translate.metrics.observations import Observed, observe, summarise
+from translate.metrics.observations import Observed, floor, observe, summarise
 from translate.metrics.reference import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
 from translate.networks.eval_mode import evaluating
 from translate.places import data_root
@@ -123,6 +125,7 @@ class Scored(NamedTuple):
     side: int  # their typical short side, px
     own_size: dict[str, Estimate]
     missing: str  # why there are no scores at their own size, where there should be; else empty
+    verdict: str = ""  # what the deciding score amounts to, in words; empty where nothing is known to compare it with
 
 
 class Evaluator:
@@ -138,36 +141,66 @@ class Evaluator:
         self.metric = self._deciding(recipe.evaluate.metric, root, recipe.fitting(recipe.stages[-1]))
         self.cadence = self._cadence(recipe)
         self._reals: dict[Fitting, list[Observed]] = {}
+        # What the untouched input would score: where it could be an output
+        self.comparable = recipe.data.channels_a == recipe.data.channels_b and recipe.data.labelling is None
+        self._sources: dict[Fitting, list[Observed]] = {}
+        self._beside: dict[Fitting, tuple[dict[str, Estimate], dict[str, Estimate]]] = {}  # their scores, and the floor
+        self._looked: Callable[[], object] = lambda: None
 
     def __call__(self, translator: Translator, fitting: Fitting,
-                 on_translated: OnTranslated | None = None) -> Scored:
+                 on_translated: OnTranslated | None = None,
+                 on_progress: Callable[[int, int], object] = lambda done, total: None) -> Scored:
         """Score the averaged generator where there is one. Random states and the networks stay as they are.
 
         fitting        how the stage shows images; where that is another scale than their own, by more than a third,
                        they are scored in their own size as well
         on_translated  is shown every image of the former, in the process that translates it
+        on_progress    is told how many of how many images are looked at, at the start and after each; in each process
+                       of its share
 
         Raises `TranslateError` in every process when one of them cannot read or translate an image.
         """
-        shown = self.held_out.shown(fitting)
+        # How much there is to look at: real ones of a size once in a training
+        shown, sizes = self.held_out.shown(fitting), [fitting]
+        if fitting.rescales(self.held_out.shapes):
+            sizes.append(OWN_SIZE)
+        looks = len(sizes) * len(self.held_out.sources)
+        looks += sum(size not in self._reals for size in sizes) * len(self.held_out.reals) * bool(self.networks)
+        looks += sum(size not in self._sources for size in sizes) * len(self.held_out.sources) * self.comparable
+        done = itertools.count(self.accelerator.num_processes, self.accelerator.num_processes)
+        self._looked = lambda: on_progress(min(next(done), looks), looks)
+        on_progress(0, looks)
+
         scores = self._score(translator, shown, on_translated)
         own_size: dict[str, Estimate] = {}
         missing = ""
-        if fitting.rescales(self.held_out.shapes):
+        if len(sizes) > 1:
             try:
                 own_size = self._score(translator, self.held_out, None)
             except TranslateError as error:  # large images may need more memory than there is
                 missing = str(error)
-        return Scored(scores, shown.side, own_size, missing)
+        return Scored(scores, shown.side, own_size, missing, self._verdict(scores, shown))
+
+    def _verdict(self, scores: dict[str, Estimate], held_out: HeldOut) -> str:
+        """Say what the deciding score of images as they are shown amounts to, beside that of their sources."""
+        if not self.comparable or not self.accelerator.is_main_process:
+            return ""
+        if held_out.fitting not in self._beside:
+            sources, reals = self._sources[held_out.fitting], self._reals.get(held_out.fitting, [])
+            self._beside[held_out.fitting] = summarise(sources, reals, paired=held_out.paired), floor(reals)
+        return verdict(self.metric, scores, *self._beside[held_out.fitting])
 
     @torch.no_grad()
     def _score(self, translator: Translator, held_out: HeldOut,
                on_translated: OnTranslated | None) -> dict[str, Estimate]:
         """Return the scores of held-out images as they are shown."""
-        # Real images are looked at once in a training, translations every time
+        # Real images and sources are looked at once in a training, translations every time
         if self.networks and held_out.fitting not in self._reals:
             self._reals[held_out.fitting] = self._shared(len(held_out.reals), lambda number: observe(
                 held_out.real(number), None, self.networks, small=None))
+        if self.comparable and held_out.fitting not in self._sources:
+            self._sources[held_out.fitting] = self._shared(len(held_out.sources), lambda number: observe(
+                *held_out.pair(number), self.networks, small=None))
         generator = translator.generator("ab")
         with evaluating(generator):
             fakes = self._shared(len(held_out.sources),
@@ -205,7 +238,9 @@ class Evaluator:
         seen: list[tuple[int, Observed]] = []
         fault: TranslateError | None = None
         try:
-            seen = [(number, observe_one(number)) for number in range(rank, num, world)]
+            for number in range(rank, num, world):
+                seen.append((number, observe_one(number)))
+                self._looked()
         except TranslateError as error:
             fault = error
         except (RuntimeError, MemoryError) as error:
@@ -248,18 +283,23 @@ class Evaluator:
         return metric
 
     def _cadence(self, recipe: Recipe) -> int:
-        """Return how many training images lie between two evaluations."""
-        if isinstance(recipe.every.evaluate, int):
-            return recipe.every.evaluate
-        own = self.held_out.shapes[0]
+        """Return how many training images lie between two evaluations.
+
+        Note which share of the time of the training they take together, if a pixel costs as much in both.
+        """
+        own = next(iter(self.held_out.shapes), (1, 1))  # of files that do not say it, whoever scores them will
         evaluated = trained = 0.0
         for stage in recipe.stages:
             fitting, share = recipe.fitting(stage), stage.images / recipe.num_images
             also_own = math.prod(own) if fitting.rescales(self.held_out.shapes) else 0
             evaluated += share * len(self.held_out.sources) * (math.prod(fitting.shape_of(own)) + also_own)
             trained += share * math.prod(stage.size)
-        return math.ceil(max(PIXELS_TRAINED_PER_PIXEL_EVALUATED * evaluated / trained,
+        auto = math.ceil(max(PIXELS_TRAINED_PER_PIXEL_EVALUATED * evaluated / trained,
                              recipe.num_images / MAX_EVALUATIONS))
+        cadence = recipe.every.evaluate if isinstance(recipe.every.evaluate, int) else auto
+        num = math.ceil(recipe.num_images / cadence)
+        self.share = num * evaluated / (trained * recipe.num_images)
+        return cadence
 
 
 @torch.no_grad()

@@ -217,11 +217,13 @@ def _pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
     width, height = image.size
     # To find EXIF behind the pixels of a PNG, Pillow would decode them.
     exif = exif_of(image) if image.format != "PNG" or "exif" in image.info else None
-    if exif and exif.get(ORIENTATION_TAG) in SIDEWAYS_ORIENTATIONS:
+    orientation = exif.get(ORIENTATION_TAG, 1) if exif else 1
+    if orientation in SIDEWAYS_ORIENTATIONS:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F") or raw_mode(image).startswith("LA")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # an MPO is a photograph with its previews
-    return ImageInfo(image.format, image.mode, width, height, 1 if grey else 3, pillow_bits(image, file), frames)
+    return ImageInfo(image.format, image.mode, width, height, 1 if grey else 3, pillow_bits(image, file), frames,
+                     alpha=image.has_transparency_data, turned=orientation in range(2, 9))
 
 
 def pillow_bits(image: Image.Image, file: BinaryIO) -> int | Literal["float"]:

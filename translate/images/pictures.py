@@ -38,6 +38,8 @@ class ImageInfo:
     channels: int  # without alpha; a palette has 3, CMYK becomes 3
     bits: int | Literal["float"]
     frames: int  # 1 for a still image
+    alpha: bool = False  # whether it may be transparent
+    turned: bool = False  # whether its rows are not those of the upright image (EXIF, TIFF)
     segment_bytes: int = 0  # of a TIFF: the strip or tile, or row of tiles, that is decoded at once
 
     @property

@@ -78,6 +78,16 @@ PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
          discriminator="convolutions"),
 )}
 
+# In a few words, for tables: docs/memory.md has more
+GLOSSES: dict[PlanName, str] = {
+    "plain": "the textbook step: all losses, then one backward pass",
+    "split": "a backward pass for each loss, so that what it needs is kept no longer",
+    "preact": "keeps what convolutions read; norms and activations are computed again",
+    "replay": "also makes a fake a second time instead of keeping how it was made",
+    "blocks": "keeps the input of each block, and computes the block again",
+    "strips": "computes the layers at full size in strips of rows",
+    "strips_blocks": "both: the leanest, and the slowest"}
+
 # From the most memory to the least, and from the least compute to the most. `blocks` is left out: for some networks it
 # beats `strips` (see `least_compute` in `translate.training.plan`).
 LADDER: tuple[PlanName, ...] = ("plain", "split", "preact", "replay", "strips", "strips_blocks")

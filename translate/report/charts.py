@@ -168,7 +168,7 @@ def value_range(curves: Sequence[Curve], from_zero: bool) -> tuple[float, float]
                                    if math.isfinite(side))]
     bottom, top = min([*values, 0.0] if from_zero else values), max(values)
     room = (top - bottom or abs(top) or 1) * 0.05
-    return bottom if from_zero and bottom == 0 else bottom - room, top + room
+    return max(bottom - room, 0.0) if bottom >= 0 else bottom - room, top + room  # a distance has nothing below 0
 
 
 def ticks(low: float, high: float, most: int) -> list[tuple[float, str]]:

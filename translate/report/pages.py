@@ -29,7 +29,7 @@ from translate.report.charts import Curve, line_chart, short
 from translate.report.reading import RunRecord, flat, read_run
 from translate.report.showcase import Shown
 from translate.runs.places import NEEDED_TO_TRAIN, places_of, text_for_others
-from translate.sizes import format_bytes
+from translate.sizes import format_bytes, format_speed
 
 REPORT = "report.html"
 NUM_GRIDS = 8  # sample grids, evenly spaced over the training, the newest among them
@@ -246,7 +246,8 @@ def _templates() -> jinja2.Environment:
     """Return the templates, and the names that they use."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
                                      trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"format_bytes": format_bytes, "duration": duration, "short": short}
+    environment.filters |= {"format_bytes": format_bytes, "duration": duration, "short": short,
+                            "speed": format_speed}
     environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "NUM_COLOURS": NUM_COLOURS,
                             "version": version("diptych"),
                             "now": lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes")}

@@ -19,18 +19,18 @@ from torch import Tensor
 
 from translate.data import Sample, Samples, held_out
 from translate.data.label_counts import MAX_MAPS_BEFORE_TRAINING
-from translate.data.scale import scales_in_words
+from translate.data.scale import Shapes, scales_in_words
 from translate.data.stream import hint_at_truth
 from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
-from translate.metrics.intervals import Estimate
+from translate.evaluation.in_words import scores_in_words
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
 from translate.precision import Format, autocast, is_out_of_memory
 from translate.recipe import Recipe, Stage
 from translate.report import Showcase, write_report
 from translate.runs.checkpoint import Progress
-from translate.runs.folder import RunFolder
+from translate.runs.folder import RECIPE_FILE, RunFolder
 from translate.runs.records import Tracker, sample_grid
 from translate.training.machine import describe_machine, take_peak_bytes
 from translate.training.probe import Probe
@@ -40,6 +40,7 @@ from translate.translators import Translator
 NUM_SAMPLES = 4  # held-out images in a grid
 MOST_CROPS = 4  # of a sample, as many pixels are shown as so many crops of the training have: more would cost more
 ALWAYS_WHOLE_PIXELS = 512 * 512  # pixels of a sample that is shown whole all the same
+MUCH_SCORING = 0.25  # of the time of a training: more is said
 PLATEAU_EVALUATIONS = 5  # without a better one, after which a person is told
 
 
@@ -52,13 +53,19 @@ class Reporter(Protocol):
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         """Tell how far a training is, after every step; `losses` are the latest recorded means."""
 
+    def scoring(self, done: int, total: int, later: int) -> None:
+        """Tell how many images of how many an evaluation has looked at, first 0, and how many evaluations follow.
+
+        The training waits for it.
+        """
+
 
 class Logbook:
     """Records one training in its run folder and tells `report` about it. Every process calls all methods alike."""
 
     def __init__(self, home: RunFolder, recipe: Recipe, accelerator: Accelerator, precision: Format,
-                 progress: Progress, report: Reporter, samples: Samples):
-        """Open the book of the run in `home`, which trains on `samples`.
+                 progress: Progress, report: Reporter, shapes: Shapes):
+        """Open the book of the run in `home`, which trains on the samples of these `shapes`.
 
         Raises `DataError` where the scores that the recipe decides by cannot be had, or where nothing can be learnt
         from the label maps of a run that has not begun; `MissingExtra` for a tracker.
@@ -67,7 +74,11 @@ class Logbook:
         self.accelerator, self.precision = accelerator, precision
         self.progress, self.report = progress, report
         self.begun = (self.folder / "checkpoints").is_dir()  # a version before may have seen to less
-        self.notes = [] if self.begun else by_main_process(lambda: self._look_at_labels(samples), accelerator)
+        self.samples = shapes.samples
+        self.notes = [] if self.begun else by_main_process(lambda: self._look_at_labels(shapes.samples), accelerator)
+        if not self.begun:
+            enlarged = shapes.enlarged([recipe.fitting(stage) for stage in recipe.stages])
+            self.notes += [("warning", f"warning: {line}") for line in enlarged]
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
@@ -84,14 +95,34 @@ class Logbook:
         self.tracker.event(self.progress.images, "resumed" if resumed else "started",
                            num_processes=self.accelerator.num_processes, precision=self.precision,
                            **describe_machine(self.accelerator.device))
+        for line in self._in_short():
+            self.report.say(line)
         if self.home.death:
             self.tell("died", self.home.death)
         if self.unscored:
             self.tell("warning", self.unscored)
-        for line in self.notes:
-            self.tell("warning" if line.startswith("warning") else "data", line)
+        for what, line in self.notes:
+            self.tell(what, line)
         for note in notes:
             self.tell("start", note)
+
+    def _in_short(self) -> Iterator[str]:
+        """Yield in a line each on what is trained, by what, and until when."""
+        # Of unpaired sides either has its number; of held-out images those that are scored.
+        (a, b), held_out = (len(side) for side in (self.samples.files_a, self.samples.files_b)), self.evaluator
+        trained = f"{a:,} pairs of images" if self.samples.paired else f"{a:,} + {b:,} images"
+        scored = "none are held out, so that nothing is scored" if held_out is None else (
+            f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
+            f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
+        yield f"data: {trained} to train on; {scored}"
+        if held_out is not None and held_out.share > MUCH_SCORING:
+            yield (f"scoring may take about {held_out.share:.1g} times as long as all of the training: fewer images "
+                   "with --set evaluate.images=N, none with --set every.evaluate=null")
+        processes = f" × {self.accelerator.num_processes}" * (self.accelerator.num_processes > 1)
+        yield f"device: {self.accelerator.device}{processes}, {self.precision}"
+        total = self.recipe.num_images
+        yield (f"end: after {total:,} images, each of these shown {total / len(self.samples):,.1f} times; the time "
+               f"left is shown as it goes. The recipe with all its defaults: {self.folder / RECIPE_FILE}")
 
     def tell(self, what: str, line: str) -> None:
         """Say one thing worth knowing, and keep it for the report."""
@@ -104,10 +135,9 @@ class Logbook:
         height, width = stage.size
         self._show(stage, translator, max(MOST_CROPS * height * width, ALWAYS_WHOLE_PIXELS))
         shown = scales_in_words(self.progress.scales)
-        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: {height}×{width}{stage.level}, "
-                        f"{stage.images:,} images, batch {stage.batch_size}, {self.precision} on "
-                        f"{self.accelerator.device} × {self.accelerator.num_processes}; {line}; images are shown at "
-                        f"{shown}")
+        self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: crops of {height}×{width} px{stage.level}, "
+                        f"{stage.images:,} images, batch {stage.batch_size}; images are shown at {shown}")
+        self.report.say(f"memory: {line}")
         self.tracker.event(self.progress.images, "stage", line, stage=number, plan=plan,
                            predicted_bytes=predicted_bytes, shown=shown)
 
@@ -199,8 +229,10 @@ class Logbook:
         if self.showcase is not None and self.accelerator.is_main_process:
             self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
         self.accelerator.wait_for_everyone()
+        later = math.ceil((self.recipe.num_images - progress.images) / self.evaluator.cadence)
         try:
-            scored = self.evaluator(translator, fitting, self.showcase.keep if self.showcase else None)
+            scored = self.evaluator(translator, fitting, self.showcase.keep if self.showcase else None,
+                                    lambda done, total: self.report.scoring(done, total, later))
         except TranslateError as error:
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False
@@ -210,6 +242,7 @@ class Logbook:
         num_images, metric = len(held_out.sources), self.evaluator.metric
         if progress.best is not None and progress.best.images <= self.recipe.complete_from:
             progress.best, progress.since_best = None, 0  # a level was added to the recipe since
+        is_first = progress.best is None
         counts = metric in scores and progress.images > self.recipe.complete_from
         better = progress.compare(metric, scores[metric].value if counts else None, num_images, scored.side,
                                   held_out.side, MEASURES[metric].better == "higher")
@@ -223,10 +256,12 @@ class Logbook:
             own_size={name: score.finite for name, score in scored.own_size.items()},
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
         at = f" at {scored.side} px" if scored.own_size else ""
-        self.report.say(f"{progress.images:,} images, held out{at}: {scores_in_words(scores)}"
-                        + ("; the best so far" if better else ""))
+        said = [f"{progress.images:,} images, held out{at}: {scores_in_words(scores, num_images)}",
+                f"by {metric} {scored.verdict}" if scored.verdict else "",
+                "" if not better else "the first evaluation" if is_first else "the best so far"]
+        self.report.say("; ".join(filter(None, said)))
         if scored.own_size:
-            self.report.say(f"  in their own size, {held_out.side} px: {scores_in_words(scored.own_size)}")
+            self.report.say(f"  in their own size, {held_out.side} px: {scores_in_words(scored.own_size, num_images)}")
         if scored.missing:
             self.tell("warning", f"warning: no scores of held-out images in their own size at {progress.images:,} "
                                  f"images: {scored.missing}")
@@ -286,8 +321,8 @@ class Logbook:
         if exit_code != 130:  # whoever presses Ctrl-C again is in a hurry
             self.write_report()
 
-    def _look_at_labels(self, samples: Samples) -> list[str]:
-        """Return lines on what label maps that are trained on hold, an even part of many; none where there are none.
+    def _look_at_labels(self, samples: Samples) -> list[tuple[str, str]]:
+        """Return what to `tell` of the label maps that are trained on, an even part of many; of none nothing.
 
         Raises `DataError` where nothing could be learnt from them.
         """
@@ -297,7 +332,8 @@ class Logbook:
         if (fault := counts.fault()) is not None:
             raise DataError(f"label maps: {fault}", self.recipe.data.place(data_root()),
                             counts.advice("data in the recipe"))
-        return [f"label maps: {counts}", *(f"warning: label maps: {line}" for line in counts.warnings())]
+        return [("data", f"label maps: {counts}"),
+                *(("warning", f"warning: label maps: {line}") for line in counts.warnings())]
 
     def _make_evaluator(self) -> Evaluator | None:
         """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does.
@@ -307,7 +343,7 @@ class Logbook:
         if self.recipe.every.evaluate is None:
             return None
         if hint := hint_at_truth(self.recipe.data, data_root()):
-            self.notes.append(hint)
+            self.notes.append(("data", hint))
         try:
             return Evaluator(self.recipe, self.accelerator, self.precision)
         except DataError as error:
@@ -320,8 +356,3 @@ class Logbook:
         images, evaluated = self.progress.images, self.progress.evaluated
         at_the_end = images >= self.recipe.num_images and images != evaluated
         return images // cadence > evaluated // cadence or at_the_end
-
-
-def scores_in_words(scores: dict[str, Estimate]) -> str:
-    """Say scores in one line, with their intervals."""
-    return ", ".join(f"{name} {score}" for name, score in scores.items())

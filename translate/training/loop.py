@@ -31,7 +31,7 @@ from translate.runs.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from translate.runs.folder import RECIPE_FILE, RunFolder, as_written, continued, refuse_changes
+from translate.runs.folder import RECIPE_FILE, RunFolder, as_written, continued, refuse_changes, resume_command
 from translate.runs.manifest import verify
 from translate.runs.release import write_release
 from translate.signals import minding_signals
@@ -45,15 +45,14 @@ from translate.training.processes import (
     check_shares,
     in_any_process,
     make_accelerator,
-    resume_command,
 )
 from translate.training.starting import Source, read_source
 from translate.training.supply import Supply
 from translate.training.update import NotFinite, Update
 
 
-def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False, gpu_memory: str | None = None,
-          tell_recipe: bool = True) -> None:
+def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = False,
+          gpu_memory: str | None = None) -> None:
     """Train a recipe; leave a run folder.
 
     recipe       what to train
@@ -61,7 +60,6 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     report       who is told what happens
     resume       go on from the folder's newest checkpoint
     gpu_memory   the size of GPU that `memory: auto` chooses a plan for, such as 8GB; None: the GPU there is
-    tell_recipe  tell the resolved recipe to `report`; it lies in the run folder as well
 
     Raises `RunError` when the folder holds a run and `resume` is not set, or the other way round, `Stopped` after a
     SIGTERM or SIGINT (everything is saved), `DiskError` when a checkpoint cannot be written, `DoesNotFit` when a step
@@ -84,8 +82,6 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     with closing(home):
         if accelerator.is_main_process:
             home.claim(recipe)
-        if tell_recipe:
-            report.say(recipe.dump_yaml())
 
         with run.log.recording_status(lambda: run.skipped), minding_signals() as run.supply.stop:
             run.begin(resume)
@@ -110,7 +106,7 @@ class Run(Built):
         super().__init__(recipe, accelerator, source)
         self.samples = recipe.data.build("train", data_root())
         self.shapes = Shapes(self.samples)
-        self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report, self.samples)
+        self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report, self.shapes)
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
         self.rolled_back = False
@@ -227,8 +223,9 @@ class Run(Built):
                 self._record_losses()
                 self.save()
             if images and not isinstance(error, Stopped):
+                command = resume_command(self.folder, self.accelerator.num_processes)
                 self.log.tell("saved", f"everything is saved, up to {images:,} images. Without the fault it goes on "
-                                       f"with: {resume_command(self.folder, self.accelerator)}")
+                                       f"with: {command}")
             raise
 
     @property

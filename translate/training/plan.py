@@ -51,7 +51,8 @@ class Prediction:
         return budget is None or self.peak_bytes <= budget
 
     def __str__(self) -> str:
-        return f"memory plan {self.plan}: predicted peak {format_bytes(self.peak_bytes)}, {self.compute:.2f}× compute"
+        return (f"memory plan {self.plan}: predicted peak of a step {format_bytes(self.peak_bytes)}, "
+                f"{self.compute:.2f}× compute")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,222 @@
+"""`translate new`: a folder of images becomes a recipe that is right for them and fits the card, or one line says why.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from tests.commands import call
+from tests.conftest import waves
+from translate.errors import TranslateError
+from translate.recipe import Recipe, load_recipe
+from translate.training.first_recipe import first_recipe
+
+Maker = Callable[[Path], None]
+
+
+def save(path: Path, number: int = 0, size: tuple[int, int] = (48, 64), mode: str = "RGB", **how: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(waves(number, size)).convert(mode).save(path, **how)
+
+
+def sixteen_bits(folder: Path) -> None:
+    for number in range(6):
+        path = folder / f"train{'AB'[number % 2]}" / f"{number}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        grey = np.linspace(0, 4095, 48 * 64).reshape(48, 64).astype(np.uint16)  # 12 bits of them
+        tifffile.imwrite(path, grey, photometric="minisblack")
+
+
+def two_sides(folder: Path, a: str = "trainA", b: str = "trainB", paired: bool = False, **how: Any) -> None:
+    for number in range(4):
+        save(folder / a / f"{number}.png", number, **how)
+        save(folder / b / f"{number if paired else number + 9}.png", number + 4, **how)
+
+
+def labels(folder: Path) -> None:
+    for number in range(4):
+        path = folder / "train_label" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.repeat(np.uint8([0, 2, 1, 1]), 16)[None].repeat(48, axis=0)).save(path)
+        save(folder / "train_img" / f"{number}.png", number)
+
+
+def turned(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    two_sides(folder, "monet", "photo")
+    save(folder / "photo" / "2019" / "DSC_1.JPG", 1, (64, 48), exif=exif)
+
+
+def mixed(folder: Path) -> None:
+    two_sides(folder)
+    for number in range(4):
+        save(folder / "trainB" / f"large{number}.png", number, (200, 300))
+
+
+def transparent(folder: Path) -> None:
+    two_sides(folder)
+    save(folder / "trainA" / "alpha.png", 1, mode="RGBA")
+
+
+def unequal(folder: Path) -> None:
+    two_sides(folder, paired=True)
+    save(folder / "trainB" / "1.png", 1, (50, 50))
+
+
+def halves(folder: Path) -> None:
+    for number in range(4):
+        save(folder / "train" / f"{number}.png", number, (48, 96))
+
+
+KINDS: dict[str, tuple[Maker, dict[str, Any], str]] = {  # how to make it, what the recipe says, what is said
+    "paired": (lambda folder: two_sides(folder, paired=True), {"kind": "paired"}, "only number alike: --kind unpaired"),
+    "beside each other": (halves, {"kind": "paired"}, "48×48 px"),
+    "unpaired": (two_sides, {"kind": "unpaired"}, "no images are held out"),
+    "labels": (labels, {"kind": "labels", "classes": 3}, "A: "),
+    "grey": (lambda folder: two_sides(folder, mode="L"), {"image_a": {"channels": 1}}, "grey, 8 bits"),
+    "16 bits": (sixteen_bits,
+                {"image_b": {"channels": 1, "bits": 16, "range": [0, 4095]}}, "grey, 16 bits"),
+    "tiny": (lambda folder: two_sides(folder, size=(20, 20)), {"kind": "unpaired"}, "20×20 px"),
+    "mixed sizes": (mixed, {"kind": "unpaired"}, "images are of many sizes"),
+    "one image": (lambda folder: save(folder / "one.jpg"), {"kind": "computed"}, "1 image,"),
+    "alpha": (transparent, {"kind": "unpaired"}, "1 may be transparent (shown on white)"),
+    "nested, other names, turned": (turned, {"kind": "unpaired"}, "1 turned by EXIF"),
+}
+
+
+def document_holds(recipe: Recipe, wanted: dict[str, Any]) -> bool:
+    def within(part: Any, whole: Any) -> bool:
+        return all(within(value, whole[name]) for name, value in part.items()) if isinstance(part, dict) else (
+            part == whole)
+
+    return within(wanted, recipe.dump()["data"])
+
+
+def first(tmp_path: Path, **how: Any) -> tuple[Any, Path]:
+    file = tmp_path / "mine.yaml"
+    made = first_recipe(tmp_path / "images", file, "8GB", **how)
+    file.write_text(made.text)
+    return made, file
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_folder_gets_a_recipe_of_its_own(name: str, tmp_path: Path) -> None:
+    make, wanted, line = KINDS[name]
+    make(tmp_path / "images")
+    made, file = first(tmp_path)
+    recipe = load_recipe(file)
+    assert recipe == made.recipe and document_holds(recipe, wanted)
+    assert line in "\n".join(made.lines) and line in made.text
+    assert all(max(stage.size) <= 48 for stage in recipe.stages)  # no image is enlarged
+    assert "GPU of 8GB" in made.text.splitlines()[0] and "MiB, 1.00× compute" in made.text
+
+
+def two_small_steps(file: Path) -> list[str]:
+    """The words that make a training of a recipe as short as it can be: narrow networks, small crops."""
+    deep = "downs=4" if "unet" in file.read_text() else "blocks=1"
+    return [word for change in (
+        "stages=[{resolution: 16, resize: 20, images: 2}]", "translator.generator.width=2", "workers=0", "guard=null",
+        f"translator.generator.{deep}", "translator.discriminator.width=2", "translator.discriminator.layers=1")
+        for word in ("--set", change)]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ("labels", "16 bits") else pytest.mark.slow)
+                                  for name in KINDS])
+def test_the_recipe_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+    monkeypatch.chdir(tmp_path)
+    KINDS[name][0](tmp_path / "images")
+    _, file = first(tmp_path)
+    assert call(monkeypatch, "train", file, *two_small_steps(file), "--run", "run") == 0, said.getvalue()
+    assert (tmp_path / "run" / "release").is_dir()
+
+
+def test_the_lines_of_the_readme_lead_from_a_folder_to_a_translated_folder(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+    """Each is run as it stands, one after the other; only the training is made short."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    block = readme.split("## Your own images")[1].split("```")[1]
+    lines = [re.split(r"\s{2,}", line)[0] for line in block.splitlines() if line.startswith("translate ")]
+    assert [line.split()[1] for line in lines] == ["new", "data", "train", "convert"]
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        for number in range(3):
+            save(Path("photos") / folder / "holiday" / f"IMG {number} {folder}.JPG", number)
+    for line in lines:
+        _, *words = shlex.split(line)
+        short = two_small_steps(Path("photos.yaml")) if words[0] == "train" else []
+        assert call(monkeypatch, *words, *short) == 0, said.getvalue()
+    assert sorted(path.name for path in Path("out/holiday").glob("*.JPG")) == [
+        f"IMG {number} testA.JPG" for number in range(3)]
+    assert "train B: 3 images, 64×48 px, colour, 8 bits; few" in said.getvalue()  # said by `data check`
+    assert Path("runs/photos/report.html").is_file() and "written: photos.yaml" in said.getvalue()
+
+
+def test_large_images_are_trained_from_small_to_full_in_crops_that_the_card_takes(tmp_path: Path) -> None:
+    for side in "AB":
+        path = tmp_path / "images" / f"train{side}" / f"{side}.png"
+        path.parent.mkdir(parents=True)
+        Image.new("L", (1600, 1200)).save(path)
+    made, _ = first(tmp_path)
+    assert [stage.size[0] for stage in made.recipe.stages] == [280, 560, 1124]
+    assert [stage.resize for stage in made.recipe.stages] == [299, 598, None]  # as much of the picture in each
+    small = first_recipe(tmp_path / "images", tmp_path / "small.yaml", "1GB")
+    assert small.recipe.stages[-1].size[0] < 1124 and "are the largest that fit" in "\n".join(small.lines)
+
+
+@pytest.mark.parametrize(("make", "kind", "said_of_it"), [
+    (lambda folder: folder.mkdir(), None, "holds no images in a layout that is known"),
+    (lambda folder: (folder / "trainA").mkdir(parents=True), None, "holds no images in a layout that is known"),
+    (lambda folder: save(folder / "0.png"), "unpaired", "is no data of kind unpaired: that takes two folders"),
+    (lambda folder: two_sides(folder, size=(9, 9)), None, "images of 9 px"),
+    (unequal, None,
+     "1.png is 64×48 and its partner 50×50 px"),
+], ids=["empty", "half", "one folder", "specks", "unequal pairs"])
+def test_what_nothing_can_be_made_of_is_said_in_one_line(make: Maker, kind: Any, said_of_it: str,
+                                                         tmp_path: Path) -> None:
+    make(tmp_path / "images")
+    with pytest.raises(TranslateError) as error:
+        first(tmp_path, kind=kind)
+    assert said_of_it in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_recipe_that_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                   said: io.StringIO) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("images.yaml").write_text("mine")
+    assert call(monkeypatch, "new", "images") == 2 and "--out" in said.getvalue()
+    assert Path("images.yaml").read_text() == "mine"
+
+
+def test_a_plan_and_a_training_say_which_images_they_enlarge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                             said: io.StringIO) -> None:
+    """A crop of 2000 px of photographs of 1600×1200 was planned with "yes", and trained on what was only blown up."""
+    from tests.runs import Interrupted, Silent, cyclegan_recipe
+    from translate.training.loop import train
+
+    two_sides(tmp_path / "images")
+    recipe = cyclegan_recipe(tmp_path / "images", guard=None, stages=[{"resolution": 96, "resize": 100, "images": 2}])
+    file = tmp_path / "mine.yaml"
+    file.write_text(recipe.dump_yaml())
+    assert call(monkeypatch, "plan", file, "--memory", "8GB") == 0
+    assert "usable: 80% of 8GB = 7.45 GiB" in said.getvalue() and "split: a backward pass" in said.getvalue()
+    assert "warning: stage 1 wants crops of 96×96 px from images at a short side of 100 px" in said.getvalue()
+
+    def stop(images: int) -> None:
+        raise Interrupted
+
+    told = Silent(stop)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "run", told)
+    assert any("they are enlarged, at most 2.1 times (64×48 px)" in line for line in told.lines)

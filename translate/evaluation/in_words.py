@@ -1,0 +1,48 @@
+"""Scores of held-out images as a person reads them: which way is better, how rough they are, what they amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from translate.metrics.intervals import Estimate
+from translate.metrics.observations import MEASURES
+
+ENOUGH_FOR_SHARES = 50  # images; precision and recall of fewer are mostly 0 or 1, whatever they show
+NEED_MANY = ("precision", "recall")
+NO_BETTER = 0.02  # of the way from the untouched input to real images
+# What a score is at best, where that is known without looking; of the others real images tell (their floor)
+PERFECT = {"ssim": 1.0, "ms_ssim": 1.0, "l1": 0.0, "gradient_error": 0.0}
+
+
+def scores_in_words(scores: Mapping[str, Estimate], num_images: int) -> str:
+    """Say scores of so many images in one line, with arrows that tell which way is better, and their intervals."""
+    few = num_images < ENOUGH_FOR_SHARES
+    said = ", ".join(f"{name} {'↑' if MEASURES[name].better == 'higher' else '↓'} {score}"
+                     for name, score in scores.items() if not (few and name in NEED_MANY))
+    return f"{said} ({num_images} images: rough)" if few else said
+
+
+def verdict(metric: str, scores: Mapping[str, Estimate], untouched: Mapping[str, Estimate],
+            floor: Mapping[str, Estimate]) -> str:
+    """Say what a score amounts to, beside that of the untouched input; nothing where that is not known.
+
+    scores, untouched   of the translations, and of what they were made from
+    floor               of real images against real ones
+    """
+    if metric not in scores or metric not in untouched:
+        return ""
+    value, before = scores[metric].value, untouched[metric].value
+    best = PERFECT.get(metric, floor[metric].value if metric in floor else None)
+    higher = MEASURES[metric].better == "higher"
+    gained = value - before if higher else before - value
+    possible = None if best is None else best - before if higher else before - best
+
+    of_input = f"the untouched input ({before:.4g})"
+    if gained <= NO_BETTER * max(possible or 0.0, 0.0):
+        return f"no better than {of_input}"
+    if possible is None or possible <= 0 or best is None:
+        return f"better than {of_input}"
+    if gained >= possible:
+        return f"better than {of_input}, and as near as real images are to each other ({best:.4g})"
+    end = "the truth" if metric in PERFECT else "real images"
+    return f"{gained / possible:.0%} of the way from {of_input} to {end} ({best:.4g})"

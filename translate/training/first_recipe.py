@@ -1,0 +1,325 @@
+"""The first recipe for a folder of images: what they are decides it, and the planner makes it fit a GPU.
+
+It trains from small to full: at half of half the size, where a step costs a sixteenth, and last at the images' own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from translate.data.headers import FEW, Headers, look_at, plural
+from translate.data.layouts import LayoutConfig
+from translate.data.recognising import Kind, read_as
+from translate.data.scale import differ
+from translate.errors import DataError, DoesNotFit, ImageError, visible
+from translate.places import data_root
+from translate.recipe import Recipe
+from translate.schema import read_yaml, validate
+from translate.sizes import format_bytes
+from translate.training.plan import Prediction, budget_of, choose, usable_bytes
+
+DEFAULT_GPU = "8GB"  # where none is named, and none is there
+MOST_PIXELS = 4_000  # a side of a crop
+LEAST_PIXELS = 16
+SMALLEST_STAGE = 192  # px; what is larger begins at half its size
+SMALL = 128  # px; images of fewer are trained on whole, larger ones in crops of 15 of 16 px, so that crops differ
+STEP = 4  # px; crops are multiples of it
+BATCHES = ((300, 4), (600, 2))  # (px, samples): smaller crops go through together
+
+HEADINGS = {"unpaired": "{a} and {b}, either made of the other (CycleGAN)", "paired": "{a} made into {b} (pix2pix)",
+            "labels": "label maps of {classes} classes made into images (pix2pix)",
+            "computed": "grey images made into photographs in colour (pix2pix)"}
+TRANSLATORS = {True: """\
+  kind: pix2pix
+  generator: {{kind: unet, width: 64, downs: {downs}, norm: instance, dropout: 0.5}}
+  discriminator: {{kind: patchgan, width: 64, layers: {layers}, norm: instance}}
+  objective: {{kind: nonsaturating}}   # docs/objectives.md has others, and what to do when D wins
+  weights: {{l1: 100.0}}      # less: livelier, and less faithful to the truth
+""", False: """\
+  kind: cyclegan
+  generator: {{kind: resnet, width: 64, blocks: {blocks}, norm: instance}}
+  discriminator: {{kind: patchgan, width: 64, layers: {layers}, norm: instance}}
+  objective: {{kind: lsgan}}   # docs/objectives.md has others, and what to do when D wins
+  weights: {{cycle: 10.0, identity: 5.0}}   # identity keeps shared colours; 0 is faster
+  pool: {pool}                  # past fakes shown again; they lie in ordinary memory and in checkpoints
+"""}  # by whether a training sees pairs
+
+
+@dataclass(frozen=True)
+class FirstRecipe:
+    """A recipe as text, and the same read; `lines` say what was seen of the images, and what of it needs a person."""
+
+    text: str
+    recipe: Recipe
+    lines: list[str]
+
+
+def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | None = None,
+                 on_progress: Callable[[int, int, str], object] = lambda done, total, what: None) -> FirstRecipe:
+    """Look at a folder of images, and return a recipe for it that fits a GPU.
+
+    folder       of images, in any layout that `data check` knows
+    file         where the recipe will lie; its name becomes the recipe's
+    gpu          the size of the GPU, such as 8GB; None: the one there is, else DEFAULT_GPU
+    kind         what the folder holds; None: what it seems to hold
+    on_progress  told before each look and prediction
+
+    Raises `DataError` for a folder that nothing can be trained on as it is, `DoesNotFit` for a GPU that no recipe would
+    fit, `UsageError` for a `gpu` that is no size.
+    """
+    # What there is: the images, by what their files say, and the memory.
+    budget, card = _budget(gpu)
+    on_progress(0, 1, "looking at the images")
+    layout = read_as(folder.absolute(), kind)
+    try:
+        samples = layout.build("train", data_root())
+        sides = look_at(samples)
+    except ImageError as error:
+        raise DataError.of(error) from None
+    if layout.paired and (fault := _unequal(sides)):
+        raise DataError(fault, folder, "the images of a pair need one size")
+    short = _short_side(sides)
+
+    # The largest crop that the images have and the card takes, and stages up to it.
+    draft = Draft(layout, sides, file.stem, short, gpu=card)
+    crop = _crop(short)
+    while True:
+        on_progress(0, 1, f"planning {crop} px")
+        stages = draft.stages(crop)
+        recipe = draft.recipe(stages)
+        predicted = [choose(recipe, stage, budget, "fp16") for stage in recipe.stages]
+        if all(predicted):
+            break
+        if not predicted[-1]:
+            crop = _multiple(crop * 3 // 4)
+        elif draft.batches:
+            draft.batches = False
+        if crop < min(LEAST_PIXELS * 4, _crop(short)):
+            raise DoesNotFit(f"no training of these networks fits a GPU of {card} ({format_bytes(budget)} usable)",
+                             advice="name a larger one with --gpu")
+    on_progress(1, 1, "")
+    if kind is None and layout.paired and layout.labelling is None and samples.files_a != samples.files_b:
+        draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
+                           "number alike: --kind unpaired")
+    lines = draft.looked() + draft.said(crop)
+    return FirstRecipe(draft.text(file, recipe, [each for each in predicted if each]), recipe, lines)
+
+
+class Draft:
+    """A recipe in the making. `batches`: whether small crops go through several at once."""
+
+    def __init__(self, layout: LayoutConfig, sides: tuple[Headers, Headers], name: str, short: int, gpu: str):
+        self.layout, self.sides, self.short, self.gpu = layout, sides, short, gpu
+        self.name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100] or "mine"
+        self.num = max(len(side.files) for side in sides)
+        self.batches = True
+        self.notes: list[str] = []
+        self.one_scale = _of_one_scale(sides)
+        self.data = self._data()
+        self.crop = 0
+
+    def _data(self) -> dict[str, Any]:
+        """Return what the recipe says of its data, but for the size."""
+        a, b = self.sides
+        kind = {"kind": self.layout.kind}  # type: ignore[attr-defined]
+        data = kind | self.layout.model_dump(mode="json", exclude_unset=True)
+        image = {"image_b": b.image}
+        if "image_a" in type(self.layout).model_fields:
+            image["image_a"] = a.image
+        if "input" in type(self.layout).model_fields and b.image["channels"] == 1:
+            data["input"] = "edges"  # there are no colours to be made of grey
+        plain = {"channels": 3}  # of 8 bits
+        return data | {side: said for side, said in sorted(image.items()) if said != plain}
+
+    def stages(self, crop: int) -> list[dict[str, Any]]:
+        """Return stages up to `crop` px, each at twice the size of the one before."""
+        self.crop = crop
+        sizes = [crop]
+        while sizes[0] // 2 >= SMALLEST_STAGE:
+            sizes.insert(0, _multiple(sizes[0] // 2))
+        stages: list[dict[str, Any]] = []
+        for number, size in enumerate(sizes):
+            # As much of the picture in every crop; the last size is the images' own.
+            last = size == crop
+            resize = {} if last and self.one_scale else {"resize": max(round(self.short * size / crop), size)}
+            batch = next((many for px, many in BATCHES if size <= px), 1) if self.batches else 1
+            stages.append({"resolution": size, **resize, "images": self._images(len(sizes) - 1 - number),
+                           "batch_size": batch})
+        if len(stages) == 1:
+            stages = [stages[0], dict(stages[0])]
+        start = {"start": 0.5} if len(sizes) > 1 else {}
+        stages[-1]["lr"] = {"kind": "linear", **start, "to": 0.0}
+        return stages
+
+    def _images(self, doublings: int) -> int:
+        """Return how many images a stage shows that many doublings before the last: as the papers' epochs, bounded."""
+        last = min(20_000, max(2_000, 50 * self.num // 1000 * 1000))
+        return int(min(200_000, last * 2**doublings))
+
+    def document(self, stages: list[dict[str, Any]]) -> str:
+        """Return the recipe as YAML, without its heading."""
+        smallest = min(stage["resolution"] for stage in stages)
+        layers = next(layers for layers in (3, 2, 1) if smallest >= 3 * 2**layers)
+        translator = TRANSLATORS[self.layout.paired].format(
+            layers=layers, blocks=9 if self.crop >= 256 else 6, pool=50 if self.crop < 1024 else 10,
+            downs=min(8, smallest.bit_length() - 1))
+        total = sum(stage["images"] for stage in stages)
+        places = "".join(f"  {name}: {_inline(value)}\n" for name, value in self.data.items())
+        rows = "".join(f"  - {_inline(stage)}\n" for stage in stages)
+        return (f"name: {_inline(self.name)}\ndata:\n{places}"
+                f"  resize: null              # each stage says it; where none does, images keep their own size\n"
+                f"  augment: [flip]           # left and right; [] where that matters, as for text\n"
+                f"translator:\n{translator}"
+                f"optimizer:\n"
+                f"  generator:     {{kind: adam, lr: 2.0e-4, betas: [0.5, 0.999]}}\n"
+                f"  discriminator: {{kind: adam, lr: 2.0e-4, betas: [0.5, 0.999]}}\n"
+                f"memory: auto                # the least compute that fits the card, for each stage\n"
+                f"stages:                     # from small to full; images: how many are shown, with repeats\n{rows}"
+                f"every: {{log: 100, sample: {min(2_000, total // 20)}, checkpoint: {min(5_000, total // 10)}}}"
+                "   # in images\n")
+
+    def recipe(self, stages: list[dict[str, Any]]) -> Recipe:
+        """Return the same as a recipe: what is written is what was planned."""
+        self.body = self.document(stages)
+        return validate(Recipe, read_yaml(self.body, "the recipe for this folder"), "the recipe for this folder")
+
+    def looked(self) -> list[str]:
+        """Return a line on each side's images."""
+        a, b = self.sides
+        if a is b:
+            return [f"images: {a}"]
+        return [f"A: {_place(a, self.layout)}: {a}", f"B: {_place(b, self.layout)}: {b}"]
+
+    def said(self, crop: int) -> list[str]:
+        """Return what of the images a person should know."""
+        lines = [*self.notes]
+        shorts = [min(shape) for side in self.sides for shape in side.shapes]
+        if (few := sum(short < crop for short in shorts)) and self.one_scale:
+            lines.append(f"{plural(few, 'image')} with a side of fewer than {crop} px: enlarged to it")
+        if not self.one_scale:
+            lines.append(f"images are of many sizes: all are loaded at a short side of {self.short} px, and "
+                         "what is converted should be too (convert says so)")
+        if crop < _crop(self.short):
+            lines.append(f"crops of {crop} px are the largest that fit; images keep their own scale, and convert "
+                         "translates them whole")
+        if self.num < FEW:
+            lines.append(f"{plural(self.num, 'image')} a side: few; expect colours and textures, not new shapes")
+        if not self._has_tests():
+            lines.append(f"no images are held out, so there will be no scores; expected {self.layout.expected('test')}")
+        return lines
+
+    def _has_tests(self) -> bool:
+        try:
+            self.layout.build("test", data_root())
+        except DataError:
+            return False
+        return True
+
+    def text(self, file: Path, recipe: Recipe, predicted: list[Prediction]) -> str:
+        """Return the recipe with its heading: what it is, the commands, what was seen, what it needs."""
+        a, b = self.sides
+        heading = HEADINGS[self.layout.kind].format(  # type: ignore[attr-defined]
+            a=_place(a, self.layout), b=_place(b, self.layout), classes=getattr(self.layout, "classes", 0))
+        name = shlex.quote(str(file))
+        needs = [f"{'×'.join(map(str, dict.fromkeys(stage.size)))} px {found.plan.name} "
+                 f"{format_bytes(found.peak_bytes)}, {found.compute:.2f}× compute"
+                 for stage, found in zip(recipe.stages, predicted, strict=True)]
+        photos = shlex.quote(visible(self._to_convert()))
+        run = f"runs/{self.name}"
+        small = min(64, _multiple(self.crop))
+        quick = f"stages=[{{resolution: {small}, resize: {max(small, 72) if small == 64 else small}, images: 400}}]"
+        comments = [
+            f"{heading[0].upper()}{heading[1:]}, at {self.crop} px on a GPU of {self.gpu}.",
+            f"Check:    translate data check {name}      every pixel; this recipe has looked at headers alone",
+            f"Memory:   translate plan {name} --memory {self.gpu}",
+            *(f"            {need}" for need in dict.fromkeys(needs)),
+            f"Try:      translate train {name} --run {run}-try --set '{quick}' "
+            "--set every.log=20 --set every.sample=100",
+            "          minutes on a CPU, to see that all works; pictures of it mean nothing",
+            f"Train:    translate train {name}      (after an interruption: the same with --resume)",
+            f"Convert:  translate convert {photos} out/ --model {run}",
+            "Hours:    not predicted; a training says its speed and the time left once it runs",
+            *(f"{'Images:' if not number else '':<9} {line}" for number, line in enumerate(
+                self.looked() + self.said(self.crop)))]
+        return "".join(f"# {visible(line)}\n" for line in comments) + self.body
+
+    def _to_convert(self) -> Path:
+        """Return the folder of inputs that are held out, else of those trained on."""
+        try:
+            files = self.layout.build("test", data_root()).files_a
+        except DataError:
+            files = self.sides[0].files
+        folder = Path(os.path.commonpath([path.parent for path in files]))
+        return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _budget(gpu: str | None) -> tuple[int, str]:
+    """Return the bytes that predictions may fill, and the size of the GPU in words."""
+    if gpu is not None:
+        return budget_of(gpu), gpu
+    if torch.cuda.is_available():
+        return usable_bytes(torch.device("cuda")), f"{torch.cuda.mem_get_info()[1] / 1e9:.0f}GB"
+    return budget_of(DEFAULT_GPU), DEFAULT_GPU
+
+
+def _short_side(sides: tuple[Headers, Headers]) -> int:
+    """Return the short side, px, that nine of ten images have. Raises `DataError` for images that show nothing."""
+    shorts = sorted(min(shape) for side in sides for shape in side.shapes)
+    short = shorts[len(shorts) // 10]
+    if short < LEAST_PIXELS:
+        raise DataError(f"holds images of {short} px on their short side; a training needs {LEAST_PIXELS}",
+                        sides[0].files[0].parent, "use larger images")
+    return short
+
+
+def _of_one_scale(sides: tuple[Headers, Headers]) -> bool:
+    """Return whether images are so much alike in size that each can keep its own: most within a third of each other."""
+    shorts = sorted(min(shape) for side in sides for shape in side.shapes)
+    tenth = len(shorts) // 10
+    return not differ(shorts[tenth], shorts[-1 - tenth])
+
+
+def _unequal(sides: tuple[Headers, Headers]) -> str:
+    """Return, of pairs, one whose images are of two sizes, in words; nothing where all are alike."""
+    a, b = sides
+    if len(a.files) != len(b.files):
+        return ""
+    of_b = dict(zip(b.read, b.shapes, strict=True))
+    for path, shape in zip(a.read, a.shapes, strict=True):
+        partner = b.files[a.files.index(path)]
+        if of_b.get(partner, shape) != shape:
+            (height, width), (other_height, other_width) = shape, of_b[partner]
+            return (f"is to hold pairs, and {visible(path.name)} is {width}×{height} and its partner "
+                    f"{other_width}×{other_height} px")
+    return ""
+
+
+def _crop(short: int) -> int:
+    """Return the side of the crops at full size, of images with a `short` side, px."""
+    return _multiple(min(short if short < SMALL else short * 15 // 16, MOST_PIXELS))
+
+
+def _multiple(side: int) -> int:
+    return max(side - side % STEP, STEP)
+
+
+def _place(side: Headers, layout: LayoutConfig) -> str:
+    """Return the folder of a side's images as people call it."""
+    folder = Path(os.path.commonpath([path.parent for path in side.files]))
+    place = layout.place(data_root())
+    return visible(folder.relative_to(place.parent) if folder.is_relative_to(place.parent) else folder.name)
+
+
+def _inline(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")

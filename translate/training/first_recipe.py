@@ -243,7 +243,7 @@ class Draft:
             f"Memory:   translate plan {name} --memory {self.gpu}",
             *(f"            {need}" for need in dict.fromkeys(needs)),
             f"Try:      translate train {name} --run {run}-try --set '{quick}' "
-            "--set every.log=20 --set every.sample=100",
+            "--set every.sample=100 --set evaluate.images=2",
             "          minutes on a CPU, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
             f"Convert:  translate convert {photos} out/ --model {run}",

@@ -99,10 +99,12 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
         predicted = [choose(recipe, stage, budget, "fp16") for stage in recipe.stages]
         if all(predicted):
             break
-        if not predicted[-1]:
-            crop = _multiple(crop * 3 // 4)
-        elif draft.batches:
+        several = any(not found and stage.batch_size > 1
+                      for found, stage in zip(predicted, recipe.stages, strict=True))
+        if several:
             draft.batches = False
+        else:
+            crop = _multiple(crop * 3 // 4)
         if crop < min(LEAST_PIXELS * 4, _crop(short)):
             raise DoesNotFit(f"no training of these networks fits a GPU of {card} ({format_bytes(budget)} usable)",
                              advice="name a larger one with --gpu")

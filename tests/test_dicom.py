@@ -121,6 +121,17 @@ def test_a_conversion_gives_16_bits_and_the_values_of_the_recipe_s_range(tmp_pat
     assert np.abs(made - STORED / 4095 * 65535).max() <= 0.51
 
 
+def test_padding_is_no_data_whether_an_image_is_read_by_rows_or_whole(tmp_path: Path) -> None:
+    """Within a memory, what the network makes of nothing stood in the corners of a scan as if it were tissue."""
+    stored = np.where(STORED < 300, 0, STORED)
+    write_dicom(tmp_path / "in/x.dcm", stored, PixelPaddingValue=0, **CT)
+    for memory in (None, "1GB"):
+        release = release_of(Identity(), channels=1, bits=16, range=(-2000, 3071))
+        convert(tmp_path / "in", tmp_path / f"{memory}", release, workers=0, memory=memory)
+        made = cv2.imread(str(tmp_path / f"{memory}" / "x.tif"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(made == -32768, stored == 0)
+
+
 def test_what_is_no_single_image_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dicom(tmp_path / "film.dcm", STORED, NumberOfFrames=2, PixelData=STORED.tobytes() * 2)
     write_dicom(tmp_path / "report.dcm", STORED)

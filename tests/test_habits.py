@@ -25,7 +25,7 @@ from translate.data.pairing import list_images
 from translate.errors import DataError, RunError, TranslateError, UsageError
 from translate.images.listing import OF_SYSTEMS, list_folder
 from translate.images.reading import ImageConfig
-from translate.runs.folder import refuse_changes
+from translate.runs.folder import death_of, refuse_changes
 from translate.runs.release import load_release
 
 
@@ -104,6 +104,7 @@ def test_commands_that_are_printed_can_be_pasted_into_a_shell(
     with pytest.raises(UsageError) as missing:
         load_release(folder / "run" / "best")
     assert shlex.split(str(missing.value).rpartition("use ")[2]) == ["--model", str(folder / "run")]
+    assert words_behind(death_of(folder / "run", {"images": 4}), "translate train")[-1] == str(folder / "run")
     error = TranslateError("x", None, "run: translate data check {recipe}")
     error.recipe = str(folder / "my recipe.yaml")
     assert words_behind(str(error), "translate data check")[-1] == str(folder / "my recipe.yaml")

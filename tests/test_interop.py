@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import pickle
+import shlex
 import time
 import zipfile
 from pathlib import Path
@@ -279,9 +280,11 @@ def test_import_and_convert_are_two_commands(tmp_path: Path, said: io.StringIO,
     file = saved(theirs, tmp_path / "latest_net_G.pth")
     (tmp_path / "in").mkdir()
     Image.fromarray(image).save(tmp_path / "in" / "a.png")
-    assert call(monkeypatch, "import", file, "--to", tmp_path / "release", "--load-size", 300) == 0
+    release = tmp_path / "a release; of 'mine'"
+    assert call(monkeypatch, "import", file, "--to", release, "--load-size", 300) == 0
     assert "latest_net_G.pth is a ResNet of CycleGAN and pix2pix" in said.getvalue() and "assumed:" in said.getvalue()
-    assert call(monkeypatch, "convert", tmp_path / "in", tmp_path / "out", "--model", tmp_path / "release",
+    assert shlex.split(said.getvalue().rpartition("convert with: ")[2])[-2:] == ["--model", str(release)]
+    assert call(monkeypatch, "convert", tmp_path / "in", tmp_path / "out", "--model", release,
                 "--precision", "fp32") == 0
     expected = theirs(torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1)[0].permute(1, 2, 0)
     with Image.open(tmp_path / "out" / "a.png") as converted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +10,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from tests.conversions import Identity, fill, last_rows, release_of, tree
 from translate import files
@@ -19,7 +22,11 @@ from translate.convert.jobs import Naming, plan_jobs
 from translate.convert.ledger import Ledger
 from translate.errors import DiskError
 from translate.foreign import read_lines
+from translate.images.decoder_process import Request, read_file
 from translate.images.reading import ImageConfig
+from translate.runs.release import load_release
+
+EARLIER = Path(__file__).parent / "data" / "run-b2bf1ce"
 
 
 @pytest.fixture
@@ -38,6 +45,27 @@ def damage(path: Path, keep_time: bool = False) -> None:
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns if keep_time else status.st_mtime_ns + 1))
+
+
+def test_what_an_earlier_version_has_converted_is_not_made_again(tmp_path: Path) -> None:
+    """A new version took every output for one of another model, and weeks of work began anew without a word.
+
+    The key is what e7aad37 wrote for this file, by the release of `tests/data/run-b2bf1ce`.
+    """
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.ppm").write_bytes(b"P6\n16 16\n255\n" + bytes(number % 251 for number in range(768)))
+    convert(tmp_path / "in", tmp_path / "out", load_release(EARLIER / "release"), precision="fp32", workers=0)
+    assert last_rows(tmp_path / "out")["a.ppm"]["key"] == (
+        "787b5dc6338b58f5a7a7f9b64c6d09914addaed09860e78f439af46b66a8df7a")
+
+    # But for files that name a value for "no data": what is made of these is another image now.
+    keys = []
+    for name, tags in (("plain", []), ("gaps", [(42113, "s", 2, b"0", True)])):
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.zeros((8, 8), np.uint8), extratags=tags)
+        request = Request(tmp_path / f"{name}.tif", 100, "salt")
+        content = hashlib.sha256(request.path.read_bytes()).digest()
+        keys.append(read_file(request).key == hashlib.sha256(content + b"salt").hexdigest())
+    assert keys == [True, False]
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------

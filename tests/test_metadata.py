@@ -15,9 +15,10 @@ from PIL import Image, ImageCms
 from tests.conversions import Identity, last_rows, noise, release_of
 from translate.convert import convert
 from translate.data.check import check
-from translate.data.labels import read_labels
+from translate.data.labels import Labelling, read_labels
 from translate.data.layouts import ComputedConfig
 from translate.errors import ImageError
+from translate.images.decoder_process import Request, read_file
 from translate.images.decoding import decode, inspect
 from translate.images.png_chunks import END, SIGNATURE
 
@@ -125,7 +126,9 @@ def test_a_conversion_and_a_check_say_which_files_and_what(tmp_path: Path) -> No
     assert {finding.path.name for finding in findings} == names and inspect(tmp_path / "train/big.png").bits == 8
 
 
-def test_a_label_map_with_a_damaged_text_is_read(tmp_path: Path) -> None:
+def test_a_label_map_with_a_damaged_text_is_read_and_that_is_said(tmp_path: Path) -> None:
     numbers = np.repeat(np.arange(6, dtype=np.uint8)[:, None], 5, axis=1)
     (tmp_path / "x.png").write_bytes(png(chunk(b"tEXt", TEXT, damaged=True), pixels=np.dstack([numbers] * 3)))
     np.testing.assert_array_equal(read_labels(tmp_path / "x.png")[..., 0], numbers)
+    read = read_file(Request(tmp_path / "x.png", 100, "", labels=Labelling(6)))  # as for a conversion
+    assert read.picture is not None and read.picture.notes == ("left out its text (tEXt), which is damaged",)

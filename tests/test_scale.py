@@ -343,6 +343,20 @@ def test_pixels_without_data_stay_without_data_at_another_scale(tmp_path: Path) 
         assert np.isnan(expected).sum() == 1 + 2 * 4
 
 
+def test_rows_with_and_without_gaps_are_of_one_kind_at_another_scale(tmp_path: Path) -> None:
+    """Of a map of 8 bits, rows without gaps came as 0 to 255 and rows with some in [-1, 1], into one image."""
+    image = np.random.default_rng(0).integers(40, 200, (200, 48)).astype(np.uint8)
+    image[150:152, 10:20] = 0
+    tifffile.imwrite(tmp_path / "in.tif", image, tile=(16, 16), extratags=[(42113, "s", 2, b"0", True)])
+    gap = (image == 0).reshape(100, 2, 24, 2).any((1, 3))
+    expected = image.reshape(100, 2, 24, 2).astype(float).mean((1, 3))
+    for memory in (None, "1GB"):
+        out = tmp_path / f"{memory}.tif"
+        convert(tmp_path / "in.tif", out, release_of(Identity(), 1), memory=memory, workers=0, resize=24)
+        made = tifffile.imread(out)
+        assert (made[gap] == 0).all() and np.abs(made[~gap] - expected[~gap]).max() <= 0.5 + 1e-3
+
+
 def test_every_place_of_a_resized_geotiff_is_where_it_was() -> None:
     """By tie points and by a matrix, of corners and of centres: pixel (column, row) of the old is on the same spot."""
     old, new = (40, 60), (10, 30)

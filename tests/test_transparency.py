@@ -81,6 +81,9 @@ def test_grey_and_more_channels_get_the_background_in_grey(tmp_path: Path) -> No
     for channels, config in ((1, ImageConfig(channels=3)), (3, ImageConfig(channels=1)), (5, ImageConfig(channels=5))):
         picture = fit(Picture(Path("x"), noise(2, 2, channels), clear), config)
         assert (picture.pixels == 255).all() and picture.pixels.shape[2] == config.channels
+    for channels in (1, 3):  # where a recipe wants colours, also grey files are seen on one
+        red = fit(Picture(Path("x"), noise(2, 2, channels), clear), ImageConfig(channels=3, background=(255, 0, 0)))
+        assert (red.pixels == (255, 0, 0)).all()
     kept = fit(Picture(Path("x"), noise(2, 2), clear), ImageConfig(channels=4))  # alpha as a channel
     np.testing.assert_array_equal(kept.pixels[..., :3], noise(2, 2))
 

@@ -24,6 +24,7 @@ from translate.convert.python_api import Model
 from translate.convert.translating import Translating
 from translate.data import Batch
 from translate.data.check import check
+from translate.data.headers import look_at
 from translate.data.layouts import PairedConfig
 from translate.data.stream import Stream
 from translate.errors import ImageError, UsageError
@@ -231,6 +232,16 @@ def recipe(folder: Path, image: ImageConfig, kind: str = "pix2pix", **more: Any)
         "translator": {"kind": kind, "generator": {"kind": "resnet", "width": 4, "blocks": 1},
                        "discriminator": {"kind": "patchgan", "width": 4, "layers": 1}},
         "stages": [{"resolution": 16, "images": 2}], "every": {"sample": None, "evaluate": 2}, **more}, "holes")
+
+
+def test_a_first_recipe_takes_all_of_the_range_of_numbers_with_a_sign(tmp_path: Path) -> None:
+    """What lies below the sea became the sea: the range that was written for elevations began at 0."""
+    for side, array in (("a", HEIGHTS), ("b", HEIGHTS + 400)):
+        (tmp_path / side).mkdir()
+        tifffile.imwrite(tmp_path / side / "x.tif", array)
+    a, b = look_at(PairedConfig(a=tmp_path / "a", b=tmp_path / "b").build("train", tmp_path))
+    assert a.image == {"channels": 1, "bits": 16, "range": [-400, 8800]}
+    assert b.image == {"channels": 1, "bits": 16, "range": [0, 16383]} and (HEIGHTS + 400).dtype == np.int16
 
 
 def test_training_and_scoring_leave_out_what_has_no_data(tmp_path: Path) -> None:

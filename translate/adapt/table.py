@@ -39,6 +39,7 @@ from translate.adapt.tasks import confusions, train_task
 from translate.adapt.translators import adaptation_of, numbered
 from translate.data.hashing import stable_hash
 from translate.data.transforms import adapted, at_resolution_of
+from translate.errors import visible
 from translate.evaluation.heldout import evenly_spaced
 from translate.foreign import Count, Shape, read_lines
 from translate.images.reading import read_image
@@ -94,9 +95,14 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
         for line in data.missing:
             report.say(line)
 
+        # Results that are there and none of these: nobody should wait for all rows again without knowing why.
+        keys = [key_of(recipe, home, data, row, seed) for seed, row in wanted]
+        if known and known.keys().isdisjoint(keys):
+            report.say(f"warning: none of the {len(known)} results in {visible(home / RESULTS)} is of these images, "
+                       "labels and settings as this version reads them; all rows are trained anew")
+
         # Rows that are not known yet, one after the other.
-        for number, (seed, row) in enumerate(wanted):
-            key = key_of(recipe, home, data, row, seed)
+        for number, ((seed, row), key) in enumerate(zip(wanted, keys, strict=True)):
             if key not in known:
                 known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, data, row, seed, where, report)
                 with files.as_disk_errors(home / RESULTS):

@@ -49,8 +49,8 @@ def make(
         if only_prepare:
             for file in prepare(chosen, home, display, device=device):
                 words = shlex.join(["train", str(file), "--run-dir", str(file.with_suffix(""))])
-                say(f"prepared: {file}; train it with: torchrun --nproc_per_node N -m translate {words}, and then go "
-                    "on with the same command without --prepare")
+                say(f"prepared: {visible(file)}; train it with: torchrun --nproc_per_node N -m translate "
+                    f"{visible(words)}, and then go on with the same command without --prepare")
             return
         made = make_sets(chosen, home, display, models=models or (), shard=part, device=device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,7 @@ def import_checkpoint(
         say(f"assumed: {visible(note)}")
     say(f"release: {visible(imported.folder)}")
     way = "" if "ab" in imported.sources else " --direction ba"
-    say(f"convert with: translate convert IN OUT --model {imported.folder}{way}")
+    say(f"convert with: translate convert IN OUT --model {shlex.quote(visible(imported.folder))}{way}")
 
 
 def export_pth(
@@ -61,4 +62,4 @@ def export_pth(
     from translate.interop.exporting import export_pth as export
 
     exported = export(model, to, direction)  # type: ignore[arg-type]
-    say(f"{exported.file}: for the code of {exported.project}, with {exported.options}")
+    say(f"{visible(exported.file)}: for the code of {exported.project}, with {exported.options}")

@@ -41,7 +41,7 @@ from translate.images.writing import holds, write_image
 from translate.precision import is_out_of_memory
 from translate.sizes import format_bytes
 
-OUTPUT_VERSION = 2  # raise it when the same input, model and options begin to give other files
+OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Way:
 
     strips: tiling.Settings | None = None
     reason: str | None = None
+
+
 AS_IT_IS = Scaling()
 
 

@@ -117,7 +117,7 @@ def _headers(samples: Samples, files: Sequence[Path]) -> Headers:
 
 def _range_of(files: Sequence[Path], whole: bool) -> list[float] | None:
     """Return the range of values that some deep files use, as a recipe would say it; None: all of their type."""
-    values = []
+    values, have_signs = [], False
     for path in files:
         try:
             picture = decode(read_content(path), path)
@@ -127,15 +127,18 @@ def _range_of(files: Sequence[Path], whole: bool) -> list[float] | None:
             return None
         known = picture.pixels if picture.unknown is None else picture.pixels[~picture.unknown]
         values += [known.min(), known.max()] if known.size else []
+        have_signs |= known.dtype.kind == "i"
     if not values:
         return None
     low, high = float(min(values)), float(max(values))
     if whole:
         bits = int(high).bit_length()
+        if have_signs:  # which are refused without a range
+            return [low, max(high, low + 1)] if low < 0 else [0, 2**max(bits, 1) - 1]
         return [0, 2**bits - 1] if 8 <= bits < 16 else None
     if -1 <= low < 0 and high <= 1:
         return None
-    return [0, 1] if low >= 0 and high <= 1 else [low, high if high > low else low + 1]
+    return [0, 1] if low >= 0 and high <= 1 else [low, max(high, low + 1)]
 
 
 def plural(number: int, what: str) -> str:

@@ -38,7 +38,7 @@ from translate.images.reading import ImageConfig
 from translate.images.transparency import Background
 
 Split = Literal["train", "test"]
-Number = Annotated[int, Field(ge=0, le=65_535)]  # in a label map
+LabelNumber = Annotated[int, Field(ge=0, le=65_535)]
 FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
 
 
@@ -260,7 +260,7 @@ class LabelsConfig(SidesConfig):
     classes: int = Field(ge=2, le=65_536)
     # pixels of this number belong to no class: 0 in every channel. Not written: 255, where that is no class; null: none
     ignore: int | None = Field(default_factory=lambda known: default_ignore(known.get("classes", 2)), ge=0, le=2**32)
-    ids: dict[Number, Number] | None = None  # numbers in the files → classes, before all else: {255: 1}
+    ids: dict[LabelNumber, LabelNumber] | None = None  # numbers in the files → classes, before all else: {255: 1}
     labels: str = "*"  # file names of label maps, where others lie beside them: "*_labelTrainIds.png"
     # numbers from here on are class × `instances` + instance number (Cityscapes' *_instanceIds.png: 1000); null: all
     # numbers are classes

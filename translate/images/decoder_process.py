@@ -32,8 +32,11 @@ from translate.images import row_readers
 from translate.images.decoding import Picture, decode, inspect, read_content
 from translate.images.decoding_memory import at_most, decoding_bytes
 from translate.images.pictures import as_image_errors, check_size, open_image
+from translate.images.png_chunks import without_bad_chunks
 from translate.images.row_readers import FilePage, PageHead
+from translate.images.tiffs import is_tiff, names_no_data
 
+GAPS_ARE_KEPT = b"gaps"  # a part of the key of what names a value for "no data": earlier versions translated it
 ANSWER_SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
 PIECE_BYTES = 4_000_000  # of rows, in one answer; while it arrives it stands three times in memory
 # torch's threads forbid to fork this process. The server has imported this module once, and forks within milliseconds.
@@ -105,7 +108,9 @@ def read_file(request: Request) -> Answer:
     # The key: of the content, and of what else an output depends on.
     with as_image_errors(request.path, "read"), open_image(request.path) as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    key = hashlib.sha256(digest + request.salt.encode()).hexdigest()
+        file.seek(0)
+        has_gaps = request.labels is None and is_tiff(file) and names_no_data(file)
+    key = hashlib.sha256(digest + request.salt.encode() + GAPS_ARE_KEPT * has_gaps).hexdigest()
     if key == request.known:
         return Answer(key, None)
 
@@ -125,7 +130,9 @@ def read_file(request: Request) -> Answer:
         if request.labels is None:
             content = read_content(request.path)
             return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
-        return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels)))
+        with open_image(request.path) as file:
+            _, notes = without_bad_chunks(file, request.path)
+        return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels), notes=notes))
 
 
 class DecoderProcess:

@@ -48,7 +48,8 @@ class Page:
         no_rows = fit(picture, config)  # what cannot be fitted is refused here, before anything is decoded
         self.shape = (1, config.channels, page.head.height, no_rows.pixels.shape[1])
         self.nodata = picture.nodata
-        self.may_lack_data = self.nodata is not None or picture.pixels.dtype.kind == "f"
+        self.may_lack_data = (self.nodata is not None or picture.unknown is not None
+                              or picture.pixels.dtype.kind == "f")
         self.has_alpha = no_rows.alpha is not None
         if self.has_alpha and config.background is not None:
             self.notes = (*self.notes, shown_on(config.background))

@@ -106,14 +106,14 @@ def fit(picture: Picture, config: ImageConfig) -> Picture:
     channels = pixels.shape[2]
     if alpha is not None and config.channels == channels + 1:
         return replace(picture, pixels=np.dstack([pixels, change_bits(alpha, bits)]), alpha=None)
+    if (channels, config.channels) == (1, 3):  # before it is seen on colours
+        pixels, channels = np.repeat(pixels, 3, axis=2), 3
     if alpha is not None and config.background is not None and is_transparent(alpha):
         pixels = composed(pixels, change_bits(alpha, bits), config.background)
         picture = replace(picture, notes=(*picture.notes, shown_on(config.background)))
 
-    # Channels: grey and RGB become each other; anything else is another kind of image.
-    if (channels, config.channels) == (1, 3):
-        pixels = np.repeat(pixels, 3, axis=2)
-    elif (channels, config.channels) == (3, 1):
+    # RGB becomes grey; anything else is another kind of image.
+    if (channels, config.channels) == (3, 1):
         grey = pixels @ np.array(GREY_OF_RGB, dtype=np.float32)
         pixels = (grey if bits == "float" else np.rint(grey)).astype(pixels.dtype)[..., None]
     elif channels != config.channels:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from translate.images.pages import Page
 from translate.images.pictures import Picture, usable_dpi
+from translate.images.reading import change_bits
 from translate.images.resampling import Resampling
 from translate.images.sinks import RowSink
 
@@ -30,7 +31,8 @@ def resized_picture(picture: Picture, shape: HeightWidth) -> Picture:
     resampling = Resampling(old, shape)
     alpha = None if picture.alpha is None else resampling.whole(picture.alpha)
     unknown = None if picture.unknown is None else np.isnan(resampling.whole(holes(picture.unknown)))
-    return replace(picture, pixels=resampling.whole(picture.pixels), alpha=alpha, unknown=unknown,
+    pixels = resampling.whole(summable(picture.pixels, picture.nodata is not None or unknown is not None))
+    return replace(picture, pixels=pixels, alpha=alpha, unknown=unknown,
                    dpi=resized_dpi(picture.dpi, old, shape), geo=resized_geo(picture.geo, old, shape))
 
 
@@ -57,7 +59,8 @@ class ResizedPage(Page):
         self.shape = (1, page.shape[1], *shape)
 
     def read_pixels(self, start: int, stop: int) -> np.ndarray:
-        return self.resampling.rows(self.page.read_pixels, start, stop)
+        return self.resampling.rows(
+            lambda first, last: summable(self.page.read_pixels(first, last), self.may_lack_data), start, stop)
 
     def read_alpha(self, start: int, stop: int) -> np.ndarray | None:
         if not self.has_alpha:
@@ -69,7 +72,6 @@ class ResizedPage(Page):
             return alpha[..., None]
 
         return self.resampling.rows(read, start, stop)[..., 0]
-
 
     def read_unknown(self, start: int, stop: int) -> np.ndarray | None:
         if not self.may_lack_data:
@@ -116,6 +118,11 @@ class ResizedSink:
         if stop < self.resampling.new[0]:
             first, _ = self.resampling.needs(stop, stop + 1)
             self._kept, self._first = self._kept[first - self._first:], first
+
+
+def summable(pixels: np.ndarray, may_lack_data: bool) -> np.ndarray:
+    """Return pixels of one type for all rows of an image: floats, where some rows may hold NaN and others do not."""
+    return change_bits(pixels, "float") if may_lack_data else pixels
 
 
 def holes(unknown: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ from translate.images.pictures import (
     rotate_upright,
     usable_dpi,
 )
-from translate.images.values import nodata_in, unknown_in
+from translate.images.values import NODATA_TAG, nodata_in, unknown_in
 
 # Where on Earth an image lies (GeoTIFF 1.1: pixel scale, tie points, transformation, keys and their numbers and texts),
 # and what GDAL adds to that: metadata, the value that stands for "no data".
@@ -58,6 +58,12 @@ def is_tiff(file: BinaryIO) -> bool:
     start = file.read(4)
     file.seek(0)
     return start[:2] in (b"II", b"MM") and start[2:] in (b"*\0", b"\0*", b"+\0", b"\0+")  # all that Pillow takes
+
+
+def names_no_data(file: BinaryIO) -> bool:
+    """Return whether any page of a TIFF names a value that stands for "no data" (GDAL)."""
+    with tifffile.TiffFile(file) as tiff:
+        return any(NODATA_TAG in page.tags for page in tiff.pages if isinstance(page, tifffile.TiffPage))
 
 
 def full_pages(tiff: tifffile.TiffFile, path: Path) -> list[Any]:

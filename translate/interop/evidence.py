@@ -52,6 +52,7 @@ class Choices:
 
 NOTHING_SAID = Choices()
 
+
 @dataclass(frozen=True)
 class Found:
     """A generator of another project: what it is there and here, and what its file did not tell."""

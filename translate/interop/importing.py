@@ -40,6 +40,7 @@ class Training:
 
 NOTHING_KNOWN = Training()
 
+
 @dataclass(frozen=True)
 class ForeignGenerator:
     """A generator of another project, ready for use here."""
@@ -85,8 +86,9 @@ def import_release(file: Path, to: Path | None = None, direction: Direction = "a
 
     # The release: what is assumed stands in it, for programs and for people.
     assumed = _assumptions(generators, training)
-    sources: dict[str, dict[str, str]] = {way: {"file": each.file.name, "sha256": each.sha256, "is": each.found.source}
-               for way, each in sorted(generators.items())}
+    sources: dict[str, dict[str, str]] = {
+        way: {"file": each.file.name, "sha256": each.sha256, "is": each.found.source}
+        for way, each in sorted(generators.items())}
     about = {"name": recipe.name, "directions": sorted(generators), "images": 0, "stage": 0, "stage_images": 0,
              "imported": sources, "assumed": assumed}
     write_generators(folder, recipe, {way: each.network for way, each in generators.items()}, about,

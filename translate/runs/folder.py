@@ -80,8 +80,13 @@ def settled(run: Path, status: dict[str, Any]) -> dict[str, Any]:
 def death_of(run: Path, status: dict[str, Any]) -> str:
     """Say of a run that its process is gone, without a word."""
     return (f"the process that trained it ended without a word, after {status['images']:,} images or later: it was "
-            f"killed, as for want of memory, or its machine ended. Continue with: translate train --resume --run-dir "
-            f"{run}")
+            f"killed, as for want of memory, or its machine ended. Continue with: {resume_command(run)}")
+
+
+def resume_command(run: Path, num_processes: int = 1) -> str:
+    """Return the command that goes on with a run, by so many processes, as a shell takes it."""
+    launch = "translate" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes} -m translate"
+    return f"{launch} train --resume --run-dir {shlex.quote(visible(run))}"
 
 
 class RunFolder:

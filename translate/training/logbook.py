@@ -78,7 +78,7 @@ class Logbook:
         self.notes = [] if self.begun else by_main_process(lambda: self._look_at_labels(shapes.samples), accelerator)
         if not self.begun:
             enlarged = shapes.enlarged([recipe.fitting(stage) for stage in recipe.stages])
-            self.notes += [f"warning: {line}" for line in enlarged]
+            self.notes += [("warning", f"warning: {line}") for line in enlarged]
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
@@ -101,8 +101,8 @@ class Logbook:
             self.tell("died", self.home.death)
         if self.unscored:
             self.tell("warning", self.unscored)
-        for line in self.notes:
-            self.tell("warning" if line.startswith("warning") else "data", line)
+        for what, line in self.notes:
+            self.tell(what, line)
         for note in notes:
             self.tell("start", note)
 
@@ -321,8 +321,8 @@ class Logbook:
         if exit_code != 130:  # whoever presses Ctrl-C again is in a hurry
             self.write_report()
 
-    def _look_at_labels(self, samples: Samples) -> list[str]:
-        """Return lines on what label maps that are trained on hold, an even part of many; none where there are none.
+    def _look_at_labels(self, samples: Samples) -> list[tuple[str, str]]:
+        """Return what to `tell` of the label maps that are trained on, an even part of many; of none nothing.
 
         Raises `DataError` where nothing could be learnt from them.
         """
@@ -332,7 +332,8 @@ class Logbook:
         if (fault := counts.fault()) is not None:
             raise DataError(f"label maps: {fault}", self.recipe.data.place(data_root()),
                             counts.advice("data in the recipe"))
-        return [f"label maps: {counts}", *(f"warning: label maps: {line}" for line in counts.warnings())]
+        return [("data", f"label maps: {counts}"),
+                *(("warning", f"warning: label maps: {line}") for line in counts.warnings())]
 
     def _make_evaluator(self) -> Evaluator | None:
         """Return None where nothing can be scored and the recipe does not insist. Raises `DataError` where it does.
@@ -342,7 +343,7 @@ class Logbook:
         if self.recipe.every.evaluate is None:
             return None
         if hint := hint_at_truth(self.recipe.data, data_root()):
-            self.notes.append(hint)
+            self.notes.append(("data", hint))
         try:
             return Evaluator(self.recipe, self.accelerator, self.precision)
         except DataError as error:

@@ -31,7 +31,7 @@ from translate.runs.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from translate.runs.folder import RECIPE_FILE, RunFolder, as_written, continued, refuse_changes
+from translate.runs.folder import RECIPE_FILE, RunFolder, as_written, continued, refuse_changes, resume_command
 from translate.runs.manifest import verify
 from translate.runs.release import write_release
 from translate.signals import minding_signals
@@ -45,7 +45,6 @@ from translate.training.processes import (
     check_shares,
     in_any_process,
     make_accelerator,
-    resume_command,
 )
 from translate.training.starting import Source, read_source
 from translate.training.supply import Supply
@@ -224,8 +223,9 @@ class Run(Built):
                 self._record_losses()
                 self.save()
             if images and not isinstance(error, Stopped):
+                command = resume_command(self.folder, self.accelerator.num_processes)
                 self.log.tell("saved", f"everything is saved, up to {images:,} images. Without the fault it goes on "
-                                       f"with: {resume_command(self.folder, self.accelerator)}")
+                                       f"with: {command}")
             raise
 
     @property

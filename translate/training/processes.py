@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from translate.errors import TranslateError, UsageError, visible
+from translate.errors import TranslateError, UsageError
 from translate.networks.statistics import has_batch_norm
 from translate.precision import choose_precision
 from translate.recipe import Recipe
@@ -101,10 +100,3 @@ def in_any_process(here: bool, accelerator: Accelerator) -> bool:
 def has_sync_batch_norm(networks: Iterable[nn.Module]) -> bool:
     """Tell whether a forward pass of these networks talks to other processes."""
     return any(isinstance(part, nn.SyncBatchNorm) for network in networks for part in network.modules())
-
-
-def resume_command(folder: Path, accelerator: Accelerator) -> str:
-    """Return the command that goes on with the run in `folder`, by as many processes as there are."""
-    num = accelerator.num_processes
-    launch = "translate" if num == 1 else f"torchrun --nproc_per_node {num} -m translate"
-    return f"{launch} train --resume --run-dir {shlex.quote(visible(folder))}"

@@ -17,8 +17,9 @@ from translate.data.loading import CHECK_ALL
 from translate.data.samples import Samples
 from translate.errors import DataError, Stopped, TranslateError
 from translate.recipe import Stage
+from translate.runs.folder import resume_command
 from translate.signals import StopAsked, StopRequest
-from translate.training.processes import in_any_process, resume_command
+from translate.training.processes import in_any_process
 
 UNREADABLE_SHARE = 0.05  # of the files of a training: more of them are no accident, and the data would be others
 
@@ -90,7 +91,7 @@ class Supply:
     def stopped(self, num_images: int, run: Path) -> Stopped:
         """Return the error that ends a run, which is saved, after a signal."""
         return Stopped(f"stopped by {self.stop.name} at {num_images:,} images; everything is saved. "
-                       f"Continue with: {resume_command(run, self.accelerator)}")
+                       f"Continue with: {resume_command(run, self.accelerator.num_processes)}")
 
     def _count(self, error: TranslateError) -> None:
         """Count a file that cannot be read. Raises `DataError` where there are too many."""

@@ -98,6 +98,9 @@ def test_colours_are_those_of_any_other_file_and_padding_is_no_data(tmp_path: Pa
     write_dicom(tmp_path / "y.dcm", stored, PixelPaddingValue=0)
     read = read_image(tmp_path / "y.dcm", ImageConfig(channels=1, bits=16))
     np.testing.assert_array_equal(np.isnan(read[..., 0]), stored == 0)
+    write_dicom(tmp_path / "z.dcm", STORED, PixelPaddingValue=300, PixelPaddingRangeLimit=100)
+    read = read_image(tmp_path / "z.dcm", ImageConfig(channels=1, bits=16))
+    np.testing.assert_array_equal(np.isnan(read[..., 0]), (STORED >= 100) & (STORED <= 300))
 
 
 @pytest.mark.parametrize(("workers", "memory"), [(0, None), (0, "1GB"), (1, "1GB")])

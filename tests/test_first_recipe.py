@@ -176,13 +176,14 @@ def test_large_images_are_trained_from_small_to_full_in_crops_that_the_card_take
 
 
 @pytest.mark.parametrize(("make", "kind", "said_of_it"), [
+    (lambda folder: None, None, "images: no such folder"),
     (lambda folder: folder.mkdir(), None, "holds no images in a layout that is known"),
     (lambda folder: (folder / "trainA").mkdir(parents=True), None, "holds no images in a layout that is known"),
     (lambda folder: save(folder / "0.png"), "unpaired", "is no data of kind unpaired: that takes two folders"),
     (lambda folder: two_sides(folder, size=(9, 9)), None, "images of 9 px"),
     (unequal, None,
      "1.png is 64×48 and its partner 50×50 px"),
-], ids=["empty", "half", "one folder", "specks", "unequal pairs"])
+], ids=["nowhere", "empty", "half", "one folder", "specks", "unequal pairs"])
 def test_what_nothing_can_be_made_of_is_said_in_one_line(make: Maker, kind: Any, said_of_it: str,
                                                          tmp_path: Path) -> None:
     make(tmp_path / "images")

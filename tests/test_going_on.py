@@ -113,6 +113,15 @@ def test_a_short_run_has_curves_and_pictures_and_what_a_recipe_says_is_kept(shar
     assert with_cadences(cyclegan_recipe(shared_pairs, every={}, stages=[long])).every.log == 100
 
 
+def test_a_file_of_weights_is_told_what_makes_a_model_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                            said: io.StringIO) -> None:
+    """`--model latest_net_G_A.pth` was "no such folder"."""
+    file = tmp_path / "latest_net_G_A.pth"
+    file.write_bytes(b"weights")
+    assert call(monkeypatch, "convert", tmp_path, tmp_path / "out", "--model", file) == 2
+    assert f"translate import {file}" in said.getvalue()
+
+
 def test_a_speed_below_one_is_the_time_that_an_image_takes() -> None:
     """A step of 20 s was shown as 0.0 images/s."""
     assert format_speed(2.0) == "2.0 images/s" and format_speed(0.05) == "20.0 s/image"

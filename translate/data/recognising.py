@@ -18,7 +18,7 @@ from translate.data.layouts import (
     UnpairedConfig,
 )
 from translate.data.pairing import list_images, match, named, names_of
-from translate.errors import DataError, ImageError
+from translate.errors import DataError, ImageError, NoData
 from translate.images.decoding import inspect
 from translate.images.listing import is_aside
 
@@ -62,6 +62,8 @@ def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
 
     Raises `DataError` for a folder that has none, or cannot be of that kind.
     """
+    if not folder.is_dir():
+        raise NoData("no such folder", folder)
     found = recognise(folder)
     if found is None:
         raise unknown_layout(folder)

@@ -86,8 +86,12 @@ def _grey(dataset: Dataset, stored: np.ndarray, path: Path) -> Picture:
     # Turned round where more is darker.
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values, seen = low + high - values, (low + high - seen[1], low + high - seen[0])
-    padding = dataset.get("PixelPaddingValue", None)
-    unknown = None if padding is None else stored == padding
+
+    # Padding is a value, or all from it to a limit (PS3.3, C.7.5.1.1.2).
+    padding, unknown = dataset.get("PixelPaddingValue", None), None
+    if padding is not None:
+        least, most = sorted((padding, dataset.get("PixelPaddingRangeLimit", padding)))
+        unknown = (stored >= least) & (stored <= most)
     return Picture(path, _smallest(values)[..., None], range=seen,
                    unknown=unknown if unknown is not None and unknown.any() else None)
 

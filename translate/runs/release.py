@@ -25,7 +25,7 @@ from torch import nn
 from translate import files
 from translate.data.labels import Labelling
 from translate.data.scale import OWN_SIZE, Fitting, Scale, ScaleState
-from translate.errors import CheckpointError, DiskError, DocumentError, UsageError
+from translate.errors import CheckpointError, DiskError, DocumentError, UsageError, visible
 from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
@@ -92,6 +92,9 @@ def find_weights(path: Path) -> Weights:
     # `best` is no folder: it stands for the best checkpoint of the run beside it
     if path.name == "best" and (path.parent / RECIPE_FILE).is_file():
         return Weights(path.parent, _best_weights(path.parent))
+    if path.is_file():
+        raise UsageError("is a file, such as other projects keep weights in, and no run or release", path,
+                         f"a release is made of it by: translate import {shlex.quote(visible(path))}")
     if not path.is_dir():
         raise UsageError("no such folder", path, "--model takes a run (runs/<name>) or a release folder")
 

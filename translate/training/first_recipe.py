@@ -99,10 +99,12 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
         predicted = [choose(recipe, stage, budget, "fp16") for stage in recipe.stages]
         if all(predicted):
             break
-        if not predicted[-1]:
-            crop = _multiple(crop * 3 // 4)
-        elif draft.batches:
+        several = any(not found and stage.batch_size > 1
+                      for found, stage in zip(predicted, recipe.stages, strict=True))
+        if several:
             draft.batches = False
+        else:
+            crop = _multiple(crop * 3 // 4)
         if crop < min(LEAST_PIXELS * 4, _crop(short)):
             raise DoesNotFit(f"no training of these networks fits a GPU of {card} ({format_bytes(budget)} usable)",
                              advice="name a larger one with --gpu")
@@ -243,7 +245,7 @@ class Draft:
             f"Memory:   translate plan {name} --memory {self.gpu}",
             *(f"            {need}" for need in dict.fromkeys(needs)),
             f"Try:      translate train {name} --run {run}-try --set '{quick}' "
-            "--set every.log=20 --set every.sample=100",
+            "--set every.sample=100 --set evaluate.images=2",
             "          minutes on a CPU, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
             f"Convert:  translate convert {photos} out/ --model {run}",

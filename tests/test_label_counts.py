@@ -267,7 +267,7 @@ def test_of_many_classes_255_is_scored(tmp_path: Path) -> None:
 
 
 def test_many_classes_take_little_memory(tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 895 classes the bootstrap drew a thousand tables of 6 MB, and of 10⁹ their names filled the machine: killed."""
+    """Of 895 classes the bootstrap drew a thousand tables of 6 MB, and of 10⁹ their names filled the machine."""
     made, truth = scored(tmp_path, mask(254, 894, np.uint16), mask(255, 894, np.uint16))
     for folder, image in ((made, mask(3, 894, np.uint16)), (truth, mask(3, 894, np.uint16))):
         Image.fromarray(image).save(folder / "1.png")

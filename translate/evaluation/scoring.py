@@ -275,7 +275,7 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     missing += [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
                 if counts.absent]
     if num_strange:
-        by_ids = "; its numbers, like the truth's, are read by --ids: store what --ids turns into classes" if ids else ""
+        by_ids = "; its numbers, like the truth's, are read by --ids: store what these turn into classes" if ids else ""
         missing.append(f"a class in {num_strange:,} pixels of {visible(folder)}: their numbers are none of the "
                        f"{classes}, which counts as wrong{by_ids}")
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,

@@ -115,6 +115,7 @@ GOOD = {"name": "x", "data": {"kind": "unpaired", "folder": "d"}, "translator": 
     ({"data": {"kind": "computed", "folder": "d", "input": "sketch"}},
      "data.input: 'sketch' is not an input; expected one of grey, edges"),
     ({"data": {"kind": "unpaired", "folder": 3}}, "data.folder: 3: expected a path or null"),
+    ({"data": {"kind": "unpaired", "folder": "d", "truth": "maybe"}}, "data.truth: 'maybe': expected true or false"),
     ({"data": {"kind": "unpaired", "folder": "d", "image_b": {"bits": 4}}},
      "data.image_b.bits: 4 is not allowed here; expected one of 8, 16, float"),
     ({"translator": {"kind": "cyclegan", "weights": 5}},

@@ -13,7 +13,7 @@ import pydantic
 
 from translate.errors import Mistake
 
-TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "true or false"}
 MAX_TOLD = 200  # mistakes of a document; a file with more of them is none of ours
 BOUND_WORDS = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than",
                "less_than_equal": "at most"}

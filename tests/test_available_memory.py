@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from tests.memory_cgroup import memory_cgroup
-from translate.available_memory import Available, available_bytes, cgroup_limits, lies_in_memory
+from translate.available_memory import (
+    Available,
+    available_bytes,
+    cgroup_limits,
+    give_back_what_will_be_freed,
+    lies_in_memory,
+)
+from translate.training.machine import resident_bytes
 
 GB = 10**9
 UNLIMITED = 9223372036854771712  # what version 1 says where there is no limit
@@ -191,3 +200,14 @@ def test_the_limit_that_the_kernel_sets_is_the_one_that_is_read() -> None:
     before, after, whose = printed.split(" ", 2)
     assert 200_000_000 < int(before) < 300_000_000 and str(group.name) in whose
     assert 90_000_000 < int(before) - int(after) < 130_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="is about glibc")
+def test_large_blocks_go_back_to_the_system_when_they_are_freed() -> None:
+    """Of a training in a container freed blocks counted as taken, and it was killed far below what it needed."""
+    give_back_what_will_be_freed()
+    np.ones(30 * 2**20, np.uint8)  # by itself glibc would keep blocks up to this size from now on
+    before, blocks = resident_bytes(), [np.ones(8 * 2**20, np.uint8) for _ in range(12)]
+    assert resident_bytes() > before + 90 * 2**20
+    del blocks[:-1]  # what is above them all stays
+    assert resident_bytes() < before + 20 * 2**20

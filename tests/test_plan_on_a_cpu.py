@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.conftest import write_pairs
+from tests.memory_cgroup import enter, memory_cgroup
 from tests.runs import cyclegan_recipe
 from translate.available_memory import Available
+from translate.errors import DoesNotFit
 from translate.networks import memory
 from translate.recipe import Recipe
+from translate.report.reading import read_run
 from translate.training import plan as planner
-from translate.training.plan import USABLE, predict
+from translate.training.plan import PROCESS_BYTES, USABLE, WORKER_BYTES, predict
 
 SMALL = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 8, "blocks": 1},
          "discriminator": {"kind": "patchgan", "width": 8, "layers": 3}, "pool": 0}
@@ -31,8 +40,9 @@ class TestOnACPU:
 
     @staticmethod
     def left(monkeypatch: pytest.MonkeyPatch, num_bytes: float) -> None:
+        """Have so much left for tensors, of one process without workers."""
         monkeypatch.setattr(planner, "available_bytes",
-                            lambda: Available(int(num_bytes), "memory.max of the memory cgroup /job"))
+                            lambda: Available(int(num_bytes + PROCESS_BYTES), "memory.max of the memory cgroup /job"))
 
     def choose(self, before: Any = None, num_processes: int = 1, recipe: Recipe | None = None, **more: Any
                ) -> planner.Choice:
@@ -45,18 +55,34 @@ class TestOnACPU:
         self.left(monkeypatch, 0.99 * peaks["split"] / USABLE)
         leaner = self.choose()
         assert leaner.plan.name != "split" and leaner.peak_bytes < 0.99 * peaks["split"]
-        assert "usable (memory.max of the memory cgroup /job)" in leaner.line
+        assert ("usable (memory.max of the memory cgroup /job; 128.0 MiB of it kept for more than tensors)"
+                in leaner.line)
 
-    def test_where_nothing_fits_the_leanest_is_taken_with_a_warning(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.left(monkeypatch, 1e6)
-        choice = self.choose()
-        assert choice.plan.name == "strips_blocks" and "warning" in choice.line and "more than that" in choice.line
+    def test_processes_that_load_images_have_their_part(self, peaks: dict[str, int],
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+        loaded = self.RECIPE.model_copy(update={"workers": 2})
+        self.left(monkeypatch, peaks["split"] / USABLE + 2.1 * WORKER_BYTES)
+        assert self.choose(recipe=loaded).plan.name == "split"
+        self.left(monkeypatch, peaks["split"] / USABLE + 1.9 * WORKER_BYTES)
+        assert self.choose(recipe=loaded).plan.name != "split"
+
+    def test_where_nothing_fits_a_training_is_refused_unless_its_plan_is_named(
+            self, peaks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+        """It was begun with a warning, and killed in its first step."""
+        self.left(monkeypatch, 1.01 * peaks["strips_blocks"] / USABLE)
+        assert self.choose().plan.in_strips
+        for left in (0.99 * peaks["strips_blocks"] / USABLE, -PROCESS_BYTES):
+            self.left(monkeypatch, left)
+            with pytest.raises(DoesNotFit, match=r"memory.max of the memory cgroup /job.*leanest.*set .*memory\.plan"):
+                self.choose()
+        named = self.RECIPE.model_copy(update={"memory": memory.MemoryConfig(plan="split")})
+        assert "warning" in self.choose(recipe=named).line, "whoever names a plan gets it"
 
     def test_its_processes_share_what_there_is_and_what_they_hold_is_counted_once(
             self, peaks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
         stage = self.RECIPE.stages[0].model_copy(update={"batch_size": 2})
         shared = self.RECIPE.model_copy(update={"stages": (stage,)})
-        self.left(monkeypatch, 1.5 * peaks["split"] / USABLE)
+        self.left(monkeypatch, 1.5 * peaks["split"] / USABLE + PROCESS_BYTES)
         assert self.choose().plan.name == "split"
         assert self.choose(num_processes=2, recipe=shared).plan.name != "split"
         self.left(monkeypatch, 0.6 * peaks["split"] / USABLE)
@@ -72,3 +98,31 @@ class TestOnACPU:
         lean = before | {"plan": "preact"}
         self.left(monkeypatch, 10 * peaks["split"] / USABLE)
         assert self.choose(lean).plan.name == "preact" and "as before" in self.choose(lean).line
+
+    @pytest.mark.slow  # steps of 512 px, in processes that begin with nothing: what a forked one copies would count
+    def test_a_training_in_a_cgroup_that_split_is_too_large_for_ends(self, tmp_path: Path) -> None:
+        """For real: under a plan that is named it is killed there, and under `auto` it is not."""
+        write_pairs(tmp_path / "pairs")
+        code = ("import sys; from pathlib import Path; from tests.runs import Silent, train; import translate.recipe;"
+                "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('RssAnon')));"
+                "train(translate.recipe.load_recipe(Path(sys.argv[1])), Path(sys.argv[2]), Silent())")
+
+        def start(plan: str, before: Any = None) -> subprocess.CompletedProcess[str]:
+            return subprocess.run([sys.executable, "-c", code, tmp_path / f"{plan}.yaml", tmp_path / plan], text=True,
+                                  cwd=Path(__file__).parent.parent, capture_output=True, preexec_fn=before)
+
+        libraries = int(start("nothing").stdout) * 1024
+        for plan in ("split", "auto"):
+            changes = {"memory": "auto" if plan == "auto" else {"plan": plan}, "guard": None, "precision": "fp32",
+                       "translator": SMALL | {"generator": {"kind": "resnet", "width": 24, "blocks": 1}},
+                       "stages": [{"resolution": 512, "resize": 512, "images": 2}], "every": {"evaluate": None}}
+            recipe = cyclegan_recipe(tmp_path / "pairs", **changes)
+            (tmp_path / f"{plan}.yaml").write_text(recipe.dump_yaml())
+            too_large = predict(recipe, recipe.stages[0], memory.PLANS["split"], "fp32", "cpu").peak_bytes
+            with memory_cgroup(libraries + int(0.9 * too_large)) as group:
+                if group is None:
+                    pytest.skip("no memory cgroup can be made here")
+                ended = start(plan, partial(enter, group))
+            assert ended.returncode == (-signal.SIGKILL if plan == "split" else 0), ended.stderr
+        assert json.loads((tmp_path / "auto/status.json").read_text())["state"] == "finished"
+        assert read_run(tmp_path / "split").status["state"] == "died"

@@ -20,6 +20,8 @@ from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
 from PIL import Image
 from torch.multiprocessing import ProcessRaisedException
+from torch.nn.functional import pad
+from torchvision.utils import make_grid
 
 from tests import three_steps
 from tests.commands import Command
@@ -36,12 +38,14 @@ from tests.runs import (
     train_until,
 )
 from translate import files
+from translate.data import Sample
 from translate.errors import CheckpointError, DataError, DiskError, RunError, UsageError
 from translate.foreign import read_lines
+from translate.networks.eval_mode import evaluating
 from translate.recipe import Recipe
 from translate.runs.checkpoint import newest_checkpoint
 from translate.runs.folder import RunFolder
-from translate.runs.records import to_rgb
+from translate.runs.records import sample_grid, to_rgb
 from translate.runs.release import load_release
 from translate.training.loop import train
 from translate.training.processes import check_shares
@@ -422,6 +426,24 @@ def test_samples_of_label_maps_show_every_class() -> None:
     labels = torch.eye(5)[None, :, :, None].expand(1, 5, 5, 2)  # row i is of class i
     shown = to_rgb(labels, labels=True)
     assert shown.shape == (1, 3, 5, 2) and shown[0, 0, :, 0].tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
+
+
+def test_a_sample_grid_is_that_of_torchvision_in_bytes() -> None:
+    """In floats, and three times over, it took more than the step of a small network."""
+    recipe, sizes = cyclegan_recipe(Path("none")), [(16, 20), (24, 16), (20, 20)]
+    translator = recipe.translator.build(3, 3)
+    samples = [Sample(*torch.empty(2, 3, *size).uniform_(-1.1, 1.1), key) for key, size in enumerate(sizes)]
+    cells = []
+    for sample in samples:
+        with torch.no_grad(), evaluating(translator.generator("ab")), evaluating(translator.generator("ba")):
+            made = [translator.generator("ab")(sample.a[None])[0], translator.generator("ba")(sample.b[None])[0]]
+        for image in (sample.a, made[0], sample.b, made[1]):
+            rest = [(24 - image.shape[1]), (20 - image.shape[2])]
+            cells.append(pad(image, (rest[1] // 2, rest[1] - rest[1] // 2, rest[0] // 2, rest[0] - rest[0] // 2),
+                             value=1.0))
+    wanted = make_grid(torch.stack(cells), nrow=4, padding=2, pad_value=1.0)
+    grid = sample_grid(translator, samples, torch.device("cpu"))
+    assert torch.equal(grid, wanted.add(1).div(2).clamp(0, 1).mul(255).byte().permute(1, 2, 0))
 
 
 def test_a_disk_that_fills_up_ends_with_74(shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

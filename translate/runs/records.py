@@ -38,6 +38,7 @@ from translate.recipe import Recipe
 from translate.translators import Direction, Translator
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+LINE_WIDTH = 2  # pixels between the images of a sample grid
 
 
 class Line(Shape):
@@ -120,12 +121,9 @@ class Tracker:
                     "time": now, "images": num_images, "what": what, "message": message, **about})
 
     def picture(self, num_images: int, grid: Tensor) -> Path:
-        """Save a (3, H, W) grid in [-1, 1] as `samples/<images>.png`, and return that path."""
+        """Save a grid (H, W, 3) in 8 bits as `samples/<images>.png`, and return that path."""
         path = self.folder / "samples" / f"{num_images:012d}.png"
-        from torchvision.transforms.functional import to_pil_image  # slow to import
-
-        image = to_pil_image(grid.add(1).div(2).clamp(0, 1))
-        encoded = io.BytesIO()
+        image, encoded = Image.fromarray(grid.numpy()), io.BytesIO()
         image.save(encoded, format="png")
         with files.as_disk_errors(path):
             path.parent.mkdir(exist_ok=True)
@@ -155,31 +153,33 @@ class Tracker:
 @torch.no_grad()
 def sample_grid(translator: Translator, samples: Sequence[Sample], device: torch.device,
                 labels: bool = False) -> Tensor:
-    """Translate held-out samples of any sizes; return a grid (3, H, W) of them in [-1, 1].
+    """Translate held-out samples of any sizes; return a grid of them (H, W, 3), in 8 bits.
 
     A row is one sample: a, a → b, b, and for two-way translators also b → a; smaller images stand in the middle of a
-    white field. One image at a time is on the device, so that a picture needs less memory than a step. `labels` says
-    that domain A holds one-hot label maps.
+    white field. One image at a time is on the device, and in more than 8 bits, so that a picture needs less memory than
+    a step. `labels` says that domain A holds one-hot label maps.
     """
-    cells = []
+    rows = []
     for a, b, _ in samples:
-        row = [to_rgb(a[None], labels), to_rgb(_translate(translator, "ab", a, device)), to_rgb(b[None])]
+        row = [_to_bytes(a[None], labels), _to_bytes(_translate(translator, "ab", a, device)), _to_bytes(b[None])]
         if "ba" in translator.directions:
-            row.append(to_rgb(_translate(translator, "ba", b, device), labels))
-        cells += [each[0] for each in row]
+            row.append(_to_bytes(_translate(translator, "ba", b, device), labels))
+        rows.append(row)
 
-    # All in fields of one size
-    from torchvision.utils import make_grid
+    # All in fields of one size, between white lines.
+    height, width = (max(cell.shape[axis] for row in rows for cell in row) + LINE_WIDTH for axis in (0, 1))
+    grid = torch.full((height * len(rows) + LINE_WIDTH, width * len(rows[0]) + LINE_WIDTH, 3), 255, dtype=torch.uint8)
+    for y, row in enumerate(rows):
+        for x, cell in enumerate(row):
+            top = LINE_WIDTH + y * height + (height - LINE_WIDTH - cell.shape[0]) // 2
+            left = LINE_WIDTH + x * width + (width - LINE_WIDTH - cell.shape[1]) // 2
+            grid[top:top + cell.shape[0], left:left + cell.shape[1]] = cell
+    return grid
 
-    height, width = (max(cell.shape[axis] for cell in cells) for axis in (1, 2))
-    fields = torch.stack([centred(cell, height, width) for cell in cells])
-    return make_grid(fields, nrow=len(cells) // len(samples), padding=2, pad_value=1.0)
 
-
-def centred(image: Tensor, height: int, width: int) -> Tensor:
-    """Return an image (C, H, W) in the middle of a white field of this size, at least as large."""
-    top, left = (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
-    return F.pad(image, (left, width - image.shape[2] - left, top, height - image.shape[1] - top), value=1.0)
+def _to_bytes(image: Tensor, labels: bool = False) -> Tensor:
+    """Return an image (1, C, H, W) in [-1, 1] as `to_rgb` shows it, (H, W, 3) in 8 bits."""
+    return to_rgb(image, labels)[0].add(1).div(2).clamp(0, 1).mul(255).byte().permute(1, 2, 0)
 
 
 def to_rgb(images: Tensor, labels: bool = False) -> Tensor:

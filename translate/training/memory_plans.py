@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from translate.available_memory import give_back_what_will_be_freed
 from translate.errors import DoesNotFit
 from translate.networks import memory
 from translate.precision import Format
@@ -33,6 +34,8 @@ class MemoryPlans:
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.precision, self.gpu_memory = precision, gpu_memory
         self.choices: dict[int, planner.Choice] = {}
+        if accelerator.device.type == "cpu":
+            give_back_what_will_be_freed()
         self.resident = resident_bytes()  # before there are networks
         self.current = memory.PLANS["split"]
 

@@ -2,7 +2,7 @@
 
 A prediction is the peak of a step that is run as shapes (`translate.training.step_on_meta`), so 4000×4000 takes a
 second on any machine. Not counted: what cuDNN takes for its work, what the allocator loses to fragmentation, and the
-device's own context; `USABLE` leaves room for them.
+device's own context; `USABLE` leaves room for them, and on a CPU `PROCESS_BYTES` and `WORKER_BYTES` as well.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from translate.translators import TranslatorConfig
 OnProgress = Callable[[int, int, str], object]  # told how many predictions are made, of how many, and what comes next
 
 USABLE = 0.8  # the share of a GPU that predictions may fill: enough where it was measured, docs/benchmarks-recipes.md
+# What processes take on a CPU besides tensors of a step (docs/memory.md): one that trains, and each that loads images.
+PROCESS_BYTES, WORKER_BYTES = 128 * 2**20, 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
        the cgroups around this process, have left
 
     On a CPU a plan of the run folder that `auto` chose must still fit: a process that takes too much is killed there.
+    So `auto` gives up there where not even the leanest plan fits.
 
     before         what the run folder remembers of the stage; None: nothing
     device         what trains
@@ -181,7 +184,8 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     gpu_memory     the size given by --memory, such as 8GB
     held_bytes     what of the prediction this process already holds
 
-    Raises `DoesNotFit` where `auto` finds nothing that fits into `gpu_memory`, `UsageError` for one that is no size.
+    Raises `DoesNotFit` where `auto` finds nothing that fits into `gpu_memory`, or on a CPU into what is left;
+    `UsageError` for a `gpu_memory` that is no size.
     """
     # What is asked for, and how much there is.
     stage, named = recipe.stages[number], recipe.memory_of(recipe.stages[number])
@@ -192,7 +196,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     elif device.type == "cuda":
         budget = usable_bytes(device)
     elif device.type == "cpu":
-        budget, limit_from = usable_by_process(num_processes, held_bytes)
+        budget, limit_from = usable_by_process(num_processes, held_bytes, recipe.workers)
     asked = {"memory": named.model_dump() if named else "auto", "card": gpu_memory}
 
     # The three cases of the docstring.
@@ -208,10 +212,11 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     else:
         fitting = choose(recipe, stage, budget, precision, kind, num_processes)
         found = fitting or predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes)
-        if fitting is None and gpu_memory is not None:
+        otherwise = "; a plan that the recipe names (memory.plan) is taken all the same" if must_fit else ""
+        if fitting is None and (gpu_memory is not None or must_fit):
             raise DoesNotFit(f"{describe(number, stage)}: needs {format_bytes(found.peak_bytes)} of "
-                             f"{format_bytes(budget or 0)} usable even under the leanest memory plan; "
-                             f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}")
+                             f"{format_bytes(budget or 0)} usable{limit_from} even under the leanest memory plan; "
+                             f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}{otherwise}")
 
     # The line that a person reads.
     line = f"{found}{as_before}"
@@ -234,14 +239,16 @@ def usable_bytes(device: torch.device) -> int:
     return int(USABLE * (free + torch.cuda.memory_reserved(device)))
 
 
-def usable_by_process(num_processes: int, held_bytes: int) -> tuple[int, str]:
-    """Return what a training on a CPU may fill of its machine and its cgroups, and in words which of them limits it.
+def usable_by_process(num_processes: int, held_bytes: int, num_workers: int) -> tuple[int, str]:
+    """Return what tensors of a training on a CPU may fill of its machine and its cgroups, and in words what limits it.
 
-    Its processes share that, and each holds `held_bytes` of it already.
+    Its processes share that. Each holds `held_bytes` of it already, needs room besides for all that is no tensor, and
+    has `num_workers` that load images.
     """
-    left = available_bytes()
+    left, besides = available_bytes(), PROCESS_BYTES + num_workers * WORKER_BYTES
     num_here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
-    return int(USABLE * (left.bytes / num_here + held_bytes)), f" ({left.limit_from})"
+    room = max(left.bytes / num_here + held_bytes - besides, 0)
+    return int(USABLE * room), f" ({left.limit_from}; {format_bytes(besides)} of it kept for more than tensors)"
 
 
 def budget_of(memory_size: str) -> int:

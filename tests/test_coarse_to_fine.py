@@ -235,8 +235,8 @@ def test_while_the_enhancer_is_trained_alone_the_weights_inside_do_not_move(shar
     runs: list[Any] = []
     build = Run.build
 
-    def remembering(run: Any) -> None:
-        build(run)
+    def remembering(run: Any, *given: Any) -> None:
+        build(run, *given)
         runs.append(run)
 
     with pytest.MonkeyPatch.context() as patch:

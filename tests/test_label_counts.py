@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -248,13 +249,35 @@ def test_classes_that_no_truth_holds_and_numbers_that_are_no_class_are_said(tmp_
     made, truth = scored(tmp_path, mask(9), mask(1))
     missing = evaluate_labels(made, truth, 3).missing
     assert missing[0].endswith("holds no pixel of class 2 (1 of 3 classes)")
-    assert missing[1].startswith("a class in 64 pixels of ") and "counts as wrong" in missing[1]
+    assert missing[1].startswith("a class in 64 pixels of ") and missing[1].endswith("counts as wrong")
+
+
+def test_predictions_in_class_numbers_beside_a_truth_of_others_are_said(tmp_path: Path) -> None:
+    """Who did as an error says, --ids 255=1, and had a network's 0 and 1 to score, read of wrong pixels and not why."""
+    made, truth = scored(tmp_path, mask(1), mask(255))
+    results = evaluate_labels(made, truth, 2, ids={255: 1})
+    assert results.scores["miou"].value == 0.5 and "its numbers, like the truth's, are read by --ids" in \
+        results.missing[-1]
 
 
 def test_of_many_classes_255_is_scored(tmp_path: Path) -> None:
     """It was ignored, and a prediction that had it wrong everywhere was perfect."""
     made, truth = scored(tmp_path, mask(254, 253, np.uint16), mask(255, 253, np.uint16))
     assert evaluate_labels(made, truth, 300, None).scores["pixel_accuracy"].value == pytest.approx(512 / 576)
+
+
+def test_many_classes_take_little_memory(tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 895 classes the bootstrap drew a thousand tables of 6 MB, and of 10⁹ their names filled the machine."""
+    made, truth = scored(tmp_path, mask(254, 894, np.uint16), mask(255, 894, np.uint16))
+    for folder, image in ((made, mask(3, 894, np.uint16)), (truth, mask(3, 894, np.uint16))):
+        Image.fromarray(image).save(folder / "1.png")
+    tracemalloc.start()
+    scores = evaluate_labels(made, truth, 895, None).scores
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+    assert scores["pixel_accuracy"].value == pytest.approx(1 - 64 / 1152)
+    assert call(monkeypatch, "evaluate", made, "--against", truth, "--classes", 10**9) == 2
+    assert "expected 2 to 8,192" in said.getvalue()
 
 
 # -- adaptation --------------------------------------------------------------------------------------------------------

@@ -50,8 +50,9 @@ def test_a_lock_that_is_a_link_empties_nothing(run: Path, precious: Path) -> Non
     (run / ".lock").unlink(missing_ok=True)
     (run / ".lock").symlink_to(precious)
     recipe = load_recipe(run / "recipe.yaml")
-    with pytest.raises(DiskError, match="is a link, which is not written through; remove it"):
+    with pytest.raises(DiskError, match="is a link, which is not written through; remove it") as caught:
         RunFolder(run).claim(recipe)
+    assert caught.value.path == run / ".lock"  # it named the run, which is no link, and said to remove it
     assert precious.read_bytes() == PRECIOUS
     (run / ".lock").unlink()
     (run / ".lock").write_bytes(b"")

@@ -26,7 +26,7 @@ from translate.metrics.checks import check_image
 from translate.metrics.distribution import frechet_distance, inception_score, kernel_distance, precision_recall
 from translate.metrics.diversity import similarity, thumbnail
 from translate.metrics.features import Inception, MobileNet, fetch_mobilenet, patches
-from translate.metrics.segmentation import LabelScores
+from translate.metrics.segmentation import LabelScores, totals
 from translate.networks import features as pretrained
 
 
@@ -431,7 +431,7 @@ def test_label_scores_count_pixels_as_long_et_al_do() -> None:
     predictions = [np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 4, truth.shape)) for truth in truths]
     truths[0][0], predictions[1][0] = 255, 255  # ignored in a truth; no class at all in a prediction
     scores = LabelScores(5)
-    found = scores.summarise([scores.confusion(*each) for each in zip(predictions, truths, strict=True)])
+    found = scores.summarise([totals(scores.confusion(*each)) for each in zip(predictions, truths, strict=True)])
     p, t = (np.concatenate([each.ravel() for each in side]) for side in (predictions, truths))
     p, t = p[t != 255], t[t != 255]
     iou = [((p == c) & (t == c)).sum() / ((p == c) | (t == c)).sum() for c in range(4)]
@@ -451,7 +451,7 @@ def test_label_maps_that_cannot_be_scored_are_named(prediction: np.ndarray, trut
         LabelScores(3).confusion(prediction, truth)
     ignored = np.full((2, 2), 255)
     with pytest.raises(DataError, match="no pixel of the truth belongs to a class"):
-        LabelScores(3).summarise([LabelScores(3).confusion(ignored, ignored)])
+        LabelScores(3).summarise([totals(LabelScores(3).confusion(ignored, ignored))])
 
 
 def test_colour_transfer_gives_the_colours_of_the_other_side() -> None:

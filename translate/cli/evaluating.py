@@ -14,6 +14,7 @@ from translate.cli.progress import Display
 from translate.cli.tables import results_table
 from translate.errors import UsageError, visible
 
+MOST_CLASSES = 8_192  # of label maps: the table of which is taken for which has half a gigabyte then
 
 def evaluate(
     what: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A run (or RUN/best), a release, or a folder of "
@@ -79,8 +80,8 @@ def ignored_number(word: str | None, classes: int) -> int | None:
     """Return what `--ignore` says. Raises `UsageError` for what is no number."""
     from translate.data.labels import default_ignore
 
-    if classes < 2:
-        raise UsageError(f"--classes {classes}: give 2 or more")
+    if not 2 <= classes <= MOST_CLASSES:
+        raise UsageError(f"--classes {classes}: expected 2 to {MOST_CLASSES:,}")
     if word is None:
         return default_ignore(classes)
     if word != "none" and not word.isdecimal():

@@ -51,7 +51,7 @@ from translate.metrics import diversity, features, intervals, observations, perc
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES, Observed, observe, summarise
-from translate.metrics.segmentation import LabelScores
+from translate.metrics.segmentation import LabelScores, totals
 from translate.places import data_root
 from translate.precision import choose_precision, is_out_of_memory
 from translate.runs.folder import RECIPE_FILE, load_saved
@@ -252,18 +252,18 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
         raise DataError(f"none of its label maps has the name of one in {against}", folder)
     scores, labelling = LabelScores(classes, ignore), Labelling(classes, ignore, ids=tuple((ids or {}).items()))
     counts, num_strange = LabelCounts(labelling.names, ignore), 0
-    confusions: list[np.ndarray] = []
+    found: list[np.ndarray] = []
     for prediction, truth in pairs:
         stored = read_labels(truth)
         if (fault := labelling.fault(stored)) is not None:
             raise ImageError(truth, "read", f"{fault}; --classes, --ignore and --ids say which there are")
         try:
-            confusions.append(scores.confusion(labelling.renumbered(read_labels(prediction)),
-                                               labelling.renumbered(stored)))
+            confusion = scores.confusion(labelling.renumbered(read_labels(prediction)), labelling.renumbered(stored))
         except DataError as error:
             raise ImageError(prediction, "read", error.what) from None
+        found.append(totals(confusion))
         counts.add(labelling.classes_in(labelling.renumbered(stored)))
-        num_strange += int(confusions[-1][:, classes].sum())
+        num_strange += int(confusion[:, classes].sum())
 
     # A score from nothing would be 1.
     if (fault := counts.fault()) is not None:
@@ -275,12 +275,13 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     missing += [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
                 if counts.absent]
     if num_strange:
-        missing.append(f"a class in {num_strange:,} pixels of {folder}: their numbers are none of the {classes}, which "
-                       "counts as wrong")
+        by_ids = "; its numbers, like the truth's, are read by --ids: store what these turn into classes" if ids else ""
+        missing.append(f"a class in {num_strange:,} pixels of {visible(folder)}: their numbers are none of the "
+                       f"{classes}, which counts as wrong{by_ids}")
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
                     "num_images": len(pairs), "num_reals": len(pairs), "num_sources": 0, "paired": True,
                     "features": [], "labels": counts.as_json()},
-                   scores.summarise(confusions), missing=missing)
+                   scores.summarise(found), missing=missing)
 
 
 def compare(images: Images, reals: Images, sources: Images | None, *, paired: bool, sources_paired: bool,

@@ -48,12 +48,12 @@ class LabelScores:
         counts = np.bincount(rows * (self.classes + 1) + columns, minlength=self.classes * (self.classes + 1))
         return counts.reshape(self.classes, self.classes + 1)
 
-    def summarise(self, confusions: list[np.ndarray]) -> dict[str, Estimate]:
-        """Return the scores of all images together, from the confusion of each; intervals resample images.
+    def summarise(self, found: list[np.ndarray]) -> dict[str, Estimate]:
+        """Return the scores of all images together, from the `totals` of each; intervals resample images.
 
         Raises `DataError` where every pixel is ignored.
         """
-        stacked = np.stack(confusions).astype(np.float64)
+        stacked = np.stack(found).astype(np.float64)
         if not stacked.sum():
             raise DataError(f"no pixel of the truth belongs to a class: all of them are ignored ({self.ignore})")
         whole = _scores(stacked.sum(0)[None])
@@ -63,6 +63,14 @@ class LabelScores:
                 for name, value in whole.items()}
 
 
+def totals(confusion: np.ndarray) -> np.ndarray:
+    """Return all that scores need of a confusion, (3, classes): pixels that are right, of the truth, of the prediction.
+
+    For many classes it is a small part of it, of which every image keeps one and the bootstrap draws a thousand.
+    """
+    return np.stack([np.diagonal(confusion[:, :-1]), confusion.sum(1), confusion[:, :-1].sum(0)])
+
+
 def class_ious(confusion: np.ndarray) -> np.ndarray:
     """Return the intersection over union of each class (classes,), NaN of one that does not occur, from a confusion."""
     right = np.diagonal(confusion[:, :-1])
@@ -70,10 +78,9 @@ def class_ious(confusion: np.ndarray) -> np.ndarray:
     return np.where(union > 0, right / np.where(union > 0, union, 1), np.nan)
 
 
-def _scores(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores of N confusions (N, classes, classes + 1): (N,) each."""
-    right = np.diagonal(confusion[:, :, :-1], axis1=1, axis2=2)
-    of_truth, of_prediction = confusion.sum(2), confusion[:, :, :-1].sum(1)
+def _scores(found: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores of N `totals` (N, 3, classes): (N,) each."""
+    right, of_truth, of_prediction = found[:, 0], found[:, 1], found[:, 2]
     with np.errstate(invalid="ignore", divide="ignore"):
         union = of_truth + of_prediction - right
         return {"miou": _mean_of_present(right, union), "pixel_accuracy": right.sum(1) / of_truth.sum(1),

@@ -129,7 +129,8 @@ class RunFolder:
         """
         with files.as_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(self.path)
+            with files.as_disk_errors(self.path / LOCK):  # what is to be removed is the lock, and not the run
+                self._lock = hold(self.path)
             if self._lock is None:
                 raise RunError("another process is training this run", self.path, "wait for it, or end it")
             self._clear_up()

@@ -48,6 +48,12 @@ def each_value(share: int = 2, **factors: Sequence[Any]) -> pytest.MarkDecorator
     return _product(factors, lambda numbers: sum(numbers) % share == 0)
 
 
+def one_in(share: int, values: Sequence[Any]) -> list[Any]:
+    """Return the parameters of a test of which one in `share` is quick, and the others are slow."""
+    return [pytest.param(*(value if isinstance(value, tuple) else (value,)),
+                         marks=() if place % share == 0 else pytest.mark.slow) for place, value in enumerate(values)]
+
+
 def _product(factors: dict[str, Sequence[Any]], is_quick: Callable[[tuple[int, ...]], bool],
              allowed: Callable[..., bool] = lambda *case: True) -> pytest.MarkDecorator:
     """Parametrise over all cases that are `allowed`; slow are those whose numbers of values are not `is_quick`."""

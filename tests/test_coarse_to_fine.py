@@ -111,9 +111,8 @@ def test_a_width_that_cannot_be_halved_for_every_level_is_one_of_a_recipes_mista
             {"resolution": 32, "images": 2, "levels": levels} for levels in (0, 1, 2)])
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"upsample": "bilinear", "downsample": "blurred"},
-                                     {"attention": True}, {"downsample": "antialiased"}], ids=str)
-@pytest.mark.parametrize("levels", [1, 2])
+@each_value(levels=[1, 2], options={"": {}, "batch": {"norm": "batch"}, "attention": {"attention": True}, "blurred": {
+    "upsample": "bilinear", "downsample": "blurred"}, "antialiased": {"downsample": "antialiased"}})
 def test_in_strips_it_gives_the_whole_images_output(levels: int, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     network = randomise(grown(levels, **SMALL | options)).eval()
@@ -157,7 +156,7 @@ def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], float]:
     return expected, rounding_bound(expected, plain)
 
 
-@each_value(kind=list(CONFIGS), stage=list(STAGES), plan=[plan for plan in memory.PLANS if plan != "plain"])
+@each_value(share=4, kind=list(CONFIGS), stage=list(STAGES), plan=[plan for plan in memory.PLANS if plan != "plain"])
 def test_every_plan_gives_the_gradients_of_the_textbook_step(kind: str, stage: str, plan: str) -> None:
     translator = in_stage(kind, stage)
     step(translator, make_batch((48, 64)), plan)
@@ -236,8 +235,8 @@ def test_while_the_enhancer_is_trained_alone_the_weights_inside_do_not_move(shar
     runs: list[Any] = []
     build = Run.build
 
-    def remembering(run: Any) -> None:
-        build(run)
+    def remembering(run: Any, *given: Any) -> None:
+        build(run, *given)
         runs.append(run)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -62,7 +62,7 @@ def test_the_recipe_that_an_advice_names_is_filled_in_by_who_knows_it() -> None:
     error = DataError("is torn", HERE, f"run: translate data check {RECIPE_PLACEHOLDER}")
     assert str(error).endswith("check RECIPE")
     error.recipe = "my {odd} recipe.yaml"
-    assert str(error).endswith("check my {odd} recipe.yaml") and RECIPE_PLACEHOLDER in (error.advice or "")
+    assert str(error).endswith("check 'my {odd} recipe.yaml'") and RECIPE_PLACEHOLDER in (error.advice or "")
 
 
 def test_an_error_that_is_told_as_another_keeps_its_fields() -> None:

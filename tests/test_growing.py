@@ -289,7 +289,7 @@ def textbook(name: str) -> tuple[dict[str, Tensor], float]:
 
 
 @pytest.mark.parametrize(("name", "plan"), [
-    pytest.param(name, plan, marks=() if (row + column) % 3 == 0 else pytest.mark.slow)
+    pytest.param(name, plan, marks=() if (row + column) % 6 == 0 else pytest.mark.slow)
     for row, name in enumerate(GROWN) for column, plan in enumerate(plan for plan in memory.PLANS if plan != "plain")])
 def test_every_plan_gives_the_gradients_of_the_textbook_step(name: str, plan: str) -> None:
     translator = build_grown(name)
@@ -365,7 +365,7 @@ INSTANTS = [8, 10, 14, 16, 20, 26]  # at the end of a stage, in the middle of a 
 
 
 @pytest.mark.parametrize(("recipe_of", "at"), [
-    pytest.param(recipe_of, at, marks=() if place == 1 + 2 * other or place == 5 * other else pytest.mark.slow)
+    pytest.param(recipe_of, at, marks=() if place == 1 + 2 * other else pytest.mark.slow)
     for other, recipe_of in enumerate([growing_recipe, growing_unet_recipe]) for place, at in enumerate(INSTANTS)])
 def test_a_run_that_grows_resumes_bit_identically(recipe_of: Any, at: int, shared_pairs: Path, tmp_path: Path,
                                                   trained: Callable[[Recipe], Path]) -> None:

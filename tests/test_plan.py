@@ -147,7 +147,8 @@ def test_a_step_takes_the_same_whatever_was_measured_before_it() -> None:
 
 
 @pytest.mark.parametrize("config", [
-    SMALL_CYCLEGAN, SMALL_CYCLEGAN | {"penalty": {"kind": "r1"}}], ids=["strips", "r1"])
+    pytest.param(SMALL_CYCLEGAN, marks=pytest.mark.slow), SMALL_CYCLEGAN | {"penalty": {"kind": "r1"}}],
+    ids=["strips", "r1"])
 def test_shapes_that_are_remembered_are_those_that_torch_finds(config: dict[str, Any],
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     def measured() -> tuple[int, int]:

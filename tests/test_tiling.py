@@ -351,8 +351,10 @@ class Blank:
 
 
 @pytest.mark.parametrize(("network", "settings"), [
-    (ResNet(3, 3, 64, 2), Settings(32, 32.0)), (ResNet(3, 3, 64, 2), Settings(64, 16.0, dtype=torch.float16)),
-    (ResNet(3, 3, 64, 1), Settings(64, 0.0)), (ResNet(3, 3, 64, 2), Settings(2000, math.inf)),
+    (ResNet(3, 3, 64, 2), Settings(32, 32.0)),
+    pytest.param(ResNet(3, 3, 64, 2), Settings(64, 16.0, dtype=torch.float16), marks=pytest.mark.slow),
+    pytest.param(ResNet(3, 3, 64, 1), Settings(64, 0.0), marks=pytest.mark.slow),
+    pytest.param(ResNet(3, 3, 64, 2), Settings(2000, math.inf), marks=pytest.mark.slow),
     (UNet(3, 3, 32, 6, "instance", 0.0), Settings(64, 16.0))])
 def test_translating_takes_the_memory_that_is_forecast(network: nn.Module, settings: Settings) -> None:
     """The bytes of all tensors at 2000 × 1500, on the meta device: the same run, without values."""

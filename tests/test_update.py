@@ -74,7 +74,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(share=4, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
+@each_value(share=6, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
 def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator = build(CONFIGS[name])
     step(translator, make_batch(size), plan, lr=LR)
@@ -359,7 +359,8 @@ class TestOutOfMemory:
         with pytest.raises(DoesNotFit, match=r"optimizer's step of the generator phase.*cannot be undone"):
             step(build(LADDER_CONFIG), make_batch((32, 32), 1))
 
-    @pytest.mark.parametrize("short", [pytest.param(0, marks=pytest.mark.slow), 1])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("short", [0, 1])
     def test_when_one_of_two_processes_runs_out_both_redo_the_phase(self, short: int, tmp_path: Path) -> None:
         ladder_peaks()  # once, before there are two
         debug_launcher(one_of_two_runs_out, (short, str(tmp_path)), num_processes=2)

@@ -34,8 +34,6 @@ class MemoryPlans:
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.precision, self.gpu_memory = precision, gpu_memory
         self.choices: dict[int, planner.Choice] = {}
-        if accelerator.device.type == "cpu":
-            give_back_what_will_be_freed()
         self.resident = resident_bytes()  # before there are networks
         self.current = memory.PLANS["split"]
 
@@ -47,6 +45,8 @@ class MemoryPlans:
     def apply(self, number: int, translator: Translator) -> planner.Choice:
         """Train stage `number` under its plan from now on; return the choice."""
         choice = self.choices[number]
+        if choice.is_tight:  # it makes a step a quarter slower, and its peak hardly lower where there is room
+            give_back_what_will_be_freed()
         self._use(choice.plan, choice.asked, number, translator)
         return choice
 

@@ -162,6 +162,7 @@ class Choice:
     asked: dict[str, Any]  # what the recipe and --memory asked for: the choice holds as long as they ask for the same
     line: str
     peak_bytes: int  # as predicted
+    is_tight: bool  # it fills more than half of a CPU's memory: what the allocator keeps might not fit beside it
 
 
 def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
@@ -224,7 +225,8 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
         line += f" of {format_bytes(budget)} usable{limit_from}"
         if not found.fits(budget):
             line += f" (warning: {format_bytes(found.peak_bytes - budget)} more than that)"
-    return Choice(found.plan, asked, line, found.peak_bytes)
+    is_tight = kind == "cpu" and budget is not None and found.peak_bytes > budget / 2
+    return Choice(found.plan, asked, line, found.peak_bytes, is_tight)
 
 
 def describe(number: int, stage: Stage) -> str:

@@ -23,6 +23,7 @@ from translate.data.hashing import stable_hash
 from translate.data.stream import Stream, permutation
 from translate.data.transforms import RandomTransform, resized, target_shape
 from translate.errors import DataError, TranslateError, UsageError
+from translate.signals import StopAsked, minding_signals
 
 HEIGHT, WIDTH = 40, 50
 
@@ -423,3 +424,17 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_second_signal_leaves_alone_what_the_first_one_ends() -> None:
+    """A batch system signals a launcher and its children: a training hung for ever, its workers half ended."""
+    in_order = False
+    with minding_signals() as request, pytest.raises(StopAsked), request.ending_waits():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            in_order = True
+    assert in_order and request

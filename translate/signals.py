@@ -32,7 +32,6 @@ class StopRequest:
         """The signal that asked, as in SIGTERM."""
         return signal.Signals(self.number).name if self.number is not None else "another process"
 
-
     @contextmanager
     def ending_waits(self) -> Iterator[None]:
         """Wait for something within the block; a signal ends the wait, whatever it hangs in, by `StopAsked`.
@@ -65,6 +64,7 @@ def minding_signals() -> Iterator[StopRequest]:
         asked.append(time.monotonic())
         request.number = number
         if request.is_waiting:
+            request.is_waiting = False  # the next signal must not end what the first one's end sets in order
             raise StopAsked
 
     def restore() -> None:

@@ -133,10 +133,13 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
                 raise batch.error
             yield batch
     finally:
+        # No signal may come between: Python waits at its end for workers that are left, and they ignore SIGTERM.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_PARENT)
         del iterator, loader  # ends the workers in good order
         for process in processes:
             if process.is_alive():  # one that hangs in a read: it ignores SIGTERM, and Python would wait for it
                 process.kill()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Deaths:

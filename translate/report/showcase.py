@@ -108,6 +108,8 @@ class Showcase:
             if best:
                 index["best"] = num_images
                 for number in self.names:
+                    if not self._path(number, "output").exists():  # one that cannot be read
+                        continue
                     files.copy(self._path(number, "output"), self._path(number, "best"))
             files.write_json(self.folder / INDEX, index)
         except Exception as error:

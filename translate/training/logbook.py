@@ -111,7 +111,7 @@ class Logbook:
         # Of unpaired sides either has its number; of held-out images those that are scored.
         (a, b), held_out = (len(side) for side in (self.samples.files_a, self.samples.files_b)), self.evaluator
         trained = f"{a:,} pairs of images" if self.samples.paired else f"{a:,} + {b:,} images"
-        scored = "none are held out, so that nothing is scored" if held_out is None else (
+        scored = "nothing is scored" + ", as every.evaluate is null" * (self.recipe.every.evaluate is None) if held_out is None else (
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
             f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
         yield f"data: {trained} to train on; {scored}"
@@ -239,7 +239,7 @@ class Logbook:
 
         # The best so far? Networks that have not all their levels yet are no measure.
         scores, held_out = scored.shown, self.evaluator.held_out
-        num_images, metric = len(held_out.sources), self.evaluator.metric
+        num_images, metric = scored.num_images, self.evaluator.metric
         if progress.best is not None and progress.best.images <= self.recipe.complete_from:
             progress.best, progress.since_best = None, 0  # a level was added to the recipe since
         is_first = progress.best is None
@@ -345,7 +345,7 @@ class Logbook:
         if hint := hint_at_truth(self.recipe.data, data_root()):
             self.notes.append(("data", hint))
         try:
-            return Evaluator(self.recipe, self.accelerator, self.precision)
+            return Evaluator(self.recipe, self.accelerator, self.precision, lambda line: self.tell("unreadable", line))
         except DataError as error:
             if self.recipe.needs_test_images and not self.begun:
                 raise

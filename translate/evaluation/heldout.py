@@ -284,8 +284,9 @@ class Evaluator:
         """Count a held-out file that cannot be read. Raises `DataError` where there are too many."""
         if str(error.path) not in self.unreadable:
             self.unreadable.add(str(error.path))
-            self.tell(f"a held-out image cannot be read, and the others are scored without it ({len(self.unreadable):,} "
-                      f"of {self.held_out.num_files:,} files so far): {error.path}: {error.what}")
+            so_far = f"{len(self.unreadable):,} of {self.held_out.num_files:,} files so far"
+            self.tell(f"a held-out image cannot be read, and the others are scored without it ({so_far}): "
+                      f"{error.path}: {error.what}")
         check_share(self.unreadable, self.held_out.num_files, error.path)
 
     def _deciding(self, metric: str, root: Path, fitting: Fitting) -> str:

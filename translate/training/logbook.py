@@ -111,7 +111,8 @@ class Logbook:
         # Of unpaired sides either has its number; of held-out images those that are scored.
         (a, b), held_out = (len(side) for side in (self.samples.files_a, self.samples.files_b)), self.evaluator
         trained = f"{a:,} pairs of images" if self.samples.paired else f"{a:,} + {b:,} images"
-        scored = "nothing is scored" + ", as every.evaluate is null" * (self.recipe.every.evaluate is None) if held_out is None else (
+        why = ", as every.evaluate is null" * (self.recipe.every.evaluate is None)
+        scored = f"nothing is scored{why}" if held_out is None else (
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
             f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
         yield f"data: {trained} to train on; {scored}"

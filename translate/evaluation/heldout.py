@@ -276,8 +276,8 @@ class Evaluator:
         faults = [fault for _, _, fault in shares if fault is not None]
         if faults:
             raise faults[0]
-        for error in (error for _, errors, _ in shares for error in errors):
-            self._count(error)
+        for each in (each for _, skipped, _ in shares for each in skipped):
+            self._count(each)
         return {number: observed for seen, _, _ in shares for number, observed in seen.items()}
 
     def _count(self, error: ImageError) -> None:

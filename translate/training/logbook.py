@@ -19,11 +19,13 @@ from torch import Tensor
 
 from translate.data import Sample, Samples, held_out
 from translate.data.label_counts import MAX_MAPS_BEFORE_TRAINING
+from translate.data.pairing import names_of
 from translate.data.scale import Shapes, scales_in_words
 from translate.data.stream import hint_at_truth
 from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
 from translate.evaluation.in_words import scores_in_words
+from translate.images.listing import no_files_beside
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
 from translate.precision import Format, autocast, is_out_of_memory
@@ -81,6 +83,11 @@ class Logbook:
             self.notes += [("warning", f"warning: {line}") for line in enlarged]
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
+        held_out = self.evaluator.held_out.samples if self.evaluator else self.samples
+        if left_out := no_files_beside([*self.samples.files_a, *self.samples.files_b,
+                                        *held_out.files_a, *held_out.files_b]):
+            self.notes.append(("warning", f"warning: {len(left_out):,} among the images are pipes, sockets or devices, "
+                                          f"and are left out: {names_of(left_out)}"))
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
         self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
         self._held_out: list[Sample] = []

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from translate import files
 from translate.data.label_counts import LabelCounts
-from translate.data.labels import Labelling, read_labels
+from translate.data.labels import Labelling, numbers_in, read_labels
 from translate.data.pairing import names_of, shared_names
 from translate.data.stream import TRUTH_ADVICE
 from translate.errors import DataError, ImageError, visible
@@ -242,9 +242,10 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     """Score label maps below `folder` against those below `against`: mIoU and accuracies.
 
     Pixels whose truth is `ignore` do not count. `ids` says which classes the numbers in the files stand for, where they
-    do not stand for themselves (see `translate.data.labels.class_of`). What pairs with nothing is named. Raises
-    `DataError` where no names pair, and where all that counts is of one class, `ImageError` for what is no label map of
-    these classes.
+    do not stand for themselves (see `translate.data.labels.class_of`). Predictions whose numbers are classes already,
+    as networks write them, are taken as they are, and that is said (see `Labelling.are_classes`). What pairs with
+    nothing is named. Raises `DataError` where no names pair, and where all that counts is of one class, `ImageError`
+    for what is no label map of these classes.
     """
     pairs, *lonely = shared_names(folder, list_folder(folder), against, list_folder(against), alike=True)
     if not pairs:
@@ -252,12 +253,17 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     scores, labelling = LabelScores(classes, ignore), Labelling(classes, ignore, ids=tuple((ids or {}).items()))
     counts, num_strange = LabelCounts(labelling.names, ignore), 0
     found: list[np.ndarray] = []
+
+    # Predictions are read as the truth is, unless their numbers are the classes
+    reading = labelling
+    if ids and labelling.are_classes({number for each, _ in pairs for number in numbers_in(read_labels(each))}):
+        reading = Labelling(classes, ignore)
     for prediction, truth in pairs:
         stored = read_labels(truth)
         if (fault := labelling.fault(stored)) is not None:
             raise ImageError(truth, "read", f"{fault}; --classes, --ignore and --ids say which there are")
         try:
-            confusion = scores.confusion(labelling.renumbered(read_labels(prediction)), labelling.renumbered(stored))
+            confusion = scores.confusion(reading.renumbered(read_labels(prediction)), labelling.renumbered(stored))
         except DataError as error:
             raise ImageError(prediction, "read", error.what) from None
         found.append(totals(confusion))
@@ -274,9 +280,12 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     missing += [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
                 if counts.absent]
     if num_strange:
-        by_ids = "; its numbers, like the truth's, are read by --ids: store what these turn into classes" if ids else ""
+        by_ids = "; its numbers, like the truth's, are read by --ids: store what these turn into classes"
         missing.append(f"a class in {num_strange:,} pixels of {visible(folder)}: their numbers are none of the "
-                       f"{classes}, which counts as wrong{by_ids}")
+                       f"{classes}, which counts as wrong{by_ids if reading.ids else ''}")
+    if reading is not labelling:
+        missing.append(f"certainty about the numbers of {visible(folder)}: they are taken for classes as they are, as "
+                       f"all lie in 0 … {classes - 1} and --ids, which reads the truth, makes no others of them")
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
                     "num_images": len(pairs), "num_reals": len(pairs), "num_sources": 0, "paired": True,
                     "features": [], "labels": counts.as_json()},

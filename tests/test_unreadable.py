@@ -152,7 +152,7 @@ def test_more_than_a_share_of_unreadable_files_ends_the_training_and_is_saved(da
     assert newest is not None and int(newest.name) >= 8
 
 
-@pytest.mark.parametrize(("name", "at"), [("testA/0.png", 0), ("testB/2.png", 0), ("testA/5.png", 12)])
+@pytest.mark.parametrize(("name", "at"), [("testB/0.png", 0), ("testA/5.png", 12)])
 def test_with_skip_a_damaged_held_out_image_is_named_once_and_the_others_are_scored(
         name: str, at: int, data: Path, tmp_path: Path) -> None:
     """One damaged test image cost every score of a training, and with them its best checkpoint."""

@@ -252,12 +252,38 @@ def test_classes_that_no_truth_holds_and_numbers_that_are_no_class_are_said(tmp_
     assert missing[1].startswith("a class in 64 pixels of ") and missing[1].endswith("counts as wrong")
 
 
-def test_predictions_in_class_numbers_beside_a_truth_of_others_are_said(tmp_path: Path) -> None:
-    """Who did as an error says, --ids 255=1, and had a network's 0 and 1 to score, read of wrong pixels and not why."""
-    made, truth = scored(tmp_path, mask(1), mask(255))
-    results = evaluate_labels(made, truth, 2, ids={255: 1})
-    assert results.scores["miou"].value == 0.5 and "its numbers, like the truth's, are read by --ids" in \
+@pytest.mark.parametrize(("prediction", "truth", "ids", "classes"), [
+    (mask(1), mask(255), {255: 1}, True), (mask(1), mask(255), {0: 0, 255: 1}, True),  # a network's 0 and 1
+    (mask(1, 0), mask(8, 7), {7: 0, 8: 1}, True),
+    (mask(255), mask(255), {255: 1}, False), (mask(8, 7), mask(8, 7), {7: 0, 8: 1}, False)])
+def test_predictions_in_class_numbers_are_read_beside_a_truth_of_others(
+        tmp_path: Path, prediction: np.ndarray, truth: np.ndarray, ids: dict[int, int], classes: bool) -> None:
+    """Who did as an error says, --ids 255=1, and had a network's 0 and 1 to score, could not: all were wrong."""
+    made, real = scored(tmp_path, prediction, truth)
+    results = evaluate_labels(made, real, 2, ids=ids)
+    assert results.scores["miou"].value == 1
+    assert any("they are taken for classes as they are" in line for line in results.missing) == classes
+
+
+@pytest.mark.parametrize(("prediction", "ids"), [
+    (mask(1, 2), {255: 1}),  # a number that is no class
+    (mask(1, 0), {0: 1, 255: 0}),  # --ids makes another class of one of them
+    (mask(1, 255), {255: 1})])  # and of one that were ignored
+def test_predictions_in_other_numbers_are_read_as_the_truth_is(tmp_path: Path, prediction: np.ndarray,
+                                                               ids: dict[int, int]) -> None:
+    made, real = scored(tmp_path, prediction, mask(255))
+    results = evaluate_labels(made, real, 2, ids=ids)
+    assert results.scores["miou"].value < 1 and "its numbers, like the truth's, are read by --ids" in \
         results.missing[-1]
+
+
+def test_classes_already_are_told_from_all_predictions_together(tmp_path: Path) -> None:
+    """A prediction of one class alone tells nothing of the numbers that all are in."""
+    made, real = scored(tmp_path, mask(1), mask(255))
+    for folder in (made, real):
+        Image.fromarray(mask(255)).save(folder / "1.png")
+    (line,) = evaluate_labels(made, real, 2, ids={255: 1}).missing
+    assert line.startswith("a class in 64 pixels of ") and "read by --ids" in line
 
 
 def test_of_many_classes_255_is_scored(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests.conversions import Identity, fill, last_rows, release_of, tree
+from tests.conversions import Identity, fill, last_rows, noise, release_of, tree
 from translate import files
 from translate.convert import LEDGER, Entry, Shard, Summary, convert
 from translate.convert.converter import Converter, remove_leftovers
@@ -24,6 +24,7 @@ from translate.errors import DiskError
 from translate.foreign import read_lines
 from translate.images.decoder_process import Request, read_file
 from translate.images.reading import ImageConfig
+from translate.images.writing import write_image
 from translate.runs.release import load_release
 
 EARLIER = Path(__file__).parent / "data" / "run-b2bf1ce"
@@ -37,6 +38,25 @@ def source(tmp_path: Path) -> Path:
 
 def converted(source: Path, out: Path, **options: object) -> Summary:
     return convert(source, out, release_of(Identity()), workers=0, **options)  # type: ignore[arg-type]
+
+
+def test_an_output_whose_folder_is_a_link_fails_and_the_others_are_written(tmp_path: Path) -> None:
+    """`OUT/sub -> IN` had outputs written among the images, over them with `overwrite`."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "sub/b.png", "deep/er/c.png"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(source / name, noise(6, 5))
+    (tmp_path / "elsewhere").mkdir()
+    write_image(tmp_path / "elsewhere" / "b.png", noise(4, 4))
+    before = (tmp_path / "elsewhere" / "b.png").read_bytes()
+    out.mkdir()
+    for name in ("sub", "deep"):
+        (out / name).symlink_to(tmp_path / "elsewhere")
+    summary = converted(source, out, overwrite=True)
+    assert summary.converted == 1 and {entry.path for entry in summary.failed} == {"sub/b.png", "deep/er/c.png"}
+    assert all("is a link, which is not written through" in str(entry.message) for entry in summary.failed)
+    assert (tmp_path / "elsewhere" / "b.png").read_bytes() == before
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["b.png"]
 
 
 def damage(path: Path, keep_time: bool = False) -> None:

@@ -96,6 +96,51 @@ def test_a_report_and_its_pictures_go_through_no_link(run: Path, precious: Path,
     assert not (run / "report.html").is_symlink() and not (run / "held_out" / "000000-best.jpg").is_symlink()
 
 
+@pytest.mark.parametrize("name", ["samples", "held_out", "checkpoints"])
+def test_a_run_writes_into_no_folder_that_a_link_leads_to(name: str, run: Path, tmp_path: Path) -> None:
+    """`samples -> x` had a training put its pictures into x; the error spoke of free bytes, though no disk was full."""
+    shutil.rmtree(run / name)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (run / name).symlink_to(elsewhere)
+    with pytest.raises(DiskError, match=rf"{name}: {name} is a link, .*; remove it$") as caught:
+        RunFolder(run).claim(load_recipe(run / "recipe.yaml"))
+    assert "bytes free" not in str(caught.value) and list(elsewhere.iterdir()) == []
+
+
+def test_pictures_of_a_running_training_go_through_no_link(run: Path, toy_pairs: Path, tmp_path: Path) -> None:
+    from tests.runs import pix2pix_recipe
+    from translate.evaluation.heldout import HeldOut
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.rmtree(run / "held_out")
+    (run / "held_out").symlink_to(elsewhere)
+    showcase = Showcase(run, HeldOut(pix2pix_recipe(toy_pairs), toy_pairs))
+    image = torch.zeros(3, 8, 8)
+    showcase.show_at(4)
+    showcase.keep(0, image, image, image)
+    assert "held_out is a link" in showcase.note(4, 8, best=True) and list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["link", "link/deep/er", "sub/link", "link to nowhere"])
+def test_a_folder_below_a_root_is_made_through_no_link(name: str, tmp_path: Path) -> None:
+    """The root itself may be one: a person has named it."""
+    elsewhere, root = tmp_path / "elsewhere", tmp_path / "root"
+    elsewhere.mkdir()
+    (tmp_path / "real").mkdir()
+    root.symlink_to(tmp_path / "real")
+    (root / "sub").mkdir()
+    for link, to in (("link", elsewhere), ("sub/link", elsewhere), ("link to nowhere", tmp_path / "nowhere")):
+        (root / link).symlink_to(to)
+    with pytest.raises(OSError, match="is a link, which is not written through"):
+        files.make_folder(root / name, root)
+    assert list(elsewhere.iterdir()) == [] and not (tmp_path / "nowhere").exists()
+    files.make_folder(root / "a" / "b", root)
+    files.make_folder(root, root)
+    assert (tmp_path / "real" / "a" / "b").is_dir()
+
+
 def test_a_folder_that_is_exchanged_takes_the_place_of_a_link_and_leaves_what_it_leads_to(tmp_path: Path) -> None:
     """A release that is a link to a folder elsewhere: the second one could not be written for what the first had left.
     """

@@ -106,6 +106,7 @@ def edited(run: Path, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize(("change", "named"), [
+    ({"data__resize": None}, "data.resize: 40 → null"),
     ({"seed": 5}, "seed: 0 → 5"), ({"data__resize": 50}, "data.resize: 40 → 50"),
     ({"translator__weights": {"adversarial": 1.0, "cycle": 3.0, "identity": 5.0}}, "weights.cycle: 10.0 → 3.0"),
     ({"optimizer__generator__lr": 1e-3}, "optimizer.generator.lr")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -14,8 +15,10 @@ import torch
 from PIL import Image
 
 from tests.conversions import Identity, last_rows, release_of
+from tests.runs import Silent, pix2pix_recipe
 from translate.convert import convert
 from translate.data import PairedConfig, batches
+from translate.data.check import check
 from translate.data.labels import read_labels
 from translate.errors import DataError, ImageError
 from translate.evaluation.scoring import evaluate_folder
@@ -23,6 +26,7 @@ from translate.images.decoder_process import Request, read_file
 from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
 from translate.images.row_readers import open_file
+from translate.training.loop import train
 
 
 def a_socket(path: Path) -> None:
@@ -90,6 +94,29 @@ def test_a_training_image_that_became_something_else_is_an_error_that_names_it(
     with pytest.raises(DataError, match=r"trainB/2.png: read: is "):
         for _ in batches(samples, seed=0, start=0, stop=8, batch_size=2, size=(16, 16), workers=workers):
             pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_check_and_a_training_name_what_they_leave_out(kind: str, shared_pairs: Path, tmp_path: Path) -> None:
+    """Pipes and links to devices among the images were left out without a word. Links to images, folders called as
+    images, and what is hidden are no fault."""
+    data = Path(shutil.copytree(shared_pairs, tmp_path / "pairs"))
+    for side in ("testA", "trainB"):
+        KINDS[kind](data / side / "9.png")
+        KINDS[kind](data / side / "._1.png")
+        (data / side / "folder.png").mkdir()
+    (data / "trainA" / "0.png").rename(tmp_path / "0.png")
+    (data / "trainA" / "0.png").symlink_to(tmp_path / "0.png")
+    found = [finding for finding in check(data) if "is a pipe, a socket or a device" in finding.what]
+    assert [(finding.path, finding.severity) for finding in found] == [
+        (data / side / "9.png", "error") for side in ("testA", "trainB")]
+
+    report, small = Silent(), {"kind": "resnet", "width": 2, "blocks": 0}
+    train(pix2pix_recipe(data, translator={"kind": "pix2pix", "generator": small, "discriminator": {
+        "kind": "patchgan", "width": 2, "layers": 1}}, stages=[{"resolution": 16, "images": 2, "batch_size": 2}],
+        every={"log": 2, "sample": 100, "checkpoint": 100, "evaluate": 2}), tmp_path / "run", report)
+    (told,) = (line for line in report.lines if "left out" in line)
+    assert told.startswith("warning: 2 among the images") and "testA/9.png" in told and "trainB/9.png" in told
 
 
 def test_a_conversion_goes_past_it(tmp_path: Path) -> None:

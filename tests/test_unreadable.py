@@ -152,6 +152,43 @@ def test_more_than_a_share_of_unreadable_files_ends_the_training_and_is_saved(da
     assert newest is not None and int(newest.name) >= 8
 
 
+@pytest.mark.parametrize(("name", "at"), [("testB/0.png", 0), ("testA/5.png", 12)])
+def test_with_skip_a_damaged_held_out_image_is_named_once_and_the_others_are_scored(
+        name: str, at: int, data: Path, tmp_path: Path) -> None:
+    """One damaged test image cost every score of a training, and with them its best checkpoint."""
+    every = SMALL["every"] | {"evaluate": 12}
+    report = harming(data, cut, at, name)
+    if not at:
+        cut(data / name)
+    train(small(data, skipping=True, every=every), tmp_path / "run", report)
+    told = [line for line in report.lines if "held-out image cannot be read" in line]
+    assert len(told) == 1 and name in told[0] and "1 of 12 files so far" in told[0]
+    assert not [line for line in report.lines if line.startswith("warning")]
+    scored = evaluations(tmp_path / "run")
+    assert [record["num_held_out"] for record in scored] == [6 if at else 5, 5]
+    best = json.loads((tmp_path / "run" / "status.json").read_text())["best"]
+    assert best["num_images"] == 5 and (tmp_path / "run" / "checkpoints" / f"{best['images']:012d}").is_dir()
+
+    for side in "AB":  # the scores are those of a data set without that pair
+        (data / f"test{side}" / Path(name).name).unlink()
+    train(small(data, every=every), tmp_path / "without", Silent())
+    assert scored[-1]["ssim"] == evaluations(tmp_path / "without")[-1]["ssim"]
+
+
+def evaluations(run: Path) -> list[dict[str, Any]]:
+    return [record for record in read_lines(run / "metrics.jsonl") if record["kind"] == "evaluation"]
+
+
+def test_more_than_a_share_of_unreadable_held_out_files_is_a_warning_and_no_score(data: Path, tmp_path: Path) -> None:
+    for number in (1, 3):
+        cut(data / "testA" / f"{number}.png")
+    report = Silent()
+    train(small(data, skipping=True, every=SMALL["every"] | {"evaluate": 12}), tmp_path / "run", report)
+    assert any("no scores at 12 images" in line and "2 of 12 files cannot be read, more than the 5%" in line
+               for line in report.lines)
+    assert not evaluations(tmp_path / "run")
+
+
 def test_a_run_that_stopped_may_go_on_with_skip(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         train(small(data), tmp_path / "run", harming(data, cut))

@@ -202,7 +202,12 @@ class DiskError(TranslateError):
 
     @classmethod
     def of(cls, error: OSError, path: Path, needed: int | None = None) -> DiskError:
-        """Return the error of the operating system with the free bytes, and the `needed` ones where they are known."""
+        """Return the error of the operating system.
+
+        Where the disk itself failed, with the free bytes, and the `needed` ones where they are known.
+        """
+        if not is_disk_fault(error):
+            return cls(error.strerror or str(error), path)
         try:
             free = f"{shutil.disk_usage(path if path.is_dir() else path.parent).free:,} bytes free"
         except OSError:

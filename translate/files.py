@@ -21,10 +21,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from translate.errors import DiskError, DocumentError
+from translate.errors import DiskError, DocumentError, visible
 from translate.foreign import opened
 
 TEMPORARY = ".tmp-"  # what every temporary name starts with
+IS_LINK = "is a link, which is not written through; remove it"
 NUM_START_LETTERS = len(TEMPORARY) + 13  # of `temporary_start`
 
 
@@ -100,11 +101,29 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def as_disk_errors(path: Path) -> Iterator[None]:
-    """Raise every `OSError` of the block as a `DiskError` that names `path` and the free bytes."""
+    """Raise every `OSError` of the block as a `DiskError` that names `path`; where the disk failed, the free bytes too.
+    """
     try:
         yield
     except OSError as error:
         raise DiskError.of(error, path) from error
+
+
+def make_folder(folder: Path, root: Path) -> None:
+    """Make `folder`, which lies below `root`, and all between them. Raises `OSError` where one of those is a link.
+
+    `root` is the place that a person has named, and may be a link; what lies in it, others may have put there.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for each in reversed([folder, *folder.parents][:len(folder.relative_to(root).parts)]):
+        refuse_link(each)
+        each.mkdir(exist_ok=True)
+
+
+def refuse_link(folder: Path) -> None:
+    """Raise `OSError` where there is a link in the place of a folder that is written into."""
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, f"{visible(folder.name)} {IS_LINK}")
 
 
 def sync_folder(folder: Path) -> None:
@@ -183,7 +202,7 @@ def appending(path: Path) -> BinaryIO:
         descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(error.errno, "is a link, which is not written through; remove it") from None
+            raise OSError(error.errno, IS_LINK) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

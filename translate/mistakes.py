@@ -261,9 +261,17 @@ def no_mapping(document: Any) -> tuple[str, str]:
 
 def shown(value: Any) -> str:
     """Return a value as a recipe writes it, cut after 60 characters."""
-    text = {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else (
-        repr(value))
+    text = as_written(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def as_written(value: Any) -> str:
+    """Return a value as a recipe writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {as_written(each)}" for key, each in value.items()) + "}"
+    return "[" + ", ".join(map(as_written, value)) + "]" if isinstance(value, list) else repr(value)
 
 
 def leaves(annotation: Any) -> Iterator[Any]:

@@ -23,7 +23,7 @@ from translate.data.labelled_layouts import LabelledLayout
 from translate.data.scale import Fitting
 from translate.data.transforms import Augmentation
 from translate.errors import Mistake, RecipeError
-from translate.mistakes import Mistakes, shown
+from translate.mistakes import Mistakes, as_written, shown
 from translate.networks.growing import level_problems
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.networks.tasks import TaskNetworkConfig
@@ -357,7 +357,7 @@ def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
         for number, (before, after) in enumerate(zip(old, new, strict=True)):
             yield from differences(before, after, f"{where}.{number}")
     elif old != new:
-        yield f"{where}: {old!r} → {new!r}"
+        yield f"{where}: {as_written(old)} → {as_written(new)}"
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:

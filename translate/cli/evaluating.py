@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +30,8 @@ def evaluate(
     direction: Direction = "ab",
     most: Annotated[int | None, typer.Option("--images", help="Score at most so many images, evenly spread.",
                                              show_default="all")] = None,
+    values: Annotated[str | None, typer.Option("--range", metavar="LOW,HIGH", help="Values of the files that are black "
+                                               "and white, in all folders.", show_default="all of their type")] = None,
     classes: Annotated[int | None, typer.Option(help="Both folders hold label maps of so many classes.")] = None,
     ignore: Annotated[str | None, typer.Option(metavar="N", help="Label of pixels that do not count; none: all count.",
                                                show_default="255, where that is no class")] = None,
@@ -44,14 +47,14 @@ def evaluate(
     is_run = (run_of(what) / "recipe.yaml").is_file()
     if most is not None and most < 1:
         raise UsageError(f"--images {most}: give 1 or more")
-    if is_run and not (against is source is classes is truth is None):
+    if is_run and not (against is source is classes is truth is values is None):
         raise UsageError("a run is scored on the test images of its recipe", what,
                          "to score other images, run `convert`, then `evaluate OUT --against REAL`")
     if not is_run and against is None:
         raise UsageError("neither a run nor a release", what, "for a folder of images, add --against FOLDER")
-    if classes is not None and not (source is most is truth is None):
+    if classes is not None and not (source is most is truth is values is None):
         raise UsageError("--classes: label maps are compared as they are, all of them",
-                         advice="leave --source and --images out, and --truth")
+                         advice="leave --source and --images out, and --truth and --range")
     if classes is None and not (ignore is ids is None):
         raise UsageError("--ignore and --ids are about label maps", advice="add --classes N")
 
@@ -62,7 +65,8 @@ def evaluate(
         elif classes is not None:
             results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids))
         else:
-            results = evaluate_folder(what, against, source, truth=truth, most=most, on_progress=display.count)
+            results = evaluate_folder(what, against, source, truth=truth, most=most, low_high=range_of(values),
+                                      on_progress=display.count)
 
     document = results.as_json()
     if json_file == Path("-"):
@@ -101,6 +105,19 @@ def ids_of(words: str | None) -> dict[int, int]:
             raise UsageError(f"--ids {words}: expected numbers and their classes, such as 0=0,255=1")
         ids[int(number)] = int(stands_for)
     return ids
+
+
+def range_of(words: str | None) -> tuple[float, float] | None:
+    """Return what `--range` says, such as 0,4095. Raises `UsageError` for anything else."""
+    if words is None:
+        return None
+    try:
+        low, high = map(float, words.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"--range {words}: expected two numbers, the lower first, such as 0,4095 or -200,800")
+    return low, high
 
 
 def report(

@@ -103,6 +103,7 @@ def results_table(document: dict[str, Any]) -> Table:
     if document["paired"] and document["direction"] is None:
         counted = f"{document['num_images']} images, each against the real one of its name"
     counted += f", {document['labels']['text']}" if "labels" in document else ""
+    counted += ", values from {:g} to {:g}".format(*document["range"]) if "range" in document else ""
     level = f"{document['interval']['level']:.0%} interval"
     own_size = any(row["own_size"] for row in document["metrics"].values())
     value, own = "value", []

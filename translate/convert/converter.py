@@ -313,7 +313,7 @@ class Converter:
     def _begin(self, read: Input) -> None:
         """Log that the output is about to be written, and make its folder."""
         self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
-        make_folder(read.job.output.parent)
+        make_folder(read.job)
 
     def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,
               unknown: np.ndarray | None) -> tuple[str, ...]:
@@ -365,10 +365,14 @@ def holds_pages(path: Path) -> bool:
     return path.suffix.lower() in (".tif", ".tiff")
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for outputs. Raises `DiskError` where the disk is to blame, else `ImageError`."""
+def make_folder(job: Job) -> None:
+    """Make the folder of an output, through no link below the folder of all of them.
+
+    Raises `DiskError` where the disk is to blame, else `ImageError`.
+    """
+    folder = job.output.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder, job.output.parents[len(Path(job.output_name).parts) - 1])
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, folder) from error

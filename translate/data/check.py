@@ -23,6 +23,7 @@ from translate.data.stream import hint_at_truth
 from translate.data.transforms import check_loaded, target_shape
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
+from translate.images.listing import no_files_beside
 from translate.images.reading import ImageConfig, fit
 
 Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
@@ -96,6 +97,11 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
     """Yield the findings: how the files belong together, then of each file, then of the two files of a pair."""
     parts, findings = _parts(config, root, needs_test_images)
     yield from findings
+
+    # What is called an image and is none is left out of both.
+    files = (path for part in parts.values() for pair in part for path, _ in pair)
+    yield from (Finding(path, "error", "is a pipe, a socket or a device, and is left out", "remove it")
+                for path in no_files_beside(files))
 
     # Read every file, and compare the sizes of a pair.
     met: set[tuple[int, int]] = set()

@@ -6,18 +6,27 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from translate.images.pictures import Picture
 from translate.images.reading import ImageConfig
 from translate.images.transparency import hidden_colours, is_transparent
+from translate.images.values import Range
 
 NUM_NAMED = 3  # files that a sentence names
 FULL_RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "float32": (-1, 1)}
 USED_PARTS = {"uint8": 0.1, "uint16": 0.5, "float32": 0.5}  # as much or less is said: 15 bits of 16, [0, 1] of [-1, 1]
 Said = tuple[Path | None, Literal["note", "warning"], str, str | None]  # a file or all, a severity, what, advice
+
+
+
+class PartUsed(NamedTuple):
+    """How small a part of their type's range all values fill."""
+
+    words: str
+    proposed: Range  # what they most likely fill
 
 
 @dataclass
@@ -39,13 +48,13 @@ class PixelCount:
     def look_at(self, picture: Picture) -> None:
         """Count one image, as its file has it."""
         self.num += 1
-        self._look_at_values(picture)
+        self.look_at_values(picture)
         if is_transparent(picture.alpha):
             self.transparent.append(picture.path)
             for colour in hidden_colours(picture.pixels, picture.alpha):
                 self.hidden.setdefault(colour, picture.path)
 
-    def _look_at_values(self, picture: Picture) -> None:
+    def look_at_values(self, picture: Picture) -> None:
         """Count the values of an image, but for pixels without data."""
         if picture.unknown is not None:
             self.lacking.append(picture.path)
@@ -81,20 +90,26 @@ class PixelCount:
             yield (path, "warning" if others else "note", f"is shown by its own window, from {low:g} to {high:g}"
                    f"{others}", f"set {self.name}.range or {self.name}.window: a value is then as bright in all images")
             return
-        if self.config.value_range is not None or len(self.dtypes) != 1 or self.lowest >= self.highest:
-            return
+        if (part := self.part_used()) is not None:
+            low, high = part.proposed
+            yield (None, "warning", f"the values of all images of {self.name} {part.words}",
+                   f"if that is all they can hold, set {self.name}.range: [{low:g}, {high:g}]")
+
+    def part_used(self) -> PartUsed | None:
+        """Return which part of the range of their type all values fill; None where it is no small one, or is named."""
+        if self.config.value_range is not None or self.windows or len(self.dtypes) != 1 or self.lowest >= self.highest:
+            return None
         (dtype,) = self.dtypes
         full = FULL_RANGES.get(dtype.name)
         if full is None:  # what has no range of its own is refused without one
-            return
+            return None
         used = (self.highest - self.lowest) / (full[1] - full[0])
-        if used <= USED_PARTS[dtype.name]:
-            bits = max(1, math.ceil(math.log2(self.highest + 1))) if dtype.kind == "u" else 0
-            proposed = (f"[0, {2**bits - 1}]" if dtype.kind == "u" else "[0, 1]" if self.lowest >= 0
-                        else f"[{self.lowest:g}, {self.highest:g}]")
-            yield (None, "warning", f"the values of all images of {self.name} lie between {self.lowest:g} and "
-                   f"{self.highest:g}: {used:.0%} of the range of {dtype.name} ({full[0]:g} to {full[1]:g})",
-                   f"if that is all they can hold, set {self.name}.range: {proposed}")
+        if used > USED_PARTS[dtype.name]:
+            return None
+        whole_bits = (0.0, 2.0 ** max(1, math.ceil(math.log2(self.highest + 1))) - 1) if dtype.kind == "u" else None
+        return PartUsed(f"lie between {self.lowest:g} and {self.highest:g}: {used:.0%} of the range of {dtype.name} "
+                        f"({full[0]:g} to {full[1]:g})",
+                        whole_bits or ((0, 1) if self.lowest >= 0 else (self.lowest, self.highest)))
 
     def _transparency(self) -> Iterator[Said]:
         """Tell how many images are transparent, and whether what they hide differs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +136,16 @@ class Labelling:
         classes = [class_of(number, ids) for number in present]
         table[present] = [NO_CLASS if number is None else number for number in classes]
         return table[stored]
+
+    def are_classes(self, numbers: Iterable[int]) -> bool:
+        """Tell whether numbers of label maps are classes as they are, and would be lost or others by `ids`.
+
+        So it is where all are a class or `ignore`, `ids` gives none of them another, and some would be no class by it.
+        """
+        means = {number: class_of(number, dict(self.ids)) for number in numbers}
+        return None in means.values() and all(
+            (number < self.classes or number == self.ignore) and of_class in (None, number)
+            for number, of_class in means.items())
 
     def classes_in(self, labels: np.ndarray) -> np.ndarray:
         """Return the class of each number that `read` gave, as int64; −1 of what is ignored."""

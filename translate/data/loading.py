@@ -15,9 +15,10 @@ import threading
 import time
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -30,6 +31,7 @@ FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT_SECONDS = 600.0
 SECONDS_TO_HEAR_OF_A_DEATH = 1.0
 CHECK_ALL = f"`translate data check {RECIPE_PLACEHOLDER}` finds all files that cannot be used"
+UNREADABLE_SHARE = 0.05  # of the files of a split: more of them are no accident, and the data would be others
 BatchType = TypeVar("BatchType")
 
 
@@ -178,6 +180,14 @@ class Deaths:
 
 
 DEATHS = Deaths()
+
+
+def check_share(unreadable: Collection[str], num_files: int, last: Path | str | None) -> None:
+    """Raise `DataError` where too many of so many files cannot be read to go on without them; `last` is one of them."""
+    if len(unreadable) > max(1, UNREADABLE_SHARE * num_files):
+        raise DataError(f"{len(unreadable):,} of {num_files:,} files cannot be read, more than the "
+                        f"{UNREADABLE_SHARE:.0%} that data.on_unreadable: skip goes on without; the last is "
+                        f"{last}", "data.on_unreadable", CHECK_ALL)
 
 
 def death_of_a_worker() -> str:

@@ -6,7 +6,7 @@ An evaluation leaves in `metrics.jsonl` a line of `kind: evaluation`:
     stage        the stage, from 0
     <score>      its value, under the names of `translate.metrics.observations.MEASURES`; null where it is not finite
     intervals    {score: [low, high]}: the 95 % bootstrap interval over the held-out images, where there is one
-    num_held_out how many held-out images were translated
+    num_held_out how many held-out images were translated: without those that cannot be read (`data.on_unreadable`)
     side         their typical short side as they were shown, px: as the stage shows images, but whole
     own_side     the same of the images in their own size
     own_size     {score: value} of the images in their own size; only where the two differ by more than a third
@@ -35,10 +35,11 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from translate.data import test_pairs
+from translate.data.loading import CHECK_ALL, check_share
 from translate.data.samples import Sample, Samples
 from translate.data.scale import OWN_SIZE, Fitting, HeightWidth, measured, typical_side
 from translate.data.stream import TRUTH_ADVICE
-from translate.errors import DataError, TranslateError
+from translate.errors import DataError, ImageError, TranslateError
 from translate.evaluation.in_words import verdict
 from translate.images.tensors import hide_unknown
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
@@ -80,6 +81,8 @@ class HeldOut:
         # The own sizes of the sources, as far as their files say it
         self.shapes: list[HeightWidth] = measured([files[0][number] for number in self.sources],
                                                   self.samples.shape_in)
+        self.num_files = len({*(files[0][number] for number in self.sources),
+                              *(files[1][number] for number in self.reals)})
         self.fitting = OWN_SIZE
 
     def shown(self, fitting: Fitting) -> HeldOut:
@@ -122,6 +125,7 @@ class Scored(NamedTuple):
     """The scores of held-out images as they were shown; `own_size` is empty where that is about their own size."""
 
     shown: dict[str, Estimate]
+    num_images: int  # how many were translated
     side: int  # their typical short side, px
     own_size: dict[str, Estimate]
     missing: str  # why there are no scores at their own size, where there should be; else empty
@@ -131,19 +135,24 @@ class Scored(NamedTuple):
 class Evaluator:
     """Scores a translator A → B on the held-out images. All processes share the work and get the same result."""
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator, precision: Format):
-        """Raises `DataError` where there is nothing to score on, or the score that is to decide cannot be had."""
-        self.accelerator, self.precision = accelerator, precision
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, precision: Format,
+                 tell: Callable[[str], object] = lambda line: None):
+        """Raises `DataError` where there is nothing to score on, or the score that is to decide cannot be had.
+
+        `tell` is told of each held-out file that cannot be read, once, where `data.on_unreadable` is skip.
+        """
+        self.accelerator, self.precision, self.tell = accelerator, precision, tell
+        self.unreadable: set[str] = set()
         root = data_root()
         self.held_out = HeldOut(recipe, root, most=recipe.evaluate.images)
         weights = find_mobilenet(root) if recipe.data.channels_b in (1, 3) else None
         self.networks: list[FeatureNetwork] = [] if weights is None else [MobileNet(weights, accelerator.device)]
         self.metric = self._deciding(recipe.evaluate.metric, root, recipe.fitting(recipe.stages[-1]))
         self.cadence = self._cadence(recipe)
-        self._reals: dict[Fitting, list[Observed]] = {}
+        self._reals: dict[Fitting, dict[int, Observed]] = {}  # by their number
         # What the untouched input would score: where it could be an output
         self.comparable = recipe.data.channels_a == recipe.data.channels_b and recipe.data.labelling is None
-        self._sources: dict[Fitting, list[Observed]] = {}
+        self._sources: dict[Fitting, dict[int, Observed]] = {}
         self._beside: dict[Fitting, tuple[dict[str, Estimate], dict[str, Estimate]]] = {}  # their scores, and the floor
         self._looked: Callable[[], object] = lambda: None
 
@@ -158,7 +167,8 @@ class Evaluator:
         on_progress    is told how many of how many images are looked at, at the start and after each; in each process
                        of its share
 
-        Raises `TranslateError` in every process when one of them cannot read or translate an image.
+        Raises `TranslateError` in every process when one of them cannot read or translate an image; where the recipe
+        says `on_unreadable: skip`, when too many cannot be read.
         """
         # How much there is to look at: real ones of a size once in a training
         shown, sizes = self.held_out.shown(fitting), [fitting]
@@ -171,29 +181,29 @@ class Evaluator:
         self._looked = lambda: on_progress(min(next(done), looks), looks)
         on_progress(0, looks)
 
-        scores = self._score(translator, shown, on_translated)
+        scores, num_images = self._score(translator, shown, on_translated)
         own_size: dict[str, Estimate] = {}
         missing = ""
         if len(sizes) > 1:
             try:
-                own_size = self._score(translator, self.held_out, None)
+                own_size, _ = self._score(translator, self.held_out, None)
             except TranslateError as error:  # large images may need more memory than there is
                 missing = str(error)
-        return Scored(scores, shown.side, own_size, missing, self._verdict(scores, shown))
+        return Scored(scores, num_images, shown.side, own_size, missing, self._verdict(scores, shown))
 
     def _verdict(self, scores: dict[str, Estimate], held_out: HeldOut) -> str:
         """Say what the deciding score of images as they are shown amounts to, beside that of their sources."""
         if not self.comparable or not self.accelerator.is_main_process:
             return ""
         if held_out.fitting not in self._beside:
-            sources, reals = self._sources[held_out.fitting], self._reals.get(held_out.fitting, [])
+            sources, reals = self._together(self._sources[held_out.fitting], held_out)
             self._beside[held_out.fitting] = summarise(sources, reals, paired=held_out.paired), floor(reals)
         return verdict(self.metric, scores, *self._beside[held_out.fitting])
 
     @torch.no_grad()
     def _score(self, translator: Translator, held_out: HeldOut,
-               on_translated: OnTranslated | None) -> dict[str, Estimate]:
-        """Return the scores of held-out images as they are shown."""
+               on_translated: OnTranslated | None) -> tuple[dict[str, Estimate], int]:
+        """Return the scores of held-out images as they are shown, and of how many they are."""
         # Real images and sources are looked at once in a training, translations every time
         if self.networks and held_out.fitting not in self._reals:
             self._reals[held_out.fitting] = self._shared(len(held_out.reals), lambda number: observe(
@@ -210,13 +220,22 @@ class Evaluator:
         scores: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                scores = [summarise(fakes, self._reals.get(held_out.fitting, []), paired=held_out.paired)]
+                scores = [summarise(*self._together(fakes, held_out), paired=held_out.paired)]
             except TranslateError as error:
                 scores = [error]
         broadcast_object_list(scores)
         if isinstance(scores[0], TranslateError):
             raise scores[0]
-        return dict(scores[0])
+        return dict(scores[0]), len(fakes)
+
+    def _together(self, images: dict[int, Observed], held_out: HeldOut) -> tuple[list[Observed], list[Observed]]:
+        """Return images and the real ones, each in their order; of pairs those of which both could be read."""
+        reals = self._reals.get(held_out.fitting, {})
+        if held_out.paired and reals:
+            both = images.keys() & reals.keys()
+            images, reals = ({number: each for number, each in side.items() if number in both}
+                             for side in (images, reals))
+        return [each for _, each in sorted(images.items())], [each for _, each in sorted(reals.items())]
 
     def _observe(self, generator: nn.Module, held_out: HeldOut, number: int,
                  on_translated: OnTranslated | None) -> Observed:
@@ -227,32 +246,48 @@ class Evaluator:
             on_translated(number, source, fake, truth)
         return observe(fake, None if truth is None else truth.to(fake.device), self.networks, small=SIMILARITY_SIDE)
 
-    def _shared(self, num: int, observe_one: Callable[[int], Observed]) -> list[Observed]:
-        """Return what `observe_one` returns for 0 … num − 1, in this order, each called in one process.
+    def _shared(self, num: int, observe_one: Callable[[int], Observed]) -> dict[int, Observed]:
+        """Return what `observe_one` returns for 0 … num − 1, each called in one process, without what is skipped.
 
         Raises in all processes the `TranslateError` of one that cannot read a test image, and `TranslateError` where
         one has too little memory for it.
         """
         # This process's share. An error waits: the others would wait for this share for ever.
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        seen: list[tuple[int, Observed]] = []
+        seen: dict[int, Observed] = {}
+        unreadable: list[ImageError] = []
         fault: TranslateError | None = None
         try:
             for number in range(rank, num, world):
-                seen.append((number, observe_one(number)))
+                try:
+                    seen[number] = observe_one(number)
+                except ImageError as error:
+                    if not self.held_out.samples.loading.skips_unreadable:
+                        raise
+                    unreadable.append(error)
                 self._looked()
         except TranslateError as error:
             fault = error
         except (RuntimeError, MemoryError) as error:
             fault = TranslateError(str(error) or "out of memory")
 
-        # The shares of all, in the order of the images
-        shares = gather_object([(seen, fault)])
-        faults = [fault for _, fault in shares if fault is not None]
+        # The shares of all
+        shares = gather_object([(seen, unreadable, fault)])
+        faults = [fault for _, _, fault in shares if fault is not None]
         if faults:
             raise faults[0]
-        return [observed for _, observed in sorted((each for seen, _ in shares for each in seen),
-                                                   key=lambda each: each[0])]
+        for each in (each for _, skipped, _ in shares for each in skipped):
+            self._count(each)
+        return {number: observed for seen, _, _ in shares for number, observed in seen.items()}
+
+    def _count(self, error: ImageError) -> None:
+        """Count a held-out file that cannot be read. Raises `DataError` where there are too many."""
+        if str(error.path) not in self.unreadable:
+            self.unreadable.add(str(error.path))
+            so_far = f"{len(self.unreadable):,} of {self.held_out.num_files:,} files so far"
+            self.tell(f"a held-out image cannot be read, and the others are scored without it ({so_far}): "
+                      f"{error.path}: {error.what}")
+        check_share(self.unreadable, self.held_out.num_files, error.path)
 
     def _deciding(self, metric: str, root: Path, fitting: Fitting) -> str:
         """Return the score that says what is best.
@@ -276,11 +311,22 @@ class Evaluator:
         if metric == "kernel_distance" and min(len(self.held_out.sources), len(self.held_out.reals)) < 2:
             raise DataError("the kernel distance compares sets, from two test images on each side, and there is one",
                             advice="add test images, or use another score")
-        side = min(self.held_out.shown(fitting).source(0).shape[1:])
+        side = min(self._first(fitting).shape[1:])
         if side < MIN_SIDE.get(metric, 1):
             raise DataError(f"{metric} needs test images with sides of {MIN_SIDE[metric]} px, and the first has "
                             f"{side} as the last stage shows it", "evaluate.metric", "use another score")
         return metric
+
+    def _first(self, fitting: Fitting) -> Tensor:
+        """Return the first source that can be read, as `fitting` shows it. Raises `DataError` where none can."""
+        shown = self.held_out.shown(fitting)
+        for number in range(len(shown.sources)):
+            try:
+                return shown.source(number)
+            except ImageError as error:
+                if not shown.samples.loading.skips_unreadable or number == len(shown.sources) - 1:
+                    raise DataError.of(error, CHECK_ALL) from None
+        raise AssertionError("a test split without images")
 
     def _cadence(self, recipe: Recipe) -> int:
         """Return how many training images lie between two evaluations.

@@ -8,6 +8,7 @@
     side, own_side   of a run: the typical short side of the sources, px, as they were shown (as in the last stage of
                   the training, but whole), and in their own size
     num_images, num_reals, num_sources;  paired: whether image i has a truth
+    range         of folders, where it was given: the values of the files that stand for black and white
     labels        of label maps: how many pixels of which classes the truth holds, and how many are ignored
     features      the networks that sets were compared by
     interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
@@ -39,14 +40,14 @@ from torch import Tensor
 
 from translate import files
 from translate.data.label_counts import LabelCounts
-from translate.data.labels import Labelling, read_labels
-from translate.data.pairing import list_images, names_of, shared_names
+from translate.data.labels import Labelling, numbers_in, read_labels
+from translate.data.pairing import names_of, shared_names
 from translate.data.stream import TRUTH_ADVICE
-from translate.errors import DataError, ImageError, UsageError, visible
-from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
-from translate.images.decoding import decode, read_content
-from translate.images.reading import ImageConfig, fit
+from translate.errors import DataError, ImageError, visible
+from translate.evaluation.folder_images import FolderImages, Images, doubts, list_folder
+from translate.evaluation.heldout import HeldOut, translate_whole
 from translate.images.tensors import hide_unknown, to_array, to_tensor
+from translate.images.values import Range
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
 from translate.metrics.intervals import Estimate
@@ -107,15 +108,6 @@ def results_file(path: Path) -> Path | None:
     return run / name if (run / "checkpoints").is_dir() else None
 
 
-@dataclass(frozen=True)
-class Images:
-    """`num` images, each read when it is asked for by its number: (C, H, W) in [-1, 1]."""
-
-    num: int
-    read: Callable[[int], Tensor]
-    paths: Sequence[Path] = ()  # the file of each, where they lie in a folder
-
-
 def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = None,
                  on_progress: OnProgress = lambda done, total: None) -> Results:
     """Translate the test images of a run's (or release's) recipe and score what comes out, as `convert` would write it.
@@ -170,7 +162,8 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
 
 
 def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, truth: bool | None = None,
-                    most: int | None = None, on_progress: OnProgress = lambda done, total: None) -> Results:
+                    most: int | None = None, low_high: Range | None = None,
+                    on_progress: OnProgress = lambda done, total: None) -> Results:
     """Score the images below `folder` against the real ones below `against`: by pairs too where most have a truth.
 
     source       holds what the images were made from, for the baselines; None: no baselines
@@ -178,12 +171,14 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
                  have one, those are scored and the others named. True: also one whose name differs in what all names
                  of its folder begin or end with. False: names say nothing, and sets are compared
     most         at most so many images of each folder, evenly spaced; None: all
+    low_high     the values of all files that stand for black and white; None: all of their type, and values that fill
+                 a small part of it are said
     on_progress  called with the number of images looked at, and of all there are
 
     Raises `DataError` for folders without images and pairs of different sizes, `ImageError`.
     """
-    images, reals = _list(folder), _list(against)
-    sources = [] if source is None else _list(source)
+    images, reals = list_folder(folder), list_folder(against)
+    sources = [] if source is None else list_folder(source)
 
     # Images with a truth are scored, and what pairs with nothing is named. Without truths, sets are compared.
     pairs, notes = _truths(folder, images, against, reals, truth)
@@ -203,10 +198,14 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
             notes += [f"scores of baselines against a truth need a source of each image's name; without one in "
                       f"{visible(source)}: {names_of(lonely)}"] if lonely else []
 
-    results = compare(_images(images, most), _images(reals, most), _images(sources, most) if sources else None,
+    # What their values stand for is known when all have been read
+    compared = {folder: FolderImages(images, most, low_high), against: FolderImages(reals, most, low_high)}
+    results = compare(compared[folder].images, compared[against].images,
+                      FolderImages(sources, most, low_high).images if sources else None,
                       paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress)
     results.about |= {"what": str(folder), "against": str(against), "direction": None, "weights": None}
-    results.missing += notes
+    results.about |= {"range": list(low_high)} if low_high else {}
+    results.missing += [*notes, *doubts(compared)]
     return results
 
 
@@ -243,22 +242,28 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     """Score label maps below `folder` against those below `against`: mIoU and accuracies.
 
     Pixels whose truth is `ignore` do not count. `ids` says which classes the numbers in the files stand for, where they
-    do not stand for themselves (see `translate.data.labels.class_of`). What pairs with nothing is named. Raises
-    `DataError` where no names pair, and where all that counts is of one class, `ImageError` for what is no label map of
-    these classes.
+    do not stand for themselves (see `translate.data.labels.class_of`). Predictions whose numbers are classes already,
+    as networks write them, are taken as they are, and that is said (see `Labelling.are_classes`). What pairs with
+    nothing is named. Raises `DataError` where no names pair, and where all that counts is of one class, `ImageError`
+    for what is no label map of these classes.
     """
-    pairs, *lonely = shared_names(folder, _list(folder), against, _list(against), alike=True)
+    pairs, *lonely = shared_names(folder, list_folder(folder), against, list_folder(against), alike=True)
     if not pairs:
         raise DataError(f"none of its label maps has the name of one in {against}", folder)
     scores, labelling = LabelScores(classes, ignore), Labelling(classes, ignore, ids=tuple((ids or {}).items()))
     counts, num_strange = LabelCounts(labelling.names, ignore), 0
     found: list[np.ndarray] = []
+
+    # Predictions are read as the truth is, unless their numbers are the classes
+    reading = labelling
+    if ids and labelling.are_classes({number for each, _ in pairs for number in numbers_in(read_labels(each))}):
+        reading = Labelling(classes, ignore)
     for prediction, truth in pairs:
         stored = read_labels(truth)
         if (fault := labelling.fault(stored)) is not None:
             raise ImageError(truth, "read", f"{fault}; --classes, --ignore and --ids say which there are")
         try:
-            confusion = scores.confusion(labelling.renumbered(read_labels(prediction)), labelling.renumbered(stored))
+            confusion = scores.confusion(reading.renumbered(read_labels(prediction)), labelling.renumbered(stored))
         except DataError as error:
             raise ImageError(prediction, "read", error.what) from None
         found.append(totals(confusion))
@@ -275,9 +280,12 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     missing += [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
                 if counts.absent]
     if num_strange:
-        by_ids = "; its numbers, like the truth's, are read by --ids: store what these turn into classes" if ids else ""
+        by_ids = "; its numbers, like the truth's, are read by --ids: store what these turn into classes"
         missing.append(f"a class in {num_strange:,} pixels of {visible(folder)}: their numbers are none of the "
-                       f"{classes}, which counts as wrong{by_ids}")
+                       f"{classes}, which counts as wrong{by_ids if reading.ids else ''}")
+    if reading is not labelling:
+        missing.append(f"certainty about the numbers of {visible(folder)}: they are taken for classes as they are, as "
+                       f"all lie in 0 … {classes - 1} and --ids, which reads the truth, makes no others of them")
     return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
                     "num_images": len(pairs), "num_reals": len(pairs), "num_sources": 0, "paired": True,
                     "features": [], "labels": counts.as_json()},
@@ -343,45 +351,6 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
         scores, observations.floor(kept["reals"]),
         {name: summarise(kept[name], kept["reals"], paired=paired and sources_paired)
          for name in ("identity", "colour_transfer") if len(kept[name]) == (sources.num if sources else -1)}, missing)
-
-
-def read_any(path: Path) -> Tensor:
-    """Read an image as (C, H, W) float32, integers mapped to [-1, 1], as it is seen on white where it is transparent.
-
-    Grey becomes RGB, as formats differ in whether they keep grey images grey. Raises `ImageError`.
-    """
-    picture = decode(read_content(path), path)
-    pixels = fit(picture, ImageConfig(channels=picture.pixels.shape[2], bits="float")).pixels
-    image = to_tensor(pixels, ImageConfig(channels=pixels.shape[2], bits="float"))
-    return image if (rgb := identity(image, 3)) is None else rgb
-
-
-def _images(paths: Sequence[Path], most: int | None) -> Images:
-    """Choose at most `most` files. Reading one with other channels than the first raises `DataError`."""
-    chosen = [paths[index] for index in evenly_spaced(len(paths), most)]
-    channels = len(read_any(chosen[0]))
-
-    def read(number: int) -> Tensor:
-        image = read_any(chosen[number])
-        if len(image) != channels:
-            raise DataError(f"has {len(image)} channels, and {chosen[0]} has {channels}", chosen[number],
-                            "all images of a set must have equally many")
-        return image
-
-    return Images(len(chosen), read, chosen)
-
-
-def _list(folder: Path) -> list[Path]:
-    """List the images below `folder`, at least one. Raises `UsageError`, `DataError`."""
-    if not folder.is_dir():
-        raise UsageError("no such folder", folder)
-    try:
-        found = list_images(folder)
-    except ImageError as error:
-        raise DataError.of(error) from None
-    if not found:
-        raise DataError("holds no image of a format that can be read", folder)
-    return found
 
 
 def _plain(score: Estimate) -> dict[str, Any]:

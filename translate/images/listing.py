@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +87,20 @@ def list_folder(folder: Path, skip: Path | None = None) -> Listing:
         except OSError as error:
             faults.append(ImageError(here, "find", error.strerror or str(error)))
     return Listing(sorted(files), sorted(others), faults)
+
+
+def no_files_beside(files: Iterable[Path]) -> list[Path]:
+    """Return what has the name of an image and is a pipe, a socket or a device, in the folders of `files`, sorted.
+
+    `find_images` leaves it out.
+    """
+    found: list[Path] = []
+    for folder in {path.parent for path in files}:
+        with suppress(OSError), os.scandir(folder) as entries:  # of a folder that is gone, whoever reads will say so
+            found += [Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES
+                      and not is_aside(entry.name) and not entry.is_file() and not entry.is_dir()
+                      and Path(entry.path).exists()]
+    return sorted(found)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

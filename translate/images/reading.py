@@ -27,6 +27,9 @@ HALF_RANGE: dict[Bits, float] = {8: 127.5, 16: 32767.5}  # samples / HALF_RANGE 
 LIMITS: dict[Bits, tuple[tuple[float, float], ...]] = {  # of what output files can hold
     8: ((0, 255),), 16: ((0, 65535), (-32768, 32767)), "float": ((-math.inf, math.inf),)}
 
+RANGE_ADVICE = "say in the recipe which of them are black and white (range: [low, high] of this side); without a " \
+               "range, floats are to lie in [-1, 1]"
+
 
 class ImageConfig(Config):
     """What one side of a recipe's data looks like. Samples are mapped to [-1, 1]; floats are taken as they are."""
@@ -86,16 +89,18 @@ def read_image(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS) ->
     return fit(decode(read_content(path), path, max_pixels, config.pages is not None), config).pixels
 
 
-def fit(picture: Picture, config: ImageConfig) -> Picture:
+def fit(picture: Picture, config: ImageConfig, range_advice: str = RANGE_ADVICE) -> Picture:
     """Give a picture the channels and bits that a recipe declares.
 
     8 bits are widened to 16 (× 257, exact); integers become floats in [-1, 1]. Grey is repeated to RGB, RGB becomes
     grey. Alpha becomes a channel where the recipe declares one more than the colours, and else is what shows them on
-    the background; it stays beside them. Raises `ImageError` where samples or channels would be lost.
+    the background; it stays beside them. Raises `ImageError` where samples or channels would be lost, with
+    `range_advice` where nothing says which values are black and white.
     """
     # Values: a range of them, or all of their type. Of those, wider is exact and narrower would lose samples.
     alpha, values = picture.alpha, config.value_range or picture.range
-    pixels = to_unit(picture.pixels, values) if values is not None else _of_whole_type(picture, config)
+    pixels = to_unit(picture.pixels, values) if values is not None else \
+        _of_whole_type(picture, config, range_advice)
 
     # What has no data is not known: NaN, which no change below makes a number.
     if picture.unknown is not None:
@@ -122,7 +127,7 @@ def fit(picture: Picture, config: ImageConfig) -> Picture:
     return replace(picture, pixels=pixels, alpha=alpha)
 
 
-def _of_whole_type(picture: Picture, config: ImageConfig) -> np.ndarray:
+def _of_whole_type(picture: Picture, config: ImageConfig, range_advice: str) -> np.ndarray:
     """Return pixels whose type's whole range is colours, in the bits of `config`. Raises `ImageError` for others."""
     pixels = picture.pixels
     if pixels.dtype in (np.uint8, np.uint16):
@@ -139,8 +144,7 @@ def _of_whole_type(picture: Picture, config: ImageConfig) -> np.ndarray:
         kind = "floats" if pixels.dtype == np.float32 else "16-bit numbers with a sign" if pixels.dtype == np.int16 \
             else "numbers of more than 16 bits"
         found = f", from {low:g} to {high:g}" if known.size else ""
-        raise ImageError(picture.path, "read", f"holds {kind}{found}; say in the recipe which of them are black and "
-                         "white (range: [low, high] of this side); without a range, floats are to lie in [-1, 1]")
+        raise ImageError(picture.path, "read", f"holds {kind}{found}; {range_advice}")
     if config.bits != "float":
         raise ImageError(picture.path, "read", f"holds floats, the recipe declares bits: {config.bits}; convert the "
                          "file, or train with bits: float")

@@ -76,6 +76,7 @@ class Showcase:
     def show_at(self, side: int) -> None:
         """Say at which typical short side, px, images are shown from now on; pictures at another one are removed."""
         try:
+            files.refuse_link(self.folder)
             index = read_index(self.folder)[0]
             if index and index.get("side", self.own_side) != side:
                 for number in self.names:
@@ -90,7 +91,7 @@ class Showcase:
         if number not in self.names:
             return
         try:
-            self.folder.mkdir(exist_ok=True)
+            files.make_folder(self.folder, self.folder.parent)
             for what, image in (("input", source), ("truth", truth), ("output", fake)):
                 path = self._path(number, what)
                 if image is not None and (what == "output" or not path.exists()):
@@ -104,10 +105,13 @@ class Showcase:
         Returns what went wrong since the last time; empty if nothing did.
         """
         try:
+            files.refuse_link(self.folder)
             index = read_index(self.folder)[0] | {"images": num_images, "names": self.names, "side": side}
             if best:
                 index["best"] = num_images
                 for number in self.names:
+                    if not self._path(number, "output").exists():  # one that cannot be read
+                        continue
                     files.copy(self._path(number, "output"), self._path(number, "best"))
             files.write_json(self.folder / INDEX, index)
         except Exception as error:

@@ -128,7 +128,7 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
     try:
         # A fresh folder, and nothing left of a process that was killed while it wrote
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder, folder.parent)
             for stale in folder.glob(f"{files.TEMPORARY}*"):
                 files.remove_folder(stale)
             building.mkdir()

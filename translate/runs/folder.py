@@ -29,6 +29,7 @@ from translate.runs.lock import LOCK, hold, let_go, while_free
 from translate.runs.places import absolute, comparable, refuse_moved
 
 RECIPE_FILE, STATUS, MEMORY = "recipe.yaml", "status.json", "memory.json"
+FOLDERS = ("checkpoints", "samples", "held_out")  # that a training writes into
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
 BEFORE_TRAINING = {RECIPE_FILE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}
 
@@ -129,6 +130,9 @@ class RunFolder:
         """
         with files.as_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path / name for name in FOLDERS):
+                with files.as_disk_errors(folder):
+                    files.refuse_link(folder)
             with files.as_disk_errors(self.path / LOCK):  # what is to be removed is the lock, and not the run
                 self._lock = hold(self.path)
             if self._lock is None:

@@ -126,7 +126,7 @@ class Tracker:
         image, encoded = Image.fromarray(grid.numpy()), io.BytesIO()
         image.save(encoded, format="png")
         with files.as_disk_errors(path):
-            path.parent.mkdir(exist_ok=True)
+            files.make_folder(path.parent, self.folder)
             files.write_bytes(path, encoded.getvalue())
         self._with_trackers(lambda tracker: _log_picture(tracker, image, num_images))
         return path

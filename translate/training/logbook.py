@@ -19,11 +19,13 @@ from torch import Tensor
 
 from translate.data import Sample, Samples, held_out
 from translate.data.label_counts import MAX_MAPS_BEFORE_TRAINING
+from translate.data.pairing import names_of
 from translate.data.scale import Shapes, scales_in_words
 from translate.data.stream import hint_at_truth
 from translate.errors import DataError, DiskError, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
 from translate.evaluation.in_words import scores_in_words
+from translate.images.listing import no_files_beside
 from translate.metrics.observations import MEASURES
 from translate.places import data_root
 from translate.precision import Format, autocast, is_out_of_memory
@@ -81,6 +83,11 @@ class Logbook:
             self.notes += [("warning", f"warning: {line}") for line in enlarged]
         self.unscored = ""  # why there are no scores, where there could be some
         self.evaluator = self._make_evaluator()
+        held_out = self.evaluator.held_out.samples if self.evaluator else self.samples
+        if left_out := no_files_beside([*self.samples.files_a, *self.samples.files_b,
+                                        *held_out.files_a, *held_out.files_b]):
+            self.notes.append(("warning", f"warning: {len(left_out):,} among the images are pipes, sockets or devices, "
+                                          f"and are left out: {names_of(left_out)}"))
         self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
         self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
         self._held_out: list[Sample] = []
@@ -111,7 +118,8 @@ class Logbook:
         # Of unpaired sides either has its number; of held-out images those that are scored.
         (a, b), held_out = (len(side) for side in (self.samples.files_a, self.samples.files_b)), self.evaluator
         trained = f"{a:,} pairs of images" if self.samples.paired else f"{a:,} + {b:,} images"
-        scored = "none are held out, so that nothing is scored" if held_out is None else (
+        why = ", as every.evaluate is null" * (self.recipe.every.evaluate is None)
+        scored = f"nothing is scored{why}" if held_out is None else (
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
             f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
         yield f"data: {trained} to train on; {scored}"
@@ -239,7 +247,7 @@ class Logbook:
 
         # The best so far? Networks that have not all their levels yet are no measure.
         scores, held_out = scored.shown, self.evaluator.held_out
-        num_images, metric = len(held_out.sources), self.evaluator.metric
+        num_images, metric = scored.num_images, self.evaluator.metric
         if progress.best is not None and progress.best.images <= self.recipe.complete_from:
             progress.best, progress.since_best = None, 0  # a level was added to the recipe since
         is_first = progress.best is None
@@ -345,7 +353,7 @@ class Logbook:
         if hint := hint_at_truth(self.recipe.data, data_root()):
             self.notes.append(("data", hint))
         try:
-            return Evaluator(self.recipe, self.accelerator, self.precision)
+            return Evaluator(self.recipe, self.accelerator, self.precision, lambda line: self.tell("unreadable", line))
         except DataError as error:
             if self.recipe.needs_test_images and not self.begun:
                 raise

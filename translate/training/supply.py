@@ -13,15 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from translate.data import Batch, batches
-from translate.data.loading import CHECK_ALL
+from translate.data.loading import check_share
 from translate.data.samples import Samples
-from translate.errors import DataError, Stopped, TranslateError
+from translate.errors import Stopped, TranslateError
 from translate.recipe import Stage
 from translate.runs.folder import resume_command
 from translate.signals import StopAsked, StopRequest
 from translate.training.processes import in_any_process
-
-UNREADABLE_SHARE = 0.05  # of the files of a training: more of them are no accident, and the data would be others
 
 
 class Supply:
@@ -100,10 +98,7 @@ class Supply:
         self.unreadable.add(place_of(error))
         self.tell(f"another image is taken for one that cannot be read ({len(self.unreadable):,} of "
                   f"{self.num_files:,} files so far): {place_of(error)}: {error.what}")
-        if len(self.unreadable) > max(1, UNREADABLE_SHARE * self.num_files):
-            raise DataError(f"{len(self.unreadable):,} of {self.num_files:,} files cannot be read, more than the "
-                            f"{UNREADABLE_SHARE:.0%} that data.on_unreadable: skip goes on without; the last is "
-                            f"{place_of(error)}", "data.on_unreadable", CHECK_ALL)
+        check_share(self.unreadable, self.num_files, place_of(error))
 
 
 def place_of(error: TranslateError) -> str:

@@ -465,7 +465,7 @@ def test_a_finished_run_gives_away_what_it_ended_with(shared_pairs: Path, tmp_pa
     from_run, given_away = load_release(tmp_path / "run"), load_release(tmp_path / "run" / "release")
     assert from_run.fingerprint == given_away.fingerprint and given_away.generator.levels == 2
     assert all(part.alpha == 1.0 for part in given_away.generator.modules() if isinstance(part, Fading))
-    assert any("32×32, level 1 fading in, 8 images" in line for line in report.lines)
+    assert any("32×32 px, level 1 fading in, 8 images" in line for line in report.lines)
 
 
 def test_a_run_can_go_back_to_before_a_level_came(shared_pairs: Path, tmp_path: Path) -> None:
@@ -491,7 +491,7 @@ def test_no_network_that_has_not_all_its_levels_is_the_best_or_costs_patience(
     scores = iter([0.5, 0.4, 0.3, 0.2, 0.1])
 
     def score(self: Any, *arguments: Any) -> Scored:
-        return Scored({"ssim": Estimate(next(scores))}, 72, {}, "")
+        return Scored({"ssim": Estimate(next(scores))}, 6, 72, {}, "")
 
     monkeypatch.setattr(Evaluator, "__call__", score)
     recipe = growing_recipe(shared_pairs, every={"log": 4, "sample": 28, "checkpoint": 4, "evaluate": 6},
@@ -509,7 +509,7 @@ def test_what_was_the_best_before_a_level_was_added_is_so_no_more(shared_pairs: 
     scores = iter([0.5, 0.4, 0.3])
 
     def score(self: Any, *arguments: Any) -> Scored:
-        return Scored({"ssim": Estimate(next(scores))}, 72, {}, "")
+        return Scored({"ssim": Estimate(next(scores))}, 6, 72, {}, "")
 
     monkeypatch.setattr(Evaluator, "__call__", score)
     options = {"every": {"log": 4, "sample": 28, "checkpoint": 4, "evaluate": 8}, "evaluate": {"metric": "ssim"}}

@@ -18,6 +18,7 @@ Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memor
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -97,6 +98,11 @@ def give_back_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def num_processes_here(otherwise: int = 1) -> int:
+    """Return how many processes of one launcher share this machine, as it tells; `otherwise` without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", otherwise))
 
 
 def give_back_what_will_be_freed() -> None:

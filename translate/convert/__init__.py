@@ -19,6 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from translate.available_memory import num_processes_here
 from translate.convert.converter import Converter, Options, remove_leftovers
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
@@ -177,4 +178,4 @@ def check_quality(quality: int | None, file_format: FileFormat | None) -> None:
 
 def default_workers() -> int:
     """Return 1 where every process of this machine has a second core for it, else 0."""
-    return int(len(os.sched_getaffinity(0)) >= 2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return int(len(os.sched_getaffinity(0)) >= 2 * num_processes_here())

@@ -27,13 +27,13 @@ from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_byt
 from translate.convert.pools import decoder_pool, prefetch, thread_pool
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
-from translate.data.scale import HeightWidth
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
 from translate.images.reading import change_bits, under_alpha
+from translate.images.resampling import HeightWidth
 from translate.images.sinks import ArraySink, gaps_untold, writing_pages
 from translate.images.tensors import to_file
 from translate.images.values import NoData

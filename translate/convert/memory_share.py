@@ -9,10 +9,9 @@ What may be taken is asked anew for every image, as other programs may have take
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-from translate.available_memory import Available, available_bytes
+from translate.available_memory import Available, available_bytes, num_processes_here
 from translate.images.pictures import DTYPES
 from translate.images.reading import ImageConfig
 
@@ -24,7 +23,7 @@ FLOAT_BYTES = 4
 
 def usable_memory() -> Available:
     """Return what this process may take now: its share of what is left, as one of a launcher's on this machine."""
-    left, processes = available_bytes(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    left, processes = available_bytes(), num_processes_here()
     each = f", of which each of {processes} processes takes its part" if processes > 1 else ""
     return Available(int(SHARE * left.bytes / processes), f"{SHARE:.0%} of the {left}{each}")
 

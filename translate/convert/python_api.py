@@ -21,12 +21,13 @@ from torch import Tensor
 from translate.convert.scaling import Resize, Scaling, Size, outside
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling, numbers_of
-from translate.data.scale import HeightWidth, Scale
+from translate.data.scale import Scale
 from translate.errors import DoesNotFit, UsageError
 from translate.images.decoding import decode, pillow_bits, raw_mode
 from translate.images.metadata import exif_bytes, exif_of
 from translate.images.pictures import Picture, as_image_errors
 from translate.images.reading import ImageConfig, change_bits, under_alpha
+from translate.images.resampling import HeightWidth
 from translate.images.resized import resized_image
 from translate.images.tensors import to_file
 from translate.images.writing import holds

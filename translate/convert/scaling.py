@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from translate.data.scale import HeightWidth, Scale
+from translate.data.scale import Scale
 from translate.data.transforms import check_loaded, resized, target_shape
 from translate.errors import UsageError
 from translate.images.pages import Page
 from translate.images.pictures import Picture
+from translate.images.resampling import HeightWidth
 from translate.images.resized import ResizedPage, resized_picture
 
 Resize = int | Literal["trained"]

@@ -15,11 +15,11 @@ from translate.available_memory import Available, give_back_freed
 from translate.convert.label_rows import LabelRows
 from translate.convert.memory_share import usable_memory
 from translate.convert.scaling import Scaling
-from translate.data.scale import HeightWidth
 from translate.errors import DoesNotFit, ImageError
 from translate.images.pages import Page
 from translate.images.pictures import Picture
 from translate.images.reading import fit
+from translate.images.resampling import HeightWidth
 from translate.images.resized import ResizedSink, resized_image
 from translate.images.sinks import RowSink
 from translate.images.tensors import to_tensor

@@ -20,12 +20,11 @@ from translate.data.samples import Samples
 from translate.data.transforms import target_shape
 from translate.errors import ImageError
 from translate.foreign import Count, Number, Shape
+from translate.images.resampling import HeightWidth
 
 TOLERANCE = 4 / 3  # two scales that differ by no more than a third count as one
 ENLARGED = 1.15  # times its own size: beyond that an image that is shown so is said to be enlarged
 MOST_MEASURED = 1_000  # files of a side whose headers are read, evenly spaced, to know the sizes of all
-
-HeightWidth = tuple[int, int]  # px
 
 
 @dataclass(frozen=True)

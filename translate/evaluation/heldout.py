@@ -37,10 +37,11 @@ from torch import Tensor, nn
 from translate.data import test_pairs
 from translate.data.loading import CHECK_ALL, check_share
 from translate.data.samples import Sample, Samples
-from translate.data.scale import OWN_SIZE, Fitting, HeightWidth, measured, typical_side
+from translate.data.scale import OWN_SIZE, Fitting, measured, typical_side
 from translate.data.stream import TRUTH_ADVICE
 from translate.errors import DataError, ImageError, TranslateError
 from translate.evaluation.in_words import verdict
+from translate.images.resampling import HeightWidth
 from translate.images.tensors import hide_unknown
 from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
 from translate.metrics.intervals import Estimate

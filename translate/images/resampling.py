@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+HeightWidth = tuple[int, int]  # px
 CUBIC = -0.75  # the slope of Keys' kernel at 1, as in OpenCV
 ROWS_AT_ONCE = 64  # old rows that are floats in memory at once
 
@@ -75,7 +76,7 @@ class Axis:
 class Resampling:
     """Brings images of one (height, width) to another. Rows of the old image go in as (rows, W, C) of any type."""
 
-    def __init__(self, old: tuple[int, int], new: tuple[int, int]):
+    def __init__(self, old: HeightWidth, new: HeightWidth):
         self.old, self.new = old, new
         self.rows_axis, self.columns_axis = Axis.of(old[0], new[0]), Axis.of(old[1], new[1])
 

@@ -15,10 +15,9 @@ from torch import Tensor
 from translate.images.pages import Page
 from translate.images.pictures import Picture, usable_dpi
 from translate.images.reading import change_bits
-from translate.images.resampling import Resampling
+from translate.images.resampling import HeightWidth, Resampling
 from translate.images.sinks import RowSink
 
-HeightWidth = tuple[int, int]
 PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # tags (OGC GeoTIFF 1.1, 7.1)
 RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a geo key, and its value where coordinates are of a pixel's centre
 

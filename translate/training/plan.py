@@ -7,7 +7,6 @@ device's own context; `USABLE` leaves room for them, and on a CPU `PROCESS_BYTES
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from translate.available_memory import available_bytes
+from translate.available_memory import available_bytes, num_processes_here
 from translate.errors import DoesNotFit
 from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan, PlanName
 from translate.networks.statistics import has_batch_norm
@@ -248,8 +247,7 @@ def usable_by_process(num_processes: int, held_bytes: int, num_workers: int) -> 
     has `num_workers` that load images.
     """
     left, besides = available_bytes(), PROCESS_BYTES + num_workers * WORKER_BYTES
-    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
-    room = max(left.bytes / num_here + held_bytes - besides, 0)
+    room = max(left.bytes / num_processes_here(num_processes) + held_bytes - besides, 0)
     return int(USABLE * room), f" ({left.limit_from}; {format_bytes(besides)} of it kept for more than tensors)"
 
 

@@ -19,6 +19,7 @@ from translate.data import Batch
 from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes, emulated_autocast
 from translate.networks.memory import Plan
+from translate.networks.normalised import computed_by, path_on
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Stage
@@ -92,7 +93,8 @@ class StepOnMeta:
             update = MetaUpdate(translator, self.optimizers, cast(Any, MetaAccelerator()), plan, precision,
                                 stage.micro_batch, images=self.warmup)
             update.device = device
-            translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
+            with computed_by(path_on(device)):
+                translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
         return counter.peak, counter.flops
 
 

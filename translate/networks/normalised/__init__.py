@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import has_torch_function_unary
 
-from translate.networks.normalised import plain
+from translate.networks.normalised import fused, plain
 from translate.networks.normalised.form import Form
 from translate.networks.normalised.mirroring import NONE, Amounts, gathered
 
@@ -171,11 +171,7 @@ def _derived(form: Form, given: tuple[Tensor, Tensor] | None, z: Tensor | None, 
 
 
 def _way(path: Path) -> Any:
-    if path == "plain":
-        return plain
-    from translate.networks.normalised import fused  # which needs Triton, and many machines have none
-
-    return fused
+    return plain if path == "plain" else fused
 
 
 def _is_known(norm: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """`translate.networks.normalised` by Triton's kernels (`kernels`), for cards of compute capability 8.0 or more.
 
-On the meta device each direction is one operation, `diptych::normalised_forward` and `…_backward`, so that a count sees
-what these kernels take and give, and nothing in between. What they read and launch besides: `KERNELS` and `READS_AGAIN`.
+On the meta device each direction is one operation, `diptych::normalised_forward` and `…_backward`, so that a count
+sees what these kernels take and give, and nothing in between. What else they launch and read: `KERNELS`, `READS_AGAIN`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ BLOCK_PIXELS, BLOCK_CHANNELS = 64, 64  # of a tile: 4,096 numbers, 32 for each t
 SPAN_PIXELS = 2048  # that one program sums, unless there would be more spans than MOST_SPANS
 MOST_SPANS = 256  # which one program then adds up
 
-# Kernels that a direction launches where it finds sums (µ and r; dβ and dγ) and where not, and how many tensors as large
-# as z it then reads a second time.
+# Kernels that a direction launches where it finds sums (µ and r; dβ and dγ) and where not, and how many tensors as
+# large as z it then reads a second time.
 KERNELS = {"normalised_forward": (3, 1), "normalised_backward": (3, 1)}
 READS_AGAIN = {"normalised_forward": 1, "normalised_backward": 2}
 
@@ -200,14 +200,14 @@ def _forward_on_meta(z: Tensor, scale: Any, shift: Any, beside: Tensor | None, m
     y = _empty(z, (samples, channels, top + height + bottom, left + width + right),
                z.dtype if beside is None else torch.promote_types(z.dtype, beside.dtype))
     num = groups * channels if norm == "found" else 0
-    return y, *(torch.empty(num, dtype=_exact(z), device="meta") for _ in range(2))
+    return y, z.new_empty(num, dtype=_exact(z)), z.new_empty(num, dtype=_exact(z))
 
 
 def _backward_on_meta(gradient: Tensor, z: Any, mean: Any, spread: Any, scale: Tensor | None, shift: Any,
                       size: list[int], norm: str, groups: int) -> tuple[Tensor, Tensor, Tensor]:
     dz = _empty(gradient, tuple(size), (gradient if z is None else z).dtype)
     num = groups * size[1] if norm == "found" or scale is not None else 0
-    return dz, *(torch.empty(num, dtype=_exact(gradient), device="meta") for _ in range(2))
+    return dz, dz.new_empty(num, dtype=_exact(dz)), dz.new_empty(num, dtype=_exact(dz))
 
 
 _LIBRARY.impl("normalised_forward", _forward_on_meta, "Meta")

@@ -11,6 +11,7 @@ time. They are float32 between load and store (float64 for float64). A tile is B
 
 from __future__ import annotations
 
+# mypy: disallow-untyped-defs=False
 import triton
 import triton.language as tl
 

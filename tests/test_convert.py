@@ -428,7 +428,7 @@ def test_an_output_is_on_the_disk_before_the_ledger_says_so(tmp_path, monkeypatc
 
     monkeypatch.setattr(files, "append_line", appending)
     monkeypatch.setattr(files, "sync_folder", lambda folder: (order.append("renamed"), sync(folder)))
-    convert(tmp_path / "in", tmp_path / "out", release_of(Identity()))
+    convert(tmp_path / "in", tmp_path / "out", release_of(Identity()), workers=1)
     assert order == ["started", "renamed", "done"] * 3
 
 

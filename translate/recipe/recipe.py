@@ -1,0 +1,156 @@
+"""Everything about a training, and the mistakes that only the parts together show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from translate.data import DataConfig
+from translate.data.scale import Fitting
+from translate.errors import Mistake
+from translate.mistakes import Mistakes
+from translate.networks.growing import level_problems
+from translate.networks.memory import AutoMemory, MemoryConfig
+from translate.optimizers import Optimizers
+from translate.recipe.adaptation import Adaptation
+from translate.recipe.stages import Stage
+from translate.recipe.watching import Cadence, Evaluation, GuardConfig
+from translate.schema import Config, Name, validate
+from translate.translators import TranslatorConfig
+from translate.translators.stabilisers import Side
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Recipe(Config):
+    """Everything about a training."""
+
+    name: Name
+    seed: int = Field(0, ge=0, lt=2**31)
+    precision: Precision = "auto"
+    data: DataConfig
+    translator: TranslatorConfig
+    start: Path | None = None  # a run, RUN/best, a release or another project's checkpoint: begin with its weights
+    optimizer: Optimizers = Optimizers()
+    memory: AutoMemory = "auto"  # or {plan: …, strips: …}
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    every: Cadence = Cadence()
+    evaluate: Evaluation = Evaluation()
+    guard: GuardConfig | None = GuardConfig()  # null: nobody watches
+    keep_checkpoints: int = Field(2, ge=2, le=1_000_000)
+    workers: int = Field(2, ge=0, le=256)  # processes that load images; the data stream does not depend on it
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    adapt: Adaptation | None = None  # for `translate adapt`
+
+    may_change: ClassVar[tuple[str, ...]] = ("every", "evaluate", "guard", "keep_checkpoints", "workers", "trackers",
+                                             "memory", "adapt")
+
+    @pydantic.model_validator(mode="after")
+    def _parts_fit(self) -> Recipe:
+        problems = [*self.translator.problems(self.data), *self._adaptation_problems(), *self._stage_problems(),
+                    *self._level_problems(), *self._evaluation_problems()]
+        if problems:
+            raise Mistakes(problems)
+        return self
+
+    def _adaptation_problems(self) -> Iterator[Mistake]:
+        if self.adapt is None:
+            return
+        a, b = self.data.channels_a, self.data.channels_b
+        if a != b or self.data.labelling is not None:
+            yield Mistake("adapt", f"one task network sees images of A and of B, and data.kind {self.data.kind} has "
+                          f"{a} and {b} channels", "they need as many")
+        if self.adapt.semantic is not None and not self.translator.stays_consistent:
+            yield Mistake("adapt.semantic", f"is a loss of a CycleGAN, and translator.kind is {self.translator.kind}",
+                          "set it to null")
+
+    def _stage_problems(self) -> Iterator[Mistake]:
+        for number, stage in enumerate(self.stages):
+            here = f"stages.{number}"
+            resize = stage.resize or self.data.resize
+            if resize is not None and resize < min(stage.size):
+                yield Mistake(f"{here}.resolution", f"a crop of {min(stage.size)} px is larger than the {resize} px "
+                              "that images are resized to", f"raise {here}.resize")
+            least = self.smallest_side(stage)
+            if min(stage.size) < least:
+                levels = f" with {stage.levels} levels, each of which doubles it" if stage.levels else ""
+                yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is less than the {least} px that the "
+                              f"discriminator can judge{levels}",
+                              "use more px, or a translator.discriminator with fewer layers or scales")
+            if stage.images % stage.batch_size:
+                rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
+                yield Mistake(f"{here}.images", f"{stage.images} is no multiple of batch_size {stage.batch_size}",
+                              f"use {rounded}")
+            if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
+                yield Mistake(f"{here}.micro_batch", f"{stage.micro_batch} does not divide batch_size "
+                              f"{stage.batch_size}")
+
+    def _level_problems(self) -> Iterator[Mistake]:
+        if self.translator.grows:
+            yield from self.translator.generator.level_problems(self.stages, begun=self.start is not None)
+        else:
+            yield from level_problems(self.stages, unable=f"translator.kind: {self.translator.kind}")
+
+    def _evaluation_problems(self) -> Iterator[Mistake]:
+        if self.evaluate.patience is not None and self.every.evaluate is None:
+            yield Mistake("evaluate.patience", "counts evaluations, and every.evaluate is null",
+                          "set that to a number or auto")
+
+    @property
+    def complete_from(self) -> int:
+        """Images after which the networks have all the levels they will have; until then test images at their full
+        size are no measure of them."""
+        return sum(stage.images for stage in self.stages if stage.levels < self.stages[-1].levels)
+
+    def smallest_side(self, stage: Stage) -> int:
+        """Return the smallest side, in px, that the discriminator can judge in a stage."""
+        return self.translator.discriminator.smallest_side(stage.levels)
+
+    def fitting(self, stage: Stage) -> Fitting:
+        """Return how a stage fits images to a size."""
+        return Fitting(stage.resize or self.data.resize, stage.size)
+
+    def memory_of(self, stage: Stage) -> MemoryConfig | None:
+        """Return the memory plan that is named for a stage; None: one that fits is chosen."""
+        named = stage.memory or self.memory
+        return None if named == "auto" else named
+
+    @property
+    def needs_test_images(self) -> bool:
+        """Whether a training is refused where there is nothing to score on; else it says so, and goes on."""
+        return self.every.evaluate is not None and (self.every.evaluate != "auto" or self.evaluate.metric != "auto"
+                                                    or self.evaluate.patience is not None)
+
+    def with_consistency(self, task: Path, seed: int) -> Recipe:
+        """Return what `translate adapt make` trains: the translator from `seed`.
+
+        Where there is `adapt.semantic`, it has the loss that asks the network in the folder `task`.
+        """
+        document = self.dump() | {"adapt": None, "seed": seed}
+        if self.adapt is not None and self.adapt.semantic is not None:
+            document["translator"]["semantic"] = self.adapt.semantic.model_dump() | {"task": str(task)}
+        return validate(Recipe, document, self.name)
+
+    def with_first(self, first: Side) -> Recipe:
+        """Return the same recipe with `first` as the side that is trained first in a step."""
+        pace = self.translator.pace.model_copy(update={"first": first})
+        return self.model_copy(update={"translator": self.translator.model_copy(update={"pace": pace})})
+
+    @property
+    def num_images(self) -> int:
+        """How many images the whole training sees."""
+        return sum(stage.images for stage in self.stages)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the plain document this recipe would be read from, with every default spelled out."""
+        return self.model_dump(mode="json")
+
+    def dump_yaml(self) -> str:
+        """Return the same as YAML text."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)

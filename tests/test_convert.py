@@ -543,6 +543,7 @@ def test_the_watcher_sees_the_half_files_of_a_careless_writer(tmp_path):
     assert child.exitcode == 0 and watcher.half
 
 
+@pytest.mark.slow
 def test_sigterm_from_outside_ends_with_75_and_resumes(tmp_path):
     fill(tmp_path / "in", 12, 96, 96)
     codes = interrupt_until_done(tmp_path / "in", tmp_path / "out", random.Random(0), 1, 1, signal.SIGTERM)

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from translate.cli import adapting, console, converting, datasets, evaluating, interop, training
 from translate.errors import TranslateError, UsageError
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing it would ask the network for a newer version
+# Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
 
 

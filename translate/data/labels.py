@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from translate.errors import ImageError
-from translate.images.pictures import MAX_PIXELS, as_image_errors, open_image
+from translate.images.pictures import MAX_PIXELS, PILLOW_LIMIT, as_image_errors, open_image
 from translate.images.png_chunks import without_bad_chunks
 
 VOID = 255  # in most published label maps: pixels that do not count
@@ -26,7 +26,7 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     They are the indices of a palette image, or the values of a grey one. Raises `ImageError` for a file that is no
     label map, or has more than `max_pixels`.
     """
-    with as_image_errors(path, "read"), open_image(path) as file:
+    with as_image_errors(path, "read"), open_image(path) as file, PILLOW_LIMIT.lifted():
         try:
             readable, _ = without_bad_chunks(file, path)
             image = Image.open(readable, formats=LOSSLESS)

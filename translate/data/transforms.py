@@ -8,10 +8,12 @@ It is imported where it is used: it takes most of a second, which a conversion h
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -24,7 +26,22 @@ Augmentation = Literal["flip", "flip_vertical", "rotate90"]
 
 ClassicalAdaptation = Literal["histogram_matching", "fda", "pixel_distribution"]
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer version
+
+NO_UPDATE = "NO_ALBUMENTATIONS_UPDATE"  # with this variable in the environment, importing it asks no network
+
+
+@functools.cache
+def albumentations() -> Any:
+    """Import albumentations, and leave the environment of this process as it was."""
+    before = os.environ.get(NO_UPDATE)
+    os.environ[NO_UPDATE] = "1"
+    try:
+        return importlib.import_module("albumentations")
+    finally:
+        if before is None:
+            del os.environ[NO_UPDATE]
+        else:
+            os.environ[NO_UPDATE] = before
 
 
 def target_shape(shape: tuple[int, int], resize: int | None, crop: tuple[int, int] = (1, 1)) -> tuple[int, int]:
@@ -64,11 +81,9 @@ def resized(image: np.ndarray, shape: tuple[int, int], *, labels: bool = False) 
     """
     if image.shape[:2] == shape:
         return image
-    from albumentations.augmentations.geometric import functional as geometric
-
     shrinks = shape[0] < image.shape[0] or shape[1] < image.shape[1]
     method = cv2.INTER_NEAREST_EXACT if labels else cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    result = geometric.resize(image, shape, method)
+    result = albumentations().augmentations.geometric.functional.resize(image, shape, method)
     if result.dtype == np.float32:  # bicubic overshoots at edges; integer types are clamped by their range
         np.clip(result, np.fmin.reduce(image, None), np.fmax.reduce(image, None), out=result)  # NaN stays NaN
     return result
@@ -96,15 +111,14 @@ class RandomTransform:
         if "rotate90" in augment and size[0] != size[1]:
             raise DataError(f"data.augment: rotate90 needs square crops, and this stage's are {size[0]}×{size[1]}; "
                             "leave rotate90 away, or make the stage's resolution one number")
-        import albumentations
-
+        library = albumentations()
         augmentations = {
-            "flip": albumentations.HorizontalFlip(p=0.5),  # left ↔ right
-            "flip_vertical": albumentations.VerticalFlip(p=0.5),  # for images without an up: satellites, tissue
-            "rotate90": albumentations.RandomRotate90(p=1.0),  # 0, 90, 180 or 270°; square crops only
+            "flip": library.HorizontalFlip(p=0.5),  # left ↔ right
+            "flip_vertical": library.VerticalFlip(p=0.5),  # for images without an up: satellites, tissue
+            "rotate90": library.RandomRotate90(p=1.0),  # 0, 90, 180 or 270°; square crops only
         }
-        self.transforms = [albumentations.RandomCrop(*size), *(augmentations[name] for name in augment)]
-        self.compose = albumentations.Compose(self.transforms, additional_targets={"partner": "image"})
+        self.transforms = [library.RandomCrop(*size), *(augmentations[name] for name in augment)]
+        self.compose = library.Compose(self.transforms, additional_targets={"partner": "image"})
 
     def __call__(self, images: Sequence[np.ndarray], key: int) -> list[np.ndarray]:
         for number, transform in enumerate(self.transforms):
@@ -125,13 +139,12 @@ def adapted(kind: ClassicalAdaptation, image: np.ndarray, like: np.ndarray, key:
     if kind == "pixel_distribution":
         return with_moments_of(image, like)
 
-    import albumentations
-
+    library = albumentations()
     if kind == "histogram_matching":
-        transform = albumentations.HistogramMatching(blend_ratio=(1.0, 1.0), metadata_key="like", p=1.0)
+        transform = library.HistogramMatching(blend_ratio=(1.0, 1.0), metadata_key="like", p=1.0)
     else:  # the amplitudes of the lowest frequencies: 1 to 9 % of the side, and one of them at least
         least = 1 / min(image.shape[:2]) + 1e-6
-        transform = albumentations.FDA(beta_limit=(max(0.01, least), max(0.09, least)), metadata_key="like", p=1.0)
+        transform = library.FDA(beta_limit=(max(0.01, least), max(0.09, least)), metadata_key="like", p=1.0)
 
     transform.set_random_seed(key)
     grey = image.shape[2] == 1

@@ -33,6 +33,7 @@ from translate.images.metadata import checked_profile, exif_of, metadata_of
 from translate.images.pictures import (
     MAX_PIXELS,
     ORIENTATION_TAG,
+    PILLOW_LIMIT,
     SIDEWAYS_ORIENTATIONS,
     ImageInfo,
     Picture,
@@ -58,8 +59,6 @@ from translate.images.values import nodata_in, unknown_in
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
 # The brands of files whose images are coded as in a video of the kinds HEVC, as single images or as sequences.
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
-# Pillow's own limit is one for the whole process and at first a mere warning; ours is an error, and set for each call.
-Image.MAX_IMAGE_PIXELS = None
 
 
 def inspect(path: Path) -> ImageInfo:
@@ -189,13 +188,14 @@ def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
         raise ImageError(path, "read", "is an AVIF, for which this Pillow was not built; install Pillow from its wheel")
 
     # Pillow tries no format but those on the list.
-    try:
-        image = Image.open(file, formats=("HEIF",) if is_heic else FORMATS)
-    except Image.UnidentifiedImageError:
-        known = f"{', '.join(FORMATS)}, HEIC"
-        raise ImageError(path, "read", f"holds no image of a format we read ({known}), or is cut off") from None
-    with image:
-        yield image
+    with PILLOW_LIMIT.lifted():
+        try:
+            image = Image.open(file, formats=("HEIF",) if is_heic else FORMATS)
+        except Image.UnidentifiedImageError:
+            known = f"{', '.join(FORMATS)}, HEIC"
+            raise ImageError(path, "read", f"holds no image of a format we read ({known}), or is cut off") from None
+        with image:
+            yield image
 
 
 def _brands(file: BinaryIO) -> set[bytes]:

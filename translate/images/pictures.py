@@ -6,6 +6,7 @@ second, so that files nobody has looked at can be decoded in processes of their 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from translate.errors import DocumentError, ImageError, TranslateError
 from translate.foreign import opened
@@ -138,3 +140,33 @@ def check_size(info: ImageInfo, path: Path, max_pixels: int) -> None:
         shown = info.size if info.channels <= 4 else f"{info.size} with {info.channels} channels"
         raise ImageError(path, "read", f"is {shown}, above the limit of {max_pixels:,} pixels; "
                          "raise the limit (max_pixels) if the file is genuine")
+
+
+class PillowLimit:
+    """Pillow's own limit of pixels, lifted while we decode: ours is an error, and stands for each call.
+
+    Pillow has one for the whole process. A program that imports us relies on it, so it is there again as soon as
+    nobody decodes: the first to enter lifts it, and the last to leave puts it back, whichever thread they are in.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._num_inside = threading.Lock(), 0
+        self._before: int | None = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Lift the limit for the block."""
+        with self._lock:
+            if self._num_inside == 0:
+                self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._num_inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_inside -= 1
+                if self._num_inside == 0:
+                    Image.MAX_IMAGE_PIXELS = self._before
+
+
+PILLOW_LIMIT = PillowLimit()

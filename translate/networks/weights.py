@@ -29,9 +29,12 @@ def initialise(network: AnyNetwork, gain: float = 0.02, init: Initialisation = "
     `normal` is the published initialisation: N(0, gain) for convolutions, N(1, gain) for BatchNorm, zero biases
     (Radford et al. 2016, section 3; used by pix2pix and CycleGAN alike). `orthogonal` makes the rows of every
     convolution's matrix orthonormal instead (Saxe et al. 2014; in BigGAN: Brock et al. 2019, section 3): images
-    neither fade nor grow on their way through many layers, also without norms.
+    neither fade nor grow on their way through many layers, also without norms. On meta, where there are no numbers,
+    nothing is done: to draw them there torch would import its compiler, for seconds.
     """
     for module in network.modules():
+        if any(weight.is_meta for weight in module.parameters(recurse=False)):
+            continue
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             if init == "orthogonal":
                 nn.init.orthogonal_(module.weight)

@@ -17,10 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from translate import files
@@ -33,6 +32,9 @@ from translate.runs.places import absolute
 from translate.runs.states import State
 from translate.schema import validate
 from translate.translators import Translator
+
+if TYPE_CHECKING:  # who only reads weights has no use for it
+    from accelerate import Accelerator
 
 STATE, RECIPE = "state.json", "recipe.json"
 

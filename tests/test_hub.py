@@ -6,6 +6,7 @@ The Hub is one on loopback (tests/hub.py), and the library that speaks to it is 
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from tests.hub import TOKEN, Hub, Repository
 from tests.runs import cyclegan_recipe
 from translate.convert import convert
 from translate.errors import CheckpointError, NetworkError, TranslateError, UsageError
+from translate.publish.card import read_front_matter
+from translate.publish.publishing import publish
 from translate.runs.places import absolute, without_places
 from translate.runs.release import load_release
 from translate.training.starting import read_source
@@ -148,3 +151,67 @@ def test_a_training_that_begins_with_a_release_of_the_hub_says_so(hub: Hub, shar
     source = read_source(recipe)
     assert source is not None and source.what.startswith("hf:org/toy (SHA-256") and len(source.states) == 2
     assert absolute(recipe).start == without_places(recipe).start == Path("hf:org/toy")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with its release, held-out pictures and scores."""
+    folder = Path(shutil.copytree(RELEASE.parent / "run", tmp_path / "run"))
+    shutil.copytree(RELEASE, folder / "release")
+    return folder
+
+
+def test_what_is_published_is_what_others_convert_with(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch,
+                                                       said: io.StringIO) -> None:
+    assert call(monkeypatch, "publish", run, "org/toy", "--licence", "cc-by-4.0") == 0
+    assert "published: http://127.0.0.1" in said.getvalue()
+    assert load_release(Path("hf:org/toy")).fingerprint == load_release(RELEASE).fingerprint
+    assert load_release(Path("hf:org/toy"), "ba").fingerprint == load_release(RELEASE, "ba").fingerprint
+
+    repository = hub.repositories["org/toy"]
+    held = repository.commits[repository.newest]
+    assert held.keys() == {path.name for path in RELEASE.iterdir()} | {"example.jpg"}
+    assert Image.open(io.BytesIO(held["example.jpg"])).size == (3 * 80, 72)
+    fields, text = read_front_matter(held["README.md"].decode())
+    assert fields == {"library_name": "diptych", "tags": ["image-to-image", "cyclegan"], "license": "cc-by-4.0",
+                      "pipeline_tag": "image-to-image"}
+    for expected in ("# toy", "![input, output, truth](example.jpg)", "--model hf:org/toy --direction ba",
+                     "SSIM | ↑ | ", "95 % interval", "Images of its maker", "Do not cut images into tiles"):
+        assert expected in text
+
+
+def test_publishing_again_keeps_what_people_have_written(hub: Hub, run: Path) -> None:
+    """On the web, around the part between the marks, and in the fields above."""
+    publish(run, "org/toy")
+    repository = hub.repositories["org/toy"]
+    card = repository.commits[repository.newest]["README.md"].decode()
+    card = card.replace("# toy", "# Ours").replace("---\n", "---\nlanguage: en\n", 1) + "\nThanks to everybody.\n"
+    repository.commit({"README.md": card.replace("Do not cut", "Do cut").encode()})
+    publish(run, "org/toy", licence="mit")
+    again = repository.commits[repository.newest]["README.md"].decode()
+    assert "# Ours" in again and again.endswith("\nThanks to everybody.\n") and "Do not cut" in again
+    assert read_front_matter(again)[0] == read_front_matter(card)[0] | {"license": "mit"}
+
+
+def test_a_dry_run_sends_nothing(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+    assert call(monkeypatch, "publish", run / "release", "org/toy", "--dry-run", "--no-example") == 0
+    assert not hub.requests and not hub.repositories
+    assert "would send: generator_ab.safetensors" in said.getvalue() and "## Limits" in said.getvalue()
+    assert "the card names no licence" in said.getvalue() and "example.jpg" not in said.getvalue()
+
+
+@pytest.mark.parametrize(("name", "change", "error", "match"), [
+    ("org/toy", lambda run, hub, patch: patch.setenv("HF_TOKEN", "hf_wrong"), UsageError, "HF_TOKEN"),
+    ("org/toy", lambda run, hub, patch: hub.stop(), NetworkError, "the server cannot be reached"),
+    ("toy", lambda run, hub, patch: None, UsageError, "no name of a repository"),
+    ("org/toy", lambda run, hub, patch: shutil.rmtree(run / "release"), UsageError, "no release yet.*--resume"),
+    ("org/toy", lambda run, hub, patch: shutil.rmtree(run), UsageError, "no such folder"),
+    ("org/toy", lambda run, hub, patch: (run / "release/generator_ab.safetensors").write_bytes(b""), CheckpointError,
+     "damaged")], ids=["token", "gone", "name", "no release", "no folder", "damaged"])
+def test_what_cannot_be_published_is_said(name: str, change: Callable[[Path, Hub, pytest.MonkeyPatch], object],
+                                          error: type[TranslateError], match: str, hub: Hub, run: Path,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    change(run, hub, monkeypatch)
+    with pytest.raises(error, match=match):
+        publish(run, name)
+    assert not hub.repositories

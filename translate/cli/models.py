@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from translate.cli import console
 from translate.cli.console import say
 from translate.errors import visible
+
+
+def quieten_the_hub() -> None:
+    """Leave out the bars of the Hub's library where nobody would see them move."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not console.err.is_terminal:
+        disable_progress_bars()
 
 
 def at_hand(model: Path) -> Path:
@@ -17,6 +26,7 @@ def at_hand(model: Path) -> Path:
 
     if not is_address(model):
         return model
+    quieten_the_hub()
     fetched = fetch(address(model))
     say(f"warning: {visible(fetched.note)}" if fetched.note else f"fetched: {visible(model)}")
     return fetched.folder

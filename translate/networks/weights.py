@@ -73,7 +73,7 @@ def refuse_other_shapes(file: Path, build: Callable[[], nn.Module]) -> None:
     these may ask for all the memory there is: now it takes no more than the file's own tensors.
     """
     try:
-        with safetensors.safe_open(file, "pt") as held:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(file, "pt") as held:
             found = {name: tuple(held.get_slice(name).get_shape()) for name in sorted(held.keys())}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(str(error), file) from None

@@ -80,16 +80,16 @@ def fetch(where: Address) -> Fetched:
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    about: dict[str, Any] = {"repo_id": where.repository, "revision": where.revision}
-    program = {"library_name": "diptych", "library_version": version("diptych")}
+    name, revision = where.repository, where.revision
+    program: dict[str, Any] = {"library_name": "diptych", "library_version": version("diptych")}
     try:
         with as_our_errors(where):
-            HfApi(**program).repo_info(**about, timeout=SECONDS_TO_ANSWER)
-            manifest = Path(hf_hub_download(**about, **program, filename=MANIFEST))
-            wanted = [glob.escape(name) for name in names_in(manifest, where)]
-            return Fetched(Path(snapshot_download(**about, **program, allow_patterns=wanted)))
+            HfApi(**program).repo_info(name, revision=revision, timeout=SECONDS_TO_ANSWER)
+            manifest = Path(hf_hub_download(name, MANIFEST, revision=revision, **program))
+            wanted = [glob.escape(each) for each in names_in(manifest, where)]
+            return Fetched(Path(snapshot_download(name, revision=revision, allow_patterns=wanted, **program)))
     except NetworkError as error:
-        kept = _kept(about)
+        kept = _kept(where)
         if kept is None:
             raise
         return Fetched(kept, f"{where}: {error.what}; the copy that was downloaded before is used")
@@ -104,13 +104,13 @@ def names_in(manifest: Path, where: Address) -> list[str]:
     return [*names, MANIFEST, CARD]
 
 
-def _kept(about: dict[str, Any]) -> Path | None:
+def _kept(where: Address) -> Path | None:
     """Return the folder of what was downloaded before; None where there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(**about, local_files_only=True))
+        return Path(snapshot_download(where.repository, revision=where.revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
 

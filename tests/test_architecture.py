@@ -31,7 +31,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; wings 
     ["runs"],
     ["convert", "evaluation", "interop"],
     ["report"],
-    ["training"],
+    ["training", "publish"],
     ["adapt"],
     ["cli"],
     ["__main__"],

@@ -10,6 +10,7 @@ import typer
 
 from translate.cli import console
 from translate.cli.console import say
+from translate.cli.models import at_hand
 from translate.cli.options import Device, Direction, Precision, Shard, one_of
 from translate.cli.progress import Display
 from translate.errors import UsageError, visible
@@ -44,7 +45,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, a folder of any depth, or a glob in quotes, "
                                            "such as 'photos/**/*.png'.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to (or a file, for a file).")],
-    model: Annotated[Path, typer.Option(help="A run folder or a release folder.")],
+    model: Annotated[Path, typer.Option(help="A run or a release: its folder, or hf:org/name on the Hub.")],
     direction: Direction = "ab",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -86,7 +87,7 @@ def convert(
     part = choose_shard(shard)
 
     # The model, and what was refused in looking for its weights.
-    release = load_release(model, direction)  # type: ignore[arg-type]
+    release = load_release(at_hand(model), direction)  # type: ignore[arg-type]
     for reason in release.refused:
         say(f"refused {reason}")
     say(f"weights: {visible(release.weights)}" + (f" ({release.growth})" if release.growth else ""))

@@ -28,7 +28,7 @@ def train(
     precision: RecipePrecision = None,
     memory: CardMemory = None,
     start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Begin with the weights of a run, a "
-                                               "release, or a checkpoint of another project.")] = None,
+                                               "release (or hf:org/name), or a checkpoint of another project.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
     images: Annotated[str | None, typer.Option(metavar="+N", help="With --resume: so many images more than the run's "
                                                "recipe says, such as +50_000.")] = None,

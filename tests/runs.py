@@ -53,12 +53,14 @@ def stabilised_recipe(data: Path, /, **changes: Any) -> Recipe:
         "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "spectral": True, "dropout": 0.2,
                           "minibatch_std": True},
         "objective": {"kind": "nonsaturating", "smoothing": 0.1, "flips": 0.2},
-        "penalty": {"kind": "wgan_gp", "every": 3}, "noise": {"sigma": 0.1, "images": 20},
+        "penalty": {"kind": "wgan_gp", "every": 3}, "noise": {"sigma": 0.1, "images": 15},
         "augment": ["color", "translation", "cutout"],
         "pace": {"discriminator": 2, "warmup": 4}}
     adam = {"kind": "adam", "clip": 0.5}
-    return cyclegan_recipe(data, translator=translator, **{"optimizer": {"generator": adam, "discriminator": adam}}
-                           | changes)
+    stages = [{"resolution": 16, "images": 12, "batch_size": 2},
+              {"resolution": 24, "images": 8, "batch_size": 2, "lr": {"kind": "linear"}}]
+    return cyclegan_recipe(data, translator=translator, stages=stages,
+                           **{"optimizer": {"generator": adam, "discriminator": adam}} | changes)
 
 
 class Silent:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.adaptation import CLASSES, save, scene, scenes_recipe, stripes, stripes_recipe, write_scenes, write_stripes
+from tests.covering import one_in
 from tests.runs import Silent
 from tests.test_cli import call
 from translate.adapt import evaluate, make, prepare
@@ -174,8 +175,9 @@ def test_data_check_of_a_recipe_names_all_that_is_wrong_with_its_labelled_images
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("work", "number"), [("task network", signal.SIGTERM), ("judge", signal.SIGINT),
-                                              ("check", signal.SIGTERM), ("reading images", signal.SIGINT)])
+@pytest.mark.parametrize(("work", "number"), one_in(2, [
+    ("task network", signal.SIGTERM), ("judge", signal.SIGINT), ("reading images", signal.SIGINT),
+    ("check", signal.SIGTERM)]))
 def test_a_signal_stops_make_at_the_next_step_and_the_same_call_goes_on(work: str, number: int,
                                                                         tmp_path: Path) -> None:
     recipe = stripes_recipe(write_stripes(tmp_path, 12))
@@ -244,6 +246,7 @@ def test_the_command_ends_with_75_and_a_message(number: int, tmp_path: Path) -> 
     assert command.returncode == 75 and f"stopped by {signal.Signals(number).name} (task network" in message
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_is_for_the_command_and_not_for_its_worker(tmp_path: Path) -> None:
     """As launchers and batch systems send it; a worker that died of it would end the command with a failure."""
     command = started(tmp_path, workers=1)
@@ -252,6 +255,7 @@ def test_a_signal_to_the_whole_group_is_for_the_command_and_not_for_its_worker(t
     assert command.returncode == 75 and "stopped by SIGTERM (task network" in message
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_named_at_once_whatever_the_command_does_just_then(tmp_path: Path) -> None:
     command = started(tmp_path, workers=1)
     (worker,) = children(command)

@@ -28,6 +28,7 @@ from tests.adaptation import (
     write_stripes,
 )
 from tests.commands import call
+from tests.covering import one_in
 from tests.runs import Interrupted, Silent
 from translate.adapt import MadeSet, evaluate, make
 from translate.adapt.preservation import Opinion, summarise, warnings_of
@@ -132,7 +133,7 @@ def in_place(path: Path, old: bytes = b"IDAT") -> None:
         file.write(bytes([byte[0] ^ 255]))
 
 
-@pytest.mark.parametrize("spoil", [
+@pytest.mark.parametrize("spoil", one_in(2, [
     lambda out: (out / "set/train/images/003.png").unlink(),
     lambda out: in_place(out / "set/train/images/003.png"),
     lambda out: in_place(out / "translated/003.png"),
@@ -141,7 +142,7 @@ def in_place(path: Path, old: bytes = b"IDAT") -> None:
     lambda out: shutil.copyfile(out / "set/train/images/003.png", out / "set/train/images/x.png"),
     lambda out: (out / "set/manifest.jsonl").write_text("{}\n"),
     lambda out: shutil.rmtree(out / "set"),
-], ids=["image deleted", "image edited in place", "translation edited in place", "label rewritten", "label deleted",
+]), ids=["image deleted", "image edited in place", "translation edited in place", "label rewritten", "label deleted",
         "image added", "manifest broken", "set deleted"])
 def test_a_damaged_set_is_noticed_and_made_whole(spoil: Callable[[Path], None], once: dict[str, Path],
                                                  tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_the_ledger_of_a_conversion_knows_what_was_written(once: dict[str, Path]
 # -- what a table is refused for before it trains ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
+@pytest.mark.parametrize(("spoil", "message"), one_in(2, [
     (lambda place: [(place / f"source/train/{each}/003.png").unlink() for each in ("images", "masks")],
      "003.png is not there any more"),
     (lambda place: [save(place / f"source/train/{each}/new.png", scene(1)[number])
@@ -195,7 +196,7 @@ def test_the_ledger_of_a_conversion_knows_what_was_written(once: dict[str, Path]
     (lambda place: save(place / "out/set/train/masks/003.png", scene(98)[1]), "masks/003.png is missing, or is not"),
     (lambda place: (place / "out/set/train/images/003.png").unlink(), "images/003.png is missing, or is not"),
     (lambda place: (place / "out/set/manifest.jsonl").write_text("\n"), "manifest.jsonl is missing, or is not"),
-], ids=["source image gone", "source image new", "source image rewritten", "source label rewritten",
+]), ids=["source image gone", "source image new", "source image rewritten", "source label rewritten",
         "label of the set rewritten", "image of the set gone", "manifest broken"])
 def test_a_set_that_is_not_whole_or_not_of_this_source_is_refused_by_name(
         spoil: Callable[[Path], None], message: str, once: dict[str, Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import Silent, cyclegan_recipe, final_state, train_until
+from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from translate import files
 from translate.errors import CheckpointError, DiskError
 from translate.foreign import read_lines
@@ -176,9 +176,10 @@ def test_a_checkpoint_holds_no_pickle(run: Run) -> None:
 
 
 def test_checkpoints_are_kept_as_many_as_the_recipe_says(shared_pairs: Path, tmp_path: Path) -> None:
-    train(cyclegan_recipe(shared_pairs, keep_checkpoints=3), tmp_path / "run", Silent())
+    recipe = pix2pix_recipe(shared_pairs, keep_checkpoints=3, every={"log": 4, "sample": 8, "checkpoint": 2})
+    train(recipe, tmp_path / "run", Silent())
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
-        "000000000032", "000000000036", "000000000040"]
+        "000000000008", "000000000010", "000000000012"]
 
 
 def test_what_was_the_best_at_the_healthy_checkpoint_is_kept_with_it(run: Run) -> None:

@@ -153,6 +153,7 @@ def test_processes_of_torchrun_share_a_folder_and_give_one_account(run: Path, tm
     assert_one_account(ended.stdout, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_the_command_with_130(run: Path, tmp_path: Path) -> None:
     """In the middle of a large image; what was finished stays."""
     source, out = tmp_path / "in", tmp_path / "out"

@@ -207,16 +207,17 @@ def stages(size: int) -> list[dict[str, Any]]:
             {"resolution": size, "images": 4, "batch_size": 2, "levels": 1}]
 
 
-@pytest.mark.parametrize("recipe_of", [coarse_cyclegan, pytest.param(coarse_pix2pix, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("recipe_of", "at"), [
+    pytest.param(recipe_of, at, marks=() if (recipe_of, at) == (coarse_cyclegan, 6) else pytest.mark.slow)
+    for recipe_of in (coarse_cyclegan, coarse_pix2pix) for at in (4, 6, 8)])
 def test_a_run_resumes_bit_identically_in_every_stage_and_gives_away_what_it_trained(
-        recipe_of: Any, shared_pairs: Path, tmp_path: Path) -> None:
+        recipe_of: Any, at: int, shared_pairs: Path, tmp_path: Path) -> None:
     recipe = recipe_of(shared_pairs).model_copy(update={"every": recipe_of(shared_pairs).every.model_copy(
         update={"checkpoint": 2})})
     train(recipe, tmp_path / "whole", Silent())
-    for at in (4, 6, 8):
-        train_until(recipe, tmp_path / str(at), at)
-        train(recipe, tmp_path / str(at), Silent(), resume=True)
-        assert final_state(tmp_path / str(at)) == final_state(tmp_path / "whole"), at
+    train_until(recipe, tmp_path / "broken", at)
+    train(recipe, tmp_path / "broken", Silent(), resume=True)
+    assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
     release = load_release(tmp_path / "whole")
     assert release.generator.levels == 1
     image = torch.randn(1, 3, 40, 48)
@@ -241,7 +242,7 @@ def test_while_the_enhancer_is_trained_alone_the_weights_inside_do_not_move(shar
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "build", remembering)
-        train(coarse_pix2pix(shared_pairs), tmp_path / "run", Watching())
+        train(coarse_cyclegan(shared_pairs), tmp_path / "run", Watching())
     first, second, frozen, still, thawed, last = seen
     for name in frozen:
         assert torch.equal(second[name], frozen[name]) and torch.equal(frozen[name], still[name]), name

@@ -428,7 +428,7 @@ def test_an_output_is_on_the_disk_before_the_ledger_says_so(tmp_path, monkeypatc
 
     monkeypatch.setattr(files, "append_line", appending)
     monkeypatch.setattr(files, "sync_folder", lambda folder: (order.append("renamed"), sync(folder)))
-    convert(tmp_path / "in", tmp_path / "out", release_of(Identity()))
+    convert(tmp_path / "in", tmp_path / "out", release_of(Identity()), workers=1)
     assert order == ["started", "renamed", "done"] * 3
 
 
@@ -543,6 +543,7 @@ def test_the_watcher_sees_the_half_files_of_a_careless_writer(tmp_path):
     assert child.exitcode == 0 and watcher.half
 
 
+@pytest.mark.slow
 def test_sigterm_from_outside_ends_with_75_and_resumes(tmp_path):
     fill(tmp_path / "in", 12, 96, 96)
     codes = interrupt_until_done(tmp_path / "in", tmp_path / "out", random.Random(0), 1, 1, signal.SIGTERM)

@@ -180,8 +180,8 @@ def test_a_tiff_that_ends_the_process_that_reads_its_rows_costs_one_file(
         assert np.array_equal(pages_of(tmp_path / "out" / name), pages_of(tmp_path / "in" / name))
 
 
-@pytest.mark.parametrize(("memory", "num_pages"), [
-    (None, 2), pytest.param("500MB", 1, marks=pytest.mark.slow)])
+@pytest.mark.slow  # it waits for seconds; test_convert.py has a file that hangs as well
+@pytest.mark.parametrize(("memory", "num_pages"), [(None, 2), ("500MB", 1)])
 def test_a_tiff_whose_rows_take_for_ever_costs_one_file(memory: str | None, num_pages: int, tmp_path: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     path = three_tiffs(tmp_path / "in", num_pages)

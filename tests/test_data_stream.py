@@ -350,7 +350,7 @@ def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MP_STATUS_CHECK_INTERVAL", 0.2)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_that_hang_are_given_up_and_killed(toy: Path, looking_often: None, workers: int) -> None:
     """Without a second error later: torch watches workers that it has not ended itself, and tells of their death in
     the middle of whatever comes next, such as the last words of a run."""

@@ -90,7 +90,7 @@ def test_a_run_that_gets_worse_keeps_its_best_and_stops_with_a_reason(spoilt: tu
     assert released["images"] == best["images"] and "best l1" in released["chosen"]
 
 
-@pytest.mark.parametrize("at", [6, 18, 22])
+@pytest.mark.parametrize("at", [pytest.param(6, marks=pytest.mark.slow), 18, pytest.param(22, marks=pytest.mark.slow)])
 def test_the_best_and_the_patience_survive_a_kill(at: int, spoilt: tuple[Path, Silent], shared_pairs: Path,
                                                   tmp_path: Path) -> None:
     """The resumed run is the uninterrupted one, bit for bit: state, best checkpoint and scores."""
@@ -149,26 +149,27 @@ def test_a_lost_best_checkpoint_is_named_and_another_is_found(spoilt: tuple[Path
 def test_evaluating_changes_nothing_of_the_training(make: Any, evaluate: int, shared_pairs: Path, tmp_path: Path,
                                                     trained: Callable[[Recipe], Path]) -> None:
     """With dropout, batch norm, pools and random numbers: the networks are those of a run without evaluations."""
-    every = make(shared_pairs).dump()["every"]
-    without = make(shared_pairs, every=every | {"evaluate": None})
-    train(make(shared_pairs, every=every | {"evaluate": evaluate}), tmp_path / "run", Silent())
+    whole = make(shared_pairs).dump()
+    short = {"stages": [stage | {"images": 10} for stage in whole["stages"]]}
+    without = make(shared_pairs, every=whole["every"] | {"evaluate": None}, **short)
+    train(make(shared_pairs, every=whole["every"] | {"evaluate": evaluate}, **short), tmp_path / "run", Silent())
     says_so = ("state.json", "recipe.json")  # that it has evaluated
     found, expected = ({name: entry for name, entry in final_state(run).items() if name not in says_so}
                        for run in (tmp_path / "run", trained(without)))
     assert found == expected
 
 
-def test_an_interrupted_run_with_evaluations_and_an_average_resumes_bit_identically(shared_pairs: Path,
+@pytest.mark.parametrize("at", [pytest.param(8, marks=pytest.mark.slow), 14, pytest.param(18, marks=pytest.mark.slow)])
+def test_an_interrupted_run_with_evaluations_and_an_average_resumes_bit_identically(at: int, shared_pairs: Path,
                                                                                     tmp_path: Path) -> None:
     recipe = cyclegan_recipe(shared_pairs, every={"log": 4, "sample": 20, "checkpoint": 4, "evaluate": 6},
                              stages=[{"resolution": 16, "images": 12, "batch_size": 2},
                                      {"resolution": 24, "images": 8, "batch_size": 2, "lr": {"kind": "linear"}}])
     train(recipe, tmp_path / "whole", Silent())
-    for at in (8, 14, 18):
-        train_until(recipe, tmp_path / f"broken{at}", at)
-        train(recipe, tmp_path / f"broken{at}", Silent(), resume=True)
-        assert final_state(tmp_path / f"broken{at}") == final_state(tmp_path / "whole")
-        assert evaluations(tmp_path / f"broken{at}") == evaluations(tmp_path / "whole")
+    train_until(recipe, tmp_path / "broken", at)
+    train(recipe, tmp_path / "broken", Silent(), resume=True)
+    assert final_state(tmp_path / "broken") == final_state(tmp_path / "whole")
+    assert evaluations(tmp_path / "broken") == evaluations(tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")

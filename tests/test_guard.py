@@ -390,14 +390,16 @@ def test_diagnostics_are_logged_with_the_losses_and_shown_in_the_report(shared_p
     shown: list[dict[str, float]] = []
     report = Silent()
     report.progress = lambda images, total, stage, losses: shown.append(losses)  # type: ignore[method-assign]
+    stages = [{"resolution": 16, "images": 16, "batch_size": 2}]
     for guard_config in ({}, None):
         run = tmp_path / str(guard_config)
-        train(cyclegan_recipe(shared_pairs, every=EVERY | {"evaluate": 40}, guard=guard_config), run, report)
+        train(cyclegan_recipe(shared_pairs, every=EVERY | {"evaluate": 16}, guard=guard_config, stages=stages), run,
+              report)
         records = read_lines(run / "metrics.jsonl")
         losses, game, probes = ([record for record in records if record["kind"] == kind]
                                 for kind in ("train", "game", "probe"))
-        assert [record["images"] for record in game] == [record["images"] for record in losses] == list(range(4, 41, 4))
-        assert [record["images"] for record in probes] == list(range(4, 41, 4))
+        assert [record["images"] for record in game] == [record["images"] for record in losses] == [4, 8, 12, 16]
+        assert [record["images"] for record in probes] == [4, 8, 12, 16]
         assert {f"{what}_{side}" for what in ("real", "fake", "right", "spread") for side in "ab"} < game[0].keys()
         assert all(record[f"gradient_{phase}"] > 0 for record in game for phase in ("generator", "discriminator"))
         assert {f"{what}_{direction}" for what in ("diversity", "error", "saturation", "change")
@@ -415,7 +417,8 @@ def test_looking_changes_nothing(make: Any, shared_pairs: Path, tmp_path: Path) 
     found = []
     for guard_config, probe in (({}, 4), (None, 1000)):
         run = tmp_path / str(probe)
-        train(make(shared_pairs, every=EVERY | {"probe": probe}, guard=guard_config), run, Silent())
+        short = {"stages": [{"resolution": 64 if make is pix2pix_recipe else 16, "images": 12, "batch_size": 2}]}
+        train(make(shared_pairs, every=EVERY | {"probe": probe}, guard=guard_config, **short), run, Silent())
         found.append({name: entry for name, entry in final_state(run).items() if "rator" in name or "rank" in name})
     assert found[0] == found[1]
 
@@ -506,7 +509,7 @@ def test_one_that_does_not_pass_ends_within_the_bound_and_names_its_cause(
 def test_before_there_is_a_checkpoint_it_goes_back_to_the_beginning(
         shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_steps(monkeypatch, 4)
-    train(guarded_recipe(shared_pairs, every=EVERY | {"checkpoint": 1000}), tmp_path / "run", Silent())
+    train_after_rollback(guarded_recipe(shared_pairs, every=EVERY | {"checkpoint": 1000}), tmp_path / "run", 2)
     (rollback,) = told(tmp_path / "run", "rollback")
     assert rollback["images"] == 0
 
@@ -629,8 +632,8 @@ def test_without_a_guard_nobody_watches(shared_pairs: Path, tmp_path: Path, monk
     assert [int(path.name) for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [36, 40]
 
 
-@pytest.mark.parametrize("name", ["constant output", "saturated output", "identity copy", "dead discriminator",
-                                  "NaN weight", "NaN running statistics"])
+@pytest.mark.parametrize("name", one_in(2, ["constant output", "NaN weight", "identity copy", "saturated output",
+                                            "dead discriminator", "NaN running statistics"]))
 def test_failures_of_the_zoo_are_seen_and_named_in_small(name: str, shared_pairs: Path, tmp_path: Path) -> None:
     failure = PERSISTENT[name]
     translator = TRANSLATORS["pix2pix lsgan"]
@@ -668,7 +671,7 @@ def test_a_resume_may_change_the_guard_and_take_it_from_there(shared_pairs: Path
 def test_two_processes_see_and_do_the_same(shared_pairs: Path, tmp_path: Path) -> None:
     """One of them gets images that are not finite, later the generator of both collapses: they skip and go back
     together, and end with the same weights."""
-    recipe = guarded_recipe(shared_pairs, stages=[STAGES[0] | {"images": 60}])
+    recipe = guarded_recipe(shared_pairs)
     run = tmp_path / "run"
     debug_launcher(train_and_collapse, (recipe, run), num_processes=2)
     assert told(run, "skipped") and len(told(run, "collapse")) == len(told(run, "rollback")) == 1

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.covering import one_in
 from tests.runs import Silent, cyclegan_recipe
 from tests.test_foreign import EARLIER
 from tests.test_mistakes import CASES, kind_of, lines_of
@@ -83,7 +84,7 @@ def test_a_release_that_names_a_larger_network_than_it_holds_is_refused(generato
     (release / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     seal(release)
     start = time.process_time()
-    with pytest.raises(CheckpointError, match="not the weights of this network, which take"):
+    with pytest.raises(CheckpointError, match="holds the weights of another network"):
         load_release(release)
     assert time.process_time() - start < 5
 
@@ -92,7 +93,7 @@ def test_a_task_folder_that_names_a_larger_network_than_it_holds_is_refused(tmp_
     config = FCNConfig(width=2, downs=1)
     record = save_task(tmp_path, config.build(3, 2), config, 3, 2)
     files.write_json(tmp_path / RECORD, record | {"network": {"kind": "fcn", "width": 4096, "downs": 12}})
-    with pytest.raises(CheckpointError, match="not the weights of this network, which take"):
+    with pytest.raises(CheckpointError, match="holds the weights of another network"):
         load_task(tmp_path, 3)
 
 
@@ -100,10 +101,10 @@ KEYS = {f"k{number:05d}": 1 for number in range(20_000)}
 STAGE = {"images": 1}
 
 
-@pytest.mark.parametrize("document", [
+@pytest.mark.parametrize("document", one_in(2, [
     KEYS, {"data": {"kind": "paired"} | KEYS}, {"translator": {"kind": "cut", "generator": {"kind": "resnet"} | KEYS}},
     {"stages": [STAGE | KEYS]}, {"stages": [STAGE | {"imagse": 1}] * 5_000}, {"data": {"kind": "x" * 100_000}},
-    {"x" * 200_000: 1}, {"stages": [STAGE | {"lr": {"kind": "linear"} | KEYS}]}],
+    {"x" * 200_000: 1}, {"stages": [STAGE | {"lr": {"kind": "linear"} | KEYS}]}]),
     ids=["on top", "data", "generator", "stage", "stages", "long word", "long key", "deep"])
 def test_thousands_of_unknown_fields_are_refused_in_a_second(document: dict[str, Any]) -> None:
     """20,000 of them took more than a minute."""

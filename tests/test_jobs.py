@@ -12,8 +12,8 @@ from PIL import Image
 from tests.conversions import Identity, fill, last_rows, noise, release_of, tree
 from translate import files
 from translate.convert import Shard, convert
-from translate.convert.converter import remove_leftovers
 from translate.convert.jobs import Naming, plan_jobs
+from translate.convert.saving import remove_leftovers
 from translate.errors import DataError, UsageError
 from translate.images.reading import ImageConfig
 

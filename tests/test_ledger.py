@@ -17,9 +17,10 @@ import tifffile
 from tests.conversions import Identity, fill, last_rows, noise, release_of, tree
 from translate import files
 from translate.convert import LEDGER, Entry, Shard, Summary, convert
-from translate.convert.converter import Converter, remove_leftovers
+from translate.convert.converter import Converter
 from translate.convert.jobs import Naming, plan_jobs
 from translate.convert.ledger import Ledger
+from translate.convert.saving import remove_leftovers
 from translate.errors import DiskError
 from translate.foreign import read_lines
 from translate.images.decoder_process import Request, read_file

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from tests.bounds import FAULT, rounding_bound
-from tests.covering import each_value
+from tests.covering import each_value, one_in
 from tests.games import GAMES, KINDS, game
 from tests.mobilenet import write_mobilenet
 from tests.networks import members
@@ -100,7 +100,7 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(share=6, name=list(CONFIGS), batch={"rectangle": ((48, 64), 2), "odd": ((33, 50), 1)}, plan=PLANS)
+@each_value(share=8, name=list(CONFIGS), batch={"rectangle": ((48, 64), 2), "odd": ((33, 50), 1)}, plan=PLANS)
 def test_every_plan_gives_the_gradients_of_the_textbook_step(
         name: str, batch: tuple[tuple[int, int], int], plan: str) -> None:
     translator, (size, samples) = build(CONFIGS[name]), batch
@@ -246,7 +246,7 @@ def forwards(translator: Any, batch: Batch) -> None:
                 translator.discriminator_b(torch.cat([a, image], 1))
 
 
-@each_value(name=["resnet-batch-resize-no-identity", "unet-batch-dropout", "pix2pix-unet-batch-dropout",
+@each_value(share=3, name=["resnet-batch-resize-no-identity", "unet-batch-dropout", "pix2pix-unet-batch-dropout",
                   "pix2pix-resnet-batch-resize-lsgan", "cut-unet-batch-dropout", "pix2pix-generator-first"], plan=PLANS)
 def test_batch_norm_statistics_advance_once_a_pass_under_every_plan(name: str, plan: str) -> None:
     """A forward pass that is repeated for its gradient must not be noticed."""
@@ -281,7 +281,7 @@ def plain_spectral_step() -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
     return expected, advanced, rounding_bound(expected, lambda: spectral_step("plain")[0])
 
 
-@pytest.mark.parametrize("plan", PLANS[1:])
+@pytest.mark.parametrize("plan", one_in(2, PLANS[1:]))
 def test_spectral_norm_advances_once_a_pass_under_every_plan(plan: str) -> None:
     """A repeated pass starts from the vectors the first one started from, however many passes lie between."""
     found, advanced = spectral_step(plan)
@@ -319,15 +319,13 @@ def test_a_bfloat16_step_is_as_exact_under_every_plan_as_under_plain(name: str, 
 
 
 OF_THE_WHOLE_BATCH = [name for name in GAMES if not name.startswith("minibatch")]
-SHARED_STEPS = [*((name, plan) for name in ("resnet", "cut-resnet") for plan in PLANS),
-                *((name, "preact") for name in OF_THE_WHOLE_BATCH)]
 
 
-def in_a_process_of_two(folder: str) -> None:
+def in_a_process_of_two(folder: str, steps: list[tuple[str, str]]) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     accelerator = Accelerator(cpu=True)
     own = make_batch((32, 40), 4).micro_batches(2)[accelerator.process_index]
-    for name, plan in SHARED_STEPS:
+    for name, plan in steps:
         translator = build_game(name, "cyclegan") if name in GAMES else build(CONFIGS[name])
         step(translator, own, plan, accelerator=accelerator, lr=LR)
         torch.save((gradients(translator), buffers(translator)),
@@ -335,10 +333,13 @@ def in_a_process_of_two(folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def of_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What each of two processes has after every step that they share: of one launch, as a launch takes seconds."""
+def of_two_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each of two processes has after every step that a test asks for: of one launch, which takes seconds."""
+    asked = [item.callspec.params for item in request.session.items
+             if "of_two_processes" in getattr(item, "fixturenames", ())]
     folder = tmp_path_factory.mktemp("two")
-    debug_launcher(in_a_process_of_two, (str(folder),), num_processes=2)
+    steps = [(each["name"], each.get("plan", "preact")) for each in asked]
+    debug_launcher(in_a_process_of_two, (str(folder), steps), num_processes=2)
     return folder
 
 

@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.commands import call
-from tests.covering import each_value
+from tests.covering import each_value, one_in
 from tests.games import GAMES, game
-from tests.runs import Silent, cyclegan_recipe
+from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
 from tests.steps import build, make_batch
 from translate.errors import DoesNotFit, RecipeError, UsageError
 from translate.networks import live_bytes, memory
@@ -25,8 +25,10 @@ from translate.networks.live_bytes import LiveBytes
 from translate.optimizers import Optimizers
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.schema import validate
+from translate.training.gpus import gpu_named
 from translate.training.loop import train
 from translate.training.plan import (
+    PLAIN_GAIN,
     USABLE,
     advise,
     budget_of,
@@ -35,9 +37,9 @@ from translate.training.plan import (
     predict,
     predict_step,
 )
+from translate.training.speeds import published
 from translate.training.step_on_meta import Networks, StepOnMeta, parameters_of
 from translate.training.update import Update
-from translate.translators import Pix2PixConfig
 
 ROOT = Path(__file__).parent.parent
 GIB = 2**30
@@ -50,6 +52,9 @@ SMALL_CUT = {"kind": "cut", "generator": {"kind": "resnet", "width": 8, "blocks"
              "discriminator": {"kind": "patchgan", "width": 8, "layers": 3}}
 BATCH_RESIZE = {"kind": "pix2pix", "discriminator": {"kind": "patchgan", "width": 8, "norm": "batch"},
                 "generator": {"kind": "resnet", "width": 8, "blocks": 2, "norm": "batch", "upsample": "resize"}}
+
+
+SHORT = [{"resolution": 16, "images": 4, "batch_size": 2}, {"resolution": 24, "images": 4, "batch_size": 2}]
 
 
 def recipe_of(translator: dict[str, Any], resolution: int | list[int], **changes: Any) -> Recipe:
@@ -91,9 +96,9 @@ class TestAgainstRealSteps:
         return counted.peak
 
     @pytest.mark.parametrize(("plan", "precision"), [
-        ("split", "bf16"), ("replay", "bf16"), ("strips", "fp32"),
+        ("split", "bf16"), ("replay", "bf16"),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-            ("preact", "fp32"), ("strips_blocks", "bf16"), ("split", "fp32"), ("preact", "bf16"),
+            ("strips", "fp32"), ("preact", "fp32"), ("strips_blocks", "bf16"), ("split", "fp32"), ("preact", "bf16"),
             ("replay", "fp32"), ("strips", "bf16"), ("strips_blocks", "fp32")))])
     def test_cyclegan_within_one_percent(self, plan: str, precision: str) -> None:
         found = self.measured(SMALL_CYCLEGAN, 256, memory.PLANS[plan], precision)
@@ -139,16 +144,17 @@ class TestAgainstRealSteps:
 
 def test_a_step_takes_the_same_whatever_was_measured_before_it() -> None:
     """Networks are built once for all plans, and a plan must leave nothing behind for the next."""
-    plans = [memory.PLANS[name] for name in ("strips", "plain", "replay", "strips_blocks", "blocks")]
-    steps = [StepOnMeta(Networks(translator=recipe_of(SMALL_CYCLEGAN, 64).translator, optimizer=Optimizers()), (3, 3),
+    plans = [memory.PLANS[name] for name in ("strips", "plain", "preact", "blocks")]
+    steps = [StepOnMeta(Networks(translator=recipe_of(SMALL_CUT, 64).translator, optimizer=Optimizers()), (3, 3),
                         Stage(resolution=64, images=1, micro_batch=1, batch_size=2)) for _ in plans]
     alone = [step.measure(plan, "fp16", "cuda", 1) for step, plan in zip(steps, plans, strict=True)]
     assert [steps[0].measure(plan, "fp16", "cuda", 1) for plan in plans] == alone and len(set(alone)) == len(alone)
 
 
 @pytest.mark.parametrize("config", [
-    pytest.param(SMALL_CYCLEGAN, marks=pytest.mark.slow), SMALL_CYCLEGAN | {"penalty": {"kind": "r1"}}],
-    ids=["strips", "r1"])
+    *(pytest.param(SMALL_CYCLEGAN | changes, marks=pytest.mark.slow) for changes in ({}, {"penalty": {"kind": "r1"}})),
+    SMALL_PIX2PIX | {"discriminator": SMALL_CYCLEGAN["discriminator"], "penalty": {"kind": "r1"}}],
+    ids=["cyclegan", "cyclegan r1", "pix2pix r1"])
 def test_shapes_that_are_remembered_are_those_that_torch_finds(config: dict[str, Any],
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     def measured() -> tuple[int, int]:
@@ -221,17 +227,22 @@ class TestWhatThisProjectIsFor:
         assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
 
 
-def test_auto_takes_the_least_compute_that_fits() -> None:
+def test_auto_takes_the_least_predicted_time_that_fits() -> None:
+    """Of the two plans that compute nothing twice it is `split`, unless `plain` gains enough for its memory."""
     recipe = recipe_of(SMALL_CYCLEGAN, 256)
     stage = recipe.stages[0]
-    every = {name: predict(recipe, stage, plan, "fp16") for name, plan in memory.PLANS.items()}
-    assert choose(recipe, stage, None, "fp16").plan.name == "split"
-    for name in memory.PLANS:
-        fitting = [each for each in every.values() if each.peak_bytes <= every[name].peak_bytes]
-        found = choose(recipe, stage, every[name].peak_bytes, "fp16")
-        assert found.peak_bytes <= every[name].peak_bytes
-        assert found.compute <= min(each.compute for each in fitting) + 1e-9
-    assert choose(recipe, stage, min(each.peak_bytes for each in every.values()) - 1, "fp16") is None
+    for gpu in ("H200", "RTX 3060"):
+        speed = published(gpu_named(gpu), "fp16")
+        every = {name: predict(recipe, stage, plan, "fp16", speed=speed) for name, plan in memory.PLANS.items()}
+        assert choose(recipe, stage, None, "fp16", speed=speed).plan.name == "split", "how much there is is not known"
+        for name in memory.PLANS:
+            fitting = [each for each in every.values() if each.peak_bytes <= every[name].peak_bytes]
+            found = choose(recipe, stage, every[name].peak_bytes, "fp16", speed=speed)
+            assert found.peak_bytes <= every[name].peak_bytes
+            worth = 1 - PLAIN_GAIN if found.plan.name == "split" else 1
+            assert worth * found.seconds <= min(each.seconds for each in fitting)
+        least = min(each.peak_bytes for each in every.values())
+        assert choose(recipe, stage, least - 1, "fp16", speed=speed) is None
 
 
 def test_what_does_not_apply_is_named_as_the_plan_it_equals() -> None:
@@ -262,14 +273,16 @@ def test_where_half_the_size_could_not_be_judged_the_advice_is_the_width_and_of_
     assert "in proportion" in advise(growing, growing.stages[1], 1, int(0.8 * leanest), "fp16")
 
 
-def test_smaller_pieces_are_advised_where_they_fit_and_for_what_they_are() -> None:
-    for config, note in ((SMALL_CYCLEGAN, "gradients stay"), (BATCH_RESIZE, "see one image at a time")):
-        pieces = recipe_of(config, 64, stage={"batch_size": 4})
-        stage = pieces.stages[0]
-        one = stage.model_copy(update={"micro_batch": 1})
-        budget = predict(pieces, one, memory.PLANS["strips_blocks"], "fp16").peak_bytes
-        assert "stages.0.micro_batch to 1 (" in (advice := advise(pieces, stage, 0, budget, "fp16"))
-        assert note in advice
+@pytest.mark.parametrize(("config", "note"), [
+    pytest.param(SMALL_CYCLEGAN, "gradients stay", marks=pytest.mark.slow), (SMALL_CUT, "gradients stay"),
+    (BATCH_RESIZE, "see one image at a time")], ids=["cyclegan", "cut", "batch norm"])
+def test_smaller_pieces_are_advised_where_they_fit_and_for_what_they_are(config: dict[str, Any], note: str) -> None:
+    pieces = recipe_of(config, 64, stage={"batch_size": 4})
+    stage = pieces.stages[0]
+    one = stage.model_copy(update={"micro_batch": 1})
+    budget = predict(pieces, one, memory.PLANS["strips_blocks"], "fp16").peak_bytes
+    assert "stages.0.micro_batch to 1 (" in (advice := advise(pieces, stage, 0, budget, "fp16"))
+    assert note in advice
     assert "micro_batch to 1 (" not in advise(pieces, stage, 0, budget - 1, "fp16")
     assert "micro_batch" not in advise(pieces, stage, 0, 0, "fp16", num_processes=4), "they have one each"
 
@@ -310,12 +323,10 @@ def test_every_recipe_that_is_shipped_can_be_planned() -> None:
             assert predict(recipe, stage, memory.PLANS["split"], "fp16").peak_bytes > 0
 
 
-def test_every_game_can_be_planned() -> None:
+@pytest.mark.parametrize("name", one_in(2, list(GAMES)))
+def test_every_game_can_be_planned(name: str) -> None:
     """Draws of chance, second derivatives and power iterations on tensors that hold no data."""
-    plain = predict_step(Pix2PixConfig(), 64, memory.PLANS["split"], "fp16", "cuda").peak_bytes
-    for name in GAMES:
-        config = game(name, "pix2pix")
-        assert 0 < predict_step(config, 64, memory.PLANS["split"], "fp16", "cuda").peak_bytes < plain, name
+    assert 0 < predict_step(game(name, "pix2pix"), 64, memory.PLANS["split"], "fp16", "cuda").peak_bytes < 2**28
 
 
 def test_the_command_shows_a_table_or_json_and_says_what_to_change(
@@ -324,7 +335,8 @@ def test_the_command_shows_a_table_or_json_and_says_what_to_change(
     file.write_text(recipe_of(SMALL_CYCLEGAN, 256).dump_yaml())
     assert call(monkeypatch, "plan", file, "--memory", "8GB") == 0
     shown = capsys.readouterr()
-    assert "→ split" in shown.out and "strips_blocks" in shown.out
+    assert "→ plain" in shown.out and "strips_blocks" in shown.out, "so small a step waits for kernels to start"
+    assert "taken for an RTX 3060" in shown.out and "in all: about" in shown.out
     assert "7 of 7 predictions" in shown.err
     assert call(monkeypatch, "plan", file, "--memory", "5MB", "--json") == 5
     told = capsys.readouterr()
@@ -342,25 +354,27 @@ def test_progress_names_each_prediction_before_it_is_made() -> None:
 class TestInTraining:
     def test_the_plan_and_its_prediction_are_said_at_the_start_and_kept_for_a_resume(
             self, shared_pairs: Path, tmp_path: Path) -> None:
-        recipe = cyclegan_recipe(shared_pairs, precision="fp32")
-        peaks = [predict(recipe, stage, memory.PLANS["strips"], "fp32", "cpu").peak_bytes for stage in recipe.stages]
+        recipe = pix2pix_recipe(shared_pairs, precision="fp32", stages=SHORT, translator={
+            "kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
+            "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}})
+        peaks = [predict(recipe, stage, memory.PLANS["blocks"], "fp32", "cpu").peak_bytes for stage in recipe.stages]
         card = f"{peaks[1] / USABLE / 1e6 + 0.001:.4f}MB"
         report = Silent()
         train(recipe, tmp_path / "run", report, gpu_memory=card)
         said = [line for line in report.lines if line.startswith("memory: ")]
         assert all("predicted peak" in line and "usable" in line for line in said)
-        assert "memory plan strips (8 strips)" in said[1]
+        assert said[1].startswith("memory: plan blocks, the least predicted time")
         kept = json.loads((tmp_path / "run" / "memory.json").read_text())
-        assert kept["1"]["plan"] == "strips"
+        assert kept["1"]["plan"] == "blocks"
         again = recipe.model_copy(update={"stages": (*recipe.stages, recipe.stages[1])})
         report = Silent()
         (tmp_path / "run" / "recipe.yaml").write_text(again.dump_yaml())
         kept["2"] = kept["1"]
         (tmp_path / "run" / "memory.json").write_text(json.dumps(kept))
         train(again, tmp_path / "run", report, resume=True)
-        assert any("memory plan strips" in line and "as before" in line for line in report.lines), report.lines
+        assert any("plan blocks" in line and "as before" in line for line in report.lines), report.lines
 
-    @pytest.mark.parametrize("last", [0, 1])
+    @pytest.mark.parametrize("last", [pytest.param(0, marks=pytest.mark.slow), 1])
     def test_a_card_that_is_too_small_for_any_stage_ends_it_before_it_begins(self, last: int, shared_pairs: Path,
                                                                              tmp_path: Path) -> None:
         """Also when only the last stage is too large, which may come after days."""
@@ -383,7 +397,7 @@ class TestInTraining:
     def test_a_plan_that_is_named_and_does_not_fit_is_taken_with_a_warning(self, shared_pairs: Path,
                                                                            tmp_path: Path) -> None:
         report = Silent()
-        recipe = cyclegan_recipe(shared_pairs).model_copy(update={"memory": memory.MemoryConfig(plan="split")})
+        recipe = cyclegan_recipe(shared_pairs, memory={"plan": "split"}, stages=SHORT)
         train(recipe, tmp_path / "run", report, gpu_memory="0.1MB")
         assert any("warning" in line and "more than that" in line for line in report.lines)
 
@@ -394,11 +408,11 @@ class TestInTraining:
 
         monkeypatch.setattr("translate.training.logbook.sample_grid", full)
         report = Silent()
-        train(cyclegan_recipe(shared_pairs), tmp_path / "run", report)
+        train(cyclegan_recipe(shared_pairs, stages=SHORT), tmp_path / "run", report)
         assert any("no picture" in line for line in report.lines)
 
 
-@each_value(name=LARGE, share=3)
+@each_value(name=LARGE, share=6)
 def test_the_large_recipes_plan_as_their_own_headers_say(name: str) -> None:
     """Every "4000 px strips_blocks 9.71 GiB, 1.43×" of a header, on the card named before it.
 

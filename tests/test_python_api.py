@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 import translate
 from tests.conftest import waves
 from tests.conversions import Identity, noise, release_of, tiny_release
-from tests.runs import Silent, cyclegan_recipe
+from tests.runs import cyclegan_recipe
 from translate.convert import convert
 from translate.convert.python_api import Model
 from translate.convert.translating import Translating
@@ -23,8 +24,8 @@ from translate.data.labels import Labelling
 from translate.errors import ImageError, UsageError
 from translate.images.pictures import Bits
 from translate.images.writing import write_image
+from translate.recipe import Recipe
 from translate.runs.release import Release
-from translate.training.loop import train
 
 
 def model_of(generator: nn.Module | None = None, channels: int = 3, bits: Bits = 8) -> Model:
@@ -32,23 +33,24 @@ def model_of(generator: nn.Module | None = None, channels: int = 3, bits: Bits =
     return Model(Translating.with_release(release, precision="fp32"))
 
 
-def test_a_loaded_model_gives_what_the_converter_writes(shared_pairs: Path, tmp_path: Path) -> None:
+def test_a_loaded_model_gives_what_the_converter_writes(shared_pairs: Path, tmp_path: Path,
+                                                        trained: Callable[[Recipe], Path]) -> None:
     """From a run folder, in both directions and within a memory."""
-    train(cyclegan_recipe(shared_pairs), tmp_path / "run", Silent())
+    run = trained(cyclegan_recipe(shared_pairs))
     Image.fromarray(waves(1, (33, 47))).save(tmp_path / "x.png")
     for direction in ("ab", "ba"):
-        model = translate.load(tmp_path / "run", direction, precision="fp32")
+        model = translate.load(run, direction, precision="fp32")
         release = model._translating.release
         convert(tmp_path / "x.png", tmp_path / f"{direction}.png", release, precision="fp32")
         written = np.asarray(Image.open(tmp_path / f"{direction}.png"))
         with Image.open(tmp_path / "x.png") as image:
             np.testing.assert_array_equal(np.asarray(model.convert(image)), written)
-            in_strips = translate.load(str(tmp_path / "run"), direction, precision="fp32", memory="1GB").convert(image)
+            in_strips = translate.load(str(run), direction, precision="fp32", memory="1GB").convert(image)
         assert abs(np.asarray(in_strips).astype(int) - written).max() <= 1
         np.testing.assert_array_equal(model.convert(waves(1, (33, 47))), written)
     assert (written != np.asarray(Image.open(tmp_path / "ab.png"))).any()
     with pytest.raises(UsageError, match="is not a size of memory"):
-        translate.load(tmp_path / "run", memory="lots")
+        translate.load(run, memory="lots")
 
 
 def images_of_all_modes() -> list[Image.Image]:

@@ -128,8 +128,8 @@ def test_a_loss_that_not_every_step_has_is_recorded_as_the_mean_of_those_that_ha
     for generator in (1, 2):
         recipe = cyclegan_recipe(shared_pairs, translator=translator | {"pace": {"generator": generator}},
                                  optimizer={"generator": sgd, "discriminator": sgd},
-                                 stages=[{"resolution": 16, "images": 24}],
-                                 every={"log": 24, "sample": 24, "checkpoint": 24})
+                                 stages=[{"resolution": 16, "images": 12}],
+                                 every={"log": 12, "sample": 12, "checkpoint": 12})
         train(recipe, tmp_path / str(generator), Silent())
         lines = read_lines(tmp_path / str(generator) / "metrics.jsonl")
         (record,) = (line for line in lines if line["kind"] == "train")

@@ -92,7 +92,7 @@ def tail(width: int = 8, norm: Any = "instance") -> Chain:
     return ResNet(3, 3, width, 0, norm).tail
 
 
-@pytest.mark.parametrize("num", [60, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_random_chains_in_strips_have_the_plain_chains_output_gradients_and_running_statistics(num: int) -> None:
     """Of every kind of layer, norm, freezing and number of strips that there is."""
     compared = 0

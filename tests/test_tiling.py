@@ -351,7 +351,7 @@ class Blank:
 
 
 @pytest.mark.parametrize(("network", "settings"), [
-    (ResNet(3, 3, 64, 2), Settings(32, 32.0)),
+    pytest.param(ResNet(3, 3, 64, 2), Settings(32, 32.0), marks=pytest.mark.slow),
     pytest.param(ResNet(3, 3, 64, 2), Settings(64, 16.0, dtype=torch.float16), marks=pytest.mark.slow),
     pytest.param(ResNet(3, 3, 64, 1), Settings(64, 0.0), marks=pytest.mark.slow),
     pytest.param(ResNet(3, 3, 64, 2), Settings(2000, math.inf), marks=pytest.mark.slow),
@@ -366,7 +366,7 @@ def test_translating_takes_the_memory_that_is_forecast(network: nn.Module, setti
 
 
 def test_settings_follow_from_the_memory_that_is_allowed() -> None:
-    network = ResNet(3, 3)
+    network = ResNet(3, 3, 64, 2)
     shape, found = (1, 3, 2000, 2000), []
     for memory in ("8GB", "1GB", "300MB"):
         found.append(tiling.forecast(network, shape, memory=memory))

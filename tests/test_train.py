@@ -89,7 +89,7 @@ def test_the_learning_rate_follows_its_schedule(shared_pairs: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("make", [
-    cyclegan_recipe, *(pytest.param(make, marks=pytest.mark.slow) for make in (pix2pix_recipe, cut_recipe))])
+    pix2pix_recipe, *(pytest.param(make, marks=pytest.mark.slow) for make in (cyclegan_recipe, cut_recipe))])
 def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path, tmp_path: Path,
                                                   trained: Trained) -> None:
     recipe = make(shared_pairs)
@@ -178,7 +178,7 @@ def killed_runs(recipe: Any, folder: Path, num_kills: int, seed: int) -> int:
 
 
 def test_a_run_killed_at_random_instants_loses_nothing(shared_pairs: Path, tmp_path: Path) -> None:
-    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 120, "batch_size": 2}])
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 60, "batch_size": 2}])
     assert killed_runs(recipe, tmp_path / "killed", 3, seed=0) >= 2
     assert final_state(tmp_path / "killed") == final_state(finished(recipe, tmp_path / "whole"))
 
@@ -233,7 +233,7 @@ def test_what_a_start_that_failed_has_left_is_in_nobodys_way(shared_pairs: Path,
     shutil.copytree(shared_pairs, home)
     for path in (home / "trainA").iterdir():
         path.write_bytes(b"no image")
-    recipe = cyclegan_recipe(home)
+    recipe = pix2pix_recipe(home)
     with pytest.raises(DataError, match="no image"):
         train(recipe, tmp_path / "run", Silent())
     assert (tmp_path / "run" / "status.json").is_file()
@@ -273,9 +273,9 @@ def test_a_run_can_be_extended_by_a_stage_and_by_cadence(shared_pairs: Path, tmp
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(shared_pairs: Path, tmp_path: Path,
                                                                   trained: Trained) -> None:
-    recipe = cyclegan_recipe(shared_pairs)
+    recipe = pix2pix_recipe(shared_pairs)
     run = tmp_path / "run"
-    train_until(recipe, run, 14)
+    train_until(recipe, run, 10)
     newest = sorted((run / "checkpoints").iterdir())[-1]
     file = newest / "generator_ab.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
@@ -329,8 +329,21 @@ def train_anew(recipe: Recipe, folder: Path) -> None:
     train(recipe, folder, Silent())
 
 
+def in_forks(recipe: Recipe, folder: Path) -> None:
+    debug_launcher(train_anew, (recipe, folder), num_processes=2)
+
+
+def under_torchrun(recipe: Recipe, folder: Path) -> None:
+    folder.with_suffix(".yaml").write_text(recipe.dump_yaml())
+    launched = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         "-m", "translate", "train", folder.with_suffix(".yaml"), "--run-dir", folder],
+        cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert launched.returncode == 0, launched.stderr
+
+
 class TestProcesses:
-    """Several processes over gloo: one training under torchrun, others in forks, which need not import anything."""
+    """Several processes over gloo: in forks, which need not import anything, and under torchrun."""
 
     def test_two_processes_train_as_one(self, shared_pairs: Path, tmp_path: Path) -> None:
         """The same parameters after three steps with the same global batch, in float64 with SGD."""
@@ -353,16 +366,13 @@ class TestProcesses:
             first = recipe.stages[0].model_copy(update={"batch_size": 4})
             check_shares(recipe.model_copy(update={"stages": (first, recipe.stages[1])}), 4)
 
-    def test_a_recipe_trains_and_resumes_under_torchrun(self, shared_pairs: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("launched", [in_forks, pytest.param(under_torchrun, marks=pytest.mark.slow)])
+    def test_a_recipe_trains_in_two_processes_and_resumes_in_one(self, launched: Callable[[Recipe, Path], None],
+                                                                 shared_pairs: Path, tmp_path: Path) -> None:
         recipe = cyclegan_recipe(shared_pairs, every={"log": 2, "sample": 4, "checkpoint": 4}, stages=[
             {"resolution": 16, "images": 4, "batch_size": 2},
             {"resolution": 24, "images": 4, "batch_size": 2, "lr": {"kind": "linear"}}])
-        (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
-        launched = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-             "-m", "translate", "train", tmp_path / "toy.yaml", "--run-dir", tmp_path / "run"],
-            cwd=ROOT, capture_output=True, text=True, timeout=180)
-        assert launched.returncode == 0, launched.stderr
+        launched(recipe, tmp_path / "run")
         assert final_state(tmp_path / "run")["images"] == "000000000008"
         assert {"rank0.safetensors", "rank1.safetensors"} <= final_state(tmp_path / "run").keys()
         kept = {path.name.split("-")[1] for path in (tmp_path / "run" / "held_out").glob("*-*.jpg")}
@@ -402,7 +412,7 @@ def test_a_rotten_test_image_costs_its_scores_and_not_the_run(shared_pairs: Path
 
 def test_a_run_belongs_to_one_process_at_a_time(shared_pairs: Path, tmp_path: Path) -> None:
     """A requeued job beside a dying one must not mix its files with those of the other."""
-    recipe = cyclegan_recipe(shared_pairs)
+    recipe = pix2pix_recipe(shared_pairs)
     train_until(recipe, tmp_path / "run", 6)
     holder = RunFolder(tmp_path / "run")
     holder.claim(recipe)
@@ -413,7 +423,8 @@ def test_a_run_belongs_to_one_process_at_a_time(shared_pairs: Path, tmp_path: Pa
 
 
 def test_the_losses_of_a_resumed_run_are_those_of_an_uninterrupted_one(shared_pairs: Path, tmp_path: Path) -> None:
-    recipe = cyclegan_recipe(shared_pairs, every={"log": 10, "sample": 40, "checkpoint": 4})
+    recipe = cyclegan_recipe(shared_pairs, every={"log": 10, "sample": 40, "checkpoint": 4},
+                             stages=[{"resolution": 16, "images": 20, "batch_size": 2}])
     train_until(recipe, tmp_path / "broken", 14)
     train(recipe, tmp_path / "broken", Silent(), resume=True)
     finished(recipe, tmp_path / "whole")

@@ -65,6 +65,16 @@ def available_bytes(root: Path = Path("/")) -> Available:
 
 def cgroup_limits(root: Path = Path("/")) -> Iterator[Available]:
     """Yield what is left of every limit of every memory cgroup that can be seen; nothing on systems without them."""
+    for folder, filesystem, name in cgroup_folders("memory", root):
+        yield from _left(folder, filesystem, name)
+
+
+def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, str, str]]:
+    """Yield the folder, the file system (cgroup: version 1; cgroup2) and the name of every group around this process.
+
+    From the group that holds it up to the outermost one that can be seen, of all mounted hierarchies that have the
+    controller. `root` is where /proc and the mounts are looked for.
+    """
     try:
         groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
         mounts = (root / "proc/self/mountinfo").read_text().splitlines()
@@ -76,11 +86,11 @@ def cgroup_limits(root: Path = Path("/")) -> Iterator[Available]:
         place, _, kind = line.partition(" - ")
         seen, mounted = (PurePosixPath(_unescaped(field)) for field in place.split(" ")[3:5])
         filesystem, _, controllers = kind.split(" ", 2)
-        if filesystem not in LIMITS or (filesystem == "cgroup" and "memory" not in controllers.split(",")):
+        if filesystem not in LIMITS or (filesystem == "cgroup" and controller not in controllers.split(",")):
             continue
 
         # The group of this process in it. What a container cannot see of its path begins at the mount.
-        wanted = "memory" if filesystem == "cgroup" else ""
+        wanted = controller if filesystem == "cgroup" else ""
         group = next((PurePosixPath(path) for _, names, path in groups if wanted in names.split(",")), None)
         if group is None:
             continue
@@ -90,7 +100,7 @@ def cgroup_limits(root: Path = Path("/")) -> Iterator[Available]:
         # It and all groups around it.
         outermost = root / mounted.relative_to("/")
         for inner in (below, *below.parents):
-            yield from _left(outermost / inner, filesystem, f"/{inner}".removesuffix("."))
+            yield outermost / inner, filesystem, f"/{inner}".removesuffix(".")
 
 
 def give_back_freed() -> None:

@@ -13,6 +13,7 @@
     ├── DoesNotFit                 exit 5   the work does not fit into the memory that was allowed
     ├── Collapsed                  exit 6   a training is lost, and going back has not helped
     ├── DiskError                  exit 74  the disk is full or cannot be written
+    ├── NetworkError               exit 74  a server cannot be reached, or has broken off
     └── Stopped                    exit 75  a signal asked us to stop; the work can be resumed
 
 Without an exception, `translate data check` exits with 5 where it has found errors, and `convert` as
@@ -193,6 +194,12 @@ class Collapsed(TranslateError):
     """A training is lost: the guard has seen a sign of it that lasts, and going back has not helped."""
 
     exit_code = 6
+
+
+class NetworkError(TranslateError):
+    """A server cannot be reached, or has broken off. What has arrived is kept."""
+
+    exit_code = 74
 
 
 class DiskError(TranslateError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from translate.cli.console import as_errors_of_recipe, say, say_table
+from translate.cli.models import at_hand
 from translate.cli.options import AdaptFolder, AdaptRecipe, Device, Overrides, Shard
 from translate.cli.progress import Display
 from translate.cli.tables import adaptation_tables, preservation_table
@@ -52,7 +53,8 @@ def make(
                 say(f"prepared: {visible(file)}; train it with: torchrun --nproc_per_node N -m translate "
                     f"{visible(words)}, and then go on with the same command without --prepare")
             return
-        made = make_sets(chosen, home, display, models=models or (), shard=part, device=device)
+        made = make_sets(chosen, home, display, models=[at_hand(model) for model in models or ()], shard=part,
+                         device=device)
 
     for each in made:
         say_set(each)

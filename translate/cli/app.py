@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from translate.cli import adapting, console, converting, datasets, evaluating, interop, training
+from translate.cli import adapting, console, converting, datasets, evaluating, interop, publishing, training
 from translate.errors import TranslateError, UsageError
 
 # Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
@@ -54,6 +54,7 @@ app.command(cls=Command)(training.plan)
 app.command(cls=Command)(training.recipes)
 app.command("import", cls=Command)(interop.import_checkpoint)
 app.command("export-pth", cls=Command)(interop.export_pth)
+app.command(cls=Command)(publishing.publish)
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
 data.command("list", cls=Command)(datasets.list_cards)

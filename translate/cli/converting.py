@@ -10,6 +10,7 @@ import typer
 
 from translate.cli import console
 from translate.cli.console import say
+from translate.cli.models import at_hand
 from translate.cli.options import Device, Direction, Precision, Shard, one_of
 from translate.cli.progress import Display
 from translate.errors import UsageError, visible
@@ -30,12 +31,21 @@ def short_side(text: str | None) -> int | str | None:
     return int(text)
 
 
+def number_or_auto(text: str) -> int | None:
+    """Read the value of `--workers`: a number, or None for `auto`. Raises `UsageError`."""
+    if text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise UsageError(f"--workers {text}: expected auto, or a number from 0 to 999")
+    return int(text)
+
+
 def convert(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, a folder of any depth, or a glob in quotes, "
                                            "such as 'photos/**/*.png'.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to (or a file, for a file).")],
-    model: Annotated[Path, typer.Option(help="A run folder or a release folder.")],
+    model: Annotated[Path, typer.Option(help="A run or a release: its folder, or hf:org/name on the Hub.")],
     direction: Direction = "ab",
     device: Device = "auto",
     precision: Precision = "auto",
@@ -50,8 +60,10 @@ def convert(
         "--format", help="Write png, jpg, webp or tif.", callback=one_of("png", "jpg", "webp", "tif"),
         show_default="each input's own, where it can hold the output")] = None,
     quality: Annotated[int | None, typer.Option(help="Of JPEG, 1 to 100; makes WebP lossy.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Number of decoder processes, and of writer threads; 0: none.",
-                                                show_default="1, or 0 on a single core")] = None,
+    compression: Annotated[int | None, typer.Option(help="Of PNG and TIFF, 0 (none) to 9 (smallest, slowest); same "
+                                                    "pixels.", show_default="6 and 1")] = None,
+    workers: Annotated[str, typer.Option(metavar="auto|N", help="Number of decoder processes, and of writer threads; "
+                                         "0: none. auto: by cores and memory.")] = "auto",
     resize: Annotated[str | None, typer.Option(metavar="trained|N", help="Translate at another scale: that of the "
                                                "model's training, or a short side of N px.",
                                                show_default="each image as it is")] = None,
@@ -75,7 +87,7 @@ def convert(
     part = choose_shard(shard)
 
     # The model, and what was refused in looking for its weights.
-    release = load_release(model, direction)  # type: ignore[arg-type]
+    release = load_release(at_hand(model), direction)  # type: ignore[arg-type]
     for reason in release.refused:
         say(f"refused {reason}")
     say(f"weights: {visible(release.weights)}" + (f" ({release.growth})" if release.growth else ""))
@@ -87,10 +99,10 @@ def convert(
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
                                 overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
                                 memory=memory, file_format=file_format, quality=quality,  # type: ignore[arg-type]
-                                workers=workers, shard=part, dry_run=dry_run, verify=verify,
+                                compression=compression, workers=number_or_auto(workers), shard=part,
+                                dry_run=dry_run, verify=verify,
                                 resize=short_side(resize), size=size,  # type: ignore[arg-type]
-                                warn=lambda line: display.say(f"warning: {line}; --resize trained translates at that "
-                                                              "scale"),
+                                warn=lambda line: display.say(f"warning: {line}"),
                                 on_progress=entry_shower(display, dry_run))
         shown = {entry.path for entry in summary.failed}
         summary = add_up(summary)

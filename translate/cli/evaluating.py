@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from translate.cli.console import say, say_table
+from translate.cli.models import at_hand
 from translate.cli.options import Direction
 from translate.cli.progress import Display
 from translate.cli.tables import results_table
@@ -18,8 +19,8 @@ from translate.errors import UsageError, visible
 MOST_CLASSES = 8_192  # of label maps: the table of which is taken for which has half a gigabyte then
 
 def evaluate(
-    what: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A run (or RUN/best), a release, or a folder of "
-                                         "images that any tool has made.")],
+    what: Annotated[Path, typer.Argument(metavar="RUN_OR_FOLDER", help="A run (or RUN/best), a release (or "
+                                         "hf:org/name), or a folder of images that any tool has made.")],
     against: Annotated[Path | None, typer.Option(help="For a folder: the real images; one of the same name is an "
                                                  "image's truth.")] = None,
     source: Annotated[Path | None, typer.Option(help="For a folder: what its images were made from, for the baselines."
@@ -44,6 +45,7 @@ def evaluate(
     from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
 
     # Words that do not fit together.
+    what = at_hand(what)
     is_run = (run_of(what) / "recipe.yaml").is_file()
     if most is not None and most < 1:
         raise UsageError(f"--images {most}: give 1 or more")

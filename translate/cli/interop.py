@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from translate.cli.console import say
+from translate.cli.models import at_hand
 from translate.cli.options import Direction, one_of
 from translate.errors import visible
 
@@ -53,7 +54,8 @@ def import_checkpoint(
 
 
 def export_pth(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run (or RUN/best), or a release.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run (or RUN/best), a release, or "
+                                          "hf:org/name.")],
     to: Annotated[Path | None, typer.Option(metavar="FILE", help="The file to write.",
                                             show_default="latest_net_G.pth")] = None,
     direction: Direction = "ab",
@@ -61,5 +63,5 @@ def export_pth(
     """Write a generator as a checkpoint that the code of pix2pix, CycleGAN, CUT or pix2pixHD loads."""
     from translate.interop.exporting import export_pth as export
 
-    exported = export(model, to, direction)  # type: ignore[arg-type]
+    exported = export(at_hand(model), to, direction)  # type: ignore[arg-type]
     say(f"{visible(exported.file)}: for the code of {exported.project}, with {exported.options}")

@@ -4,7 +4,9 @@ Who calls whom:
 
     a folder     convert → jobs         which file becomes which, by names alone
                          → ledger       what earlier calls have done
-                         → converter    each file: read, translated, written, noted in the ledger
+                         → converter    each file: read and translated
+                           → saving     its output written, and noted in the ledger
+                           → workers    how many are read ahead and written behind, in `pools`
     one image    converter, python_api → translating → the generator, whole or through `translate.tiling`
                                          → scaling: at what scale, and in which size it is given back
     in memory    python_api             `translate.load(…).convert(image)`
@@ -13,18 +15,18 @@ Who calls whom:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from translate.available_memory import num_processes_here
-from translate.convert.converter import Converter, Options, remove_leftovers
+from translate.convert.converter import Converter
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
+from translate.convert.saving import Options, remove_leftovers
 from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating
+from translate.convert.workers import workers_by_cores
 from translate.errors import UsageError
 from translate.images.pictures import MAX_PIXELS
 from translate.runs.release import Release
@@ -84,7 +86,8 @@ class Summary:
 
 def convert(source: Path, out: Path, release: Release, *, device: str = "auto", precision: Precision = "auto",
             overwrite: bool = False, max_pixels: int = MAX_PIXELS, memory: str | None = None,
-            file_format: FileFormat | None = None, quality: int | None = None, shard: Shard | None = None,
+            file_format: FileFormat | None = None, quality: int | None = None,
+            compression: int | None = None, shard: Shard | None = None,
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
             verify: bool = False, resize: Resize | None = None, size: Size = "resized",
             warn: Callable[[str], None] = lambda line: None,
@@ -112,12 +115,14 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
                   at once what fits into a share of the memory that is left, the rest in strips
     file_format   one format for all outputs
     quality       1 to 100: of JPEG; it makes WebP lossy
+    compression   of PNG and TIFF: 0 (none) to 9 (smallest file, slowest). No pixel depends on it, so what is done stays
+                  done under another; None: what suits the format
     shard         the part of the files that this one of several processes does
     only          leave alone all files but these (names below the folder)
-    workers       processes that decode ahead, and threads that write behind, each holding one image more in memory. 0:
-                  all in this process, where a file that crashes the decoder ends it, and whose allocations are
-                  bounded (RLIMIT_DATA) while a file is decoded. None: 1 where there is a second
-                  core for it
+    workers       processes that decode ahead, and threads that write behind, each holding one image more in memory;
+                  fewer where these find no room. 0: all in this process, where a file that crashes the decoder ends
+                  it, and whose allocations are bounded (RLIMIT_DATA) while a file is decoded. None: one for each core,
+                  and 0 on a single one
     dry_run       read everything and write nothing
     verify        read every output that is done, and make again what was changed since; else only those whose size or
                   time is another
@@ -125,7 +130,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
                   was trained on, into which an input's is brought by as little as can be
     size          of outputs: `resized`, that in which they were translated, or `input`, that of the input
     warn          called with a line about the first image that is translated at a scale beyond the model's, by more
-                  than a third; the summary counts them
+                  than a third (the summary counts them), and with one where there is no memory for all workers
     on_progress   called after each file, in their order, with its entry, its number and the number of files
 
     A file that cannot be translated is an entry of the summary. Raises `UsageError` for words that do not fit together
@@ -134,6 +139,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     """
     # Words that mean nothing are refused before any work.
     check_quality(quality, file_format)
+    check_compression(compression, file_format)
     if workers is not None and workers < 0:
         raise UsageError(f"workers {workers}: expected 0 or more")
     if max_pixels < 1:
@@ -148,8 +154,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         jobs = [job for job in jobs if shard.has(job.name)]
         skipped = [name for name in skipped if shard.has(name)]
 
-    options = Options(overwrite, max_pixels, file_format, quality, default_workers() if workers is None else workers,
-                      dry_run, verify)
+    options = Options(overwrite, max_pixels, file_format, quality, compression,
+                      workers_by_cores() if workers is None else workers, dry_run, verify)
     scaling = Scaling.of(resize, size, release.scale)
     converter = Converter(Translating.with_release(release, device, precision, memory, scaling), ledger, options, warn)
     if not dry_run:
@@ -176,6 +182,10 @@ def check_quality(quality: int | None, file_format: FileFormat | None) -> None:
         raise UsageError(f"quality {quality}: {file_format} is written without loss; leave it out, or take jpg or webp")
 
 
-def default_workers() -> int:
-    """Return 1 where every process of this machine has a second core for it, else 0."""
-    return int(len(os.sched_getaffinity(0)) >= 2 * num_processes_here())
+def check_compression(compression: int | None, file_format: FileFormat | None) -> None:
+    """Raise `UsageError` for a compression that means nothing."""
+    if compression is not None and not 0 <= compression <= 9:
+        raise UsageError(f"compression {compression}: expected 0 (none) to 9 (smallest file)")
+    if compression is not None and file_format in ("jpg", "webp"):
+        raise UsageError(f"compression {compression}: is of png and tif; leave it out, or say quality for "
+                         f"{file_format}")

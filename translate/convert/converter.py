@@ -1,74 +1,44 @@
 """Files translated in their order: decoded ahead by other processes, encoded and written behind in threads.
 
-A key is a hash of the input's content, the generator's fingerprint and the options that change an output, so that
-nothing made from an older model, image or option is ever taken for done.
+A key is a hash of the input's content, the generator's fingerprint and the options that change an output's pixels, so
+that nothing made from an older model, image or option is ever taken for done. How well a PNG or TIFF is compressed
+changes none.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
-from translate import files
 from translate.available_memory import give_back_freed
-from translate.convert.jobs import FileFormat, Job
+from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
-from translate.convert.pools import decoder_pool, prefetch, thread_pool
+from translate.convert.pools import Decoders, prefetch, thread_pool
+from translate.convert.saving import Input, Options, Saving, failure, holds_pages
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
-from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
+from translate.convert.workers import that_fit
+from translate.errors import DiskError, DoesNotFit, ImageError, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
 from translate.images.pages import Page, open_pages
 from translate.images.pictures import Picture
-from translate.images.reading import change_bits, under_alpha
 from translate.images.resampling import HeightWidth
-from translate.images.sinks import ArraySink, gaps_untold, writing_pages
-from translate.images.tensors import to_file
-from translate.images.values import NoData
-from translate.images.writing import holds, write_image
-from translate.precision import is_out_of_memory
+from translate.images.sinks import ArraySink, writing_pages
 from translate.sizes import format_bytes
 
 OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a person may choose about reading and writing files."""
-
-    overwrite: bool = False
-    max_pixels: int = 0
-    format: FileFormat | None = None
-    quality: int | None = None
-    workers: int = 0
-    dry_run: bool = False
-    verify: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Input:
-    """A file that has been read, and what its output will be made from.
-
-    picture   None where the file is to be read when it is its turn, and alone: pages, and what is large
-    image     what the generator is shown of the picture, (C, H, W); None where it is to be translated by rows
-    """
-
-    job: Job
-    key: str  # of the output
-    picture: Picture | None = None
-    image: Tensor | None = None
 
 
 ShownAndGiven = tuple[Page | LabelRows, Page | LabelRows]  # as it is translated, and of the size that is given back
@@ -79,43 +49,58 @@ class Converter:
 
     def __init__(self, translating: Translating, ledger: Ledger, options: Options,
                  warn: Callable[[str], None] = lambda line: None):
-        """`warn` is called with a line about the first image at a scale that the model does not know."""
-        self.share = MemoryShare.of(options.workers)
-        self.translating = replace(translating, room=self.share.for_one)
+        """`warn` is called with what a person should know while files are translated: each line once."""
+        self.translating = replace(translating, room=lambda: self.share.for_one())
+        self.share = self._share_of(options.workers)
         self.ledger, self.options = ledger, options
         self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
+        self.saving = Saving(ledger, options, self.image_in, self.image_out)
         self.salt = json.dumps([translating.release.fingerprint, translating.precision, options.format,
                                 options.quality, OUTPUT_VERSION, *translating.scaling.key])
         self.warn = warn
         self.num_outside = 0  # images translated at another scale than the model knows
 
-    def run(self, jobs: Iterable[Job], stop: object) -> Generator[Entry, None, None]:
+    def run(self, jobs: Sequence[Job], stop: object) -> Generator[Entry, None, None]:
         """Translate files, and yield what became of each, in their order. What cannot be translated is an entry too.
 
-        While one image is with the generator, `workers` others are read ahead and as many written behind. Once
-        `stop` is true no further one is begun. Raises `DiskError`, and `NoDecoder` where no process can be started.
+        While one image is with the generator, `workers` others are read ahead and as many written behind: fewer where
+        these would find no room in memory. Once `stop` is true no further one is begun. Raises `DiskError`, and
+        `NoDecoder` where no process can be started.
         """
-        workers = self.options.workers
         entries: deque[Future[Entry]] = deque()
-        with thread_pool(workers) as readers, decoder_pool(workers) as read, thread_pool(workers) as writers:
-            for reading in prefetch(lambda job: self.read(job, read), jobs, readers, workers):
-                # Wait for the file, but not for ever: a decoder that hangs must not hold up a stop.
-                while not stop and not reading.done():
-                    wait([reading], timeout=0.2)
-                if stop:
-                    break
+        with closing(Decoders(self.options.workers)) as decoders:
+            workers = self._workers_that_fit(jobs, decoders)
+            with thread_pool(workers) as readers, closing(decoders), thread_pool(workers) as writers:
+                for reading in prefetch(lambda job: self.read(job, decoders.read), jobs, readers, workers):
+                    # Wait for the file, but not for ever: a decoder that hangs must not hold up a stop.
+                    while not stop and not reading.done():
+                        wait([reading], timeout=0.2)
+                    if stop:
+                        break
 
-                # What is read only now is alone in memory, but for small images that are read ahead.
-                now = reading.result()
-                while entries and isinstance(now, Input) and now.picture is None:
+                    # What is read only now is alone in memory, but for small images that are read ahead.
+                    now = reading.result()
+                    while entries and isinstance(now, Input) and now.picture is None:
+                        yield entries.popleft().result()
+
+                    # Translate it, and tell of the files that have been written meanwhile.
+                    entries.append(self._translate(now, writers))
+                    while entries and (entries[0].done() or len(entries) > workers + 1):
+                        yield entries.popleft().result()
+                while entries:
                     yield entries.popleft().result()
 
-                # Translate it, and tell of the files that have been written meanwhile.
-                entries.append(self._translate(now, writers))
-                while entries and (entries[0].done() or len(entries) > workers + 1):
-                    yield entries.popleft().result()
-            while entries:
-                yield entries.popleft().result()
+    def _workers_that_fit(self, jobs: Sequence[Job], decoders: Decoders) -> int:
+        """Return how many workers there is room for, and say so where these are not all."""
+        fitting = that_fit(self.options.workers, jobs, decoders,
+                                   lambda job: self._request(job, None, self._are_by_rows, math.inf), self._share_of)
+        if fitting.reason:
+            self.warn(fitting.reason)
+        self.share = self._share_of(fitting.number)
+        return fitting.number
+
+    def _share_of(self, workers: int) -> MemoryShare:
+        return MemoryShare.of(workers, on_cuda=self.translating.device.type == "cuda")
 
     def read(self, job: Job, read: Callable[[Request], Answer]) -> Input | Entry:
         """Read a file with `read`, unless its output is there already or may not be written."""
@@ -133,15 +118,14 @@ class Converter:
                                  "--overwrite")
 
             # Within a memory, images are translated by rows. What is large waits for its turn.
-            by_rows = self.translating.memory is not None and self.translating.release.labels is None
-            answer = read(self._request(job, known, by_rows, self.share.for_each))
+            answer = read(self._request(job, known, self._are_by_rows, self.share.for_each))
 
             # Pages of a TIFF are opened when it is their turn; a picture is made ready for the generator now.
             if answer.num_pages:
                 return Input(job, answer.key)
             if answer.picture is None:
                 return Entry(job.name, "already", job.output_name, answer.key)
-            if by_rows:
+            if self._are_by_rows:
                 page = Page.of_picture(answer.picture, self.image_in)  # what it cannot be is refused here
                 return Input(job, answer.key, replace(answer.picture, notes=page.notes))
             return Input(job, answer.key, *self.translating.prepare(answer.picture))
@@ -149,6 +133,11 @@ class Converter:
             raise
         except Exception as error:
             return failure(job, error)
+
+    @property
+    def _are_by_rows(self) -> bool:
+        """Whether images are translated by rows, whatever they take."""
+        return self.translating.memory is not None and self.translating.release.labels is None
 
     def _request(self, job: Job, known: str | None, by_rows: bool, max_bytes: float) -> Request:
         later = pixel_bytes(self.image_in, self.translating.num_planes, self.image_out)
@@ -158,18 +147,18 @@ class Converter:
     def _translate(self, read: Input | Entry, writers: Executor) -> Future[Entry]:
         """Translate what has been read, and give it to the writers."""
         if isinstance(read, Entry):
-            return writers.submit(self.record, read)
+            return writers.submit(self.saving.record, read)
         try:
             if self.options.dry_run:
-                return writers.submit(self.record, self._foretell(read))
+                return writers.submit(self.saving.record, self._foretell(read))
             if read.picture is None:
-                return writers.submit(self.record, self._translate_pages(read))
+                return writers.submit(self.saving.record, self._translate_pages(read))
             picture, made, strips = self._translate_picture(read)
         except (DiskError, NoDecoder):
             raise
         except Exception as error:  # the next file may well be fine, and the entry says what this one did
-            return writers.submit(self.record, failure(read.job, error))
-        return writers.submit(self.write, read, picture, made, strips)
+            return writers.submit(self.saving.record, failure(read.job, error))
+        return writers.submit(self.saving.write, read, picture, made, strips)
 
     def _translate_picture(self, read: Input) -> tuple[Picture, Tensor | np.ndarray, str | None]:
         """Translate what stands in memory. Returns what the output has besides its pixels, these, and why in strips."""
@@ -191,7 +180,7 @@ class Converter:
         """Count a file whose images are translated in shapes beyond the model's scale; warn of the first."""
         fault = next(filter(None, (outside(self.translating.release.scale, shape) for shape in shapes)), "")
         if fault and not self.num_outside:
-            self.warn(f"{visible(job.name)} {fault}")
+            self.warn(f"{visible(job.name)} {fault}; --resize trained translates at that scale")
         self.num_outside += bool(fault)
 
     def _foretell(self, read: Input) -> Entry:
@@ -220,8 +209,8 @@ class Converter:
         give_back_freed()
         room, labels, scaling = self.share.for_one(), self.translating.release.labels, self.translating.scaling
         if labels is not None or self.image_in.pages is not None:
-            with decoder_pool(min(self.options.workers, 1)) as read:
-                picture = read(self._request(job, None, False, room.bytes)).picture
+            with closing(Decoders(min(self.options.workers, 1))) as decoders:
+                picture = decoders.read(self._request(job, None, False, room.bytes)).picture
             if picture is None:
                 raise ImageError(job.source, "read", "takes more to decode and to write than may be taken: "
                                  f"{format_bytes(room.bytes)}, {room.limit_from}")
@@ -271,14 +260,14 @@ class Converter:
     def _translate_pages(self, read: Input) -> Entry:
         """Translate the pages of a file, which are read and, into a TIFF, written by rows."""
         job, reasons = read.job, set()
-        self._begin(read)
+        self.saving.begin(read)
         notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
             self._note_scale(job, *((shown.height, shown.width) for shown, _ in pages))
             given_back = [page for _, page in pages]
             if self._writes_rows(job, pages):
                 with writing_pages(job.output, [page for page in given_back if isinstance(page, Page)],
-                                   self.image_out) as sinks:
+                                   self.image_out, self.options.compression) as sinks:
                     for (shown, page), sink in zip(pages, sinks, strict=True):
                         way = self._way(job, (shown, page), pages)
                         self.translating.translate_rows(shown, sink, (page.height, page.width), way)
@@ -287,106 +276,9 @@ class Converter:
             else:
                 ((shown, page),) = pages
                 way = self._way(job, (shown, page), pages)
-                notes = self._save(job, self._by_rows(shown, page, way), page, page.read_alpha(0, page.height),
+                notes = self.saving.save(job, self._by_rows(shown, page, way), page, page.read_alpha(0, page.height),
                                    page.read_unknown(0, page.height))
                 reasons.add(way.reason)
-        return self._done(read, sum(page.height * page.width for page in given_back),
+        return self.saving.done(read, sum(page.height * page.width for page in given_back),
                           (*(note for page in given_back for note in page.notes), *notes),
                           "; ".join(sorted(reason for reason in reasons if reason)) or None)
-
-    def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray, strips: str | None = None) -> Entry:
-        """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
-
-        Raises `DiskError`.
-        """
-        try:
-            self._begin(read)
-            pixels = made if isinstance(made, np.ndarray) else to_file(made, self.image_out)
-            notes = self._save(read.job, pixels, picture, picture.alpha, picture.unknown)
-            entry = self._done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes), strips)
-        except DiskError:
-            raise
-        except Exception as error:
-            entry = failure(read.job, error)
-        return self.record(entry)
-
-    def _begin(self, read: Input) -> None:
-        """Log that the output is about to be written, and make its folder."""
-        self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
-        make_folder(read.job)
-
-    def _save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,
-              unknown: np.ndarray | None) -> tuple[str, ...]:
-        """Write an output that is encoded whole, with the alpha, the metadata and the gaps of its source.
-
-        Returns what is to be said of it.
-        """
-        alpha = None if alpha is None else change_bits(alpha, self.image_out.bits)
-        if alpha is not None and holds(job.output.suffix, self.image_out.channels, self.image_out.bits, alpha=True):
-            pixels = under_alpha(pixels, alpha, self.image_in, self.image_out)
-        geo, notes = source.geo, tuple[str, ...]()
-        if source.nodata is not None or unknown is not None:
-            nodata = NoData.of_output(self.image_out.file_dtype, source.nodata, self.image_out.value_range)
-            pixels, geo = nodata.put(pixels, unknown), nodata.tags(geo)
-            if unknown is not None and not (nodata.told and holds_pages(job.output)):
-                notes = (gaps_untold(nodata.value, job.output),)
-        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
-                    quality=self.options.quality, paged=self.image_out.pages is not None)
-        return notes
-
-    def _done(self, read: Input, num_pixels: int, notes: tuple[str, ...], strips: str | None) -> Entry:
-        """Return the entry of an output that is complete and on the disk."""
-        status = read.job.output.stat()
-        damaged = read.job.name in self.ledger.damaged
-        return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
-                     sha256=files.sha256(read.job.output), size=status.st_size, mtime_ns=status.st_mtime_ns,
-                     message="was changed after it was made, and is made again" if damaged else None,
-                     note="; ".join(dict.fromkeys(notes)) or None, strips=strips)
-
-    def record(self, entry: Entry) -> Entry:
-        """Put an entry into the ledger, unless it says nothing new. Raises `DiskError`."""
-        if entry.status != "already" and not self.options.dry_run:
-            self.ledger.append(entry)
-        return entry
-
-
-def failure(job: Job, error: Exception) -> Entry:
-    """Return the entry of a file that could not be translated."""
-    if isinstance(error, ImageError):
-        return Entry.failure(job, error.stage, "ImageError", error.reason)
-    if is_out_of_memory(error):
-        error = DoesNotFit("the image needs more memory than there is; set --memory (such as 2GB), or use "
-                           "another device")
-    return Entry.failure(job, "convert", type(error).__name__, str(error))
-
-
-def holds_pages(path: Path) -> bool:
-    """Return whether a file of this suffix can hold several images, and be written by rows."""
-    return path.suffix.lower() in (".tif", ".tiff")
-
-
-def make_folder(job: Job) -> None:
-    """Make the folder of an output, through no link below the folder of all of them.
-
-    Raises `DiskError` where the disk is to blame, else `ImageError`.
-    """
-    folder = job.output.parent
-    try:
-        files.make_folder(folder, job.output.parents[len(Path(job.output_name).parts) - 1])
-    except OSError as error:
-        if is_disk_fault(error):
-            raise DiskError.of(error, folder) from error
-        raise ImageError(folder, "write", f"{visible(folder)}: {error.strerror}") from error
-
-
-def remove_leftovers(jobs: Iterable[Job]) -> None:
-    """Delete the temporary files of outputs of ours that killed processes left behind.
-
-    Those of other shards' outputs stay.
-    """
-    starts = {(job.output.parent, files.temporary_start(job.output)) for job in jobs}
-    for folder in {folder for folder, _ in starts}:
-        for path in list(folder.glob(f"{files.TEMPORARY}*")):
-            if (folder, path.name[:files.NUM_START_LETTERS]) in starts:
-                with suppress(OSError):  # somebody writes it
-                    files.remove_left_behind(path)

@@ -1,8 +1,9 @@
 """How much of the memory that is left a conversion takes: a share, out of which every image gets its part.
 
-Several images are in flight at once: some are decoded ahead, one is with the generator, some are being written. A small
-part of the share is for all of these, in equal parts; an image that needs more than one of them waits for its turn and
-is then alone. The rest of the share is for the one that is being translated.
+Several images are in flight at once: some are decoded ahead, one is with the generator, some are being written. A part
+of the share is for all of these, in equal parts (`workers` has fewer of them where that is too little); an image that
+needs more than one of them waits for its turn and is then alone. The rest of the share is for the one that is being
+translated, where that takes this memory.
 
 What may be taken is asked anew for every image, as other programs may have taken more meanwhile.
 """
@@ -17,6 +18,7 @@ from translate.images.reading import ImageConfig
 
 SHARE = 0.7  # of what is left; the rest is for other programs, and for what no forecast knows of
 IN_FLIGHT = 0.25  # of the share: for images that are decoded ahead, or being written
+IN_FLIGHT_OF_CUDA = 0.6  # the same where translating takes the memory of a GPU
 COPIES_WRITTEN = 5  # of an output's samples, while it is encoded: the array, Pillow's, the file
 FLOAT_BYTES = 4
 
@@ -30,25 +32,39 @@ def usable_memory() -> Available:
 
 @dataclass(frozen=True)
 class MemoryShare:
-    """What a conversion may take: `total`, as it was when it began, with `num_in_flight` images at once."""
+    """What a conversion may take: `total`, as it was when it began, with `num_in_flight` images at once.
+
+    in_flight   of the total: for all of these, but for translating one of them
+    alone       the bytes for an image whose turn it is, or that is alone
+    """
 
     total: Available
     num_in_flight: int
+    in_flight: int
+    alone: int
 
     @classmethod
-    def of(cls, workers: int) -> MemoryShare:
-        """Measure it. With workers, as many images are read ahead and written behind, and as many wait in between."""
-        return cls(usable_memory(), 2 * workers + 3 if workers else 1)
+    def of(cls, workers: int, batch: int = 1, on_cuda: bool = False) -> MemoryShare:
+        """Measure it. With workers, as many images are read ahead and written behind, and as many wait in between.
+
+        Of a `batch` of images that are translated at once, none is begun before all are read.
+        """
+        total, num = usable_memory(), (2 * workers + 3 if workers else 1) + batch - 1
+        if not on_cuda:
+            return cls(total, num, int(total.bytes * IN_FLIGHT), int(total.bytes * (1 - IN_FLIGHT)))
+
+        # Beside one that is alone nothing is being written, and of all others at most half are read ahead.
+        in_flight = int(total.bytes * IN_FLIGHT_OF_CUDA)
+        return cls(total, num, in_flight, total.bytes - in_flight // 2)
 
     @property
     def for_each(self) -> float:
         """Return the bytes that each of the images in flight may take, for all but its translation."""
-        return self.total.bytes * IN_FLIGHT / self.num_in_flight
+        return self.in_flight / self.num_in_flight
 
     def for_one(self) -> Available:
         """Return what the image whose turn it is may take now."""
-        rest = Available(int(self.total.bytes * (1 - IN_FLIGHT)), self.total.limit_from)
-        return min(rest, usable_memory(), key=lambda each: each.bytes)
+        return min(Available(self.alone, self.total.limit_from), usable_memory(), key=lambda each: each.bytes)
 
 
 def sample_bytes(image: ImageConfig) -> int:

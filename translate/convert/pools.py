@@ -5,41 +5,49 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from queue import SimpleQueue
+from contextlib import contextmanager
+from queue import LifoQueue
 from typing import Any, TypeVar
 
 from translate.images import decoder_process
-from translate.images.decoder_process import Answer, DecoderProcess, Request
+from translate.images.decoder_process import Answer, DecoderProcess, Request, SizeRequest
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-@contextmanager
-def decoder_pool(workers: int) -> Iterator[Callable[[Request], Answer]]:
-    """Yield a function that reads a file: in one of `workers` processes, or, without any, in this one.
+class Decoders:
+    """Reads files: in as many other processes as it has `workers`, or, without any, in this one.
 
-    The processes end with the block.
+    Several threads may use it: a file waits until one of the processes is idle. The one that was used last comes first,
+    so that others start only when they are needed.
     """
-    if workers == 0:
-        yield decoder_process.read_file
-        return
 
-    # A file waits until one of the processes is idle.
-    idle: SimpleQueue[DecoderProcess] = SimpleQueue()
+    def __init__(self, workers: int):
+        self._idle: LifoQueue[DecoderProcess] = LifoQueue()
+        self._all = [DecoderProcess() for _ in range(workers)]
+        for each in self._all:
+            self._idle.put(each)
 
-    def read(request: Request) -> Answer:
-        one = idle.get()
+    def read(self, request: Request) -> Answer:
+        """Read a file. Raises as `DecoderProcess.read` does."""
+        return self._with_one(DecoderProcess.read, request) if self._all else decoder_process.read_file(request)
+
+    def size(self, request: SizeRequest) -> int:
+        """Return what a file would take in another process. Raises as `DecoderProcess.size` does."""
+        return self._with_one(DecoderProcess.size, request)
+
+    def close(self) -> None:
+        """End the processes."""
+        for each in self._all:
+            each.close()
+
+    def _with_one(self, ask: Callable[[DecoderProcess, R], T], request: R) -> T:
+        one = self._idle.get()
         try:
-            return one.read(request)
+            return ask(one, request)
         finally:
-            idle.put(one)
-
-    with ExitStack() as stack:
-        for _ in range(workers):
-            idle.put(stack.enter_context(closing(DecoderProcess())))
-        yield read
+            self._idle.put(one)
 
 
 @contextmanager

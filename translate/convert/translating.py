@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ class Translating:
             fake = generator(whole) if way.strips is None else tiling.apply(generator, whole, settings=way.strips)
             assert fake is not None, "without a sink the output is returned"
             fake = fake[0].to("cpu", torch.float32)
-        if not torch.isfinite(fake).all():
+        if not all(math.isfinite(end) for end in fake.aminmax()):  # NaN is the least and the largest of all
             raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
         return resized_image(fake, shape)
 

@@ -30,7 +30,7 @@ from translate.available_memory import Available
 from translate.errors import ImageError, TranslateError
 from translate.images import row_readers
 from translate.images.decoding import Picture, decode, inspect, read_content
-from translate.images.decoding_memory import at_most, decoding_bytes
+from translate.images.decoding_memory import decoding_bytes
 from translate.images.pictures import as_image_errors, check_size, open_image
 from translate.images.png_chunks import without_bad_chunks
 from translate.images.row_readers import FilePage, PageHead
@@ -93,6 +93,18 @@ class OpenRequest:
 
 
 @dataclass(frozen=True)
+class SizeRequest:
+    """What would a file take that is read so? The answer is the bytes, by its head; 0 where it is to be read by rows.
+    """
+
+    request: Request
+
+    @property
+    def path(self) -> Path:
+        return self.request.path
+
+
+@dataclass(frozen=True)
 class RowsRequest:
     """Rows [start, stop) of a page of the open file, by its reader for colours or alpha. The answer is a `Picture`."""
 
@@ -101,6 +113,31 @@ class RowsRequest:
     for_alpha: bool
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the head of a file says of reading it as it was asked for.
+
+    num_pages         of a TIFF whose pages are images each; else 0
+    by_rows           whether it is to be read by rows, whatever it takes
+    bytes_in_flight   what it takes, if its head is true, to decode it and until its output is written
+    """
+
+    num_pages: int
+    by_rows: bool
+    bytes_in_flight: int
+
+
+def head_of(request: Request) -> Head:
+    """Read the head of a file. Raises `ImageError`, also for an image that is too large."""
+    info, size = inspect(request.path), request.path.stat().st_size
+    check_size(replace(info, channels=1) if request.labels else info, request.path, request.max_pixels)
+    is_paged = info.format == "TIFF" and request.labels is None and not request.stacked
+    num_pages = info.frames if is_paged else 0
+    needed = decoding_bytes(info, size) * (info.frames if request.stacked else 1)
+    return Head(num_pages, num_pages > 1 or (num_pages == 1 and request.by_rows),
+                needed + info.width * info.height * request.pixel_bytes)
 
 
 def read_file(request: Request) -> Answer:
@@ -114,25 +151,18 @@ def read_file(request: Request) -> Answer:
     if key == request.known:
         return Answer(key, None)
 
-    # What its head says, and what decoding it takes if that is true.
-    info, size = inspect(request.path), request.path.stat().st_size
-    check_size(replace(info, channels=1) if request.labels else info, request.path, request.max_pixels)
-    is_paged = info.format == "TIFF" and request.labels is None and not request.stacked
-    num_pages = info.frames if is_paged else 0
-    needed = decoding_bytes(info, size) * (info.frames if request.stacked else 1)
-
     # The picture, unless it is to be read by rows.
-    if num_pages > 1 or (num_pages == 1 and request.by_rows):
-        return Answer(key, None, num_pages)
-    if needed + info.width * info.height * request.pixel_bytes > request.max_bytes:
+    head = head_of(request)
+    if head.by_rows:
+        return Answer(key, None, head.num_pages)
+    if head.bytes_in_flight > request.max_bytes:
         return Answer(key, None, 1)
-    with at_most(needed, request.path):
-        if request.labels is None:
-            content = read_content(request.path)
-            return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
-        with open_image(request.path) as file:
-            _, notes = without_bad_chunks(file, request.path)
-        return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels), notes=notes))
+    if request.labels is None:
+        content = read_content(request.path)
+        return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
+    with open_image(request.path) as file:
+        _, notes = without_bad_chunks(file, request.path)
+    return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels), notes=notes))
 
 
 class DecoderProcess:
@@ -152,6 +182,12 @@ class DecoderProcess:
             answer: Answer = self._ask(self._process or self._start(), request)
             return answer
 
+    def size(self, request: SizeRequest) -> int:
+        """Return what a file would take. Raises as `read` does."""
+        with self._lock:
+            size: int = self._ask(self._process or self._start(), request)
+            return size
+
     def open(self, request: OpenRequest) -> list[PageHead]:
         """Open the file that this decoder is for from now on. Raises as `read` does."""
         with self._lock:
@@ -166,7 +202,7 @@ class DecoderProcess:
             picture: Picture = self._ask(self._process, request)
             return picture
 
-    def _ask(self, process: BaseProcess, request: Request | OpenRequest | RowsRequest) -> Any:
+    def _ask(self, process: BaseProcess, request: Request | SizeRequest | OpenRequest | RowsRequest) -> Any:
         """Send a request, and return its answer or raise its error. What hangs or dies of it is ended."""
         try:
             self._pipe.send(request)
@@ -298,6 +334,9 @@ def _serve(pipe: Connection) -> None:
                         page = pages[request.page]
                         reader = page.alpha_reader if request.for_alpha else page.reader
                         answer = reader.read(request.start, request.stop)
+                    elif isinstance(request, SizeRequest):
+                        head = head_of(request.request)
+                        answer = 0 if head.by_rows else head.bytes_in_flight
                     else:
                         answer = read_file(request)
                 except (ImageError, MemoryError) as error:

@@ -67,8 +67,9 @@ class TiffSink:
     """
 
     def __init__(self, writer: tifffile.TiffWriter, thread: ThreadPoolExecutor, path: Path, page: Page,
-                 config: ImageConfig, after: TiffSink | None):
+                 config: ImageConfig, after: TiffSink | None, compression: int | None = None):
         self.path, self.page, self.config, self.after = path, page, config, after
+        self.compression = compression
         self.written = 0  # rows
         self._writer, self._thread = writer, thread
         self._alpha = page.has_alpha and holds(".tif", config.channels, config.bits, alpha=True)
@@ -146,12 +147,12 @@ class TiffSink:
         dtype = self.config.file_dtype
         geo = self.page.geo if self._nodata is None else self._nodata.tags(self.page.geo)
         samples = self.config.channels + self._alpha
-        options: dict[str, Any] = writer_options(self.config.channels, self._alpha, dtype, dpi=self.page.dpi,
-                                         icc=profile_for(self.config.channels, self.page.icc), geo=geo)
+        options: dict[str, Any] = writer_options(self.config.channels, self._alpha, dtype, dpi=self.page.dpi, geo=geo,
+                                                 icc=profile_for(self.config.channels, self.page.icc),
+                                                 compression=self.compression)
         shape = (self.page.height, self.page.width, samples)
         self._writer.write(self._tiles(), shape=shape if samples > 1 else shape[:2], dtype=dtype,
-                           tile=(TILE_SIDE, TILE_SIDE), maxworkers=1,  # more would gather 500 MB of tiles first
-                           **options)
+                           tile=(TILE_SIDE, TILE_SIDE), **options)
 
     def _tiles(self) -> Iterator[np.ndarray]:
         """Cut the rows that are handed over into tiles (rows, columns, samples), smaller ones at the edges."""
@@ -177,11 +178,13 @@ class _Abandoned(Exception):
 
 
 @contextmanager
-def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig) -> Iterator[list[TiffSink]]:
+def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig,
+                  compression: int | None = None) -> Iterator[list[TiffSink]]:
     """Yield sinks for the outputs of `pages` in one TIFF, as `config` declares them, to be filled in their order.
 
-    Deflate, tiles; a BigTIFF where the pages are from one or may take more than 4 GB. Resolution, ICC profile and
-    GeoTIFF tags of each page are kept, alpha where it can be told from the channels (1 or 3 colours, no floats).
+    Deflate (at level `compression`, 0 to 9, if given), tiles; a BigTIFF where the pages are from one or may take more
+    than 4 GB. Resolution, ICC profile and GeoTIFF tags of each page are kept, alpha where it can be told from the
+    channels (1 or 3 colours, no floats).
 
     The file is written beside `path` and renamed when the block ends, all pages are complete and on the disk. After
     an error nothing is left of it, and what stood at `path` is intact. Raises `DiskError` and `ImageError`, the latter
@@ -194,7 +197,7 @@ def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig) -> Ite
           ThreadPoolExecutor(1, "tiff-writer") as thread):
         sinks: list[TiffSink] = []
         for page in pages:
-            sinks.append(TiffSink(writer, thread, path, page, config, after=sinks[-1] if sinks else None))
+            sinks.append(TiffSink(writer, thread, path, page, config, sinks[-1] if sinks else None, compression))
         try:
             yield sinks
             for sink in sinks:

@@ -364,12 +364,16 @@ class TiffRowReader:
 
 
 def writer_options(colours: int, alpha: bool, dtype: np.dtype | type, *, icc: bytes | None,
-                   dpi: tuple[float, float] | None, geo: tuple[Any, ...]) -> dict[str, Any]:
+                   dpi: tuple[float, float] | None, geo: tuple[Any, ...],
+                   compression: int | None = None) -> dict[str, Any]:
     """Return how tifffile is to write (H, W, colours + alpha) samples: deflate, differences of neighbours for integers.
 
-    At the quickest level: a network's output is noise to deflate, which higher levels search long to save little.
+    At the quickest level unless `compression` (0 to 9) is given: a network's output is noise to deflate, which higher
+    levels search long to save little. In one thread: a caller who has cores to spare writes several files at once, and
+    tifffile with more would gather 500 MB of tiles first.
     """
-    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "compressionargs": {"level": 1},
+    options: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "maxworkers": 1,
+                               "compressionargs": {"level": 1 if compression is None else compression},
                                "iccprofile": icc, "metadata": None, "extratags": geo}
     if np.dtype(dtype).kind in "ui":
         options["predictor"] = 2

@@ -47,7 +47,8 @@ def suffix_for(suffix: str, config: ImageConfig) -> str:
 
 def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = None, icc: bytes | None = None,
                 exif: bytes | None = None, dpi: tuple[float, float] | None = None, geo: tuple[Any, ...] = (),
-                quality: int | None = None, lossless: bool | None = None, paged: bool = False) -> None:
+                quality: int | None = None, lossless: bool | None = None, paged: bool = False,
+                compression: int | None = None) -> None:
     """Write an image under the format of `path`'s suffix.
 
     Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
@@ -66,13 +67,17 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
                True     lossless; `quality` is ignored
                False    lossy, at `quality` (95 unless given)
     paged      of a TIFF: each channel is a page, and there is no alpha
+    compression  of a PNG or a TIFF: 0 (none) to 9 (smallest file, slowest); None: what suits the format. A TIFF with
+               EXIF has Pillow's own
 
     Raises `ImageError` for an image the format cannot hold, `DiskError` for a disk that is full or cannot be written,
-    `UsageError` for a quality out of its range.
+    `UsageError` for a quality or compression out of its range.
     """
     # What cannot be written is refused before anything is encoded.
     if quality is not None and not 1 <= quality <= 100:
         raise UsageError(f"quality {quality}: expected 1 (smallest file) to 100 (best)")
+    if compression is not None and not 0 <= compression <= 9:
+        raise UsageError(f"compression {compression}: expected 0 (none) to 9 (smallest file)")
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     signed = pixels.dtype == np.int16
     channels, bits = pixels.shape[2], 16 if signed else bits_of(pixels)
@@ -86,19 +91,22 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     everything = pixels if alpha is None else np.dstack([pixels, alpha])
     icc = profile_for(channels, icc)
 
-    # OpenCV writes 16-bit PNGs, tifffile what Pillow cannot put into a TIFF, Pillow everything else.
+    # OpenCV writes 16-bit PNGs, tifffile TIFFs, Pillow everything else, and TIFFs with EXIF: while it encodes one, no
+    # other thread runs.
     name = _PILLOW_FORMATS[path.suffix.lower()]
     with as_image_errors(path, "write"):
         if name == "PNG" and bits == 16:
-            content = _encode_deep_png(everything, icc, exif, dpi)
+            content = _encode_deep_png(everything, icc, exif, dpi, compression)
         elif name == "TIFF" and paged:
-            options = writer_options(1, False, pixels.dtype, icc=None, dpi=dpi, geo=geo)
+            options = writer_options(1, False, pixels.dtype, icc=None, dpi=dpi, geo=geo,
+                                     compression=compression)
             content = _encode_tiff(np.moveaxis(pixels, 2, 0), options)
-        elif name == "TIFF" and (bits != 8 or channels > 3 or geo):
-            options = writer_options(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi, geo=geo)
+        elif name == "TIFF" and (exif is None or bits != 8 or channels > 3 or geo):
+            options = writer_options(channels, alpha is not None, pixels.dtype, icc=icc, dpi=dpi, geo=geo,
+                                     compression=compression)
             content = _encode_tiff(everything if everything.shape[2] > 1 else everything[..., 0], options)
         else:
-            content = _encode(name, everything, _loss_options(name, quality, lossless) | {
+            content = _encode(name, everything, _options(name, quality, lossless, compression) | {
                 key: value for key, value in (("icc_profile", icc), ("exif", exif), ("dpi", dpi)) if value is not None})
     with replacing_image(path, len(content)) as file:
         file.write(content)
@@ -128,14 +136,16 @@ def profile_for(channels: int, icc: bytes | None) -> bytes | None:
     return icc if icc is not None and icc[16:20] == {1: b"GRAY", 3: b"RGB "}.get(channels) else None
 
 
-def _loss_options(name: str, quality: int | None, lossless: bool | None) -> dict[str, Any]:
-    """Return what Pillow is told about loss."""
+def _options(name: str, quality: int | None, lossless: bool | None, compression: int | None) -> dict[str, Any]:
+    """Return what Pillow is told about loss and compression."""
     if name == "JPEG":
         return {"quality": quality or 95, "subsampling": 0}
     if name == "WEBP" and (lossless or (lossless is None and quality is None)):
         return {"lossless": True, "exact": True}  # exact: the colour under transparent pixels is kept as well
     if name == "WEBP":
         return {"quality": quality or 95}
+    if name == "PNG" and compression is not None:
+        return {"compress_level": compression}
     return {"compression": "tiff_adobe_deflate"} if name == "TIFF" else {}
 
 
@@ -152,7 +162,7 @@ def _encode_tiff(pixels: np.ndarray, options: dict[str, Any]) -> bytes:
 
 
 def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None,
-                     dpi: tuple[float, float] | None) -> bytes:
+                     dpi: tuple[float, float] | None, compression: int | None = None) -> bytes:
     """Encode 16-bit samples (H, W, 1 to 4) with OpenCV: Pillow would cut their colours to 8 bits."""
     import cv2
 
@@ -165,7 +175,8 @@ def _encode_deep_png(pixels: np.ndarray, icc: bytes | None, exif: bytes | None,
     held = [(cv2.IMAGE_METADATA_ICCP, icc), (cv2.IMAGE_METADATA_EXIF, exif and exif.removeprefix(b"Exif\0\0"))]
     kinds = [kind for kind, value in held if value]
     values = [np.frombuffer(value, np.uint8) for _, value in held if value]
-    done, content = cv2.imencodeWithMetadata(".png", np.ascontiguousarray(pixels[..., order]), kinds, values)
+    level = [] if compression is None else [cv2.IMWRITE_PNG_COMPRESSION, compression]
+    done, content = cv2.imencodeWithMetadata(".png", np.ascontiguousarray(pixels[..., order]), kinds, values, level)
     if not done:
         raise ValueError("OpenCV cannot encode this 16-bit PNG")
     return content.tobytes() if dpi is None else _with_resolution(content.tobytes(), dpi)

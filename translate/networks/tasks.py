@@ -25,7 +25,7 @@ from translate import files
 from translate.errors import CheckpointError, DocumentError, UsageError
 from translate.foreign import SHA256, Count, Shape, read_json
 from translate.networks.features import ImageNetRange
-from translate.networks.weights import refuse_larger
+from translate.networks.weights import refuse_other_shapes
 from translate.schema import Config
 
 WEIGHTS, RECORD = "task.safetensors", "task.json"
@@ -218,7 +218,7 @@ def load_task(folder: Path, channels: int) -> nn.Module:
         config: TaskConfig = TypeAdapter(TaskNetworkConfig).validate_python(
             record["network"] | ({"pretrained": False} if "pretrained" in record["network"] else {}))
         if (folder / WEIGHTS).stat().st_size:  # of shapes alone it is empty
-            refuse_larger(folder / WEIGHTS, lambda: config.build(channels, record["classes"]))
+            refuse_other_shapes(folder / WEIGHTS, lambda: config.build(channels, record["classes"]))
         with torch.random.fork_rng(devices=[]):  # initialisation draws numbers that are replaced at once
             network = config.build(channels, record["classes"])
         if not any(parameter.is_meta for parameter in network.parameters()):

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import safetensors
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from translate.errors import CheckpointError
+from translate.errors import CheckpointError, visible
 
-MOST_COMPRESSION = 4  # float32 stored as 8 bits
 Initialisation = Literal["normal", "orthogonal"]
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
 
@@ -66,12 +66,25 @@ def bytes_of(modules: Iterable[nn.Module]) -> int:
     return sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
 
 
-def refuse_larger(file: Path, build: Callable[[], nn.Module]) -> None:
-    """Raise `CheckpointError` where a network that `build` would return has far more weights than the file holds.
+def refuse_other_shapes(file: Path, build: Callable[[], nn.Module]) -> None:
+    """Raise `CheckpointError` where a network that `build` would return has other tensors than a safetensors file.
 
-    Who has sent the file has sent the numbers to build the network by, and these may ask for all the memory there is.
+    It is built on meta, as shapes. Who has sent the file has sent the numbers to build the network by as well, and
+    these may ask for all the memory there is: now it takes no more than the file's own tensors.
     """
+    try:
+        with safetensors.safe_open(file, "pt") as held:
+            found = {name: tuple(held.get_slice(name).get_shape()) for name in sorted(held.keys())}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(str(error), file) from None
     with torch.device("meta"):
-        needed = bytes_of([build()])
-    if needed > MOST_COMPRESSION * file.stat().st_size:
-        raise CheckpointError(f"not the weights of this network, which take {needed:,} bytes", file)
+        expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+
+    # One example of what is wrong says more than a list of all
+    other = [f"{name} is {found[name]} there, not {shape}" for name, shape in expected.items()
+             if name in found and found[name] != shape]
+    missing = [f"it has no {name}" for name in expected if name not in found]
+    unknown = [f"it has {visible(name)}" for name in found if name not in expected]
+    if faults := [*other, *missing, *unknown]:
+        more = f", and {len(faults) - 1:,} more" if len(faults) > 1 else ""
+        raise CheckpointError(f"holds the weights of another network: {faults[0]}{more}", file)

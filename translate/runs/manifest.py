@@ -17,7 +17,8 @@ from translate.errors import CheckpointError, DocumentError, visible
 from translate.foreign import SHA256, Count, Shape, read_json
 
 MANIFEST = "MANIFEST.json"
-READ = (".safetensors", ".json", ".yaml")  # what is read from such a folder, and must therefore be in its manifest
+# What is read from such a folder, and must therefore be as its manifest says. The card for people may be edited.
+READ = (".safetensors", ".json", ".yaml")
 
 
 class Sealed(Shape):
@@ -28,14 +29,14 @@ class Sealed(Shape):
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of everything in `folder`; from then on `verify` accepts it."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    """Write the manifest of all that is read from `folder`; from then on `verify` accepts it."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in READ and path.name != MANIFEST)
     files.write_json(folder / MANIFEST, {name: {"size": (folder / name).stat().st_size,
                                                 "sha256": files.sha256(folder / name)} for name in names})
 
 
 def verify(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint or a release; None when its manifest matches every file."""
+    """Return what is wrong with a checkpoint or a release; None when its manifest matches every file that is read."""
     try:
         if not (folder / MANIFEST).exists():
             return f"there is no {MANIFEST}: it was not finished"
@@ -49,6 +50,8 @@ def verify(folder: Path) -> str | None:
             file = folder / name
             if Path(name).name != name:
                 return f"{name!r} in the manifest is not the name of a file in this folder"
+            if not name.endswith(READ):
+                continue
             if not file.is_file():
                 return f"{visible(name)} is missing"
             if file.stat().st_size != entry["size"]:

@@ -18,6 +18,7 @@ import yaml
 
 from translate.errors import DataError, NoData, visible
 from translate.recipe import Recipe
+from translate.runs.hub import is_address
 from translate.runs.manifest import MANIFEST
 from translate.schema import validate
 
@@ -99,7 +100,7 @@ def _document(recipe: Recipe, change: Callable[[str, Path], Path]) -> dict[str, 
     """Return a recipe as a plain document, in which each place is what `change` makes of its field and path."""
     def walk(value: Any, field: str) -> Any:
         if isinstance(value, Path):
-            return str(change(field, value))
+            return str(value if is_address(value) else change(field, value))
         if isinstance(value, dict):
             return {key: walk(each, f"{field}.{key}" if field else str(key)) for key, each in value.items()}
         return [walk(each, field) for each in value] if isinstance(value, list | tuple) else value
@@ -108,7 +109,7 @@ def _document(recipe: Recipe, change: Callable[[str, Path], Path]) -> dict[str, 
 
 
 def _paths(value: Any, field: str) -> Iterator[tuple[str, Path]]:
-    if isinstance(value, Path):
+    if isinstance(value, Path) and not is_address(value):
         yield field, value
     elif isinstance(value, dict):
         for key, each in value.items():

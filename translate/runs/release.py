@@ -29,10 +29,11 @@ from translate.errors import CheckpointError, DiskError, DocumentError, UsageErr
 from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import extend, fade_in
-from translate.networks.weights import refuse_larger
+from translate.networks.weights import refuse_other_shapes
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.folder import RECIPE_FILE, load_saved
+from translate.runs.hub import here
 from translate.runs.manifest import read_network, seal, verify, write_network
 from translate.runs.places import without_places
 from translate.translators import Direction, Translator
@@ -78,9 +79,11 @@ class Weights:
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
-    """Read a generator from a run folder, from `<run>/best` (its best checkpoint), or from a release folder.
+    """Read a generator from a run folder, from `<run>/best` (its best checkpoint), or from a release: its folder, or
+    its address on the Hub (`translate.runs.hub`).
 
-    Raises `UsageError` when there is no such folder or direction, `CheckpointError` when its files do not verify.
+    Raises `UsageError` when there is no such release or direction, `CheckpointError` when its files do not verify,
+    `NetworkError` when one of the Hub cannot be had.
     """
     found = find_weights(path)
     release = _read(load_saved(found.folder), found.weights, direction)
@@ -89,7 +92,8 @@ def load_release(path: Path, direction: Direction = "ab") -> Release:
 
 def find_weights(path: Path) -> Weights:
     """Find the weights of a run, of `<run>/best`, or of a release, and verify them. Raises as `load_release` does."""
-    # `best` is no folder: it stands for the best checkpoint of the run beside it
+    # From the Hub it becomes a folder. `best` is none: it stands for the best checkpoint of the run beside it
+    path = here(path)
     if path.name == "best" and (path.parent / RECIPE_FILE).is_file():
         return Weights(path.parent, _best_weights(path.parent))
     if path.is_file():
@@ -199,20 +203,30 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
         name = f"ema_{name}"
     progress = progress_of(weights, recipe)
 
-    # A generator of that shape, filled with these weights; its initialisation may not change the caller's random state
+    # Looked at as shapes first, then built, and filled; its initialisation may not change the caller's random state
     channels = data.channels_a, data.channels_b
-    refuse_larger(weights / f"{name}.safetensors", lambda: config.generator.build(*channels))
+    ends = channels if direction == "ab" else channels[::-1]
+    stage, share = stage_of(recipe, progress)
+
+    def built() -> nn.Module:
+        """Return a generator in the shape it had when its weights were written."""
+        generator = config.generator.build(*ends)
+        if stage.levels:
+            extend(config.generator, generator, stage.levels, stage.fade)
+            fade_in(generator, share)
+        return generator
+
+    refuse_other_shapes(weights / f"{name}.safetensors", built)
     with torch.random.fork_rng(devices=[]):
-        generator = config.generator.build(*(channels if direction == "ab" else reversed(channels)))
-        shape = _shape(generator, recipe, progress)
+        generator = built()
     read_network(weights, name, generator)
 
     # What goes in and comes out, how it was shown, and what tells this generator from all others
-    fitting = recipe.fitting(stage_of(recipe, progress)[0])
+    fitting = recipe.fitting(stage)
     image_in, image_out = (data.image_a, data.image_b) if direction == "ab" else (data.image_b, data.image_a)
     identity = json.dumps([config.generator.model_dump(mode="json"), direction, channels,
                            files.sha256(weights / f"{name}.safetensors"), image_in.identity, image_out.identity,
-                           *shape])
+                           *((stage.levels, share) if stage.levels else ())])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, growth=_growth(recipe, progress), fitting=fitting,
@@ -254,19 +268,6 @@ def _growth(recipe: Recipe, progress: Progress) -> str:
         return ""
     faded = f", the newest faded in to α = {share:.2f}" if share < 1 else ""
     return f"a network that is still growing: {stage.levels} of {levels} levels{faded}"
-
-
-def _shape(generator: nn.Module, recipe: Recipe, progress: Progress) -> tuple[float, ...]:
-    """Give a generator the shape it had when its weights were written.
-
-    Returns what that depends on, for the fingerprint: (levels, share that had faded in), or () without levels.
-    """
-    (stage, share), config = stage_of(recipe, progress), recipe.translator.generator
-    if not stage.levels:
-        return ()
-    extend(config, generator, stage.levels, stage.fade)
-    fade_in(generator, share)
-    return stage.levels, share
 
 
 def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str, began: str) -> str:

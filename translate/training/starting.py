@@ -20,6 +20,7 @@ from translate.networks.growing import Grown, extend
 from translate.recipe import Recipe, differences
 from translate.runs.checkpoint import Progress
 from translate.runs.folder import load_saved
+from translate.runs.hub import here, is_address
 from translate.runs.manifest import read_tensors
 from translate.runs.release import find_weights, load_release, progress_of, stage_of
 from translate.translators import Translator
@@ -59,6 +60,7 @@ def _of_theirs(path: Path) -> Source:
 
 def _of_ours(path: Path) -> Source:
     # A run's newest checkpoint or its best one, or a release; of a generator its average, as one translates with.
+    named, path = path, here(path)
     found = find_weights(path)
     recipe, weights = load_saved(found.folder), found.weights
     stage, share = stage_of(recipe, progress_of(weights, recipe))
@@ -84,7 +86,7 @@ def _of_ours(path: Path) -> Source:
                 notes.append(f"{name} is left there: it holds still what its newest level has replaced")
     checksums = files.sha256(weights / "generator_ab.safetensors") if (
         weights / "generator_ab.safetensors").is_file() else files.sha256(weights / "generator_ba.safetensors")
-    return Source(f"{weights} (SHA-256 of its generator {checksums})", states,
+    return Source(f"{named if is_address(named) else weights} (SHA-256 of its generator {checksums})", states,
                   recipe.translator.generator.model_dump(mode="json"), stage.levels, notes)
 
 

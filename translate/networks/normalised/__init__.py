@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import has_torch_function_unary
 
-from translate.networks.normalised import fused, plain
+from translate.networks.normalised import counted, fused, plain
 from translate.networks.normalised.form import Form
 from translate.networks.normalised.mirroring import NONE, Amounts, gathered
 
@@ -107,8 +107,10 @@ def path_of(x: Tensor) -> Path:
 
 
 def path_on(device: Literal["cuda", "cpu"]) -> Path:
-    """Return how the operation is computed on a kind of device. A card that is not here is taken for an older one,
-    whose path takes no less memory."""
+    """Return how the operation is computed on a kind of device, or as `computed_by` says. A card that is not here is
+    taken for an older one, whose path takes no less memory."""
+    if _forced is not None:
+        return _forced
     if device == "cpu":
         return "eager"
     return path_on_card(torch.cuda.current_device()) if torch.cuda.is_available() else "plain"
@@ -142,7 +144,10 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, path: Path, form: Form, given: tuple[Tensor, Tensor] | None, running: Any, z: Tensor,
                 scale: Tensor | None, shift: Tensor | None, beside: Tensor | None) -> Tensor:
-        y, mean, factor = _way(path).forward(form, given, running, z, scale, shift, beside)
+        if z.is_meta:
+            y, mean, factor = counted.forward(form, given, z, scale, shift, beside, path == "plain")
+        else:
+            y, mean, factor = _way(path).forward(form, given, running, z, scale, shift, beside)
         ctx.path, ctx.form, ctx.given = path, form, given
         ctx.save_for_backward(None if form.norm == "none" and form.slope is None else z, mean, factor, scale, shift)
         return y
@@ -154,6 +159,8 @@ class _Normalised(torch.autograd.Function):
         found: tuple[Tensor | None, ...] = (None, None, None)
         if torch.is_grad_enabled():  # create_graph=True: what follows must be differentiable itself
             found = _derived(ctx.form, ctx.given, z, scale, shift, gradient)
+        elif gradient.is_meta:
+            found = counted.backward(ctx.form, ctx.given, gradient, z, mean, factor, scale, shift, ctx.path == "plain")
         elif wants_z or wants_scale or wants_shift:
             found = _way(ctx.path).backward(ctx.form, ctx.given, gradient, z, mean, factor, scale, shift)
         return None, None, None, None, *found, gradient if wants_beside else None

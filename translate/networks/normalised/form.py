@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,3 +25,15 @@ class Form:
     eps: float = 0.0
     slope: float | None = None
     amounts: Amounts = NONE
+
+    def padded(self, size: Sequence[int]) -> tuple[int, int, int, int]:
+        """Return the size (N, C, H, W) of what comes out of an image of `size`."""
+        left, right, top, bottom = self.amounts
+        samples, channels, height, width = size
+        return samples, channels, top + height + bottom, left + width + right
+
+    def unpadded(self, size: Sequence[int]) -> tuple[int, int, int, int]:
+        """Return the size of the image that something of `size` comes out of."""
+        left, right, top, bottom = self.amounts
+        samples, channels, height, width = size
+        return samples, channels, height - top - bottom, width - left - right

@@ -1,7 +1,4 @@
 """`translate.networks.normalised` by Triton's kernels (`kernels`), for cards of compute capability 8.0 or more.
-
-On the meta device each direction is one operation, `diptych::normalised_forward` and `…_backward`, so that a count
-sees what these kernels take and give, and nothing in between. What else they launch and read: `KERNELS`, `READS_AGAIN`.
 """
 
 from __future__ import annotations
@@ -20,28 +17,17 @@ MOST_SPANS = 256  # which one program then adds up
 # Kernels that a direction launches where it finds sums (µ and r; dβ and dγ) and where not, and how many tensors as
 # large as z it then reads a second time.
 KERNELS = {"normalised_forward": (3, 1), "normalised_backward": (3, 1)}
-READS_AGAIN = {"normalised_forward": 1, "normalised_backward": 2}
-
-_LIBRARY = torch.library.Library("diptych", "DEF")
-_LIBRARY.define("normalised_forward(Tensor z, Tensor? scale, Tensor? shift, Tensor? beside, Tensor? mean, Tensor? var, "
-                "str norm, int groups, int[] amounts) -> (Tensor, Tensor, Tensor)")
-_LIBRARY.define("normalised_backward(Tensor gradient, Tensor? z, Tensor? mean, Tensor? spread, Tensor? scale, "
-                "Tensor? shift, int[] size, str norm, int groups) -> (Tensor, Tensor, Tensor)")
+READ_TWICE = {"normalised_forward": 1, "normalised_backward": 2}
 
 
 def forward(form: Form, given: tuple[Tensor, Tensor] | None, running: Any, z: Tensor, scale: Tensor | None,
             shift: Tensor | None, beside: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return y, in channels_last, and the µ and r that were found of z, flat; `running` statistics advance."""
-    if z.is_meta:
-        y, mean, factor = torch.ops.diptych.normalised_forward(z, scale, shift, beside, *given or (None, None),
-                                                               form.norm, form.groups, form.amounts)
-        return (y, mean, factor) if form.norm == "found" else (y, None, None)
-
     z = z.contiguous(memory_format=torch.channels_last)
     mean, spread = given or (None, None)
     if form.norm == "found":
         mean, spread = _moments(form, z, running)
-    y = _empty(z, _padded(form, z.shape), z.dtype if beside is None else torch.promote_types(z.dtype, beside.dtype))
+    y = _empty(z, form.padded(z.shape), z.dtype if beside is None else torch.promote_types(z.dtype, beside.dtype))
     if y.numel():
         _apply(form, z, y, beside, mean, spread, scale, shift)
     return (y, mean, spread) if form.norm == "found" else (y, None, None)
@@ -51,15 +37,8 @@ def backward(form: Form, given: tuple[Tensor, Tensor] | None, gradient: Tensor, 
              factor: Tensor | None, scale: Tensor | None, shift: Tensor | None
              ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return dz, in channels_last, and dγ and dβ, None where there is no scale and shift."""
-    left, right, top, bottom = form.amounts
-    samples, channels, height, width = gradient.shape
-    size = (samples, channels, height - top - bottom, width - left - right)
+    size = form.unpadded(gradient.shape)
     mean, spread = given or (mean, factor)
-    if gradient.is_meta:
-        dz, d_scale, d_shift = torch.ops.diptych.normalised_backward(
-            gradient, z, mean, spread, scale, shift, size, form.norm, form.groups)
-        return (dz, None, None) if scale is None else (dz, d_scale, d_shift)
-
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     z = gradient if z is None else z.contiguous(memory_format=torch.channels_last)
     d_scale = d_shift = None
@@ -183,32 +162,5 @@ def _acc(z: Tensor) -> Any:
     return tl.float64 if z.dtype == torch.float64 else tl.float32
 
 
-def _padded(form: Form, size: torch.Size) -> tuple[int, ...]:
-    left, right, top, bottom = form.amounts
-    samples, channels, height, width = size
-    return samples, channels, top + height + bottom, left + width + right
-
-
 def _empty(like: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty(size, dtype=dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def _forward_on_meta(z: Tensor, scale: Any, shift: Any, beside: Tensor | None, mean: Any, var: Any, norm: str,
-                     groups: int, amounts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    left, right, top, bottom = amounts
-    samples, channels, height, width = z.shape
-    y = _empty(z, (samples, channels, top + height + bottom, left + width + right),
-               z.dtype if beside is None else torch.promote_types(z.dtype, beside.dtype))
-    num = groups * channels if norm == "found" else 0
-    return y, z.new_empty(num, dtype=_exact(z)), z.new_empty(num, dtype=_exact(z))
-
-
-def _backward_on_meta(gradient: Tensor, z: Any, mean: Any, spread: Any, scale: Tensor | None, shift: Any,
-                      size: list[int], norm: str, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    dz = _empty(gradient, tuple(size), (gradient if z is None else z).dtype)
-    num = groups * size[1] if norm == "found" or scale is not None else 0
-    return dz, dz.new_empty(num, dtype=_exact(dz)), dz.new_empty(num, dtype=_exact(dz))
-
-
-_LIBRARY.impl("normalised_forward", _forward_on_meta, "Meta")
-_LIBRARY.impl("normalised_backward", _backward_on_meta, "Meta")

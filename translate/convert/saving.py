@@ -1,0 +1,161 @@
+"""Outputs written, and what became of every file noted in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from translate import files
+from translate.convert.jobs import FileFormat, Job
+from translate.convert.label_rows import LabelRows
+from translate.convert.ledger import Entry, Ledger
+from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
+from translate.images.pages import Page
+from translate.images.pictures import Picture
+from translate.images.reading import ImageConfig, change_bits, under_alpha
+from translate.images.sinks import gaps_untold
+from translate.images.tensors import to_file
+from translate.images.values import NoData
+from translate.images.writing import holds, write_image
+from translate.precision import is_out_of_memory
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may choose about reading and writing files."""
+
+    overwrite: bool = False
+    max_pixels: int = 0
+    format: FileFormat | None = None
+    quality: int | None = None
+    compression: int | None = None  # of PNG and TIFF: 0 to 9
+    workers: int = 0
+    dry_run: bool = False
+    verify: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Input:
+    """A file that has been read, and what its output will be made from.
+
+    picture   None where the file is to be read when it is its turn, and alone: pages, and what is large
+    image     what the generator is shown of the picture, (C, H, W); None where it is to be translated by rows
+    """
+
+    job: Job
+    key: str  # of the output
+    picture: Picture | None = None
+    image: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Writes outputs under one set of options; several threads may use it."""
+
+    ledger: Ledger
+    options: Options
+    image_in: ImageConfig
+    image_out: ImageConfig
+
+    def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray, strips: str | None = None) -> Entry:
+        """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
+
+        Raises `DiskError`.
+        """
+        try:
+            self.begin(read)
+            pixels = made if isinstance(made, np.ndarray) else to_file(made, self.image_out)
+            notes = self.save(read.job, pixels, picture, picture.alpha, picture.unknown)
+            entry = self.done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes), strips)
+        except DiskError:
+            raise
+        except Exception as error:
+            entry = failure(read.job, error)
+        return self.record(entry)
+
+    def begin(self, read: Input) -> None:
+        """Log that the output is about to be written, and make its folder."""
+        self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
+        make_folder(read.job)
+
+    def save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,
+              unknown: np.ndarray | None) -> tuple[str, ...]:
+        """Write an output that is encoded whole, with the alpha, the metadata and the gaps of its source.
+
+        Returns what is to be said of it.
+        """
+        alpha = None if alpha is None else change_bits(alpha, self.image_out.bits)
+        if alpha is not None and holds(job.output.suffix, self.image_out.channels, self.image_out.bits, alpha=True):
+            pixels = under_alpha(pixels, alpha, self.image_in, self.image_out)
+        geo, notes = source.geo, tuple[str, ...]()
+        if source.nodata is not None or unknown is not None:
+            nodata = NoData.of_output(self.image_out.file_dtype, source.nodata, self.image_out.value_range)
+            pixels, geo = nodata.put(pixels, unknown), nodata.tags(geo)
+            if unknown is not None and not (nodata.told and holds_pages(job.output)):
+                notes = (gaps_untold(nodata.value, job.output),)
+        write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
+                    quality=self.options.quality, compression=self.options.compression,
+                    paged=self.image_out.pages is not None)
+        return notes
+
+    def done(self, read: Input, num_pixels: int, notes: tuple[str, ...], strips: str | None) -> Entry:
+        """Return the entry of an output that is complete and on the disk."""
+        status = read.job.output.stat()
+        damaged = read.job.name in self.ledger.damaged
+        return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
+                     sha256=files.sha256(read.job.output), size=status.st_size, mtime_ns=status.st_mtime_ns,
+                     message="was changed after it was made, and is made again" if damaged else None,
+                     note="; ".join(dict.fromkeys(notes)) or None, strips=strips)
+
+    def record(self, entry: Entry) -> Entry:
+        """Put an entry into the ledger, unless it says nothing new. Raises `DiskError`."""
+        if entry.status != "already" and not self.options.dry_run:
+            self.ledger.append(entry)
+        return entry
+
+
+def failure(job: Job, error: Exception) -> Entry:
+    """Return the entry of a file that could not be translated."""
+    if isinstance(error, ImageError):
+        return Entry.failure(job, error.stage, "ImageError", error.reason)
+    if is_out_of_memory(error):
+        error = DoesNotFit("the image needs more memory than there is; set --memory (such as 2GB), or use "
+                           "another device")
+    return Entry.failure(job, "convert", type(error).__name__, str(error))
+
+
+def holds_pages(path: Path) -> bool:
+    """Return whether a file of this suffix can hold several images, and be written by rows."""
+    return path.suffix.lower() in (".tif", ".tiff")
+
+
+def make_folder(job: Job) -> None:
+    """Make the folder of an output, through no link below the folder of all of them.
+
+    Raises `DiskError` where the disk is to blame, else `ImageError`.
+    """
+    folder = job.output.parent
+    try:
+        files.make_folder(folder, job.output.parents[len(Path(job.output_name).parts) - 1])
+    except OSError as error:
+        if is_disk_fault(error):
+            raise DiskError.of(error, folder) from error
+        raise ImageError(folder, "write", f"{visible(folder)}: {error.strerror}") from error
+
+
+def remove_leftovers(jobs: Iterable[Job]) -> None:
+    """Delete the temporary files of outputs of ours that killed processes left behind.
+
+    Those of other shards' outputs stay.
+    """
+    starts = {(job.output.parent, files.temporary_start(job.output)) for job in jobs}
+    for folder in {folder for folder, _ in starts}:
+        for path in list(folder.glob(f"{files.TEMPORARY}*")):
+            if (folder, path.name[:files.NUM_START_LETTERS]) in starts:
+                with suppress(OSError):  # somebody writes it
+                    files.remove_left_behind(path)

@@ -1,0 +1,36 @@
+"""How many processor cores this process may use: of its machine, and of the cgroups around it."""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from translate.available_memory import cgroup_folders, num_processes_here
+
+
+def num_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use.
+
+    A container sees all cores of its machine, and is given the time of some of them: those count, a part of one as one
+    (cpu.max; of version 1 cpu.cfs_quota_us in cpu.cfs_period_us). Source: the kernel's
+    Documentation/admin-guide/cgroup-v2.rst and scheduler/sched-bwc.rst. `root` is where /proc and cgroups are looked
+    for.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder, filesystem, _ in cgroup_folders("cpu", root):
+        with suppress(OSError, ValueError):  # "max" and -1 are no limit
+            names = ("cpu.max",) if filesystem == "cgroup2" else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = (int(number) for name in names for number in (folder / name).read_text().split())
+            if quota > 0 and period > 0:
+                cores = min(cores, math.ceil(quota / period))
+    return cores
+
+
+def cores_for_each(num_processes: int = 1) -> int:
+    """Return the cores for each of the processes of a launcher that share this machine, at least one.
+
+    `num_processes` is their number where the launcher does not tell.
+    """
+    return max(1, num_cores() // num_processes_here(num_processes))

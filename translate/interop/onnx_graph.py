@@ -146,7 +146,7 @@ def fitted(image: Tensor, dim: int, multiple: int, smallest: int) -> Tensor:
     wanted = torch.sym_max((side + multiple - 1) // multiple * multiple, smallest)
     index = torch.arange(wanted, device=image.device)
     last = torch.full_like(index, side - 1)
-    can_mirror = (torch.ones_like(index) * (wanted - side)) < side
+    can_mirror: Any = (torch.ones_like(index) * (wanted - side)) < side
     beyond = torch.where(can_mirror, 2 * last - index, last)
     return image.index_select(dim, torch.where(index < side, index, beyond).clamp(min=0))
 
@@ -183,8 +183,8 @@ def folded(conv: nn.Module) -> nn.Module:
 
     torch's own way takes the property off the class, which the copy shares with the original.
     """
-    plain_class = type(conv).__bases__[0]
-    plain = cast(nn.Module, plain_class.__new__(plain_class))
+    plain_class: Any = type(conv).__bases__[0]
+    plain = plain_class.__new__(plain_class)
     plain.__dict__ = dict(conv.__dict__)
     weight = nn.Parameter(cast(Tensor, conv.weight).detach().clone(), requires_grad=False)
     plain._modules, plain._parameters = {}, {**conv._parameters, "weight": weight}

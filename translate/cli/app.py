@@ -54,6 +54,7 @@ app.command(cls=Command)(evaluating.compare)
 app.command(cls=Command)(training.plan)
 app.command(cls=Command)(training.recipes)
 app.command("import", cls=Command)(interop.import_checkpoint)
+app.command(cls=Command)(interop.export)
 app.command("export-pth", cls=Command)(interop.export_pth)
 app.command(cls=Command)(publishing.publish)
 

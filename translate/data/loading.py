@@ -255,4 +255,4 @@ def _end_with_the_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has one"
     parent.join()
-    os._exit(1)
+    os.kill(os.getpid(), signal.SIGKILL)

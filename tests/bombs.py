@@ -44,6 +44,14 @@ def endless_strip(path: Path) -> None:
     tifffile.imwrite(path, iter([strip]), shape=(16, 16), dtype=np.uint16, rowsperstrip=16, compression="zlib")
 
 
+def endless_colours(path: Path) -> None:
+    """The same with colours, which tifffile decodes: it unpacks all that there is."""
+    pack = zlib.compressobj(1)
+    strip = b"".join(pack.compress(bytes(10**7)) for _ in range(50)) + pack.flush()
+    tifffile.imwrite(path, iter([strip]), shape=(16, 16, 3), dtype=np.uint16, rowsperstrip=16, compression="zlib",
+                     photometric="rgb")
+
+
 def lying_jpeg_tile(path: Path) -> None:
     """16×16 pixels in a tile that is a JPEG of 30000×30000, by its own header."""
     tifffile.imwrite(path, iter([false_header(path.parent, 30_000, 30_000).read_bytes()]), shape=(16, 16, 3),
@@ -59,4 +67,13 @@ def peak_bytes(process: object) -> int:
     return found["VmHWM"]
 
 
-BOMBS = (huge_tile, endless_strip, lying_jpeg_tile)
+def black_square(path: Path, side: int = 14_000) -> None:
+    """A square of nothing, as large as images may be: 600 kB that unpack to 600 MB, and take 4 GB on the way."""
+    rows = side // 100
+    strip = zlib.compress(bytes(rows * side * 3), 9)
+    tifffile.imwrite(path, iter([strip] * 100), shape=(side, side, 3), dtype=np.uint8, rowsperstrip=rows,
+                     compression="zlib", photometric="rgb")
+
+
+# The channels and bits that each says it has
+BOMBS = {huge_tile: (1, 16), endless_strip: (1, 16), endless_colours: (3, 16), lying_jpeg_tile: (3, 8)}

@@ -21,7 +21,7 @@ from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from tests.bombs import BOMBS, endless_strip, false_header, huge_tile, lying_jpeg_tile, peak_bytes
+from tests.bombs import BOMBS, black_square, endless_colours, endless_strip, false_header, huge_tile, peak_bytes
 from tests.conversions import noise
 from tests.runs import Silent, final_state, pix2pix_recipe
 from translate.available_memory import Available
@@ -282,11 +282,11 @@ def test_a_fault_of_this_process_is_not_said_to_be_a_lost_worker(data: Path) -> 
 # -- files that hold more than there is room for -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "workers"), [*((make, 0) for make in BOMBS), (endless_strip, 1)])
+@pytest.mark.parametrize(("make", "workers"), [*((make, 0) for make in BOMBS), (endless_colours, 1)])
 def test_a_file_that_unpacks_to_gigabytes_is_one_unreadable_file(
         make: Callable[[Path], None], workers: int, tmp_path: Path) -> None:
     """Decoding was bounded in a conversion alone: a TIFF of 16×16 pixels and 3 MB had a training killed."""
-    channels, bits = (3, 8) if make is lying_jpeg_tile else (1, 16)
+    channels, bits = BOMBS[make]
     for side in "ab":
         (tmp_path / side).mkdir()
         for name in ("0", "1"):
@@ -319,7 +319,10 @@ def test_a_label_map_that_unpacks_to_gigabytes_is_an_error(tmp_path: Path) -> No
 def test_an_image_for_which_there_is_no_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no process that the system kills, which would end the training without a word."""
     monkeypatch.setattr(decoding_memory, "available_bytes", lambda: Available(200 * 10**6, "a test's memory"))
-    with pytest.raises(ImageError, match=r"is 5000×5000; decoding it takes .* may be taken \(a test's memory\)"):
-        read_image(false_header(tmp_path, 5000, 5000), ImageConfig())
+    black_square(tmp_path / "black.tif")
+    assert (tmp_path / "black.tif").stat().st_size < 10**6
+    for path, size in ((tmp_path / "black.tif", 14_000), (false_header(tmp_path, 5000, 5000), 5000)):
+        with pytest.raises(ImageError, match=rf"is {size}×{size}; decoding it takes .* taken \(a test's memory\)"):
+            read_image(path, ImageConfig())
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
     assert read_image(tmp_path / "x.png", ImageConfig(channels=1)).shape == (30, 40, 1)

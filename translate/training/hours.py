@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import torch
+
+from translate.cores import num_cores
+from translate.data.loading import workers_for
 from translate.data.samples import Samples
 from translate.data.stream import Stream
 from translate.errors import TranslateError
 from translate.recipe import Recipe, Stage
 from translate.sizes import format_duration
 
+GPU = torch.device("cuda")
 TRIED_SAMPLES, TRIED_SECONDS = 4, 0.3  # loaded to see how long it takes: no more than either
 
 
@@ -36,8 +40,12 @@ class Loading:
         return self.beside(step_seconds) > 1.1 * step_seconds
 
 
-def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: int = 1) -> Loading:
-    """Load a few samples of a stage and return how long it takes, by the recipe's workers of all processes."""
+def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: int = 1,
+               device: torch.device = GPU) -> Loading:
+    """Load a few samples of a stage and return how long it takes, by the recipe's workers of all processes.
+
+    They are as many as there would be for the `device`, on this machine.
+    """
     stream, taken = Stream(samples, recipe.seed, stage.size, stage.resize), list[float]()
     with suppress(TranslateError):  # who cannot be read is told of by the training
         while len(taken) < min(TRIED_SAMPLES, len(samples)) and sum(taken) < TRIED_SECONDS:
@@ -47,8 +55,9 @@ def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: in
     if not taken:
         return Loading()
     later = taken[1:] or taken  # the first also loads libraries
-    loaders = min(max(recipe.workers, 1) * num_processes, os.cpu_count() or 1)
-    return Loading(sum(later) / len(later) / loaders, recipe.workers > 0)
+    workers = workers_for(recipe.workers, device, num_processes)
+    loaders = min(max(workers, 1) * num_processes, num_cores())
+    return Loading(sum(later) / len(later) / loaders, workers > 0)
 
 
 def end_in_words(stages: Sequence[Stage], seconds: Sequence[float], done: int, now: datetime) -> str:

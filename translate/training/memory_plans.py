@@ -78,7 +78,8 @@ class MemoryPlans:
     def _ahead(self, number: int, num_done: int, samples: Samples) -> str:
         left, seconds = self.recipe.stages[number:], list[float]()
         for later, stage in enumerate(left, number):
-            loading = loading_of(samples, self.recipe, stage, self.accelerator.num_processes)
+            loading = loading_of(samples, self.recipe, stage, self.accelerator.num_processes,
+                                 self.accelerator.device)
             seconds.append(loading.beside(self.choices[later].seconds))
         return end_in_words(left, seconds, num_done, datetime.now())
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from translate.available_memory import available_bytes, num_processes_here
+from translate.data.loading import workers_for
 from translate.errors import DoesNotFit
 from translate.networks.memory import LADDER, MORE_WORK, PLANS, MemoryConfig, Plan, PlanName
 from translate.networks.statistics import has_batch_norm
@@ -227,7 +228,8 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     elif device.type == "cuda":
         budget = usable_bytes(device)
     elif device.type == "cpu":
-        budget, limit_from = usable_by_process(num_processes, held_bytes, recipe.workers)
+        budget, limit_from = usable_by_process(
+            num_processes, held_bytes, workers_for(recipe.workers, device, num_processes))
     asked = {"memory": named.model_dump() if named else "auto", "card": gpu_memory}
     speed = speed or measured(device, precision)
 

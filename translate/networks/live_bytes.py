@@ -192,7 +192,11 @@ def run(function: Any, args: Any, kwargs: Any) -> tuple[Any, Work]:
         return result, NOTHING
     if kind != "new":
         return result, _work_in_place(kind, args)
-    return result, Work(0, sum(tensor.nbytes for tensor in _tensors((args, tuple(kwargs.values()), result))), 1)
+    made = list(_tensors(result))
+    if not made and not function._schema.is_mutable:
+        return result, NOTHING  # what types two tensors promote to, and the like
+    given = _tensors((args, tuple(kwargs.values())))
+    return result, Work(0, sum(tensor.nbytes for tensor in [*made, *given]), 1)
 
 
 def _name(function: Any) -> str:

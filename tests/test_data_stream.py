@@ -418,6 +418,30 @@ def test_workers_end_when_their_parent_is_killed(toy: Path, looking_often: None)
     assert not alive
 
 
+def test_a_worker_whose_parent_is_killed_before_it_is_ready_ends_as_well(toy: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took whoever had adopted it for its parent, and lived on for ever."""
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    enter = loading._enter_worker
+
+    def late(number: int) -> None:
+        told.put(os.getpid())
+        os.kill(os.getppid(), signal.SIGKILL)
+        while runs(multiprocessing.parent_process().pid):  # type: ignore[union-attr]
+            time.sleep(0.01)
+        enter(number)
+
+    monkeypatch.setattr(loading, "_enter_worker", late)
+    parent = context.Process(target=lambda: next(stream(paired(toy), workers=1)))
+    parent.start()
+    parent.join()
+    worker, deadline = told.get(), time.monotonic() + 20
+    while runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert parent.exitcode == -signal.SIGKILL and not runs(worker)
+
+
 def runs(pid: int) -> bool:
     """Whether a process is there and not merely waiting to be collected."""
     try:

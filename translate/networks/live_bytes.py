@@ -194,6 +194,8 @@ def run(function: Any, args: Any, kwargs: Any) -> tuple[Any, Work]:
         return result, NOTHING
     if kind != "new":
         return result, _work_in_place(kind, args)
+    if not any(isinstance(value, Tensor) for value in tree_iter(result)):
+        return result, NOTHING  # what types two tensors promote to, and the like
     tensors = (value for value in tree_iter((args, kwargs, result)) if isinstance(value, Tensor))
     return result, Work(0, sum(tensor.nbytes for tensor in tensors), 1)
 

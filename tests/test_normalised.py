@@ -24,6 +24,9 @@ from tests.steps import build, gradients, make_batch, step, worst_error
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.layers import InstanceNorm, Layer
 from translate.networks.normalised import computed_by, fused, normalised, normalised_by, path_of, path_on
+from translate.optimizers import Optimizers
+from translate.recipe import Stage
+from translate.training.step_on_meta import Networks, StepOnMeta
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
 
 INTERPRETS = importlib.util.find_spec("triton") is not None and os.environ.get("TRITON_INTERPRET") == "1"
@@ -303,3 +306,28 @@ def test_an_image_alone_in_its_batch_is_normalised_as_it_is_among_others() -> No
 def test_a_cpu_computes_eagerly_and_a_card_that_is_not_here_counts_as_an_old_one() -> None:
     assert path_of(torch.empty(1)) == path_on("cpu") == path_of(torch.empty(1, device="meta")) == "eager"
     assert torch.cuda.is_available() or path_on("cuda") == "plain"
+
+
+@pytest.mark.parametrize(("plan", "most_gb", "most_kernels"), [("split", 55, 0.86), ("strips", 100, 0.87)])
+def test_a_step_moves_three_fifths_of_the_bytes_that_separate_operations_do(
+        plan: memory.PlanName, most_gb: float, most_kernels: float) -> None:
+    """CycleGAN with ResNet-9 at 1024 px: `tools/count_step.py` says of what. 93 and 170 GB they were before."""
+    step = StepOnMeta(Networks(translator=CycleGANConfig(), optimizer=Optimizers()), (3, 3),
+                      Stage(resolution=1024, images=1))
+    work = {}
+    for path in ("eager", "fused"):
+        with computed_by(path):
+            work[path] = step.measure(memory.PLANS[plan], "fp16", "cuda", 1).work
+    assert work["fused"].moved_bytes <= most_gb * 1e9 and work["fused"].moved_bytes <= 0.6 * work["eager"].moved_bytes
+    assert work["fused"].kernels <= most_kernels * work["eager"].kernels
+    assert work["fused"].flops == work["eager"].flops
+
+
+def test_an_older_card_takes_more_memory_than_a_newer_one_and_less_than_separate_operations() -> None:
+    step = StepOnMeta(Networks(translator=CycleGANConfig(), optimizer=Optimizers()), (3, 3),
+                      Stage(resolution=256, images=1))
+    peak = {}
+    for path in ("eager", "plain", "fused"):
+        with computed_by(path):
+            peak[path] = step.measure(memory.PLANS["split"], "fp16", "cuda", 1).peak_bytes
+    assert 0.9 * peak["plain"] < peak["fused"] < peak["plain"] < 0.95 * peak["eager"]

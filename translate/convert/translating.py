@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from translate import tiling
-from translate.available_memory import Available, give_back_freed
+from translate.available_memory import Available, usable_memory
 from translate.convert.label_rows import LabelRows
-from translate.convert.memory_share import usable_memory
 from translate.convert.scaling import Scaling
 from translate.errors import DoesNotFit, ImageError
 from translate.images.pages import Page
@@ -27,11 +26,9 @@ from translate.images.tensors import to_tensor
 from translate.precision import Format, autocast, choose_device, choose_precision
 from translate.runs.release import Release
 from translate.sizes import format_bytes, num_bytes
+from translate.tiling.where_it_fits import lacking
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-# No generator takes more bytes for a pixel of an image at once (ResNet-9 of the published width takes 900): where even
-# so many fit, nothing needs to be forecast. An image is padded to what its network takes at least.
-MOST_BYTES_PER_PIXEL, LEAST_SIDE = 16_384, 256
 
 
 @dataclass(frozen=True)
@@ -101,22 +98,10 @@ class Translating:
         if self.device.type == "cuda":
             return Way()
 
-        # At once, if that fits.
-        room = self.room()
-        if max(height, LEAST_SIDE) * max(width, LEAST_SIDE) * MOST_BYTES_PER_PIXEL + beside <= room.bytes:
+        why = lacking(self.release.generator, shape, self.room, beside, beside_whole)
+        if why is None:
             return Way()
-        give_back_freed()
-        room = self.room()
-        try:
-            whole = tiling.whole_bytes(self.release.generator, shape) + beside + beside_whole
-        except Exception:  # a network that cannot run without values tells nothing of what it takes
-            return Way()
-        if whole <= room.bytes:
-            return Way()
-
-        # In strips, if those fit.
-        lacking = f"at once it would take {format_bytes(whole)}, and {format_bytes(room.bytes)} may be taken: " \
-                  f"{room.limit_from}"
+        room = why.room
         try:
             strips = self._strips(shape, max(room.bytes - beside, 1))
         except DoesNotFit as error:
@@ -124,8 +109,8 @@ class Translating:
             raise DoesNotFit(f"{error.what}. {format_bytes(room.bytes)} may be taken{also}: {room.limit_from}",
                              advice="free memory, or use a machine with more") from error
         except tiling.TilingError as error:
-            raise DoesNotFit(f"{lacking}; and it cannot be computed in strips: {error}") from error
-        return Way(strips, lacking)
+            raise DoesNotFit(f"{why}; and it cannot be computed in strips: {error}") from error
+        return Way(strips, str(why))
 
     @property
     def num_planes(self) -> int:

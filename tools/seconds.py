@@ -2,6 +2,7 @@
 
     python tools/seconds.py           # the steps of docs/benchmarks-recipes.md and docs/benchmarks.md, of an H200
     python tools/seconds.py --cpu     # and small ones of this CPU, one thread, in a minute
+    python tools/seconds.py --gpus    # the GPUs that have names
 
 An H200 is predicted by its published numbers, and with layers whose norms, activations and paddings are operations of
 their own, as they were when it was measured; this CPU by its measured numbers. Time on the CPU is the processor's, so
@@ -30,7 +31,7 @@ from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.normalised import computed_by
 from translate.optimizers import Optimizers
 from translate.recipe import Stage, find_recipe, load_recipe
-from translate.training.gpus import gpu_named
+from translate.training.gpus import GPUS, gpu_named
 from translate.training.machine import processor
 from translate.training.plan import predict
 from translate.training.speeds import MOVING, Speed, measured, published
@@ -57,7 +58,14 @@ class Compared(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cpu", action="store_true", help="also measure steps of this CPU")
+    parser.add_argument("--gpus", action="store_true", help="print what is published of GPUs, and no more")
     asked = parser.parse_args()
+    if asked.gpus:
+        print("| GPU | memory, GB | fp16, TFLOP/s | bf16 | fp32 | bandwidth, TB/s | share of TFLOP/s that is reached |")
+        print("|---" * 7 + "|")
+        for gpu in GPUS:
+            print("| " + " | ".join("–" if value is None else str(value) for value in gpu) + " |")
+        return
     h200 = replace(published(gpu_named("H200"), "fp16"), moving=MOVING["apart"])
     print(f"{datetime.date.today().isoformat()}: an H200, by its published numbers and as it was measured\n")
     with computed_by("eager"):

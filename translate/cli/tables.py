@@ -70,7 +70,7 @@ def plan_table(planned: Any) -> Table:
 
     An arrow stands at the plan that a training takes.
     """
-    budget = planned.budget
+    budget = planned.gpu.budget
     table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "speed", "time",
                   *(["fits"] if budget else []), title_justify="left",
                   title=f"CUDA, {planned.precision}{f', {planned.usable}' if budget else ''}")

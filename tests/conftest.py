@@ -52,8 +52,9 @@ def toy_pairs(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_prepared_data(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What `make demo` has prepared in this checkout is not there for tests."""
+    """What `make demo` has prepared in this checkout, and what this user's machine knows, is not there for tests."""
     os.environ["DIPTYCH_DATA"] = str(tmp_path_factory.mktemp("data"))
+    os.environ["DIPTYCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import resource
-import struct
 import sys
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from tests.bombs import BOMBS, false_header, huge_tile, peak_bytes
 from tests.commands import call
 from tests.conversions import SERVER, Identity, fill, last_rows, noise, release_of, tiny_release
 from tests.live_bytes import LiveBytes
@@ -40,17 +39,6 @@ from translate.networks.weights import initialise
 from translate.runs.release import Release
 
 MB = 10**6
-
-
-def false_header(folder: Path, width: int = 14_000, height: int = 14_000) -> Path:
-    """A JPEG of a few bytes that says it has 196 megapixels."""
-    file = io.BytesIO()
-    Image.fromarray(noise(64, 64)).save(file, "JPEG")
-    content = file.getvalue()
-    at = content.index(b"\xff\xc0") + 5
-    path = folder / "001-false.jpg"
-    path.write_bytes(content[:at] + struct.pack(">HH", height, width) + content[at + 4:])
-    return path
 
 
 def photographs(folder: Path, side: int) -> None:
@@ -215,37 +203,13 @@ def test_the_command_says_that_images_went_in_strips(tmp_path: Path, left, said:
 # ---- decoding
 
 
-def huge_tile(path: Path) -> None:
-    """16×16 pixels in a tile of 32768×32768: 3 MB that unpack to 2 GB."""
-    tifffile.imwrite(path, np.zeros((16, 16), np.uint16), tile=(16, 16), compression="zlib")
-    content = bytearray(path.read_bytes())
-    with tifffile.TiffFile(path) as tiff:
-        for name in ("TileWidth", "TileLength"):
-            tag = tiff.pages[0].tags[name]
-            size = 4 if tag.dtype == 4 else 2
-            content[tag.valueoffset:tag.valueoffset + size] = (32768).to_bytes(size, "little")
-    path.write_bytes(content)
-
-
-def endless_strip(path: Path) -> None:
-    """16×16 pixels whose strip unpacks to 500 MB."""
-    pack = zlib.compressobj(1)
-    strip = b"".join(pack.compress(bytes(10**7)) for _ in range(50)) + pack.flush()
-    tifffile.imwrite(path, iter([strip]), shape=(16, 16), dtype=np.uint16, rowsperstrip=16, compression="zlib")
-
-
-def lying_jpeg_tile(path: Path) -> None:
-    """16×16 pixels in a tile that is a JPEG of 30000×30000, by its own header."""
-    tifffile.imwrite(path, iter([false_header(path.parent, 30_000, 30_000).read_bytes()]), shape=(16, 16, 3),
-                     dtype=np.uint8, tile=(16, 16), compression="jpeg", photometric="rgb")
-
-
-@pytest.mark.parametrize("make", [huge_tile, endless_strip, lying_jpeg_tile])
+@pytest.mark.parametrize("make", BOMBS)
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_a_file_takes_no_more_than_its_size_needs(tmp_path: Path, make, by_rows: bool) -> None:
     """A TIFF of 16×16 pixels and 3 MB took 2 GB, in the decoder's process and with `--workers 0`."""
     make(path := tmp_path / "x.tif")
-    release = release_of(Identity(), 3 if make is lying_jpeg_tile else 1, 8 if make is lying_jpeg_tile else 16)
+    channels, bits = BOMBS[make]
+    release = release_of(Identity(), channels, bits)  # type: ignore[arg-type]
     before = peak_bytes("self")
     summary = convert(path, tmp_path / "out", release, workers=0, memory="500MB" if by_rows else None)
     assert peak_bytes("self") - before < 300 * MB
@@ -253,15 +217,6 @@ def test_a_file_takes_no_more_than_its_size_needs(tmp_path: Path, make, by_rows:
     assert summary.converted + len(summary.failed) == 1
     if make is huge_tile:
         assert "tiles of 32768×32768, above the limit" in summary.failed[0].message
-
-
-def peak_bytes(process: object) -> int:
-    """The most that a process has had in memory since the last call."""
-    status = Path(f"/proc/{process}/status").read_text()
-    found = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in status.splitlines()
-             if line.startswith(("VmHWM", "VmRSS"))}
-    Path(f"/proc/{process}/clear_refs").write_text("5")
-    return found["VmHWM"]
 
 
 def test_what_is_allocated_beyond_the_bound_is_an_error_and_later_there_is_no_bound(tmp_path: Path) -> None:

@@ -13,16 +13,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
+from PIL import Image
 
+from tests.bombs import BOMBS, black_square, endless_colours, endless_strip, false_header, huge_tile, peak_bytes
+from tests.conversions import noise
 from tests.runs import Silent, final_state, pix2pix_recipe
-from translate.data import PairedConfig, batches
+from translate.available_memory import Available
+from translate.data import PairedConfig, UnpairedConfig, batches
+from translate.data.labels import Labelling
 from translate.data.samples import Samples
-from translate.errors import DataError, Stopped, TranslateError
+from translate.errors import DataError, ImageError, Stopped, TranslateError
 from translate.foreign import read_lines
+from translate.images import decoding_memory
+from translate.images.reading import ImageConfig, read_image
 from translate.recipe import Recipe
 from translate.runs.checkpoint import newest_checkpoint
 from translate.schema import validate
@@ -268,3 +277,52 @@ def test_a_fault_of_this_process_is_not_said_to_be_a_lost_worker(data: Path) -> 
         patch.setattr("translate.data.stream.Stream.__getitem__", fail)
         with pytest.raises(OSError, match="of the caller"):
             next(unequal)
+
+
+# -- files that hold more than there is room for -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "workers"), [*((make, 0) for make in BOMBS), (endless_colours, 1)])
+def test_a_file_that_unpacks_to_gigabytes_is_one_unreadable_file(
+        make: Callable[[Path], None], workers: int, tmp_path: Path) -> None:
+    """Decoding was bounded in a conversion alone: a TIFF of 16×16 pixels and 3 MB had a training killed."""
+    channels, bits = BOMBS[make]
+    for side in "ab":
+        (tmp_path / side).mkdir()
+        for name in ("0", "1"):
+            tifffile.imwrite(tmp_path / side / f"{name}.tif", noise(16, 16, channels, dtype=(
+                np.uint8 if bits == 8 else np.uint16)).squeeze(), photometric="rgb" if channels == 3 else "minisblack")
+    image = {"channels": channels, "bits": bits}
+    config = UnpairedConfig.model_validate({"kind": "unpaired", "a": tmp_path / "a", "b": tmp_path / "b",
+                                            "image_a": image, "image_b": image, "resize": None, "augment": [],
+                                            "on_unreadable": "skip"})
+    samples = config.build("train", tmp_path)
+    make(tmp_path / "a/1.tif")
+    peak_bytes("self")
+    before = peak_bytes("self")
+    read = list(batches(samples, seed=0, start=0, stop=6, batch_size=2, size=(16, 16), workers=workers))
+    assert peak_bytes("self") - before < 300e6
+    places = {str(error.path) for batch in read for error in batch.unreadable}
+    assert len(read) == 3 and places <= {str(tmp_path / "a/1.tif")}
+    assert places or make is endless_strip  # of which only the image is decoded, where the library can stop
+
+
+def test_a_label_map_that_unpacks_to_gigabytes_is_an_error(tmp_path: Path) -> None:
+    huge_tile(tmp_path / "x.tif")
+    peak_bytes("self")
+    before = peak_bytes("self")
+    with pytest.raises(ImageError):
+        Labelling(classes=2).read(tmp_path / "x.tif")
+    assert peak_bytes("self") - before < 300e6
+
+
+def test_an_image_for_which_there_is_no_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no process that the system kills, which would end the training without a word."""
+    monkeypatch.setattr(decoding_memory, "available_bytes", lambda: Available(200 * 10**6, "a test's memory"))
+    black_square(tmp_path / "black.tif")
+    assert (tmp_path / "black.tif").stat().st_size < 10**6
+    for path, size in ((tmp_path / "black.tif", 14_000), (false_header(tmp_path, 5000, 5000), 5000)):
+        with pytest.raises(ImageError, match=rf"is {size}×{size}; decoding it takes .* taken \(a test's memory\)"):
+            read_image(path, ImageConfig())
+    Image.new("L", (40, 30)).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png", ImageConfig(channels=1)).shape == (30, 40, 1)

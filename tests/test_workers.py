@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from tests.conversions import Identity, fill, noise, release_of, tiny_release, tree
@@ -18,6 +20,7 @@ from translate.available_memory import Available
 from translate.convert import convert, memory_share, saving
 from translate.convert.memory_share import MemoryShare
 from translate.convert.workers import MOST_WORKERS, workers_by_cores
+from translate.data import loading
 from translate.errors import UsageError
 from translate.images.decoding import decode
 from translate.images.writing import write_image
@@ -62,6 +65,23 @@ def test_auto_is_one_for_each_core_of_this_process(monkeypatch: pytest.MonkeyPat
         found.append(workers_by_cores())
         assert found[-1] * processes <= num_cores
     assert found == [0, 2, 0, 4, 2, MOST_WORKERS, 8]
+
+
+def test_loaders_of_all_processes_are_no_more_than_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two, as it was for everybody, waited for each other in a container of one core, and left 62 of 64 idle."""
+    cpu, gpu, found = torch.device("cpu"), torch.device("cuda"), []
+    monkeypatch.setattr(loading, "SHARED_MEMORY", tmp_path / "none")
+    for num_cores, processes in ((1, 1), (2, 1), (4, 1), (4, 2), (4, 4), (64, 1), (64, 4)):
+        monkeypatch.setattr(cores, "num_cores", lambda num_cores=num_cores: num_cores)
+        found.append(tuple(loading.workers_for("auto", device, processes) for device in (cpu, gpu)))
+        assert max(found[-1]) * processes <= num_cores
+    assert found == [(0, 1), (1, 2), (2, 4), (1, 2), (0, 1), (2, 8), (2, 8)]
+    assert loading.workers_for(3, cpu, 2) == 3  # who names a number gets it
+
+    # Batches wait in shared memory; a container has 64 MB of it unless it asks for more.
+    monkeypatch.setattr(loading, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=64 * MB))
+    assert [loading.workers_for("auto", gpu, 1, num_bytes) for num_bytes in (MB, 4 * MB, 100 * MB)] == [8, 4, 1]
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Where prepared data sets, and the cards and recipes that are shipped, lie on this machine."""
+"""Where prepared data sets, the cards and recipes that are shipped, and the user's cache lie on this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from pathlib import Path
 def data_root() -> Path:
     """Return the folder of prepared data sets: the one `DIPTYCH_DATA` names, or else `data` in the current one."""
     return Path(os.environ.get("DIPTYCH_DATA") or "data")
+
+
+def cache_folder() -> Path:
+    """Return the folder of what need not be found out twice on this machine: what `DIPTYCH_CACHE` names, or else
+    `diptych` in the user's cache."""
+    users = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(os.environ.get("DIPTYCH_CACHE") or Path(users) / "diptych")
 
 
 def card_files() -> list[Path]:

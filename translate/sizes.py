@@ -1,4 +1,4 @@
-"""Sizes of memory as text, read from what people write and written for people; and speeds."""
+"""Sizes of memory as text, read from what people write and written for people; speeds and durations."""
 
 from __future__ import annotations
 
@@ -34,3 +34,13 @@ def format_speed(per_second: float, unit: str = "images") -> str:
     if 0 < per_second < 1:
         return f"{1 / per_second:.1f} s/{unit.removesuffix('s')}"
     return f"{per_second:.1f} {unit}/s"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as text, in the unit that suits it: `40 s`, `12 min`, `3.4 h`, `2.1 days`."""
+    for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds < most * length:
+            amount = seconds / length
+            return f"{amount:.1f} {unit}" if unit == "h" and amount < 9.95 else f"{amount:.0f} {unit}"
+    days = seconds / 86400
+    return f"{days:.1f} days" if days < 9.95 else f"{days:,.0f} days"

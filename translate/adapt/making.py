@@ -47,6 +47,7 @@ from translate.convert import LEDGER, Entry, Shard, convert
 from translate.convert.ledger import Ledger
 from translate.convert.scaling import Resize
 from translate.data.labelled import Labelled
+from translate.data.loading import workers_for
 from translate.data.samples import shape_in
 from translate.data.scale import Scale, measured, thinned
 from translate.data.transforms import loaded
@@ -192,7 +193,7 @@ def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], h
     if not seen:
         raise DataError("holds too few images to train the judge on", source.images)
     return kept_task(home / "judge", adaptation_of(recipe).task, examples.part(seen), SEED_OF_JUDGE, where,
-                     recipe.workers, lambda done, total: report.progress(done, total, "judge", {}))
+                     workers_for(recipe.workers, where), lambda done, total: report.progress(done, total, "judge", {}))
 
 
 def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, release: Release, made: Translations,

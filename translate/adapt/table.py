@@ -38,6 +38,7 @@ from translate.adapt.table_data import TableData, find_table_data
 from translate.adapt.tasks import confusions, train_task
 from translate.adapt.translators import adaptation_of, numbered
 from translate.data.hashing import stable_hash
+from translate.data.loading import workers_for
 from translate.data.transforms import adapted, at_resolution_of
 from translate.errors import visible
 from translate.evaluation.heldout import evenly_spaced
@@ -160,7 +161,7 @@ def run_row(recipe: Recipe, data: TableData, row: RowName, seed: int, where: tor
     adapt = adaptation_of(recipe)
     variant = seed % len(data.translated)
     examples = examples_for(data, row, seed, data.translated[variant])
-    network = train_task(adapt.task, examples, seed, where, recipe.workers,
+    network = train_task(adapt.task, examples, seed, where, workers_for(recipe.workers, where),
                          lambda done, total: report.progress(done, total, f"{row}, seed {seed}", {}))
     confusion = np.sum(confusions(network, data.target_test, where), axis=0)
     result: dict[str, Any] = {"confusion": confusion.astype(int).tolist()}

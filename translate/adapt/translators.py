@@ -11,6 +11,7 @@ from translate.adapt.examples import Examples
 from translate.adapt.kept import MADE_FROM, TaskRecord, read_record, write_record
 from translate.adapt.tasks import kept_task
 from translate.data.labelled import Labelled
+from translate.data.loading import workers_for
 from translate.errors import RECIPE_PLACEHOLDER, DocumentError, Mistake, RecipeError, RunError, Stopped
 from translate.networks.tasks import RECORD, read_task
 from translate.recipe import Adaptation, Recipe, differences
@@ -116,7 +117,8 @@ def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Re
         return
     begun = next((path.parent for path in sorted(home.glob(f"translator*/{RECIPE_FILE}"))), None)
     if begun is None:
-        kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where, recipe.workers,
+        kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where,
+                  workers_for(recipe.workers, where),
                   lambda done, total: report.progress(done, total, "task network", {}))
 
     found = None if read_task(task) is None else read_record(task / RECORD, TaskRecord)

@@ -31,6 +31,9 @@ Overrides = Annotated[list[str] | None, typer.Option(
     "--set", metavar="A.B=C", help="Change a field of the recipe; repeatable.")]
 CardMemory = Annotated[str | None, typer.Option(
     "--memory", help="The size of the GPU to plan for, such as 8GB.", show_default="the one there is")]
+PlannedGPU = Annotated[str | None, typer.Option(
+    "--gpu", help="The GPU to plan for: its name, such as \"RTX 4090\", or the size of its memory.",
+    show_default="the one there is")]
 RecipePrecision = Annotated[str | None, typer.Option(
     "--precision", help="auto, fp32, bf16 or fp16.", show_default="the recipe's", callback=_precision_words)]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", callback=_precision_words)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from translate.cli.console import Table
-from translate.sizes import format_bytes
+from translate.sizes import format_bytes, format_duration, format_speed
 
 
 def preservation_table(report: dict[str, Any], title: str) -> Table:
@@ -71,7 +71,7 @@ def plan_table(planned: Any) -> Table:
     An arrow stands at the plan that a training takes.
     """
     budget = planned.budget
-    table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "compute",
+    table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "speed", "time",
                   *(["fits"] if budget else []), title_justify="left",
                   title=f"CUDA, {planned.precision}{f', {planned.usable}' if budget else ''}")
     for of_stage in planned.stages:
@@ -86,9 +86,9 @@ def plan_table(planned: Any) -> Table:
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)
             fits = [] if budget is None else ["yes" if missing <= 0 else f"{format_bytes(missing)} too much"]
-            table.add_row(*heading, f"{'→' if chosen else ' '} {name}", format_bytes(each.peak_bytes),
-                          f"{each.compute:.2f}×", *fits, end_section=each is of_stage.predictions[-1],
-                          style="bold" if chosen else "")
+            times = format_speed(1 / each.seconds), format_duration(3600 * planned.hours(of_stage, each))
+            table.add_row(*heading, f"{'→' if chosen else ' '} {name}", format_bytes(each.peak_bytes), *times, *fits,
+                          end_section=each is of_stage.predictions[-1], style="bold" if chosen else "")
             heading = [""] * len(heading)
     return table
 

@@ -11,7 +11,7 @@ import typer
 
 from translate.cli import console
 from translate.cli.console import as_errors_of_recipe, say, say_table
-from translate.cli.options import CardMemory, OptionalRecipe, Overrides, Recipe, RecipePrecision, one_of
+from translate.cli.options import CardMemory, OptionalRecipe, Overrides, PlannedGPU, Recipe, RecipePrecision, one_of
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
 from translate.errors import DoesNotFit, RunError, UsageError, visible
@@ -115,11 +115,12 @@ def new(
 def plan(
     recipe: Recipe,
     memory: CardMemory = None,
+    gpu: PlannedGPU = None,
     precision: RecipePrecision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Say what every stage will need under every memory plan, on a CUDA card, before anything runs.
+    """Say what every stage will need under every memory plan, and for how long, on a GPU, before anything runs.
 
     Precision auto is planned as fp16.
     """
@@ -128,12 +129,12 @@ def plan(
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     with Display("plan", console.err, unit="predictions") as display:
-        planned = plan_for_gpu(chosen, memory, precision, display.count)
+        planned = plan_for_gpu(chosen, memory, precision, display.count, gpu)
     if as_json:
         say(json.dumps(planned.as_json(), indent=2))
     else:
         say_table(plan_table(planned))
-        for line in planned.glosses:
+        for line in [*planned.times, *planned.glosses]:
             say(line)
         if planned.with_consistency:
             say("with the network of the consistency loss, as `translate adapt make` trains; `translate train` alone "
@@ -141,7 +142,7 @@ def plan(
         for line in planned.enlarged:
             say(f"warning: {line}")
         if planned.budget is None:
-            say("add --memory 8GB to see what fits a card of that size")
+            say("add --memory 8GB to see what fits a GPU of that size")
     if planned.misfits:
         raise DoesNotFit("\n".join(planned.misfits))
 

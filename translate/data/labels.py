@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from translate.errors import ImageError
+from translate.images.decoding import pillow_info
+from translate.images.decoding_memory import bounded
 from translate.images.pictures import MAX_PIXELS, PILLOW_LIMIT, as_image_errors, open_image
 from translate.images.png_chunks import without_bad_chunks
 
@@ -34,7 +37,8 @@ def read_labels(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise ImageError(path, "read", f"not a label map; expected one of {', '.join(LOSSLESS)}") from None
         if image.width * image.height > max_pixels:
             raise ImageError(path, "read", f"is {image.width}×{image.height}, above the limit of {max_pixels:,} pixels")
-        return numbers_of(image, path)
+        with bounded(pillow_info(image, readable), os.fstat(file.fileno()).st_size, path):
+            return numbers_of(image, path)
 
 
 def numbers_of(image: Image.Image, path: Path) -> np.ndarray:

@@ -9,7 +9,9 @@ finished nor saved. `load` does none of this, and leaves no worker behind.
 from __future__ import annotations
 
 import functools
+import math
 import multiprocessing
+import shutil
 import signal
 import threading
 import time
@@ -19,11 +21,12 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from translate.cores import cores_for_each
 from translate.data.transforms import use_one_thread
 from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError, TranslateError
 
@@ -32,7 +35,28 @@ TIMEOUT_SECONDS = 600.0
 SECONDS_TO_HEAR_OF_A_DEATH = 1.0
 CHECK_ALL = f"`translate data check {RECIPE_PLACEHOLDER}` finds all files that cannot be used"
 UNREADABLE_SHARE = 0.05  # of the files of a split: more of them are no accident, and the data would be others
+MOST_ON_CPU, MOST_FOR_A_GPU = 2, 8  # workers of `auto`
+SHARED_MEMORY = Path("/dev/shm")
+WAITING_BATCHES = 2  # of each worker: what torch's loader asks for ahead
 BatchType = TypeVar("BatchType")
+
+
+def workers_for(asked: int | Literal["auto"], device: torch.device, num_processes: int = 1,
+                batch_bytes: int = 0) -> int:
+    """Return how many processes load images for each of the `num_processes` that train.
+
+    `auto` takes the cores of each for a GPU, and half of them, two at most, where the step computes with them: none on
+    a single core. Batches of `batch_bytes` wait in shared memory, of which containers often have 64 MB: where there
+    would be no room, they are fewer.
+    """
+    if asked != "auto":
+        return asked
+    cores = cores_for_each(num_processes)
+    if device.type == "cpu":
+        return min(cores // 2, MOST_ON_CPU)
+    room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
+    fitting = room // (2 * WAITING_BATCHES * batch_bytes * num_processes) if batch_bytes else math.inf
+    return int(max(1, min(cores, MOST_FOR_A_GPU, fitting)))
 
 
 class Loadable(Dataset, ABC):
@@ -103,7 +127,8 @@ def load(samples: Loadable, shares: Shares, collate: Callable[[Sequence[Any]], B
     others = set(multiprocessing.active_children())
     loader: DataLoader = DataLoader(
         samples, batch_sampler=shares, num_workers=workers, collate_fn=functools.partial(_collated, collate),  # type: ignore[arg-type]
-        pin_memory=pin_memory, timeout=timeout if workers else 0, worker_init_fn=_enter_worker,
+        prefetch_factor=WAITING_BATCHES if workers else None, timeout=timeout if workers else 0,
+        pin_memory=pin_memory, worker_init_fn=_enter_worker,
         generator=torch.Generator())  # its own: else every start would draw from the generator of the training
 
     # Block signals while workers start: one killed before it ignores SIGTERM would hang the parent.

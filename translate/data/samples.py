@@ -60,6 +60,11 @@ class Samples:
     def __len__(self) -> int:
         return max(len(self.files_a), len(self.files_b))
 
+    @property
+    def num_planes(self) -> int:
+        """How many channels the two tensors of a sample have together."""
+        return self.image_a.channels + self.image_b.channels
+
     def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
         """Return the stored images of one sample, each (H, W, C), of which one crop is taken. Raises `ImageError`."""
         return [read_image(self.files_a[index_a], self.image_a), read_image(self.files_b[index_b], self.image_b)]
@@ -142,6 +147,10 @@ class LabelSamples(Samples):
                  labelling: Labelling):
         super().__init__(loading, split, files_a, files_b)
         self.labelling = labelling
+
+    @property
+    def num_planes(self) -> int:
+        return self.labelling.channels + self.image_b.channels
 
     def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
         return [self.labelling.read(self.files_a[index_a]), read_image(self.files_b[index_b], self.image_b)]

@@ -30,7 +30,7 @@ from translate.available_memory import Available
 from translate.errors import ImageError, TranslateError
 from translate.images import row_readers
 from translate.images.decoding import Picture, decode, inspect, read_content
-from translate.images.decoding_memory import at_most, decoding_bytes
+from translate.images.decoding_memory import decoding_bytes
 from translate.images.pictures import as_image_errors, check_size, open_image
 from translate.images.png_chunks import without_bad_chunks
 from translate.images.row_readers import FilePage, PageHead
@@ -121,13 +121,11 @@ class Head:
 
     num_pages         of a TIFF whose pages are images each; else 0
     by_rows           whether it is to be read by rows, whatever it takes
-    decoding_bytes    what decoding it takes, if its head is true
-    bytes_in_flight   the same, and what the image takes until its output is written
+    bytes_in_flight   what it takes, if its head is true, to decode it and until its output is written
     """
 
     num_pages: int
     by_rows: bool
-    decoding_bytes: int
     bytes_in_flight: int
 
 
@@ -138,7 +136,7 @@ def head_of(request: Request) -> Head:
     is_paged = info.format == "TIFF" and request.labels is None and not request.stacked
     num_pages = info.frames if is_paged else 0
     needed = decoding_bytes(info, size) * (info.frames if request.stacked else 1)
-    return Head(num_pages, num_pages > 1 or (num_pages == 1 and request.by_rows), needed,
+    return Head(num_pages, num_pages > 1 or (num_pages == 1 and request.by_rows),
                 needed + info.width * info.height * request.pixel_bytes)
 
 
@@ -159,13 +157,12 @@ def read_file(request: Request) -> Answer:
         return Answer(key, None, head.num_pages)
     if head.bytes_in_flight > request.max_bytes:
         return Answer(key, None, 1)
-    with at_most(head.decoding_bytes, request.path):
-        if request.labels is None:
-            content = read_content(request.path)
-            return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
-        with open_image(request.path) as file:
-            _, notes = without_bad_chunks(file, request.path)
-        return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels), notes=notes))
+    if request.labels is None:
+        content = read_content(request.path)
+        return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
+    with open_image(request.path) as file:
+        _, notes = without_bad_chunks(file, request.path)
+    return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels), notes=notes))
 
 
 class DecoderProcess:

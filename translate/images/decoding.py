@@ -28,6 +28,7 @@ import tifffile
 from PIL import Image, ImageCms, features
 
 from translate.errors import ImageError, MissingExtra
+from translate.images.decoding_memory import bounded
 from translate.images.dicoms import MARK, decode_dicom, dicom_info, is_dicom
 from translate.images.metadata import checked_profile, exif_of, metadata_of
 from translate.images.pictures import (
@@ -75,7 +76,7 @@ def inspect(path: Path) -> ImageInfo:
         file.seek(0)
         readable, _ = without_bad_chunks(file, path)
         with _opened(readable, path) as image:
-            return _pillow_info(image, readable)
+            return pillow_info(image, readable)
 
 
 def read_content(path: Path) -> bytes:
@@ -106,28 +107,35 @@ def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS, stacked: bo
                 return decode_page(pages[0], file, path, max_pixels)
 
         if is_dicom(content):
-            return decode_dicom(content, path, max_pixels)
+            with bounded(dicom_info(content, path), len(content), path):
+                return decode_dicom(content, path, max_pixels)
 
         # Anything else is Pillow's. Only what has passed the checks of size and kind is decoded.
         readable, notes = without_bad_chunks(file, path)
         with _opened(readable, path) as image:
-            info = _pillow_info(image, readable)
+            info = pillow_info(image, readable)
             check_size(info, path, max_pixels)
             _check_still(info.frames, path)
             check_kind(info, path)
-            image.load()
-            deep = info.format == "PNG" and info.bits == 16
-            about = metadata_of(image, content)
-            if deep:
-                readable.seek(0)
-                pixels, alpha = _decode_deep_png(readable.read(), image)
-            else:
-                pixels, alpha = _decode_pillow(image, path)
+            with bounded(info, len(content), path):
+                picture = _decode_opened(image, info, readable, content, path)
+            return replace(picture, notes=(*notes, *picture.notes))
 
-            # Turned upright once: the EXIF that goes along has no orientation any more.
-            return Picture(path, rotate_upright(pixels, about.orientation),
-                           None if alpha is None else rotate_upright(alpha, about.orientation),
-                           icc=about.icc, exif=about.exif, dpi=about.dpi, notes=(*notes, *about.notes))
+
+def _decode_opened(image: Image.Image, info: ImageInfo, file: BinaryIO, content: bytes, path: Path) -> Picture:
+    """Decode what Pillow has opened, `file`: the `content` of one that may have been mended."""
+    image.load()
+    about = metadata_of(image, content)
+    if info.format == "PNG" and info.bits == 16:
+        file.seek(0)
+        pixels, alpha = _decode_deep_png(file.read(), image)
+    else:
+        pixels, alpha = _decode_pillow(image, path)
+
+    # Turned upright once: the EXIF that goes along has no orientation any more.
+    return Picture(path, rotate_upright(pixels, about.orientation),
+                   None if alpha is None else rotate_upright(alpha, about.orientation),
+                   icc=about.icc, exif=about.exif, dpi=about.dpi, notes=about.notes)
 
 
 def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Picture:
@@ -136,6 +144,11 @@ def decode_page(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Pictu
     check_size(info, path, max_pixels)
     check_segments(page, path, max_pixels)
     check_kind(info, path)
+    with bounded(info, page.parent.filehandle.size, path):
+        return _page_whole(page, file, path, max_pixels)
+
+
+def _page_whole(page: Any, file: BinaryIO, path: Path, max_pixels: int) -> Picture:
     if not pillow_reads(page):
         return TiffRowReader(page, path, max_pixels).whole()
     geo = geo_tags(page, path)
@@ -211,7 +224,7 @@ def _brands(file: BinaryIO) -> set[bytes]:
     return {box[:4], *(box[at:at + 4] for at in range(8, len(box), 4))}
 
 
-def _pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
+def pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
     """Return what a file that Pillow has opened says of itself."""
     assert image.format is not None
     width, height = image.size

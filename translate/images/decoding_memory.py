@@ -2,7 +2,8 @@
 
 Two things may go wrong. An honest image may be larger than what is left of the memory: `decoding_bytes` says so in
 time. And a file may hold far more than its head says (a strip of 16×16 pixels that unpacks to gigabytes, a picture
-inside a tile that has a size of its own): no library bounds all of that, so `at_most` bounds the process.
+inside a tile that has a size of its own): no library bounds all of that, so `at_most` bounds the process. All that
+decodes whole images does both (`bounded`), in a conversion as in a training.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from translate.available_memory import Available
+from translate.available_memory import Available, available_bytes
 from translate.errors import ImageError
 from translate.images.pictures import ImageInfo
 from translate.sizes import format_bytes
@@ -24,6 +25,7 @@ from translate.sizes import format_bytes
 COPIES = 7
 GREY_MODES = ("1", "L", "I;16", "I;16B")  # of Pillow, which keeps them in the bytes of their samples
 _ONE_AT_A_TIME = threading.RLock()
+ASKED_FROM_BYTES = 250_000_000  # an image that takes less is decoded without asking what is left
 SPARE_BYTES = 200_000_000  # what the libraries may take for themselves, over what an image should need
 
 
@@ -41,6 +43,19 @@ def check_memory(info: ImageInfo, file_bytes: int, path: Path, room: Available |
         raise ImageError(path, "read", f"is {info.size}; decoding it takes {format_bytes(needed)}, and "
                          f"{format_bytes(room.bytes)} may be taken ({room.limit_from}); free memory, or save it as a "
                          "TIFF in tiles, which is read by rows")
+
+
+@contextmanager
+def bounded(info: ImageInfo, file_bytes: int, path: Path) -> Iterator[None]:
+    """Let a block decode a file with what this takes by its head and no more. Raises `ImageError`.
+
+    So also where that is more than there is: the system would kill this process, or another one.
+    """
+    needed = decoding_bytes(info, file_bytes)
+    if needed > ASKED_FROM_BYTES:
+        check_memory(info, file_bytes, path, available_bytes())
+    with at_most(needed, path):
+        yield
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import tifffile
 
 from translate.available_memory import Available
 from translate.images.decoding import decode, decode_page, inspect, pillow_reads, read_content
-from translate.images.decoding_memory import COPIES, at_most, check_memory, decoding_bytes
+from translate.images.decoding_memory import COPIES, at_most, check_memory
 from translate.images.pictures import SIDEWAYS_ORIENTATIONS, Picture, as_image_errors, check_size, open_image
 from translate.images.tiffs import TiffRowReader, full_pages, is_tiff, obstacle, orientation_of, page_info
 
@@ -111,9 +111,7 @@ def open_file(path: Path, max_pixels: int, room: Available | None = None) -> Ite
             info, size = inspect(path), path.stat().st_size
             check_size(info, path, max_pixels)
             check_memory(info, size, path, room)
-            with at_most(decoding_bytes(info, size), path):
-                picture = decode(read_content(path), path, max_pixels)
-            yield [FilePage.of_picture(picture)]
+            yield [FilePage.of_picture(decode(read_content(path), path, max_pixels))]
             return
         with tiff:
             tiff.filehandle.set_lock(True)
@@ -141,8 +139,7 @@ def _tiff_pages(tiff: tifffile.TiffFile, file: io.BufferedReader, path: Path, ma
 
 def _page_whole(page: Any, file: io.BufferedReader, path: Path, max_pixels: int) -> FilePage:
     """Make a page of one of tifffile's, decoded now."""
-    with at_most(decoding_bytes(page_info(page), 0), path):
-        return FilePage.of_picture(decode_page(page, file, path, max_pixels), page.parent.is_bigtiff)
+    return FilePage.of_picture(decode_page(page, file, path, max_pixels), page.parent.is_bigtiff)
 
 
 def _page_by_rows(page: Any, path: Path, max_pixels: int) -> FilePage:

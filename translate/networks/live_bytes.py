@@ -1,4 +1,4 @@
-"""Counting the bytes a computation holds: every storage from the operation that makes it until it dies.
+"""Counting what a computation holds and does: every storage from its operation until it dies, and all work.
 
 Exact on any device, and on the meta device without computing anything: there a step is only its shapes, and the count
 is a prediction. What an operation takes and gives back internally (cuDNN's workspace), the fragmentation of an
@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,20 +23,33 @@ BLOCK_BYTES = 512  # CUDA's allocator hands out multiples of it
 PLAIN: dict[str, Any] = {name: getattr(F, name) for name in ("conv2d", "conv_transpose2d", "pad")}
 
 Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
-Kind = Literal["view", "in place", "new"]
+Kind = Literal["view", "in place", "overwriting", "new"]
+OVERWRITING = {"zero_", "fill_", "copy_", "normal_", "uniform_"}  # in place, and do not read what was there
+EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}  # touch no memory
+
+
+class Work(NamedTuple):
+    """What operations ask of a device: three numbers, from which its speed makes a time."""
+
+    flops: int = 0  # of convolutions and matrix products, forward and backward, as torch.utils.flop_counter counts
+    moved_bytes: int = 0  # read and written by all other operations
+    kernels: int = 0  # started: operations that are no views
+
+    def plus(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.moved_bytes + other.moved_bytes, self.kernels + other.kernels)
+
+
+NOTHING = Work()
 
 
 class LiveBytes(TorchDispatchMode):
-    """While it is entered, counts what lives on `device` (`live`, `peak`, in bytes) and the multiplications (`flops`).
-
-    `flops` are those of torch.utils.flop_counter: convolutions and matrix products, forward and backward.
-    """
+    """While it is entered, counts what lives on `device` (`live`, `peak`, in bytes) and the `work` done."""
 
     def __init__(self, device: str):
         super().__init__()
         self.device = device
         self.live = self.peak = 0
-        self.flops = 0
+        self.flops = self.moved_bytes = self.kernels = 0
         self._run = SHAPES.run if device == "meta" else run
         self._living: dict[int, _Storage] = {}
 
@@ -49,9 +62,20 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tensors:
             self._add(tensor)
 
+    @property
+    def work(self) -> Work:
+        """What has been done so far; may be set."""
+        return Work(self.flops, self.moved_bytes, self.kernels)
+
+    @work.setter
+    def work(self, work: Work) -> None:
+        self.flops, self.moved_bytes, self.kernels = work
+
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result, flops = self._run(function, args, kwargs or {})
+        result, (flops, moved_bytes, kernels) = self._run(function, args, kwargs or {})
         self.flops += flops
+        self.moved_bytes += moved_bytes
+        self.kernels += kernels
         if isinstance(result, Tensor):
             self._add(result)
         elif isinstance(result, tuple | list):
@@ -96,25 +120,25 @@ class KnownShapes:
 
     Torch finds most shapes in Python, which is most of the time of a prediction; and a step, above all one in strips,
     comes back to the same shapes again and again, under every memory plan. Known are results that are tensors with
-    storages of their own, and how many multiplications they take.
+    storages of their own, and the work that they take.
     """
 
     capacity = 50_000  # results, in about 50 MB; then all are forgotten
 
     def __init__(self) -> None:
-        self._operations: dict[Any, tuple[Kind, dict[Any, tuple[Any, int]]]] = {}
+        self._operations: dict[Any, tuple[Kind, dict[Any, tuple[Any, Work]]]] = {}
         self._num_known = 0
 
-    def run(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
-        """Return the result of an operation on the meta device, and its multiplications."""
+    def run(self, function: Any, args: Any, kwargs: Any) -> tuple[Any, Work]:
+        """Return the result of an operation on the meta device, and its work."""
         operation = self._operations.get(function)
         if operation is None:
             operation = self._operations[function] = (_kind(function), {})
         kind, known = operation
-        if kind == "in place" and args[0].is_meta:
-            return args[0], 0
         if kind == "view":
-            return function(*args, **kwargs), 0
+            return function(*args, **kwargs), NOTHING
+        if kind != "new" and args[0].is_meta:
+            return args[0], _work_in_place(kind, args)
 
         # Anything else makes tensors, in a layout that depends on the arguments' alone.
         key = (_given(args), _given(tuple(kwargs.items()))) if kwargs else _given(args)
@@ -123,15 +147,15 @@ class KnownShapes:
         except TypeError:  # given something that has no hash
             return run(function, args, kwargs)
         if found is not None:
-            layouts, flops = found
-            return _made(layouts), flops
-        result, flops = run(function, args, kwargs)
+            layouts, work = found
+            return _made(layouts), work
+        result, work = run(function, args, kwargs)
         layouts = _layouts(result, args, kwargs)
         if layouts is not None:
-            self._remember(known, key, (layouts, flops))
-        return result, flops
+            self._remember(known, key, (layouts, work))
+        return result, work
 
-    def _remember(self, known: dict[Any, tuple[Any, int]], key: Any, found: tuple[Any, int]) -> None:
+    def _remember(self, known: dict[Any, tuple[Any, Work]], key: Any, found: tuple[Any, Work]) -> None:
         if self._num_known >= self.capacity:
             self._num_known = 0
             for _, others in self._operations.values():
@@ -152,14 +176,36 @@ def _kind(function: Any) -> Kind:
                if argument.alias_info is not None and argument.alias_info.is_write]
     first_alone = written == [schema.arguments[0].name] and isinstance(schema.arguments[0].type, torch.TensorType)
     returned = schema.name.endswith("_") and len(schema.returns) == 1 and torch.Tag.inplace_view not in function.tags
-    return "in place" if first_alone and returned else "new"
+    if not (first_alone and returned):
+        return "new"
+    return "overwriting" if _name(function) in OVERWRITING else "in place"
 
 
-def run(function: Any, args: Any, kwargs: Any) -> tuple[Any, int]:
-    """Return the result of an operation, and its multiplications."""
+def run(function: Any, args: Any, kwargs: Any) -> tuple[Any, Work]:
+    """Return the result of an operation, and its work."""
     result = function(*args, **kwargs)
     count = flop_registry.get(function._overloadpacket)
-    return result, 0 if count is None else count(*args, **kwargs, out_val=result)
+    if count is not None:
+        # A backward pass runs a kernel for each gradient.
+        num_made = sum(isinstance(value, Tensor) for value in result) if isinstance(result, tuple) else 1
+        return result, Work(count(*args, **kwargs, out_val=result), 0, num_made)
+    kind = _kind(function)
+    if kind == "view" or _name(function) in EMPTY:
+        return result, NOTHING
+    if kind != "new":
+        return result, _work_in_place(kind, args)
+    tensors = (value for value in tree_iter((args, kwargs, result)) if isinstance(value, Tensor))
+    return result, Work(0, sum(tensor.nbytes for tensor in tensors), 1)
+
+
+def _name(function: Any) -> str:
+    return str(function._overloadpacket.__name__)
+
+
+def _work_in_place(kind: Kind, args: Any) -> Work:
+    """Return the work of an operation that writes its first argument."""
+    moved = sum(value.nbytes for value in args if isinstance(value, Tensor))
+    return Work(0, moved if kind == "overwriting" else moved + args[0].nbytes, 1)
 
 
 def _given(values: Any) -> Any:

@@ -89,8 +89,18 @@ GLOSSES: dict[PlanName, str] = {
     "strips_blocks": "both: the leanest, and the slowest"}
 
 # From the most memory to the least, and from the least compute to the most. `blocks` is left out: for some networks it
-# beats `strips` (see `least_compute` in `translate.training.plan`).
+# takes less memory than `strips`.
 LADDER: tuple[PlanName, ...] = ("plain", "split", "preact", "replay", "strips", "strips_blocks")
+
+
+# Plans that do all that another does and more, and so cannot take less time than it. tests/test_speeds.py counts.
+MORE_WORK: dict[PlanName, tuple[PlanName, ...]] = {
+    "split": ("preact", "replay", "blocks", "strips", "strips_blocks"),
+    "preact": ("replay", "blocks", "strips", "strips_blocks"),
+    "replay": ("strips", "strips_blocks"),
+    "blocks": ("strips_blocks",),
+    "strips": ("strips_blocks",),
+    "strips_blocks": ()}
 
 
 def leaner(plan: Plan, networks: Collection[nn.Module], replays: bool) -> Plan | None:

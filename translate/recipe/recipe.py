@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import yaml
@@ -44,7 +44,8 @@ class Recipe(Config):
     evaluate: Evaluation = Evaluation()
     guard: GuardConfig | None = GuardConfig()  # null: nobody watches
     keep_checkpoints: int = Field(2, ge=2, le=1_000_000)
-    workers: int = Field(2, ge=0, le=256)  # processes that load images; the data stream does not depend on it
+    # processes that load images, of each process that trains; auto: by its cores. The data stream does not depend on it
+    workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     adapt: Adaptation | None = None  # for `translate adapt`
 

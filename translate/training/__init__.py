@@ -8,6 +8,7 @@ Who calls whom:
     a step          update → undo, draws, processes        what `Translator.step` asks of the machinery
     memory          memory_plans → plan → step_on_meta     which plan a stage trains under; recipe_plan, for
                                                            `translate plan`, calls plan as well
+    time            plan → speeds → gpus; hours            how long a step takes, and when a training ends
     collapse        guard, by the numbers of probe         whether a training is lost, and since when
     records         logbook → probe, machine               losses, scores, pictures, status and report
 

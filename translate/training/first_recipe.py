@@ -184,7 +184,7 @@ class Draft:
                 f"optimizer:\n"
                 f"  generator:     {{kind: adam, lr: 2.0e-4, betas: [0.5, 0.999]}}\n"
                 f"  discriminator: {{kind: adam, lr: 2.0e-4, betas: [0.5, 0.999]}}\n"
-                f"memory: auto                # the least compute that fits the card, for each stage\n"
+                f"memory: auto                # the least predicted time that fits the GPU, for each stage\n"
                 f"stages:                     # from small to full; images: how many are shown, with repeats\n{rows}"
                 f"every: {{log: 100, sample: {min(2_000, total // 20)}, checkpoint: {min(5_000, total // 10)}}}"
                 "   # in images\n")

@@ -35,6 +35,7 @@ from translate.runs.checkpoint import Progress
 from translate.runs.folder import RECIPE_FILE, RunFolder
 from translate.runs.records import Tracker, sample_grid
 from translate.training.machine import describe_machine, take_peak_bytes
+from translate.training.plan import Choice
 from translate.training.probe import Probe
 from translate.training.processes import Means, by_main_process
 from translate.translators import Translator
@@ -137,17 +138,17 @@ class Logbook:
         self.report.say(line)
         self.tracker.event(self.progress.images, what, line)
 
-    def stage_began(self, number: int, stage: Stage, translator: Translator, plan: str, line: str,
-                    predicted_bytes: int | None) -> None:
-        """Tell that stage `number` begins or goes on under the memory plan named `plan`; `line` says what it needs."""
+    def stage_began(self, number: int, stage: Stage, translator: Translator, choice: Choice, ahead: str) -> None:
+        """Tell that stage `number` begins or goes on under the memory plan of `choice`; `ahead` says until when."""
         height, width = stage.size
         self._show(stage, translator, max(MOST_CROPS * height * width, ALWAYS_WHOLE_PIXELS))
         shown = scales_in_words(self.progress.scales)
         self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: crops of {height}×{width} px{stage.level}, "
                         f"{stage.images:,} images, batch {stage.batch_size}; images are shown at {shown}")
-        self.report.say(f"memory: {line}")
-        self.tracker.event(self.progress.images, "stage", line, stage=number, plan=plan,
-                           predicted_bytes=predicted_bytes, shown=shown)
+        self.report.say(f"memory: {choice.line}")
+        self.report.say(f"time, as predicted, scoring not counted: {ahead}")
+        self.tracker.event(self.progress.images, "stage", f"memory {choice.line}", stage=number, plan=choice.plan.name,
+                           predicted_bytes=choice.peak_bytes, shown=shown)
 
     def _show(self, stage: Stage, translator: Translator, most_pixels: int) -> None:
         """Choose what the probe and the sample grids show: held-out samples as the stage shows images, but whole.

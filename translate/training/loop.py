@@ -196,7 +196,8 @@ class Run(Built):
         choice = self.plans.apply(number, self.translator)
         with self.saving_first():
             self.supply.together(lambda: self.log.stage_began(
-                number, stage, self.translator, choice.plan.name, choice.line, choice.peak_bytes))
+                number, stage, self.translator, choice, self.plans.ahead(number, self.progress.stage_images,
+                                                                         self.samples)))
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Yield this process's share of every global batch left in the stage; set the learning rate before each."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
 
 from translate.available_memory import give_back_what_will_be_freed
+from translate.data.samples import Samples
 from translate.errors import DoesNotFit
 from translate.networks import memory
 from translate.precision import Format
 from translate.recipe import Recipe
 from translate.runs.folder import RunFolder
 from translate.training import plan as planner
+from translate.training.hours import end_in_words, loading_of
 from translate.training.machine import resident_bytes
 from translate.training.processes import by_main_process
 from translate.training.update import Update
@@ -50,6 +53,10 @@ class MemoryPlans:
         self._use(choice.plan, choice.asked, number, translator)
         return choice
 
+    def ahead(self, number: int, num_done: int, samples: Samples) -> str:
+        """Return when stage `number`, of which `num_done` images are done, and the training end as predicted."""
+        return by_main_process(partial(self._ahead, number, num_done, samples), self.accelerator)
+
     @contextmanager
     def minding(self, update: Update, number: int, translator: Translator) -> Iterator[None]:
         """Adopt the plan that a step of stage `number` ended with; turn its `DoesNotFit` into one that names the stage.
@@ -67,6 +74,14 @@ class MemoryPlans:
         return planner.choose_for_run(self.recipe, number, before, self.accelerator.device, self.precision,
                                       self.accelerator.num_processes, self.gpu_memory,
                                       held_bytes=max(resident_bytes() - self.resident, 0))
+
+    def _ahead(self, number: int, num_done: int, samples: Samples) -> str:
+        left, seconds = self.recipe.stages[number:], list[float]()
+        for later, stage in enumerate(left, number):
+            loading = loading_of(samples, self.recipe, stage, self.accelerator.num_processes,
+                                 self.accelerator.device)
+            seconds.append(loading.beside(self.choices[later].seconds))
+        return end_in_words(left, seconds, num_done, datetime.now())
 
     def _use(self, plan: memory.Plan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
         """Give the networks a plan, and remember it in the run folder, with what it was chosen for if that is new."""

@@ -1,8 +1,9 @@
 """The planner: what a training will need, before it runs, and which memory plan it takes.
 
-A prediction is the peak of a step that is run as shapes (`translate.training.step_on_meta`), so 4000×4000 takes a
-second on any machine. Not counted: what cuDNN takes for its work, what the allocator loses to fragmentation, and the
-device's own context; `USABLE` leaves room for them, and on a CPU `PROCESS_BYTES` and `WORKER_BYTES` as well.
+A prediction is the peak of a step that is run as shapes (`translate.training.step_on_meta`), and the time that its work
+takes a device of a known speed (`translate.training.speeds`), so 4000×4000 takes a second on any machine. Not counted:
+what cuDNN takes for its work, what the allocator loses to fragmentation, and the device's own context; `USABLE` leaves
+room for them, and on a CPU `PROCESS_BYTES` and `WORKER_BYTES` as well.
 """
 
 from __future__ import annotations
@@ -10,28 +11,32 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from translate.available_memory import available_bytes, num_processes_here
+from translate.data.loading import workers_for
 from translate.errors import DoesNotFit
-from translate.networks.memory import LADDER, PLANS, MemoryConfig, Plan, PlanName
+from translate.networks.memory import LADDER, MORE_WORK, PLANS, MemoryConfig, Plan, PlanName
 from translate.networks.statistics import has_batch_norm
 from translate.networks.tasks import save_shapes
 from translate.networks.weights import bytes_of
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
-from translate.sizes import format_bytes, num_bytes
+from translate.sizes import format_bytes, format_speed, num_bytes
+from translate.training.hours import Loading
+from translate.training.speeds import Speed, assumed, measured
 from translate.training.step_on_meta import Device, Networks, StepOnMeta, step_on_meta
 from translate.translators import TranslatorConfig
 
 OnProgress = Callable[[int, int, str], object]  # told how many predictions are made, of how many, and what comes next
 
 USABLE = 0.8  # the share of a GPU that predictions may fill: enough where it was measured, docs/benchmarks-recipes.md
+PLAIN_GAIN = 0.05  # of the time: less is not worth the several times as much memory that plan `plain` takes
 # What processes take on a CPU besides tensors of a step (docs/memory.md): one that trains, and each that loads images.
 PROCESS_BYTES, WORKER_BYTES = 128 * 2**20, 64 * 2**20
 
@@ -43,15 +48,12 @@ class Prediction:
     plan: Plan
     peak_bytes: int  # live bytes at the worst moment of a step
     compute: float  # convolutions' multiplications relative to those of the plans that compute nothing twice
+    seconds: float  # an image
     same_as: str | None = None  # an earlier plan that does the same to these networks
 
     def fits(self, budget: int | None) -> bool:
         """Tell whether it fits into `budget` bytes; None: whatever it takes."""
         return budget is None or self.peak_bytes <= budget
-
-    def __str__(self) -> str:
-        return (f"memory plan {self.plan}: predicted peak of a step {format_bytes(self.peak_bytes)}, "
-                f"{self.compute:.2f}× compute")
 
 
 @dataclass(frozen=True)
@@ -64,19 +66,27 @@ class StagePlan:
     chosen: Prediction | None  # None: nothing fits
     advice: str  # what to change, where something does not fit
 
-    def as_json(self, budget: int | None) -> dict[str, Any]:
+    def hours(self, prediction: Prediction, loading: Loading) -> float:
+        """Return how long the stage takes under a plan, beside the loading of its images."""
+        return self.stage.images * loading.beside(prediction.seconds) / 3600
+
+    def as_json(self, budget: int | None, loading: Loading) -> dict[str, Any]:
         return {"stage": self.number + 1, "resolution": list(self.stage.size), "batch_size": self.stage.batch_size,
                 "micro_batch": self.stage.micro_batch, "chosen": self.chosen.plan.name if self.chosen else None,
+                "hours": self.hours(self.chosen, loading) if self.chosen else None,
+                "loading_seconds_an_image": loading.seconds,
                 "advice": self.advice, "plans": [{
                     "plan": each.plan.name, "strips": each.plan.num_strips if each.plan.in_strips else None,
                     "peak_bytes": each.peak_bytes, "compute": round(each.compute, 4), "same_as": each.same_as,
+                    "seconds_an_image": each.seconds, "hours": self.hours(each, loading),
                     "fits": None if budget is None else each.peak_bytes <= budget,
                     "missing_bytes": None if budget is None else max(each.peak_bytes - budget, 0),
                 } for each in self.predictions]}
 
 
 def plan_recipe(recipe: Recipe, budget: int | None, precision: Format, device: Device = "cuda",
-                on_progress: OnProgress = lambda done, total, what: None) -> list[StagePlan]:
+                on_progress: OnProgress = lambda done, total, what: None, speed: Speed | None = None
+                ) -> list[StagePlan]:
     """Predict every stage under every plan.
 
     recipe       what is to be trained
@@ -84,9 +94,10 @@ def plan_recipe(recipe: Recipe, budget: int | None, precision: Format, device: D
     precision    of the training
     device       whose autocast it has
     on_progress  told before each prediction, and at the end
+    speed        of the device that trains; None: one is assumed, as in `choose`
     """
     total = len(recipe.stages) * len(PLANS)
-    stages = [_plan_stage(recipe, number, budget, precision, device, on_progress)
+    stages = [_plan_stage(recipe, number, budget, precision, device, on_progress, speed)
               for number in range(len(recipe.stages))]
     on_progress(total, total, "")
     return stages
@@ -119,38 +130,57 @@ def refuse_what_has_no_room(recipe: Recipe) -> None:
 
 
 def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device: Device = "cuda",
-            num_processes: int = 1) -> Prediction:
-    """Predict a step of `stage` under `plan`, for one of `num_processes` equal processes."""
-    return _predict(_step_of(recipe, stage, num_processes), plan, precision, device, num_processes)
+            num_processes: int = 1, speed: Speed | None = None) -> Prediction:
+    """Predict a step of `stage` under `plan`, for one of `num_processes` equal processes of this `speed`.
+
+    Without a speed one is assumed, see `translate.training.speeds.assumed`.
+    """
+    step = _step_of(recipe, stage, num_processes)
+    return _predict(step, plan, precision, device, num_processes, speed or assumed(device, precision))
 
 
-def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: Format, device: Device) -> Prediction:
+def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: Format, device: Device,
+                 speed: Speed | None = None) -> Prediction:
     """Predict a step without a recipe: one sample of size × size px, three channels each, Adam."""
     step = _step(config, Optimizers(), (3, 3), Stage(resolution=size, images=1))
-    return _predict(step, plan, precision, device)
+    return _predict(step, plan, precision, device, 1, speed or assumed(device, precision))
 
 
 def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, device: Device = "cuda",
-           num_processes: int = 1) -> Prediction | None:
-    """Return the prediction of least compute that fits into `budget` bytes; None when none does."""
-    return least_compute(lambda name: predict(recipe, stage, PLANS[name], precision, device, num_processes), budget)
+           num_processes: int = 1, speed: Speed | None = None) -> Prediction | None:
+    """Return the prediction of the least time that fits into `budget` bytes; None when none does.
 
-
-def least_compute(predicted: Callable[[PlanName], Prediction], budget: int | None) -> Prediction | None:
-    """Return, of the plans that `memory: auto` may take, the prediction of least compute that fits into `budget` bytes.
-
-    None when none fits. `predicted` is asked for no more plans than it takes to know.
+    Without a speed one is assumed: that of a GPU of which no more than such a budget could be used.
     """
-    # The ladder is in the order of compute; `plain` computes no less than `split`.
-    first = next((found for name in LADDER[1:] if (found := predicted(name)).fits(budget)), None)
-    if first is not None and not first.plan.in_strips:
-        return first
+    speed = speed or assumed(device, precision, None if budget is None else int(budget / USABLE))
+    return least_time(lambda name: predict(recipe, stage, PLANS[name], precision, device, num_processes, speed),
+                      budget, may_be_plain=device == "cuda" and budget is not None)
 
-    # Strips, or nothing: for some networks `blocks` fits where nothing else does, or computes less than strips.
-    blocks = predicted("blocks")
-    if blocks.fits(budget) and (first is None or blocks.compute < first.compute):
-        return blocks
-    return first
+
+def least_time(predicted: Callable[[PlanName], Prediction], budget: int | None, may_be_plain: bool
+               ) -> Prediction | None:
+    """Return, of the plans that `memory: auto` may take, the prediction of the least time that fits into `budget`.
+
+    predicted     is asked for no more plans than it takes to know
+    budget        bytes; None: whatever it takes
+    may_be_plain  whether `plain` may be taken as well, where its gain is worth its memory
+
+    None when none fits.
+    """
+    # Plans that only do more than another cannot be quicker: where that fits, they need no prediction.
+    fitting: list[Prediction] = []
+    for name in MORE_WORK:
+        if not any(name in MORE_WORK[each.plan.name] for each in fitting):
+            found = predicted(name)
+            fitting += [found] if found.fits(budget) else []
+    least = min(fitting, key=lambda each: each.seconds, default=None)
+
+    # `plain` computes nothing twice, as `split`, and starts fewer kernels.
+    if least is not None and least.plan.name == "split" and may_be_plain:
+        plain = predicted("plain")
+        if plain.fits(budget) and plain.seconds < (1 - PLAIN_GAIN) * least.seconds:
+            return plain
+    return least
 
 
 @dataclass(frozen=True)
@@ -161,18 +191,19 @@ class Choice:
     asked: dict[str, Any]  # what the recipe and --memory asked for: the choice holds as long as they ask for the same
     line: str
     peak_bytes: int  # as predicted
+    seconds: float  # an image, as predicted
     is_tight: bool  # it fills more than half of a CPU's memory: what the allocator keeps might not fit beside it
 
 
 def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
                    precision: Format, num_processes: int = 1, gpu_memory: str | None = None,
-                   held_bytes: int = 0) -> Choice:
+                   held_bytes: int = 0, speed: Speed | None = None) -> Choice:
     """Choose the memory plan of stage `number`. The first of these that applies:
 
     1. the plan in the run folder (`before`), if the recipe's memory and --memory are unchanged
     2. the plan that the recipe names
-    3. under `memory: auto`, the cheapest that fits into `gpu_memory` or into what the GPU, or on a CPU the machine and
-       the cgroups around this process, have left
+    3. under `memory: auto`, the one of the least predicted time that fits into `gpu_memory` or into what the GPU, or
+       on a CPU the machine and the cgroups around this process, have left
 
     On a CPU a plan of the run folder that `auto` chose must still fit: a process that takes too much is killed there.
     So `auto` gives up there where not even the leanest plan fits.
@@ -183,6 +214,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     num_processes  that share the stage's batch equally
     gpu_memory     the size given by --memory, such as 8GB
     held_bytes     what of the prediction this process already holds
+    speed          of the device; None: as it was measured on this machine
 
     Raises `DoesNotFit` where `auto` finds nothing that fits into `gpu_memory`, or on a CPU into what is left;
     `UsageError` for a `gpu_memory` that is no size.
@@ -196,22 +228,25 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     elif device.type == "cuda":
         budget = usable_bytes(device)
     elif device.type == "cpu":
-        budget, limit_from = usable_by_process(num_processes, held_bytes, recipe.workers)
+        budget, limit_from = usable_by_process(
+            num_processes, held_bytes, workers_for(recipe.workers, device, num_processes))
     asked = {"memory": named.model_dump() if named else "auto", "card": gpu_memory}
+    speed = speed or measured(device, precision)
 
     # The three cases of the docstring.
-    as_before, kept = "", None
+    how, kept = "", None
     if before and before["asked"]["memory"] == asked["memory"] and gpu_memory in (None, before["asked"]["card"]):
         plan = MemoryConfig(plan=before["plan"], strips=before["strips"]).resolve()
-        kept = predict(recipe, stage, plan, precision, kind, num_processes)
+        kept = predict(recipe, stage, plan, precision, kind, num_processes, speed)
     must_fit = kind == "cpu" and named is None and limit_from
     if before and kept and (kept.fits(budget) or not must_fit or before["asked"]["card"]):
-        found, asked, as_before = kept, before["asked"], ", as before"
+        found, asked, how = kept, before["asked"], ", as before"
     elif named:
-        found = predict(recipe, stage, named.resolve(), precision, kind, num_processes)
+        found, how = predict(recipe, stage, named.resolve(), precision, kind, num_processes, speed), ", as named"
     else:
-        fitting = choose(recipe, stage, budget, precision, kind, num_processes)
-        found = fitting or predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes)
+        fitting = choose(recipe, stage, budget, precision, kind, num_processes, speed)
+        found = fitting or predict(recipe, stage, PLANS[LADDER[-1]], precision, kind, num_processes, speed)
+        how = ", the least predicted time of those that fit" if fitting else ", the leanest"
         otherwise = "; a plan that the recipe names (memory.plan) is taken all the same" if must_fit else ""
         if fitting is None and (gpu_memory is not None or must_fit):
             raise DoesNotFit(f"{describe(number, stage)}: needs {format_bytes(found.peak_bytes)} of "
@@ -219,13 +254,14 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
                              f"{advise(recipe, stage, number, budget or 0, precision, kind, num_processes)}{otherwise}")
 
     # The line that a person reads.
-    line = f"{found}{as_before}"
+    line = f"plan {found.plan}{how}: predicted peak of a step {format_bytes(found.peak_bytes)}"
     if budget is not None:
         line += f" of {format_bytes(budget)} usable{limit_from}"
         if not found.fits(budget):
             line += f" (warning: {format_bytes(found.peak_bytes - budget)} more than that)"
+    line += f"; predicted speed {format_speed(1 / found.seconds)} ({speed.of})"
     is_tight = kind == "cpu" and budget is not None and found.peak_bytes > budget / 2
-    return Choice(found.plan, asked, line, found.peak_bytes, is_tight)
+    return Choice(found.plan, asked, line, found.peak_bytes, found.seconds, is_tight)
 
 
 def describe(number: int, stage: Stage) -> str:
@@ -295,22 +331,23 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
 
 
 def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Format, device: Device,
-                on_progress: OnProgress) -> StagePlan:
+                on_progress: OnProgress, speed: Speed | None) -> StagePlan:
     stage = recipe.stages[number]
     named = recipe.memory_of(stage)
+    speed = speed or assumed(device, precision, None if budget is None else int(budget / USABLE))
 
     # Predict every plan, in as many strips as the recipe says; where several do the same, name the first of them.
     step, predictions, first_with = _step_of(recipe, stage), list[Prediction](), dict[Any, str]()
     for plan in (named.resolve() if named and named.plan == name else plan for name, plan in PLANS.items()):
         on_progress(number * len(PLANS) + len(predictions), len(recipe.stages) * len(PLANS),
                     f"stage {number + 1}, {plan}")
-        found = predict(recipe, stage, plan, precision, device)
+        found = predict(recipe, stage, plan, precision, device, speed=speed)
         first = first_with.setdefault(step.effect(plan), plan.name)
-        predictions.append(Prediction(plan, found.peak_bytes, found.compute, first if first != plan.name else None))
+        predictions.append(replace(found, same_as=first if first != plan.name else None))
 
-    # A training takes the plan that the recipe names or, under `auto`, the least compute; if it fits.
+    # A training takes the plan that the recipe names or, under `auto`, the one of the least time; if it fits.
     by_name = {each.plan.name: each for each in predictions}
-    fitting = least_compute(by_name.__getitem__, budget)
+    fitting = least_time(by_name.__getitem__, budget, may_be_plain=device == "cuda" and budget is not None)
     wanted = by_name[named.plan] if named else fitting
     chosen = wanted if wanted and wanted.fits(budget) else None
 
@@ -334,7 +371,10 @@ def _step(translator: TranslatorConfig, optimizer: Optimizers, channels: tuple[i
     return step_on_meta(Networks(translator=translator, optimizer=optimizer).model_dump_json(), channels, stage)
 
 
-def _predict(step: StepOnMeta, plan: Plan, precision: Format, device: Device, num_processes: int = 1) -> Prediction:
-    peak_bytes, flops = step.measure(plan, precision, device, num_processes)
-    _, least_flops = step.measure(PLANS["split"], precision, device, num_processes)
-    return Prediction(plan, peak_bytes, flops / least_flops)
+def _predict(step: StepOnMeta, plan: Plan, precision: Format, device: Device, num_processes: int, speed: Speed
+             ) -> Prediction:
+    found = step.measure(plan, precision, device, num_processes)
+    least = step.measure(PLANS["split"], precision, device, num_processes)
+    num_images = step.stage.batch_size * num_processes
+    return Prediction(plan, found.peak_bytes, found.work.flops / least.work.flops,
+                      speed.seconds(found.work) / num_images)

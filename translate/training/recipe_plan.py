@@ -7,22 +7,27 @@ from typing import Any
 
 import torch
 
+from translate.data.samples import Samples
 from translate.data.scale import Shapes
 from translate.errors import TranslateError
 from translate.networks.memory import GLOSSES
 from translate.places import data_root
 from translate.precision import Format
 from translate.recipe import Recipe
-from translate.sizes import format_bytes, num_bytes
+from translate.sizes import format_bytes, format_duration, format_speed, num_bytes
+from translate.training.gpus import size_and_gpu
+from translate.training.hours import Loading, loading_of
 from translate.training.plan import (
     USABLE,
     OnProgress,
+    Prediction,
     StagePlan,
     budget_of,
     plan_recipe,
     usable_bytes,
     with_consistency,
 )
+from translate.training.speeds import Speed, assumed, measured, published
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class RecipePlan:
     budget: int | None  # bytes that predictions may fill; None: no GPU was named, and there is none
     with_consistency: bool  # with the network of the consistency loss, as `translate adapt make` trains it
     stages: list[StagePlan]
+    speed: Speed
+    whose_speed: str  # what `speed` was taken for, in words
+    loading: list[Loading]  # of each stage's images
     gpu_memory: str | None = None  # the size of the GPU, as it was named
     enlarged: tuple[str, ...] = ()  # what its stages enlarge of the images, where they are here to be looked at
 
@@ -42,6 +50,32 @@ class RecipePlan:
         """A line for each stage that does not fit, with what to change."""
         return [f"stage {stage.number + 1} does not fit: {stage.advice}" for stage in self.stages
                 if stage.chosen is None]
+
+    def hours(self, stage: StagePlan, prediction: Prediction) -> float:
+        """Return how long a stage takes under a plan."""
+        return stage.hours(prediction, self.loading[stage.number])
+
+    @property
+    def times(self) -> list[str]:
+        """Lines on how long the training takes, by which numbers, and whether it waits for images."""
+        # The whole of it, under the plans that are taken.
+        chosen = [(stage, stage.chosen) for stage in self.stages if stage.chosen is not None]
+        num_images = sum(stage.stage.images for stage, _ in chosen)
+        total = sum(self.hours(stage, found) for stage, found in chosen)
+        whole = "in all" if len(chosen) == len(self.stages) else "the stages that fit"
+        lines = [f"{whole}: about {format_duration(3600 * total)} for {num_images:,} images, scoring not counted; "
+                 f"{self.whose_speed}"] if chosen else []
+
+        # The loading of images.
+        if all(each.seconds is None for each in self.loading):
+            return [*lines, "loading images is not counted: they are not here to be tried"] if chosen else lines
+        waits = [f"stage {stage.number + 1} loads {format_speed(1 / seconds)}" for stage, found in chosen
+                 if self.loading[stage.number].holds_up(found.seconds)
+                 and (seconds := self.loading[stage.number].seconds)]
+        if waits:
+            lines.append(f"the training waits for images, as this machine loads them: {'; '.join(waits)} (more: "
+                         "--set workers=N)")
+        return lines
 
     @property
     def usable(self) -> str:
@@ -59,36 +93,62 @@ class RecipePlan:
     def as_json(self) -> dict[str, Any]:
         """Return the document of `translate plan --json`."""
         return {"recipe": self.recipe, "device": "cuda", "precision": self.precision, "usable_bytes": self.budget,
-                "consistency": self.with_consistency, "stages": [stage.as_json(self.budget) for stage in self.stages]}
+                "speed": {"of": self.speed.of, "is_measured": self.speed.is_measured},
+                "hours": sum(self.hours(stage, stage.chosen) for stage in self.stages if stage.chosen is not None),
+                "consistency": self.with_consistency,
+                "stages": [stage.as_json(self.budget, loading)
+                           for stage, loading in zip(self.stages, self.loading, strict=True)]}
 
 
 def plan_for_gpu(recipe: Recipe, gpu_memory: str | None = None, precision: str | None = None,
-                  on_progress: OnProgress = lambda done, total, what: None) -> RecipePlan:
+                 on_progress: OnProgress = lambda done, total, what: None, gpu: str | None = None) -> RecipePlan:
     """Predict every stage of `recipe` on a CUDA GPU.
 
-    gpu_memory  its size, such as "8GB"; None: that of the GPU there is, if there is one
+    gpu_memory  its size, such as "8GB"; None: that of the named GPU, else of the GPU there is, if there is one
     precision   a number format; None: the recipe's; "auto" is planned as fp16
     on_progress told before each prediction, and at the end
+    gpu         its name, such as "RTX 4090", or its size; None: the GPU there is, else one of the table that has as
+                much memory
 
-    Raises `UsageError` for a `gpu_memory` that is no size.
+    Raises `UsageError` for a size that is none, a GPU that is not known, and a format that it has not.
     """
+    # The format, the memory and the speed that are planned for.
     asked = precision or recipe.precision
     planned_format: Format = "fp16" if asked == "auto" else asked  # type: ignore[assignment]
+    size, named = (None, None) if gpu is None else size_and_gpu(gpu)
+    gpu_memory = gpu_memory or size
+    device = torch.device("cuda") if torch.cuda.is_available() else None
     if gpu_memory is not None:
         budget: int | None = budget_of(gpu_memory)
     else:
-        budget = usable_bytes(torch.device("cuda")) if torch.cuda.is_available() else None
+        budget = usable_bytes(device) if device else None
+    if named is not None:
+        speed = published(named, planned_format)
+        whose = speed.of
+    elif device is not None:
+        speed = measured(device, planned_format)
+        whose = speed.of
+    else:
+        speed = assumed("cuda", planned_format, num_bytes(gpu_memory) if gpu_memory else None)
+        whose = f"taken for an {speed.of}, as none is named (--gpu names one)"
 
+    # The predictions, and what the images say where they are here.
+    samples = samples_of(recipe)
+    loading = [Loading() if samples is None else loading_of(samples, recipe, stage) for stage in recipe.stages]
     with with_consistency(recipe) as planned:
         return RecipePlan(recipe.name, planned_format, budget, planned is not recipe,
-                          plan_recipe(planned, budget, planned_format, on_progress=on_progress), gpu_memory,
-                          tuple(enlarged_by(recipe)))
+                          plan_recipe(planned, budget, planned_format, on_progress=on_progress, speed=speed), speed,
+                          whose, loading, gpu_memory, tuple(enlarged_by(recipe, samples)))
 
 
-def enlarged_by(recipe: Recipe) -> list[str]:
-    """Return a line for each side whose images a recipe enlarges, by their headers; none where they are not here."""
+def samples_of(recipe: Recipe) -> Samples | None:
+    """Return what a recipe trains on; None where it is not here."""
     try:
-        samples = recipe.data.build("train", data_root())
+        return recipe.data.build("train", data_root())
     except TranslateError:
-        return []
-    return Shapes(samples).enlarged([recipe.fitting(stage) for stage in recipe.stages])
+        return None
+
+
+def enlarged_by(recipe: Recipe, samples: Samples | None) -> list[str]:
+    """Return a line for each side whose images a recipe enlarges, by their headers."""
+    return [] if samples is None else Shapes(samples).enlarged([recipe.fitting(stage) for stage in recipe.stages])

@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from translate.data import Batch
 from translate.networks import memory
-from translate.networks.live_bytes import LiveBytes, emulated_autocast
+from translate.networks.live_bytes import LiveBytes, Work, emulated_autocast
 from translate.networks.memory import Plan
 from translate.optimizers import Optimizers
 from translate.precision import Format
@@ -28,6 +28,15 @@ from translate.translators import Translator, TranslatorConfig
 from translate.translators.pool import ImagePool
 
 Device = Literal["cuda", "cpu"]
+
+OPTIMIZER_KERNELS = 8  # of a fused optimizer's step, where one kernel is for many weights, and of the gradient's norm
+
+
+class Measured(NamedTuple):
+    """What one step takes."""
+
+    peak_bytes: int  # live bytes at the worst moment
+    work: Work
 
 
 class Networks(Config):
@@ -48,7 +57,7 @@ class StepOnMeta:
 
     def __init__(self, networks: Networks, channels: tuple[int, int], stage: Stage):
         self.stage, self.channels, self.warmup = stage, channels, networks.translator.pace.warmup
-        self.measured: dict[Any, tuple[int, int]] = {}
+        self.measured: dict[Any, Measured] = {}
         self.translator = build_on_meta(networks.translator, channels, stage)
         self.optimizers = {phase: getattr(networks.optimizer, phase).build(parameters_of(self.translator, phase))
                            for phase in self.translator.phases}
@@ -62,8 +71,8 @@ class StepOnMeta:
         """Return what `plan` does to these networks; equal where two plans do the same."""
         return memory.effect(plan, self.translator.networks.values(), self.translator.replays, num_processes)
 
-    def measure(self, plan: Plan, precision: Format, device: Device, num_processes: int) -> tuple[int, int]:
-        """Return (peak in bytes, floating-point operations) of the step under `plan`, on `device` in `precision`.
+    def measure(self, plan: Plan, precision: Format, device: Device, num_processes: int) -> Measured:
+        """Return what the step takes under `plan`, on `device` in `precision`.
 
         It is run once for all plans that do the same. Batch norm is that of `num_processes`.
         """
@@ -74,7 +83,7 @@ class StepOnMeta:
             self.measured[key] = self._run(plan, precision, device)
         return self.measured[key]
 
-    def _run(self, plan: Plan, precision: Format, device: Device) -> tuple[int, int]:
+    def _run(self, plan: Plan, precision: Format, device: Device) -> Measured:
         translator, stage, counter = self.translator, self.stage, LiveBytes("meta")
         with counter:
             # What is there before the step: weights, optimizer states, images, and the gradients of the step before.
@@ -88,12 +97,12 @@ class StepOnMeta:
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
 
             # The step: step 0, where every term that is due every k steps runs, which is the worst case.
-            counter.peak, counter.flops = counter.live, 0
+            counter.peak, counter.work = counter.live, Work()
             update = MetaUpdate(translator, self.optimizers, cast(Any, MetaAccelerator()), plan, precision,
                                 stage.micro_batch, images=self.warmup)
-            update.device = device
+            update.device, update.counter = device, counter
             translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
-        return counter.peak, counter.flops
+        return Measured(counter.peak, counter.work)
 
 
 def parameters_of(translator: Translator, phase: str) -> Iterator[nn.Parameter]:
@@ -113,6 +122,7 @@ class MetaUpdate(Update):
     """An `Update` on the meta device that has the autocast of `device`, and no pools on another."""
 
     device: Device = "cuda"
+    counter: LiveBytes
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
@@ -127,6 +137,19 @@ class MetaUpdate(Update):
 
     def without_graph(self) -> AbstractContextManager[object]:
         return torch.no_grad()
+
+    def step_optimizer(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        before = self.counter.work
+        norm = super().step_optimizer(optimizer)
+
+        # On CUDA the optimizer is fused: it reads and writes each of its numbers once.
+        if self.device == "cuda":
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            held = [*trained, *(parameter.grad for parameter in trained),
+                    *(value for state in optimizer.state.values() for value in state.values())]
+            moved_bytes = 2 * sum(value.nbytes for value in held if isinstance(value, Tensor))
+            self.counter.work = before.plus(Work(0, moved_bytes, OPTIMIZER_KERNELS))
+        return norm
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         return fakes.clone() if pool.capacity else fakes

@@ -6,14 +6,16 @@ process alone: all of them can save what they have before the training ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from translate.data import Batch, batches
-from translate.data.loading import check_share
+from translate.data.loading import check_share, workers_for
 from translate.data.samples import Samples
 from translate.errors import Stopped, TranslateError
 from translate.recipe import Stage
@@ -21,12 +23,15 @@ from translate.runs.folder import resume_command
 from translate.signals import StopAsked, StopRequest
 from translate.training.processes import in_any_process
 
+FLOAT_BYTES = 4
+
 
 class Supply:
     """Fetches batches, and counts the files that others were taken for. Every process calls all methods alike."""
 
-    def __init__(self, samples: Samples, workers: int, accelerator: Accelerator, tell: Callable[[str], None]):
-        """Load `samples` by so many workers. `tell` is told of each file that cannot be read, once."""
+    def __init__(self, samples: Samples, workers: int | Literal["auto"], accelerator: Accelerator,
+                 tell: Callable[[str], None]):
+        """Load `samples` by so many workers for each process. `tell` is told of each file that cannot be read, once."""
         self.samples, self.workers, self.accelerator, self.tell = samples, workers, accelerator, tell
         self.num_files = len({*samples.files_a, *samples.files_b})
         self.unreadable: set[str] = set()
@@ -38,10 +43,12 @@ class Supply:
 
         `seed` is what the order of the data and all chance of its samples is drawn from.
         """
+        accelerator, channels = self.accelerator, self.samples.num_planes
+        batch_bytes = stage.batch_size // accelerator.num_processes * math.prod(stage.size) * channels * FLOAT_BYTES
         return batches(self.samples, seed=seed, start=start, stop=start + num_images, batch_size=stage.batch_size,
-                       rank=self.accelerator.process_index, world=self.accelerator.num_processes,
-                       workers=self.workers, size=stage.size, resize=stage.resize,
-                       pin_memory=self.accelerator.device.type == "cuda")
+                       rank=accelerator.process_index, world=accelerator.num_processes,
+                       workers=workers_for(self.workers, accelerator.device, accelerator.num_processes, batch_bytes),
+                       size=stage.size, resize=stage.resize, pin_memory=accelerator.device.type == "cuda")
 
     def next(self, stream: Iterator[Batch]) -> Batch | None:
         """Return the next batch; None where the stream ends, or a signal asks to stop before it is there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 from translate.serve.limits import Limits
 from translate.serve.models import Models, Offer
 from translate.serve.server import Place, serve
+from translate.serve.workplace import LOCK, START
 from translate.signals import StopRequest
 
 BOUNDARY = "b0undary"
@@ -44,10 +46,9 @@ def form(image: bytes | None, name: str = "image.png", **values: object) -> byte
 class Running:
     """A server that listens on this machine, and what it has said."""
 
-    def __init__(self, place: Place, stop: StopRequest, thread: threading.Thread, lines: list[str]):
-        self.port = place.socket.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        self.lines, self._stop, self._thread = lines, stop, thread
+    def __init__(self, port: int, end: Callable[[], None] = lambda: None, lines: list[str] | None = None):
+        self.port, self.address = port, f"http://127.0.0.1:{port}"
+        self.end, self.lines = end, lines or []
 
     def ask(self, method: str, path: str, body: bytes | None = None, seconds: float = 60.0,
             **headers: str) -> Answer:
@@ -67,35 +68,30 @@ class Running:
                   = None, **values: object) -> Answer:
         return self.ask("POST", "/translate", form(image, name, **values), seconds, **headers or {})
 
-    def end(self) -> None:
-        """Ask it to stop, as a signal does."""
-        self._stop.number = 15
-
-    def has_ended(self, seconds: float) -> bool:
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
 
 @contextmanager
-def running(offers: list[Offer], limits: Limits | None = None, token: str | None = None, host: str = "127.0.0.1",
-            log: Callable[[str], None] | None = None) -> Iterator[Running]:
-    """A server in a thread, which has ended after the block."""
-    place = Place.open(host, 0, token=token)
+def running(offers: list[Offer], limits: Limits | None = None, token: str | None = None) -> Iterator[Running]:
+    """A server in a thread, which has ended after the block; `end` asks it to, as a signal does."""
+    place = Place.open("127.0.0.1", 0, token=token)
+    port = place.socket.getsockname()[1]
     ready, lines, stops = threading.Event(), list[str](), list[StopRequest]()
 
     def begin(stop: StopRequest) -> None:
         stops.append(stop)
         ready.set()
 
-    thread = threading.Thread(target=serve, args=(Models(offers), place, limits, log or lines.append, begin))
+    def end() -> None:
+        stops[0].number = signal.SIGTERM
+
+    thread = threading.Thread(target=serve, args=(Models(offers), place, limits, lines.append, begin), daemon=True)
     thread.start()
     assert ready.wait(30)
-    server = Running(place, stops[0], thread, lines)
     try:
-        yield server
+        yield Running(port, end, lines)
     finally:
-        server.end()
-        assert server.has_ended(30), "the server does not end"
+        end()
+        thread.join(30)
+        assert not thread.is_alive(), "the server does not end"
 
 
 def new_ticket() -> str:
@@ -103,5 +99,6 @@ def new_ticket() -> str:
 
 
 def left_in(folder: Path) -> list[str]:
-    """What servers have left in a folder for temporary files."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    """What servers that keep their images in folders of `folder` have there, but for what says that they live."""
+    return sorted(str(path.relative_to(folder)) for each in folder.glob(f"{START}*") for path in each.rglob("*")
+                  if path.name != LOCK)

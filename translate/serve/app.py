@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from translate.errors import DiskError, TranslateError, visible
+from translate.errors import DiskError, visible
 from translate.html.templates import templates_in
 from translate.images.decoder_process import NoDecoder
 from translate.serve import description
@@ -94,7 +94,7 @@ class Service:
             try:
                 self.admission.check(request.method, request.url.path, request.headers)
             except Refused as refused:
-                await (await refusal(request, refused))(scope, receive, with_headers)
+                await (await refusal(request, refused, self.limits))(scope, receive, with_headers)
             else:
                 await starlette(scope, receive, with_headers)
 
@@ -106,15 +106,14 @@ class Service:
             try:
                 return await handler(request)
             except Refused as refused:
-                return await refusal(request, refused)
+                return await refusal(request, refused, self.limits)
             except ClientDisconnect:
                 return Response(status_code=499)  # nobody reads it
             except (DiskError, NoDecoder) as error:
                 self.log(f"error: {error}")
-                return await refusal(request, Refused(507 if isinstance(error, DiskError) else 500,
-                                                      "this server cannot work at the moment; its log says why"))
-            except TranslateError as error:
-                return await refusal(request, Refused(422, str(error)))
+                status = 507 if isinstance(error, DiskError) else 500
+                refused = Refused(status, "this server cannot work at the moment; its log says why")
+                return await refusal(request, refused, self.limits)
         return answer
 
     # ---- images
@@ -183,7 +182,7 @@ class Service:
         """Answer with where a request stands that was given a name."""
         ticket = self.tickets.get(request.path_params["ticket"])
         if ticket is None:
-            raise Refused(404, "there is no such request in hand")
+            return JSONResponse({"state": "none"}, headers={"cache-control": "no-store"})
         waiting = ticket.state == "waiting"
         return JSONResponse({"state": ticket.state, "ahead": self.line.ahead_of(ticket) if waiting else 0,
                              "seconds": round(ticket.seconds(), 2) if ticket.began else 0.0,
@@ -257,10 +256,10 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         leaving.cancel()
 
 
-async def refusal(request: Request, refused: Refused) -> Response:
+async def refusal(request: Request, refused: Refused, limits: Limits) -> Response:
     """Answer why a request is not carried out. A body that was not read to its end ends the connection."""
     headers = dict(refused.headers)
-    if request.method != "GET" and not await drain(request):
+    if request.method != "GET" and (refused.status == 408 or not await drain(request, limits.drain_seconds)):
         headers["connection"] = "close"
     return JSONResponse({"error": refused.why}, refused.status, headers)
 

@@ -49,12 +49,12 @@ def document(models: Models, limits: Limits, with_token: bool) -> dict[str, Any]
                          "computed: at once, or in strips, which give the same output"),
             **_refusals(404, 422, 503)}, parameters=[*sides, *query])},
         "/progress/{ticket}": {"get": _operation("Tell where a request stands", {
-            "200": _json("state (uploading, waiting, working, sending), how many are ahead, seconds in this state, "
-                         "seconds expected"), **_refusals(404)},
+            "200": _json("state (none where there is no such request in hand, uploading, waiting, working, "
+                         "sending), how many are ahead, seconds in this state, seconds expected")},
             parameters=[{"name": "ticket", "in": "path", "required": True, "schema": {"type": "string"}}])},
         "/models": {"get": _operation("List the models and the limits", {"200": _json("models, limits")})},
         "/health": {"get": _operation("Tell whether the server lives", {"200": _json("status, places, taken")})}}
-    security = {"security": [{"token": []}]} if with_token else {}
+    security: dict[str, Any] = {"security": [{"token": []}]} if with_token else {}
     schemes = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}} if with_token else {}
     return {"openapi": "3.1.0", "paths": paths, **security,
             "info": {"title": "Diptych", "version": version("diptych"), "description": "Images translated."},
@@ -78,7 +78,7 @@ def _json(what: str) -> dict[str, Any]:
 
 
 def _refusals(*statuses: int) -> dict[str, Any]:
-    why = {400: "no form that can be read", 404: "no such model, direction or request", 408: "it arrives too slowly",
+    why = {400: "no form that can be read", 404: "no such model or direction", 408: "it arrives too slowly",
            413: "too large: the file, or the memory that the image would take", 415: "no multipart/form-data",
            422: "an image that cannot be read or that the model does not take; a setting that means nothing",
            503: "no place is free; Retry-After says when to try again", 507: "the disk of the server is full"}

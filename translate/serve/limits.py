@@ -19,6 +19,7 @@ class Limits:
     idle_seconds     between two pieces of a body
     upload_seconds   for a whole body
     decode_seconds   for decoding a file; then the decoder is ended
+    drain_seconds    that a refused body is read on, so that who sends it sees the answer
     answer_seconds   for whoever asked to take the answer
     """
 
@@ -30,6 +31,7 @@ class Limits:
     idle_seconds: float = 10.0
     upload_seconds: float = 300.0
     decode_seconds: float = 120.0
+    drain_seconds: float = 1.0
     answer_seconds: float = 300.0
 
 

@@ -13,6 +13,7 @@ from translate.convert.memory_share import MemoryShare
 from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating
 from translate.errors import DoesNotFit, UsageError
+from translate.precision import autocast
 from translate.runs.release import Release, find_weights, load_release
 from translate.serve.limits import Refused
 from translate.sizes import format_bytes, num_bytes
@@ -37,7 +38,7 @@ class Offer:
         generator = release.generator
         shared = {id(tensor): tensor for tensor in [*generator.parameters(), *generator.buffers()]}
         share = MemoryShare.of(READ_AHEAD, on_cuda=translating.device.type == "cuda")
-        twin = replace(release, generator=copy.deepcopy(generator, shared))  # type: ignore[arg-type]
+        twin = replace(release, generator=copy.deepcopy(generator, shared))
         return cls(model, translating, replace(translating, release=twin, room=share.for_one))
 
     @property
@@ -80,7 +81,8 @@ class Offer:
         try:
             way = planned.way(height, width)
             if way.strips is not None:
-                needed = tiling.forecast(planned.release.generator, shape, settings=way.strips).peak_bytes
+                with autocast(planned.device, planned.precision):
+                    needed = tiling.forecast(planned.release.generator, shape, settings=way.strips).peak_bytes
             else:
                 needed = tiling.whole_bytes(planned.release.generator, shape)
         except (DoesNotFit, tiling.TilingError) as error:

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -21,7 +21,6 @@ from translate.sizes import format_bytes
 FILE_FIELD = "image"
 FIELD_BYTES, NUM_PARTS = 1_000, 12  # of a value that is no file; of a form
 FORM_BYTES = 64_000  # of a body, besides the file
-DRAIN_BYTES, DRAIN_SECONDS = 2_000_000, 1.0
 LOOK_SECONDS = 0.5  # between two looks at whether the server is about to end
 
 
@@ -101,9 +100,9 @@ async def read_form(request: Request, file: BinaryIO, limits: Limits, line: Line
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Refused(415, f"expected a form (multipart/form-data) with the file {FILE_FIELD!r}")
     reader = _Reader(file)
-    names = [name for name in dir(reader) if name.startswith("on_")]
+    callbacks: Any = {name: getattr(reader, name) for name in dir(reader) if name.startswith("on_")}
     try:
-        parser = MultipartParser(options[b"boundary"], {name: getattr(reader, name) for name in names})  # type: ignore[misc]
+        parser = MultipartParser(options[b"boundary"], callbacks)
         async for piece in _pieces(request, limits, line):
             parser.write(piece)
         parser.finalize()
@@ -144,20 +143,21 @@ async def _pieces(request: Request, limits: Limits, line: Line) -> AsyncIterator
             raise too_large
         if time.monotonic() > end:
             raise Refused(408, "the image arrived too slowly")
+        request.state.is_read = not message.get("more_body", False)
         yield message.get("body", b"")
-        if not message.get("more_body", False):
+        if request.state.is_read:
             return
 
 
-async def drain(request: Request) -> bool:
+async def drain(request: Request, seconds: float) -> bool:
     """Read on a little after a refusal, so that the answer is seen by who still sends. Returns whether all was read."""
-    total, end = 0, time.monotonic() + DRAIN_SECONDS
-    while total < DRAIN_BYTES and (left := end - time.monotonic()) > 0:
+    end = time.monotonic() + seconds
+    while not getattr(request.state, "is_read", False):
         try:
-            message = await asyncio.wait_for(request.receive(), left)
+            message = await asyncio.wait_for(request.receive(), max(end - time.monotonic(), 0.0))
         except asyncio.TimeoutError:
             return False
-        total += len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body", False):
-            return message["type"] != "http.disconnect"
-    return False
+        if message["type"] == "http.disconnect":
+            return False
+        request.state.is_read = not message.get("more_body", False)
+    return True

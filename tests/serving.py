@@ -48,7 +48,7 @@ class Running:
 
     def __init__(self, port: int, end: Callable[[], None] = lambda: None, lines: list[str] | None = None):
         self.port, self.address = port, f"http://127.0.0.1:{port}"
-        self.end, self.lines = end, lines or []
+        self.end, self.lines = end, [] if lines is None else lines
 
     def ask(self, method: str, path: str, body: bytes | None = None, seconds: float = 60.0,
             **headers: str) -> Answer:

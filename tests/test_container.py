@@ -6,6 +6,7 @@ Nothing is built here: that needs a daemon and the registries that it names.
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import json
 import re
 import shlex
@@ -66,8 +67,8 @@ def test_what_it_copies_installs_and_calls_is_there() -> None:
     # The command that is started, its options, and the port that is asked for its health.
     command, verb, *words = json.loads(dict(found)["ENTRYPOINT"])
     assert command in project["scripts"]
-    registered = {each.name or each.callback.__name__: each.callback for each in app.registered_commands if each.callback}
-    known = {f"--{name.replace('_', '-')}" for name in registered[verb].__code__.co_varnames}
+    (called,) = (each.callback for each in app.registered_commands if each.callback and each.callback.__name__ == verb)
+    known = {f"--{name.replace('_', '-')}" for name in inspect.signature(called).parameters}
     assert {word for word in words if word.startswith("--")} <= known
     port = words[words.index("--port") + 1]
     assert dict(found)["EXPOSE"].strip() == port and f":{port}/health" in dict(found)["HEALTHCHECK"]

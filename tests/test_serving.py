@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -166,7 +166,8 @@ def test_the_memory_that_is_foretold_is_what_convert_goes_by(server: Running) ->
     offer = Offer.of("bounded", tiny_release(), memory="80MB")
     bounded = offer.memory(300, 900, offer.scaling(None, None))
     assert bounded["in_strips"] and bounded["bytes"] <= 80_000_000
-    assert not replace(offer, planned=replace(offer.planned, memory="1MB")).memory(20, 20, offer.scaling("", ""))["fits"]
+    little = replace(offer, planned=replace(offer.planned, memory="1MB"))
+    assert not little.memory(20, 20, little.scaling("", ""))["fits"]
     for query in ("height=0&width=9", "height=9", "height=a&width=9", "height=1000&width=1000", "height=9²&width=9"):
         assert server.ask("GET", f"/memory?{query}".replace("²", "%C2%B2")).status == 422
 
@@ -313,9 +314,9 @@ def test_what_is_no_image_or_no_form_is_refused_and_nothing_of_it_stays(server: 
     assert left_in(folder) == []
 
 
-@pytest.mark.parametrize("name", ["../../../tmp/x.png", "/etc/passwd", "C:\\x\\y.png", "a/../b.PNG", "x" * 400 + ".png",
-                                  "\x01\x1b[2J.png", ".png", "..", "", "x.png/../../y", "%2e%2e%2fx.png", "x.tif\x00.png",
-                                  'q".png', "x\u202egnp.exe"])
+@pytest.mark.parametrize("name", [
+    "../../../tmp/x.png", "/etc/passwd", "C:\\x\\y.png", "a/../b.PNG", "x" * 400 + ".png", "\x01\x1b[2J.png", ".png", "..",
+    "", "x.png/../../y", "%2e%2e%2fx.png", "x.tif\x00.png", 'q".png', "x\u202egnp.exe"])
 def test_a_name_is_no_path(server: Running, folder: Path, name: str) -> None:
     answer = server.translate(png(noise(8, 8)), name)
     assert answer.status in (200, 400)
@@ -364,11 +365,35 @@ def test_a_body_larger_than_allowed_is_cut_off_whatever_its_head_says(server: Ru
     with closing(socket.create_connection(("127.0.0.1", server.port), timeout=10)) as client:
         client.sendall(head("POST", "/translate", server, 10**8))
         assert b" 413 " in client.recv(4096)
-    chunked = head("POST", "/translate", server, 0, "Transfer-Encoding: chunked\r\n").replace(b"Content-Length: 0\r\n", b"")
+    chunked = head("POST", "/translate", server, 0, "Transfer-Encoding: chunked\r\n")
+    chunked = chunked.replace(b"Content-Length: 0\r\n", b"")
     with closing(socket.create_connection(("127.0.0.1", server.port), timeout=10)) as client:
         body = form(bytes(10**7))[:5_000_000]
         client.sendall(chunked + f"{len(body):x}\r\n".encode() + body + b"\r\n")
         assert b" 413 " in client.recv(4096)
+
+
+def test_connections_that_say_nothing_are_closed_and_keep_nobody_out(folder: Path) -> None:
+    with running([Offer.of("tiny", tiny_release())], replace(LIMITS, connections=5)) as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(9)]
+        began = time.monotonic()
+        for each in reversed(idle):
+            with suppress(ConnectionError), closing(each):
+                assert each.recv(1) == b""
+        assert 0.2 < time.monotonic() - began < 3
+        assert server.translate(png(noise(8, 8))).status == 200
+
+
+def test_who_does_not_take_the_answer_loses_the_place(folder: Path) -> None:
+    limits = replace(LIMITS, pixels=10**7, upload_bytes=10**8, upload_seconds=20, answer_seconds=0.3)
+    with running([Offer.of("same", release_of(Identity()))], limits) as server:
+        body = form(png(noise(1_600, 1_600)))
+        with closing(socket.create_connection(("127.0.0.1", server.port), timeout=20)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.sendall(head("POST", "/translate", server, len(body)) + body)
+            wait_until(lambda: "same" in "".join(server.lines))
+            wait_until(lambda: server.ask("GET", "/health").json["taken"] == 0)
+        assert left_in(folder) == [] and server.translate(png(noise(8, 8))).status == 200
 
 
 # ---- the token, the place, the folder
@@ -439,7 +464,7 @@ def test_the_document_describes_every_address_and_none_besides(server: Running) 
             assert str(status) in said["responses"], (path, status)
             assert {each["name"] for each in said.get("parameters", []) if each["in"] == "path"} == (
                 {"ticket"} if "{" in path else set())
-    for reference in set(part.split('"')[0] for part in json.dumps(document).split('"$ref": "#/')[1:]):
+    for reference in {part.split('"')[0] for part in json.dumps(document).split('"$ref": "#/')[1:]}:
         found = document
         for name in reference.split("/"):
             found = found[name]

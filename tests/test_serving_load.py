@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -81,9 +82,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clients: int, seconds:
         assert left_in(tmp_path / "temporary") == []
 
     served = sorted(second for status, second in seen if status == 200)
-    print(f"{clients} clients, {seconds:g} s, {side} px: {len(served)} translated ({len(served) / seconds:.1f} a second), "
-          f"{len(seen) - len(served)} told to come again; p50 {np.percentile(served, 50):.2f} s, p95 "
-          f"{np.percentile(served, 95):.2f} s, at most {served[-1]:.2f} s; memory grew by {(peak - before) / 1e6:.0f} MB")
+    p50, p95 = np.percentile(served, (50, 95))
+    sys.stdout.write(f"{clients} clients, {seconds:g} s, {side} px: {len(served)} translated, "
+                     f"{len(seen) - len(served)} told to come again; p50 {p50:.2f} s, p95 {p95:.2f} s, at most "
+                     f"{served[-1]:.2f} s; memory grew by {(peak - before) / 1e6:.0f} MB\n")
     assert not wrong and {status for status, _ in seen} <= {200, 503}
     assert len(served) > clients / 4 and most <= limits.places
     assert peak - before < MEMORY_BYTES

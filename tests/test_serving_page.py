@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import waves
@@ -56,8 +55,8 @@ def test_a_person_translates_an_image_in_the_browser(tmp_path: Path) -> None:
             .textContent)).observe(document.querySelector('#state'), {childList: true});
             document.querySelector('#go').click()""")
         browser.wait_for("!document.querySelector('#result').hidden && !document.querySelector('.slider').hidden")
-        assert any("uploading" in each for each in browser.evaluate("said"))
-        assert any("waiting" in each or "translating" in each or "receiving" in each for each in browser.evaluate("said"))
+        said = [each.split(",")[0] for each in browser.evaluate("said")]
+        assert said[0] == "uploading" and {"waiting", "translating", "receiving"} & set(said)
         assert browser.evaluate("document.querySelector('#work').hidden")
 
         # The slider: what is left of the cut is the input, what is right of it the output; so it is after a pull.

@@ -26,7 +26,7 @@ def serve(
                                                    "repeatable.", show_default="this machine's")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    memory: Annotated[str | None, typer.Option(help="Memory limit for translating one image, as of `translate convert`.",
+    memory: Annotated[str | None, typer.Option(help="Memory limit for translating one image, as of convert.",
                                                show_default="a share of what is left")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="Refuse images with more pixels.",
                                                    show_default="200,000,000")] = None,

@@ -11,7 +11,7 @@ Who calls whom:
                                                  → description   the same addresses as an OpenAPI document
     workplace    the folder of what is in hand: nothing in it outlives its request
 
-An image is opened by a decoder process alone. What comes out is the file that `translate convert` writes, byte for byte.
+An image is opened by a decoder process alone. What comes out is `translate convert`'s file, byte for byte.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack, suppress
@@ -27,13 +26,14 @@ from translate.serve import description
 from translate.serve.admission import Admission
 from translate.serve.limits import Limits, Refused
 from translate.serve.line import Line, Ticket
-from translate.serve.models import Models, Offer
+from translate.serve.models import Models
 from translate.serve.translation import Workshop
 from translate.serve.uploads import drain, read_form
 from translate.serve.workplace import one_folder
 
 T = TypeVar("T")
 MOST_SIDE = 1_000_000  # px, of an image that memory is foretold for
+MOST_LETTERS = 1_000  # of notes, in a header
 NUM_FORECASTS = 8  # that wait at once
 # A page loads nothing but from here, and what it shows are pictures that it has made itself.
 HEADERS = {"content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -51,7 +51,7 @@ class Service:
     models: Models
     admission: Admission
     folder: Path  # of what is in hand
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     log: Callable[[str], None] = lambda line: None
     tickets: dict[str, Ticket] = field(default_factory=dict)  # by the name that a page has given its request
 
@@ -92,7 +92,7 @@ class Service:
             assert scope["type"] == "http", "there are neither web sockets nor a lifespan"
             request = Request(scope, receive)
             try:
-                self.admission.check(request.method, request.url.path, request.headers)
+                self.admission.check(request.method, scope["path"], request.headers)
             except Refused as refused:
                 await (await refusal(request, refused, self.limits))(scope, receive, with_headers)
             else:
@@ -112,8 +112,8 @@ class Service:
             except (DiskError, NoDecoder) as error:
                 self.log(f"error: {error}")
                 status = 507 if isinstance(error, DiskError) else 500
-                refused = Refused(status, "this server cannot work at the moment; its log says why")
-                return await refusal(request, refused, self.limits)
+                why = "this server cannot work at the moment; its log says why"
+                return await refusal(request, Refused(status, why), self.limits)
         return answer
 
     # ---- images
@@ -141,7 +141,7 @@ class Service:
                 offer, scaling, source, form.stem, known, ticket)))
             headers = {"etag": f'"{made.key}"', "cache-control": "private, no-cache"}
             if made.notes:
-                headers["x-notes"] = quote("; ".join(made.notes), safe=" ;:,()")
+                headers["x-notes"] = quote("; ".join(made.notes)[:MOST_LETTERS], safe=" ;:,()")
             self.log(f"{visible(form.stem)}{source.suffix}: {'unchanged' if made.file is None else 'translated'} with "
                      f"{offer.model} ({offer.release.direction})")
             if made.file is None:
@@ -171,7 +171,7 @@ class Service:
         if not all(side.isascii() and side.isdigit() and len(side) < 8 for side in sides):
             raise Refused(422, "height, width: expected numbers of pixels")
         height, width = map(int, sides)
-        if not (0 < min(height, width) and max(height, width) <= MOST_SIDE and height * width <= self.limits.pixels):
+        if min(height, width) < 1 or max(height, width) > MOST_SIDE or height * width > self.limits.pixels:
             raise Refused(422, f"{height}×{width}: expected at most {self.limits.pixels:,} pixels")
         offer = self.models.find(asked.get("model"), asked.get("direction"))
         scaling = offer.scaling(asked.get("resize"), asked.get("size"))
@@ -204,7 +204,7 @@ class Service:
 
     async def static(self, request: Request) -> Response:
         """Answer with a page, or what it is made of."""
-        content, kind = self.pages[request.url.path]
+        content, kind = self.pages[request.scope["path"]]
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
     @cached_property
@@ -233,8 +233,9 @@ class HeldFile(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
-            async with asyncio.timeout(self._seconds):
-                await super().__call__(scope, receive, send)
+            with suppress(TimeoutError):  # an answer that was not sent whole ends the connection
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -13,13 +13,16 @@ from translate.serve.limits import Limits
 def impatient(limits: Limits) -> type[asyncio.Protocol]:
     """Return uvicorn's protocol with a time for the head of a request: from connecting, and from the last answer.
 
-    It counts to the end of the head, so that one byte a second does not hold a connection.
+    It counts to the end of the head, so that one byte a second does not hold a connection. One connection too many is
+    closed at once.
     """
     class Impatient(H11Protocol):
         _giving_up: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.abort()
             self._watch()
 
         def data_received(self, data: bytes) -> None:

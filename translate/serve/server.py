@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
     """uvicorn's server, ended by a request to stop rather than by handlers of its own."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         yield
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from translate.convert.converter import Converter
 from translate.convert.jobs import Job, Naming
 from translate.convert.ledger import Entry, Ledger
+from translate.convert.memory_share import MemoryShare
 from translate.convert.pools import Decoders
 from translate.convert.saving import Input, Options
 from translate.convert.scaling import Scaling
@@ -25,6 +25,7 @@ from translate.serve.limits import Limits, Refused
 from translate.serve.line import Ticket
 from translate.serve.models import READ_AHEAD, Offer
 
+SHOWN_PIXEL_BYTES = 32  # that a pixel takes on its way to a PNG: floats of three colours at the most, and copies
 STATUSES = {"ImageError": 422, "DoesNotFit": 413}  # by the class of what went wrong
 
 
@@ -86,12 +87,19 @@ class Workshop:
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", compress_level=1)
 
     def _first_picture(self, source: Path) -> Picture:
-        """Decode a file, of several pages the first."""
-        answer = self.decoders.read(Request(source, self.limits.pixels, ""))
+        """Decode a file, of several pages the first. Raises `Refused` where it takes too much memory."""
+        room = MemoryShare.of(READ_AHEAD).for_one()
+        request = Request(source, self.limits.pixels, "", max_bytes=room.bytes, pixel_bytes=SHOWN_PIXEL_BYTES)
+        answer = self.decoders.read(request)
         if answer.picture is not None:
             return answer.picture
-        with open_file(source, self.limits.pixels) as pages:
-            return pages[0].reader.read(0, pages[0].head.height)
+        with open_file(source, self.limits.pixels, room) as pages:
+            first = pages[0].head
+            _, width, channels = first.picture.pixels.shape
+            row_bytes = width * (channels * first.picture.pixels.itemsize + SHOWN_PIXEL_BYTES)
+            if first.held_bytes + first.read_bytes + first.height * row_bytes > room.bytes:
+                raise Refused(413, "is too large to be shown in the memory there is")
+            return pages[0].reader.read(0, first.height)
 
     def close(self) -> None:
         """End the decoders."""

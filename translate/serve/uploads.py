@@ -155,7 +155,7 @@ async def drain(request: Request, seconds: float) -> bool:
     while not getattr(request.state, "is_read", False):
         try:
             message = await asyncio.wait_for(request.receive(), max(end - time.monotonic(), 0.0))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return False
         if message["type"] == "http.disconnect":
             return False

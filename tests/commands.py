@@ -20,8 +20,11 @@ from translate.images import decoder_process
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     """Run a command in this process; its exit code."""
     monkeypatch.setattr("sys.argv", ["translate", *map(str, words)])
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(SystemExit) as ended:
         cli.main()
+    for number, handler in before.items():  # a command that was stopped gives none back, as its process ends
+        signal.signal(number, handler)
     return int(ended.value.code or 0)
 
 

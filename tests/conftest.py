@@ -23,9 +23,13 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The proofs are about the CPU, whatever the machine has; but for those that `make cuda` asks for."""
+    """The proofs are about the CPU, whatever the machine has; but for those that `make cuda` asks for.
+
+    Triton's kernels run there as well, interpreted, if that is said before Triton is imported.
+    """
     if "cuda" not in config.option.markexpr.replace("not cuda", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 def waves(number: int, size: tuple[int, int]) -> np.ndarray:

@@ -121,16 +121,16 @@ def test_the_readmes_tree_is_the_real_tree() -> None:
     readme = (ROOT / "README.md").read_text()
     block = readme[readme.index("\ntranslate/\n"):]
     block = block[:block.index("```")]
-    drawn, folder = set(), ""
+    drawn, folders = set(), list[str]()
     for line in block.splitlines():
         entry = re.match(r"( +)(\S+)", line)
-        if not entry:
+        if not entry or len(entry[1]) > 2 * len(folders) + 2:  # a line that goes on with what the one before says
             continue
-        indent, name = len(entry[1]), entry[2]
-        if indent == 2:
-            folder = name if name.endswith("/") else ""
-        if indent in (2, 4) and not name.endswith("/"):
-            drawn.add(f"{folder if indent == 4 else ''}{name}")
+        folders, name = folders[:len(entry[1]) // 2 - 1], entry[2]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            drawn.add("".join([*folders, name]))
     real = {str(path.relative_to(PACKAGE)) for path in modules()
             if path.name != "__init__.py" or path.parent == PACKAGE}
     assert drawn == real, f"not in the README: {sorted(real - drawn)}; only there: {sorted(drawn - real)}"

@@ -21,9 +21,9 @@ from tests.conversions import SERVER, Identity, fill, last_rows, noise, release_
 from tests.live_bytes import LiveBytes
 from tests.memory_cgroup import enter, memory_cgroup
 from tests.networks import members
-from translate import tiling
+from translate import available_memory, tiling
 from translate.available_memory import Available
-from translate.convert import convert, memory_share
+from translate.convert import convert
 from translate.convert.label_rows import LabelRows
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling
@@ -58,7 +58,7 @@ def convert_in_cgroup(group: Path, source: Path, out: Path, workers: int) -> Non
 def left(monkeypatch: pytest.MonkeyPatch):
     """`left(bytes)`: so much is left of the memory from now on."""
     def set_to(num_bytes: int) -> None:
-        monkeypatch.setattr(memory_share, "available_bytes", lambda: Available(num_bytes, "a test's memory"))
+        monkeypatch.setattr(available_memory, "available_bytes", lambda: Available(num_bytes, "a test's memory"))
     return set_to
 
 
@@ -114,9 +114,9 @@ def translating(**options: object) -> Translating:
 def test_at_once_where_it_fits_in_strips_where_not_and_then_says_why(left) -> None:
     one = translating()
     needed = tiling.whole_bytes(one.release.generator, (1, 3, 1500, 1500))
-    left(int(1.1 * needed / memory_share.SHARE))
+    left(int(1.1 * needed / available_memory.SHARE))
     assert one.way(1500, 1500) == one.way(40, 30) and one.way(1500, 1500).strips is None
-    left(int(0.9 * needed / memory_share.SHARE))
+    left(int(0.9 * needed / available_memory.SHARE))
     way = one.way(1500, 1500)
     assert way.strips is not None and "at once it would take" in way.reason and "a test's memory" in way.reason
     assert one.way(40, 30).strips is None
@@ -142,9 +142,9 @@ def test_what_fits_nowhere_says_whose_limit_it_is(left) -> None:
 
 def test_a_launchers_processes_share_what_is_left(left, monkeypatch: pytest.MonkeyPatch) -> None:
     left(1000 * MB)
-    assert memory_share.usable_memory().bytes == 700 * MB
+    assert available_memory.usable_memory().bytes == 700 * MB
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert memory_share.usable_memory().bytes == 175 * MB
+    assert available_memory.usable_memory().bytes == 175 * MB
 
 
 @pytest.mark.parametrize("workers", [0, 1])

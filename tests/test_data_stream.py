@@ -20,6 +20,7 @@ from PIL import Image
 
 from translate.data import Batch, PairedConfig, Samples, UnpairedConfig, batches, loading
 from translate.data.hashing import stable_hash
+from translate.data.samples import Stored
 from translate.data.stream import Stream, permutation
 from translate.data.transforms import RandomTransform, resized, target_shape
 from translate.errors import DataError, TranslateError, UsageError
@@ -276,10 +277,10 @@ class Faulty(Samples):
         faulty.fault = fault
         return faulty
 
-    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
+    def stored(self, index_a: int, index_b: int) -> list[Stored]:
         if index_a == 3:
             self.fault()
-        return super().read(index_a, index_b)
+        return super().stored(index_a, index_b)
 
 
 def unpicklable() -> None:
@@ -416,6 +417,30 @@ def test_workers_end_when_their_parent_is_killed(toy: Path, looking_often: None)
     while (alive := [pid for pid in workers if runs(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive
+
+
+def test_a_worker_whose_parent_is_killed_before_it_is_ready_ends_as_well(toy: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took whoever had adopted it for its parent, and lived on for ever."""
+    context = multiprocessing.get_context("fork")
+    told = context.SimpleQueue()
+    enter = loading._enter_worker
+
+    def late(number: int) -> None:
+        told.put(os.getpid())
+        os.kill(os.getppid(), signal.SIGKILL)
+        while runs(multiprocessing.parent_process().pid):  # type: ignore[union-attr]
+            time.sleep(0.01)
+        enter(number)
+
+    monkeypatch.setattr(loading, "_enter_worker", late)
+    parent = context.Process(target=lambda: next(stream(paired(toy), workers=1)))
+    parent.start()
+    parent.join()
+    worker, deadline = told.get(), time.monotonic() + 20
+    while runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert parent.exitcode == -signal.SIGKILL and not runs(worker)
 
 
 def runs(pid: int) -> bool:

@@ -107,7 +107,6 @@ def reference_gradients(discriminator: nn.Module, penalty: Any, judged: Tensor, 
     plain: Any = copy.deepcopy(discriminator)
     plain.keep = "everything"
     for layer in plain:
-        layer.activate = lambda x, slope=layer.slope: x if slope is None else nn.functional.leaky_relu(x, slope)
         if isinstance(layer.norm, InstanceNorm):
             layer.norm = PlainNorm()
 

@@ -196,7 +196,7 @@ def test_two_hundred_kills_lose_nothing(shared_pairs: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("number", "to_group"), [
     pytest.param(signal.SIGINT, False, id="int-process"),
-    pytest.param(signal.SIGTERM, True, id="term-group", marks=pytest.mark.slow),
+    pytest.param(signal.SIGTERM, True, id="term-group"),
     pytest.param(signal.SIGTERM, False, id="term-process", marks=pytest.mark.slow),
     pytest.param(signal.SIGINT, True, id="int-group", marks=pytest.mark.slow)])
 def test_a_signal_saves_and_exits_75(number: signal.Signals, to_group: bool, shared_pairs: Path,

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from tests.conversions import Identity, fill, noise, release_of, tiny_release, tree
-from translate import cores
+from translate import available_memory, cores
 from translate.available_memory import Available
-from translate.convert import convert, memory_share, saving
+from translate.convert import convert, saving
 from translate.convert.memory_share import MemoryShare
 from translate.convert.workers import MOST_WORKERS, workers_by_cores
 from translate.data import loading
@@ -94,7 +94,7 @@ def test_fewer_images_are_in_flight_where_memory_is_short_which_is_said_once(
     convert(tmp_path / "in", tmp_path / "alone", release_of(Identity()), workers=0)
     said: dict[int, list[str]] = {}
     for left in (2_000 * MB, 450 * MB):
-        monkeypatch.setattr(memory_share, "available_bytes", lambda left=left: Available(left, "a test's memory"))
+        monkeypatch.setattr(available_memory, "available_bytes", lambda left=left: Available(left, "a test's memory"))
         out, said[left] = tmp_path / str(left), []
         summary = convert(tmp_path / "in", out, release_of(Identity()), workers=3, warn=said[left].append)
         assert summary.converted == 3 and tree(out) == tree(tmp_path / "alone")

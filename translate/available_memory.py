@@ -30,6 +30,7 @@ import psutil
 
 from translate.sizes import format_bytes
 
+SHARE = 0.7  # of what is left; the rest is for other programs, and for what no forecast knows of
 # By the type of the mount: files with a limit, and the one that says how much of it is in use.
 LIMITS = {"cgroup2": {"memory.max": "memory.current", "memory.high": "memory.current"},
           "cgroup": {"memory.limit_in_bytes": "memory.usage_in_bytes",
@@ -61,6 +62,13 @@ def available_bytes(root: Path = Path("/")) -> Available:
     """
     machine = Available(psutil.virtual_memory().available, "free memory of this machine")
     return min([machine, *cgroup_limits(root)], key=lambda each: each.bytes)
+
+
+def usable_memory() -> Available:
+    """Return what this process may take now: its share of what is left, as one of a launcher's on this machine."""
+    left, processes = available_bytes(), num_processes_here()
+    each = f", of which each of {processes} processes takes its part" if processes > 1 else ""
+    return Available(int(SHARE * left.bytes / processes), f"{SHARE:.0%} of the {left}{each}")
 
 
 def cgroup_limits(root: Path = Path("/")) -> Iterator[Available]:

@@ -7,7 +7,7 @@ import time
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SECONDS_BEFORE_A_SECOND_SIGINT = 1.0  # sooner, it is the first one again, passed on by a launcher
@@ -45,6 +45,30 @@ class StopRequest:
             self.is_waiting = False
 
 
+@dataclass
+class Minding:
+    """What this process does about signals just now."""
+
+    requests: list[StopRequest] = field(default_factory=list)  # of the blocks it is in, the innermost last
+    is_command: bool = False  # whether the process ends once a signal has stopped its work
+
+
+MINDING = Minding()
+
+
+@contextmanager
+def ending_once_stopped() -> Iterator[None]:
+    """Within the block, work that a signal has asked to stop is the last: later signals are ignored, for good.
+
+    For a command, whose process ends then with an exit code of its own: a second SIGTERM must not take its place.
+    """
+    MINDING.is_command = True
+    try:
+        yield
+    finally:
+        MINDING.is_command = False
+
+
 @contextmanager
 def minding_signals() -> Iterator[StopRequest]:
     """Yield a request that SIGTERM and SIGINT set within the block.
@@ -52,13 +76,19 @@ def minding_signals() -> Iterator[StopRequest]:
     A second SIGINT, more than a second after the first, raises `KeyboardInterrupt`. A second SIGTERM changes nothing:
     batch systems signal a launcher and its children, and the launcher signals the children again. Python allows signal
     handlers in the main thread only; in another thread the request is never set.
+
+    Behind the block the handlers are those of before; where it lies within another, what was asked for is asked of that
+    as well. In a command that was asked to stop, none is given back (`ending_once_stopped`).
     """
     request = StopRequest()
     asked: list[float] = []
+    in_a_hurry = False
 
     # The handlers: the first signal sets the request, an impatient person stops at once.
     def ask(number: int, frame: types.FrameType | None) -> None:
+        nonlocal in_a_hurry
         if number == signal.SIGINT and request and time.monotonic() - asked[0] > SECONDS_BEFORE_A_SECOND_SIGINT:
+            in_a_hurry = True
             restore()
             raise KeyboardInterrupt
         asked.append(time.monotonic())
@@ -71,6 +101,16 @@ def minding_signals() -> Iterator[StopRequest]:
         for each, handler in previous.items():
             signal.signal(each, handler)
 
+    def leave() -> None:
+        MINDING.requests.remove(request)
+        if request and MINDING.requests:
+            MINDING.requests[-1].number = request.number
+        elif request and MINDING.is_command and not in_a_hurry:
+            for each in previous:
+                signal.signal(each, signal.SIG_IGN)
+            return
+        restore()
+
     # Take over both signals for the block, and give them back to their handlers afterwards.
     previous: dict[int, Any] = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -79,7 +119,8 @@ def minding_signals() -> Iterator[StopRequest]:
     except ValueError:  # not the main thread
         yield request
         return
+    MINDING.requests.append(request)
     try:
         yield request
     finally:
-        restore()
+        leave()

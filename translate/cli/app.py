@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 from translate.cli import adapting, console, converting, datasets, evaluating, interop, publishing, serving, training
 from translate.errors import TranslateError, UsageError
+from translate.signals import ending_once_stopped
 
 # Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
@@ -54,6 +55,7 @@ app.command(cls=Command)(evaluating.compare)
 app.command(cls=Command)(training.plan)
 app.command(cls=Command)(training.recipes)
 app.command("import", cls=Command)(interop.import_checkpoint)
+app.command(cls=Command)(interop.export)
 app.command("export-pth", cls=Command)(interop.export_pth)
 app.command(cls=Command)(publishing.publish)
 
@@ -86,7 +88,8 @@ def main() -> None:
     console.speak_any_encoding()
     console.out.quiet = os.environ.get("RANK", "0") != "0"  # of the processes a launcher starts, only the first speaks
     try:
-        app()
+        with ending_once_stopped():
+            app()
     except TranslateError as error:
         console.say(f"error: {error}", console.err)
         sys.exit(error.exit_code)

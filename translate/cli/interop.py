@@ -1,4 +1,4 @@
-"""import, export-pth: generators of other projects in, and ours out to them."""
+"""import, export, export-pth: generators of other projects in, and ours out to them and to any runtime."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from translate.cli.console import say
 from translate.cli.models import at_hand
 from translate.cli.options import Direction, one_of
 from translate.errors import visible
+from translate.sizes import format_bytes
 
 
 def import_checkpoint(
@@ -51,6 +52,28 @@ def import_checkpoint(
     say(f"release: {visible(imported.folder)}")
     way = "" if "ab" in imported.sources else " --direction ba"
     say(f"convert with: translate convert IN OUT --model {shlex.quote(visible(imported.folder))}{way}")
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run (or RUN/best), a release, or hf:org/name.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="The file to write.")],
+    pixels: Annotated[str, typer.Option(help="What goes in and comes out: signed (float, N C H W in [-1, 1]), unit "
+                                        "(the same in [0, 1]: chaiNNer), uint8 or uint16 (N H W C, as image files).",
+                                        callback=one_of("signed", "unit", "uint8", "uint16"))] = "signed",
+    half: Annotated[bool, typer.Option("--half", help="Weights and convolutions in float16: half the size.")] = False,
+    direction: Direction = "ab",
+) -> None:
+    """Write a generator as an ONNX file that takes images of any size, compared with the original before it is kept."""
+    from translate.interop.onnx_graph import export_onnx
+    from translate.runs.release import load_release
+
+    exported = export_onnx(load_release(at_hand(model), direction), file, pixels, half)  # type: ignore[arg-type]
+    for check in exported.checks:
+        near = "equal" if check.psnr is None else f"{check.psnr:.0f} dB"
+        say(f"compared: {' × '.join(map(str, check.shape))} (images, height, width): {near}, largest difference "
+            f"{check.largest:.2g}")
+    say(f"{visible(exported.file)}: {format_bytes(exported.num_bytes)}, for images of any size; give it whole images, "
+        f"no tiles. {visible(exported.report)} holds these figures")
 
 
 def export_pth(

@@ -12,22 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from translate.available_memory import Available, available_bytes, num_processes_here
+from translate.available_memory import Available, usable_memory
 from translate.images.pictures import DTYPES
 from translate.images.reading import ImageConfig
 
-SHARE = 0.7  # of what is left; the rest is for other programs, and for what no forecast knows of
 IN_FLIGHT = 0.25  # of the share: for images that are decoded ahead, or being written
 IN_FLIGHT_OF_CUDA = 0.6  # the same where translating takes the memory of a GPU
 COPIES_WRITTEN = 5  # of an output's samples, while it is encoded: the array, Pillow's, the file
 FLOAT_BYTES = 4
-
-
-def usable_memory() -> Available:
-    """Return what this process may take now: its share of what is left, as one of a launcher's on this machine."""
-    left, processes = available_bytes(), num_processes_here()
-    each = f", of which each of {processes} processes takes its part" if processes > 1 else ""
-    return Available(int(SHARE * left.bytes / processes), f"{SHARE:.0%} of the {left}{each}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from translate import tiling
-from translate.available_memory import Available, give_back_freed
+from translate.available_memory import Available, usable_memory
+from translate.convert.copies import Copies
 from translate.convert.label_rows import LabelRows
-from translate.convert.memory_share import usable_memory
 from translate.convert.scaling import Scaling
 from translate.errors import DoesNotFit, ImageError
 from translate.images.pages import Page
@@ -27,11 +28,9 @@ from translate.images.tensors import to_tensor
 from translate.precision import Format, autocast, choose_device, choose_precision
 from translate.runs.release import Release
 from translate.sizes import format_bytes, num_bytes
+from translate.tiling.where_it_fits import lacking
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-# No generator takes more bytes for a pixel of an image at once (ResNet-9 of the published width takes 900): where even
-# so many fit, nothing needs to be forecast. An image is padded to what its network takes at least.
-MOST_BYTES_PER_PIXEL, LEAST_SIDE = 16_384, 256
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,8 @@ class Translating:
         if labels is None:
             picture = fit(picture, self.release.image_in)
         shown, given_back = self.scaling.picture(picture, labels is not None)
-        if labels is not None:
-            return given_back, labels.planes(shown.pixels)
-        return given_back, to_tensor(shown.pixels, self.release.image_in)
+        image = to_tensor(shown.pixels, self.release.image_in) if labels is None else labels.planes(shown.pixels)
+        return given_back, image.pin_memory() if self.device.type == "cuda" else image
 
     def way(self, height: int, width: int, beside: int = 0, beside_whole: int = 0) -> Way:
         """Choose how to compute an image, of which other forms take so many bytes `beside`, and more `beside_whole`.
@@ -101,22 +99,10 @@ class Translating:
         if self.device.type == "cuda":
             return Way()
 
-        # At once, if that fits.
-        room = self.room()
-        if max(height, LEAST_SIDE) * max(width, LEAST_SIDE) * MOST_BYTES_PER_PIXEL + beside <= room.bytes:
+        why = lacking(self.release.generator, shape, self.room, beside, beside_whole)
+        if why is None:
             return Way()
-        give_back_freed()
-        room = self.room()
-        try:
-            whole = tiling.whole_bytes(self.release.generator, shape) + beside + beside_whole
-        except Exception:  # a network that cannot run without values tells nothing of what it takes
-            return Way()
-        if whole <= room.bytes:
-            return Way()
-
-        # In strips, if those fit.
-        lacking = f"at once it would take {format_bytes(whole)}, and {format_bytes(room.bytes)} may be taken: " \
-                  f"{room.limit_from}"
+        room = why.room
         try:
             strips = self._strips(shape, max(room.bytes - beside, 1))
         except DoesNotFit as error:
@@ -124,8 +110,8 @@ class Translating:
             raise DoesNotFit(f"{error.what}. {format_bytes(room.bytes)} may be taken{also}: {room.limit_from}",
                              advice="free memory, or use a machine with more") from error
         except tiling.TilingError as error:
-            raise DoesNotFit(f"{lacking}; and it cannot be computed in strips: {error}") from error
-        return Way(strips, lacking)
+            raise DoesNotFit(f"{why}; and it cannot be computed in strips: {error}") from error
+        return Way(strips, str(why))
 
     @property
     def num_planes(self) -> int:
@@ -137,22 +123,40 @@ class Translating:
         with autocast(self.device, self.precision):
             return tiling.forecast(self.release.generator, shape, memory=memory).settings
 
-    @torch.inference_mode()
     def translate(self, image: Tensor, path: Path, shape: HeightWidth, way: Way | None = None) -> Tensor:
         """Translate an image (C, H, W) in [-1, 1] to (C', *shape) float32 in [-1, 1], on the CPU.
 
         In the `way` that was chosen for it, or in the one that is chosen now. Raises `ImageError` naming `path` for an
         output that is not finite, and what `way` raises.
         """
-        way = way or self.way(image.shape[1], image.shape[2])
+        return self.begin(image, path, shape, way)()
+
+    @torch.inference_mode()
+    def begin(self, image: Tensor, path: Path, shape: HeightWidth, way: Way | None = None) -> Callable[[], Tensor]:
+        """Begin to do so; a GPU then works on while its caller does something else. What is returned waits for it.
+
+        That may be called in another thread, and raises what is the matter with the output.
+        """
+        way, copies = way or self.way(image.shape[1], image.shape[2]), self._copies
         with autocast(self.device, self.precision):
-            whole, generator = image[None].to(self.device), self.release.generator
+            whole = image[None].to(self.device) if copies is None else copies.there(image[None])
+            generator = self.release.generator
             fake = generator(whole) if way.strips is None else tiling.apply(generator, whole, settings=way.strips)
             assert fake is not None, "without a sink the output is returned"
-            fake = fake[0].to("cpu", torch.float32)
-        if not all(math.isfinite(end) for end in fake.aminmax()):  # NaN is the least and the largest of all
-            raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
-        return resized_image(fake, shape)
+            fake = fake[0].to(torch.float32)
+        arrived = (lambda: fake.to("cpu")) if copies is None else copies.back(fake)
+
+        def finish() -> Tensor:
+            made = arrived()
+            if not all(math.isfinite(end) for end in made.aminmax()):  # NaN is the least and the largest of all
+                raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
+            return resized_image(made, shape)
+
+        return finish
+
+    @functools.cached_property
+    def _copies(self) -> Copies | None:
+        return Copies(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def translate_rows(self, source: Page | LabelRows, sink: RowSink, shape: HeightWidth, way: Way) -> None:

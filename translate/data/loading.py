@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import multiprocessing
+import os
 import shutil
 import signal
 import threading
@@ -237,9 +238,21 @@ def _collated(collate: Callable[[Sequence[Any]], BatchType], samples: Sequence[A
 
 
 def _enter_worker(_: int) -> None:
-    """Ignore signals to the whole group: the parent saves, and ends its workers. They also end when it dies."""
+    """Ignore signals to the whole group: the parent saves, and ends its workers. They also end when it dies.
+
+    torch sees to that from the first batch on, and every five seconds: a worker whose parent had died before lived on
+    for ever.
+    """
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     for number in FOR_THE_PARENT:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_PARENT)  # what came meanwhile is ignored as well
     torch.set_num_threads(1)
     use_one_thread()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has one"
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)

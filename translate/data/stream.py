@@ -9,7 +9,7 @@ permutation each: the smaller one begins anew, in another order, whenever it is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,7 +86,7 @@ class Batch:
 
 def batches(samples: Samples, *, seed: int, start: int, stop: int, batch_size: int, size: tuple[int, int],
             resize: int | None = None, rank: int = 0, world: int = 1, workers: int = 0,
-            pin_memory: bool = False, timeout: float = TIMEOUT_SECONDS) -> Iterator[Batch]:
+            pin_memory: bool = False, timeout: float = TIMEOUT_SECONDS) -> Generator[Batch, None, None]:
     """Yield the batches of this process for images `start` … `stop` − 1 of the run.
 
     seed         what the order of the images, and all chance of their transforms, is drawn from

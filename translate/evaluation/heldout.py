@@ -51,6 +51,7 @@ from translate.networks.eval_mode import evaluating
 from translate.places import data_root
 from translate.precision import Format, autocast
 from translate.recipe import Recipe
+from translate.tiling.where_it_fits import apply_where_it_fits
 from translate.translators import Direction, Translator
 
 T = TypeVar("T")
@@ -353,10 +354,11 @@ class Evaluator:
 def translate_whole(generator: nn.Module, source: Tensor, device: torch.device, precision: Format) -> Tensor:
     """Translate an image (C, H, W) to (C', H, W) float32, on the device; both in [-1, 1].
 
-    What is not known of the source is not known of the translation.
+    What is not known of the source is not known of the translation. Raises `DoesNotFit` on a CPU with too little
+    memory.
     """
     with autocast(device, precision):
-        fake = generator(source[None].to(device))[0].float()
+        fake = apply_where_it_fits(generator, source[None].to(device))[0].float()
     return hide_unknown(fake, source.to(device))
 
 

@@ -4,6 +4,7 @@ Who calls whom:
 
     a network    resnet, unet, coarse_to_fine, discriminators, autoencoder → layers, attention, dropout, weights; heads
                  for CUT; growing for those that gain levels. Each file holds a config and the network it builds
+    its speed    layers, strips → normalised: norm, activation and padding as one operation, by what a device does best
     its memory   memory sets what each part of layers keeps → recomputing (gradient checkpointing) and strips
     strips       layers → strips → local_chain → statistics, row_operations → rows
     of others    features (ImageNet networks), tasks (classifiers and segmentation networks of domain adaptation)

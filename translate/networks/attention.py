@@ -47,7 +47,7 @@ class Attention(nn.Module):
         key, value = (in_heads(F.max_pool2d(conv(whole), 2)) for conv in (self.key, self.value))
 
         # Back to the image's shape, and added to it.
-        seen = attend(query, key, value).transpose(2, 3).reshape(len(whole), -1, *whole.shape[2:])
+        seen = attend(query, key, value).transpose(2, 3).unflatten(-1, whole.shape[2:]).flatten(1, 2)
         return x + self.gamma.to(seen.dtype) * self.out(seen)
 
 

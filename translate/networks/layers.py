@@ -21,8 +21,9 @@ from typing import Any, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from translate.networks.normalised import normalised
+from translate.networks.normalised.mirroring import Amounts
 from translate.networks.recomputing import checkpointed
 from translate.networks.strips import run_in_strips
 
@@ -99,6 +100,9 @@ class Layer(nn.Module):
 
     def to_convolution(self, x: Tensor) -> Tensor:
         """Return norm → act → pad → conv, without `last`."""
+        mirrored = (self.reflect,) * 4
+        if not (self.downsample or self.scale_factor > 1 or self.smooth):
+            return self.conv(normalised(x, self.norm, self.slope, mirrored))
         x = self.activated(x)
         if self.downsample:
             x = low_passed(x, stride=2)
@@ -106,20 +110,11 @@ class Layer(nn.Module):
             x = F.interpolate(x, scale_factor=self.scale_factor, mode="bilinear" if self.smooth else "nearest")
         elif self.smooth:
             x = low_passed(x)
-        if self.reflect:
-            x = F.pad(x, (self.reflect,) * 4, mode="reflect")
-        return self.conv(x)
+        return self.conv(normalised(x, amounts=mirrored))
 
     def activated(self, x: Tensor) -> Tensor:
         """Return norm → act."""
-        return self.activate(x if self.norm is None else self.norm(x))
-
-    def activate(self, x: Tensor) -> Tensor:
-        """Apply ReLU or LeakyReLU; in place where a norm has just made the tensor, so that nobody else holds it."""
-        if self.slope is None:
-            return x
-        in_place = isinstance(self.norm, _NormBase)
-        return F.leaky_relu(x, self.slope, inplace=in_place) if self.slope else F.relu(x, inplace=in_place)
+        return normalised(x, self.norm, self.slope)
 
 
 def low_passed(x: Tensor, stride: int = 1) -> Tensor:
@@ -130,7 +125,7 @@ def low_passed(x: Tensor, stride: int = 1) -> Tensor:
     convolutional networks shift-invariant again") in the order of Karras et al. 2019, section 2, filter → strided
     convolution, which needs a quarter of the multiplications. Two means of 2 × 2 pixels are that filter.
     """
-    x = F.pad(x, (1, 1, 1, 1), mode="reflect")
+    x = normalised(x, amounts=(1, 1, 1, 1))
     return F.avg_pool2d(F.avg_pool2d(x, 2, 1), 2, stride)
 
 
@@ -208,8 +203,7 @@ class Block(nn.Module):
         return checkpointed(self, self._run, x) if self.keep == "input" else self._run(x)
 
     def _run(self, x: Tensor) -> Tensor:
-        y = self.chain(x)
-        return x + (y if self.norm is None else self.norm(y))
+        return normalised(self.chain(x), self.norm, beside=x)
 
 
 class Level(nn.Module):
@@ -233,8 +227,7 @@ class Level(nn.Module):
         x = checkpointed(self.layer, convolve, *inputs) if self.keep == "convolutions" else convolve(*inputs)
         if self.layer.last is not None:
             x = self.layer.last(x)
-        if self.norm is not None:
-            x = self.norm(x)
+        x = normalised(x, self.norm)
         return x if self.dropout is None else self.dropout(x)
 
     def _convolve(self, *inputs: Tensor) -> Tensor:
@@ -282,10 +275,14 @@ def pad_to_fit(image: Tensor, multiple: int, smallest: int) -> Tensor:
     below = _missing(height, multiple, smallest)
     right = _missing(width, multiple, smallest)
     if right:
-        image = F.pad(image, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+        image = _extended(image, (0, right, 0, 0), right < width)
     if below:
-        image = F.pad(image, (0, 0, 0, below), mode="reflect" if below < height else "replicate")
+        image = _extended(image, (0, 0, 0, below), below < height)
     return image
+
+
+def _extended(image: Tensor, amounts: Amounts, mirror: bool) -> Tensor:
+    return normalised(image, amounts=amounts) if mirror else F.pad(image, amounts, mode="replicate")
 
 
 def _missing(side: int, multiple: int, smallest: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from translate.networks.normalised import normalised
 from translate.networks.row_operations import average_pool, convolution, nearest, transposed_convolution
 from translate.networks.rows import Composed, Operation, Pad, RowRange, Strip, plan_strips
 from translate.networks.statistics import Moments, Statistics
@@ -26,14 +27,13 @@ class ChainLayer(Protocol):
     """
 
     norm: Any
+    slope: float | None
     scale_factor: int
     smooth: bool
     downsample: bool
     reflect: int
     conv: Any
     last: Any
-
-    def activate(self, x: Tensor) -> Tensor: ...
 
 
 class Weights(NamedTuple):
@@ -78,9 +78,15 @@ class LocalLayer:
         """Return the output rows `want` from `z`, the rows `have` of an input of `height` rows."""
         geometry = geometry_of(self.layer, self.weights)
         z = geometry.need(want, height).slice_of(z, have.start)
-        x = z if self.statistics is None else self.statistics.normalise(z, self.weights.scale, self.weights.shift)
-        x = self.layer.activate(x).reshape(z.shape)
-        x = geometry.apply(x, want, height)
+
+        # Mirrored padding that comes first is part of the norm's operation.
+        amounts, rest = geometry.after_mirroring(want, height)
+        slope, scale, shift = self.layer.slope, self.weights.scale, self.weights.shift
+        if self.statistics is None:
+            x = normalised(z, None, slope, amounts)
+        else:
+            x = self.statistics.normalise(z, scale, shift, slope, amounts)
+        x = rest(x)
         return x if self.layer.last is None else self.layer.last(x)
 
     def with_statistics(self, found: Statistics | None) -> LocalLayer:

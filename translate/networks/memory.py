@@ -4,8 +4,8 @@ With the predicted peak and the compute of a CycleGAN step at 2000×2000 (ResNet
 to `plain`). `translate plan` gives these for any recipe, and docs/memory.md says how to choose.
 
     plan           peak      compute  what it does
-    plain          62.6 GiB  1.00     one joint backward pass at the end, everything kept: the textbook step
-    split          21.3 GiB  1.00     each loss is backpropagated as soon as it is known, cut at the fake image
+    plain          47.4 GiB  1.00     one joint backward pass at the end, everything kept: the textbook step
+    split          16.5 GiB  1.00     each loss is backpropagated as soon as it is known, cut at the fake image
     preact         11.9 GiB  1.00     split; layers keep only their convolutions' outputs
     replay          7.0 GiB  1.11     preact; the generator that made a fake keeps nothing, and runs again when the
                                       fake's gradient is known

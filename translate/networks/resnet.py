@@ -29,6 +29,7 @@ from translate.networks.layers import (
     make_norm,
     pad_to_fit,
 )
+from translate.networks.normalised import normalised
 from translate.networks.weights import Initialisation, prepared
 
 
@@ -192,8 +193,7 @@ class ResNet(Generator):
         return picked
 
     def _into_trunk(self, y: Tensor) -> Tensor:
-        y = y if self.norm is None else self.norm(y)
-        y = nn.functional.relu(y, inplace=self.norm is not None)
+        y = normalised(y, self.norm, slope=0.0)
         return low_passed(y, stride=2) if self.antialiased else y
 
 

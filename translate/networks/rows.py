@@ -41,6 +41,9 @@ from typing import Literal, Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
+from translate.networks.normalised import normalised
+from translate.networks.normalised.mirroring import NONE, Amounts
+
 ColumnFunction = Callable[[Tensor], Tensor]  # what an operation does along columns and channels, for rows as they come
 
 
@@ -232,12 +235,22 @@ class Pad:
         return RowRange(start, stop)
 
     def apply(self, x: Tensor, want: RowRange, height: int) -> Tensor:
-        have = self.need(want, height)
-        top, bottom = max(self.pad_top - want.start, 0), max(want.stop - self.pad_top - height, 0)
-        amounts = (self.left, self.right, top, bottom)
-        if any(amounts):
+        amounts = self.amounts(want, height)
+        if self.mode == "reflect":
+            x = normalised(x, amounts=amounts)
+        elif any(amounts):
             x = F.pad(x, amounts, self.mode, self.value if self.mode == "constant" else None)
-        return want.slice_of(x, want.start if top else have.start + self.pad_top)
+        return self.wanted_of(x, want, height)
+
+    def amounts(self, want: RowRange, height: int) -> Amounts:
+        """Return by how much to pad the rows `need(want, height)`, so that `want` are among what comes out."""
+        return (self.left, self.right, max(self.pad_top - want.start, 0),
+                max(want.stop - self.pad_top - height, 0))
+
+    def wanted_of(self, padded: Tensor, want: RowRange, height: int) -> Tensor:
+        """Return the rows `want` of those that come out: mirroring takes more rows than it pads."""
+        at_top = want.start < self.pad_top
+        return want.slice_of(padded, want.start if at_top else self.need(want, height).start + self.pad_top)
 
 
 @dataclass(frozen=True)
@@ -257,6 +270,17 @@ class Composed:
         for step, have, rows, before in zip(self.steps, wanted, wanted[1:], self.heights(height), strict=False):
             x = step.apply(step.need(rows, before).slice_of(x, have.start), rows, before)
         return x
+
+    def after_mirroring(self, want: RowRange, height: int) -> tuple[Amounts, ColumnFunction]:
+        """Return by how much a first step that mirrors pads the rows `need(want, height)`, and all that is left to do
+        then. Where another step is the first, nothing is padded and all of them are left.
+        """
+        first = self.steps[0]
+        if not (isinstance(first, Pad) and first.mode == "reflect"):
+            return NONE, lambda x: self.apply(x, want, height)
+        rows, rest, padded_height = self._wanted(want, height)[1], Composed(self.steps[1:]), first.out_height(height)
+        return (first.amounts(rows, height),
+                lambda padded: rest.apply(first.wanted_of(padded, rows, height), want, padded_height))
 
     def heights(self, height: int) -> list[int]:
         """Return the number of rows before every step, and after the last."""

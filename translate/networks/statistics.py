@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from translate.networks.normalised import normalised_by
+from translate.networks.normalised.mirroring import NONE, Amounts
 
 
 def has_batch_norm(network: nn.Module) -> bool:
@@ -103,14 +105,14 @@ class Statistics:
                 running.add_((new.to(running.dtype) - running) * share)
         return cls(mean, var, norm.eps, 1 if batch else moments.mean.shape[0], moments.count)
 
-    def normalise(self, z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Return scale·(z − µ)·r + shift in z's dtype, computed in that of the statistics. N·C channels of one sample
-        come out where samples have their own.
+    def normalise(self, z: Tensor, scale: Tensor | None, shift: Tensor | None, slope: float | None = None,
+                  amounts: Amounts = NONE) -> Tensor:
+        """Return scale·(z − µ)·r + shift in z's dtype, computed in that of the statistics; then activated and mirrored,
+        as `translate.networks.normalised` says.
 
-        A norm in eval mode does just this, in one fused kernel, and its backward yields Σg and Σ g·(z − µ)·r.
+        Its backward yields Σg and Σ g·(z − µ)·r.
         """
-        folded = z if self.samples == 1 else z.reshape(1, z.shape[0] * z.shape[1], *z.shape[2:])
-        return F.batch_norm(folded, self.mean, self.var, scale, shift, training=False, momentum=0.0, eps=self.eps)
+        return normalised_by(self.mean, self.var, self.eps, self.samples, z, scale, shift, slope, amounts)
 
     def gradient(self, z: Tensor, scale: Tensor, d_scale: Tensor, d_shift: Tensor) -> Tensor:
         """Return −γ·r/N·(dβ + dγ·(z − µ)·r): the gradient that reaches `z` through its own mean and variance.
@@ -119,4 +121,4 @@ class Statistics:
         """
         assert self.count is not None, "constant statistics pass on no gradient"
         factor = -scale * (self.var + self.eps).rsqrt() / self.count
-        return self.normalise(z, factor * d_scale, factor * d_shift).reshape(z.shape)
+        return self.normalise(z, factor * d_scale, factor * d_shift)

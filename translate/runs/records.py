@@ -35,6 +35,7 @@ from translate.errors import MissingExtra
 from translate.foreign import Count, Shape, read_lines
 from translate.networks.eval_mode import evaluating
 from translate.recipe import Recipe
+from translate.tiling.where_it_fits import apply_where_it_fits
 from translate.translators import Direction, Translator
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
@@ -202,7 +203,7 @@ def _translate(translator: Translator, direction: Direction, image: Tensor, devi
     """Translate an image (C, H, W) on `device`; the result (1, C', H, W) is on the CPU."""
     generator = translator.generator(direction)
     with evaluating(generator):
-        return generator(image[None].to(device)).cpu()
+        return apply_where_it_fits(generator, image[None].to(device)).cpu()
 
 
 def _log_picture(tracker: GeneralTracker, image: Image.Image, num_images: int) -> None:

@@ -232,10 +232,9 @@ class HeldFile(FileResponse):
         self._held, self._seconds = held, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._held:
-            with suppress(TimeoutError):  # an answer that was not sent whole ends the connection
-                async with asyncio.timeout(self._seconds):
-                    await super().__call__(scope, receive, send)
+        with self._held, suppress(TimeoutError):  # an answer that was not sent whole ends the connection
+            async with asyncio.timeout(self._seconds):
+                await super().__call__(scope, receive, send)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

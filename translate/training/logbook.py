@@ -22,7 +22,7 @@ from translate.data.label_counts import MAX_MAPS_BEFORE_TRAINING
 from translate.data.pairing import names_of
 from translate.data.scale import Shapes, scales_in_words
 from translate.data.stream import hint_at_truth
-from translate.errors import DataError, DiskError, Stopped, TranslateError
+from translate.errors import DataError, DiskError, DoesNotFit, Stopped, TranslateError
 from translate.evaluation.heldout import Evaluator
 from translate.evaluation.in_words import scores_in_words
 from translate.images.listing import no_files_beside
@@ -196,8 +196,8 @@ class Logbook:
         """End the block with a warning where it runs out of memory; then less of the samples is shown from now on."""
         try:
             yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except (RuntimeError, MemoryError, DoesNotFit) as error:
+            if not isinstance(error, DoesNotFit) and not is_out_of_memory(error):
                 raise
             self.tell("warning", f"warning: no {what} at {self.progress.images:,} images: out of memory")
             stage = self.recipe.stages[self.progress.stage]

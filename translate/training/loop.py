@@ -83,7 +83,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         if accelerator.is_main_process:
             home.claim(recipe)
 
-        with run.log.recording_status(lambda: run.skipped), minding_signals() as run.supply.stop:
+        with minding_signals() as run.supply.stop, run.log.recording_status(lambda: run.skipped):
             run.begin(resume)
             for stage in run.stages():
                 for batch in run.batches(stage):
@@ -201,15 +201,16 @@ class Run(Built):
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Yield this process's share of every global batch left in the stage; set the learning rate before each."""
+        # Closed by name: an error that leaves here holds the stream, and its workers, until the process has ended.
         left = stage.images - self.progress.stage_images
-        stream = self.supply.stream(stage, self.data_seed, self.progress.images, left)
-        while not (self.ended or self.rolled_back):
-            with self.saving_first():
-                batch = self.supply.next(stream)
-            if batch is None:
-                return
-            self._schedule(stage)
-            yield batch.to(self.accelerator.device)
+        with closing(self.supply.stream(stage, self.data_seed, self.progress.images, left)) as stream:
+            while not (self.ended or self.rolled_back):
+                with self.saving_first():
+                    batch = self.supply.next(stream)
+                if batch is None:
+                    return
+                self._schedule(stage)
+                yield batch.to(self.accelerator.device)
 
     @contextmanager
     def saving_first(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from translate.data import Sample
 from translate.networks.eval_mode import evaluating
 from translate.precision import Format, autocast
+from translate.tiling.where_it_fits import apply_where_it_fits
 from translate.translators import Direction, Translator
 
 THUMBNAIL_SIDE = 32  # px: images are told apart by copies of this size, where noise does not count
@@ -93,7 +94,7 @@ class Probe:
     def _translate(self, direction: Direction, source: Tensor) -> Tensor:
         generator: nn.Module = self.translator.phases["generator"][f"generator_{direction}"]
         with evaluating(generator), autocast(self.device, self.precision):
-            return generator(source).float()
+            return apply_where_it_fits(generator, source).float()
 
 
 def thumbnail(image: Tensor) -> Tensor:

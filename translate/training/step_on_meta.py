@@ -19,6 +19,7 @@ from translate.data import Batch
 from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes, Work, emulated_autocast
 from translate.networks.memory import Plan
+from translate.networks.normalised import computed_by, path_on
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Stage
@@ -76,7 +77,7 @@ class StepOnMeta:
 
         It is run once for all plans that do the same. Batch norm is that of `num_processes`.
         """
-        key = (self.effect(plan, num_processes), precision, device)
+        key = (self.effect(plan, num_processes), precision, device, path_on(device))
         if key not in self.measured:
             for network in self.translator.networks.values():
                 memory.apply(plan, network, num_processes)
@@ -101,7 +102,8 @@ class StepOnMeta:
             update = MetaUpdate(translator, self.optimizers, cast(Any, MetaAccelerator()), plan, precision,
                                 stage.micro_batch, images=self.warmup)
             update.device, update.counter = device, counter
-            translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
+            with computed_by(path_on(device)):
+                translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
         return Measured(counter.peak, counter.work)
 
 

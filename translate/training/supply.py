@@ -7,7 +7,7 @@ process alone: all of them can save what they have before the training ends.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +38,7 @@ class Supply:
         self.stop = StopRequest()
         self.is_stopping = False  # whether a signal has asked any process to stop, as far as `next` has heard
 
-    def stream(self, stage: Stage, seed: int, start: int, num_images: int) -> Iterator[Batch]:
+    def stream(self, stage: Stage, seed: int, start: int, num_images: int) -> Generator[Batch, None, None]:
         """Return this process's share of the next `num_images` images of a stage, `start` being the first of the run.
 
         `seed` is what the order of the data and all chance of its samples is drawn from.

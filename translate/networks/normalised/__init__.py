@@ -1,0 +1,218 @@
+"""norm → act → pad as one operation, forward and backward: what stands between any two convolutions.
+
+    y = mirrored(act(γ·(z − µ)·r + β))                 µ the mean of z, r = (σ² + ε)^-½, act a ReLU or LeakyReLU
+
+A network spends most of its time outside of convolutions on these three, and separately each reads and writes the
+whole tensor. As one operation it reads z for its statistics, and then once more to write y. For the backward pass it
+holds z, µ and r alone, what memory plan `preact` holds; the activation's mask is found again from them. With the
+gradient g that arrives, gathered from the places each pixel was mirrored to, and masked,
+
+    dβ = Σ g        dγ = Σ g·(z − µ)·r        dz = γ·r·(g − dβ/N − (z − µ)·r·dγ/N)
+
+where Σ runs over the N values that µ was taken of. Where µ and r are given as numbers (a norm in eval mode; strips, see
+`translate.networks.strips`), dz = γ·r·g.
+
+There are three ways to compute it, which give the same to rounding, and a device has one of them (`path_of`):
+
+    eager     the norm, the activation and the padding as torch has them: on a CPU, whose kernels keep channels_last and
+              are fastest (docs/log.md)
+    plain     torch's kernels of norms, and mirrored padding put together of slices: on a card, where torch's padding
+              would change the layout and add up its gradient in any order
+    fused     Triton's kernels: on a card of compute capability 8.0 or more, where Triton is there
+
+None of them adds atomically: the same numbers come out every time. A second derivative goes the eager way.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import has_torch_function_unary
+
+from translate.networks.normalised import counted, fused, plain
+from translate.networks.normalised.form import Form
+from translate.networks.normalised.mirroring import NONE, Amounts, gathered
+
+Path = Literal["eager", "plain", "fused"]
+
+FUSED_FROM = (8, 0)  # the compute capability below which Triton promises nothing
+
+
+def normalised(z: Tensor, norm: nn.Module | None = None, slope: float | None = None, amounts: Amounts = NONE,
+               beside: Tensor | None = None) -> Tensor:
+    """Return norm → act → pad of an image (N, C, H, W).
+
+        norm      any module; None: none. Instance norms and BatchNorm2d are computed here, others by themselves
+        slope     of the activation: None for none, 0 for ReLU, else LeakyReLU
+        amounts   columns and rows that are mirrored at the left, right, top and bottom
+        beside    what is added in the end (N, C, H, W): a residual block's input; without activation and padding
+    """
+    path = path_of(z)
+    if path == "eager":
+        return _eagerly(z, norm, slope, amounts, beside)
+    if norm is not None and not _is_known(norm):
+        z, norm = norm(z), None
+    if norm is None and not any(amounts):
+        return _added(_activated(z, slope, in_place=False), beside)
+
+    # As nn.BatchNorm2d does: running statistics advance in training and are gone by in eval mode.
+    given, running = None, None
+    form = Form("none", slope=slope, amounts=amounts)
+    if norm is not None:
+        module: Any = norm
+        of_samples = isinstance(norm, nn.InstanceNorm2d)
+        if not norm.training and module.running_mean is not None:
+            given = module.running_mean, module.running_var
+        elif norm.training and module.track_running_stats:
+            module.num_batches_tracked.add_(1)
+            share = 1 / module.num_batches_tracked.item() if module.momentum is None else module.momentum
+            running = module.running_mean, module.running_var, share
+        form = Form("found" if given is None else "given", len(z) if of_samples else 1, module.eps, slope, amounts)
+        if given is None and z.numel() == form.groups * z.shape[1]:
+            raise ValueError(f"{norm}: expected more than one value per channel, got input of size {tuple(z.shape)}")
+    scale, shift = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if form.groups > 1:  # they serve every sample
+        scale, shift = (None if weight is None else weight.repeat(form.groups) for weight in (scale, shift))
+    return _Normalised.apply(path, form, given, running, z, scale, shift, beside)
+
+
+def normalised_by(mean: Tensor, var: Tensor, eps: float, groups: int, z: Tensor, scale: Tensor | None,
+                  shift: Tensor | None, slope: float | None = None, amounts: Amounts = NONE) -> Tensor:
+    """Return norm → act → pad of z (N, C, H, W) for statistics that are numbers, flat: `groups` of C.
+
+    Scale and shift are as many, or None. Computed in the statistics' dtype, returned in z's.
+    """
+    form = Form("given", groups, eps, slope, amounts)
+    path = path_of(z)
+    if path == "eager":
+        return _formula(form, (mean, var), z, scale, shift)
+    return _Normalised.apply(path, form, (mean, var), None, z, scale, shift, None)
+
+
+def path_of(x: Tensor) -> Path:
+    """Return how the operation is computed on the device of `x`: by that alone, or as `computed_by` says."""
+    if has_torch_function_unary(x):  # an image of `translate.tiling`, which records torch's own functions
+        return "eager"
+    if _forced is not None:
+        return _forced
+    return path_on_card(x.device.index or 0) if x.device.type == "cuda" else "eager"
+
+
+def path_on(device: Literal["cuda", "cpu"]) -> Path:
+    """Return how the operation is computed on a kind of device, or as `computed_by` says. A card that is not here is
+    taken for an older one, whose path takes no less memory."""
+    if _forced is not None:
+        return _forced
+    if device == "cpu":
+        return "eager"
+    return path_on_card(torch.cuda.current_device()) if torch.cuda.is_available() else "plain"
+
+
+@functools.cache
+def path_on_card(index: int) -> Path:
+    """Return how the operation is computed on a CUDA card of this machine."""
+    has_triton = importlib.util.find_spec("triton") is not None
+    return "fused" if has_triton and torch.cuda.get_device_capability(index) >= FUSED_FROM else "plain"
+
+
+_forced: Path | None = None
+
+
+@contextmanager
+def computed_by(path: Path) -> Iterator[None]:
+    """Compute by `path` within the block, backward passes included, on any device: for counts on the meta device, which
+    stands for another, and for tests."""
+    global _forced
+    before, _forced = _forced, path
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+class _Normalised(torch.autograd.Function):
+    """The operation for autograd, on one of the two paths that are not eager."""
+
+    @staticmethod
+    def forward(ctx: Any, path: Path, form: Form, given: tuple[Tensor, Tensor] | None, running: Any, z: Tensor,
+                scale: Tensor | None, shift: Tensor | None, beside: Tensor | None) -> Tensor:
+        if z.is_meta:
+            y, mean, factor = counted.forward(form, given, z, scale, shift, beside, path == "plain")
+        else:
+            y, mean, factor = _way(path).forward(form, given, running, z, scale, shift, beside)
+        ctx.path, ctx.form, ctx.given = path, form, given
+        ctx.save_for_backward(None if form.norm == "none" and form.slope is None else z, mean, factor, scale, shift)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        z, mean, factor, scale, shift = ctx.saved_tensors
+        wants_z, wants_scale, wants_shift, wants_beside = ctx.needs_input_grad[4:]
+        found: tuple[Tensor | None, ...] = (None, None, None)
+        if torch.is_grad_enabled():  # create_graph=True: what follows must be differentiable itself
+            found = _derived(ctx.form, ctx.given, z, scale, shift, gradient)
+        elif gradient.is_meta:
+            found = counted.backward(ctx.form, ctx.given, gradient, z, mean, factor, scale, shift, ctx.path == "plain")
+        elif wants_z or wants_scale or wants_shift:
+            found = _way(ctx.path).backward(ctx.form, ctx.given, gradient, z, mean, factor, scale, shift)
+        return None, None, None, None, *found, gradient if wants_beside else None
+
+
+def _derived(form: Form, given: tuple[Tensor, Tensor] | None, z: Tensor | None, scale: Tensor | None,
+             shift: Tensor | None, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of z, scale and shift as functions of these and of `gradient`."""
+    if z is None:  # padding alone, which is linear
+        return gathered(gradient, form.amounts), None, None
+    inputs = (z, scale, shift)
+    followed = [value for value in inputs if value is not None and value.requires_grad]
+    found = iter(torch.autograd.grad(_formula(form, given, *inputs), followed, gradient, create_graph=True))
+    return tuple(next(found) if value is not None and value.requires_grad else None for value in inputs)
+
+
+def _way(path: Path) -> Any:
+    return plain if path == "plain" else fused
+
+
+def _is_known(norm: nn.Module) -> bool:
+    """Whether a norm is nothing but its fields: of a subclass we know only our own."""
+    if isinstance(norm, nn.InstanceNorm2d):
+        return not norm.track_running_stats
+    return type(norm) is nn.BatchNorm2d
+
+
+def _eagerly(z: Tensor, norm: nn.Module | None, slope: float | None, amounts: Amounts, beside: Tensor | None) -> Tensor:
+    """Return norm → act → pad, one after the other; in place where a norm has just made the tensor, so that nobody else
+    holds it."""
+    y = _activated(z if norm is None else norm(z), slope, in_place=isinstance(norm, _NormBase))
+    return _added(F.pad(y, amounts, mode="reflect") if any(amounts) else y, beside)
+
+
+def _formula(form: Form, given: tuple[Tensor, Tensor] | None, z: Tensor, scale: Tensor | None, shift: Tensor | None
+             ) -> Tensor:
+    """Return the same of the operation's own arguments, differentiable as often as one likes."""
+    y, (samples, channels, *sides) = z, z.shape
+    if form.norm != "none":
+        # Each sample's channels as further channels of one sample; a norm in eval mode goes by given statistics.
+        folded = z.reshape(1, samples * channels, *sides) if form.groups > 1 else z
+        mean, var = given or (None, None)
+        y = F.batch_norm(folded, mean, var, scale, shift, given is None, 0.0, form.eps)
+    y = _activated(y, form.slope, in_place=form.norm != "none").reshape(z.shape)
+    return F.pad(y, form.amounts, mode="reflect") if any(form.amounts) else y
+
+
+def _activated(x: Tensor, slope: float | None, in_place: bool) -> Tensor:
+    if slope is None:
+        return x
+    return F.leaky_relu(x, slope, inplace=in_place) if slope else F.relu(x, inplace=in_place)
+
+
+def _added(y: Tensor, beside: Tensor | None) -> Tensor:
+    return y if beside is None else beside + y

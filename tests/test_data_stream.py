@@ -20,6 +20,7 @@ from PIL import Image
 
 from translate.data import Batch, PairedConfig, Samples, UnpairedConfig, batches, loading
 from translate.data.hashing import stable_hash
+from translate.data.samples import Stored
 from translate.data.stream import Stream, permutation
 from translate.data.transforms import RandomTransform, resized, target_shape
 from translate.errors import DataError, TranslateError, UsageError
@@ -276,10 +277,10 @@ class Faulty(Samples):
         faulty.fault = fault
         return faulty
 
-    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
+    def stored(self, index_a: int, index_b: int) -> list[Stored]:
         if index_a == 3:
             self.fault()
-        return super().read(index_a, index_b)
+        return super().stored(index_a, index_b)
 
 
 def unpicklable() -> None:

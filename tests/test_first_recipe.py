@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.commands import call
 from tests.conftest import waves
-from translate.errors import TranslateError
+from translate.errors import TranslateError, UsageError
 from translate.recipe import Recipe, load_recipe
 from translate.training.first_recipe import first_recipe
 
@@ -119,7 +119,17 @@ def test_every_kind_of_folder_gets_a_recipe_of_its_own(name: str, tmp_path: Path
     assert recipe == made.recipe and document_holds(recipe, wanted)
     assert line in "\n".join(made.lines) and line in made.text
     assert all(max(stage.size) <= 48 for stage in recipe.stages)  # no image is enlarged
-    assert "GPU of 8GB" in made.text.splitlines()[0] and "MiB, 1.00× compute" in made.text
+    assert "GPU of 8GB" in made.text.splitlines()[0] and "images/s" in made.text
+    assert "# Hours:    about " in made.text and "taken for an RTX 3060" in made.text
+
+
+def test_a_gpu_may_be_named(tmp_path: Path) -> None:
+    two_sides(tmp_path / "images")
+    made = first_recipe(tmp_path / "images", tmp_path / "mine.yaml", "rtx 4090")
+    assert "on a GPU of 24GB" in made.text and "--gpu 'rtx 4090'" in made.text
+    assert "; RTX 4090, by its published numbers" in made.text
+    with pytest.raises(UsageError, match="no GPU that is known"):
+        first_recipe(tmp_path / "images", tmp_path / "mine.yaml", "8 apples")
 
 
 def two_small_steps(file: Path) -> list[str]:

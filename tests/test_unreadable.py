@@ -220,7 +220,7 @@ def test_what_is_taken_instead_does_not_depend_on_workers_or_the_point_of_resumi
 def test_a_signal_ends_the_wait_for_a_read_that_hangs_and_everything_is_saved(
         workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM did not end a training whose loader hung: a batch system then killed it, unsaved."""
-    read = Samples.read
+    read = Samples.stored
 
     def hanging(self: Samples, index_a: int, index_b: int) -> Any:
         if index_a == 3 and (tmp_path / "armed").exists():
@@ -232,7 +232,7 @@ def test_a_signal_ends_the_wait_for_a_read_that_hangs_and_everything_is_saved(
             (tmp_path / "armed").touch()
             threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
-    monkeypatch.setattr(Samples, "read", hanging)
+    monkeypatch.setattr(Samples, "stored", hanging)
     began = time.monotonic()
     with pytest.raises(Stopped, match=r"stopped by SIGTERM .* everything is saved. Continue with: translate train"):
         train(small(data, workers=workers), tmp_path / "run", Silent(arm))
@@ -243,14 +243,14 @@ def test_a_signal_ends_the_wait_for_a_read_that_hangs_and_everything_is_saved(
 def in_two(data: Path, folder: Path, faulty: int) -> None:
     """One of two processes cannot read a file that the other reads well."""
     AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
-    read = Samples.read
+    read = Samples.stored
 
     def fault(self: Samples, index_a: int, index_b: int) -> Any:
         if torch.distributed.get_rank() == faulty and (folder / "armed").exists():
             raise DataError("cannot be read here", self.files_a[index_a])
         return read(self, index_a, index_b)
 
-    Samples.read = fault  # type: ignore[method-assign]
+    Samples.stored = fault  # type: ignore[method-assign]
     recipe = small(data, stages=[{"resolution": 16, "images": 240, "batch_size": 2}])
     try:
         train(recipe, folder / "run", Silent(lambda images: (folder / "armed").touch() if images == 8 else None))

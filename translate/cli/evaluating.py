@@ -41,10 +41,13 @@ def evaluate(
                                                show_default="255, where that is no class")] = None,
     ids: Annotated[str | None, typer.Option(metavar="N=CLASS,…", help="Which classes the numbers of label maps stand "
                                             "for, such as 255=1; the others for themselves.")] = None,
+    frames: Annotated[bool, typer.Option("--frames", help="The folder holds frames of a film: how much do they flicker "
+                                         "beside those of --source?")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here; - prints "
                                                    "them.", show_default="RUN/results.json")] = None,
 ) -> None:
     """Score a run on its test images, or any folder of images against real ones."""
+    from translate.evaluation.frames import evaluate_frames
     from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
 
     # Words that do not fit together.
@@ -55,7 +58,10 @@ def evaluate(
     if is_run and not (against is source is classes is truth is values is None):
         raise UsageError("a run is scored on the test images of its recipe", what,
                          "to score other images, run `convert`, then `evaluate OUT --against REAL`")
-    if not is_run and against is None:
+    if frames and (is_run or source is None or not (against is truth is most is classes is None)):
+        raise UsageError("--frames: compares frames with what they were made from, and with nothing else", what,
+                         "give a folder of frames and --source FOLDER")
+    if not is_run and against is None and not frames:
         raise UsageError("neither a run nor a release", what, "for a folder of images, add --against FOLDER")
     if classes is not None and not (source is most is truth is values is None):
         raise UsageError("--classes: label maps are compared as they are, all of them",
@@ -64,7 +70,9 @@ def evaluate(
         raise UsageError("--ignore and --ids are about label maps", advice="add --classes N")
 
     with Display("evaluate") as display:
-        if against is None:
+        if frames and source is not None:
+            results = evaluate_frames(what, source, low_high=range_of(values), on_progress=display.count)
+        elif against is None:
             results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
                                    on_progress=display.count)
         elif classes is not None:

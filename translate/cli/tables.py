@@ -70,7 +70,7 @@ def plan_table(planned: Any) -> Table:
 
     An arrow stands at the plan that a training takes.
     """
-    budget = planned.budget
+    budget = planned.gpu.budget
     table = Table("stage", "resolution", "batch", "memory plan", "predicted peak", "speed", "time",
                   *(["fits"] if budget else []), title_justify="left",
                   title=f"CUDA, {planned.precision}{f', {planned.usable}' if budget else ''}")
@@ -102,6 +102,7 @@ def results_table(document: dict[str, Any]) -> Table:
     counted = f"{document['num_images']} images, {document['num_reals']} real ones"
     if document["paired"] and document["direction"] is None:
         counted = f"{document['num_images']} images, each against the real one of its name"
+    counted = document.get("counted", counted)
     counted += f", {document['labels']['text']}" if "labels" in document else ""
     counted += ", values from {:g} to {:g}".format(*document["range"]) if "range" in document else ""
     level = f"{document['interval']['level']:.0%} interval"
@@ -109,8 +110,9 @@ def results_table(document: dict[str, Any]) -> Table:
     value, own = "value", []
     if own_size:
         value, own = f"value at {document['side']} px", [f"in their own size, {document['own_side']} px"]
-    table = Table("", "better", value, level, *own, "real | real", *(name.replace("_", " ") for name in baselines),
-                  title=f"{document['what']} ({counted})", title_justify="left")
+    table = Table("", "better", value, level, *own, document.get("floor_is", "real | real"),
+                  *(name.replace("_", " ") for name in baselines), title=f"{document['what']} ({counted})",
+                  title_justify="left")
     for row in document["metrics"].values():
         table.add_row(row["title"], row["better"], number(row), interval(row),
                       *([with_interval(row["own_size"])] if own_size else []), with_interval(row["floor"]),

@@ -83,8 +83,8 @@ def train(
 def new(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images to train on, in any layout that is known: "
                                            "two folders of them, trainA and trainB, A beside B, photographs …")],
-    gpu: Annotated[str | None, typer.Option(help="The size of the GPU, such as 8GB.",
-                                            show_default="the one there is, else 8GB")] = None,
+    gpu: Annotated[str | None, typer.Option(help="The GPU: the size of its memory, such as 8GB, or its name, such as "
+                                            "\"RTX 4090\".", show_default="the one there is, else 8GB")] = None,
     kind: Annotated[str | None, typer.Option(help="What the folder holds: unpaired, paired, labels or computed.",
                                              show_default="what it seems to hold", callback=_kinds)] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The recipe to write.",
@@ -141,7 +141,7 @@ def plan(
                 "needs less: --set adapt.semantic=null")
         for line in planned.enlarged:
             say(f"warning: {line}")
-        if planned.budget is None:
+        if planned.gpu.budget is None:
             say("add --memory 8GB to see what fits a GPU of that size")
     if planned.misfits:
         raise DoesNotFit("\n".join(planned.misfits))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from translate.data.hashing import stable_hash
+from translate.data.image_cache import ImageCache
 from translate.data.label_counts import LabelCounts, count_label_maps
 from translate.data.labels import Labelling
-from translate.data.transforms import Augmentation, loaded
+from translate.data.transforms import Augmentation, check_loaded, resized, target_shape
 from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError
-from translate.images.decoding import inspect
+from translate.images.decoding import inspect, is_jpeg
 from translate.images.reading import ImageConfig, read_image
+from translate.images.resampling import HeightWidth
 from translate.images.tensors import to_tensor
 
 ComputedInput = Literal["grey", "edges"]
@@ -40,6 +44,24 @@ class Loading:
     resize: int | None  # short side, px
     augment: tuple[Augmentation, ...]
     skips_unreadable: bool = False  # whether another sample is taken in place of one that cannot be made
+    draft: bool = False  # whether a JPEG that is shrunk far may be decoded at a half, quarter or eighth of its size
+    cache: ImageCache | None = None  # where images are kept at the size that they are loaded at
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One of the images of a sample, as a file holds it.
+
+    path    the file
+    read    reads it as (H, W, C); of at least half a given (height, width), where one is given and `draft` allows it
+    how     what besides the file and the size decides about its pixels, as JSON
+    draft   whether it may be decoded smaller than it is: it is all that the file holds
+    """
+
+    path: Path
+    read: Callable[[HeightWidth | None], np.ndarray]
+    how: Any
+    draft: bool = False
 
 
 class Samples:
@@ -50,7 +72,7 @@ class Samples:
     """
 
     paired: ClassVar[bool] = True
-    labels: ClassVar[tuple[bool, ...]] = (False, False)  # which of the images `read` gives are label maps
+    labels: ClassVar[tuple[bool, ...]] = (False, False)  # which of the images of a sample are label maps
 
     def __init__(self, loading: Loading, split: str, files_a: Sequence[Path], files_b: Sequence[Path]):
         self.loading, self.split = loading, split
@@ -70,9 +92,16 @@ class Samples:
         """How many channels the two tensors of a sample have together."""
         return self.image_a.channels + self.image_b.channels
 
-    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
-        """Return the stored images of one sample, each (H, W, C), of which one crop is taken. Raises `ImageError`."""
-        return [read_image(self.files_a[index_a], self.image_a), read_image(self.files_b[index_b], self.image_b)]
+    def stored(self, index_a: int, index_b: int) -> list[Stored]:
+        """Return the images of one sample, of which one crop is taken."""
+        return [self.stored_image(self.files_a[index_a], self.image_a),
+                self.stored_image(self.files_b[index_b], self.image_b)]
+
+    def stored_image(self, path: Path, config: ImageConfig) -> Stored:
+        """Return the image that is all of a file."""
+        draft = self.loading.draft
+        return Stored(path, lambda at_least: read_image(path, config, at_least=at_least), [config.identity, draft],
+                      draft=draft)
 
     def count_labels(self, at_most: int) -> LabelCounts | None:
         """Return what label maps are of, looking at some of many (see `count_label_maps`); None where there are none.
@@ -80,25 +109,46 @@ class Samples:
         return None
 
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Return what `read` gave, after its transforms, as (a, b): each (C, H, W) in [-1, 1]."""
+        """Return what `fitted` gave, after its transforms, as (a, b): each (C, H, W) in [-1, 1]."""
         a, b = images
         return to_tensor(a, self.image_a), to_tensor(b, self.image_b)
 
     def fitted(self, index_a: int, index_b: int, resize: int | None,
                crop: tuple[int, int] = (1, 1)) -> list[np.ndarray]:
-        """Return what `read` gives at a short side of `resize` px, or at more where `crop` would not fit.
+        """Return the images of one sample at a short side of `resize` px, or at more where `crop` would not fit.
 
         Raises `ImageError`, and `DataError` for a pair of two sizes.
         """
-        images = self.read(index_a, index_b)
-        if self.paired and len({image.shape[:2] for image in images}) > 1:
-            (height_a, width_a), (height_b, width_b) = (image.shape[:2] for image in images)
+        stored = self.stored(index_a, index_b)
+        images = [self._loaded(each, resize, crop, labels) for each, labels in zip(stored, self.labels, strict=False)]
+        if self.paired and len({own for _, own in images}) > 1:
+            (height_a, width_a), (height_b, width_b) = (own for _, own in images)
             raise DataError(f"is {width_a}×{height_a} and {self.files_b[index_b]} {width_b}×{height_b} pixels; the "
                             "images of a pair need one size", self.files_a[index_a],
                             f"`translate data check {RECIPE_PLACEHOLDER}` lists all such pairs")
-        paths = (self.files_a[index_a], self.files_b[index_b]) if len(images) > 1 else (self.files_b[index_b],)
-        return [loaded(image, path, resize, crop, labels=labels)
-                for image, path, labels in zip(images, paths, self.labels, strict=False)]
+        return [image for image, _ in images]
+
+    def _loaded(self, stored: Stored, resize: int | None, crop: HeightWidth,
+                labels: bool) -> tuple[np.ndarray, HeightWidth]:
+        """Return an image at the size that `target_shape` says, from the cache where it is there; and its own shape."""
+        cache = self.loading.cache
+        key = None if cache is None else cache.key(stored.path, [stored.how, resize, crop])
+        if cache is not None and key is not None and (found := cache.get(key)) is not None:
+            return found
+
+        # Where it is shrunk far enough, a JPEG is decoded at a part of its size.
+        own = shape_in(stored.path) if stored.draft and is_jpeg(stored.path) else None
+        at_least = None if own is None else target_shape(own, resize, crop)
+        image = stored.read(at_least)
+        own = own or (image.shape[0], image.shape[1])
+
+        # At its target size. What is not smaller than the file's own image is read as fast from there.
+        shape = target_shape(own, resize, crop)
+        check_loaded(own, shape, stored.path)
+        made = resized(image, shape, labels=labels)
+        if cache is not None and key is not None and math.prod(shape) < math.prod(own):
+            cache.put(key, made, own)
+        return made, own
 
     def whole(self, index: int, resize: int | None = None, crop: tuple[int, int] = (1, 1)) -> Sample:
         """Return sample `index` without crop and augmentation, at its full size or at the one that `fitted` gives it.
@@ -130,17 +180,24 @@ class AlignedSamples(Samples):
         height, width = super().shape_in(path)
         return height, max(1, width // 2)
 
-    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
+    def stored(self, index_a: int, index_b: int) -> list[Stored]:
         path = self.files_a[index_a]
-        whole_a = read_image(path, self.image_a)
-        whole_b = whole_a if self.image_a == self.image_b else read_image(path, self.image_b)
-        width = whole_a.shape[1]
-        if width % 2:
-            raise ImageError(path, "read", f"{width} pixels wide, which cannot be cut into two halves of one size; "
-                                           "expected a pair, A beside B")
-        halves = [slice(None, width // 2), slice(width // 2, None)]
-        of_a, of_b = reversed(halves) if self.swapped else halves
-        return [whole_a[:, of_a], whole_b[:, of_b]]
+
+        @functools.cache
+        def whole(config: ImageConfig) -> np.ndarray:
+            return read_image(path, config)
+
+        def half(config: ImageConfig, right: bool) -> Stored:
+            def read(_: HeightWidth | None) -> np.ndarray:
+                width = whole(config).shape[1]
+                if width % 2:
+                    raise ImageError(path, "read", f"{width} pixels wide, which cannot be cut into two halves of one "
+                                     "size; expected a pair, A beside B")
+                return whole(config)[:, width // 2:] if right else whole(config)[:, :width // 2]
+
+            return Stored(path, read, [config.identity, "right" if right else "left"])
+
+        return [half(self.image_a, self.swapped), half(self.image_b, not self.swapped)]
 
 
 class LabelSamples(Samples):
@@ -157,8 +214,10 @@ class LabelSamples(Samples):
     def num_planes(self) -> int:
         return self.labelling.channels + self.image_b.channels
 
-    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
-        return [self.labelling.read(self.files_a[index_a]), read_image(self.files_b[index_b], self.image_b)]
+    def stored(self, index_a: int, index_b: int) -> list[Stored]:
+        path = self.files_a[index_a]
+        return [Stored(path, lambda _: self.labelling.read(path), asdict(self.labelling)),
+                self.stored_image(self.files_b[index_b], self.image_b)]
 
     def count_labels(self, at_most: int) -> LabelCounts:
         return count_label_maps(self.labelling, self.files_a, at_most)
@@ -175,8 +234,8 @@ class ComputedSamples(Samples):
         super().__init__(loading, split, files, files)
         self.kind = kind
 
-    def read(self, index_a: int, index_b: int) -> list[np.ndarray]:
-        return [read_image(self.files_b[index_b], self.image_b)]
+    def stored(self, index_a: int, index_b: int) -> list[Stored]:
+        return [self.stored_image(self.files_b[index_b], self.image_b)]
 
     def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         b = to_tensor(images[0], self.image_b)

@@ -57,6 +57,8 @@ from translate.images.tiffs import (
 )
 from translate.images.values import nodata_in, unknown_in
 
+JPEG_START = b"\xff\xd8\xff"  # ITU-T T.81, B.1.1.3: the start of the image, and of its first segment
+DRAFT_SPARE = 2  # so many times the wanted pixels a side are decoded at least: resizing makes a mean of them
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # Pillow would try 43, PostScript among them
 # The brands of files whose images are coded as in a video of the kinds HEVC, as single images or as sequences.
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
@@ -79,18 +81,28 @@ def inspect(path: Path) -> ImageInfo:
             return pillow_info(image, readable)
 
 
+def is_jpeg(path: Path) -> bool:
+    """Return whether a file begins as a JPEG does. Raises `ImageError` for what cannot be read."""
+    with as_image_errors(path, "read"), open_image(path) as file:
+        return file.read(len(JPEG_START)) == JPEG_START
+
+
 def read_content(path: Path) -> bytes:
     """Return the bytes of a file. Raises `ImageError`."""
     with as_image_errors(path, "read"), open_image(path) as file:
         return file.read()
 
 
-def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS, stacked: bool = False) -> Picture:
+def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS, stacked: bool = False,
+           at_least: tuple[int, int] | None = None) -> Picture:
     """Decode the bytes of a file that holds one image; `path` is for messages only.
 
     `translate.images.pages` reads a TIFF of several pages, and one that is too large to stand in memory; `stacked`
-    takes its pages as the channels of one image. Raises `ImageError` for bytes that are no such image, and for one of
-    more than `max_pixels`.
+    takes its pages as the channels of one image. A JPEG of which `at_least` a (height, width) is wanted may come out at
+    a half, a quarter or an eighth of its size, but with twice as many pixels a side: it is made from fewer waves, and
+    shrunk further it differs little from the whole one.
+
+    Raises `ImageError` for bytes that are no such image, and for one of more than `max_pixels`.
     """
     with as_image_errors(path, "read"):
         if not content:
@@ -117,9 +129,25 @@ def decode(content: bytes, path: Path, max_pixels: int = MAX_PIXELS, stacked: bo
             check_size(info, path, max_pixels)
             _check_still(info.frames, path)
             check_kind(info, path)
+            if at_least is not None and info.format == "JPEG":
+                turned = orientation_in(image) in SIDEWAYS_ORIENTATIONS
+                _draft(image, at_least[::-1] if turned else at_least)
             with bounded(info, len(content), path):
                 picture = _decode_opened(image, info, readable, content, path)
             return replace(picture, notes=(*notes, *picture.notes))
+
+
+def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:
+    """Have a JPEG decoded at a part of its size, of which `at_least` a (height, width) as it is stored is wanted.
+
+    Only at a part that its sides are multiples of: else the last pixels would stand for less of the image than others.
+    """
+    width, height = image.size
+    for part in (8, 4, 2):
+        remains = min(height / (DRAFT_SPARE * at_least[0]), width / (DRAFT_SPARE * at_least[1]))
+        if remains >= part and width % part == height % part == 0:
+            image.draft(None, (width // part, height // part))
+            return
 
 
 def _decode_opened(image: Image.Image, info: ImageInfo, file: BinaryIO, content: bytes, path: Path) -> Picture:
@@ -228,15 +256,20 @@ def pillow_info(image: Image.Image, file: BinaryIO) -> ImageInfo:
     """Return what a file that Pillow has opened says of itself."""
     assert image.format is not None
     width, height = image.size
-    # To find EXIF behind the pixels of a PNG, Pillow would decode them.
-    exif = exif_of(image) if image.format != "PNG" or "exif" in image.info else None
-    orientation = exif.get(ORIENTATION_TAG, 1) if exif else 1
+    orientation = orientation_in(image)
     if orientation in SIDEWAYS_ORIENTATIONS:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "I", "I;16", "I;16B", "F") or raw_mode(image).startswith("LA")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # an MPO is a photograph with its previews
     return ImageInfo(image.format, image.mode, width, height, 1 if grey else 3, pillow_bits(image, file), frames,
                      alpha=image.has_transparency_data, turned=orientation in range(2, 9))
+
+
+def orientation_in(image: Image.Image) -> int:
+    """Return how an image that Pillow has opened is turned, as EXIF says it."""
+    # To find EXIF behind the pixels of a PNG, Pillow would decode them.
+    exif = exif_of(image) if image.format != "PNG" or "exif" in image.info else None
+    return exif.get(ORIENTATION_TAG, 1) if exif else 1
 
 
 def pillow_bits(image: Image.Image, file: BinaryIO) -> int | Literal["float"]:
@@ -289,7 +322,8 @@ def _decode_pillow(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarr
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "YCbCr"):
         raise ImageError(path, "read", f"has the colour mode {image.mode}; save it as RGB")
     if not (image.has_transparency_data or image.mode == "RGBa"):
-        pixels = np.array(image.convert("L" if grey else "RGB"))
+        mode = "L" if grey else "RGB"
+        pixels = np.array(image if image.mode == mode else image.convert(mode))
         return (pixels[..., None] if grey else pixels), None
     samples = np.array(image.convert("RGBA"))  # also undoes premultiplied alpha
     return np.ascontiguousarray(samples[..., :1 if grey else 3]), np.ascontiguousarray(samples[..., 3])

@@ -80,13 +80,15 @@ class ImageConfig(Config):
         return {name: value for name, value in self.model_dump(mode="json").items() if value is not None}
 
 
-def read_image(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(path: Path, config: ImageConfig, max_pixels: int = MAX_PIXELS,
+               at_least: tuple[int, int] | None = None) -> np.ndarray:
     """Read an upright image as (H, W, config.channels), uint8, uint16 or float32 as `config` declares.
 
     It is float32 in [-1, 1] where the recipe names a range of values, and where pixels have no data: they are NaN.
-    Raises `ImageError` for a file that cannot be read, or that holds something else than `config` declares.
+    Of a JPEG, `at_least` twice this (height, width) is decoded, where it is given: see `decode`. Raises `ImageError`
+    for a file that cannot be read, or that holds something else than `config` declares.
     """
-    return fit(decode(read_content(path), path, max_pixels, config.pages is not None), config).pixels
+    return fit(decode(read_content(path), path, max_pixels, config.pages is not None, at_least), config).pixels
 
 
 def fit(picture: Picture, config: ImageConfig, range_advice: str = RANGE_ADVICE) -> Picture:

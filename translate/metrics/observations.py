@@ -41,6 +41,7 @@ MEASURES: dict[str, Measure] = {
     "kid": Measure("KID", "lower"),
     "inception_score": Measure("Inception Score", "higher"),
     "similarity": Measure("similarity within", "lower"),
+    "flicker": Measure("flicker", "lower"),
     "miou": Measure("mIoU", "higher"),
     "pixel_accuracy": Measure("per-pixel accuracy", "higher"),
     "class_accuracy": Measure("per-class accuracy", "higher"),

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
 BLOCK_BYTES = 512  # CUDA's allocator hands out multiples of it
@@ -79,9 +78,8 @@ class LiveBytes(TorchDispatchMode):
         if isinstance(result, Tensor):
             self._add(result)
         elif isinstance(result, tuple | list):
-            for value in tree_iter(result):
-                if isinstance(value, Tensor):
-                    self._add(value)
+            for tensor in _tensors(result):
+                self._add(tensor)
         return result
 
     def _add(self, tensor: Tensor) -> None:
@@ -150,7 +148,7 @@ class KnownShapes:
             layouts, work = found
             return _made(layouts), work
         result, work = run(function, args, kwargs)
-        layouts = _layouts(result, args, kwargs)
+        layouts = _layouts(result, args, tuple(kwargs.values()))
         if layouts is not None:
             self._remember(known, key, (layouts, work))
         return result, work
@@ -194,10 +192,11 @@ def run(function: Any, args: Any, kwargs: Any) -> tuple[Any, Work]:
         return result, NOTHING
     if kind != "new":
         return result, _work_in_place(kind, args)
-    if not any(isinstance(value, Tensor) for value in tree_iter(result)):
+    made = list(_tensors(result))
+    if not made and not function._schema.is_mutable:
         return result, NOTHING  # what types two tensors promote to, and the like
-    tensors = (value for value in tree_iter((args, kwargs, result)) if isinstance(value, Tensor))
-    return result, Work(0, sum(tensor.nbytes for tensor in tensors), 1)
+    given = _tensors((args, tuple(kwargs.values())))
+    return result, Work(0, sum(tensor.nbytes for tensor in [*made, *given]), 1)
 
 
 def _name(function: Any) -> str:
@@ -208,6 +207,15 @@ def _work_in_place(kind: Kind, args: Any) -> Work:
     """Return the work of an operation that writes its first argument."""
     moved = sum(value.nbytes for value in args if isinstance(value, Tensor))
     return Work(0, moved if kind == "overwriting" else moved + args[0].nbytes, 1)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Yield the tensors in tuples and lists, one within another: what operations take and give."""
+    for value in values if isinstance(values, tuple | list) else (values,):
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _tensors(value)
 
 
 def _given(values: Any) -> Any:
@@ -231,7 +239,7 @@ def _layouts(result: Any, *given: Any) -> Any:
     results = result if isinstance(result, tuple | list) else [result]
     if all(value is None for value in results):
         return None
-    storages = {value.untyped_storage()._cdata for value in tree_iter(given) if isinstance(value, Tensor)}
+    storages = {tensor.untyped_storage()._cdata for tensor in _tensors(given)}
     layouts: list[Layout | None] = []
     for value in results:
         if value is None:

@@ -227,7 +227,7 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     old, new = comparable(saved, recipe)
     for document, each in ((old, saved), (new, recipe)):
         document["translator"]["pace"]["first"] = each.translator.first
-        document["data"].pop("on_unreadable")
+        document["data"].pop("on_unreadable"), document["data"].pop("cache")
         for field in Recipe.may_change:
             document.pop(field)
         document["data"].pop("truth", None)  # decides about scores alone

@@ -25,8 +25,9 @@ from translate.metrics.features import hint_at_features
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.schema import read_yaml, validate
-from translate.sizes import format_bytes
-from translate.training.plan import Prediction, budget_of, choose, usable_bytes
+from translate.sizes import format_bytes, format_duration, format_speed
+from translate.training.plan import Prediction, choose
+from translate.training.recipe_plan import PlannedGPU, gpu_to_plan_for
 
 DEFAULT_GPU = "8GB"  # where none is named, and none is there
 MOST_PIXELS = 4_000  # a side of a crop
@@ -70,15 +71,15 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
 
     folder       of images, in any layout that `data check` knows
     file         where the recipe will lie; its name becomes the recipe's
-    gpu          the size of the GPU, such as 8GB; None: the one there is, else DEFAULT_GPU
+    gpu          the size of the GPU, such as 8GB, or its name; None: the one there is, else DEFAULT_GPU
     kind         what the folder holds; None: what it seems to hold
     on_progress  told before each look and prediction
 
     Raises `DataError` for a folder that nothing can be trained on as it is, `DoesNotFit` for a GPU that no recipe would
-    fit, `UsageError` for a `gpu` that is no size.
+    fit, `UsageError` for a `gpu` that is neither.
     """
     # What there is: the images, by what their files say, and the memory.
-    budget, card = _budget(gpu)
+    planned, card = _planned(gpu)
     on_progress(0, 1, "looking at the images")
     layout = read_as(folder.absolute(), kind)
     try:
@@ -97,7 +98,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
         on_progress(0, 1, f"planning {crop} px")
         stages = draft.stages(crop)
         recipe = draft.recipe(stages)
-        predicted = [choose(recipe, stage, budget, "fp16") for stage in recipe.stages]
+        predicted = [choose(recipe, stage, planned.budget, "fp16", speed=planned.speed) for stage in recipe.stages]
         if all(predicted):
             break
         several = any(not found and stage.batch_size > 1
@@ -107,14 +108,15 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
         else:
             crop = _multiple(crop * 3 // 4)
         if crop < min(LEAST_PIXELS * 4, _crop(short)):
-            raise DoesNotFit(f"no training of these networks fits a GPU of {card} ({format_bytes(budget)} usable)",
+            raise DoesNotFit(f"no training of these networks fits a GPU of {card} "
+                             f"({format_bytes(planned.budget or 0)} usable)",
                              advice="name a larger one with --gpu")
     on_progress(1, 1, "")
     if kind is None and layout.paired and layout.labelling is None and samples.files_a != samples.files_b:
         draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
                            "number alike: --kind unpaired")
     lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
-    return FirstRecipe(draft.text(file, recipe, [each for each in predicted if each]), recipe, lines)
+    return FirstRecipe(draft.text(file, recipe, [each for each in predicted if each], planned, gpu), recipe, lines)
 
 
 class Draft:
@@ -237,12 +239,18 @@ class Draft:
             return False
         return True
 
-    def text(self, file: Path, recipe: Recipe, predicted: list[Prediction]) -> str:
-        """Return the recipe with its heading: what it is, the commands, what was seen, what it needs."""
+    def text(self, file: Path, recipe: Recipe, predicted: list[Prediction], planned: PlannedGPU, gpu: str | None
+             ) -> str:
+        """Return the recipe with its heading: what it is, the commands, what was seen, what it needs of which GPU.
+
+        `gpu` is how that was named.
+        """
         name = shlex.quote(str(file))
         needs = [f"{'×'.join(map(str, dict.fromkeys(stage.size)))} px {found.plan.name} "
-                 f"{format_bytes(found.peak_bytes)}, {found.compute:.2f}× compute"
+                 f"{format_bytes(found.peak_bytes)}, {format_speed(1 / found.seconds)}"
                  for stage, found in zip(recipe.stages, predicted, strict=True)]
+        seconds = sum(stage.images * found.seconds for stage, found in zip(recipe.stages, predicted, strict=True))
+        named = f"--memory {self.gpu}" if gpu in (None, self.gpu) else f"--gpu {shlex.quote(str(gpu))}"
         photos = shlex.quote(visible(self._to_convert()))
         run = f"runs/{self.name}"
         small = min(64, _multiple(self.crop))
@@ -250,14 +258,14 @@ class Draft:
         comments = [
             f"{self.heading()}, at {self.crop} px on a GPU of {self.gpu}.",
             f"Check:    translate data check {name}      every pixel; this recipe has looked at headers alone",
-            f"Memory:   translate plan {name} --memory {self.gpu}",
+            f"Memory:   translate plan {name} {named}",
             *(f"            {need}" for need in dict.fromkeys(needs)),
             f"Try:      translate train {name} --run {run}-try --set '{quick}' "
             "--set every.sample=100 --set evaluate.images=2",
             "          minutes on a CPU, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
             f"Convert:  translate convert {photos} out/ --model {run}",
-            "Hours:    not predicted; a training says its speed and the time left once it runs",
+            f"Hours:    about {format_duration(seconds)}, loading and scoring not counted; {planned.whose}",
             *(f"{'Images:' if not number else '':<9} {line}" for number, line in enumerate(
                 self.looked() + self.said(self.crop)))]
         return "".join(f"# {visible(line)}\n" for line in comments) + self.body
@@ -272,13 +280,12 @@ class Draft:
         return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _budget(gpu: str | None) -> tuple[int, str]:
-    """Return the bytes that predictions may fill, and the size of the GPU in words."""
-    if gpu is not None:
-        return budget_of(gpu), gpu
-    if torch.cuda.is_available():
-        return usable_bytes(torch.device("cuda")), f"{torch.cuda.mem_get_info()[1] / 1e9:.0f}GB"
-    return budget_of(DEFAULT_GPU), DEFAULT_GPU
+def _planned(gpu: str | None) -> tuple[PlannedGPU, str]:
+    """Return the GPU that is planned for, and the size of its memory in words."""
+    if gpu is None and not torch.cuda.is_available():
+        gpu = DEFAULT_GPU
+    planned = gpu_to_plan_for(gpu, None, "fp16")
+    return planned, planned.memory or f"{torch.cuda.mem_get_info()[1] / 1e9:.0f}GB"
 
 
 def _short_side(sides: tuple[Headers, Headers]) -> int:

@@ -31,18 +31,25 @@ from translate.training.speeds import Speed, assumed, measured, published
 
 
 @dataclass(frozen=True)
+class PlannedGPU:
+    """The GPU that is planned for."""
+
+    budget: int | None  # bytes that predictions may fill; None: no GPU was named, and there is none
+    memory: str | None  # its size, as it was named
+    speed: Speed
+    whose: str  # speed that is, in words
+
+
+@dataclass(frozen=True)
 class RecipePlan:
     """What every stage of a recipe needs under every memory plan."""
 
     recipe: str
     precision: Format
-    budget: int | None  # bytes that predictions may fill; None: no GPU was named, and there is none
     with_consistency: bool  # with the network of the consistency loss, as `translate adapt make` trains it
     stages: list[StagePlan]
-    speed: Speed
-    whose_speed: str  # what `speed` was taken for, in words
+    gpu: PlannedGPU
     loading: list[Loading]  # of each stage's images
-    gpu_memory: str | None = None  # the size of the GPU, as it was named
     enlarged: tuple[str, ...] = ()  # what its stages enlarge of the images, where they are here to be looked at
 
     @property
@@ -64,7 +71,7 @@ class RecipePlan:
         total = sum(self.hours(stage, found) for stage, found in chosen)
         whole = "in all" if len(chosen) == len(self.stages) else "the stages that fit"
         lines = [f"{whole}: about {format_duration(3600 * total)} for {num_images:,} images, scoring not counted; "
-                 f"{self.whose_speed}"] if chosen else []
+                 f"{self.gpu.whose}"] if chosen else []
 
         # The loading of images.
         if all(each.seconds is None for each in self.loading):
@@ -80,9 +87,9 @@ class RecipePlan:
     @property
     def usable(self) -> str:
         """What predictions may fill, in words, and of what that is a share."""
-        share = "of what is free" if self.gpu_memory is None else (
-            f"of {self.gpu_memory} = {format_bytes(num_bytes(self.gpu_memory))}")
-        return f"{format_bytes(self.budget or 0)} usable: {USABLE:.0%} {share}"
+        size = self.gpu.memory
+        share = "of what is free" if size is None else f"of {size} = {format_bytes(num_bytes(size))}"
+        return f"{format_bytes(self.gpu.budget or 0)} usable: {USABLE:.0%} {share}"
 
     @property
     def glosses(self) -> list[str]:
@@ -92,11 +99,11 @@ class RecipePlan:
 
     def as_json(self) -> dict[str, Any]:
         """Return the document of `translate plan --json`."""
-        return {"recipe": self.recipe, "device": "cuda", "precision": self.precision, "usable_bytes": self.budget,
-                "speed": {"of": self.speed.of, "is_measured": self.speed.is_measured},
+        return {"recipe": self.recipe, "device": "cuda", "precision": self.precision, "usable_bytes": self.gpu.budget,
+                "speed": {"of": self.gpu.speed.of, "is_measured": self.gpu.speed.is_measured},
                 "hours": sum(self.hours(stage, stage.chosen) for stage in self.stages if stage.chosen is not None),
                 "consistency": self.with_consistency,
-                "stages": [stage.as_json(self.budget, loading)
+                "stages": [stage.as_json(self.gpu.budget, loading)
                            for stage, loading in zip(self.stages, self.loading, strict=True)]}
 
 
@@ -112,33 +119,40 @@ def plan_for_gpu(recipe: Recipe, gpu_memory: str | None = None, precision: str |
 
     Raises `UsageError` for a size that is none, a GPU that is not known, and a format that it has not.
     """
-    # The format, the memory and the speed that are planned for.
     asked = precision or recipe.precision
     planned_format: Format = "fp16" if asked == "auto" else asked  # type: ignore[assignment]
-    size, named = (None, None) if gpu is None else size_and_gpu(gpu)
-    gpu_memory = gpu_memory or size
-    device = torch.device("cuda") if torch.cuda.is_available() else None
-    if gpu_memory is not None:
-        budget: int | None = budget_of(gpu_memory)
-    else:
-        budget = usable_bytes(device) if device else None
-    if named is not None:
-        speed = published(named, planned_format)
-        whose = speed.of
-    elif device is not None:
-        speed = measured(device, planned_format)
-        whose = speed.of
-    else:
-        speed = assumed("cuda", planned_format, num_bytes(gpu_memory) if gpu_memory else None)
-        whose = f"taken for an {speed.of}, as none is named (--gpu names one)"
+    planned_gpu = gpu_to_plan_for(gpu, gpu_memory, planned_format)
 
     # The predictions, and what the images say where they are here.
     samples = samples_of(recipe)
     loading = [Loading() if samples is None else loading_of(samples, recipe, stage) for stage in recipe.stages]
     with with_consistency(recipe) as planned:
-        return RecipePlan(recipe.name, planned_format, budget, planned is not recipe,
-                          plan_recipe(planned, budget, planned_format, on_progress=on_progress, speed=speed), speed,
-                          whose, loading, gpu_memory, tuple(enlarged_by(recipe, samples)))
+        stages = plan_recipe(planned, planned_gpu.budget, planned_format, on_progress=on_progress,
+                             speed=planned_gpu.speed)
+        return RecipePlan(recipe.name, planned_format, planned is not recipe, stages, planned_gpu, loading,
+                          tuple(enlarged_by(recipe, samples)))
+
+
+def gpu_to_plan_for(gpu: str | None, memory: str | None, precision: Format) -> PlannedGPU:
+    """Return the GPU that is meant by its name or its size, and by the size of its memory where that is another.
+
+    None for both: the GPU there is, if there is one. Raises `UsageError`.
+    """
+    # Its memory.
+    size, named = (None, None) if gpu is None else size_and_gpu(gpu)
+    memory = memory or size
+    device = torch.device("cuda") if torch.cuda.is_available() else None
+    if memory is not None:
+        budget: int | None = budget_of(memory)
+    else:
+        budget = usable_bytes(device) if device else None
+
+    # Its speed: by its name, else that of the GPU there is, else of one that has as much memory.
+    if named is not None or device is not None:
+        speed = published(named, precision) if named else measured(device, precision)  # type: ignore[arg-type]
+        return PlannedGPU(budget, memory, speed, speed.of)
+    speed = assumed("cuda", precision, num_bytes(memory) if memory else None)
+    return PlannedGPU(budget, memory, speed, f"taken for an {speed.of}, as none is named (--gpu names one)")
 
 
 def samples_of(recipe: Recipe) -> Samples | None:

@@ -1,7 +1,7 @@
 """How fast a device is, in three numbers, and how long a step's work takes by them.
 
 A step's work is counted as it is run as shapes (`translate.networks.live_bytes.Work`): multiplications of
-convolutions, bytes that all else reads and writes, kernels. Its time is multiplications / rate + `MOVING` × bytes /
+convolutions, bytes that all else reads and writes, kernels. Its time is multiplications / rate + bytes × `MOVING` /
 bandwidth + kernels × the time of one.
 
 The numbers are measured where there is a device to measure, in half a second, and kept in the user's cache; for GPUs
@@ -32,10 +32,12 @@ from translate.training.gpus import BANDWIDTH_REACHED, GPU, like_one_of
 from translate.training.machine import processor
 
 CACHE_FILE = "speeds.json"
-# Norms, activations and paddings take so many times as long as a copy of the same bytes: several passes, and changes of
-# layout that no count sees. Measured steps of an H200 say 3.7, those of a CPU 3 (tools/seconds.py).
-MOVING = 3.5
-# On a GPU of the table. A kernel starts in a fifth of that, but Python is between them; measured steps say 67e-6.
+# So many times as long as a copy of the same bytes takes what is no convolution: passes and changes of layout that no
+# count sees. Apart: with an operation for each norm, activation and padding; measured steps of an H200 say 3.7, those
+# of a CPU 3 (tools/seconds.py). Together: with one operation for all three, as on CUDA, which reads twice or thrice
+# what is counted once; no step of it has been measured.
+MOVING: dict[Literal["apart", "together"], float] = {"apart": 3.5, "together": 2.0}
+# On a GPU of the table. A kernel starts in a fifth of that, but Python is between two; measured steps say 67e-6.
 KERNEL_SECONDS = 50e-6
 ROUNDS = 3  # of a measurement, of which the fastest counts
 
@@ -47,6 +49,7 @@ class Speed:
     flops: float  # of convolutions
     moved_bytes: float
     kernel_seconds: float  # from the start of a kernel to that of the next
+    moving: float  # times as long as a copy takes what is no convolution
     of: str  # whose numbers these are, and whence, in words
     is_measured: bool = False
 
@@ -56,20 +59,20 @@ class Speed:
 
     def seconds(self, work: Work) -> float:
         """Return the seconds that a step is predicted to take."""
-        return (work.flops / self.flops + MOVING * work.moved_bytes / self.moved_bytes
+        return (work.flops / self.flops + self.moving * work.moved_bytes / self.moved_bytes
                 + work.kernels * self.kernel_seconds)
 
 
 def published(gpu: GPU, precision: Format) -> Speed:
     """Return the speed of a GPU by the table. Raises `UsageError` for a format that it has not."""
     return Speed(gpu.peak(precision) * 1e12 * gpu.reached, gpu.bandwidth * 1e12 * BANDWIDTH_REACHED, KERNEL_SECONDS,
-                 f"{gpu.name}, by its published numbers")
+                 MOVING["together"], f"{gpu.name}, by its published numbers")
 
 
 def assumed(kind: Literal["cuda", "cpu"], precision: Format, memory_bytes: int | None = None) -> Speed:
     """Return the speed of a device of which only the kind is known, and of a GPU perhaps the size of its memory."""
     if kind == "cpu":
-        return Speed(60e9, 15e9, 25e-6, "one thread of a CPU, assumed")
+        return Speed(60e9, 15e9, 25e-6, MOVING["apart"], "one thread of a CPU, assumed")
     return published(like_one_of(memory_bytes or 0, precision), precision)
 
 
@@ -87,7 +90,8 @@ def measured(device: torch.device, precision: Format) -> Speed:
     if found is None:
         size = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
         return assumed(kind, precision, size)
-    return Speed(found.flops, found.moved_bytes, found.kernel_seconds, f"{name}{threads}, measured", True)
+    return Speed(found.flops, found.moved_bytes, found.kernel_seconds,
+                 MOVING["apart" if kind == "cpu" else "together"], f"{name}{threads}, measured", True)
 
 
 Rate = Annotated[float, Field(gt=1e3, lt=1e20, allow_inf_nan=False)]

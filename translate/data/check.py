@@ -139,8 +139,8 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
 
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
-        side = resize or config.resize  # a stage's own comes first
-        loaded = "at their own sizes" if side is None else f"at a short side of {side} px"
+        short = resize or config.resize  # a stage's own comes first
+        loaded = "at their own sizes" if short is None else f"at a short side of {short} px"
         smallest, largest = (choose(met, key=lambda size: (size[0] * size[1], size)) for choose in (min, max))
         yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
                       f"{_size_text(largest)}", f"all are loaded {loaded}")

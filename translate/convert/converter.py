@@ -160,15 +160,18 @@ class Converter:
             return writers.submit(self.saving.record, failure(read.job, error))
         return writers.submit(self.saving.write, read, picture, made, strips)
 
-    def _translate_picture(self, read: Input) -> tuple[Picture, Tensor | np.ndarray, str | None]:
-        """Translate what stands in memory. Returns what the output has besides its pixels, these, and why in strips."""
+    def _translate_picture(self, read: Input) -> tuple[Picture, Callable[[], Tensor] | np.ndarray, str | None]:
+        """Translate what stands in memory.
+
+        Returns what the output has besides its pixels, these or what waits for them, and why in strips.
+        """
         picture = read.picture
         assert picture is not None, "pages are translated elsewhere"
         if read.image is not None:
             self._note_scale(read.job, (read.image.shape[1], read.image.shape[2]))
             way = self.translating.way(read.image.shape[1], read.image.shape[2])
             shape = picture.pixels.shape[0], picture.pixels.shape[1]
-            return picture, self.translating.translate(read.image, read.job.source, shape, way), way.reason
+            return picture, self.translating.begin(read.image, read.job.source, shape, way), way.reason
         shown, given_back = self.translating.scaling.page(Page.of_picture(picture, self.image_in))
         self._note_scale(read.job, (shown.height, shown.width))
         about = replace(picture, alpha=given_back.read_alpha(0, given_back.height), dpi=given_back.dpi,

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from translate.cli import adapting, console, converting, datasets, evaluating, interop, publishing, serving, training
-from translate.errors import TranslateError, UsageError
+from translate.errors import Stopped, TranslateError, UsageError
 from translate.signals import ending_once_stopped
 
 # Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
@@ -90,6 +90,9 @@ def main() -> None:
     try:
         with ending_once_stopped():
             app()
+    except Stopped as stop:  # as it was asked to
+        console.say(str(stop), console.err)
+        sys.exit(stop.exit_code)
     except TranslateError as error:
         console.say(f"error: {error}", console.err)
         sys.exit(error.exit_code)

@@ -17,12 +17,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from tests.conversions import noise, release_of, tree
 from tests.runs import Silent, cyclegan_recipe, final_state, growing_recipe, train_until
 from tests.steps import peak_of_step, strengthen
 from translate import tiling
 from translate.convert import convert
 from translate.data import Batch
 from translate.images.reading import read_image
+from translate.images.writing import write_image
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import SGD, Adam
 from translate.precision import Format
@@ -219,3 +221,18 @@ def test_a_folder_converted_on_the_card_is_that_of_the_cpu(shared_pairs: Path, t
         truth, *others = (read_image(tmp_path / out / path.name, config).astype(np.int32)
                           for out in ("cpu", "whole", "strips"))
         assert all(np.abs(truth - other).max() <= 1 for other in others)
+
+
+def test_images_on_their_way_to_the_card_and_back_are_those_that_are_waited_for(tmp_path: Path) -> None:
+    """Copies go in streams of their own while the card computes: none may be read before it is there, nor its memory
+    be taken for another image."""
+    torch.manual_seed(0)
+    release, draw = release_of(ResNetConfig(width=16, blocks=2).build(3, 3)), np.random.default_rng(0)
+    for number in range(48):
+        height, width = (64 + 64 * int(side) for side in draw.integers(0, 8, 2))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        write_image(tmp_path / "in" / f"{number:02d}.png", noise(height, width, seed=number), compression=1)
+    for workers in (0, 1, 6):
+        summary = convert(tmp_path / "in", tmp_path / str(workers), release, device="cuda", precision="fp32",
+                          workers=workers, compression=1)
+        assert summary.converted == 48 and tree(tmp_path / str(workers)) == tree(tmp_path / "0")

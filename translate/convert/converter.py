@@ -24,7 +24,7 @@ from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
-from translate.convert.pools import Decoders, prefetch, thread_pool
+from translate.convert.pools import Decoders, InlineExecutor, prefetch, thread_pool
 from translate.convert.saving import Input, Options, Saving, failure, holds_pages
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
@@ -117,6 +117,15 @@ class Converter:
                 raise ImageError(job.output, "write", f"{visible(job.output)} exists{whose}; remove it, or use "
                                  "--overwrite")
 
+            return self.read_input(job, read, known)
+        except NoDecoder:
+            raise
+        except Exception as error:
+            return failure(job, error)
+
+    def read_input(self, job: Job, read: Callable[[Request], Answer], known: str | None) -> Input | Entry:
+        """Read a file with `read`; where `known` is the key of its output, it is one that is there `already`."""
+        try:
             # Within a memory, images are translated by rows. What is large waits for its turn.
             answer = read(self._request(job, known, self._are_by_rows, self.share.for_each))
 
@@ -133,6 +142,10 @@ class Converter:
             raise
         except Exception as error:
             return failure(job, error)
+
+    def translate_now(self, read: Input | Entry) -> Entry:
+        """Translate what has been read, write its output, and return its entry. Raises `DiskError` and `NoDecoder`."""
+        return self._translate(read, InlineExecutor()).result()
 
     @property
     def _are_by_rows(self) -> bool:
@@ -160,15 +173,18 @@ class Converter:
             return writers.submit(self.saving.record, failure(read.job, error))
         return writers.submit(self.saving.write, read, picture, made, strips)
 
-    def _translate_picture(self, read: Input) -> tuple[Picture, Tensor | np.ndarray, str | None]:
-        """Translate what stands in memory. Returns what the output has besides its pixels, these, and why in strips."""
+    def _translate_picture(self, read: Input) -> tuple[Picture, Callable[[], Tensor] | np.ndarray, str | None]:
+        """Translate what stands in memory.
+
+        Returns what the output has besides its pixels, these or what waits for them, and why in strips.
+        """
         picture = read.picture
         assert picture is not None, "pages are translated elsewhere"
         if read.image is not None:
             self._note_scale(read.job, (read.image.shape[1], read.image.shape[2]))
             way = self.translating.way(read.image.shape[1], read.image.shape[2])
             shape = picture.pixels.shape[0], picture.pixels.shape[1]
-            return picture, self.translating.translate(read.image, read.job.source, shape, way), way.reason
+            return picture, self.translating.begin(read.image, read.job.source, shape, way), way.reason
         shown, given_back = self.translating.scaling.page(Page.of_picture(picture, self.image_in))
         self._note_scale(read.job, (shown.height, shown.width))
         about = replace(picture, alpha=given_back.read_alpha(0, given_back.height), dpi=given_back.dpi,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +62,15 @@ class Saving:
     image_in: ImageConfig
     image_out: ImageConfig
 
-    def write(self, read: Input, picture: Picture, made: Tensor | np.ndarray, strips: str | None = None) -> Entry:
-        """Write the output of a picture, (C, H, W) in [-1, 1] or (H, W, C) as files hold it, and both of its entries.
+    def write(self, read: Input, picture: Picture, made: Callable[[], Tensor] | np.ndarray,
+              strips: str | None = None) -> Entry:
+        """Write the output of a picture, and both of its entries.
 
-        Raises `DiskError`.
+        It is (H, W, C) as files hold it, or what waits for (C, H, W) in [-1, 1]. Raises `DiskError`.
         """
         try:
+            pixels = made if isinstance(made, np.ndarray) else to_file(made(), self.image_out)
             self.begin(read)
-            pixels = made if isinstance(made, np.ndarray) else to_file(made, self.image_out)
             notes = self.save(read.job, pixels, picture, picture.alpha, picture.unknown)
             entry = self.done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes), strips)
         except DiskError:

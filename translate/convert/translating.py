@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from translate import tiling
 from translate.available_memory import Available, usable_memory
+from translate.convert.copies import Copies
 from translate.convert.label_rows import LabelRows
 from translate.convert.scaling import Scaling
 from translate.errors import DoesNotFit, ImageError
@@ -80,9 +82,8 @@ class Translating:
         if labels is None:
             picture = fit(picture, self.release.image_in)
         shown, given_back = self.scaling.picture(picture, labels is not None)
-        if labels is not None:
-            return given_back, labels.planes(shown.pixels)
-        return given_back, to_tensor(shown.pixels, self.release.image_in)
+        image = to_tensor(shown.pixels, self.release.image_in) if labels is None else labels.planes(shown.pixels)
+        return given_back, image.pin_memory() if self.device.type == "cuda" else image
 
     def way(self, height: int, width: int, beside: int = 0, beside_whole: int = 0) -> Way:
         """Choose how to compute an image, of which other forms take so many bytes `beside`, and more `beside_whole`.
@@ -122,22 +123,40 @@ class Translating:
         with autocast(self.device, self.precision):
             return tiling.forecast(self.release.generator, shape, memory=memory).settings
 
-    @torch.inference_mode()
     def translate(self, image: Tensor, path: Path, shape: HeightWidth, way: Way | None = None) -> Tensor:
         """Translate an image (C, H, W) in [-1, 1] to (C', *shape) float32 in [-1, 1], on the CPU.
 
         In the `way` that was chosen for it, or in the one that is chosen now. Raises `ImageError` naming `path` for an
         output that is not finite, and what `way` raises.
         """
-        way = way or self.way(image.shape[1], image.shape[2])
+        return self.begin(image, path, shape, way)()
+
+    @torch.inference_mode()
+    def begin(self, image: Tensor, path: Path, shape: HeightWidth, way: Way | None = None) -> Callable[[], Tensor]:
+        """Begin to do so; a GPU then works on while its caller does something else. What is returned waits for it.
+
+        That may be called in another thread, and raises what is the matter with the output.
+        """
+        way, copies = way or self.way(image.shape[1], image.shape[2]), self._copies
         with autocast(self.device, self.precision):
-            whole, generator = image[None].to(self.device), self.release.generator
+            whole = image[None].to(self.device) if copies is None else copies.there(image[None])
+            generator = self.release.generator
             fake = generator(whole) if way.strips is None else tiling.apply(generator, whole, settings=way.strips)
             assert fake is not None, "without a sink the output is returned"
-            fake = fake[0].to("cpu", torch.float32)
-        if not all(math.isfinite(end) for end in fake.aminmax()):  # NaN is the least and the largest of all
-            raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
-        return resized_image(fake, shape)
+            fake = fake[0].to(torch.float32)
+        arrived = (lambda: fake.to("cpu")) if copies is None else copies.back(fake)
+
+        def finish() -> Tensor:
+            made = arrived()
+            if not all(math.isfinite(end) for end in made.aminmax()):  # NaN is the least and the largest of all
+                raise ImageError(path, "convert", "the generator's output is not finite; try precision fp32")
+            return resized_image(made, shape)
+
+        return finish
+
+    @functools.cached_property
+    def _copies(self) -> Copies | None:
+        return Copies(self.device) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
     def translate_rows(self, source: Page | LabelRows, sink: RowSink, shape: HeightWidth, way: Way) -> None:

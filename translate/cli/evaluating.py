@@ -16,6 +16,9 @@ from translate.cli.progress import Display
 from translate.cli.tables import results_table
 from translate.errors import UsageError, visible
 
+HOW_TO_READ = ("how to read it: “real | real” is what real images score beside each other, about the best there is. "
+               "Where a value is no better than a baseline's (identity: the untouched input), this score sees no gain; "
+               "docs/evaluation.md says which to trust when")
 MOST_CLASSES = 8_192  # of label maps: the table of which is taken for which has half a gigabyte then
 
 def evaluate(
@@ -83,6 +86,7 @@ def evaluate(
         say(json.dumps(document, indent=1))
         return
     say_table(results_table(document))
+    say(HOW_TO_READ)
     for line in document["missing"]:
         say(f"missing: {line}")
     if (file := json_file or results_file(what)) is not None:

@@ -24,7 +24,7 @@ from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
-from translate.convert.pools import Decoders, prefetch, thread_pool
+from translate.convert.pools import Decoders, InlineExecutor, prefetch, thread_pool
 from translate.convert.saving import Input, Options, Saving, failure, holds_pages
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
@@ -114,6 +114,15 @@ class Converter:
                 raise ImageError(job.output, "write", f"{visible(job.output)} exists{whose}; remove it, or use "
                                  "--overwrite")
 
+            return self.read_input(job, read, known)
+        except NoDecoder:
+            raise
+        except Exception as error:
+            return failure(job, error)
+
+    def read_input(self, job: Job, read: Callable[[Request], Answer], known: str | None) -> Input | Entry:
+        """Read a file with `read`; where `known` is the key of its output, it is one that is there `already`."""
+        try:
             # Within a memory, images are translated by rows. What is large waits for its turn.
             answer = read(self._request(job, known, self._are_by_rows, self.share.for_each))
 
@@ -130,6 +139,10 @@ class Converter:
             raise
         except Exception as error:
             return failure(job, error)
+
+    def translate_now(self, read: Input | Entry) -> Entry:
+        """Translate what has been read, write its output, and return its entry. Raises `DiskError` and `NoDecoder`."""
+        return self._translate(read, InlineExecutor()).result()
 
     @property
     def _are_by_rows(self) -> bool:

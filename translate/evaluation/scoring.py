@@ -185,18 +185,20 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
     if pairs:
         images, reals = [image for image, _ in pairs], [real for _, real in pairs]
 
-    # Baselines are compared as sets, too, unless every image has its source
-    sources_paired = False
-    if pairs and source is not None:
+    # Baselines are compared as sets, too, unless every image has its source. Others than these are not looked at: of
+    # one that cannot be read nothing was made.
+    sources_paired, why_sets = False, ""
+    if source is not None:
         try:
             origins, lonely, _ = shared_names(folder, images, source, sources, alike=True)
         except DataError as error:
-            notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
+            why_sets = f"sources that pair by name: {error}"
         else:
-            sources_paired = not lonely
+            sources_paired = bool(pairs) and not lonely
             sources = sources if lonely else [origin for _, origin in origins]
-            notes += [f"scores of baselines against a truth need a source of each image's name; without one in "
-                      f"{visible(source)}: {names_of(lonely)}"] if lonely else []
+            if lonely:
+                why_sets = f"a source of each image's name; without one in {visible(source)}: {names_of(lonely)}"
+    notes += [f"scores of baselines against a truth need {why_sets}"] if pairs and why_sets else []
 
     # What their values stand for is known when all have been read
     compared = {folder: FolderImages(images, most, low_high), against: FolderImages(reals, most, low_high)}

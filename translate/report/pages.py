@@ -22,6 +22,7 @@ from PIL import Image
 from translate import files
 from translate.errors import DocumentError, TranslateError, UsageError
 from translate.foreign import opened
+from translate.html.templates import templates_in
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe
 from translate.report import showcase
@@ -245,8 +246,7 @@ def duration(seconds: float) -> str:
 @functools.cache
 def _templates() -> jinja2.Environment:
     """Return the templates, and the names that they use."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-                                     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = templates_in(Path(__file__).parent)
     environment.filters |= {"format_bytes": format_bytes, "duration": duration, "short": short,
                             "speed": format_speed}
     environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "NUM_COLOURS": NUM_COLOURS,

@@ -50,7 +50,7 @@ def many(folder: Path, num: int, size: tuple[int, int], labels: bool = False) ->
 @pytest.mark.slow
 def test_no_command_is_silent_for_ten_seconds(tmp_path: Path) -> None:
     """A training of 120 small crops stood silent for five minutes: it scored images of 1600×1200."""
-    a, b = many(tmp_path / "a", 400, (768, 768)), many(tmp_path / "b", 400, (768, 768))
+    a, b = many(tmp_path / "a", 40, (512, 512)), many(tmp_path / "b", 40, (512, 512))
     maps = [many(tmp_path / name, 400, (1024, 1024), labels=True) for name in ("found", "true")]
     for side in "AB":
         for split, num in (("train", 12), ("test", 12)):

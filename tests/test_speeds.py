@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.commands import call
-from tests.covering import each_value, one_in
+from tests.covering import one_in
 from tests.runs import cyclegan_recipe
 from translate.errors import UsageError
 from translate.networks import memory
@@ -29,6 +30,7 @@ from translate.training import speeds
 from translate.training.gpus import GPUS, gpu_named, like_one_of, size_and_gpu
 from translate.training.hours import Loading, end_in_words, loading_of
 from translate.training.plan import PLAIN_GAIN, budget_of, choose, predict
+from translate.training.recipe_plan import plan_for_gpu
 from translate.training.speeds import assumed, measured, published
 from translate.training.step_on_meta import Networks, StepOnMeta
 
@@ -87,10 +89,17 @@ class TestWork:
         assert gpu.flops == cpu.flops and gpu.moved_bytes < cpu.moved_bytes and gpu.kernels < cpu.kernels
 
 
-@each_value(name=RECIPES, gpu=["H200", "RTX 3060"], size=["8GB", "16GB"], share=40)
-def test_auto_takes_the_least_predicted_time_of_what_fits(name: Path, gpu: str, size: str) -> None:
+# Of each kind of translator one, and each GPU and size twice.
+QUICK = {("facades", "H200", "8GB"), ("digits", "RTX 3060", "16GB"), ("earth_cut", "H200", "16GB"),
+         ("cityscapes_hd", "RTX 3060", "8GB")}
+
+
+@pytest.mark.parametrize(("name", "gpu", "size"), [
+    pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+    for case in product(RECIPES, ("H200", "RTX 3060"), ("8GB", "16GB"))])
+def test_auto_takes_the_least_predicted_time_of_what_fits(name: str, gpu: str, size: str) -> None:
     """On every shipped recipe; and plans said to do more than others do no less of anything."""
-    recipe, speed, budget = load_recipe(name), published(gpu_named(gpu), "fp16"), budget_of(size)
+    recipe, speed, budget = load_recipe(RECIPES[name]), published(gpu_named(gpu), "fp16"), budget_of(size)
     stage = recipe.stages[-1]
     every = {plan: predict(recipe, stage, memory.PLANS[plan], "fp16", speed=speed) for plan in memory.PLANS}
     fitting = [each for each in every.values() if each.fits(budget)]
@@ -291,5 +300,14 @@ class TestHours:
             an_image = max(plan["seconds_an_image"], told["loading_seconds_an_image"])
             assert plan["hours"] == pytest.approx(stage.images * (
                 an_image if recipe.workers else plan["seconds_an_image"] + told["loading_seconds_an_image"]) / 3600)
+        assert not found["consistency"]
+
+        # In words: what waits for what.
+        planned = plan_for_gpu(recipe, gpu="RTX 4090")
+        assert planned.times[0].startswith("in all: about ") and planned.times[0].endswith(planned.gpu.speed.of)
+        slow, unknown = ([loading] * len(recipe.stages) for loading in (Loading(9.0), Loading()))
+        assert "waits for images" in replace(planned, loading=slow).times[1]
+        assert "stage 1 loads 9.0 s/image" in replace(planned, loading=slow).times[1]
+        assert "loading images is not counted" in replace(planned, loading=unknown).times[1]
         assert call(monkeypatch, "plan", file, "--gpu", "RTX 4080") == 2
         assert "did you mean RTX 4090" in capsys.readouterr().err

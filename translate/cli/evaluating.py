@@ -76,7 +76,8 @@ def evaluate(
             results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
                                    on_progress=display.count)
         elif classes is not None:
-            results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids))
+            results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids),
+                                      on_progress=display.count)
         else:
             results = evaluate_folder(what, against, source, truth=truth, most=most, low_high=range_of(values),
                                       on_progress=display.count)
@@ -142,7 +143,9 @@ def report(
     """Show a run on one page: curves, scores, held-out images, settings, events. Training writes it as well."""
     from translate.report import write_report
 
-    say_page(write_report(run, file, make=True))
+    with Display("report") as display:
+        page = write_report(run, file, make=True, on_progress=display.count)
+    say_page(page)
 
 
 def compare(

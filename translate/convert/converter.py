@@ -51,7 +51,7 @@ class Converter:
                  warn: Callable[[str], None] = lambda line: None):
         """`warn` is called with what a person should know while files are translated: each line once."""
         self.translating = replace(translating, room=lambda: self.share.for_one())
-        self.share = self._share_of(options.workers)
+        self.share = MemoryShare.of(options.workers, on_cuda=translating.device.type == "cuda")
         self.ledger, self.options = ledger, options
         self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
         self.saving = Saving(ledger, options, self.image_in, self.image_out)
@@ -93,14 +93,11 @@ class Converter:
     def _workers_that_fit(self, jobs: Sequence[Job], decoders: Decoders) -> int:
         """Return how many workers there is room for, and say so where these are not all."""
         fitting = that_fit(self.options.workers, jobs, decoders,
-                                   lambda job: self._request(job, None, self._are_by_rows, math.inf), self._share_of)
+                                   lambda job: self._request(job, None, self._are_by_rows, math.inf), self.share)
         if fitting.reason:
             self.warn(fitting.reason)
-        self.share = self._share_of(fitting.number)
+        self.share = self.share.shared_by(fitting.number)
         return fitting.number
-
-    def _share_of(self, workers: int) -> MemoryShare:
-        return MemoryShare.of(workers, on_cuda=self.translating.device.type == "cuda")
 
     def read(self, job: Job, read: Callable[[Request], Answer]) -> Input | Entry:
         """Read a file with `read`, unless its output is there already or may not be written."""

@@ -11,7 +11,7 @@ import datetime
 import functools
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,12 @@ NUM_COLOURS = 6  # of curves
 PAIR = ("input", "output")  # what a slider shows first
 
 
-def write_report(run: Path, file: Path | None = None, make: bool = False) -> Path:
+def write_report(run: Path, file: Path | None = None, make: bool = False,
+                 on_progress: Callable[[int, int], object] = lambda done, total: None) -> Path:
     """Write the report of a run to `file` (None: into the run folder), and return its path.
 
-    `make`: where the training has left no held-out images, translate some now. Raises `RunError`, `RecipeError`,
-    `DiskError`.
+    `make`: where the training has left no held-out images, translate some now; `on_progress` is told how many of how
+    many. Raises `RunError`, `RecipeError`, `DiskError`.
     """
     # What the folder knows, and held-out images
     record = read_run(run)
@@ -55,7 +56,7 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
     missing = ""
     if not shown and make:
         try:
-            shown = showcase.make_shown(run, record.recipe)
+            shown = showcase.make_shown(run, record.recipe, on_progress)
         except TranslateError as error:
             missing = f"No held-out images: {error}"
     kept = showcase.within(shown, PICTURE_BYTES)

@@ -26,6 +26,8 @@ from translate.data import Batch
 from translate.images.reading import read_image
 from translate.images.writing import write_image
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
+from translate.networks.layers import InstanceNorm
+from translate.networks.normalised import computed_by, normalised, path_on_card
 from translate.optimizers import SGD, Adam
 from translate.precision import Format
 from translate.recipe import Recipe
@@ -236,3 +238,34 @@ def test_images_on_their_way_to_the_card_and_back_are_those_that_are_waited_for(
         summary = convert(tmp_path / "in", tmp_path / str(workers), release, device="cuda", precision="fp32",
                           workers=workers, compression=1)
         assert summary.converted == 48 and tree(tmp_path / str(workers)) == tree(tmp_path / "0")
+
+
+@pytest.mark.parametrize("path", ["plain", "fused"])
+def test_norm_activation_and_padding_on_a_card_are_exact_and_the_same_every_time(path: Any) -> None:
+    """Against float64, which torch computes one after the other; in channels_last all along."""
+    if path == "fused" and path_on_card(0) != "fused":
+        pytest.skip("this card has no Triton")
+    norm = InstanceNorm(40)
+
+    def computed(path: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.clone(memory_format=torch.preserve_format).requires_grad_()
+        with computed_by(path):
+            y = normalised(z, norm, 0.0, (3, 3, 3, 3))
+            arriving = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(z.device, z.dtype)
+            return y.detach(), torch.autograd.grad(y, z, arriving)[0]
+
+    z = torch.randn(2, 40, 131, 97, generator=torch.Generator().manual_seed(0)) * 2 + 3
+    z = z.to(CUDA, memory_format=torch.channels_last)
+    exact = computed("eager", z.double())
+    for dtype, most in ((torch.float32, 1e-5), (torch.float16, 2e-3)):
+        found, again = computed(path, z.to(dtype)), computed(path, z.to(dtype))
+        for one, same, true in zip(found, again, exact, strict=True):
+            assert torch.equal(one, same) and one.is_contiguous(memory_format=torch.channels_last)
+            assert (one.double() - true).norm() <= most * true.norm()
+
+
+@pytest.mark.parametrize("plan", ["split", "preact", "strips"])
+def test_a_step_done_twice_has_the_same_bits(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's mirrored padding added its gradients in any order."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    assert torch.equal(stepped(CONFIGS["cyclegan"], plan, "fp16"), stepped(CONFIGS["cyclegan"], plan, "fp16"))

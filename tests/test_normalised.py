@@ -10,6 +10,9 @@ import copy
 import functools
 import importlib.util
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -301,6 +304,27 @@ def test_an_image_alone_in_its_batch_is_normalised_as_it_is_among_others() -> No
     layer = Layer(nn.Conv2d(4, 2, 3), norm=InstanceNorm(4), slope=0.0, reflect=1).double()
     with computed_by("plain"):
         torch.testing.assert_close(layer(images), torch.cat([layer(image) for image in images.split(1)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@interpreted
+def test_the_kernels_can_be_compiled_for_a_card(capability: int, tmp_path: Path) -> None:
+    """Without one; in a process of its own, where Triton compiles and does not interpret."""
+    done = subprocess.run([sys.executable, str(Path(__file__).parent / "compile_kernels.py"), str(capability)],
+                          env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@interpreted
+def test_where_kernels_cannot_be_compiled_torchs_own_are_taken_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without a C compiler, where every step would fail."""
+    from translate.networks.normalised import kernels
+
+    assert fused.works_on(torch.device("cpu"))
+    monkeypatch.setattr(kernels, "applied", {})
+    with pytest.warns(UserWarning, match="Triton is here, but its kernels do not run"):
+        assert not fused.works_on(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("processor", ["AVX2", "AVX512"])

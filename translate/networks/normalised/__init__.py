@@ -119,8 +119,9 @@ def path_on(device: Literal["cuda", "cpu"]) -> Path:
 @functools.cache
 def path_on_card(index: int) -> Path:
     """Return how the operation is computed on a CUDA card of this machine."""
-    has_triton = importlib.util.find_spec("triton") is not None
-    return "fused" if has_triton and torch.cuda.get_device_capability(index) >= FUSED_FROM else "plain"
+    is_new = torch.cuda.get_device_capability(index) >= FUSED_FROM
+    has_triton = is_new and importlib.util.find_spec("triton") is not None
+    return "fused" if has_triton and fused.works_on(torch.device("cuda", index)) else "plain"
 
 
 _forced: Path | None = None

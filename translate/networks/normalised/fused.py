@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,16 +22,29 @@ KERNELS = {"normalised_forward": (3, 1), "normalised_backward": (3, 1)}
 READ_TWICE = {"normalised_forward": 1, "normalised_backward": 2}
 
 
+def works_on(device: torch.device) -> bool:
+    """Tell whether Triton's kernels run on a device: they are compiled there, which takes a C compiler among others."""
+    z = torch.ones(1, 1, 2, 2, device=device)
+    try:
+        forward(Form(slope=0.0, amounts=(1, 1, 1, 1)), None, None, z, None, None, None)
+    except Exception as error:  # of whatever kind: what is missing may be a program, a header, a library
+        warnings.warn("Triton is here, but its kernels do not run, so norms, activations and padding are computed by "
+                      f"torch's own, more slowly: {str(error).strip().splitlines()[:1]}", stacklevel=2)
+        return False
+    return True
+
+
 def forward(form: Form, given: tuple[Tensor, Tensor] | None, running: Any, z: Tensor, scale: Tensor | None,
             shift: Tensor | None, beside: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Return y, in channels_last, and the µ and r that were found of z, flat; `running` statistics advance."""
     z = z.contiguous(memory_format=torch.channels_last)
     mean, spread = given or (None, None)
-    if form.norm == "found":
-        mean, spread = _moments(form, z, running)
     y = _empty(z, form.padded(z.shape), z.dtype if beside is None else torch.promote_types(z.dtype, beside.dtype))
-    if y.numel():
-        _apply(form, z, y, beside, mean, spread, scale, shift)
+    with _on_device_of(z):
+        if form.norm == "found":
+            mean, spread = _moments(form, z, running)
+        if y.numel():
+            _apply(form, z, y, beside, mean, spread, scale, shift)
     return (y, mean, spread) if form.norm == "found" else (y, None, None)
 
 
@@ -42,12 +57,18 @@ def backward(form: Form, given: tuple[Tensor, Tensor] | None, gradient: Tensor, 
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     z = gradient if z is None else z.contiguous(memory_format=torch.channels_last)
     d_scale = d_shift = None
-    if form.norm == "found" or scale is not None:
-        d_shift, d_scale = _sums(form, gradient, z, mean, spread, scale, shift, size)
     dz = _empty(z, size, z.dtype)
-    if dz.numel():
-        _find_gradient(form, gradient, z, dz, mean, spread, scale, shift, d_shift, d_scale)
+    with _on_device_of(z):
+        if form.norm == "found" or scale is not None:
+            d_shift, d_scale = _sums(form, gradient, z, mean, spread, scale, shift, size)
+        if dz.numel():
+            _find_gradient(form, gradient, z, dz, mean, spread, scale, shift, d_shift, d_scale)
     return (dz, None, None) if scale is None else (dz, d_scale, d_shift)
+
+
+def _on_device_of(z: Tensor) -> AbstractContextManager[object]:
+    """Return a context: Triton launches kernels on the card that is torch's current one, wherever tensors lie."""
+    return torch.cuda.device(z.device) if z.is_cuda else nullcontext()
 
 
 def _moments(form: Form, z: Tensor, running: Any) -> tuple[Tensor, Tensor]:

@@ -60,10 +60,10 @@ class Browser:
         self._process.wait()
         os.close(self._writing), os.close(self._reading)
 
-    def open(self, page: Path) -> None:
-        """Load a file, and wait until all of it is there."""
+    def open(self, page: Path | str) -> None:
+        """Load a file or an address, and wait until all of it is there."""
         self._loaded = False
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         deadline = time.monotonic() + 30
         while not self._loaded:
             self._take(self._receive(deadline))
@@ -73,6 +73,23 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def wait_for(self, script: str, seconds: float = 30) -> Any:
+        """The value of an expression in the page, once it is true."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.evaluate(script)):
+            assert time.monotonic() < deadline, f"never true: {script}; {self.complaints}"
+            time.sleep(0.02)
+        return value
+
+    def choose_file(self, selector: str, file: Path) -> None:
+        """Choose a file in a form's field for files."""
+        field = self.call("Runtime.evaluate", expression=f"document.querySelector('{selector}')")["result"]["objectId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=field)
+
+    def download_to(self, folder: Path) -> None:
+        """Save what the page offers for download in a folder."""
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), session=False)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """With the mouse, in pixels of the window."""
@@ -85,11 +102,11 @@ class Browser:
         content = self.call("Page.captureScreenshot", format="png")["data"]
         return Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
 
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer."""
+    def call(self, method: str, session: bool = True, **parameters: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer. `session`: it is about the page, not the browser."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
+        if self._session and session:
             message["sessionId"] = self._session
         os.write(self._writing, json.dumps(message).encode() + b"\0")
         deadline = time.monotonic() + 30
@@ -112,7 +129,7 @@ class Browser:
         kind, about = event.get("method"), event.get("params", {})
         if kind == "Page.loadEventFired":
             self._loaded = True
-        elif kind == "Network.requestWillBeSent" and not about["request"]["url"].startswith("data:"):
+        elif kind == "Network.requestWillBeSent" and not about["request"]["url"].startswith(("data:", "blob:")):
             self.requests.append(about["request"]["url"])
         elif kind in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
             self.complaints.append(json.dumps(about))

@@ -8,11 +8,13 @@ import signal
 import socket
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from translate import cli
+from translate.images import decoder_process
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -39,6 +41,8 @@ class Command:
             os.setsid()
             os.environ.update(environment)
             AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
+            forkserver._forkserver._forkserver_pid = None  # the server of the test's process, which is no child of it
+            multiprocessing.get_context("forkserver").set_forkserver_preload([decoder_process.__name__])
             with printed.open("w") as file:
                 sys.stdout = sys.stderr = file
                 sys.argv = ["translate", *map(str, words)]

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from translate.data import Batch
 from translate.networks import memory
-from translate.optimizers import SGD
+from translate.networks.memory import Plan
+from translate.optimizers import SGD, Optimizers
+from translate.recipe import Stage
+from translate.training.step_on_meta import Networks, StepOnMeta
 from translate.training.update import Update
 from translate.translators import Translator
 
@@ -21,6 +24,12 @@ def make_batch(size: tuple[int, int], samples: int = 2, dtype: torch.dtype = tor
     generator = torch.Generator().manual_seed(3)
     a, b = (torch.rand(samples, 3, *size, generator=generator, dtype=dtype) * 2 - 1 for _ in range(2))
     return Batch(a, b, tuple(range(40, 40 + samples)))
+
+
+def peak_of_step(config: Any, size: int, plan: Plan, precision: Any, device: Any) -> int:
+    """The predicted peak of a step of one sample of size × size px, three channels each, Adam; bytes."""
+    networks = Networks(translator=config, optimizer=Optimizers())
+    return StepOnMeta(networks, (3, 3), Stage(resolution=size, images=1)).measure(plan, precision, device, 1).peak_bytes
 
 
 def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:

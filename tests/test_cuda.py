@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tests.conversions import noise, release_of, tree
 from tests.runs import Silent, cyclegan_recipe, final_state, growing_recipe, train_until
-from tests.steps import strengthen
+from tests.steps import peak_of_step, strengthen
 from translate import tiling
 from translate.convert import convert
 from translate.data import Batch
@@ -34,7 +34,6 @@ from translate.runs.folder import RunFolder
 from translate.runs.release import load_release
 from translate.tiling import Settings
 from translate.training.loop import Run, train
-from translate.training.plan import predict_step
 from translate.training.processes import make_accelerator
 from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
@@ -134,7 +133,7 @@ def card_of(size: int) -> Iterator[None]:
 @pytest.mark.parametrize("config", [CycleGANConfig(pool=0), Pix2PixConfig()], ids=lambda config: config.kind)
 def test_what_torch_allocates_in_a_step_is_what_was_predicted(config: Any, plan: str) -> None:
     """The second step's peak, at the published widths: what is not predicted, cuDNN's own memory, is little beside."""
-    predicted = predict_step(config, 512, memory.PLANS[plan], "fp16", "cuda").peak_bytes
+    predicted = peak_of_step(config, 512, memory.PLANS[plan], "fp16", "cuda")
     translator: Translator = config.build(3, 3, 0)
     translator.to(CUDA)
     for network in translator.networks.values():
@@ -151,7 +150,7 @@ def test_what_torch_allocates_in_a_step_is_what_was_predicted(config: Any, plan:
 def test_a_phase_that_runs_out_of_the_cards_memory_is_done_again_under_a_leaner_plan() -> None:
     """With torch's real errors, and to the same gradients as if the leaner plan had been asked for."""
     config = CONFIGS["cyclegan"]
-    needs = {plan: predict_step(config, 1024, memory.PLANS[plan], "fp32", "cuda").peak_bytes
+    needs = {plan: peak_of_step(config, 1024, memory.PLANS[plan], "fp32", "cuda")
              for plan in ("plain", "split", "preact")}
     translator: Translator = config.build(3, 3, 0)
     strengthen(translator)

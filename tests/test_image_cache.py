@@ -75,7 +75,7 @@ def test_a_training_sees_the_same_pixels_with_the_cache_and_without(
 def test_a_trained_network_is_bit_identical_with_the_cache(root: Path) -> None:
     photographs(root / "photos/trainA")
     photographs(root / "photos/trainB", 3, (70, 60), ".png")
-    recipe = cyclegan_recipe(root / "photos", stages=[{"resolution": 16, "images": 6, "batch_size": 2}])
+    recipe = cyclegan_recipe(root / "photos", stages=[{"resolution": 16, "images": 4, "batch_size": 2}])
     document = recipe.dump()
     document["data"] |= {"resize": 20}
     found = []

@@ -303,6 +303,20 @@ def test_an_image_alone_in_its_batch_is_normalised_as_it_is_among_others() -> No
         torch.testing.assert_close(layer(images), torch.cat([layer(image) for image in images.split(1)]))
 
 
+@pytest.mark.parametrize("processor", ["AVX2", "AVX512"])
+def test_weights_lie_in_memory_as_the_processor_is_fast_with(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the gradients are the same: with AVX2, channels_last made a CycleGAN step take 1.3 times as long."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    translator = build(STEPS["cyclegan"])
+    step(translator, make_batch((33, 40), 2))
+    last = {"AVX2": False, "AVX512": True}[processor]
+    kernels = [weight for network in translator.networks.values() for weight in network.parameters()
+               if weight.ndim == 4 and min(weight.shape[1:]) > 1]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) is last for kernel in kernels)
+    expected, bound = eager_step("cyclegan")
+    assert worst_error(gradients(translator), expected) <= bound
+
+
 def test_a_cpu_computes_eagerly_and_a_card_that_is_not_here_counts_as_an_old_one() -> None:
     assert path_of(torch.empty(1)) == path_on("cpu") == path_of(torch.empty(1, device="meta")) == "eager"
     assert torch.cuda.is_available() or path_on("cuda") == "plain"

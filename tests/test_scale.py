@@ -428,6 +428,7 @@ def test_data_check_foretells_the_scale_in_words(stripes: Path, tmp_path: Path) 
     assert check(own, crop=(32, 32)) == []
     enlarged = [each for each in check(own, crop=(128, 128)) if each.severity == "note"]
     assert "128 px, 2 of their own size" in enlarged[0].what
+    assert "resize: null" not in str(enlarged[0].advice), "it is null"
 
 
 def test_labelled_images_are_translated_at_the_scale_of_their_translator(tmp_path: Path,

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from tests.bounds import rounding_bound
 from tests.covering import each_value
-from tests.steps import build, gradients, make_batch, step, worst_error
+from tests.steps import build, gradients, make_batch, peak_of_step, step, worst_error
 from tests.textbook import cyclegan_reference
 from translate import files
 from translate.errors import CheckpointError, RecipeError
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.networks.tasks import RECORD, CNNConfig, FCNConfig, TaskConfig, TorchvisionConfig, load_task, save_task
 from translate.schema import validate
-from translate.training.plan import predict_step
 from translate.translators import CycleGANConfig
 from translate.translators.cyclegan import SemanticConfig
 
@@ -125,7 +124,7 @@ def test_the_planner_counts_the_task_network(tmp_path: Path) -> None:
     small, large = (write_task(tmp_path / str(width), FCNConfig(width=width, downs=1)) for width in (2, 48))
     plain = CycleGANConfig(generator=ResNetConfig(width=4, blocks=1), discriminator=PatchGANConfig(width=4, layers=2),
                            pool=0)
-    peaks = [predict_step(config, 64, memory.PLANS["split"], "fp32", "cpu").peak_bytes
+    peaks = [peak_of_step(config, 64, memory.PLANS["split"], "fp32", "cpu")
              for config in (plain, cyclegan(small), cyclegan(large))]
     assert peaks[0] <= peaks[1] < peaks[2]
 

@@ -29,6 +29,7 @@ from translate.training import speeds
 from translate.training.gpus import GPUS, gpu_named, like_one_of, size_and_gpu
 from translate.training.hours import Loading, end_in_words, loading_of
 from translate.training.plan import PLAIN_GAIN, budget_of, choose, predict
+from translate.training.recipe_plan import plan_for_gpu
 from translate.training.speeds import assumed, measured, published
 from translate.training.step_on_meta import Networks, StepOnMeta
 
@@ -291,5 +292,14 @@ class TestHours:
             an_image = max(plan["seconds_an_image"], told["loading_seconds_an_image"])
             assert plan["hours"] == pytest.approx(stage.images * (
                 an_image if recipe.workers else plan["seconds_an_image"] + told["loading_seconds_an_image"]) / 3600)
+        assert not found["consistency"]
+
+        # In words: what waits for what.
+        planned = plan_for_gpu(recipe, gpu="RTX 4090")
+        assert planned.times[0].startswith("in all: about ") and planned.times[0].endswith(planned.gpu.speed.of)
+        slow, unknown = ([loading] * len(recipe.stages) for loading in (Loading(9.0), Loading()))
+        assert "waits for images" in replace(planned, loading=slow).times[1]
+        assert "stage 1 loads 9.0 s/image" in replace(planned, loading=slow).times[1]
+        assert "loading images is not counted" in replace(planned, loading=unknown).times[1]
         assert call(monkeypatch, "plan", file, "--gpu", "RTX 4080") == 2
         assert "did you mean RTX 4090" in capsys.readouterr().err

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from translate.cli import adapting, console, converting, datasets, evaluating, interop, publishing, training
-from translate.errors import TranslateError, UsageError
+from translate.cli import adapting, console, converting, datasets, evaluating, interop, publishing, serving, training
+from translate.errors import Stopped, TranslateError, UsageError
 from translate.signals import ending_once_stopped
 
 # Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
@@ -48,6 +48,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command(cls=Command)(training.new)
 app.command(cls=Command)(training.train)
 app.command(cls=Command, context_settings={"allow_extra_args": True})(converting.convert)  # it says why too many
+app.command(cls=Command)(serving.serve)
 app.command(cls=Command)(evaluating.evaluate)
 app.command(cls=Command)(evaluating.report)
 app.command(cls=Command)(evaluating.compare)
@@ -89,6 +90,9 @@ def main() -> None:
     try:
         with ending_once_stopped():
             app()
+    except Stopped as stop:  # as it was asked to
+        console.say(str(stop), console.err)
+        sys.exit(stop.exit_code)
     except TranslateError as error:
         console.say(f"error: {error}", console.err)
         sys.exit(error.exit_code)

@@ -54,10 +54,11 @@ def check(
 ) -> None:
     """Find unpaired names, unreadable files, odd sizes and modes before a training does. Of a recipe with `adapt`,
     its labelled images are checked as well. Exits with 5 where there are errors."""
+    from translate.data.check import Finding, count_severities
     from translate.data.check import check as check_images
-    from translate.data.check import count_severities
     from translate.data.headers import seen
     from translate.data.recognising import recognise
+    from translate.metrics.features import hint_at_features
     from translate.places import data_root
     from translate.recipe import find_recipe, load_recipe
 
@@ -75,8 +76,11 @@ def check(
 
                 findings += label_findings(recipe, lambda done, total: display.count(done, total, "labels"))
 
-    for line in () if layout is None else seen(layout, data_root()):
-        say(line)
+    if layout is not None:
+        for line in seen(layout, data_root()):
+            say(line)
+        if hint := hint_at_features(layout.truth_is_known, data_root()):
+            findings.append(Finding(folder, "note", hint))
     for finding in findings:
         advice = f"; {finding.advice}" if finding.advice else ""
         say(f"{finding.severity}: {visible(finding.path)}: {finding.what}{advice}")

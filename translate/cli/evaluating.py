@@ -16,6 +16,9 @@ from translate.cli.progress import Display
 from translate.cli.tables import results_table
 from translate.errors import UsageError, visible
 
+HOW_TO_READ = ("how to read it: “real | real” is what real images score beside each other, about the best there is. "
+               "Where a value is no better than a baseline's (identity: the untouched input), this score sees no gain; "
+               "docs/evaluation.md says which to trust when")
 MOST_CLASSES = 8_192  # of label maps: the table of which is taken for which has half a gigabyte then
 
 def evaluate(
@@ -79,7 +82,8 @@ def evaluate(
             results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
                                    on_progress=display.count)
         elif classes is not None:
-            results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids))
+            results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids),
+                                      on_progress=display.count)
         else:
             results = evaluate_folder(what, against, source, truth=truth, most=most, low_high=range_of(values),
                                       on_progress=display.count)
@@ -91,6 +95,7 @@ def evaluate(
         say(json.dumps(document, indent=1))
         return
     say_table(results_table(document))
+    say(HOW_TO_READ)
     for line in document["missing"]:
         say(f"missing: {line}")
     if (file := json_file or results_file(what)) is not None:
@@ -146,7 +151,9 @@ def report(
     """Show a run on one page: curves, scores, held-out images, settings, events. Training writes it as well."""
     from translate.report import write_report
 
-    say_page(write_report(run, file, make=True))
+    with Display("report") as display:
+        page = write_report(run, file, make=True, on_progress=display.count)
+    say_page(page)
 
 
 def compare(

@@ -24,7 +24,7 @@ from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
-from translate.convert.pools import Decoders, prefetch, thread_pool
+from translate.convert.pools import Decoders, InlineExecutor, prefetch, thread_pool
 from translate.convert.saving import Input, Options, Saving, failure, holds_pages
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
@@ -51,7 +51,7 @@ class Converter:
                  warn: Callable[[str], None] = lambda line: None):
         """`warn` is called with what a person should know while files are translated: each line once."""
         self.translating = replace(translating, room=lambda: self.share.for_one())
-        self.share = self._share_of(options.workers)
+        self.share = MemoryShare.of(options.workers, on_cuda=translating.device.type == "cuda")
         self.ledger, self.options = ledger, options
         self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
         self.saving = Saving(ledger, options, self.image_in, self.image_out)
@@ -93,14 +93,11 @@ class Converter:
     def _workers_that_fit(self, jobs: Sequence[Job], decoders: Decoders) -> int:
         """Return how many workers there is room for, and say so where these are not all."""
         fitting = that_fit(self.options.workers, jobs, decoders,
-                                   lambda job: self._request(job, None, self._are_by_rows, math.inf), self._share_of)
+                                   lambda job: self._request(job, None, self._are_by_rows, math.inf), self.share)
         if fitting.reason:
             self.warn(fitting.reason)
-        self.share = self._share_of(fitting.number)
+        self.share = self.share.shared_by(fitting.number)
         return fitting.number
-
-    def _share_of(self, workers: int) -> MemoryShare:
-        return MemoryShare.of(workers, on_cuda=self.translating.device.type == "cuda")
 
     def read(self, job: Job, read: Callable[[Request], Answer]) -> Input | Entry:
         """Read a file with `read`, unless its output is there already or may not be written."""
@@ -117,6 +114,15 @@ class Converter:
                 raise ImageError(job.output, "write", f"{visible(job.output)} exists{whose}; remove it, or use "
                                  "--overwrite")
 
+            return self.read_input(job, read, known)
+        except NoDecoder:
+            raise
+        except Exception as error:
+            return failure(job, error)
+
+    def read_input(self, job: Job, read: Callable[[Request], Answer], known: str | None) -> Input | Entry:
+        """Read a file with `read`; where `known` is the key of its output, it is one that is there `already`."""
+        try:
             # Within a memory, images are translated by rows. What is large waits for its turn.
             answer = read(self._request(job, known, self._are_by_rows, self.share.for_each))
 
@@ -133,6 +139,10 @@ class Converter:
             raise
         except Exception as error:
             return failure(job, error)
+
+    def translate_now(self, read: Input | Entry) -> Entry:
+        """Translate what has been read, write its output, and return its entry. Raises `DiskError` and `NoDecoder`."""
+        return self._translate(read, InlineExecutor()).result()
 
     @property
     def _are_by_rows(self) -> bool:

@@ -10,7 +10,7 @@ What may be taken is asked anew for every image, as other programs may have take
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from translate.available_memory import Available, usable_memory
 from translate.images.pictures import DTYPES
@@ -36,18 +36,19 @@ class MemoryShare:
     alone: int
 
     @classmethod
-    def of(cls, workers: int, batch: int = 1, on_cuda: bool = False) -> MemoryShare:
-        """Measure it. With workers, as many images are read ahead and written behind, and as many wait in between.
-
-        Of a `batch` of images that are translated at once, none is begun before all are read.
-        """
-        total, num = usable_memory(), (2 * workers + 3 if workers else 1) + batch - 1
+    def of(cls, workers: int, on_cuda: bool = False) -> MemoryShare:
+        """Measure it. With workers, as many images are read ahead and written behind, and as many wait in between."""
+        total, num = usable_memory(), num_in_flight(workers)
         if not on_cuda:
             return cls(total, num, int(total.bytes * IN_FLIGHT), int(total.bytes * (1 - IN_FLIGHT)))
 
         # Beside one that is alone nothing is being written, and of all others at most half are read ahead.
         in_flight = int(total.bytes * IN_FLIGHT_OF_CUDA)
         return cls(total, num, in_flight, total.bytes - in_flight // 2)
+
+    def shared_by(self, workers: int) -> MemoryShare:
+        """Return the same, shared by the images of so many workers."""
+        return replace(self, num_in_flight=num_in_flight(workers))
 
     @property
     def for_each(self) -> float:
@@ -57,6 +58,11 @@ class MemoryShare:
     def for_one(self) -> Available:
         """Return what the image whose turn it is may take now."""
         return min(Available(self.alone, self.total.limit_from), usable_memory(), key=lambda each: each.bytes)
+
+
+def num_in_flight(workers: int) -> int:
+    """Return how many images a conversion holds at once."""
+    return 2 * workers + 3 if workers else 1
 
 
 def sample_bytes(image: ImageConfig) -> int:

@@ -23,9 +23,10 @@ class Decoders:
     so that others start only when they are needed.
     """
 
-    def __init__(self, workers: int):
+    def __init__(self, workers: int, seconds: float | None = None):
+        """`seconds` are for one file, as of a `DecoderProcess`."""
         self._idle: LifoQueue[DecoderProcess] = LifoQueue()
-        self._all = [DecoderProcess() for _ in range(workers)]
+        self._all = [DecoderProcess(seconds) for _ in range(workers)]
         for each in self._all:
             self._idle.put(each)
 

@@ -33,11 +33,11 @@ class Workers:
 
 
 def that_fit(asked: int, jobs: Sequence[Job], decoders: Decoders, request: Callable[[Job], Request],
-             share_of: Callable[[int], MemoryShare]) -> Workers:
+             share: MemoryShare) -> Workers:
     """Return as many of the `asked` workers as images in flight find room for: an image beyond its part goes alone.
 
-    The largest of a few of the `jobs` counts, by their heads; `request` is what would be asked of the reader of each,
-    and `share_of` is the memory for a number of workers. Raises `NoDecoder`.
+    The largest of a few of the `jobs` counts, by their heads; `request` is what would be asked of the reader of each.
+    Raises `NoDecoder`.
     """
     if asked < 2 or not jobs:
         return Workers(asked)
@@ -45,10 +45,9 @@ def that_fit(asked: int, jobs: Sequence[Job], decoders: Decoders, request: Calla
     for job in jobs[::max(1, len(jobs) // NUM_LOOKED_AT)][:NUM_LOOKED_AT]:
         with suppress(ImageError):  # its turn will tell
             largest, path = max((largest, path), (decoders.size(SizeRequest(request(job))), job.source))
-    number = next((each for each in range(asked, 1, -1) if largest <= share_of(each).for_each), 1)
+    number = next((each for each in range(asked, 1, -1) if largest <= share.shared_by(each).for_each), 1)
     if number == asked:
         return Workers(asked)
-    share = share_of(number)
     return Workers(number, f"workers: {number} in place of {asked}, as {visible(path.name)} takes "
                    f"{format_bytes(largest)} on its way, and all images on theirs may take "
                    f"{format_bytes(share.in_flight)} ({share.total.limit_from})")

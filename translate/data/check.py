@@ -139,18 +139,20 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
 
     # Many sizes are no fault of unpaired images, but good to know.
     if not config.paired and len(met) > 1:
-        loaded = "at their own sizes" if config.resize is None else f"at a short side of {config.resize} px"
+        short = resize or config.resize  # a stage's own comes first
+        loaded = "at their own sizes" if short is None else f"at a short side of {short} px"
         smallest, largest = (choose(met, key=lambda size: (size[0] * size[1], size)) for choose in (min, max))
         yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
-                      f"{_size_text(largest)}", f"all are loaded {loaded} (data.resize)")
+                      f"{_size_text(largest)}", f"all are loaded {loaded}")
 
     # A network knows the scale that it is shown, and no other.
     fitting = Fitting(resize or config.resize, crop or (1, 1))
     if fitting.rescales(met):
         yield Finding(config.place(root), "note", f"holds images with {sides_in_words(sides_of(met))}, and a training "
                       f"shows them at {Scale.of(list(met), fitting)}: the network will know that scale, and no other",
-                      "translate with `convert --resize trained`; or train at their own size, with resize: null "
-                      "and as large a resolution as fits")
+                      "translate with `convert --resize trained`; or " + (
+                          "train at their own size, with resize: null and as large a resolution as fits"
+                          if resize or config.resize else "use a smaller resolution: they are enlarged to the crops"))
 
 
 def count_findings(counts: LabelCounts, path: Path, what: str, where: str, severity: Severity) -> Iterator[Finding]:
@@ -258,7 +260,8 @@ def _read_file(path: Path, side: Side, config: LayoutConfig, crop: tuple[int, in
             fit(picture, other)
         counts["b" if side == "b" else "a"].look_at(picture)  # files of both sides are counted once
     except ImageError as error:
-        return None, [Finding(path, "error", error.reason, "repair, replace or remove it")]
+        return None, [Finding(path, "error", error.reason, "repair, replace or remove it" + (
+            "" if config.loading.skips_unreadable else "; or data.on_unreadable: skip trains without it"))]
 
     # Compare what it is with what the recipe declares.
     findings = [finding for each in wanted for finding in _differs(path, each)][:1]

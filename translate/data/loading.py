@@ -35,6 +35,7 @@ FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT_SECONDS = 600.0
 SECONDS_TO_HEAR_OF_A_DEATH = 1.0
 CHECK_ALL = f"`translate data check {RECIPE_PLACEHOLDER}` finds all files that cannot be used"
+OR_SKIP = f"{CHECK_ALL}, and data.on_unreadable: skip goes on without them"
 UNREADABLE_SHARE = 0.05  # of the files of a split: more of them are no accident, and the data would be others
 MOST_ON_CPU, MOST_FOR_A_GPU = 2, 8  # workers of `auto`
 SHARED_MEMORY = Path("/dev/shm")
@@ -63,6 +64,8 @@ def workers_for(asked: int | Literal["auto"], device: torch.device, num_processe
 class Loadable(Dataset, ABC):
     """What can be loaded by number. `loader[number]` never raises, so that a worker can send what went wrong."""
 
+    advice = CHECK_ALL  # about a file that cannot be read
+
     @abstractmethod
     def sample(self, number: int) -> Any:
         """Return sample `number`. May raise anything."""
@@ -76,7 +79,7 @@ class Loadable(Dataset, ABC):
         try:
             return self.sample(number)
         except ImageError as error:
-            return Failure(DataError.of(error, CHECK_ALL))
+            return Failure(DataError.of(error, self.advice))
         except TranslateError as error:
             return Failure(error)
         except Exception as error:

@@ -63,7 +63,7 @@ def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
     Raises `DataError` for a folder that has none, or cannot be of that kind.
     """
     if not folder.is_dir():
-        raise NoData("no such folder", folder)
+        raise NoData("is a file, and a folder of images is needed" if folder.exists() else "no such folder", folder)
     found = recognise(folder)
     if found is None:
         raise unknown_layout(folder)

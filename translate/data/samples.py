@@ -82,6 +82,11 @@ class Samples:
     def __len__(self) -> int:
         return max(len(self.files_a), len(self.files_b))
 
+    def counted(self) -> dict[str, object]:
+        """Return how many files each side has, and a number for their names, wherever they lie."""
+        return {"a": len(self.files_a), "b": len(self.files_b),
+                "names": stable_hash(*(path.name for side in (self.files_a, self.files_b) for path in side))}
+
     @property
     def num_planes(self) -> int:
         """How many channels the two tensors of a sample have together."""

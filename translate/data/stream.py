@@ -21,7 +21,7 @@ from torch import Tensor
 
 from translate.data.hashing import stable_hash
 from translate.data.layouts import LayoutConfig, SidesConfig
-from translate.data.loading import CHECK_ALL, TIMEOUT_SECONDS, Loadable, Shares, load
+from translate.data.loading import CHECK_ALL, OR_SKIP, TIMEOUT_SECONDS, Loadable, Shares, load
 from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
 from translate.data.scale import Fitting
@@ -108,6 +108,8 @@ def batches(samples: Samples, *, seed: int, start: int, stop: int, batch_size: i
 
 class Stream(Loadable):
     """Every sample of a run, by its number."""
+
+    advice = OR_SKIP
 
     def __init__(self, samples: Samples, seed: int, size: tuple[int, int], resize: int | None = None):
         self.samples, self.seed, self.size = samples, seed, size

@@ -15,6 +15,7 @@ An evaluation leaves in `metrics.jsonl` a line of `kind: evaluation`:
                  there is none yet
     since_best   evaluations since the best: 0 where this is it
     seconds      how long it took
+    verdict      what the deciding score amounts to beside the untouched input, in words; empty where that is not known
 
 The best checkpoint lies among the others, `checkpoints/<images>`, and is never rotated away; `status.json` names it as
 `best` too.
@@ -35,7 +36,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from translate.data import test_pairs
-from translate.data.loading import CHECK_ALL, check_share
+from translate.data.loading import CHECK_ALL, OR_SKIP, check_share
 from translate.data.samples import Sample, Samples
 from translate.data.scale import OWN_SIZE, Fitting, measured, typical_side
 from translate.data.stream import TRUTH_ADVICE
@@ -326,8 +327,9 @@ class Evaluator:
             try:
                 return shown.source(number)
             except ImageError as error:
-                if not shown.samples.loading.skips_unreadable or number == len(shown.sources) - 1:
-                    raise DataError.of(error, CHECK_ALL) from None
+                skips = shown.samples.loading.skips_unreadable
+                if not skips or number == len(shown.sources) - 1:
+                    raise DataError.of(error, CHECK_ALL if skips else OR_SKIP) from None
         raise AssertionError("a test split without images")
 
     def _cadence(self, recipe: Recipe) -> int:

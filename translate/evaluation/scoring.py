@@ -185,18 +185,20 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
     if pairs:
         images, reals = [image for image, _ in pairs], [real for _, real in pairs]
 
-    # Baselines are compared as sets, too, unless every image has its source
-    sources_paired = False
-    if pairs and source is not None:
+    # Baselines are compared as sets, too, unless every image has its source. Others than these are not looked at: of
+    # one that cannot be read nothing was made.
+    sources_paired, why_sets = False, ""
+    if source is not None:
         try:
             origins, lonely, _ = shared_names(folder, images, source, sources, alike=True)
         except DataError as error:
-            notes.append(f"scores of baselines against a truth need sources that pair by name: {error}")
+            why_sets = f"sources that pair by name: {error}"
         else:
-            sources_paired = not lonely
+            sources_paired = bool(pairs) and not lonely
             sources = sources if lonely else [origin for _, origin in origins]
-            notes += [f"scores of baselines against a truth need a source of each image's name; without one in "
-                      f"{visible(source)}: {names_of(lonely)}"] if lonely else []
+            if lonely:
+                why_sets = f"a source of each image's name; without one in {visible(source)}: {names_of(lonely)}"
+    notes += [f"scores of baselines against a truth need {why_sets}"] if pairs and why_sets else []
 
     # What their values stand for is known when all have been read
     compared = {folder: FolderImages(images, most, low_high), against: FolderImages(reals, most, low_high)}
@@ -238,14 +240,17 @@ def _unscored(folder: Path, only_images: Sequence[Path], against: Path, only_rea
 
 
 def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255,
-                    ids: Mapping[int, int] | None = None) -> Results:
+                    ids: Mapping[int, int] | None = None,
+                    on_progress: OnProgress = lambda done, total: None) -> Results:
     """Score label maps below `folder` against those below `against`: mIoU and accuracies.
 
     Pixels whose truth is `ignore` do not count. `ids` says which classes the numbers in the files stand for, where they
     do not stand for themselves (see `translate.data.labels.class_of`). Predictions whose numbers are classes already,
     as networks write them, are taken as they are, and that is said (see `Labelling.are_classes`). What pairs with
-    nothing is named. Raises `DataError` where no names pair, and where all that counts is of one class, `ImageError`
-    for what is no label map of these classes.
+    nothing is named. `on_progress` is called with the number of maps read, and of all there are.
+
+    Raises `DataError` where no names pair, and where all that counts is of one class, `ImageError` for what is no label
+    map of these classes.
     """
     pairs, *lonely = shared_names(folder, list_folder(folder), against, list_folder(against), alike=True)
     if not pairs:
@@ -255,10 +260,16 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
     found: list[np.ndarray] = []
 
     # Predictions are read as the truth is, unless their numbers are the classes
-    reading = labelling
-    if ids and labelling.are_classes({number for each, _ in pairs for number in numbers_in(read_labels(each))}):
-        reading = Labelling(classes, ignore)
-    for prediction, truth in pairs:
+    reading, total = labelling, len(pairs) * (2 if ids else 1)
+    if ids:
+        numbers: set[int] = set()
+        for done, (prediction, _) in enumerate(pairs, 1):
+            numbers.update(numbers_in(read_labels(prediction)))
+            on_progress(done, total)
+        if labelling.are_classes(numbers):
+            reading = Labelling(classes, ignore)
+    for done, (prediction, truth) in enumerate(pairs, total - len(pairs)):
+        on_progress(done, total)
         stored = read_labels(truth)
         if (fault := labelling.fault(stored)) is not None:
             raise ImageError(truth, "read", f"{fault}; --classes, --ignore and --ids say which there are")
@@ -269,6 +280,8 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
         found.append(totals(confusion))
         counts.add(labelling.classes_in(labelling.renumbered(stored)))
         num_strange += int(confusion[:, classes].sum())
+
+    on_progress(total, total)
 
     # A score from nothing would be 1.
     if (fault := counts.fault()) is not None:

@@ -168,7 +168,9 @@ def read_file(request: Request) -> Answer:
 class DecoderProcess:
     """A process that reads and decodes one file at a time, started when it is first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
+        """`seconds` are for one file, or a piece of its rows, before it is ended; None: `ANSWER_SECONDS`."""
+        self._seconds = seconds
         self._process: BaseProcess | None = None
         self._pipe: Connection
         self._lock = Lock()
@@ -206,9 +208,10 @@ class DecoderProcess:
         """Send a request, and return its answer or raise its error. What hangs or dies of it is ended."""
         try:
             self._pipe.send(request)
-            if not self._pipe.poll(ANSWER_SECONDS):
+            seconds = self._seconds or ANSWER_SECONDS
+            if not self._pipe.poll(seconds):
                 self._end(process)
-                raise ImageError(request.path, "read", f"was not decoded within {ANSWER_SECONDS:g} seconds")
+                raise ImageError(request.path, "read", f"was not decoded within {seconds:g} seconds")
             answer = self._pipe.recv()
         except (EOFError, OSError):  # a plain OSError where it died in the middle of its answer
             raise ImageError(request.path, "read", f"the process that decoded it {self._end(process)}; the file may be "

@@ -15,11 +15,11 @@ from translate.errors import CheckpointError, UsageError
 from translate.interop.evidence import NOTHING_SAID, Choices, Found, NotKnown, identify
 from translate.interop.reading import read_tensors
 from translate.recipe import Recipe
+from translate.runs.places import PLACEHOLDER
 from translate.runs.release import write_generators
 from translate.schema import validate
 from translate.translators import Direction
 
-PLACEHOLDER = "your-images"  # stands in a recipe for a folder that nobody has named
 DIFFERENCES = (
     "test.py of pix2pix runs with dropout and the statistics of each image unless it is given --eval; here a "
     "generator translates in eval mode",

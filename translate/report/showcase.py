@@ -15,7 +15,7 @@ Of a side longer than `MAX_SIDE` the middle is kept.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -175,18 +175,21 @@ def read_picture(path: Path) -> bytes:
     return content
 
 
-def make_shown(run: Path, recipe: Recipe) -> list[Shown]:
+def make_shown(run: Path, recipe: Recipe,
+               on_progress: Callable[[int, int], object] = lambda done, total: None) -> list[Shown]:
     """Translate held-out images now, for a run that left none. Raises `TranslateError` without weights or images."""
     release = load_release(run)
     held_out = HeldOut(recipe, data_root(), most=NUM_SHOWN).shown(release.fitting)
-    shown = []
-    for number in range(len(held_out.sources)):
+    shown, total = [], len(held_out.sources)
+    for number in range(total):
+        on_progress(number, total)
         source, truth = held_out.pair(number)
         fake = translate_whole(release.generator, source, torch.device("cpu"), "fp32")
         images = {"input": encode(source, held_out.samples.labels[0]), "output": encode(fake)}
         if truth is not None:
             images["truth"] = encode(truth)
         shown.append(Shown(held_out.names[number], images))
+    on_progress(total, total)
     return shown
 
 

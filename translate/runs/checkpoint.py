@@ -68,6 +68,7 @@ class Progress:
     guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
     began: str = ""  # whose weights it began with, in words; empty: with fresh ones
     scales: dict[str, Any] = field(default_factory=dict)  # what the stage shows of A and B, see `data.scale.Shapes`
+    files: dict[str, Any] = field(default_factory=dict)  # on which it was trained, see `Samples.counted`
 
     def compare(self, metric: str, value: float | None, num_images: int, side: int, own_side: int,
                 higher_is_better: bool) -> bool:

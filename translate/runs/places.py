@@ -23,6 +23,7 @@ from translate.runs.manifest import MANIFEST
 from translate.schema import validate
 
 NEEDED_TO_TRAIN = ("data.folder", "data.a", "data.b")
+PLACEHOLDER = "your-images"  # stands in the recipe of an imported model for a folder that nobody has named
 LEFT_OUT = "left out of the release: "  # what stands there in the place of a path, before the name of its field
 
 
@@ -67,7 +68,7 @@ def refuse_moved(recipe: Recipe, folder: Path, fields: Sequence[str] = NEEDED_TO
     """Raise `NoData` naming the places of a recipe's data that are gone; the recipe lies in `folder`."""
     data = {field: path for field, path in places_of(recipe).items() if field in fields}
     otherwise = "evaluate the run, or convert images and score what comes out: translate evaluate OUT --against REAL"
-    if any(str(path).startswith(LEFT_OUT) for path in data.values()):
+    if any(str(path).startswith(LEFT_OUT) or path.name == PLACEHOLDER for path in data.values()):
         raise NoData("a release does not say where the images lie that it was trained on", folder, otherwise)
     gone = [f"{visible(path)} ({field})" for field, path in data.items() if not path.expanduser().exists()]
     if gone:

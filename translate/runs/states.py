@@ -34,6 +34,7 @@ class ProgressState(Shape):
     began: str = ""
     guard: dict[str, Any] = Field(default_factory=dict)
     scales: dict[str, ScaleState] = Field(default_factory=dict)
+    files: dict[str, Any] = Field(default_factory=dict)
 
 
 class State(Shape):

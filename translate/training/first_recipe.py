@@ -21,6 +21,7 @@ from translate.data.layouts import LayoutConfig
 from translate.data.recognising import Kind, read_as
 from translate.data.scale import differ
 from translate.errors import DataError, DoesNotFit, ImageError, visible
+from translate.metrics.features import hint_at_features
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.schema import read_yaml, validate
@@ -37,8 +38,8 @@ STEP = 4  # px; crops are multiples of it
 BATCHES = ((300, 4), (600, 2))  # (px, samples): smaller crops go through together
 
 HEADINGS = {"unpaired": "{a} and {b}, either made of the other (CycleGAN)", "paired": "{a} made into {b} (pix2pix)",
-            "labels": "label maps of {classes} classes made into images (pix2pix)",
-            "computed": "grey images made into photographs in colour (pix2pix)"}
+            "labels": "Label maps of {classes} classes made into images (pix2pix)",
+            "computed": "Grey images made into photographs in colour (pix2pix)"}
 TRANSLATORS = {True: """\
   kind: pix2pix
   generator: {{kind: unet, width: 64, downs: {downs}, norm: instance, dropout: 0.5}}
@@ -114,7 +115,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     if kind is None and layout.paired and layout.labelling is None and samples.files_a != samples.files_b:
         draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
                            "number alike: --kind unpaired")
-    lines = draft.looked() + draft.said(crop)
+    lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
     return FirstRecipe(draft.text(file, recipe, [each for each in predicted if each], planned, gpu), recipe, lines)
 
 
@@ -189,12 +190,19 @@ class Draft:
                 f"memory: auto                # the least predicted time that fits the GPU, for each stage\n"
                 f"stages:                     # from small to full; images: how many are shown, with repeats\n{rows}"
                 f"every: {{log: 100, sample: {min(2_000, total // 20)}, checkpoint: {min(5_000, total // 10)}}}"
-                "   # in images\n")
+                "   # in images\n"
+                "evaluate: {images: 64}      # held-out ones at most; scored as often as takes 5 % of the time\n")
 
     def recipe(self, stages: list[dict[str, Any]]) -> Recipe:
         """Return the same as a recipe: what is written is what was planned."""
         self.body = self.document(stages)
         return validate(Recipe, read_yaml(self.body, "the recipe for this folder"), "the recipe for this folder")
+
+    def heading(self) -> str:
+        """Return what is made of what."""
+        a, b = self.sides
+        return HEADINGS[self.layout.kind].format(  # type: ignore[attr-defined]
+            a=_place(a, self.layout), b=_place(b, self.layout), classes=getattr(self.layout, "classes", 0))
 
     def looked(self) -> list[str]:
         """Return a line on each side's images."""
@@ -216,9 +224,12 @@ class Draft:
             lines.append(f"crops of {crop} px are the largest that fit; images keep their own scale, and convert "
                          "translates them whole")
         if self.num < FEW:
-            lines.append(f"{plural(self.num, 'image')} a side: few; expect colours and textures, not new shapes")
+            counted = f"{plural(self.num, 'image')}{'' if self.layout.paired else ' on a side'}"
+            lines.append(f"{counted}, which are few: expect colours and textures to be learnt, not new shapes")
         if not self._has_tests():
             lines.append(f"no images are held out, so there will be no scores; expected {self.layout.expected('test')}")
+        elif hint := hint_at_features(self.layout.truth_is_known, data_root()):
+            lines.append(hint)
         return lines
 
     def _has_tests(self) -> bool:
@@ -234,9 +245,6 @@ class Draft:
 
         `gpu` is how that was named.
         """
-        a, b = self.sides
-        heading = HEADINGS[self.layout.kind].format(  # type: ignore[attr-defined]
-            a=_place(a, self.layout), b=_place(b, self.layout), classes=getattr(self.layout, "classes", 0))
         name = shlex.quote(str(file))
         needs = [f"{'×'.join(map(str, dict.fromkeys(stage.size)))} px {found.plan.name} "
                  f"{format_bytes(found.peak_bytes)}, {format_speed(1 / found.seconds)}"
@@ -248,7 +256,7 @@ class Draft:
         small = min(64, _multiple(self.crop))
         quick = f"stages=[{{resolution: {small}, resize: {max(small, 72) if small == 64 else small}, images: 400}}]"
         comments = [
-            f"{heading[0].upper()}{heading[1:]}, at {self.crop} px on a GPU of {self.gpu}.",
+            f"{self.heading()}, at {self.crop} px on a GPU of {self.gpu}.",
             f"Check:    translate data check {name}      every pixel; this recipe has looked at headers alone",
             f"Memory:   translate plan {name} {named}",
             *(f"            {need}" for need in dict.fromkeys(needs)),

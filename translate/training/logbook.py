@@ -113,6 +113,12 @@ class Logbook:
             self.tell(what, line)
         for note in notes:
             self.tell("start", note)
+        then, now = self.progress.files, self.samples.counted()
+        if then and then != now:
+            self.tell("data", f"warning: the images to train on are not those of before ({then['a']:,} + {then['b']:,} "
+                              f"files then, {now['a']:,} + {now['b']:,} now): the run goes on with those that are "
+                              "there, and does not repeat bit for bit")
+        self.progress.files = now
 
     def _in_short(self) -> Iterator[str]:
         """Yield in a line each on what is trained, by what, and until when."""
@@ -262,6 +268,7 @@ class Logbook:
             progress.images, "evaluation", {name: score.value for name, score in scores.items()}, stage=progress.stage,
             num_held_out=num_images, decided_by=metric, best=best and asdict(best),
             since_best=progress.since_best, seconds=time.monotonic() - start, side=scored.side, own_side=held_out.side,
+            verdict=scored.verdict,
             own_size={name: score.finite for name, score in scored.own_size.items()},
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
         at = f" at {scored.side} px" if scored.own_size else ""

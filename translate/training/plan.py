@@ -24,14 +24,12 @@ from translate.networks.memory import LADDER, MORE_WORK, PLANS, MemoryConfig, Pl
 from translate.networks.statistics import has_batch_norm
 from translate.networks.tasks import save_shapes
 from translate.networks.weights import bytes_of
-from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
 from translate.sizes import format_bytes, format_speed, num_bytes
 from translate.training.hours import Loading
 from translate.training.speeds import Speed, assumed, measured
 from translate.training.step_on_meta import Device, Networks, StepOnMeta, step_on_meta
-from translate.translators import TranslatorConfig
 
 OnProgress = Callable[[int, int, str], object]  # told how many predictions are made, of how many, and what comes next
 
@@ -137,13 +135,6 @@ def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device:
     """
     step = _step_of(recipe, stage, num_processes)
     return _predict(step, plan, precision, device, num_processes, speed or assumed(device, precision))
-
-
-def predict_step(config: TranslatorConfig, size: int, plan: Plan, precision: Format, device: Device,
-                 speed: Speed | None = None) -> Prediction:
-    """Predict a step without a recipe: one sample of size × size px, three channels each, Adam."""
-    step = _step(config, Optimizers(), (3, 3), Stage(resolution=size, images=1))
-    return _predict(step, plan, precision, device, 1, speed or assumed(device, precision))
 
 
 def choose(recipe: Recipe, stage: Stage, budget: int | None, precision: Format, device: Device = "cuda",
@@ -362,13 +353,10 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
 
 def _step_of(recipe: Recipe, stage: Stage, num_processes: int = 1) -> StepOnMeta:
     """Return the step of `stage` in one of `num_processes` equal processes."""
-    return _step(recipe.translator, recipe.optimizer, (recipe.data.channels_a, recipe.data.channels_b), Stage(
+    networks = Networks(translator=recipe.translator, optimizer=recipe.optimizer).model_dump_json()
+    return step_on_meta(networks, (recipe.data.channels_a, recipe.data.channels_b), Stage(
         images=1, batch_size=stage.batch_size // num_processes,  # and the other fields that a prediction depends on
         **stage.model_dump(include={"resolution", "micro_batch", "levels", "fade", "freeze"})))
-
-
-def _step(translator: TranslatorConfig, optimizer: Optimizers, channels: tuple[int, int], stage: Stage) -> StepOnMeta:
-    return step_on_meta(Networks(translator=translator, optimizer=optimizer).model_dump_json(), channels, stage)
 
 
 def _predict(step: StepOnMeta, plan: Plan, precision: Format, device: Device, num_processes: int, speed: Speed

@@ -17,6 +17,7 @@ from translate.losses import Penalty, non_orthogonality, over_scales
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.growing import Growable, Grown, LevelStage, add_level, fade_in
 from translate.networks.layers import Generator
+from translate.precision import layout_for
 from translate.translators.augmentation import cut_out, moved, recoloured
 from translate.translators.config import BaseTranslatorConfig, Direction
 from translate.translators.pool import ImagePool
@@ -204,7 +205,7 @@ class Translator(ABC):
                         own.load_state_dict(new.state_dict())
                     ema.requires_grad_(False).eval()
                 for each in pair:
-                    each.to(memory_format=torch.channels_last)
+                    each.to(memory_format=layout_for(next(each.parameters()).device))
 
             # A level that does not fade in is there for good, and what it replaces is gone.
             if not stage.fade:
@@ -252,9 +253,9 @@ class Translator(ABC):
                 states[0][name].copy_(states[1][name])
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
-        """Move every network, in place."""
+        """Move every network, in place, into the memory layout that suits the device."""
         for network in [*self.modules.values(), *self.frozen.values()]:
-            network.to(device=device, dtype=dtype).to(memory_format=torch.channels_last)
+            network.to(device=device, dtype=dtype).to(memory_format=layout_for(device))
 
 
 def together(logits: Logits) -> Tensor:

@@ -1,0 +1,65 @@
+"""The benchmark, as far as it goes without a GPU: floors, a page that loses no earlier run, the public code's step."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools import bench
+from translate.networks import PatchGANConfig, ResNetConfig
+from translate.translators import CycleGANConfig
+
+MEASURED = "## 2026-11-28, NVIDIA H200, commit 02c068d\n\n| plan | ms |\n|---|---|\n| `plain` | 291 |\n"
+
+
+def test_without_a_gpu_floors_are_written_and_nothing_that_was_measured_is_lost(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text(f"# Benchmarks\n\nOld words.\n\n## 2026-11-01, not measured, floors of an H200, commit x\n\nold\n\n"
+                    f"{MEASURED}")
+    monkeypatch.setattr(bench, "SIZES", ((32, 1),))
+    small = CycleGANConfig(generator=ResNetConfig(width=2, blocks=1), discriminator=PatchGANConfig(width=2, layers=2))
+    monkeypatch.setattr(bench, "games", lambda width: (small, small))
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--out", str(page)])
+    bench.main()
+    said, text = capsys.readouterr().out, page.read_text()
+    assert "CycleGAN, 32×32 px, batch 1" in said and "| `strips_blocks` |" in said and "not measured" in said
+    assert text.count("\n## ") == 2 and MEASURED in text and "\nold\n" not in text
+    assert text.index("not measured, floors of an H200") < text.index("NVIDIA H200, commit 02c068d")
+
+
+@pytest.mark.slow
+def test_gradients_are_held_against_float64_under_every_plan() -> None:
+    said = bench.correctness(torch.device("cpu"))
+    errors = [float(word.strip(".,")) for word in said.split() if "e-" in word]
+    assert len(errors) == 7 and max(errors) < 1e-5, said
+
+
+def test_the_public_codes_step_is_made_by_its_own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stand-in with its interface: a copy of that code is not kept here."""
+    (tmp_path / "options").mkdir()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "options/base_options.py").write_text("# parser.add_argument('--gpu_ids')\n")
+    (tmp_path / "options/train_options.py").write_text(
+        "import argparse\nclass TrainOptions:\n    def parse(self):\n        parser = argparse.ArgumentParser()\n"
+        "        for name in ('dataroot', 'name', 'model', 'checkpoints_dir', 'gpu_ids'):\n"
+        "            parser.add_argument('--' + name)\n        return parser.parse_args()\n")
+    (tmp_path / "models/__init__.py").write_text(
+        "class Made:\n    steps = 0\n    def setup(self, options): self.options = options\n"
+        "    def set_input(self, given): self.given = given\n"
+        "    def optimize_parameters(self): Made.steps += 1\n"
+        "def create_model(options): return Made()\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = sys.argv
+    try:
+        step = bench.public_step(tmp_path, "cycle_gan", 32, torch.device("cpu"))
+        made = sys.modules["models"].Made
+        assert made.steps == bench.WARM and sys.argv is before
+        step()
+        assert made.steps == bench.WARM + 1
+    finally:
+        for name in ("models", "options", "options.train_options"):
+            sys.modules.pop(name, None)

@@ -1,0 +1,108 @@
+"""Whoever waits is told that work goes on: no command says nothing for more than ten seconds, also in a log file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.commands import Command, call
+from tests.runs import cyclegan_recipe, pix2pix_recipe
+from translate.evaluation.scoring import evaluate_labels
+from translate.recipe import Recipe
+from translate.report import write_report
+
+MOST_SECONDS = 10.0
+
+
+def longest_silence(printed: Path, *words: object) -> tuple[float, float]:
+    """Run a command that writes to a file; how long it said nothing at the most, and how long it took, in seconds."""
+    command = Command(printed, *words)
+    begin = last = time.monotonic()
+    size, longest = 0, 0.0
+    while command.runs():
+        time.sleep(0.05)
+        now, grown = time.monotonic(), printed.stat().st_size if printed.exists() else 0
+        longest = max(longest, now - last)
+        if grown > size:
+            size, last = grown, now
+    assert command.wait() == 0, printed.read_text()
+    return longest, time.monotonic() - begin
+
+
+def many(folder: Path, num: int, size: tuple[int, int], labels: bool = False) -> Path:
+    """Images of blocks, or label maps of 19 classes."""
+    draw = np.random.default_rng(num)
+    for number in range(num):
+        blocks = draw.integers(0, 19 if labels else 256, (size[0] // 8, size[1] // 8, *([] if labels else [3])))
+        folder.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(blocks.astype(np.uint8)).resize(size[::-1], Image.Resampling.NEAREST)
+        image.save(folder / f"{number}.png", compress_level=1)
+    return folder
+
+
+@pytest.mark.slow
+def test_no_command_is_silent_for_ten_seconds(tmp_path: Path) -> None:
+    """A training of 120 small crops stood silent for five minutes: it scored images of 1600×1200."""
+    a, b = many(tmp_path / "a", 40, (512, 512)), many(tmp_path / "b", 40, (512, 512))
+    maps = [many(tmp_path / name, 400, (1024, 1024), labels=True) for name in ("found", "true")]
+    for side in "AB":
+        for split, num in (("train", 12), ("test", 12)):
+            many(tmp_path / "photos" / f"{split}{side}", num, (800, 1200))
+    recipe = cyclegan_recipe(tmp_path / "photos", stages=[{"resolution": 128, "images": 60, "batch_size": 2}],
+                             data={"kind": "unpaired", "folder": str(tmp_path / "photos"), "resize": None,
+                                   "truth": True},
+                             translator={"kind": "cyclegan", "generator": {"kind": "resnet", "width": 12, "blocks": 2},
+                                         "discriminator": {"kind": "patchgan", "width": 8, "layers": 2}},
+                             every={"log": 10, "sample": 60, "checkpoint": 30, "evaluate": 30})
+    (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
+    run = tmp_path / "run"
+    found = {" ".join(map(str, words[:2])): longest_silence(tmp_path / "printed.txt", *words) for words in (
+        ("train", tmp_path / "toy.yaml", "--run", run),
+        ("evaluate", run),
+        ("convert", tmp_path / "photos" / "testA", tmp_path / "out", "--model", run),
+        ("data", "check", tmp_path / "photos"),
+        ("new", tmp_path / "photos", "--out", tmp_path / "new.yaml"),
+        ("plan", "monet2photo_2000", "--memory", "8GB"),
+        ("evaluate", a, "--against", b, "--source", a),
+        ("evaluate", maps[0], "--against", maps[1], "--classes", 19))}
+    found["report"] = longest_silence(tmp_path / "printed.txt", "report", without_pictures(run, tmp_path / "bare"))
+    assert max(silent for silent, _ in found.values()) <= MOST_SECONDS, json.dumps(found, indent=1)
+    assert sum(took > MOST_SECONDS for _, took in found.values()) > len(found) / 2, "work that takes long"
+
+
+def without_pictures(run: Path, copy: Path) -> Path:
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "held_out")
+    return copy
+
+
+def test_reading_label_maps_is_counted(tmp_path: Path) -> None:
+    """A thousand of them were read without a word."""
+    folders = [many(tmp_path / name, 3, (32, 32), labels=True) for name in ("found", "true")]
+    told: list[tuple[int, int]] = []
+    evaluate_labels(*folders, 19, on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    told.clear()
+    evaluate_labels(*folders, 20, ids={0: 19}, on_progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told) and told[-1] == (6, 6)
+
+
+def test_a_report_counts_the_images_that_it_translates(shared_pairs: Path, tmp_path: Path,
+                                                       trained: Callable[[Recipe], Path]) -> None:
+    told: list[tuple[int, int]] = []
+    bare = without_pictures(trained(pix2pix_recipe(shared_pairs)), tmp_path / "bare")
+    write_report(bare, make=True, on_progress=lambda done, total: told.append((done, total)))
+    assert told == [(number, 4) for number in range(5)]
+
+
+def test_the_command_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: object) -> None:
+    folders = [many(tmp_path / name, 2, (32, 32), labels=True) for name in ("found", "true")]
+    assert call(monkeypatch, "evaluate", folders[0], "--against", folders[1], "--classes", 19) == 0
+    assert "evaluate: 2 of 2 images" in said.getvalue()  # type: ignore[attr-defined]

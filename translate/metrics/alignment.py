@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,10 +87,10 @@ def align(first: Tensor, second: Tensor) -> Alignment:
 
 
 def _array(image: Tensor, factor: float) -> np.ndarray:
-    array = (image.detach().to("cpu").float().movedim(0, -1).numpy() + 1) / 2
+    array: np.ndarray = (image.detach().to("cpu").float().movedim(0, -1).numpy() + 1) / 2
     if factor > 1:
         size = round(array.shape[1] / factor), round(array.shape[0] / factor)
-        array = cv2.resize(array, size, interpolation=cv2.INTER_AREA)
+        array = np.asarray(cv2.resize(array, size, interpolation=cv2.INTER_AREA))
     return np.ascontiguousarray(array if array.ndim == 3 else array[..., None], dtype=np.float32)
 
 
@@ -199,7 +200,7 @@ def _flow(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the flow (H, W, 2) from a to b, and the median distance of its way there and back, where there are edges.
     """
     as_bytes = [np.clip(128 + 40 * (each - each.mean()), 0, 255).astype(np.uint8) for each in (a, b)]
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    method: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     method.setFinestScale(0)
     method.setVariationalRefinementIterations(10)
     there, back = method.calc(as_bytes[0], as_bytes[1], None), method.calc(as_bytes[1], as_bytes[0], None)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from tests.commands import Command, call
 from tests.runs import cyclegan_recipe, pix2pix_recipe
+from translate.cli.progress import Display
 from translate.evaluation.scoring import evaluate_labels
 from translate.recipe import Recipe
 from translate.report import write_report
@@ -53,8 +54,8 @@ def test_no_command_is_silent_for_ten_seconds(tmp_path: Path) -> None:
     a, b = many(tmp_path / "a", 40, (512, 512)), many(tmp_path / "b", 40, (512, 512))
     maps = [many(tmp_path / name, 400, (1024, 1024), labels=True) for name in ("found", "true")]
     for side in "AB":
-        for split, num in (("train", 12), ("test", 12)):
-            many(tmp_path / "photos" / f"{split}{side}", num, (800, 1200))
+        for split, num in (("train", 8), ("test", 8)):
+            many(tmp_path / "photos" / f"{split}{side}", num, (600, 800))
     recipe = cyclegan_recipe(tmp_path / "photos", stages=[{"resolution": 128, "images": 60, "batch_size": 2}],
                              data={"kind": "unpaired", "folder": str(tmp_path / "photos"), "resize": None,
                                    "truth": True},
@@ -74,7 +75,7 @@ def test_no_command_is_silent_for_ten_seconds(tmp_path: Path) -> None:
         ("evaluate", maps[0], "--against", maps[1], "--classes", 19))}
     found["report"] = longest_silence(tmp_path / "printed.txt", "report", without_pictures(run, tmp_path / "bare"))
     assert max(silent for silent, _ in found.values()) <= MOST_SECONDS, json.dumps(found, indent=1)
-    assert sum(took > MOST_SECONDS for _, took in found.values()) > len(found) / 2, "work that takes long"
+    assert sum(took > MOST_SECONDS for _, took in found.values()) >= 3, "work that takes long"
 
 
 def without_pictures(run: Path, copy: Path) -> Path:
@@ -100,6 +101,12 @@ def test_a_report_counts_the_images_that_it_translates(shared_pairs: Path, tmp_p
     bare = without_pictures(trained(pix2pix_recipe(shared_pairs)), tmp_path / "bare")
     write_report(bare, make=True, on_progress=lambda done, total: told.append((done, total)))
     assert told == [(number, 4) for number in range(5)]
+
+
+def test_of_one_image_no_speed_is_shown(said: object) -> None:
+    with Display("one") as display:
+        display.count(1, 1)
+    assert said.getvalue().strip() == "one: 1 of 1 images"  # type: ignore[attr-defined]
 
 
 def test_the_command_shows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: object) -> None:

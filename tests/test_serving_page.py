@@ -102,6 +102,25 @@ def test_a_person_translates_an_image_in_the_browser(tmp_path: Path) -> None:
         browser.wait_for("document.querySelector('#fault').textContent.includes('cannot be shown')")
 
 
+def test_the_page_asks_for_the_token_and_takes_it_from_behind_its_address(tmp_path: Path) -> None:
+    """Whoever opens the printed address is let in; whoever comes without is asked, and is not left with an error."""
+    token, loaded = "a-token-of-many-letters", "document.querySelector('#model').value === 'negative'"
+    with running([Offer.of("negative", release_of(Negative()))], token=token) as server, \
+            Browser(tmp_path / "profile") as browser:
+        browser.open(f"{server.address}/#{token}")
+        browser.wait_for(loaded)
+        assert browser.evaluate("location.hash") == "" and not any(token in each for each in browser.requests)
+        assert not browser.complaints
+        browser.open(f"{server.address}/?again")
+        browser.wait_for("!document.querySelector('#asks').hidden && document.querySelector('#drop').hidden")
+        for given, then in (("wrong", "document.querySelector('#fault').textContent.includes('not the right one')"),
+                            (token, loaded)):
+            browser.evaluate(f"document.querySelector('#token').value = '{given}';"
+                             "document.querySelector('#asks button').click()")
+            browser.wait_for(then)
+        assert browser.evaluate("document.querySelector('#asks').hidden && document.querySelector('#fault').hidden")
+
+
 def wait_for_file(path: Path) -> None:
     """Wait until a browser has saved a file, which it does under another name first."""
     end = time.monotonic() + 10

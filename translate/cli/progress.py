@@ -15,7 +15,7 @@ from translate.cli.console import say
 from translate.errors import visible
 from translate.sizes import format_speed
 
-PLAIN_SECONDS = 8.0  # between two plain lines
+PLAIN_SECONDS = 5.0  # between two plain lines
 
 
 class Display:
@@ -99,7 +99,7 @@ class Display:
         first_time, first_worked, first_megapixels = self._first
         elapsed = now - first_time - self._scoring_seconds
         rate = (worked - first_worked) / elapsed if elapsed > 0 else 0.0
-        speed = format_speed(rate, self.unit)
+        speed = format_speed(rate, self.unit) if rate else ""  # of one image there is none
         if megapixels is not None and elapsed > 0:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
 
@@ -113,4 +113,5 @@ class Display:
         # Where there is no terminal: a line now and then, and one at the end.
         if not self.console.is_terminal and (now - self._last_line > PLAIN_SECONDS or images >= total):
             self._last_line = now
-            self.say(f"{heading}: {images:,} of {total:,} {self.unit}, {speed}{f', {left}' if left else ''}  {detail}")
+            counted = ", ".join(filter(None, (f"{images:,} of {total:,} {self.unit}", speed, left)))
+            self.say(f"{heading}: {counted}  {detail}")

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from translate.serve.limits import Refused
 
+PAGES = frozenset({"/", "/api"})
 LOCAL_NAMES = frozenset({"localhost"})
-OPEN_PATHS = frozenset({"/", "/page.css", "/page.js", "/slider.js", "/health"})  # say nothing that is worth a token
+OPEN_PATHS = PAGES | {"/page.css", "/page.js", "/slider.js", "/health"}  # say nothing that is worth a token
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Admission:
         if not self._is_ours(host):
             raise Refused(421, "this server is not called so; ask for it by its address, or name it with --name")
 
-        # The page that had the browser ask. A link on another site may lead to our page, and to nothing else.
+        # The page that had the browser ask. A link on another site may lead to our pages, and to nothing else.
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise Refused(403, "pages of other sites may not use this server")
-        if site in ("cross-site", "same-site") and not (method == "GET" and path == "/"):
+        if site in ("cross-site", "same-site") and not (method == "GET" and path in PAGES):
             raise Refused(403, "pages of other sites may not use this server")
 
         # The token, compared in a time that does not tell how much of it is right.

@@ -32,6 +32,10 @@ from translate.serve.uploads import drain, read_form
 from translate.serve.workplace import one_folder
 
 T = TypeVar("T")
+# Of outputs. What Python knows of them depends on the system's own list.
+MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".bmp": "image/bmp", ".ppm": "image/x-portable-pixmap",
+               **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "image/jpeg"),
+               **dict.fromkeys((".tif", ".tiff"), "image/tiff")}
 MOST_SIDE = 1_000_000  # px, of an image that memory is foretold for
 MOST_LETTERS = 1_000  # of notes, in a header
 NUM_FORECASTS = 8  # that wait at once
@@ -219,7 +223,8 @@ class Service:
         shown = {"name": "", "size": (1, 1), "left": "input", "right": "output",
                  "pictures": [("input", "data:,"), ("output", "data:,")]}
         page = templates.get_template("page.html.j2").render(shown=shown)
-        api = templates.get_template("api.html.j2").render(document=self.document)
+        for_all = description.document(None, self.limits, with_token=self.admission.token is not None)
+        api = templates.get_template("api.html.j2").render(document=for_all)
         return {"/": (page, "text/html"), "/api": (api, "text/html"),
                 **{path: (templates.get_template(path[1:]).render(), kind) for path, kind in parts.items()}}
 
@@ -228,7 +233,7 @@ class HeldFile(FileResponse):
     """A file whose folder and place in the line are held until it is sent, or has taken too long."""
 
     def __init__(self, path: Path, headers: dict[str, str], filename: str, held: ExitStack, seconds: float):
-        super().__init__(path, headers=headers, filename=filename)
+        super().__init__(path, headers=headers, filename=filename, media_type=MEDIA_TYPES[path.suffix.lower()])
         self._held, self._seconds = held, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

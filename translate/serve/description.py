@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 from translate.images.listing import SUFFIXES
 from translate.serve.limits import Limits
 from translate.serve.models import Models
 from translate.serve.uploads import FILE_FIELD
 from translate.sizes import format_bytes
+from translate.translators import Direction
 
 
-def document(models: Models, limits: Limits, with_token: bool) -> dict[str, Any]:
-    """Describe every address, with the models and the limits of this server."""
-    names = list(dict.fromkeys(name for name, _ in models.offers))
+def document(models: Models | None, limits: Limits, with_token: bool) -> dict[str, Any]:
+    """Describe every address, with the limits of this server; with its models, unless they are not to be told."""
+    names = {"enum": list(dict.fromkeys(name for name, _ in models.offers))} if models else {}
     choice = {
-        "model": {"type": "string", "enum": names, "default": names[0], "description": "which model translates"},
-        "direction": {"type": "string", "enum": sorted({way for _, way in models.offers}),
+        "model": {"type": "string", **names, "description": "which model translates, as /models lists them; else the "
+                  "first"},
+        "direction": {"type": "string", "enum": list(get_args(Direction)),
                       "description": "ab: A to B; ba: B to A; else the model's first"},
         "resize": {"type": "string", "pattern": "^(trained|[1-9][0-9]{0,5})$", "description": "translate at another "
                    "scale: trained, that of the model's training, or a short side in pixels; else as it is"},

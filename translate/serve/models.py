@@ -108,7 +108,7 @@ class Models:
             directions: list[Direction] = [way for way in get_args(Direction)
                                            if (held / f"generator_{way}.safetensors").is_file()]
             name = ""
-            for direction in directions:
+            for direction in directions or get_args(Direction)[:1]:  # reading what is not there says so
                 release = load_release(folder, direction)
                 name = name or distinct(release.name, names)
                 offers.append(Offer.of(name, release, device, precision, memory))

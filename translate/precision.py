@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -53,6 +54,38 @@ def autocast(device: torch.device, precision: Format) -> AbstractContextManager[
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+class HasFormat(Protocol):
+    """A tensor, or what stands for one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+_emulated: list[torch.dtype] = []  # by `convolving_in`, the innermost last
+
+
+def convolution_dtype(x: HasFormat) -> torch.dtype:
+    """Return the format that a convolution of `x` is computed in: autocast's, where that is on."""
+    if _emulated:
+        return _emulated[-1]
+    kind = x.device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else x.dtype
+
+
+@contextmanager
+def convolving_in(dtype: torch.dtype) -> Iterator[None]:
+    """Have `convolution_dtype` say so within the block, for who emulates autocast."""
+    _emulated.append(dtype)
+    try:
+        yield
+    finally:
+        _emulated.pop()
 
 
 # What errors say where memory ran out: torch's allocators, CUDA, its libraries (which allocate by themselves), C++ and

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from translate.precision import convolving_in
+
 BLOCK_BYTES = 512  # CUDA's allocator hands out multiples of it
 PLAIN: dict[str, Any] = {name: getattr(F, name) for name in ("conv2d", "conv_transpose2d", "pad")}
 
@@ -297,7 +299,8 @@ def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
         for name in ("conv2d", "conv_transpose2d"):
             setattr(F, name, in_low_precision(PLAIN[name]))
         setattr(F, "pad", pad)  # noqa: B010 (mypy minds an assignment)
-        yield
+        with convolving_in(dtype):
+            yield
     finally:
         for name, function in outer.items():
             setattr(F, name, function)

@@ -19,6 +19,7 @@ from translate.networks.normalised import normalised
 from translate.networks.row_operations import average_pool, convolution, nearest, transposed_convolution
 from translate.networks.rows import Composed, Operation, Pad, RowRange, Strip, plan_strips
 from translate.networks.statistics import Moments, Statistics
+from translate.precision import convolution_dtype
 
 
 class ChainLayer(Protocol):
@@ -104,6 +105,12 @@ class LocalLayer:
             None if weight is None else weight.detach().requires_grad_(bool(want))
             for weight, want in zip(self.weights, wanted, strict=True))))
 
+    def in_format_of_convolutions(self) -> LocalLayer:
+        """Return the same layer with its convolution's weights in the format it computes in: autocast would convert
+        them anew for each strip."""
+        weight, bias = (None if each is None else each.to(convolution_dtype(each)) for each in self.weights[:2])
+        return replace(self, weights=self.weights._replace(weight=weight, bias=bias))
+
 
 class LocalChain:
     """A chain while it is computed: its layers, with the statistics known so far.
@@ -113,7 +120,8 @@ class LocalChain:
 
     def __init__(self, layers: Sequence[ChainLayer], weights: Sequence[Tensor | None], height: int, num_strips: int):
         grouped = Weights.grouped([None if weight is None else weight.detach() for weight in weights])
-        self.layers = [LocalLayer(layer, own) for layer, own in zip(layers, grouped, strict=True)]
+        self.layers = [LocalLayer(layer, own).in_format_of_convolutions()
+                       for layer, own in zip(layers, grouped, strict=True)]
         self.geometry = Composed(tuple(geometry_of(layer, own) for layer, own in zip(layers, grouped, strict=True)))
         self.heights = self.geometry.heights(height)
         self.num_strips = num_strips

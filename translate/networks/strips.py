@@ -101,9 +101,9 @@ class _InStrips(torch.autograd.Function):
                 *weights: Tensor | None) -> Tensor:
         ctx.layers, ctx.num_strips, ctx.autocast = layers, num_strips, _autocast(x.device.type)
         ctx.save_for_backward(x, *weights)
-        chain = LocalChain(layers, weights, x.shape[2], num_strips)
         out = None
         with ctx.autocast():
+            chain = LocalChain(layers, weights, x.shape[2], num_strips)
             # One pass for each norm's statistics, then one for the output.
             ctx.statistics = chain.gather_statistics(x)
             for strip in chain.strips(len(layers)):
@@ -126,7 +126,8 @@ class _InStrips(torch.autograd.Function):
 
         # The chain as the forward pass left it: its statistics are numbers.
         x, *weights = ctx.saved_tensors
-        chain = LocalChain(ctx.layers, weights, x.shape[2], ctx.num_strips)
+        with ctx.autocast():
+            chain = LocalChain(ctx.layers, weights, x.shape[2], ctx.num_strips)
         chain.layers = [local.with_statistics(found)
                         for local, found in zip(chain.layers, ctx.statistics, strict=True)]
 

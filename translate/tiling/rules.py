@@ -20,6 +20,7 @@ from torch import Tensor
 from translate.networks import row_operations
 from translate.networks.dropout import positional_dropout
 from translate.networks.rows import Operation, Pad, Pointwise
+from translate.precision import convolution_dtype
 from translate.tiling.graph import Barrier, Dropout, TilingError
 from translate.tiling.recorded import RecordedImage, described, pointwise, shape_of
 
@@ -35,7 +36,7 @@ def _conv2d(x: RecordedImage, weight: Tensor, bias: Tensor | None = None, stride
     shape = shape_of(F.conv2d, (x, weight, bias, stride, padding, dilation, groups), {})
     macs = shape[1] * shape[3] * weight[0].numel()
     operation = row_operations.convolution(weight, bias, stride, padding, dilation, groups)
-    return x.then(operation, shape, _convolved(x), macs)
+    return x.then(operation, shape, convolution_dtype(x), macs)
 
 
 def _conv_transpose2d(x: RecordedImage, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
@@ -43,14 +44,7 @@ def _conv_transpose2d(x: RecordedImage, weight: Tensor, bias: Tensor | None = No
     shape = shape_of(F.conv_transpose2d, (x, weight, bias, stride, padding, output_padding, groups, dilation), {})
     macs = x.shape[1:].numel() * weight[0].numel() / shape[2]
     operation = row_operations.transposed_convolution(weight, bias, stride, padding, output_padding, groups, dilation)
-    return x.then(operation, shape, _convolved(x), macs)
-
-
-def _convolved(x: RecordedImage) -> torch.dtype:
-    """Return the type that a convolution gives: autocast's, where that is on."""
-    kind = x.device.type
-    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if on else x.dtype
+    return x.then(operation, shape, convolution_dtype(x), macs)
 
 
 def _pad(x: RecordedImage, pad: Sequence[int], mode: Any = "constant", value: float | None = None) -> RecordedImage:

@@ -266,7 +266,7 @@ def test_decoding_takes_no_more_than_is_foretold_from_the_head(tmp_path: Path) -
         before = peak_bytes(number)
         decoder.read(Request(path, 10**7, ""))
         taken, foretold = peak_bytes(number) - before, decoding_bytes(inspect(path), path.stat().st_size)
-        if taken > foretold + 5 * MB:
+        if taken > foretold + 10 * MB:  # the library of a format is loaded with its first image
             over[path.name] = f"{taken / MB:.0f} MB, and {foretold / MB:.0f} were foretold"
     decoder.close()
     assert not over

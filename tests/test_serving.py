@@ -60,7 +60,7 @@ class Slow(Identity):
 
     def translate(self, image: Tensor) -> Tensor:
         self.begun.set()
-        assert self.may_go.wait(20)
+        assert self.may_go.wait(40)
         return super().translate(image)
 
 
@@ -94,14 +94,22 @@ def in_thread(work: Callable[[], Answer]) -> Callable[[], Answer]:
     thread.start()
 
     def wait() -> Answer:
-        thread.join(20)
+        thread.join(40)
         return answers[0]
 
     return wait
 
 
+def is_ending(server: Running) -> bool:
+    """Whether it takes no new requests."""
+    try:
+        return bool(server.ask("GET", "/health").json["status"] == "ending")
+    except OSError:
+        return True
+
+
 def wait_until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not true():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.01)
@@ -214,7 +222,7 @@ def test_who_leaves_while_waiting_loses_the_place(slow: tuple[Running, Slow]) ->
     """Else a page that is closed and opened again would fill the line with images that nobody takes."""
     server, generator = slow
     first = in_thread(lambda: server.translate(png(noise(8, 8))))
-    assert generator.begun.wait(10)
+    assert generator.begun.wait(30)
     body = form(png(noise(9, 9)))
     with closing(socket.create_connection(("127.0.0.1", server.port))) as leaving:
         leaving.sendall(head("POST", "/translate", server, len(body)) + body)
@@ -229,11 +237,11 @@ def test_a_stop_finishes_what_is_running_and_refuses_the_rest(folder: Path) -> N
     with running([Offer.of("slow", release_of(generator))], LIMITS) as server:
         image = png(noise(8, 8))
         first = in_thread(lambda: server.translate(image))
-        assert generator.begun.wait(10)
+        assert generator.begun.wait(30)
         second = in_thread(lambda: server.translate(image))
         wait_until(lambda: server.ask("GET", "/health").json["taken"] == 2)
         server.end()
-        time.sleep(0.3)
+        wait_until(lambda: is_ending(server))
         generator.may_go.set()
         assert first().status == 200 and first().content
         assert second().status == 503 and "retry-after" in second().headers
@@ -350,15 +358,15 @@ def test_who_sends_slowly_is_not_waited_for(server: Running) -> None:
 
     form_begins = form(b"")[:-len(f"\r\n--{BOUNDARY}--\r\n")]
     seconds, said = gone_after(head("POST", "/translate", server, 3_900_000) + form_begins, b"")
-    assert seconds < 3 and b" 408 " in said
+    assert seconds < 4 and b" 408 " in said
     seconds, said = gone_after(head("POST", "/translate", server, 3_900_000) + form_begins, b"x")
     assert seconds < 4 and b" 408 " in said
     seconds, said = gone_after(b"GET /health HT", b"")
-    assert seconds < 2 and not said
+    assert seconds < 4 and not said
     seconds, said = gone_after(b"GET /health HTTP/1.1\r\n", b"X")
-    assert seconds < 2 and not said
+    assert seconds < 4 and not said
     seconds, said = gone_after(head("GET", "/health", server, 10**8), b"x" * 99)
-    assert seconds < 3 and b" 200 " in said
+    assert seconds < 4 and b" 200 " in said
     assert server.ask("GET", "/health").json["taken"] == 0
 
 
@@ -381,7 +389,7 @@ def test_connections_that_say_nothing_are_closed_and_keep_nobody_out(folder: Pat
         for each in reversed(idle):
             with suppress(ConnectionError), closing(each):
                 assert each.recv(1) == b""
-        assert 0.2 < time.monotonic() - began < 3
+        assert time.monotonic() - began < 5
         assert server.translate(png(noise(8, 8))).status == 200
 
 

@@ -26,8 +26,8 @@ def evaluate(
                                          "hf:org/name), or a folder of images that any tool has made.")],
     against: Annotated[Path | None, typer.Option(help="For a folder: the real images; one of the same name is an "
                                                  "image's truth.")] = None,
-    source: Annotated[Path | None, typer.Option(help="For a folder: what its images were made from, for the baselines."
-                                                )] = None,
+    source: Annotated[Path | None, typer.Option(help="For a folder: what its images were made from, for the baselines, "
+                                                "and to see whether they lie on it.")] = None,
     truth: Annotated[bool | None, typer.Option("--truth/--no-truth", help="For a folder: pair names that are alike as "
                                                "well (x_fake, x_real); or compare sets alone, whatever the names.",
                                                show_default="equal names are pairs")] = None,
@@ -47,6 +47,7 @@ def evaluate(
                                                    "them.", show_default="RUN/results.json")] = None,
 ) -> None:
     """Score a run on its test images, or any folder of images against real ones."""
+    from translate.evaluation.alignment import add_alignment, evaluate_alignment
     from translate.evaluation.frames import evaluate_frames
     from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
 
@@ -61,8 +62,11 @@ def evaluate(
     if frames and (is_run or source is None or not (against is truth is most is classes is None)):
         raise UsageError("--frames: compares frames with what they were made from, and with nothing else", what,
                          "give a folder of frames and --source FOLDER")
-    if not is_run and against is None and not frames:
-        raise UsageError("neither a run nor a release", what, "for a folder of images, add --against FOLDER")
+    if not is_run and against is source is None:
+        raise UsageError("neither a run nor a release", what, "for a folder of images, add --against FOLDER, or "
+                         "--source FOLDER to see whether they lie on what they were made from")
+    if truth is not None and against is None:
+        raise UsageError("--truth: pairs images with those of --against", advice="add --against FOLDER")
     if classes is not None and not (source is most is truth is values is None):
         raise UsageError("--classes: label maps are compared as they are, all of them",
                          advice="leave --source and --images out, and --truth and --range")
@@ -72,6 +76,8 @@ def evaluate(
     with Display("evaluate") as display:
         if frames and source is not None:
             results = evaluate_frames(what, source, low_high=range_of(values), on_progress=display.count)
+        elif against is None and source is not None:
+            results = evaluate_alignment(what, source, most=most, low_high=range_of(values), on_progress=display.count)
         elif against is None:
             results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
                                    on_progress=display.count)
@@ -81,6 +87,8 @@ def evaluate(
         else:
             results = evaluate_folder(what, against, source, truth=truth, most=most, low_high=range_of(values),
                                       on_progress=display.count)
+            if source is not None:
+                add_alignment(results, what, source, range_of(values), display.count)
 
     document = results.as_json()
     if json_file == Path("-"):

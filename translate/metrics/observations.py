@@ -42,6 +42,8 @@ MEASURES: dict[str, Measure] = {
     "inception_score": Measure("Inception Score", "higher"),
     "similarity": Measure("similarity within", "lower"),
     "flicker": Measure("flicker", "lower"),
+    "displacement": Measure("displacement (px)", "lower"),
+    "warp": Measure("warp (px)", "lower"),
     "miou": Measure("mIoU", "higher"),
     "pixel_accuracy": Measure("per-pixel accuracy", "higher"),
     "class_accuracy": Measure("per-class accuracy", "higher"),

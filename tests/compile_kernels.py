@@ -31,7 +31,6 @@ def main(capability: int) -> None:
             for chosen in ({}, dict.fromkeys(CHOICES, True), dict.fromkeys(CHOICES, True) | {"GIVEN": False}):
                 for ones in ((), ONES):
                     compile_kernel(getattr(kernels, name), image, chosen, ones, capability)
-        print(name, flush=True)
 
 
 def compile_kernel(kernel: triton.JITFunction, image: str, chosen: dict[str, bool], ones: tuple[str, ...],

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,15 @@ from tests.networks import members
 from translate import available_memory, tiling
 from translate.available_memory import Available
 from translate.convert import convert
+from translate.convert.converter import Converter
+from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
+from translate.convert.ledger import Ledger
+from translate.convert.saving import Input, Options
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling
-from translate.errors import DoesNotFit, ImageError
-from translate.images.decoder_process import DecoderProcess, Request, read_file
+from translate.errors import DoesNotFit, ImageError, TooLarge
+from translate.images.decoder_process import DecoderProcess, Request, head_of, read_file
 from translate.images.decoding import decode, inspect
 from translate.images.decoding_memory import at_most, decoding_bytes
 from translate.images.pictures import Picture
@@ -279,3 +284,37 @@ def test_an_image_that_is_too_large_to_be_read_ahead_waits_for_its_turn(tmp_path
     for field, value in (("max_bytes", 100_000), ("pixel_bytes", 10**6)):
         waits = read_file(Request(**vars(asked) | {"max_bytes": 10**8, field: value}))
         assert (waits.key, waits.picture, waits.num_pages) == (whole.key, None, 1)
+
+
+def test_an_image_that_is_to_be_enlarged_counts_as_large_as_it_becomes(tmp_path: Path) -> None:
+    """--resize 8000 on a folder of small images enlarged 16 of them at once, unasked, and was killed for its memory."""
+    write_image(tmp_path / "x.png", noise(10, 12))
+    for sides, becomes in ((None, 120), ((90, 90), 90 * 108), ((5, 5), 120), ((20, 99), 20 * 24)):
+        asked = Request(tmp_path / "x.png", 10**4, "", pixel_bytes=1_000, sides=sides)
+        decoding = head_of(replace(asked, pixel_bytes=0)).bytes_in_flight
+        assert head_of(asked).bytes_in_flight - decoding == becomes * 1_000
+        fits = read_file(replace(asked, max_bytes=decoding + becomes * 1_000))
+        waits = read_file(replace(asked, max_bytes=decoding + becomes * 1_000 - 1))
+        assert fits.picture is not None and (waits.picture, waits.num_pages) == (None, 1)
+    with pytest.raises(TooLarge, match=r"is 12×10, and would be enlarged to 120×100, above the limit of 10,000"):
+        read_file(replace(asked, sides=(100, 100)))
+
+
+def test_an_image_that_would_be_enlarged_beyond_the_limit_is_a_row_and_the_others_go_on(tmp_path: Path) -> None:
+    fill(tmp_path / "in", 2, 20, 30)
+    write_image(tmp_path / "in" / "a.png", noise(4, 60))
+    summary = convert(tmp_path / "in", tmp_path / "out", release_of(Identity()), resize=40, max_pixels=10_000,
+                      workers=0)
+    (entry,) = summary.failed
+    assert summary.converted == 2 and entry.path == "a.png" and entry.error == "TooLarge"
+    assert "would be enlarged to 600×40" in str(entry.message)
+
+
+def test_the_seconds_for_decoding_are_kept_where_a_file_is_read_by_rows(tmp_path: Path) -> None:
+    """What is read by rows had ten minutes for each piece, in a server that gives two to a file."""
+    tifffile.imwrite(tmp_path / "x.tif", noise(16, 16), photometric="rgb", tile=(16, 16))
+    options = Options(max_pixels=10**4, workers=1, decode_seconds=1e-6)
+    converter = Converter(Translating.with_release(release_of(Identity()), "cpu"), Ledger(None), options)
+    job = Job(tmp_path / "x.tif", "x.tif", tmp_path / "out.tif", "out.tif")
+    entry = converter.translate_now(Input(job, "key"))
+    assert entry.status == "failed" and "was not decoded within 1e-06 seconds" in str(entry.message)

@@ -22,8 +22,9 @@ from translate.data import Batch, PairedConfig, Samples, UnpairedConfig, batches
 from translate.data.hashing import stable_hash
 from translate.data.samples import Stored
 from translate.data.stream import Stream, permutation
-from translate.data.transforms import RandomTransform, resized, target_shape
+from translate.data.transforms import RandomTransform, resized
 from translate.errors import DataError, TranslateError, UsageError
+from translate.images.resampling import target_shape
 from translate.signals import StopAsked, minding_signals
 
 HEIGHT, WIDTH = 40, 50

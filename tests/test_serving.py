@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
 import json
 import pickle
@@ -14,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from torch import Tensor
@@ -33,6 +37,7 @@ from translate.images.writing import write_image
 from translate.runs.release import load_release
 from translate.serve import require_extra
 from translate.serve.limits import Limits, Refused
+from translate.serve.line import Line
 from translate.serve.models import Models, Offer
 from translate.serve.server import Place
 from translate.serve.workplace import LOCK, START, workplace
@@ -303,6 +308,7 @@ def test_what_is_no_image_or_no_form_is_refused_and_nothing_of_it_stays(server: 
         "two images": (form(good).replace(f"--{BOUNDARY}--\r\n".encode(), b"") + form(good), 400),
         "many parts": (form(good, **{f"v{number}": 1 for number in range(20)}), 400),
         "long value": (form(good, model="x" * 2_000), 400),
+        "enlarged": (form(good, resize=9000), 413), "endless header": (form(good, "x" * 5_000), 400),
         "no parts": (b"hello", 400), "large": (form(bytes(5_000_000)), 413)}
     for number, bomb in enumerate((huge_tile, endless_strip, lying_jpeg_tile)):
         bomb(tmp_path / f"{number}.tif")
@@ -402,7 +408,74 @@ def test_who_does_not_take_the_answer_loses_the_place(folder: Path) -> None:
             client.sendall(head("POST", "/translate", server, len(body)) + body)
             wait_until(lambda: "same" in "".join(server.lines))
             wait_until(lambda: server.ask("GET", "/health").json["taken"] == 0)
+            port = client.getsockname()[1]
+            wait_until(lambda: port not in {each.raddr.port for each in psutil.Process().net_connections()
+                                            if each.raddr and each.laddr.port == server.port})
         assert left_in(folder) == [] and server.translate(png(noise(8, 8))).status == 200
+
+
+def test_who_takes_no_answer_does_not_keep_the_server_from_ending(folder: Path) -> None:
+    """SIGTERM was waited for until the client had taken all: for ever, where it takes nothing."""
+    limits = replace(LIMITS, pixels=10**7, upload_bytes=10**8, upload_seconds=20, answer_seconds=60)
+    clients = []
+    with running([Offer.of("same", release_of(Identity()))], limits) as server:
+        body = form(png(noise(1_300, 1_300)))
+        page = f"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
+        for number, asked in enumerate((head("POST", "/translate", server, len(body)) + body, page * 2_000)):
+            clients.append(socket.create_connection(("127.0.0.1", server.port), timeout=0.5))
+            clients[number].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            with suppress(TimeoutError):
+                clients[number].sendall(asked)
+        wait_until(lambda: server.ask("GET", "/health").json["taken"] == 1 and "same" in "".join(server.lines))
+        began = time.monotonic()
+    assert time.monotonic() - began < 10 and left_in(folder) == []
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("address", ["/translate", "/preview"])
+def test_a_full_disk_is_answered_with_507_wherever_it_fills(address: str, server: Running, folder: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an image arrived, or the shown one was written, it was a bare 500 in plain text."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    failing = [(Path, "open")] + ([(Image.Image, "save")] if address == "/preview" else [])
+    body = form(png(noise(8, 8)))
+    for owner, name in failing:
+        real = getattr(owner, name)
+
+        def fails(self: Any, *words: Any, real: Any = real, **options: Any) -> Any:
+            if folder in Path(words[0] if isinstance(words[0], Path) else self).parents:  # not what tests write
+                raise full
+            return real(self, *words, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            answer = server.ask("POST", address, body)
+        assert answer.status == 507 and "log" in answer.json["error"]
+        assert "No space left" in server.lines[-1]
+    assert "507" in server.ask("GET", "/openapi.json").json["paths"][address]["post"]["responses"]
+    assert server.ask("POST", address, body).status == 200
+    wait_until(lambda: left_in(folder) == [])
+
+
+def test_what_is_ahead_is_told_by_the_end_of_uploads_as_turns_are_taken() -> None:
+    """Who came first and uploads still has nobody ahead for it; who was done before it has its turn."""
+    line = Line(3, "line")
+    with line.place() as slow, line.place() as quick, line.place() as last:
+        turns: list[str] = []
+
+        async def all_three() -> list[int]:
+            async with line._turn:
+                runs = []
+                for name, ticket in (("quick", quick), ("last", last), ("slow", slow)):
+                    runs.append(asyncio.ensure_future(line.run(ticket, lambda name=name: turns.append(name))))
+                    await asyncio.sleep(0.01)
+                ahead = [line.ahead_of(each) for each in (quick, last, slow)]
+            await asyncio.gather(*runs)
+            return ahead
+
+        assert asyncio.run(all_three()) == [0, 1, 2] and turns == ["quick", "last", "slow"]
+    line.close()
 
 
 # ---- the token, the place, the folder

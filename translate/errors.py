@@ -9,6 +9,7 @@
     │   ├── DocumentError                   a JSON file is damaged, or holds something else than was written there
     │   └── MissingExtra                    an optional library is not installed
     ├── ImageError                 exit 3   one image file cannot be read or written
+    │   └── TooLarge                        it would take more memory than it may
     ├── CheckpointError            exit 4   no checkpoint or release could be read and verified
     ├── DoesNotFit                 exit 5   the work does not fit into the memory that was allowed
     ├── Collapsed                  exit 6   a training is lost, and going back has not helped
@@ -176,6 +177,10 @@ class ImageError(TranslateError):
     def __init__(self, path: Path | str, stage: str, reason: str):
         super().__init__(f"{stage}: {reason}", Path(path))
         self.stage, self.reason = stage, reason
+
+
+class TooLarge(ImageError):
+    """One image, decoded or enlarged, would take more memory than it may. It may be sound all the same."""
 
 
 class CheckpointError(TranslateError):

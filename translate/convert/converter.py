@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -29,10 +30,10 @@ from translate.convert.saving import Input, Options, Saving, failure, holds_page
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
 from translate.convert.workers import that_fit
-from translate.errors import DiskError, DoesNotFit, ImageError, visible
+from translate.errors import DiskError, DoesNotFit, ImageError, TooLarge, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
-from translate.images.pages import Page, open_pages
+from translate.images.pages import OpenFile, Page, open_pages
 from translate.images.pictures import Picture
 from translate.images.resampling import HeightWidth
 from translate.images.sinks import ArraySink, writing_pages
@@ -68,7 +69,7 @@ class Converter:
         `NoDecoder` where no process can be started.
         """
         entries: deque[Future[Entry]] = deque()
-        with closing(Decoders(self.options.workers)) as decoders:
+        with closing(Decoders(self.options.workers, self.options.decode_seconds)) as decoders:
             workers = self._workers_that_fit(jobs, decoders)
             with thread_pool(workers) as readers, closing(decoders), thread_pool(workers) as writers:
                 for reading in prefetch(lambda job: self.read(job, decoders.read), jobs, readers, workers):
@@ -152,7 +153,7 @@ class Converter:
     def _request(self, job: Job, known: str | None, by_rows: bool, max_bytes: float) -> Request:
         later = pixel_bytes(self.image_in, self.translating.num_planes, self.image_out)
         return Request(job.source, self.options.max_pixels, self.salt, known, self.translating.release.labels, by_rows,
-                       max_bytes, later, self.image_in.pages is not None)
+                       max_bytes, later, self.translating.scaling.sides, self.image_in.pages is not None)
 
     def _translate(self, read: Input | Entry, writers: Executor) -> Future[Entry]:
         """Translate what has been read, and give it to the writers."""
@@ -222,10 +223,10 @@ class Converter:
         give_back_freed()
         room, labels, scaling = self.share.for_one(), self.translating.release.labels, self.translating.scaling
         if labels is not None or self.image_in.pages is not None:
-            with closing(Decoders(min(self.options.workers, 1))) as decoders:
+            with closing(Decoders(min(self.options.workers, 1), self.options.decode_seconds)) as decoders:
                 picture = decoders.read(self._request(job, None, False, room.bytes)).picture
             if picture is None:
-                raise ImageError(job.source, "read", "takes more to decode and to write than may be taken: "
+                raise TooLarge(job.source, "read", "takes more to decode and to write than may be taken: "
                                  f"{format_bytes(room.bytes)}, {room.limit_from}")
             if labels is None:
                 yield [scaling.page(Page.of_picture(picture, self.image_in))]
@@ -234,12 +235,13 @@ class Converter:
                 yield [(shown, given_back)]
             return
 
-        opening = decoder_process.open_file if self.options.workers else row_readers.open_file
+        apart: OpenFile = partial(decoder_process.open_file, seconds=self.options.decode_seconds)
+        opening = apart if self.options.workers else row_readers.open_file
         with open_pages(job.source, self.image_in, self.options.max_pixels, opening, room) as pages:
             if len(pages) > 1 and not holds_pages(job.output):
                 raise ImageError(job.source, "write", f"holds {len(pages)} pages, which {job.output.suffix} cannot; "
                                  "leave --format out, or take tif")
-            yield [self.translating.scaling.page(page) for page in pages]
+            yield [scaling.page(page, self.options.max_pixels) for page in pages]
 
     def _way(self, job: Job, page: ShownAndGiven, pages: Sequence[ShownAndGiven]) -> Way:
         """Choose how to compute one of the open pages. Raises `DoesNotFit`, also where its output cannot be encoded."""

@@ -37,6 +37,7 @@ class Options:
     workers: int = 0
     dry_run: bool = False
     verify: bool = False
+    decode_seconds: float | None = None  # for a file or a piece of its rows; None: as of a `DecoderProcess`
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +124,7 @@ class Saving:
 def failure(job: Job, error: Exception) -> Entry:
     """Return the entry of a file that could not be translated."""
     if isinstance(error, ImageError):
-        return Entry.failure(job, error.stage, "ImageError", error.reason)
+        return Entry.failure(job, error.stage, type(error).__name__, error.reason)
     if is_out_of_memory(error):
         error = DoesNotFit("the image needs more memory than there is; set --memory (such as 2GB), or use "
                            "another device")

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from translate.data.scale import Scale
-from translate.data.transforms import check_loaded, resized, target_shape
+from translate.data.transforms import check_loaded, resized
 from translate.errors import UsageError
 from translate.images.pages import Page
-from translate.images.pictures import Picture
-from translate.images.resampling import HeightWidth
+from translate.images.pictures import MAX_PIXELS, Picture, check_enlarged
+from translate.images.resampling import HeightWidth, scaled_shape
 from translate.images.resized import ResizedPage, resized_picture
 
 Resize = int | Literal["trained"]
@@ -55,9 +55,7 @@ class Scaling:
 
     def shape_of(self, shape: HeightWidth) -> HeightWidth:
         """Return the (height, width) in which an image of `shape` is translated."""
-        if self.sides is None:
-            return shape
-        return target_shape(shape, min(max(min(shape), self.sides[0]), self.sides[1]))
+        return scaled_shape(shape, self.sides)
 
     def picture(self, picture: Picture, labels: bool) -> tuple[Picture, Picture]:
         """Return a picture as it is translated, and one of the size that is given back. `labels`: of class numbers.
@@ -73,10 +71,10 @@ class Scaling:
             shown = resized_picture(picture, shape)
         return shown, picture if self.give_back == "input" else shown
 
-    def page(self, page: Page) -> tuple[Page, Page]:
+    def page(self, page: Page, max_pixels: int = MAX_PIXELS) -> tuple[Page, Page]:
         """Return the same two of a page that is read by rows."""
         shape = self.shape_of((page.height, page.width))
-        check_loaded((page.height, page.width), shape, page.path)
+        check_enlarged((page.height, page.width), shape, page.path, max_pixels)
         shown = page if shape == (page.height, page.width) else ResizedPage(page, shape)
         return shown, page if self.give_back == "input" else shown
 

@@ -20,11 +20,12 @@ from translate.data.pairing import match, named
 from translate.data.recognising import matched, recognise, train_sides, unknown_layout
 from translate.data.scale import Fitting, Scale, sides_in_words, sides_of
 from translate.data.stream import hint_at_truth
-from translate.data.transforms import check_loaded, target_shape
+from translate.data.transforms import check_loaded
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
 from translate.images.listing import no_files_beside
 from translate.images.reading import ImageConfig, fit
+from translate.images.resampling import target_shape
 
 Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
 SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]

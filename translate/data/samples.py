@@ -17,11 +17,11 @@ from translate.data.hashing import stable_hash
 from translate.data.image_cache import ImageCache
 from translate.data.label_counts import LabelCounts, count_label_maps
 from translate.data.labels import Labelling
-from translate.data.transforms import Augmentation, check_loaded, resized, target_shape
+from translate.data.transforms import Augmentation, check_loaded, resized
 from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError
 from translate.images.decoding import inspect, is_jpeg
 from translate.images.reading import ImageConfig, read_image
-from translate.images.resampling import HeightWidth
+from translate.images.resampling import HeightWidth, target_shape
 from translate.images.tensors import to_tensor
 
 ComputedInput = Literal["grey", "edges"]

@@ -17,10 +17,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from translate.data.samples import Samples
-from translate.data.transforms import target_shape
 from translate.errors import ImageError
 from translate.foreign import Count, Number, Shape
-from translate.images.resampling import HeightWidth
+from translate.images.resampling import HeightWidth, target_shape
 
 TOLERANCE = 4 / 3  # two scales that differ by no more than a third count as one
 ENLARGED = 1.15  # times its own size: beyond that an image that is shown so is said to be enlarged

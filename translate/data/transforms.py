@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from translate.data.hashing import stable_hash
-from translate.errors import DataError, ImageError
-from translate.images.pictures import MAX_PIXELS
+from translate.errors import DataError
+from translate.images.pictures import MAX_PIXELS, check_enlarged
+from translate.images.resampling import target_shape
 
 Augmentation = Literal["flip", "flip_vertical", "rotate90"]
 
@@ -44,17 +45,6 @@ def albumentations() -> Any:
             os.environ[NO_UPDATE] = before
 
 
-def target_shape(shape: tuple[int, int], resize: int | None, crop: tuple[int, int] = (1, 1)) -> tuple[int, int]:
-    """Return the (height, width) an image of `shape` is loaded at: its short side becomes `resize` (None: as it is).
-
-    Where a `crop` would not fit, the image becomes just large enough for it. Proportions are kept.
-    """
-    height, width = shape
-    scale = 1.0 if resize is None else resize / min(height, width)
-    scale = max(scale, crop[0] / height, crop[1] / width)
-    return max(round(height * scale), crop[0]), max(round(width * scale), crop[1])
-
-
 def loaded(image: np.ndarray, path: Path, resize: int | None, crop: tuple[int, int] = (1, 1), *,
            labels: bool = False) -> np.ndarray:
     """Return an image (H, W, C) at the size that `target_shape` says; `path` is where it is from.
@@ -68,9 +58,7 @@ def loaded(image: np.ndarray, path: Path, resize: int | None, crop: tuple[int, i
 
 def check_loaded(have: tuple[int, int], wanted: tuple[int, int], path: Path) -> None:
     """Raise `ImageError` where an image of a (height, width) would be enlarged to more than `MAX_PIXELS`."""
-    if wanted[0] * wanted[1] > max(MAX_PIXELS, have[0] * have[1]):
-        raise ImageError(path, "read", f"is {have[1]}×{have[0]}, and would be enlarged to {wanted[1]}×{wanted[0]}, "
-                         f"above the limit of {MAX_PIXELS:,} pixels; leave it out, or cut it to usual proportions")
+    check_enlarged(have, wanted, path, MAX_PIXELS, "leave it out, or cut it to usual proportions")
 
 
 def resized(image: np.ndarray, shape: tuple[int, int], *, labels: bool = False) -> np.ndarray:

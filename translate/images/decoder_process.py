@@ -31,8 +31,9 @@ from translate.errors import ImageError, TranslateError
 from translate.images import row_readers
 from translate.images.decoding import Picture, decode, inspect, read_content
 from translate.images.decoding_memory import decoding_bytes
-from translate.images.pictures import as_image_errors, check_size, open_image
+from translate.images.pictures import as_image_errors, check_enlarged, check_size, open_image
 from translate.images.png_chunks import without_bad_chunks
+from translate.images.resampling import scaled_shape
 from translate.images.row_readers import FilePage, PageHead
 from translate.images.tiffs import is_tiff, names_no_data
 
@@ -59,8 +60,8 @@ class LabelReader(Protocol):
 class Request:
     """A file to read whole. A TIFF of several pages, and with `by_rows` any other TIFF, is left to be read by rows.
 
-    So is an image that would take more than `max_bytes`, decoding it and `pixel_bytes` for each of its pixels; of label
-    maps, which have no such reader, nothing is read then.
+    So is an image that would take more than `max_bytes`, decoding it and `pixel_bytes` for each of its pixels, or of
+    those that it has once it is enlarged; of label maps, which have no such reader, nothing is read then.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Request:
     by_rows: bool = False
     max_bytes: float = math.inf
     pixel_bytes: int = 0
+    sides: tuple[int, int] | None = None  # px, that the short side is brought into afterwards; None: it stays
     stacked: bool = False  # the pages of a TIFF are the channels of one image, which is read whole
 
 
@@ -130,14 +132,17 @@ class Head:
 
 
 def head_of(request: Request) -> Head:
-    """Read the head of a file. Raises `ImageError`, also for an image that is too large."""
+    """Read the head of a file. Raises `ImageError`, also for an image that is too large or would be enlarged to it."""
     info, size = inspect(request.path), request.path.stat().st_size
     check_size(replace(info, channels=1) if request.labels else info, request.path, request.max_pixels)
+    own = info.height, info.width
+    shown = scaled_shape(own, request.sides)
+    check_enlarged(own, shown, request.path, request.max_pixels)
     is_paged = info.format == "TIFF" and request.labels is None and not request.stacked
     num_pages = info.frames if is_paged else 0
     needed = decoding_bytes(info, size) * (info.frames if request.stacked else 1)
     return Head(num_pages, num_pages > 1 or (num_pages == 1 and request.by_rows),
-                needed + info.width * info.height * request.pixel_bytes)
+                needed + max(own[0] * own[1], shown[0] * shown[1]) * request.pixel_bytes)
 
 
 def read_file(request: Request) -> Answer:
@@ -300,12 +305,14 @@ class ProcessRowReader:
 
 
 @contextmanager
-def open_file(path: Path, max_pixels: int, room: Available | None = None) -> Iterator[list[FilePage]]:
+def open_file(path: Path, max_pixels: int, room: Available | None = None,
+              seconds: float | None = None) -> Iterator[list[FilePage]]:
     """Open a file as `row_readers.open_file` does, in a process of its own that ends with the block.
 
-    Raises `ImageError`, also where the process dies of the file, and `NoDecoder`.
+    `seconds` are for opening it and for each piece of its rows, as of a `DecoderProcess`. Raises `ImageError`, also
+    where the process dies of the file, and `NoDecoder`.
     """
-    with closing(DecoderProcess()) as decoder:
+    with closing(DecoderProcess(seconds)) as decoder:
         heads = decoder.open(OpenRequest(path, max_pixels, room))
         yield [FilePage(head, *(ProcessRowReader(decoder, head, page, for_alpha) for for_alpha in (False, True)))
                for page, head in enumerate(heads)]

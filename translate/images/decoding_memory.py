@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from translate.available_memory import Available, available_bytes
-from translate.errors import ImageError
+from translate.errors import ImageError, TooLarge
 from translate.images.pictures import ImageInfo
 from translate.sizes import format_bytes
 
@@ -37,10 +37,10 @@ def decoding_bytes(info: ImageInfo, file_bytes: int) -> int:
 
 
 def check_memory(info: ImageInfo, file_bytes: int, path: Path, room: Available | None) -> None:
-    """Raise `ImageError`, before an image is decoded, where that would take more than there is `room` for."""
+    """Raise `TooLarge`, before an image is decoded, where that would take more than there is `room` for."""
     needed = decoding_bytes(info, file_bytes)
     if room is not None and needed > room.bytes:
-        raise ImageError(path, "read", f"is {info.size}; decoding it takes {format_bytes(needed)}, and "
+        raise TooLarge(path, "read", f"is {info.size}; decoding it takes {format_bytes(needed)}, and "
                          f"{format_bytes(room.bytes)} may be taken ({room.limit_from}); free memory, or save it as a "
                          "TIFF in tiles, which is read by rows")
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from translate.errors import DocumentError, ImageError, TranslateError
+from translate.errors import DocumentError, ImageError, TooLarge, TranslateError
 from translate.foreign import opened
 
 Bits = Literal[8, 16, "float"]
@@ -140,6 +140,14 @@ def check_size(info: ImageInfo, path: Path, max_pixels: int) -> None:
         shown = info.size if info.channels <= 4 else f"{info.size} with {info.channels} channels"
         raise ImageError(path, "read", f"is {shown}, above the limit of {max_pixels:,} pixels; "
                          "raise the limit (max_pixels) if the file is genuine")
+
+
+def check_enlarged(have: tuple[int, int], wanted: tuple[int, int], path: Path, max_pixels: int,
+                   advice: str = "ask for a smaller short side") -> None:
+    """Raise `TooLarge` where an image of a (height, width) would be enlarged to more than `max_pixels`."""
+    if wanted[0] * wanted[1] > max(max_pixels, have[0] * have[1]):
+        raise TooLarge(path, "read", f"is {have[1]}×{have[0]}, and would be enlarged to {wanted[1]}×{wanted[0]}, "
+                       f"above the limit of {max_pixels:,} pixels; {advice}")
 
 
 class PillowLimit:

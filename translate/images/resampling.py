@@ -16,7 +16,7 @@ import numpy as np
 
 HeightWidth = tuple[int, int]  # px
 CUBIC = -0.75  # the slope of Keys' kernel at 1, as in OpenCV
-ROWS_AT_ONCE = 64  # old rows that are floats in memory at once
+ROWS_AT_ONCE = 64  # rows, old ones and new ones, that are floats in memory at once
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,25 @@ class Axis:
         return made
 
 
+def target_shape(shape: tuple[int, int], resize: int | None, crop: tuple[int, int] = (1, 1)) -> tuple[int, int]:
+    """Return the (height, width) an image of `shape` is loaded at: its short side becomes `resize` (None: as it is).
+
+    Where a `crop` would not fit, the image becomes just large enough for it. Proportions are kept.
+    """
+    height, width = shape
+    scale = 1.0 if resize is None else resize / min(height, width)
+    scale = max(scale, crop[0] / height, crop[1] / width)
+    return max(round(height * scale), crop[0]), max(round(width * scale), crop[1])
+
+
+def scaled_shape(shape: HeightWidth, sides: tuple[int, int] | None) -> HeightWidth:
+    """Return the (height, width) of an image whose short side is brought into a range, by as little as can be.
+
+    None: it stays as it is.
+    """
+    return shape if sides is None else target_shape(shape, min(max(min(shape), sides[0]), sides[1]))
+
+
 class Resampling:
     """Brings images of one (height, width) to another. Rows of the old image go in as (rows, W, C) of any type."""
 
@@ -92,9 +111,10 @@ class Resampling:
     def rows(self, read: Callable[[int, int], np.ndarray], start: int, stop: int) -> np.ndarray:
         """Return the new rows [start, stop), of the type that `read` returns: (stop − start, W', C).
 
-        `read(first, last)` returns old rows (last − first, W, C); few of them are in memory at once as floats.
+        `read(first, last)` returns old rows (last − first, W, C). Few rows, old or new, are in memory at once as
+        floats.
         """
-        step = max(1, int(ROWS_AT_ONCE * self.new[0] / self.old[0]))
+        step = max(1, int(ROWS_AT_ONCE * min(self.new[0] / self.old[0], 1.0)))
         made = []
         for top in range(start, stop, step):
             axis, first, last = self.rows_axis.part(top, min(top + step, stop))

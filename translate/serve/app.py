@@ -19,16 +19,18 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from translate import files
 from translate.errors import DiskError, visible
 from translate.html.templates import templates_in
 from translate.images.decoder_process import NoDecoder
 from translate.serve import description
 from translate.serve.admission import Admission
+from translate.serve.connections import ABORT
 from translate.serve.limits import Limits, Refused
 from translate.serve.line import Line, Ticket
 from translate.serve.models import Models
 from translate.serve.translation import Workshop
-from translate.serve.uploads import drain, read_form
+from translate.serve.uploads import Form, drain, read_form
 from translate.serve.workplace import one_folder
 
 T = TypeVar("T")
@@ -133,9 +135,7 @@ class Service:
 
             # The image and what is to be done with it.
             folder = held.enter_context(one_folder(self.folder))
-            with (folder / "upload").open("wb") as file:
-                form = await read_form(request, file, self.limits, self.line)
-            source = (folder / "upload").rename(folder / f"input{form.suffix}")
+            form, source = await self.uploaded(request, folder)
             offer = self.models.find(form.values.get("model"), form.values.get("direction"))
             scaling = offer.scaling(form.values.get("resize"), form.values.get("size"))
 
@@ -158,13 +158,18 @@ class Service:
         with ExitStack() as held:
             ticket = held.enter_context(self.line.place())
             folder = held.enter_context(one_folder(self.folder))
-            with (folder / "upload").open("wb") as file:
-                form = await read_form(request, file, self.limits, self.line)
-            source = (folder / "upload").rename(folder / f"input{form.suffix}")
+            form, source = await self.uploaded(request, folder)
             shown = folder / "shown.png"
             await while_connected(request, self.line.run(ticket, lambda: self.workshop.show(source, shown)))
             return HeldFile(shown, {"cache-control": "no-store"}, f"{form.stem}.png", held.pop_all(),
                             self.limits.answer_seconds)
+
+    async def uploaded(self, request: Request, folder: Path) -> tuple[Form, Path]:
+        """Read a form, and its image into a file of `folder`. Raises as `read_form` does, and `DiskError`."""
+        with files.as_disk_errors(folder):
+            with (folder / "upload").open("wb") as file:
+                form = await read_form(request, file, self.limits, self.line)
+            return form, (folder / "upload").rename(folder / f"input{form.suffix}")
 
     # ---- what is asked about them
 
@@ -230,16 +235,22 @@ class Service:
 
 
 class HeldFile(FileResponse):
-    """A file whose folder and place in the line are held until it is sent, or has taken too long."""
+    """A file whose folder and place in the line are held until it is sent, or has taken too long.
+
+    Then the connection is aborted: closing it would wait for a client that takes nothing.
+    """
 
     def __init__(self, path: Path, headers: dict[str, str], filename: str, held: ExitStack, seconds: float):
         super().__init__(path, headers=headers, filename=filename, media_type=MEDIA_TYPES[path.suffix.lower()])
         self._held, self._seconds = held, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._held, suppress(TimeoutError):  # an answer that was not sent whole ends the connection
-            async with asyncio.timeout(self._seconds):
-                await super().__call__(scope, receive, send)
+        with self._held:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
+            except TimeoutError:
+                scope["state"][ABORT]()
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -45,7 +45,7 @@ def document(models: Models | None, limits: Limits, with_token: bool) -> dict[st
                  "description": "a name for this request, by which /progress tells of it"}])},
         "/preview": {"post": _operation("Show an image of any format as a PNG of 8 bits", {
             "200": {"description": "the image, of several the first", "content": {"image/png": {}}},
-            **_refusals(400, 408, 413, 415, 422, 503)}, form=image)},
+            **_refusals(400, 408, 413, 415, 422, 503, 507)}, form=image)},
         "/memory": {"get": _operation("Tell the memory that an image will take", {
             "200": _json("bytes it takes beside the weights and itself, bytes that may be taken, and how it is "
                          "computed: at once, or in strips, which give the same output"),
@@ -81,7 +81,8 @@ def _json(what: str) -> dict[str, Any]:
 
 def _refusals(*statuses: int) -> dict[str, Any]:
     why = {400: "no form that can be read", 404: "no such model or direction", 408: "it arrives too slowly",
-           413: "too large: the file, or the memory that the image would take", 415: "no multipart/form-data",
+           413: "too large: the file, the image once it is enlarged, or the memory that it would take",
+           415: "no multipart/form-data",
            422: "an image that cannot be read or that the model does not take; a setting that means nothing",
            503: "no place is free; Retry-After says when to try again", 507: "the disk of the server is full"}
     refusal = {"schema": {"$ref": "#/components/schemas/Refusal"}}

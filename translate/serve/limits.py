@@ -12,15 +12,15 @@ class Limits:
     """What a server allows.
 
     upload_bytes     of a body
-    pixels           of an image, told by its head before it is decoded
+    pixels           of an image, told by its head before it is decoded, and of what it is enlarged to
     places           images that are uploaded, wait, are translated or sent at once; one more is answered with 503
     connections      open at once
     head_seconds     from an open connection to a whole request, from an answer to the next
-    idle_seconds     between two pieces of a body
+    idle_seconds     between two pieces of a body; and, once the server ends, of an answer that is taken
     upload_seconds   for a whole body
-    decode_seconds   for decoding a file; then the decoder is ended
+    decode_seconds   for decoding a file, or a piece of one that is read by rows; then the decoder is ended
     drain_seconds    that a refused body is read on, so that who sends it sees the answer
-    answer_seconds   for whoever asked to take the answer
+    answer_seconds   for whoever asked to take the answer; then the connection is aborted
     """
 
     upload_bytes: int = 256 * 2**20

@@ -1,4 +1,4 @@
-"""Whose turn it is: one image at a time, in the order of their coming, and no more places than there are."""
+"""Whose turn it is: one image at a time, in the order in which their uploads end, and no more places than there are."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class Line:
 
     def ahead_of(self, ticket: Ticket) -> int:
         """Return how many are before a waiting ticket."""
-        before = self.tickets[:self.tickets.index(ticket)]
-        return sum(each.state in ("waiting", "working") for each in before)
+        return sum(each.state == "working" or (each.state == "waiting" and each.began < ticket.began)
+                   for each in self.tickets)
 
     def close(self) -> None:
         """End the thread, after the work in hand."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from translate import files
 from translate.convert.converter import Converter
 from translate.convert.jobs import Job, Naming
 from translate.convert.ledger import Entry, Ledger
@@ -26,7 +27,7 @@ from translate.serve.line import Ticket
 from translate.serve.models import READ_AHEAD, Offer
 
 SHOWN_PIXEL_BYTES = 32  # that a pixel takes on its way to a PNG: floats of three colours at the most, and copies
-STATUSES = {"ImageError": 422, "DoesNotFit": 413}  # by the class of what went wrong
+STATUSES = {"ImageError": 422, "TooLarge": 413, "DoesNotFit": 413}  # by the class of what went wrong
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Workshop:
         # As `convert` would: under the same suffix wherever it can be.
         suffix = Naming(offer.release.image_out).suffix(source.suffix)
         job = Job(source, stem + source.suffix, source.with_name(f"output{suffix}"), f"output{suffix}")
-        options = Options(max_pixels=self.limits.pixels, workers=READ_AHEAD)
+        options = Options(max_pixels=self.limits.pixels, workers=READ_AHEAD, decode_seconds=self.limits.decode_seconds)
         converter = Converter(replace(offer.translating, scaling=scaling), Ledger(None), options)
 
         # Its head says how many pixels there are, and so how long it may take.
@@ -79,12 +80,13 @@ class Workshop:
         return Made(entry.key, None if entry.status == "already" else job.output, tuple(notes))
 
     def show(self, source: Path, file: Path) -> None:
-        """Write an image of any format as a PNG of 8 bits, as a browser can show it. Raises `Refused`."""
+        """Write an image of any format as a PNG of 8 bits, as a browser can show it. Raises `Refused`, `DiskError`."""
         try:
             pixels = visible_pixels(self._first_picture(source))
         except ImageError as error:
-            raise Refused(422, error.reason) from None
-        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", compress_level=1)
+            raise Refused(STATUSES[type(error).__name__], error.reason) from None
+        with files.as_disk_errors(file):
+            Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", compress_level=1)
 
     def _first_picture(self, source: Path) -> Picture:
         """Decode a file, of several pages the first. Raises `Refused` where it takes too much memory."""
@@ -93,7 +95,7 @@ class Workshop:
         answer = self.decoders.read(request)
         if answer.picture is not None:
             return answer.picture
-        with open_file(source, self.limits.pixels, room) as pages:
+        with open_file(source, self.limits.pixels, room, self.limits.decode_seconds) as pages:
             first = pages[0].head
             _, width, channels = first.picture.pixels.shape
             row_bytes = width * (channels * first.picture.pixels.itemsize + SHOWN_PIXEL_BYTES)

@@ -20,6 +20,7 @@ from translate.sizes import format_bytes
 
 FILE_FIELD = "image"
 FIELD_BYTES, NUM_PARTS = 1_000, 12  # of a value that is no file; of a form
+HEADER_BYTES = 4_096  # of a header of a part; the parser has a limit only in newer versions
 FORM_BYTES = 64_000  # of a body, besides the file
 LOOK_SECONDS = 0.5  # between two looks at whether the server is about to end
 
@@ -63,9 +64,15 @@ class _Reader:
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
+        self._check_header()
 
     def on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
+        self._check_header()
+
+    def _check_header(self) -> None:
+        if len(self._header) + len(self._value) > HEADER_BYTES:
+            raise Refused(400, f"a header of the form has more than {HEADER_BYTES} bytes")
 
     def on_header_end(self) -> None:
         if self._header.lower() == b"content-disposition":

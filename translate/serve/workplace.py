@@ -59,8 +59,9 @@ def _held_folder() -> tuple[Path, BinaryIO]:
 
 @contextmanager
 def one_folder(workplace: Path) -> Iterator[Path]:
-    """Yield a folder for one request, and remove it afterwards."""
-    folder = Path(tempfile.mkdtemp(dir=workplace))
+    """Yield a folder for one request, and remove it afterwards. Raises `DiskError`."""
+    with files.as_disk_errors(workplace):
+        folder = Path(tempfile.mkdtemp(dir=workplace))
     try:
         yield folder
     finally:

@@ -184,8 +184,10 @@ def _way(path: Path) -> Any:
 
 
 def fields_say_all(norm: nn.Module) -> bool:
-    """Tell whether a norm is an instance norm or BatchNorm2d that computes nothing but what its fields say: torch's own,
-    or of a class that says `fields_say_all` in its body. Any other subclass may compute what it likes."""
+    """Tell whether a norm is an instance norm or BatchNorm2d that computes nothing but what its fields say.
+
+    That is one of torch's own, or of a class that says `fields_say_all` in its body. Others may compute what they like.
+    """
     kind = type(norm)
     return kind in (nn.InstanceNorm2d, nn.BatchNorm2d) or (
         isinstance(norm, nn.InstanceNorm2d | nn.BatchNorm2d) and "fields_say_all" in vars(kind))

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from torch.nn import functional as F
@@ -296,6 +297,19 @@ class TestHours:
         monkeypatch.setattr(samples, "files_a", tuple(Path("gone") for _ in samples.files_a))
         assert loading_of(samples, recipe, recipe.stages[0]).seconds is None
 
+    @pytest.mark.parametrize("fault", [cv2.error("bad"), MemoryError(), RuntimeError("bad")], ids=repr)
+    def test_no_fault_of_what_is_only_told_ends_a_training(self, fault: Exception, shared_pairs: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+        """The samples were decoded in the main process, and what a library raised there ended the run unsaved."""
+        recipe = cyclegan_recipe(shared_pairs)
+        samples = recipe.data.build("train", Path())
+
+        def fitted(*_: Any) -> None:
+            raise fault
+
+        monkeypatch.setattr(type(samples), "fitted", fitted)
+        assert loading_of(samples, recipe, recipe.stages[0]).seconds is None
+
     def test_the_end_is_told_from_what_is_left(self) -> None:
         stages = [Stage(resolution=64, images=100), Stage(resolution=64, images=1000)]
         now = datetime(2026, 11, 30, 22, 0)
@@ -303,9 +317,9 @@ class TestHours:
             "this stage 30 min, to the end 10 h: on 2026-12-01 about 08:30")
         assert end_in_words(stages[:1], [1.0], 0, now) == "to the end 2 min: today about 22:01"
 
-    @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"),
-                                                   (5400, "1.5 h"), (36_000, "10 h"), (172_800, "2.0 days"),
-                                                   (1e6, "12 days"), (1e9, "11,574 days")])
+    @pytest.mark.parametrize(("seconds", "text"), [
+        (0.4, "0.4 s"), (9.97, "10 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"),
+        (36_000, "10 h"), (172_800, "2.0 days"), (1e6, "12 days"), (1e9, "11,574 days")])
     def test_durations_are_in_the_unit_that_suits_them(self, seconds: float, text: str) -> None:
         assert format_duration(seconds) == text
 

@@ -217,13 +217,13 @@ class TestGPUs:
     def test_the_plan_for_a_named_gpu_does_not_depend_on_the_card_that_is_here(self, monkeypatch: pytest.MonkeyPatch
                                                                                ) -> None:
         recipe = cyclegan_recipe(Path("a"), translator={
-            "kind": "cyclegan", "generator": {"kind": "resnet", "width": 8, "blocks": 1},
+            "kind": "cyclegan", "generator": {"kind": "resnet", "width": 8},
             "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}})
         stage, named, here = Stage(resolution=256, images=1), {}, {}
         for path in ("plain", "fused"):
             monkeypatch.setattr(normalised, "path_here", lambda path=path: path)
             for peaks, speed in ((named, H200), (here, replace(H200, is_measured=True))):
-                peaks[path] = predict(recipe, stage, memory.PLANS["split"], "fp16", speed=speed).peak_bytes
+                peaks[path] = predict(recipe, stage, memory.PLANS["blocks"], "fp16", speed=speed).peak_bytes
         assert named["plain"] == named["fused"] == here["plain"] > here["fused"]
 
 

@@ -4,6 +4,8 @@
 # On a GPU:   docker build --build-arg TORCH=cu128 --tag diptych .
 # Run it:     docker run --read-only --tmpfs /tmp --publish 127.0.0.1:8000:8000 --env DIPTYCH_TOKEN \
 #                 --volume ./runs:/models:ro diptych /models/monet2photo          (on a GPU also: --gpus all)
+#
+# There is no C compiler in it, which Triton needs: on a GPU torch's own kernels are taken, more slowly (docs/serving.md).
 FROM python:3.11-slim
 
 # Which build of torch: cpu, or cu and a version of CUDA, as https://download.pytorch.org/whl names them.

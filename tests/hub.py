@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,8 +30,10 @@ class Repository:
     newest: str = "0" * 40
     commits: dict[str, Files] = field(default_factory=lambda: {"0" * 40: {}})
 
-    def commit(self, changed: Files) -> str:
-        held = self.commits[self.newest] | changed
+    def commit(self, changed: Mapping[str, bytes | None]) -> str:
+        """A file without content is deleted."""
+        held = {name: content for name, content in {**self.commits[self.newest], **changed}.items()
+                if content is not None}
         about = json.dumps([(name, sha256(content)) for name, content in sorted(held.items())])
         self.newest = hashlib.sha1(about.encode()).hexdigest()
         self.commits[self.newest] = held
@@ -181,12 +184,13 @@ class Handler(BaseHTTPRequestHandler):
                 self.say({"id": name, "modelId": name, "sha": state[0], "private": found.private, "tags": [],
                           "siblings": [{"rfilename": path} for path in state[1]]})
 
-    def changed(self, body: bytes) -> Files:
+    def changed(self, body: bytes) -> dict[str, bytes | None]:
         lines = [json.loads(line) for line in body.splitlines()]
         small = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines
                  if line["key"] == "file"}
         return small | {line["value"]["path"]: self.server.uploads[line["value"]["oid"]] for line in lines
-                        if line["key"] == "lfsFile"}
+                        if line["key"] == "lfsFile"} | {line["value"]["path"]: None for line in lines
+                                                        if line["key"] == "deletedFile"}
 
     def download(self, name: str, revision: str, path: str) -> None:
         found = self.repository(name)

@@ -132,6 +132,7 @@ def test_a_shard_reads_no_file_that_it_does_not_translate(tmp_path: Path) -> Non
     assert set(report.work) == {"translate"}
 
 
+@pytest.mark.slow
 def test_excluded_images_are_not_translated_and_the_table_is_made_without_them(tmp_path: Path) -> None:
     folder = write_scenes(tmp_path, 24)
     truncate(folder / "source" / "train" / "images" / "003.png")
@@ -175,7 +176,7 @@ def test_data_check_of_a_recipe_names_all_that_is_wrong_with_its_labelled_images
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("work", "number"), one_in(2, [
+@pytest.mark.parametrize(("work", "number"), one_in(4, [
     ("task network", signal.SIGTERM), ("judge", signal.SIGINT), ("reading images", signal.SIGINT),
     ("check", signal.SIGTERM)]))
 def test_a_signal_stops_make_at_the_next_step_and_the_same_call_goes_on(work: str, number: int,

@@ -133,7 +133,7 @@ def in_place(path: Path, old: bytes = b"IDAT") -> None:
         file.write(bytes([byte[0] ^ 255]))
 
 
-@pytest.mark.parametrize("spoil", one_in(2, [
+@pytest.mark.parametrize("spoil", one_in(4, [
     lambda out: (out / "set/train/images/003.png").unlink(),
     lambda out: in_place(out / "set/train/images/003.png"),
     lambda out: in_place(out / "translated/003.png"),
@@ -353,7 +353,7 @@ def test_a_translator_that_was_begun_keeps_its_task_network_whatever_the_recipe_
     assert contents(out / "judge") != contents(whole / "judge"), "the judge is another"
 
 
-@pytest.mark.parametrize("spoil", [lambda task: shutil.rmtree(task),
+@pytest.mark.parametrize("spoil", [pytest.param(lambda task: shutil.rmtree(task), marks=pytest.mark.slow),
                                    lambda task: in_place(task / "task.safetensors", b"}")], ids=["gone", "changed"])
 def test_a_translator_does_not_go_on_with_another_task_network(spoil: Callable[[Path], None], once: dict[str, Path],
                                                                tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_a_folder_with_records_of_an_earlier_version_is_taken_as_it_is(once: dic
     assert len(find_table_data(recipe, out).translated) == 1
 
 
-@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("finished", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_folder_that_was_moved_goes_on_where_it_was(finished: bool, once: dict[str, Path], tmp_path: Path) -> None:
     recipe = stripes_recipe(once["stripes"])
     if finished:

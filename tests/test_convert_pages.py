@@ -197,6 +197,7 @@ def test_a_tiff_whose_rows_take_for_ever_costs_one_file(memory: str | None, num_
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_process_behind_that_has_pages_open(tmp_path: Path) -> None:
     path = tmp_path / "in" / "scans.tif"
     save_tiff(path, *[noise(96, 96, seed=seed) for seed in range(60)], photometric="rgb", tile=(16, 16))

@@ -145,7 +145,8 @@ def test_a_lost_best_checkpoint_is_named_and_another_is_found(spoilt: tuple[Path
     assert json.loads((run / "status.json").read_text())["best"]["images"] > int(best.name)
 
 
-@pytest.mark.parametrize(("make", "evaluate"), [(pix2pix_recipe, 2), (cyclegan_recipe, 10)])
+@pytest.mark.parametrize(("make", "evaluate"), [
+    (pix2pix_recipe, 2), pytest.param(cyclegan_recipe, 10, marks=pytest.mark.slow)])
 def test_evaluating_changes_nothing_of_the_training(make: Any, evaluate: int, shared_pairs: Path, tmp_path: Path,
                                                     trained: Callable[[Recipe], Path]) -> None:
     """With dropout, batch norm, pools and random numbers: the networks are those of a run without evaluations."""

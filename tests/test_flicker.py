@@ -78,6 +78,19 @@ def test_more_contrast_is_no_flicker(tmp_path: Path) -> None:
     assert value > 0.005 and floor == pytest.approx(value, rel=0.02)
 
 
+def test_frames_go_by_the_numbers_in_their_names(tmp_path: Path) -> None:
+    """As tools write them that do not pad: frame_10 came before frame_2, and strangers were compared as neighbours."""
+    source = film(tmp_path / "in", num=12)
+    for frame in source.iterdir():
+        frame.rename(frame.with_name(f"frame_{int(frame.stem)}.png"))
+    brighter = tmp_path / "out"
+    brighter.mkdir()
+    for frame in source.iterdir():
+        shade = np.asarray(Image.open(frame)) // 2 + np.uint8(10 * int(frame.stem[6:]))
+        Image.fromarray(shade).save(brighter / frame.name)
+    assert score(brighter, source)[0] <= 10 / 255, "ten steps from neighbour to neighbour, and ninety from 1 to 10"
+
+
 def test_the_command_prints_and_writes_it(tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     source = film(tmp_path / "in")
     blinking = film(tmp_path / "out", lambda frame, number: frame // 2 + np.uint8(20 * (number % 2)))

@@ -290,7 +290,7 @@ def textbook(name: str) -> tuple[dict[str, Tensor], float]:
     return expected, rounding_bound(expected, plain)
 
 
-@each_value(share=6, name=list(GROWN), plan=[plan for plan in memory.PLANS if plan != "plain"])
+@each_value(share=9, name=list(GROWN), plan=[plan for plan in memory.PLANS if plan != "plain"])
 def test_every_plan_gives_the_gradients_of_the_textbook_step(name: str, plan: str) -> None:
     translator = build_grown(name)
     step(translator, make_batch((64, 96), 2), plan)

@@ -6,11 +6,13 @@ The Hub is one on loopback (tests/hub.py), and the library that speaks to it is 
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import hf_hub_download
 from PIL import Image
 
 from tests.commands import call
@@ -19,7 +21,7 @@ from tests.hub import TOKEN, Hub, Repository
 from tests.runs import cyclegan_recipe
 from translate.convert import convert
 from translate.errors import CheckpointError, NetworkError, TranslateError, UsageError
-from translate.publish.card import read_front_matter
+from translate.publish.card import END, read_front_matter
 from translate.publish.publishing import publish
 from translate.runs.places import absolute, without_places
 from translate.runs.release import load_release
@@ -45,8 +47,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def put(hub: Hub, name: str = "org/toy", folder: Path = RELEASE) -> Repository:
+    """A release as it lies there: beside files that are never downloaded."""
     found = hub.repositories.setdefault(name, Repository())
-    found.commit({path.name: path.read_bytes() for path in folder.iterdir()})
+    found.commit({path.name: path.read_bytes() for path in folder.iterdir()} | {".gitattributes": b"", "x.jpg": b"1"})
     return found
 
 
@@ -99,10 +102,11 @@ def test_only_what_the_manifest_names_is_downloaded(hub: Hub) -> None:
         {"MANIFEST.json": b'{"../x.json": {"size": 1, "sha256": "' + b"0" * 64 + b'"}}'}), CheckpointError,
      "names files in other folders"),
     ("hf:org/toy", Hub.stop, NetworkError, "the server cannot be reached"),
+    ("hf:org/my--toy", lambda hub: None, UsageError, "no name that the Hub takes"),
     ("hf:toy", lambda hub: None, UsageError, "no address on the Hub.*hf:org/name"),
     ("hf:org/../toy", lambda hub: None, UsageError, "no address on the Hub"),
     ("hf:org/toy/sub", lambda hub: None, UsageError, "no address on the Hub")],
-    ids=["none", "revision", "empty", "manifest", "outside", "gone", "no name", "up", "deep"])
+    ids=["none", "revision", "empty", "manifest", "outside", "gone", "dashes", "no name", "up", "deep"])
 def test_what_cannot_be_fetched_is_said(name: str, change: Callable[[Hub], object], error: type[TranslateError],
                                         match: str, hub: Hub) -> None:
     put(hub)
@@ -142,6 +146,20 @@ def test_a_download_that_was_cut_goes_on(hub: Hub) -> None:
         load_release(Path("hf:org/toy"))
     hub.cut_after = None
     assert load_release(Path("hf:org/toy")).name == "toy"
+
+
+def test_an_interrupted_download_does_not_hide_the_copy_before(hub: Hub) -> None:
+    """The newest manifest has arrived, and the weights that it names have not."""
+    repository = put(hub)
+    before = load_release(Path("hf:org/toy"))
+    weights = (RELEASE / "generator_ba.safetensors").read_bytes()
+    manifest = json.loads((RELEASE / "MANIFEST.json").read_text())
+    manifest["generator_ab.safetensors"] = manifest["generator_ba.safetensors"]
+    repository.commit({"generator_ab.safetensors": weights, "MANIFEST.json": json.dumps(manifest).encode()})
+    hf_hub_download("org/toy", "MANIFEST.json")
+    hub.stop()
+    with pytest.warns(UserWarning, match="downloaded before is used"):
+        assert load_release(Path("hf:org/toy")).fingerprint == before.fingerprint
 
 
 def test_a_training_that_begins_with_a_release_of_the_hub_says_so(hub: Hub, shared_pairs: Path) -> None:
@@ -191,6 +209,25 @@ def test_publishing_again_keeps_what_people_have_written(hub: Hub, run: Path) ->
     again = repository.commits[repository.newest]["README.md"].decode()
     assert "# Ours" in again and again.endswith("\nThanks to everybody.\n") and "Do not cut" in again
     assert read_front_matter(again)[0] == read_front_matter(card)[0] | {"license": "mit"}
+
+
+def test_publishing_again_takes_back_what_is_not_sent_any_more(hub: Hub, run: Path) -> None:
+    """A picture that somebody wants off the card, and weights that would be taken for a part of the release."""
+    publish(run, "org/toy")
+    repository = hub.repositories["org/toy"]
+    repository.commit({"ema_generator_ab.safetensors": b"older", "notes/x.json": b"{}"})
+    publish(run, "org/toy", with_example=False)
+    held = repository.commits[repository.newest]
+    assert held.keys() == {path.name for path in RELEASE.iterdir()} | {"notes/x.json"}
+
+
+def test_a_card_that_has_lost_a_mark_is_not_overwritten(hub: Hub, run: Path) -> None:
+    publish(run, "org/toy")
+    repository = hub.repositories["org/toy"]
+    card = repository.commits[repository.newest]["README.md"].decode()
+    repository.commit({"README.md": (card.replace(END, "") + "Ours.").encode()})
+    with pytest.raises(UsageError, match="not the one that ends this part"):
+        publish(run, "org/toy")
 
 
 def test_a_dry_run_sends_nothing(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:

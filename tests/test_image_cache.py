@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.metadata
 import multiprocessing
 import os
 import time
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from tests.conversions import noise
 from tests.runs import Silent, cyclegan_recipe, final_state
@@ -118,6 +120,35 @@ def test_another_file_size_or_option_is_another_entry(root: Path) -> None:
     assert num_new() == 1
     (folder / "1.jpg").rename(folder / "9.jpg")
     assert num_new() == 0, "of the same content"
+
+
+@pytest.mark.parametrize("name", [*image_cache.LIBRARIES, *image_cache.WITHIN_PILLOW])
+def test_another_version_of_what_decodes_or_resizes_is_another_entry(
+        name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Albumentations resizes, and a wheel of Pillow brings a libjpeg of its own: their updates gave stale pixels."""
+    (tmp_path / "x").write_bytes(b"x")
+    before = ImageCache(tmp_path, 1).key(tmp_path / "x", 1)
+    assert ImageCache(tmp_path, 1).key(tmp_path / "x", 1) == before
+    home: Any = features if name in image_cache.WITHIN_PILLOW else importlib.metadata
+    usual = home.version
+    monkeypatch.setattr(home, "version", lambda asked: "999.0" if asked == name else usual(asked))
+    assert ImageCache(tmp_path, 1).key(tmp_path / "x", 1) != before
+
+
+def test_a_cache_that_may_only_be_read_gives_what_it_has(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use of an entry could not be noted there, and so each was decoded again, an hour after it was made and for ever.
+    """
+    cache, image = ImageCache(root, 10**9), noise(20, 20)
+    cache.put("0" * 64, image, (99, 77))
+    (path,) = root.rglob("0" * 64)
+    os.utime(path, (0, time.time() - 2 * image_cache.NOTED_SECONDS))
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)  # root, as whom tests may run, is refused nothing
+    found = cache.get("0" * 64)
+    assert found is not None and found[1] == (99, 77) and np.array_equal(found[0], image)
 
 
 def test_it_takes_no_more_than_it_may_and_what_is_old_makes_room(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(share=8, name=list(CONFIGS), batch={"rectangle": ((48, 64), 2), "odd": ((33, 50), 1)}, plan=PLANS)
+@each_value(share=12, name=list(CONFIGS), batch={"rectangle": ((48, 64), 2), "odd": ((33, 50), 1)}, plan=PLANS)
 def test_every_plan_gives_the_gradients_of_the_textbook_step(
         name: str, batch: tuple[tuple[int, int], int], plan: str) -> None:
     translator, (size, samples) = build(CONFIGS[name]), batch

@@ -24,8 +24,9 @@ from tests.bounds import rounding_bound
 from tests.covering import each_value, every_pair, one_in
 from tests.networks import DISCRIMINATORS, GENERATORS, SMALL, randomise
 from tests.steps import build, gradients, make_batch, step, worst_error
+from translate.errors import UsageError
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
-from translate.networks.layers import InstanceNorm, Layer
+from translate.networks.layers import Chain, InstanceNorm, Layer
 from translate.networks.normalised import computed_by, fused, normalised, normalised_by, path_of, path_on
 from translate.optimizers import Optimizers
 from translate.recipe import Stage
@@ -205,6 +206,48 @@ def test_one_value_a_channel_has_no_statistics() -> None:
     for norm, samples in ((InstanceNorm(2), 3), (nn.BatchNorm2d(2), 1)):
         with computed_by("plain"), pytest.raises(ValueError, match="more than one value per channel"):
             normalised(torch.randn(samples, 2, 1, 1), norm)
+
+
+class Shifted(nn.InstanceNorm2d):
+    """A norm of somebody's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 5
+
+
+def test_a_norm_of_ones_own_is_computed_by_its_own_code_and_refused_in_strips() -> None:
+    """On a card it was computed as the class that it is derived from."""
+    z = torch.randn(2, 3, 6, 6)
+    with computed_by("plain"):
+        torch.testing.assert_close(normalised(z, Shifted(3)), Shifted(3)(z))
+    chain = Chain(Layer(nn.Conv2d(3, 3, 1)), Layer(nn.Conv2d(3, 3, 1), norm=Shifted(3)))
+    chain.keep = "strips"
+    with pytest.raises(UsageError, match=r"Shifted.* cannot run in strips"):
+        chain(z.requires_grad_())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("path", ["plain", "fused"])
+def test_no_image_is_mirrored_beyond_its_side(path: Any, device: str) -> None:
+    """A kernel read what lies beside the image."""
+    with computed_by(path), pytest.raises(AssertionError, match=r"\(0, 0, 4, 0\) mirrored of 4×9"):
+        normalised(torch.randn(1, 2, 4, 9, device=device), None, 0.0, (0, 0, 4, 0))
+
+
+def test_a_training_goes_on_after_images_were_translated_in_inference_mode() -> None:
+    """Of the same size: a second derivative was refused, as the places that are kept were made there."""
+    image = torch.randn(1, 2, 19, 23)
+    with computed_by("plain"):
+        with torch.inference_mode():
+            normalised(image, InstanceNorm(2), 0.0, (1, 2, 3, 1))
+        z = image.requires_grad_()
+        y = normalised(z, InstanceNorm(2), 0.0, (1, 2, 3, 1))
+        (first,) = torch.autograd.grad(y.square().sum(), z, create_graph=True)
+        first.square().sum().backward()
+        padded = normalised(z, amounts=(1, 2, 3, 1))
+        (first,) = torch.autograd.grad(padded.pow(3).sum(), z, create_graph=True)
+        first.square().sum().backward()
+    assert z.grad is not None and z.grad.isfinite().all()
 
 
 @each_value(share=2, kind=("instance", "batch", "none"), amounts={"1": (1, 1, 1, 1), "none": (0, 0, 0, 0)})

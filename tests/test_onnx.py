@@ -170,6 +170,12 @@ def test_what_cannot_be_exported_is_said_before_anything_is_done(tmp_path: Path,
         export_onnx(release, tmp_path / "there.onnx")
     with pytest.raises(UsageError, match=r"end in \.onnx"):
         export_onnx(release, tmp_path / "x.pt")
+    (tmp_path / "x.json").touch()
+    with pytest.raises(UsageError, match="the comparison is to be written there"):
+        export_onnx(release, tmp_path / "x.onnx")
+    (tmp_path / "x.json").unlink()
+    with pytest.raises(UsageError, match="lies in a release"):
+        export_onnx(release, RELEASE / "release.onnx")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingExtra, match=r"onnxscript; run: pip install 'diptych\[export\]'"):
         export_onnx(release, tmp_path / "x.onnx")

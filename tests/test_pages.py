@@ -390,7 +390,7 @@ for path in (Path("x.tif"), Path("float.tif")):
 # ---- writing by rows
 
 
-@each_value(samples=[
+@each_value(share=4, samples=[
     (np.uint8, 1, False), (np.uint8, 1, True), (np.uint8, 3, False), (np.uint8, 3, True), (np.uint8, 4, False),
     (np.uint8, 12, False), (np.uint16, 1, False), (np.uint16, 3, True), (np.uint16, 12, False),
     (np.float32, 1, False), (np.float32, 3, False), (np.float32, 12, False)],
@@ -567,7 +567,8 @@ def test_a_georeferenced_file_that_is_stored_turned_is_refused(tmp_path):
             read(tmp_path / "x.tif")
 
 
-@pytest.mark.parametrize("opener", [pytest.param("row_readers", marks=pytest.mark.slow), "decoder_process"])
+@pytest.mark.slow
+@pytest.mark.parametrize("opener", ["row_readers", "decoder_process"])
 def test_a_bigtiff_goes_through_in_a_fraction_of_its_size(tmp_path, opener):
     """6000×6000 colours are 108 MB, and 432 MB as floats; the process may take 64 MB more than it began with, whether
     it decodes them itself or gets them from another, which may take no more either.

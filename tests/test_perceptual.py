@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from tests.mobilenet import write_mobilenet
-from tests.steps import build, gradients, make_batch, step
+from tests.steps import build, gradients, make_batch, peak_of_step, step
 from translate.errors import DataError, RecipeError
 from translate.files import sha256
 from translate.losses import VGG19, MobileNetV2, PerceptualLoss
@@ -19,7 +19,6 @@ from translate.networks import ResNetConfig, features, memory
 from translate.networks.features import mobilenet_features, vgg19_features
 from translate.recipe import Recipe
 from translate.schema import validate
-from translate.training.plan import predict_step
 from translate.translators import CycleGANConfig, Pix2PixConfig
 
 MEAN, DEVIATION = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -110,7 +109,7 @@ def test_where_weights_are_missing_the_error_says_which_and_a_plan_needs_none(
     config = Pix2PixConfig(generator=ResNetConfig(width=4, blocks=1), perceptual={"kind": kind})
     with pytest.raises(DataError, match=advice):
         config.build(3, 3)
-    peaks = [predict_step(each, 128, memory.PLANS["split"], "fp32", "cpu").peak_bytes
+    peaks = [peak_of_step(each, 128, memory.PLANS["split"], "fp32", "cpu")
              for each in (config, config.model_copy(update={"perceptual": None}))]
     assert peaks[0] > peaks[1] + 4 * sum(value.numel() for value in config.perceptual.network(None).parameters())
 

@@ -73,6 +73,23 @@ def test_what_was_asked_of_the_work_within_is_asked_of_the_work_around_it(given_
         assert not request
 
 
+def test_a_second_sigint_behind_the_work_within_ends_the_work_around_it(
+        monkeypatch: pytest.MonkeyPatch, given_back: list[Any]) -> None:
+    """The outer work had been told of the first SIGINT, but not when: a launcher's second one was an IndexError."""
+    with pytest.raises(KeyboardInterrupt), minding_signals() as around:
+        with minding_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # at once: the first, passed on
+        assert around.name == "SIGINT"
+        monkeypatch.setattr(signals, "SECONDS_BEFORE_A_SECOND_SIGINT", 0.0)
+        with minding_signals() as later:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert later and around.name == "SIGTERM"
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("not heard")
+    assert handlers() == given_back
+
+
 def test_a_stop_between_two_steps_leaves_no_worker_behind(shared_pairs: Path, tmp_path: Path) -> None:
     """The error of the stop held the stream of batches, and so its workers, which ignore signals: Python waited for
     them at its end, for ever."""

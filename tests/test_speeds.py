@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from torch.nn import functional as F
@@ -19,7 +20,7 @@ from tests.commands import call
 from tests.covering import one_in
 from tests.runs import cyclegan_recipe
 from translate.errors import UsageError
-from translate.networks import memory
+from translate.networks import memory, normalised
 from translate.networks.live_bytes import LiveBytes, Work
 from translate.networks.normalised import computed_by
 from translate.places import shipped_recipes
@@ -201,6 +202,30 @@ class TestGPUs:
         for size, precision, name in named:
             assert like_one_of(size * 10**9, precision).name == name  # type: ignore[arg-type]
 
+    def test_a_card_of_which_the_driver_says_the_bytes_is_assumed_to_be_itself(self) -> None:
+        """A card of 24 GiB has more than 24 GB, and was taken for a V100 of 32."""
+        for num_bytes, name in ((24 * 2**30, "RTX 4090"), (12 * 2**30, "RTX 3060"), (16 * 2**30, "T4"),
+                                (85_899_345_920, "A100"), (150_754_820_096, "H200")):
+            assert like_one_of(num_bytes, "fp16").name == name
+
+    def test_a_card_without_these_kernels_takes_the_time_of_separate_operations(self) -> None:
+        for gpu in GPUS:
+            expected = "apart" if gpu.name in ("V100", "T4") else "together"
+            assert published(gpu, "fp16").moving == speeds.MOVING[expected], gpu.name
+        assert assumed("cuda", "fp16", 16 * 10**9).moving == speeds.MOVING["apart"], "a T4"
+
+    def test_the_plan_for_a_named_gpu_does_not_depend_on_the_card_that_is_here(self, monkeypatch: pytest.MonkeyPatch
+                                                                               ) -> None:
+        recipe = cyclegan_recipe(Path("a"), translator={
+            "kind": "cyclegan", "generator": {"kind": "resnet", "width": 8},
+            "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}})
+        stage, named, here = Stage(resolution=256, images=1), {}, {}
+        for path in ("plain", "fused"):
+            monkeypatch.setattr(normalised, "path_here", lambda path=path: path)
+            for peaks, speed in ((named, H200), (here, replace(H200, is_measured=True))):
+                peaks[path] = predict(recipe, stage, memory.PLANS["blocks"], "fp16", speed=speed).peak_bytes
+        assert named["plain"] == named["fused"] == here["plain"] > here["fused"]
+
 
 class TestMeasured:
     """Numbers of this machine, kept in the user's cache."""
@@ -272,6 +297,19 @@ class TestHours:
         monkeypatch.setattr(samples, "files_a", tuple(Path("gone") for _ in samples.files_a))
         assert loading_of(samples, recipe, recipe.stages[0]).seconds is None
 
+    @pytest.mark.parametrize("fault", [cv2.error("bad"), MemoryError(), RuntimeError("bad")], ids=repr)
+    def test_no_fault_of_what_is_only_told_ends_a_training(self, fault: Exception, shared_pairs: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+        """The samples were decoded in the main process, and what a library raised there ended the run unsaved."""
+        recipe = cyclegan_recipe(shared_pairs)
+        samples = recipe.data.build("train", Path())
+
+        def fitted(*_: Any) -> None:
+            raise fault
+
+        monkeypatch.setattr(type(samples), "fitted", fitted)
+        assert loading_of(samples, recipe, recipe.stages[0]).seconds is None
+
     def test_the_end_is_told_from_what_is_left(self) -> None:
         stages = [Stage(resolution=64, images=100), Stage(resolution=64, images=1000)]
         now = datetime(2026, 11, 30, 22, 0)
@@ -279,9 +317,9 @@ class TestHours:
             "this stage 30 min, to the end 10 h: on 2026-12-01 about 08:30")
         assert end_in_words(stages[:1], [1.0], 0, now) == "to the end 2 min: today about 22:01"
 
-    @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"),
-                                                   (5400, "1.5 h"), (36_000, "10 h"), (172_800, "2.0 days"),
-                                                   (1e6, "12 days"), (1e9, "11,574 days")])
+    @pytest.mark.parametrize(("seconds", "text"), [
+        (0.4, "0.4 s"), (9.97, "10 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"),
+        (36_000, "10 h"), (172_800, "2.0 days"), (1e6, "12 days"), (1e9, "11,574 days")])
     def test_durations_are_in_the_unit_that_suits_them(self, seconds: float, text: str) -> None:
         assert format_duration(seconds) == text
 

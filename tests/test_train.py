@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
-from accelerate import debug_launcher
+from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from PIL import Image
 from torch.multiprocessing import ProcessRaisedException
@@ -25,6 +26,7 @@ from torchvision.utils import make_grid
 
 from tests import three_steps
 from tests.commands import Command
+from tests.covering import one_in
 from tests.runs import (
     ROOT,
     Interrupted,
@@ -39,7 +41,7 @@ from tests.runs import (
 )
 from translate import files
 from translate.data import Sample
-from translate.errors import CheckpointError, DataError, DiskError, RunError, UsageError
+from translate.errors import CheckpointError, DataError, DiskError, ImageError, RunError, TranslateError, UsageError
 from translate.foreign import read_lines
 from translate.networks.eval_mode import evaluating
 from translate.recipe import Recipe
@@ -48,7 +50,7 @@ from translate.runs.folder import RunFolder
 from translate.runs.records import sample_grid, to_rgb
 from translate.runs.release import load_release
 from translate.training.loop import train
-from translate.training.processes import check_shares
+from translate.training.processes import by_main_process, check_shares
 from translate.translators.pool import ImagePool
 
 Trained = Callable[[Recipe], Path]
@@ -131,7 +133,7 @@ def stopped_at_22(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) 
     return run
 
 
-@pytest.mark.parametrize("forgotten", MUTANTS)
+@pytest.mark.parametrize("forgotten", one_in(3, list(MUTANTS)))
 def test_a_restore_that_forgets_something_is_caught(forgotten: str, shared_pairs: Path, tmp_path: Path,
                                                     stopped_at_22: Path, trained: Trained,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,8 +344,34 @@ def under_torchrun(recipe: Recipe, folder: Path) -> None:
     assert launched.returncode == 0, launched.stderr
 
 
+def decide_badly(folder: Path) -> None:
+    """What each process of two hears where the main one fails."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator, heard = Accelerator(cpu=True), []
+    unsendable = cv2.error("no codec")
+    unsendable.of = lambda: None  # type: ignore[attr-defined]
+    for fault in (ImageError("x.png", "read", "torn"), unsendable, MemoryError()):
+        def decide(fault: Exception = fault) -> None:
+            assert accelerator.is_main_process
+            raise fault
+
+        try:
+            by_main_process(decide, accelerator)
+        except TranslateError as error:
+            heard.append(f"{type(error).__name__} {error.what}")
+    heard.append(by_main_process(lambda: "and it goes on", accelerator))
+    (folder / f"{accelerator.process_index}.json").write_text(json.dumps(heard))
+
+
 class TestProcesses:
     """Several processes over gloo: in forks, which need not import anything, and under torchrun."""
+
+    def test_whatever_the_main_one_raises_is_heard_by_all(self, tmp_path: Path) -> None:
+        """The others waited for its answer, for ever."""
+        debug_launcher(decide_badly, (tmp_path,), num_processes=2)
+        heard = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+        assert heard == [["ImageError read: torn", "TranslateError error: no codec", "TranslateError MemoryError",
+                          "and it goes on"]] * 2
 
     def test_two_processes_train_as_one(self, shared_pairs: Path, tmp_path: Path) -> None:
         """The same parameters after three steps with the same global batch, in float64 with SGD."""

@@ -22,6 +22,7 @@ class StopRequest:
     """A request to stop: true once a signal has asked for it."""
 
     number: int | None = None
+    asked_at: float = 0.0  # when it was first asked for
     is_waiting: bool = False
 
     def __bool__(self) -> bool:
@@ -31,6 +32,17 @@ class StopRequest:
     def name(self) -> str:
         """The signal that asked, as in SIGTERM."""
         return signal.Signals(self.number).name if self.number is not None else "another process"
+
+    def ask(self, number: int, at: float) -> None:
+        """Ask by signal `number`, which came `at` a time of `time.monotonic`; the first one's time is kept."""
+        if not self:
+            self.asked_at = at
+        self.number = number
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it was asked for so long ago that a SIGINT now is another one, not the first passed on."""
+        return bool(self) and time.monotonic() - self.asked_at > SECONDS_BEFORE_A_SECOND_SIGINT
 
     @contextmanager
     def ending_waits(self) -> Iterator[None]:
@@ -81,18 +93,16 @@ def minding_signals() -> Iterator[StopRequest]:
     as well. In a command that was asked to stop, none is given back (`ending_once_stopped`).
     """
     request = StopRequest()
-    asked: list[float] = []
     in_a_hurry = False
 
     # The handlers: the first signal sets the request, an impatient person stops at once.
     def ask(number: int, frame: types.FrameType | None) -> None:
         nonlocal in_a_hurry
-        if number == signal.SIGINT and request and time.monotonic() - asked[0] > SECONDS_BEFORE_A_SECOND_SIGINT:
+        if number == signal.SIGINT and request.is_old:
             in_a_hurry = True
             restore()
             raise KeyboardInterrupt
-        asked.append(time.monotonic())
-        request.number = number
+        request.ask(number, time.monotonic())
         if request.is_waiting:
             request.is_waiting = False  # the next signal must not end what the first one's end sets in order
             raise StopAsked
@@ -103,8 +113,8 @@ def minding_signals() -> Iterator[StopRequest]:
 
     def leave() -> None:
         MINDING.requests.remove(request)
-        if request and MINDING.requests:
-            MINDING.requests[-1].number = request.number
+        if request.number is not None and MINDING.requests:
+            MINDING.requests[-1].ask(request.number, request.asked_at)
         elif request and MINDING.is_command and not in_a_hurry:
             for each in previous:
                 signal.signal(each, signal.SIG_IGN)

@@ -37,10 +37,10 @@ def format_speed(per_second: float, unit: str = "images") -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a time as text, in the unit that suits it: `40 s`, `12 min`, `3.4 h`, `2.1 days`."""
+    """Return a time as text, in the unit that suits it: `3.2 s`, `40 s`, `12 min`, `3.4 h`, `2.1 days`."""
     for unit, length, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
         if seconds < most * length:
             amount = seconds / length
-            return f"{amount:.1f} {unit}" if unit == "h" and amount < 9.95 else f"{amount:.0f} {unit}"
+            return f"{amount:.1f} {unit}" if unit != "min" and amount < 9.95 else f"{amount:.0f} {unit}"
     days = seconds / 86400
     return f"{days:.1f} days" if days < 9.95 else f"{days:,.0f} days"

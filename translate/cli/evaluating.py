@@ -88,7 +88,7 @@ def evaluate(
             results = evaluate_folder(what, against, source, truth=truth, most=most, low_high=range_of(values),
                                       on_progress=display.count)
             if source is not None:
-                add_alignment(results, what, source, range_of(values), display.count)
+                add_alignment(results, what, source, most, range_of(values), display.count)
 
     document = results.as_json()
     if json_file == Path("-"):

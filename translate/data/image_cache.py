@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
@@ -24,8 +25,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import PIL
-import tifffile
+from PIL import features
 
 from translate import files
 from translate.images.decoding import read_content
@@ -34,6 +34,8 @@ from translate.images.resampling import HeightWidth
 NUM_PARTS = 64  # each with a lock, and with its part of the room
 UNUSED_SECONDS = 7 * 24 * 3600.0  # after which an entry makes room for another
 NOTED_SECONDS = 3600.0  # use is noted no more often than this
+LIBRARIES = ("albucore", "albumentations", "imagecodecs", "numpy", "pillow", "pillow-heif", "pydicom", "tifffile")
+WITHIN_PILLOW = ("jpg", "libjpeg_turbo", "libtiff", "webp", "avif", "littlecms2")
 VERSION = 1  # raise it when the same file and options begin to give other pixels
 DIGEST_BYTES, LOCK = hashlib.sha256().digest_size, ".lock"
 
@@ -43,7 +45,7 @@ class ImageCache:
 
     def __init__(self, folder: Path, max_bytes: int):
         self.folder, self.max_bytes = folder, max_bytes
-        self._libraries = [PIL.__version__, cv2.__version__, tifffile.__version__, np.__version__]
+        self._libraries = library_versions()
 
     def key(self, path: Path, made_by: Any) -> str:
         """Return the key of what is made of a file's content; `made_by` says how, as JSON. Raises `ImageError`."""
@@ -62,7 +64,8 @@ class ImageCache:
             file = io.BytesIO(content[DIGEST_BYTES:])
             own, image = (np.load(file, allow_pickle=False) for _ in range(2))
             if time.time() - path.stat().st_mtime > NOTED_SECONDS:
-                os.utime(path)
+                with suppress(OSError):  # a folder that may only be read: its images are as good
+                    os.utime(path)
             return image, (int(own[0]), int(own[1]))
         return None
 
@@ -105,3 +108,14 @@ class ImageCache:
             path.unlink()
             left += size
         return left >= 0
+
+
+def library_versions() -> dict[str, str | None]:
+    """Return the versions of all that decodes and resizes here; None for what is not there."""
+    versions: dict[str, str | None] = {"cv2": cv2.__version__}  # of four packages, which give the same module
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions | {f"Pillow's {name}": features.version(name) for name in WITHIN_PILLOW}

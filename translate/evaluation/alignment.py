@@ -70,16 +70,17 @@ def evaluate_alignment(folder: Path, source: Path, *, most: int | None = None, l
     return results
 
 
-def add_alignment(results: Results, folder: Path, source: Path, low_high: Range | None = None,
-                  on_progress: OnProgress = lambda done, total: None) -> None:
+def add_alignment(results: Results, folder: Path, source: Path, most: int | None = None,
+                  low_high: Range | None = None, on_progress: OnProgress = lambda done, total: None) -> None:
     """Add to the scores of a folder how its images lie on their sources; a line that says why, where that is not known.
     """
     try:
-        found = evaluate_alignment(folder, source, low_high=low_high, on_progress=on_progress)
+        found = evaluate_alignment(folder, source, most=most, low_high=low_high, on_progress=on_progress)
     except DataError as error:
         results.missing.append(f"alignment with the sources: {error}")
         return
     results.scores |= found.scores
+    results.floor |= found.floor
     results.missing += found.missing
 
 

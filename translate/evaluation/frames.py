@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from translate.data.pairing import shared_names
@@ -10,6 +11,11 @@ from translate.evaluation.folder_images import FolderImages, doubts, list_folder
 from translate.evaluation.scoring import OnProgress, Results
 from translate.images.values import Range
 from translate.metrics.flicker import Film
+
+
+def in_order(frame: Path) -> list[tuple[int, str]]:
+    """Return what frames are sorted by: numbers in their names count as numbers, so 9 comes before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(frame))]
 
 
 def evaluate_frames(folder: Path, source: Path, *, low_high: Range | None = None,
@@ -23,6 +29,7 @@ def evaluate_frames(folder: Path, source: Path, *, low_high: Range | None = None
     `ImageError`.
     """
     pairs, lonely, _ = shared_names(folder, list_folder(folder), source, list_folder(source), alike=True)
+    pairs = sorted(pairs, key=lambda pair: in_order(pair[0]))
     if lonely:
         raise DataError(f"{len(lonely)} of its frames have no source of their name in {source}, such as "
                         f"{lonely[0].name}", folder)

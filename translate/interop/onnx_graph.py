@@ -24,6 +24,7 @@ from translate.errors import MissingExtra, TranslateError, UsageError
 from translate.images.pictures import Bits
 from translate.images.reading import HALF_RANGE
 from translate.networks.layers import Generator, InstanceNorm
+from translate.runs.manifest import MANIFEST
 from translate.runs.release import Release
 
 Pixels = Literal["signed", "unit", "uint8", "uint16"]
@@ -75,6 +76,11 @@ def export_onnx(release: Release, file: Path, pixels: Pixels = "signed", half: b
         raise UsageError("exists already", file, "name another file")
     if file.suffix != ".onnx":
         raise UsageError("is no name of an ONNX file", file, "let it end in .onnx")
+    report = file.with_suffix(".json")
+    if (file.parent / MANIFEST).exists():
+        raise UsageError("lies in a release, which takes no other files", file, "name a file in another folder")
+    if report.exists():
+        raise UsageError("exists already, and the comparison is to be written there", report, "name another file")
     if release.labels is not None and pixels in INTEGERS:
         raise UsageError("its input are label maps, which go in as one-hot images", str(pixels), "use --pixels signed")
     try:

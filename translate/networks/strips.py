@@ -72,6 +72,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from translate.errors import UsageError
 from translate.networks.local_chain import ChainLayer, LocalChain, Weights
+from translate.networks.normalised import fields_say_all
 from translate.networks.rows import Strip
 from translate.precision import at_least_float32
 
@@ -272,6 +273,6 @@ def _check(layer: ChainLayer) -> None:
     if not isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) or conv.padding_mode != "zeros":
         raise UsageError(f"{conv} cannot run in strips: Conv2d and ConvTranspose2d with padding_mode='zeros' can")
     tracking = isinstance(norm, nn.InstanceNorm2d) and norm.training and norm.track_running_stats
-    if norm is not None and (not isinstance(norm, nn.BatchNorm2d | nn.InstanceNorm2d) or tracking):
+    if norm is not None and (not fields_say_all(norm) or tracking):
         raise UsageError(f"{norm} cannot run in strips: BatchNorm2d and InstanceNorm2d (without running statistics) "
                          "can; choose another memory plan, or norm: instance")

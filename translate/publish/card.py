@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from translate.cards.cards import Record
+from translate.errors import UsageError
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe
 from translate.report.reading import RunRecord, read_card
@@ -38,6 +39,8 @@ def card_of(text: str, recipe: Recipe, directions: Sequence[str], repository: st
     scores       lines of a table, see `score_table`; none where nothing is known
     has_example  whether a picture `EXAMPLE` lies beside it
     licence      of the weights, as the Hub names licences: apache-2.0, cc-by-4.0; None: as the text says, or none
+
+    Raises `UsageError` where the text has one of the marks and not the other.
     """
     data = read_card(recipe)
     fields, body = read_front_matter(text)
@@ -51,8 +54,11 @@ def card_of(text: str, recipe: Recipe, directions: Sequence[str], repository: st
         fields["license"] = licence
 
     written = "\n".join([BEGIN, "", *_sections(recipe, directions, repository, scores, has_example, data), END])
-    before, mark, rest = body.partition(BEGIN)
-    after = rest.partition(END)[2] if mark else ""
+    before, begun, rest = body.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if begun and not ended:
+        raise UsageError(f"the card has the mark {BEGIN} and not the one that ends this part, {END}", "README.md",
+                         "put it back where your own text begins, or take both out")
     front = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n{before.rstrip()}\n\n{written}\n{after.lstrip()}"
 

@@ -120,12 +120,16 @@ def _card_on_the_hub(repository: str) -> str | None:
 
 def _sent(made: Publication, private: bool) -> Publication:
     """Make the repository where there is none, and commit."""
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api: Any = HfApi(library_name="diptych", library_version=version("diptych"))
     contents: dict[str, Any] = {path.name: path for path in made.files} | made.texts
     with as_our_errors(Address(made.repository), "publishing"):
         api.create_repo(made.repository, private=private, exist_ok=True)
-        commit = api.create_commit(made.repository, [CommitOperationAdd(name, content) for name, content
-                                                     in contents.items()], commit_message="Release")
+        # What an earlier release had there and this one has not would be taken for a part of it
+        left = [name for name in api.list_repo_files(made.repository) if name not in contents
+                and (name == EXAMPLE or (name.endswith(READ) and "/" not in name))]
+        commit = api.create_commit(made.repository, [
+            *(CommitOperationAdd(name, content) for name, content in contents.items()),
+            *(CommitOperationDelete(name) for name in left)], commit_message="Release")
     return Publication(made.repository, made.files, made.texts, made.notes, str(commit.commit_url))

@@ -30,7 +30,7 @@ from translate.report.charts import Curve, line_chart, short
 from translate.report.reading import RunRecord, flat, read_run
 from translate.report.showcase import Shown
 from translate.runs.places import NEEDED_TO_TRAIN, places_of, text_for_others
-from translate.sizes import format_bytes, format_speed
+from translate.sizes import format_bytes, format_duration, format_speed
 
 REPORT = "report.html"
 NUM_GRIDS = 8  # sample grids, evenly spaced over the training, the newest among them
@@ -235,19 +235,11 @@ def data_uri(content: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
-def duration(seconds: float) -> str:
-    """Return a time as a person reads it, such as 3.2 s, 12 min or 2 h 05 min."""
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 @functools.cache
 def _templates() -> jinja2.Environment:
     """Return the templates, and the names that they use."""
     environment = templates_in(Path(__file__).parent)
-    environment.filters |= {"format_bytes": format_bytes, "duration": duration, "short": short,
+    environment.filters |= {"format_bytes": format_bytes, "duration": format_duration, "short": short,
                             "speed": format_speed}
     environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "NUM_COLOURS": NUM_COLOURS,
                             "version": version("diptych"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from translate.errors import CheckpointError, NetworkError, UsageError, visible
 from translate.foreign import read_json
-from translate.runs.manifest import MANIFEST, READ, Sealed
+from translate.runs.manifest import MANIFEST, READ, Sealed, verify
 
 PREFIX = "hf:"
 CARD = "README.md"  # of a repository, which the Hub shows and people edit there
@@ -84,10 +84,13 @@ def fetch(where: Address) -> Fetched:
     program: dict[str, Any] = {"library_name": "diptych", "library_version": version("diptych")}
     try:
         with as_our_errors(where):
-            HfApi(**program).repo_info(name, revision=revision, timeout=SECONDS_TO_ANSWER)
+            HfApi(**program).repo_info(name, revision=revision, timeout=SECONDS_TO_ANSWER)  # is it there, and answers?
             manifest = Path(hf_hub_download(name, MANIFEST, revision=revision, **program))
             wanted = [glob.escape(each) for each in names_in(manifest, where)]
-            return Fetched(Path(snapshot_download(name, revision=revision, allow_patterns=wanted, **program)))
+
+            # All of one commit, also where somebody pushes another one meanwhile
+            commit = manifest.parent.name
+            return Fetched(Path(snapshot_download(name, revision=commit, allow_patterns=wanted, **program)))
     except NetworkError as error:
         kept = _kept(where)
         if kept is None:
@@ -105,14 +108,19 @@ def names_in(manifest: Path, where: Address) -> list[str]:
 
 
 def _kept(where: Address) -> Path | None:
-    """Return the folder of what was downloaded before; None where there is none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    """Return the folder of a whole release that was downloaded before; None where there is none.
 
-    try:
-        return Path(snapshot_download(where.repository, revision=where.revision, local_files_only=True))
-    except LocalEntryNotFoundError:
+    It is that of the commit which the revision was at, or, where none is named, the newest that is whole: a download
+    that was interrupted does not hide the one before.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    manifest = try_to_load_from_cache(where.repository, MANIFEST, revision=where.revision)
+    if not isinstance(manifest, str):
         return None
+    newest = Path(manifest).parent
+    others = [] if where.revision else sorted(newest.parent.iterdir(), key=lambda each: -each.stat().st_mtime)
+    return next((folder for folder in [newest, *others] if verify(folder) is None), None)
 
 
 @contextmanager
@@ -124,6 +132,8 @@ def as_our_errors(where: Address, doing: str = "downloading") -> Iterator[None]:
     token = "set HF_TOKEN to a token that may, or call `hf auth login`"
     try:
         yield
+    except errors.HFValidationError as error:
+        raise UsageError("is no name that the Hub takes: " + visible(str(error).splitlines()[0]), name) from None
     except errors.GatedRepoError:
         raise UsageError("its owner lets only some people read it", name, f"ask for access on its page, and {token}"
                          ) from None

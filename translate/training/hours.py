@@ -14,7 +14,6 @@ from translate.cores import num_cores
 from translate.data.loading import workers_for
 from translate.data.samples import Samples
 from translate.data.stream import Stream
-from translate.errors import TranslateError
 from translate.recipe import Recipe, Stage
 from translate.sizes import format_duration
 
@@ -47,7 +46,7 @@ def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: in
     They are as many as there would be for the `device`, on this machine. With a cache, it is as in later epochs.
     """
     stream, taken = Stream(samples, recipe.seed, stage.size, stage.resize), list[float]()
-    with suppress(TranslateError):  # who cannot be read is told of by the training
+    with suppress(Exception):  # this is only told: of what cannot be loaded the training itself tells
         while len(taken) < min(TRIED_SAMPLES, len(samples)) and sum(taken) < TRIED_SECONDS:
             if samples.loading.cache is not None:
                 stream.sample(len(taken))

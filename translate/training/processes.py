@@ -75,16 +75,26 @@ class Means:
 
 
 def by_main_process(decide: Callable[[], Made], accelerator: Accelerator) -> Made:
-    """Return in all processes what the main one decides. A `TranslateError` of it is raised in all."""
+    """Return in all processes what the main one decides. An error of it is raised in all.
+
+    Of several processes it is a `TranslateError` also where a library has raised something else: that might not be one
+    that can be sent, and all must end in the same way.
+    """
+    if accelerator.num_processes == 1:
+        return decide()
     decided: list[Any] = [None]
+    cause: Exception | None = None
     if accelerator.is_main_process:
         try:
             decided = [decide()]
         except TranslateError as error:  # the others wait, and must hear of it
             decided = [error]
+        except Exception as error:
+            cause = error
+            decided = [TranslateError(f"{type(error).__name__}: {error}".removesuffix(": "))]
     (made,) = broadcast_object_list(decided)
     if isinstance(made, TranslateError):
-        raise made
+        raise made from cause
     return made
 
 

@@ -106,13 +106,19 @@ def path_of(x: Tensor) -> Path:
     return path_on_card(x.device.index or 0) if x.device.type == "cuda" else "eager"
 
 
-def path_on(device: Literal["cuda", "cpu"]) -> Path:
-    """Return how the operation is computed on a kind of device, or as `computed_by` says. A card that is not here is
-    taken for an older one, whose path takes no less memory."""
+def path_on(device: Literal["cuda", "cpu"], is_here: bool = True) -> Path:
+    """Return how the operation is computed on a kind of device, or as `computed_by` says: on that of this machine, or
+    if not `is_here` on another one's. A card that is not here may have no Triton; without it a step takes no less
+    memory."""
     if _forced is not None:
         return _forced
     if device == "cpu":
         return "eager"
+    return path_here() if is_here else "plain"
+
+
+def path_here() -> Path:
+    """Return how the operation is computed on torch's current CUDA card, and as if it were an older one on none."""
     return path_on_card(torch.cuda.current_device()) if torch.cuda.is_available() else "plain"
 
 
@@ -145,6 +151,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, path: Path, form: Form, given: tuple[Tensor, Tensor] | None, running: Any, z: Tensor,
                 scale: Tensor | None, shift: Tensor | None, beside: Tensor | None) -> Tensor:
+        form.check(z.shape)
         if z.is_meta:
             y, mean, factor = counted.forward(form, given, z, scale, shift, beside, path == "plain")
         else:
@@ -182,11 +189,18 @@ def _way(path: Path) -> Any:
     return plain if path == "plain" else fused
 
 
+def fields_say_all(norm: nn.Module) -> bool:
+    """Tell whether a norm is an instance norm or BatchNorm2d that computes nothing but what its fields say.
+
+    That is one of torch's own, or of a class that says `fields_say_all` in its body. Others may compute what they like.
+    """
+    kind = type(norm)
+    return kind in (nn.InstanceNorm2d, nn.BatchNorm2d) or (
+        isinstance(norm, nn.InstanceNorm2d | nn.BatchNorm2d) and "fields_say_all" in vars(kind))
+
+
 def _is_known(norm: nn.Module) -> bool:
-    """Whether a norm is nothing but its fields: of a subclass we know only our own."""
-    if isinstance(norm, nn.InstanceNorm2d):
-        return not norm.track_running_stats
-    return type(norm) is nn.BatchNorm2d
+    return fields_say_all(norm) and not (isinstance(norm, nn.InstanceNorm2d) and norm.track_running_stats)
 
 
 def _eagerly(z: Tensor, norm: nn.Module | None, slope: float | None, amounts: Amounts, beside: Tensor | None) -> Tensor:

@@ -26,6 +26,14 @@ class Form:
     slope: float | None = None
     amounts: Amounts = NONE
 
+    def check(self, size: Sequence[int]) -> None:
+        """Assert that an image of `size` has more rows and columns than are mirrored of it: a kernel would read what
+        lies beside it."""
+        left, right, top, bottom = self.amounts
+        height, width = size[2:]
+        assert not any(self.amounts) or (max(left, right) < width and max(top, bottom) < height), (
+            f"{self.amounts} mirrored of {height}×{width} pixels")
+
     def padded(self, size: Sequence[int]) -> tuple[int, int, int, int]:
         """Return the size (N, C, H, W) of what comes out of an image of `size`."""
         left, right, top, bottom = self.amounts

@@ -28,7 +28,6 @@ def mirrored(x: Tensor, amounts: Amounts) -> Tensor:
     """
     left, right, top, bottom = amounts
     height, width = x.shape[2:]
-    assert max(left, right) < width and max(top, bottom) < height, f"{amounts} mirrored of {height}×{width} pixels"
     rows, columns = _places(height, top, bottom, x.device)[:, None], _places(width, left, right, x.device)
     if layout_of(x) == torch.contiguous_format:
         return x[:, :, rows, columns]
@@ -78,6 +77,7 @@ def _numbers(side: int, before: int, after: int, device: torch.device) -> tuple[
     return make(side, before, after, device)
 
 
+@torch.inference_mode(False)  # what is kept serves training too
 def _made(side: int, before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     start, end = torch.arange(before, device=device), torch.arange(after, device=device)
     places = torch.cat([before - start, torch.arange(side, device=device), side - 2 - end])

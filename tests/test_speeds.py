@@ -20,7 +20,7 @@ from tests.commands import call
 from tests.covering import one_in
 from tests.runs import cyclegan_recipe
 from translate.errors import UsageError
-from translate.networks import memory
+from translate.networks import memory, normalised
 from translate.networks.live_bytes import LiveBytes, Work
 from translate.networks.normalised import computed_by
 from translate.places import shipped_recipes
@@ -201,6 +201,30 @@ class TestGPUs:
                  (500, "fp16", "H200")]
         for size, precision, name in named:
             assert like_one_of(size * 10**9, precision).name == name  # type: ignore[arg-type]
+
+    def test_a_card_of_which_the_driver_says_the_bytes_is_assumed_to_be_itself(self) -> None:
+        """A card of 24 GiB has more than 24 GB, and was taken for a V100 of 32."""
+        for num_bytes, name in ((24 * 2**30, "RTX 4090"), (12 * 2**30, "RTX 3060"), (16 * 2**30, "T4"),
+                                (85_899_345_920, "A100"), (150_754_820_096, "H200")):
+            assert like_one_of(num_bytes, "fp16").name == name
+
+    def test_a_card_without_these_kernels_takes_the_time_of_separate_operations(self) -> None:
+        for gpu in GPUS:
+            expected = "apart" if gpu.name in ("V100", "T4") else "together"
+            assert published(gpu, "fp16").moving == speeds.MOVING[expected], gpu.name
+        assert assumed("cuda", "fp16", 16 * 10**9).moving == speeds.MOVING["apart"], "a T4"
+
+    def test_the_plan_for_a_named_gpu_does_not_depend_on_the_card_that_is_here(self, monkeypatch: pytest.MonkeyPatch
+                                                                               ) -> None:
+        recipe = cyclegan_recipe(Path("a"), translator={
+            "kind": "cyclegan", "generator": {"kind": "resnet", "width": 8},
+            "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}})
+        stage, named, here = Stage(resolution=256, images=1), {}, {}
+        for path in ("plain", "fused"):
+            monkeypatch.setattr(normalised, "path_here", lambda path=path: path)
+            for peaks, speed in ((named, H200), (here, replace(H200, is_measured=True))):
+                peaks[path] = predict(recipe, stage, memory.PLANS["blocks"], "fp16", speed=speed).peak_bytes
+        assert named["plain"] == named["fused"] == here["plain"] > here["fused"]
 
 
 class TestMeasured:

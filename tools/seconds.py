@@ -64,7 +64,7 @@ def main() -> None:
         print("| GPU | memory, GB | fp16, TFLOP/s | bf16 | fp32 | bandwidth, TB/s | share of TFLOP/s that is reached |")
         print("|---" * 7 + "|")
         for gpu in GPUS:
-            print("| " + " | ".join("–" if value is None else str(value) for value in gpu) + " |")
+            print("| " + " | ".join("–" if value is None else str(value) for value in gpu[:-1]) + " |")
         return
     h200 = replace(published(gpu_named("H200"), "fp16"), moving=MOVING["apart"])
     print(f"{datetime.date.today().isoformat()}: an H200, by its published numbers and as it was measured\n")

@@ -22,6 +22,7 @@ class GPU(NamedTuple):
     fp32: float  # as torch computes convolutions: in TF32 where there is such a thing
     bandwidth: float  # TB/s to its memory
     reached: float  # the share of these TFLOP/s that convolutions reach
+    capability: tuple[int, int]  # CUDA's number of what it can do
 
     def peak(self, precision: Format) -> float:
         """Return the TFLOP/s that are published for a number format. Raises `UsageError` for one that it has not."""
@@ -35,13 +36,13 @@ class GPU(NamedTuple):
 # the RTX 4090; for the RTX 3060 (12 GB) tensor cores × clock as in the white paper of GA102. `reached`: the H200's is
 # what docs/benchmarks.md was judged by; all others are guesses, higher for smaller GPUs, which are easier to keep busy.
 GPUS = (
-    GPU("RTX 3060", 12, 25.5, 25.5, 12.7, 0.360, 0.8),
-    GPU("V100", 32, 125, None, 15.7, 0.900, 0.6),
-    GPU("T4", 16, 65, None, 8.1, 0.320, 0.4),
-    GPU("RTX 4090", 24, 165, 165, 82.6, 1.008, 0.6),
-    GPU("A100", 80, 312, 312, 156, 2.039, 0.5),
-    GPU("H100", 80, 989, 989, 495, 3.35, 0.45),
-    GPU("H200", 141, 989, 989, 495, 4.8, 0.45),
+    GPU("RTX 3060", 12, 25.5, 25.5, 12.7, 0.360, 0.8, (8, 6)),
+    GPU("V100", 32, 125, None, 15.7, 0.900, 0.6, (7, 0)),
+    GPU("T4", 16, 65, None, 8.1, 0.320, 0.4, (7, 5)),
+    GPU("RTX 4090", 24, 165, 165, 82.6, 1.008, 0.6, (8, 9)),
+    GPU("A100", 80, 312, 312, 156, 2.039, 0.5, (8, 0)),
+    GPU("H100", 80, 989, 989, 495, 3.35, 0.45, (9, 0)),
+    GPU("H200", 141, 989, 989, 495, 4.8, 0.45, (9, 0)),
 )
 BANDWIDTH_REACHED = 0.9
 
@@ -78,10 +79,11 @@ def size_and_gpu(gpu: str) -> tuple[str, GPU | None]:
 def like_one_of(memory_bytes: int, precision: Format) -> GPU:
     """Return the GPU that one of so much memory is taken to be where no name is given: the smallest that has as much.
 
-    Of several that are sold with as much it is the first of the table; the largest where none has so much.
+    Of several that are sold with as much it is the first of the table; the largest where none has so much. What is sold
+    as 24 GB may be 24 GiB, as drivers count.
     """
     able = [gpu for gpu in GPUS if precision != "bf16" or gpu.bf16]
-    large = [gpu for gpu in able if gpu.memory_gb * 10**9 >= memory_bytes] or [able[-1]]
+    large = [gpu for gpu in able if gpu.memory_gb * 2**30 >= memory_bytes] or [able[-1]]
     return min(large, key=lambda gpu: gpu.memory_gb)
 
 

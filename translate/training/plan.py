@@ -361,8 +361,8 @@ def _step_of(recipe: Recipe, stage: Stage, num_processes: int = 1) -> StepOnMeta
 
 def _predict(step: StepOnMeta, plan: Plan, precision: Format, device: Device, num_processes: int, speed: Speed
              ) -> Prediction:
-    found = step.measure(plan, precision, device, num_processes)
-    least = step.measure(PLANS["split"], precision, device, num_processes)
+    found = step.measure(plan, precision, device, num_processes, speed.is_measured)
+    least = step.measure(PLANS["split"], precision, device, num_processes, speed.is_measured)
     num_images = step.stage.batch_size * num_processes
     return Prediction(plan, found.peak_bytes, found.work.flops / least.work.flops,
                       speed.seconds(found.work) / num_images)

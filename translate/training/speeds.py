@@ -26,6 +26,7 @@ from translate import files
 from translate.errors import TranslateError
 from translate.foreign import Shape, read_json
 from translate.networks.live_bytes import LiveBytes, Work
+from translate.networks.normalised import FUSED_FROM, path_of
 from translate.places import cache_folder
 from translate.precision import Format, autocast, is_out_of_memory
 from translate.training.gpus import BANDWIDTH_REACHED, GPU, like_one_of
@@ -35,7 +36,8 @@ CACHE_FILE = "speeds.json"
 # So many times as long as a copy of the same bytes takes what is no convolution: passes and changes of layout that no
 # count sees. Apart: with an operation for each norm, activation and padding; measured steps of an H200 say 3.7, those
 # of a CPU 3 (tools/seconds.py). Together: with one operation for all three, as on CUDA, which reads twice or thrice
-# what is counted once; no step of it has been measured.
+# what is counted once; no step of it has been measured. Cards that have torch's own kernels (`translate.networks.
+# normalised`, "plain") count as apart: as many kernels, one after the other.
 MOVING: dict[Literal["apart", "together"], float] = {"apart": 3.5, "together": 2.0}
 # On a GPU of the table. A kernel starts in a fifth of that, but Python is between two; measured steps say 67e-6.
 KERNEL_SECONDS = 50e-6
@@ -65,8 +67,9 @@ class Speed:
 
 def published(gpu: GPU, precision: Format) -> Speed:
     """Return the speed of a GPU by the table. Raises `UsageError` for a format that it has not."""
+    moving = MOVING["together" if gpu.capability >= FUSED_FROM else "apart"]
     return Speed(gpu.peak(precision) * 1e12 * gpu.reached, gpu.bandwidth * 1e12 * BANDWIDTH_REACHED, KERNEL_SECONDS,
-                 MOVING["together"], f"{gpu.name}, by its published numbers")
+                 moving, f"{gpu.name}, by its published numbers")
 
 
 def assumed(kind: Literal["cuda", "cpu"], precision: Format, memory_bytes: int | None = None) -> Speed:
@@ -90,8 +93,8 @@ def measured(device: torch.device, precision: Format) -> Speed:
     if found is None:
         size = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
         return assumed(kind, precision, size)
-    return Speed(found.flops, found.moved_bytes, found.kernel_seconds,
-                 MOVING["apart" if kind == "cpu" else "together"], f"{name}{threads}, measured", True)
+    moving = MOVING["together" if path_of(torch.empty(0, device=device)) == "fused" else "apart"]
+    return Speed(found.flops, found.moved_bytes, found.kernel_seconds, moving, f"{name}{threads}, measured", True)
 
 
 Rate = Annotated[float, Field(gt=1e3, lt=1e20, allow_inf_nan=False)]

@@ -19,7 +19,7 @@ from translate.data import Batch
 from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes, Work, emulated_autocast
 from translate.networks.memory import Plan
-from translate.networks.normalised import computed_by, path_on
+from translate.networks.normalised import Path, computed_by, path_on
 from translate.optimizers import Optimizers
 from translate.precision import Format
 from translate.recipe import Stage
@@ -72,19 +72,21 @@ class StepOnMeta:
         """Return what `plan` does to these networks; equal where two plans do the same."""
         return memory.effect(plan, self.translator.networks.values(), self.translator.replays, num_processes)
 
-    def measure(self, plan: Plan, precision: Format, device: Device, num_processes: int) -> Measured:
-        """Return what the step takes under `plan`, on `device` in `precision`.
+    def measure(self, plan: Plan, precision: Format, device: Device, num_processes: int, is_here: bool = True
+                ) -> Measured:
+        """Return what the step takes under `plan`, on `device` in `precision`: on this machine's, if it `is_here`.
 
         It is run once for all plans that do the same. Batch norm is that of `num_processes`.
         """
-        key = (self.effect(plan, num_processes), precision, device, path_on(device))
+        path = path_on(device, is_here)
+        key = (self.effect(plan, num_processes), precision, device, path)
         if key not in self.measured:
             for network in self.translator.networks.values():
                 memory.apply(plan, network, num_processes)
-            self.measured[key] = self._run(plan, precision, device)
+            self.measured[key] = self._run(plan, precision, device, path)
         return self.measured[key]
 
-    def _run(self, plan: Plan, precision: Format, device: Device) -> Measured:
+    def _run(self, plan: Plan, precision: Format, device: Device, path: Path) -> Measured:
         translator, stage, counter = self.translator, self.stage, LiveBytes("meta")
         with counter:
             # What is there before the step: weights, optimizer states, images, and the gradients of the step before.
@@ -102,7 +104,7 @@ class StepOnMeta:
             update = MetaUpdate(translator, self.optimizers, cast(Any, MetaAccelerator()), plan, precision,
                                 stage.micro_batch, images=self.warmup)
             update.device, update.counter = device, counter
-            with computed_by(path_on(device)):
+            with computed_by(path):
                 translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
         return Measured(counter.peak, counter.work)
 

@@ -106,13 +106,19 @@ def path_of(x: Tensor) -> Path:
     return path_on_card(x.device.index or 0) if x.device.type == "cuda" else "eager"
 
 
-def path_on(device: Literal["cuda", "cpu"]) -> Path:
-    """Return how the operation is computed on a kind of device, or as `computed_by` says. A card that is not here is
-    taken for an older one, whose path takes no less memory."""
+def path_on(device: Literal["cuda", "cpu"], is_here: bool = True) -> Path:
+    """Return how the operation is computed on a kind of device, or as `computed_by` says: on that of this machine, or
+    if not `is_here` on another one's. A card that is not here may have no Triton; without it a step takes no less
+    memory."""
     if _forced is not None:
         return _forced
     if device == "cpu":
         return "eager"
+    return path_here() if is_here else "plain"
+
+
+def path_here() -> Path:
+    """Return how the operation is computed on torch's current CUDA card, and as if it were an older one on none."""
     return path_on_card(torch.cuda.current_device()) if torch.cuda.is_available() else "plain"
 
 

@@ -53,11 +53,11 @@ def initialise(network: AnyNetwork, gain: float = 0.02, init: Initialisation = "
 
 
 class _NothingToFind(TorchFunctionMode):
-    """Within the block vectors are neither drawn, multiplied nor normalised, and have their shapes alone: for meta."""
+    """Within the block nothing is drawn, multiplied, normalised or divided, and all have their shapes: for meta."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.normal_:
+        if func in (Tensor.normal_, Tensor.div):
             return args[0]
         if func in (torch.mv, torch.vdot):
             return args[0][..., 0]

@@ -217,7 +217,7 @@ class TestGPUs:
     def test_the_plan_for_a_named_gpu_does_not_depend_on_the_card_that_is_here(self, monkeypatch: pytest.MonkeyPatch
                                                                                ) -> None:
         recipe = cyclegan_recipe(Path("a"), translator={
-            "kind": "cyclegan", "generator": {"kind": "resnet", "width": 8},
+            "kind": "cyclegan", "generator": {"kind": "resnet", "width": 8, "blocks": 1},
             "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}})
         stage, named, here = Stage(resolution=256, images=1), {}, {}
         for path in ("plain", "fused"):

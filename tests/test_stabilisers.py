@@ -9,6 +9,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.runs import Silent, cyclegan_recipe
 from tests.steps import build, gradients, make_batch, step
@@ -17,6 +19,7 @@ from translate.foreign import read_lines
 from translate.losses import feature_matching
 from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, memory
 from translate.networks.discriminators import MinibatchStd
+from translate.networks.weights import spectrally_normed
 from translate.optimizers import SGD, Adam
 from translate.training import draws
 from translate.training.loop import train
@@ -222,6 +225,33 @@ def test_spectral_norm_holds_the_largest_singular_value_of_every_convolution_at_
     for convolution in convolutions:
         largest = torch.linalg.matrix_norm(convolution.weight.detach().flatten(1), 2)
         assert largest.item() == pytest.approx(1, abs=0.02)
+
+
+class Operations(TorchDispatchMode):
+    num = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num += 1
+        return func(*args, **kwargs or {})
+
+
+def test_spectral_norm_begins_as_torchs_own_and_as_shapes_without_its_iterations() -> None:
+    """On meta fifteen iterations a layer took most of a plan's time, to find what has no numbers."""
+    states, counts = [], []
+    for device, norm in (("cpu", spectrally_normed), ("cpu", lambda network: [spectral_norm(x) for x in network]),
+                         ("meta", spectrally_normed)):
+        torch.manual_seed(5)
+        with torch.device(device):
+            network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 3))
+        with Operations() as operations:
+            norm(network)
+        states.append(network.state_dict())
+        counts.append(operations.num)
+    ours, theirs, shapes = states
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert {name: (value.shape, value.dtype) for name, value in ours.items()} == {
+        name: (value.shape, value.dtype) for name, value in shapes.items()}
+    assert all(value.is_meta for value in shapes.values()) and counts[2] < counts[1] / 3
 
 
 def test_the_average_of_spectrally_normed_weights_is_bounded_as_they_are() -> None:

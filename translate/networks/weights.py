@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import safetensors
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
 
 from translate.errors import CheckpointError, visible
 
@@ -49,15 +52,31 @@ def initialise(network: AnyNetwork, gain: float = 0.02, init: Initialisation = "
     return network
 
 
+class _NothingToFind(TorchFunctionMode):
+    """Within the block nothing is drawn, multiplied, normalised or divided, and all have their shapes: for meta."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.div):
+            return args[0]
+        if func in (torch.mv, torch.vdot):
+            return args[0][..., 0]
+        if func is functional.normalize:
+            return args[0] if kwargs.get("out") is None else kwargs["out"]
+        return func(*args, **kwargs)
+
+
 def spectrally_normed(network: AnyNetwork) -> AnyNetwork:
     """Divide each convolution's weights by their largest singular value from now on; returns the network.
 
     It is found by one power iteration in each forward pass: Miyato et al. 2018; for generators too: Zhang et al. 2019
-    (SAGAN), section 3.2.
+    (SAGAN), section 3.2. On meta nothing is looked for: torch begins with fifteen iterations for each layer, of
+    operations that are slow there, and imports its compiler for them.
     """
     for part in network.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
-            parametrizations.spectral_norm(part)
+            with _NothingToFind() if part.weight.is_meta else nullcontext():
+                parametrizations.spectral_norm(part)
     return network
 
 

@@ -16,11 +16,6 @@ BLOCK_PIXELS, BLOCK_CHANNELS = 64, 64  # of a tile: 4,096 numbers, 32 for each t
 SPAN_PIXELS = 2048  # that one program sums, unless there would be more spans than MOST_SPANS
 MOST_SPANS = 256  # which one program then adds up
 
-# Kernels that a direction launches where it finds sums (µ and r; dβ and dγ) and where not, and how many tensors as
-# large as z it then reads a second time.
-KERNELS = {"normalised_forward": (3, 1), "normalised_backward": (3, 1)}
-READ_TWICE = {"normalised_forward": 1, "normalised_backward": 2}
-
 
 def works_on(device: torch.device) -> bool:
     """Tell whether Triton's kernels run on a device: they are compiled there, which takes a C compiler among others."""

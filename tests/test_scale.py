@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -470,6 +471,17 @@ def test_a_probe_without_memory_for_whole_images_goes_on_with_their_middles(
 
 
 # -- resampling --------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_image_that_is_enlarged_is_floats_a_few_rows_at_a_time() -> None:
+    """All of it stood as floats, four times over: 48 bytes a pixel in place of 6, beyond what was counted."""
+    image, new = noise(10, 12), (900, 1_080)
+    tracemalloc.start()
+    try:
+        Resampling((10, 12), new).whole(image)
+        assert tracemalloc.get_traced_memory()[1] < 12 * new[0] * new[1]
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])

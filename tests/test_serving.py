@@ -182,7 +182,8 @@ def test_the_memory_that_is_foretold_is_what_convert_goes_by(server: Running) ->
     assert bounded["in_strips"] and bounded["bytes"] <= 80_000_000
     little = replace(offer, planned=replace(offer.planned, memory="1MB"))
     assert not little.memory(20, 20, little.scaling("", ""))["fits"]
-    for query in ("height=0&width=9", "height=9", "height=a&width=9", "height=1000&width=1000", "height=9²&width=9"):
+    for query in ("height=0&width=9", "height=9", "height=a&width=9", "height=1000&width=1000", "height=9²&width=9",
+                  "height=9&width=9&resize=9000"):
         assert server.ask("GET", f"/memory?{query}".replace("²", "%C2%B2")).status == 422
 
 

@@ -184,6 +184,10 @@ class Service:
             raise Refused(422, f"{height}×{width}: expected at most {self.limits.pixels:,} pixels")
         offer = self.models.find(asked.get("model"), asked.get("direction"))
         scaling = offer.scaling(asked.get("resize"), asked.get("size"))
+        shown = scaling.shape_of((height, width))
+        if shown[0] * shown[1] > self.limits.pixels:
+            raise Refused(422, f"would be enlarged to {shown[0]}×{shown[1]}: expected at most {self.limits.pixels:,} "
+                          "pixels; ask for a smaller short side")
         with self.forecasts.place() as ticket:
             return JSONResponse(await self.forecasts.run(ticket, lambda: offer.memory(height, width, scaling)))
 

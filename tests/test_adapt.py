@@ -221,6 +221,7 @@ def check_kills(recipe: Recipe, out: Path, expected: MadeSet, num_kills: int) ->
     return kills
 
 
+@pytest.mark.slow
 def test_a_set_that_was_killed_while_it_was_made_is_in_the_end_the_same(
         scenes: tuple[Path, Recipe, Path, MadeSet], tmp_path: Path) -> None:
     _, recipe, _, made = scenes

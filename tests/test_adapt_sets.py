@@ -90,6 +90,7 @@ def test_a_judge_that_knows_nothing_is_said_to_know_nothing_wherever_its_report_
     assert line in (tmp_path / "out" / "table.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_judge_that_knows_the_source_is_believed(once: dict[str, Path]) -> None:
     report = json.loads((once["stripes"] / "out" / "preservation.json").read_text())
     assert report["warnings"] == [] and report["unsure"] == [] and report["all"]["wrong_untranslated"] <= 0.25
@@ -441,6 +442,7 @@ def test_a_set_of_which_nothing_is_left_is_an_error_of_make_and_no_set_for_the_t
         evaluate(strict, out, Silent(), device="cpu")
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_each_class_is_counted_and_shown(tmp_path: Path, said: io.StringIO,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """An untrained translator makes all stripes alike: one of the two classes is lost to a judge that is right."""

@@ -111,8 +111,9 @@ def test_a_width_that_cannot_be_halved_for_every_level_is_one_of_a_recipes_mista
             {"resolution": 32, "images": 2, "levels": levels} for levels in (0, 1, 2)])
 
 
-@each_value(levels=[1, 2], options={"": {}, "batch": {"norm": "batch"}, "attention": {"attention": True}, "blurred": {
-    "upsample": "bilinear", "downsample": "blurred"}, "antialiased": {"downsample": "antialiased"}})
+@each_value(share=4, levels=[1, 2], options={
+    "": {}, "batch": {"norm": "batch"}, "attention": {"attention": True},
+    "blurred": {"upsample": "bilinear", "downsample": "blurred"}, "antialiased": {"downsample": "antialiased"}})
 def test_in_strips_it_gives_the_whole_images_output(levels: int, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     network = randomise(grown(levels, **SMALL | options)).eval()

@@ -639,6 +639,7 @@ def test_a_decoder_that_dies_costs_one_file(tmp_path, number):
     assert row["stage"] == "read" and f"was ended by {signal.Signals(number).name}" in row["message"]
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_costs_one_file(tmp_path, monkeypatch):
     numbered(tmp_path / "in", 4)
 

@@ -152,7 +152,7 @@ def test_a_launchers_processes_share_what_is_left(left, monkeypatch: pytest.Monk
     assert available_memory.usable_memory().bytes == 175 * MB
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_every_way_through_the_converter_gives_the_same_files(tmp_path: Path, left, workers: int) -> None:
     """Of PNGs, of TIFFs by rows and as a whole, read ahead or alone."""
     (tmp_path / "in").mkdir()

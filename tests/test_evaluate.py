@@ -160,6 +160,7 @@ def test_evaluating_changes_nothing_of_the_training(make: Any, evaluate: int, sh
     assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [pytest.param(8, marks=pytest.mark.slow), 14, pytest.param(18, marks=pytest.mark.slow)])
 def test_an_interrupted_run_with_evaluations_and_an_average_resumes_bit_identically(at: int, shared_pairs: Path,
                                                                                     tmp_path: Path) -> None:

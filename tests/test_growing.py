@@ -313,7 +313,7 @@ def test_a_level_that_is_trained_alone_leaves_the_generators_inside_as_they_are(
                for parameter in network.parameters())
 
 
-@each_value(share=3, variant=[variant for variant in VARIANTS if VARIANTS[variant][0] in GENERATORS],
+@each_value(share=6, variant=[variant for variant in VARIANTS if VARIANTS[variant][0] in GENERATORS],
             fading=[True, False])
 def test_a_grown_generator_in_strips_gives_the_whole_images_output(variant: str, fading: bool) -> None:
     config, network = make(variant)

@@ -442,6 +442,7 @@ def test_a_collapse_that_passes_is_rolled_back_and_the_run_goes_on_with_other_da
     assert final_state(run)["generator_ab.safetensors"] != final_state(whole)["generator_ab.safetensors"], "other data"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [22, pytest.param(26, marks=pytest.mark.slow)])
 def test_a_run_that_was_rolled_back_resumes_bit_identically(at: int, shared_pairs: Path, tmp_path: Path,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,7 +594,7 @@ def test_a_weight_that_is_not_finite_is_healed_from_the_checkpoint(shared_pairs:
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 
 
-@pytest.mark.parametrize("option", one_in(2, list(GuardConfig.model_fields)))
+@pytest.mark.parametrize("option", one_in(4, list(GuardConfig.model_fields)))
 def test_every_option_of_the_guard_changes_what_it_does(option: str, shared_pairs: Path, tmp_path: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen in when, and how often, a training that stays constant is told of, or one whose images are not finite."""
@@ -632,7 +633,7 @@ def test_without_a_guard_nobody_watches(shared_pairs: Path, tmp_path: Path, monk
     assert [int(path.name) for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [36, 40]
 
 
-@pytest.mark.parametrize("name", one_in(2, ["constant output", "NaN weight", "identity copy", "saturated output",
+@pytest.mark.parametrize("name", one_in(3, ["constant output", "NaN weight", "identity copy", "saturated output",
                                             "dead discriminator", "NaN running statistics"]))
 def test_failures_of_the_zoo_are_seen_and_named_in_small(name: str, shared_pairs: Path, tmp_path: Path) -> None:
     failure = PERSISTENT[name]
@@ -668,6 +669,7 @@ def test_a_resume_may_change_the_guard_and_take_it_from_there(shared_pairs: Path
         train(guarded_recipe(shared_pairs, seed=2), run, Silent(), resume=True)
 
 
+@pytest.mark.slow
 def test_two_processes_see_and_do_the_same(shared_pairs: Path, tmp_path: Path) -> None:
     """One of them gets images that are not finite, later the generator of both collapses: they skip and go back
     together, and end with the same weights."""

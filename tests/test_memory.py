@@ -181,7 +181,7 @@ def games_under_plans() -> Iterator[Any]:
     for row, name in enumerate(GAMES):
         kinds = [kind for kind in KINDS if GAMES[name].keys() <= KINDS[kind].model_fields.keys()]
         for column, plan in enumerate(["split", "preact", "replay", "strips_blocks"]):
-            quick = kinds[(row // 4 + column // 2) % len(kinds)] if (row + column) % 4 == 0 else None
+            quick = kinds[(row // 4 + column // 2) % len(kinds)] if (row + column) % 8 == 0 else None
             yield from (pytest.param(name, kind, plan, marks=() if kind == quick else pytest.mark.slow)
                         for kind in kinds)
 
@@ -343,7 +343,7 @@ def of_two_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
     return folder
 
 
-@each_value(share=4, name=["resnet", "cut-resnet"], plan=PLANS)
+@each_value(share=8, name=["resnet", "cut-resnet"], plan=PLANS)
 def test_two_processes_give_the_gradients_of_the_whole_batch(name: str, plan: str, of_two_processes: Path) -> None:
     expected, bound = joint_step(name, (32, 40), 4)
     for process in range(2):
@@ -351,7 +351,7 @@ def test_two_processes_give_the_gradients_of_the_whole_batch(name: str, plan: st
         assert worst_error(found, expected) <= bound
 
 
-@each_value(share=4, name=OF_THE_WHOLE_BATCH)
+@each_value(share=8, name=OF_THE_WHOLE_BATCH)
 def test_two_processes_play_every_game_as_one_does(name: str, of_two_processes: Path) -> None:
     played = functools.partial(play, name, "cyclegan", "preact", (32, 40), 4)
     expected, _, advanced_once = played()

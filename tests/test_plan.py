@@ -113,15 +113,14 @@ class TestAgainstRealSteps:
         found = self.measured(SMALL_CUT, 256, memory.PLANS[plan], precision)
         assert prediction(SMALL_CUT, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)
 
-    @pytest.mark.parametrize("config", [SMALL_PIX2PIX, BATCH_RESIZE], ids=["unet", "resnet"])
-    @pytest.mark.parametrize(("plan", "precision"), [("plain", "fp32"), ("blocks", "bf16"), ("preact", "fp32")])
-    def test_pix2pix_within_one_percent(self, config: dict[str, Any], plan: str, precision: str) -> None:
+    @each_value(config={"unet": SMALL_PIX2PIX, "resnet": BATCH_RESIZE},
+                plan_and_precision=[("plain", "fp32"), ("blocks", "bf16"), ("preact", "fp32")])
+    def test_pix2pix_within_one_percent(self, config: dict[str, Any], plan_and_precision: tuple[str, str]) -> None:
+        plan, precision = plan_and_precision
         found = self.measured(config, 256, memory.PLANS[plan], precision)
         assert prediction(config, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)
 
-    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-    @pytest.mark.parametrize("plan", ["split", "preact"])
-    @pytest.mark.parametrize("kind", ["r1", "wgan_gp"])
+    @each_value(kind=["r1", "wgan_gp"], plan=["split", "preact"], precision=["fp32", "bf16"])
     def test_with_a_penalty_within_one_percent(self, kind: str, plan: str, precision: str) -> None:
         """A wide discriminator beside a narrow generator, so that the peak is the penalty's."""
         config = {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 1},

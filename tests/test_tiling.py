@@ -365,6 +365,7 @@ def test_translating_takes_the_memory_that_is_forecast(network: nn.Module, setti
     assert tiling.forecast(network, image.shape, settings=settings).peak_bytes == pytest.approx(counter.peak, rel=0.15)
 
 
+@pytest.mark.slow
 def test_settings_follow_from_the_memory_that_is_allowed() -> None:
     network = ResNet(3, 3, 64, 2)
     shape, found = (1, 3, 2000, 2000), []

@@ -235,6 +235,7 @@ def ladder_peaks() -> dict[str, int]:
 
 
 class TestOutOfMemory:
+    @pytest.mark.slow
     @pytest.mark.parametrize("settled", [
         plan if plan == "replay" else pytest.param(plan, marks=pytest.mark.slow) for plan in memory.LADDER])
     def test_any_budget_settles_on_the_first_plan_that_fits_and_ends_with_its_weights(self, settled: str) -> None:

@@ -269,6 +269,7 @@ def test_a_worker_that_is_killed_is_named_at_once_whatever_the_command_does_just
 # -- the translator on several GPUs ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_planner_counts_the_network_of_the_consistency_loss_before_it_is_trained(
         tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = scenes_recipe(write_scenes(tmp_path, 4), adapt={"semantic": {"weight": 1.0, "back": 1.0}})

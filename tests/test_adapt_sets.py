@@ -232,6 +232,7 @@ def test_a_set_of_another_recipe_is_refused(once: dict[str, Path]) -> None:
         evaluate(longer, out, Silent(), device="cpu")
 
 
+@pytest.mark.slow
 def test_the_table_takes_the_sets_of_the_last_make_and_says_how_many(tmp_path: Path) -> None:
     """Not what else begins with their name, and no set of an earlier call."""
     recipe, out = stripes_recipe(write_stripes(tmp_path, 6), adapt={"seeds": 1}), tmp_path / "out"

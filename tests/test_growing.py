@@ -382,6 +382,7 @@ def whole(translator: Translator) -> dict[str, Tensor]:
             for key, value in module.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_restore_that_forgets_how_far_a_level_has_faded_in_is_caught(shared_pairs: Path, tmp_path: Path,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the comparison above can fail: a fade that begins again ends in another state."""

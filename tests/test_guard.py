@@ -459,6 +459,7 @@ def test_a_run_that_was_rolled_back_resumes_bit_identically(at: int, shared_pair
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_rollback_replaces_the_only_checkpoint_costs_nothing(
         shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All newer ones are gone by then, and the healthy one has another name for an instant."""
@@ -515,6 +516,7 @@ def test_before_there_is_a_checkpoint_it_goes_back_to_the_beginning(
     assert rollback["images"] == 0
 
 
+@pytest.mark.slow
 def test_it_goes_back_over_the_border_of_a_stage(shared_pairs: Path, tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     break_steps(monkeypatch, 4)
@@ -614,6 +616,7 @@ def test_every_option_of_the_guard_changes_what_it_does(option: str, shared_pair
                                                            "skips": [20]}[option]]
 
 
+@pytest.mark.slow
 def test_while_the_discriminators_warm_up_alone_nothing_is_a_sign(shared_pairs: Path, tmp_path: Path,
                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     break_steps(monkeypatch, 10_000)
@@ -626,6 +629,7 @@ def test_while_the_discriminators_warm_up_alone_nothing_is_a_sign(shared_pairs: 
         assert [event["images"] for event in told(tmp_path / str(warmup), "collapse")] == alarms
 
 
+@pytest.mark.slow
 def test_without_a_guard_nobody_watches(shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_steps(monkeypatch, 10_000)
     train(guarded_recipe(shared_pairs, guard=None), tmp_path / "run", Silent())

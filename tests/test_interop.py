@@ -78,6 +78,7 @@ def test_in_strips_it_gives_the_whole_images_output(row: str, tmp_path: Path) ->
     assert (tiling.apply(ours, image, settings=Settings(7, 0.0)) - truth).abs().max() <= 1e-10
 
 
+@pytest.mark.slow
 def test_old_formats_wrappers_prefixes_and_half_precision_are_read(tmp_path: Path) -> None:
     theirs = shaken(ResNetOfTheirs(norm="batch"))
     state, image = theirs.state_dict(), images((32, 32))

@@ -390,7 +390,7 @@ for path in (Path("x.tif"), Path("float.tif")):
 # ---- writing by rows
 
 
-@each_value(share=4, samples=[
+@each_value(share=8, samples=[
     (np.uint8, 1, False), (np.uint8, 1, True), (np.uint8, 3, False), (np.uint8, 3, True), (np.uint8, 4, False),
     (np.uint8, 12, False), (np.uint16, 1, False), (np.uint16, 3, True), (np.uint16, 12, False),
     (np.float32, 1, False), (np.float32, 3, False), (np.float32, 12, False)],

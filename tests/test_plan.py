@@ -179,6 +179,7 @@ def test_storages_are_counted_once_while_they_live() -> None:
     assert (counter.live, counter.peak) == (0, 4096)
 
 
+@pytest.mark.slow
 def test_compute_is_what_torchs_own_counter_finds() -> None:
     recipe = recipe_of(SMALL_CYCLEGAN, 64)
     totals = []

@@ -211,7 +211,7 @@ def test_every_shipped_recipe_validates_and_opens_with_its_use(path: Path) -> No
     assert load_recipe(path).name == path.stem
 
 
-@pytest.mark.parametrize("path", one_in(3, shipped_recipes()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", one_in(5, shipped_recipes()), ids=lambda path: path.stem)
 def test_every_shipped_recipe_trains_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On toy images in its own layout, with its own networks made narrow."""
     recipe = load_recipe(path)

@@ -451,6 +451,7 @@ def test_a_run_belongs_to_one_process_at_a_time(shared_pairs: Path, tmp_path: Pa
     train(recipe, tmp_path / "run", Silent(), resume=True)
 
 
+@pytest.mark.slow
 def test_the_losses_of_a_resumed_run_are_those_of_an_uninterrupted_one(shared_pairs: Path, tmp_path: Path) -> None:
     recipe = cyclegan_recipe(shared_pairs, every={"log": 10, "sample": 40, "checkpoint": 4},
                              stages=[{"resolution": 16, "images": 20, "batch_size": 2}])

@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from translate.data.pairing import shared_names
 from translate.errors import DataError, visible
 from translate.evaluation.folder_images import FolderImages, doubts, list_folder
 from translate.evaluation.scoring import OnProgress, Results
 from translate.images.values import Range
 from translate.metrics.alignment import Alignment, align
+from translate.metrics.diversity import resized
 from translate.metrics.intervals import mean
 
 MOST_ALIGNED = 16  # pairs that are measured, evenly spread: each takes about a second
@@ -51,7 +49,7 @@ def evaluate_alignment(folder: Path, source: Path, *, most: int | None = None, l
     for index, path in enumerate(images.paths):
         image, origin = images.read(index), origins.read(index)
         num_resized += image.shape[1:] != origin.shape[1:]
-        origin = _at_size_of(origin, image)
+        origin = resized(origin, (image.shape[1], image.shape[2]))
         measured.append((path, align(origin, image)))
         if measured[-1][1].confident:
             floors.append(align(origin, origin))
@@ -82,13 +80,6 @@ def add_alignment(results: Results, folder: Path, source: Path, most: int | None
     results.scores |= found.scores
     results.floor |= found.floor
     results.missing += found.missing
-
-
-def _at_size_of(origin: Tensor, image: Tensor) -> Tensor:
-    if origin.shape[1:] == image.shape[1:]:
-        return origin
-    return F.interpolate(origin[None], image.shape[1:], mode="bilinear", align_corners=False,
-                         antialias=True)[0].clamp(-1, 1)
 
 
 def _notes(measured: Sequence[tuple[Path, Alignment]], sure: Sequence[tuple[Path, Alignment]], num_resized: int,

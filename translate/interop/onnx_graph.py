@@ -99,7 +99,8 @@ def export_onnx(release: Release, file: Path, pixels: Pixels = "signed", half: b
     content = program.SerializeToString()
 
     # Nothing is written that was not seen to be right
-    checks = [_compared(content, portable, network, pixels, channels, shape) for shape in unseen_shapes(network)]
+    session = _session(content)
+    checks = [_compared(session, network, pixels, channels, shape) for shape in unseen_shapes(network)]
     if wrong := [check for check in checks if not _is_near(check, pixels, half)]:
         raise TranslateError(f"the exported graph is not the network: {_in_words(wrong)}; nothing was written", file,
                              "this is a fault of the exporter or the runtime: please report it with the recipe")
@@ -238,16 +239,19 @@ def unseen_shapes(network: Generator) -> list[tuple[int, int, int]]:
             (1, max(network.smallest // 2 - 1, 3), side + 3), (3, max(network.smallest - 1, 5), side)]
 
 
-def _compared(content: bytes, portable: Portable, network: Generator, pixels: Pixels, channels: int,
-              shape: tuple[int, int, int]) -> Check:
-    """Return how near the graph is to the network itself, in float32, for images of a shape."""
+def _session(content: bytes) -> Any:
+    """Return ONNX Runtime with a graph in it."""
     import onnxruntime
 
-    # What the graph makes
-    image = example_of(pixels, channels, shape, seed=1)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _compared(session: Any, network: Generator, pixels: Pixels, channels: int, shape: tuple[int, int, int]) -> Check:
+    """Return how near the graph is to the network itself, in float32, for images of a shape."""
+    # What the graph makes
+    image = example_of(pixels, channels, shape, seed=1)
     (made,) = session.run([OUTPUT], {INPUT: image.numpy()})
 
     # What the network makes of the same pixels, by its own way of padding
@@ -257,7 +261,7 @@ def _compared(content: bytes, portable: Portable, network: Generator, pixels: Pi
             signed = signed.permute(0, 3, 1, 2) / HALF_RANGE[INTEGERS[pixels]] - 1
         elif pixels == "unit":
             signed = signed * 2 - 1
-        expected = copy.deepcopy(network).float().eval()(signed).double()
+        expected = network(signed).double()  # a release's generator is in float32 and in eval mode
     if pixels in INTEGERS:
         expected = ((expected.clamp(-1, 1) + 1) * HALF_RANGE[INTEGERS[pixels]]).round().permute(0, 2, 3, 1)
     elif pixels == "unit":

@@ -25,7 +25,7 @@ def thumbnail(image: Tensor, largest: int = THUMBNAIL_SIDE) -> Tensor:
     """Return an image (C, H, W) in [-1, 1] shrunk to sides of at most `largest` px, on the CPU."""
     check_image(image)
     size = [min(side, largest) for side in image.shape[-2:]]
-    return _resized(image.float().cpu(), (size[0], size[1]))
+    return resized(image.float().cpu(), (size[0], size[1]))
 
 
 def similarity(thumbnails: Sequence[Tensor]) -> Estimate:
@@ -41,7 +41,7 @@ def similarity(thumbnails: Sequence[Tensor]) -> Estimate:
     size = min(each.shape[1] for each in thumbnails), min(each.shape[2] for each in thumbnails)
     if min(size) < MIN_SIDE_SSIM:
         raise DataError(f"images of {size[1]}×{size[0]} px are too small for SSIM; {MIN_SIDE_SSIM} px are needed")
-    small = [_resized(each, size)[None] for each in thumbnails]
+    small = [resized(each, size)[None] for each in thumbnails]
 
     # Compare each with those that follow it.
     compare = ms_ssim if min(size) >= MIN_SIDE_MS_SSIM else ssim
@@ -54,7 +54,8 @@ def similarity(thumbnails: Sequence[Tensor]) -> Estimate:
     return mean([likeness(number) for number in range(len(small))])
 
 
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return an image (C, H, W) in [-1, 1] at another (height, width), without aliasing."""
     if tuple(image.shape[-2:]) == size:
         return image
     return F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0].clamp(-1, 1)

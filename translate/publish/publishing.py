@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from translate.publish.card import EXAMPLE, card_of, example, score_table
 from translate.report.reading import read_run
 from translate.report.showcase import read_shown
 from translate.runs.folder import RECIPE_FILE, load_saved
-from translate.runs.hub import CARD, SECONDS_TO_ANSWER, Address, as_our_errors
+from translate.runs.hub import CARD, Address, as_our_errors, file_of, program
 from translate.runs.manifest import MANIFEST, READ, verify
 from translate.runs.release import RELEASE, About
 
@@ -105,13 +104,11 @@ def _known_of_the_run(release: Path) -> tuple[list[str], bytes | None, list[str]
 
 def _card_on_the_hub(repository: str) -> str | None:
     """Return the text of the card that is there; None where there is none."""
-    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     with as_our_errors(Address(repository), "looking for its card"):
         try:
-            HfApi().repo_info(repository, timeout=SECONDS_TO_ANSWER)
-            return Path(hf_hub_download(repository, CARD)).read_text(encoding="utf-8")
+            return file_of(Address(repository), CARD).read_text(encoding="utf-8")
         except LocalEntryNotFoundError:  # an `EntryNotFoundError` as well, and says that the server is gone
             raise
         except (EntryNotFoundError, RepositoryNotFoundError):
@@ -122,7 +119,7 @@ def _sent(made: Publication, private: bool) -> Publication:
     """Make the repository where there is none, and commit."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    api: Any = HfApi(library_name="diptych", library_version=version("diptych"))
+    api: Any = HfApi(**program())
     contents: dict[str, Any] = {path.name: path for path in made.files} | made.texts
     with as_our_errors(Address(made.repository), "publishing"):
         api.create_repo(made.repository, private=private, exist_ok=True)
@@ -132,4 +129,4 @@ def _sent(made: Publication, private: bool) -> Publication:
         commit = api.create_commit(made.repository, [
             *(CommitOperationAdd(name, content) for name, content in contents.items()),
             *(CommitOperationDelete(name) for name in left)], commit_message="Release")
-    return Publication(made.repository, made.files, made.texts, made.notes, str(commit.commit_url))
+    return replace(made, address=str(commit.commit_url))

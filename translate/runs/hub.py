@@ -78,24 +78,36 @@ def fetch(where: Address) -> Fetched:
     Raises `UsageError` where there is no such repository or revision, or nobody may read it without a token,
     `CheckpointError` where it holds no release, `NetworkError` where the server cannot be reached and no copy is here.
     """
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    name, revision = where.repository, where.revision
-    program: dict[str, Any] = {"library_name": "diptych", "library_version": version("diptych")}
     try:
         with as_our_errors(where):
-            HfApi(**program).repo_info(name, revision=revision, timeout=SECONDS_TO_ANSWER)  # is it there, and answers?
-            manifest = Path(hf_hub_download(name, MANIFEST, revision=revision, **program))
+            manifest = file_of(where, MANIFEST)
             wanted = [glob.escape(each) for each in names_in(manifest, where)]
 
             # All of one commit, also where somebody pushes another one meanwhile
             commit = manifest.parent.name
-            return Fetched(Path(snapshot_download(name, revision=commit, allow_patterns=wanted, **program)))
+            return Fetched(Path(snapshot_download(where.repository, revision=commit, allow_patterns=wanted,
+                                                  **program())))
     except NetworkError as error:
         kept = _kept(where)
         if kept is None:
             raise
         return Fetched(kept, f"{where}: {error.what}; the copy that was downloaded before is used")
+
+
+def file_of(where: Address, name: str) -> Path:
+    """Download one file of a repository. Raises what the Hub's library raises (see `as_our_errors`)."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    # Asked first whether it is there and answers: the download itself tries again for half a minute
+    HfApi(**program()).repo_info(where.repository, revision=where.revision, timeout=SECONDS_TO_ANSWER)
+    return Path(hf_hub_download(where.repository, name, revision=where.revision, **program()))
+
+
+def program() -> dict[str, Any]:
+    """Return how this program names itself to the Hub."""
+    return {"library_name": "diptych", "library_version": version("diptych")}
 
 
 def names_in(manifest: Path, where: Address) -> list[str]:

@@ -441,7 +441,8 @@ def test_the_kernel_distance_orders_real_good_half_trained_and_untrained(tmp_pat
                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """On the earth, by MobileNetV2's real features: its distance falls as a training gets on."""
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
-    features.fetch_mobilenet(tmp_path)
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path))
+    features.fetch_mobilenet()
     data = split_in_halves(prepare(find_card("earth"), tmp_path), tmp_path / "halves")
     changes = ["data.card=null", f"data.folder={data}", "stages.0.images=1200", "stages.1.images=4",
                "every.evaluate=null", "translator.ema=0.99", "every.checkpoint=400", "keep_checkpoints=9"]
@@ -453,7 +454,7 @@ def test_the_kernel_distance_orders_real_good_half_trained_and_untrained(tmp_pat
     torch.manual_seed(0)
     generators = {"good": load_release(tmp_path / "good").generator, "half": load_release(tmp_path / "half").generator,
                   "untrained": recipe.translator.build(3, 3).generator("ab").eval()}
-    held_out, network = HeldOut(recipe, tmp_path), features.available(tmp_path)[0][0]
+    held_out, network = HeldOut(recipe, tmp_path), features.available()[0][0]
     reals = [network(held_out.real(number))["mobilenet"] for number in range(len(held_out.reals))]
     resampled = {"real": kernel_distances(reals[::2], reals[1::2])}
     for name, generator in generators.items():

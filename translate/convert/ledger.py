@@ -124,6 +124,7 @@ class Ledger:
             return
         with files.as_disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            files.unshare(self.path)
             with files.appending(self.path) as file:  # a line that a crash has cut must not swallow the next one
                 if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
                     file.write(b"\n")

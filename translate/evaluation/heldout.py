@@ -44,7 +44,7 @@ from translate.errors import DataError, ImageError, TranslateError
 from translate.evaluation.in_words import verdict
 from translate.images.resampling import HeightWidth
 from translate.images.tensors import hide_unknown
-from translate.metrics.features import FeatureNetwork, MobileNet, find_mobilenet
+from translate.metrics.features import FeatureNetwork, MobileNet, features_folder, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, floor, observe, summarise
 from translate.metrics.reference import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
@@ -146,11 +146,10 @@ class Evaluator:
         """
         self.accelerator, self.precision, self.tell = accelerator, precision, tell
         self.unreadable: set[str] = set()
-        root = data_root()
-        self.held_out = HeldOut(recipe, root, most=recipe.evaluate.images)
-        weights = find_mobilenet(root) if recipe.data.channels_b in (1, 3) else None
+        self.held_out = HeldOut(recipe, data_root(), most=recipe.evaluate.images)
+        weights = find_mobilenet() if recipe.data.channels_b in (1, 3) else None
         self.networks: list[FeatureNetwork] = [] if weights is None else [MobileNet(weights, accelerator.device)]
-        self.metric = self._deciding(recipe.evaluate.metric, root, recipe.fitting(recipe.stages[-1]))
+        self.metric = self._deciding(recipe.evaluate.metric, recipe.fitting(recipe.stages[-1]))
         self.cadence = self._cadence(recipe)
         self._reals: dict[Fitting, dict[int, Observed]] = {}  # by their number
         # What the untouched input would score: where it could be an output
@@ -292,7 +291,7 @@ class Evaluator:
                       f"{error.path}: {error.what}")
         check_share(self.unreadable, self.held_out.num_files, error.path)
 
-    def _deciding(self, metric: str, root: Path, fitting: Fitting) -> str:
+    def _deciding(self, metric: str, fitting: Fitting) -> str:
         """Return the score that says what is best.
 
         Raises `DataError` for one that cannot be computed here, of images as `fitting` shows them at the end.
@@ -303,7 +302,7 @@ class Evaluator:
         # What it compares by: a network's features, or a truth
         if metric == "kernel_distance" and not self.networks:
             truth = "" if self.held_out.paired else "the truth of the test images is not known, and "
-            raise DataError(f"{truth}the kernel distance needs the weights of MobileNetV2 in {root / 'features'} and "
+            raise DataError(f"{truth}the kernel distance needs the weights of MobileNetV2 in {features_folder()} and "
                             "images of 1 or 3 channels", advice="run: translate data features"
                             + ("" if self.held_out.paired else f"; {TRUTH_ADVICE}"))
         if metric in NEEDS_TRUTH and not self.held_out.paired:

@@ -317,7 +317,7 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
     """
     # What sets and pairs are compared by, as far as it is on this machine
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks, missing = features.available(data_root(), device)
+    networks, missing = features.available(device)
     lpips: perceptual.LPIPS | str | None = perceptual.available(device) if paired else None
     if isinstance(lpips, str):
         missing, lpips = [lpips, *missing], None

@@ -18,7 +18,6 @@ from translate.errors import DataError
 from translate.losses.reconstruction import l1_loss
 from translate.networks import features
 from translate.networks.features import Features
-from translate.places import data_root
 from translate.schema import Config
 
 
@@ -72,10 +71,10 @@ class MobileNetV2(_Perceptual):
     stages: ClassVar[tuple[float, ...]] = (1.0, 1.0, 1.0, 1.0, 1.0)
 
     def find(self) -> Path:
-        found = features.find_mobilenet(data_root())
+        found = features.find_mobilenet()
         if found is None:
             raise DataError(f"translator.perceptual: mobilenet needs {features.MOBILENET_FILE} (14 MB) in "
-                            f"{data_root() / 'features'}; run: translate data features")
+                            f"{features.features_folder()}; run: translate data features")
         return found
 
     def network(self, weights: Path | None) -> Features:

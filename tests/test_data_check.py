@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from translate.data.check import Finding, check, recognise
-from translate.data.layouts import DataConfig, LayoutConfig
+from translate.data.layout import LayoutConfig
+from translate.data.layouts import DataConfig
 from translate.errors import TranslateError
 
 RGB = np.zeros((20, 30, 3), np.uint8)

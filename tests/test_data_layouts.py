@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from PIL import Image
 
 from translate import data
 from translate.data.labels import Labelling, read_labels
-from translate.data.layouts import DataConfig, LayoutConfig
+from translate.data.layout import LayoutConfig
+from translate.data.layouts import DataConfig
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
 from translate.data.scale import Fitting
@@ -62,9 +64,12 @@ def toy_folder(kind: str, root: Path) -> dict[str, Any]:
                 save(root / f"{split}_img" / f"{number}.png", image)
             elif kind == "computed":
                 save(root / split / f"{number}.png", image)
+            elif kind == "images":
+                save(root / split / ("cats" if number else "dogs") / f"{number}.png", image)
             else:
                 raise NotImplementedError(f"a new kind of data, {kind}: give it a toy folder, and these tests test it")
-    return {"kind": kind, "folder": root, **({"classes": 4} if kind == "labels" else {})}
+    classes: dict[str, Any] = {"labels": {"classes": 4}, "images": {"classes": ["cats", "dogs"]}}
+    return {"kind": kind, "folder": root, **classes.get(kind, {})}
 
 
 def members_of_the_union() -> list[str]:
@@ -80,10 +85,11 @@ def test_every_kind_reads_its_splits_and_states_its_channels(kind: str, tmp_path
         assert (len(samples), samples.split, samples.paired) == (num, split, config.paired)
         for index in range(num):
             sample = samples.whole(index)
-            assert sample.a.shape == (config.channels_a, 24, 32) and sample.b.shape == (config.channels_b, 24, 32)
+            side_a = (24, 32) if config.has_sources else (1, 1)  # what images from noise are drawn under has no sides
+            assert sample.a.shape == (config.channels_a, *side_a) and sample.b.shape == (config.channels_b, 24, 32)
             assert sample.a.dtype == sample.b.dtype == torch.float32
             assert sample.a.min() >= -1 and sample.a.max() <= 1 and sample.b.min() >= -1 and sample.b.max() <= 1
-    assert config.image_a.channels == config.channels_a  # type: ignore[attr-defined]
+    assert not config.has_sources or config.image_a.channels == config.channels_a  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", members_of_the_union())
@@ -360,7 +366,7 @@ def data_options(kind: str, root: Path) -> dict[str, tuple[dict[str, Any], dict[
         "image_b": ({}, {"image_b": {"channels": 3, "bits": 16} if kind == "computed" else {"channels": 1}}),
         "resize": ({}, {"resize": 40}), "augment": ({"augment": []}, {"augment": ["flip"]}),
     }
-    if kind != "computed":
+    if kind not in ("computed", "images"):
         suffixes = ("_label", "_img") if kind == "labels" else ("A", "B")
         if kind == "paired":  # two folders of their own
             for folder, blue in (("trainA", 0), ("trainB", 50), ("testA", 7), ("testB", 57)):
@@ -389,10 +395,30 @@ def data_options(kind: str, root: Path) -> dict[str, tuple[dict[str, Any], dict[
         things = {"folder": root / "things", "labels": "*"}
         options["instances"] = (things | {"instances": 4}, things | {"instances": 5})
         options["edges"] = ({}, {"edges": True})
+    if kind == "images":
+        options["classes"] = ({}, {"classes": ["dogs", "cats"]})
+        for split in ("train", "test"):
+            write_beside(root / "beside" / split, 3)
+        beside = {"folder": root / "beside"}
+        options["column"] = (beside, beside | {"column": "other"})
+        options["vectors"] = (beside, beside | {"vectors": {"size": 2}})
     if kind == "computed":
         options["input"] = ({}, {"input": "edges"})
+    if kind in ("computed", "images"):
         options["test_folder"] = ({}, {"test_folder": root / "other" / "train"})
     return options
+
+
+def write_beside(folder: Path, num: int) -> None:
+    """`num` images, with a metadata.jsonl of two columns with classes and one with vectors, and a vectors.npz."""
+    lines = []
+    for number in range(num):
+        name = save(folder / "nested" / f"{number}.png", coordinates(blue=number)).relative_to(folder).as_posix()
+        label = ("cats", "dogs")[number % 2]
+        lines.append(json.dumps({"file_name": name, "label": label, "other": 1, "text": [number, 0.5, -2]}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    names = [f"nested/{number}.png" for number in reversed(range(num))]
+    np.savez(folder / "vectors.npz", names=np.array(names), vectors=np.arange(2.0 * num).reshape(num, 2))
 
 
 def everything_read(fields: dict[str, Any], root: Path) -> str:

@@ -20,7 +20,8 @@ from tests.runs import pix2pix_recipe
 from translate.cli.app import app
 from translate.convert.jobs import Naming, plan_jobs
 from translate.data.check import Finding, check
-from translate.data.layouts import DataConfig, LayoutConfig
+from translate.data.layout import LayoutConfig
+from translate.data.layouts import DataConfig
 from translate.data.pairing import list_images
 from translate.errors import DataError, RunError, TranslateError, UsageError
 from translate.images.listing import OF_SYSTEMS, list_folder

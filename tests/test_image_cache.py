@@ -22,7 +22,7 @@ from tests.test_data_layouts import config_of, members_of_the_union, two_data_se
 from translate import data
 from translate.data import image_cache, samples
 from translate.data.image_cache import NUM_PARTS, ImageCache
-from translate.data.layouts import CACHE_FOLDER
+from translate.data.layout import CACHE_FOLDER
 from translate.errors import RunError
 from translate.images.reading import ImageConfig, read_image
 from translate.recipe import Recipe

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from translate.data import UnpairedConfig
-from translate.data.layouts import CACHE_FOLDER
+from translate.data.layout import CACHE_FOLDER
 from translate.data.stream import Stream
 from translate.data.transforms import use_one_thread
 

@@ -16,7 +16,7 @@ from translate.data.check import Finding, count_findings
 from translate.data.label_counts import LabelCounts
 from translate.data.labelled import Labelled, LabelledConfig, check_labels, first_of
 from translate.data.labelled_layouts import LabelMaps
-from translate.data.layouts import Split
+from translate.data.layout import Split
 from translate.data.pairing import match, named
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData, visible

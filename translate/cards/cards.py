@@ -18,7 +18,8 @@ from translate.cards.archives import only_folder, unpack
 from translate.cards.digits import DigitsConfig
 from translate.cards.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
 from translate.cards.rasters import RastersConfig
-from translate.data.layouts import FOLDERS_OF, DataConfig
+from translate.data.layout import FOLDERS_OF
+from translate.data.layouts import DataConfig
 from translate.errors import DataError, DiskError, DocumentError, Mistake, RecipeError, is_disk_fault, visible
 from translate.files import copy, remove_folder, sync_folder, write_json
 from translate.foreign import Count, Shape, read_json

@@ -15,7 +15,8 @@ from translate.data.check_pixels import PixelCount
 from translate.data.duplicates import Pictures
 from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
-from translate.data.layouts import FOLDERS_OF, LayoutConfig, SidesConfig
+from translate.data.layout import FOLDERS_OF, LayoutConfig
+from translate.data.layouts import SidesConfig
 from translate.data.pairing import match, named
 from translate.data.recognising import matched, recognise, train_sides, unknown_layout
 from translate.data.scale import Fitting, Scale, sides_in_words, sides_of

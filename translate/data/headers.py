@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from translate.data.layouts import LayoutConfig
+from translate.data.layout import LayoutConfig
 from translate.data.samples import Samples
 from translate.data.scale import HeightWidth, thinned
 from translate.errors import DataError, ImageError, TranslateError, visible

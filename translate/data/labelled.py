@@ -18,7 +18,7 @@ import numpy as np
 import pydantic
 
 from translate.data.label_counts import LabelCounts
-from translate.data.layouts import Split
+from translate.data.layout import Split
 from translate.data.pairing import NUM_NAMED, list_images
 from translate.data.places import PlaceConfig
 from translate.errors import DataError, ImageError, NoData

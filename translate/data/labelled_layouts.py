@@ -19,7 +19,7 @@ from pydantic import Field
 
 from translate.data.labelled import Labelled, LabelledConfig, matches
 from translate.data.labels import VOID, class_of, default_ignore, numbers_in, read_labels
-from translate.data.layouts import Split
+from translate.data.layout import Split
 from translate.data.pairing import match, named, pair_files
 from translate.errors import DataError, ImageError, visible
 from translate.foreign import Shape, parse
@@ -182,8 +182,8 @@ class ClassesConfig(Classes):
         unknown = sorted({parts[0] if len(parts) > 1 else f"{parts[0]}, which lies in no folder" for parts in found
                           if len(parts) < 2 or parts[0] not in self.names})
         if unknown:
-            raise DataError(f"unknown class {'; '.join(unknown[:8])}; known are {', '.join(self.names)} (names in the "
-                            "recipe)", images)
+            raise DataError(f"unknown class {'; '.join(unknown[:8])}; known are {', '.join(self.names)} (as the "
+                            "recipe says)", images)
         return Labelled(place, images, tuple(files), tuple(self.names.index(parts[0]) for parts in found))
 
 
@@ -234,7 +234,7 @@ class ImageFolderConfig(Classes):
             elif value in self.names:
                 yield name, self.names.index(value)
             else:
-                raise DataError(f"unknown class {value!r}; known are {', '.join(self.names)} (names in the recipe), or "
+                raise DataError(f"unknown class {value!r}; known are {', '.join(self.names)} (as the recipe says), or "
                                 "their numbers", where)
 
 

@@ -6,6 +6,7 @@
                folder/trainA, trainB, … paired by name
     labels     folder/train_label, train_img, test_label, test_img      or two folders a (labels), b (images)
     computed   a folder of photographs, or its train, test, val; A is computed from each
+    images     a folder of images, or its train, test, val; A is what each is drawn under (`translate.data.conditioned`)
 
 A card's data lie in a folder of its name and are read like any other folder. Folders may be nested, suffixes are read
 in any case, and the order is that of the sorted paths.
@@ -13,132 +14,28 @@ in any case, and the order is that of the sorted paths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
 
-from translate.data.image_cache import ImageCache
+from translate.data.conditioned import ImagesConfig
 from translate.data.labels import Labelling, default_ignore
+from translate.data.layout import FOLDERS_OF, LayoutConfig, OneFolderConfig, Split
 from translate.data.pairing import pair_files
-from translate.data.places import PlaceConfig
 from translate.data.samples import (
     AlignedSamples,
     ComputedInput,
     ComputedSamples,
     LabelSamples,
-    Loading,
     Samples,
     UnpairedSamples,
 )
-from translate.data.transforms import Augmentation
-from translate.errors import DataError, UsageError
+from translate.errors import DataError
 from translate.images.reading import ImageConfig
-from translate.images.transparency import Background
-from translate.places import data_root
-from translate.sizes import num_bytes
 
-Split = Literal["train", "test"]
-CACHE_FOLDER = ".image-cache"  # among prepared data sets
 LabelNumber = Annotated[int, Field(ge=0, le=65_535)]
-FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
-
-
-class LayoutConfig(PlaceConfig):
-    """What all layouts of a training's data share."""
-
-    image_b: ImageConfig = ImageConfig(channels=3)
-    # short side that images are loaded at, px; null keeps the size
-    resize: int | None = Field(default=286, ge=1, le=100_000)
-    augment: tuple[Augmentation, ...] = ("flip",)
-    # a file that cannot be read: stop saves and ends the training; skip takes another image, names and counts the file
-    on_unreadable: Literal["stop", "skip"] = "stop"
-
-    # decode a JPEG that `resize` shrinks to less than half at a half, quarter or eighth of its size: twice as fast, and
-    # its pixels differ by half a step of 255 in the mean. Not of files that hold A beside B
-    draft: bool = False
-    # keep images at the size that they are loaded at, in so much of the disk (20GB): null: none. No pixel depends on it
-    cache: str | None = None
-
-    paired: ClassVar[bool] = True  # a training sees pairs
-    aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
-
-    @property
-    def loading(self) -> Loading:
-        """Return what its samples need to know of it. Each layout has `image_a`, as a field or computed from others."""
-        image_a: ImageConfig = self.image_a  # type: ignore[attr-defined]
-        cache = None if self.cache is None else ImageCache(data_root() / CACHE_FOLDER, num_bytes(self.cache))
-        return Loading(image_a, self.image_b, self.resize, self.augment, self.on_unreadable == "skip", self.draft,
-                       cache)
-
-    @property
-    def truth_is_known(self) -> bool:
-        """Whether the recipe says that test image i of B is the truth of test image i of A."""
-        return self.paired
-
-    @property
-    def labelling(self) -> Labelling | None:
-        """Return what the numbers of A's label maps say; None where A are images."""
-        return None
-
-    @property
-    def channels_a(self) -> int:
-        return self.loading.image_a.channels
-
-    @property
-    def channels_b(self) -> int:
-        return self.image_b.channels
-
-    @property
-    def open_backgrounds(self) -> list[str]:
-        """The sides, image_a or image_b, of which it is left open on what transparent images are shown."""
-        return [side for side in ("image_a", "image_b") if side in type(self).model_fields
-                and "background" not in getattr(self, side).model_fields_set]
-
-    def with_backgrounds(self, backgrounds: Mapping[str, Background | None]) -> Self:
-        """Return the same with other backgrounds, by the sides of `open_backgrounds`."""
-        return self.model_copy(update={side: getattr(self, side).model_copy(update={"background": background})
-                                       for side, background in backgrounds.items()})
-
-    def build(self, split: Split, root: Path) -> Samples:
-        """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
-        samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
-        if samples is None:
-            raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
-        return samples
-
-    def find(self, name: str, root: Path) -> Samples | None:
-        """Return the images of the split that the disk calls `name` (train, test, val); None when there is none."""
-        raise NotImplementedError
-
-    def expected(self, split: Split) -> str:
-        """Return the folders that `build` looks for, in words."""
-        raise NotImplementedError
-
-    def description(self) -> str:
-        """Return in words what a folder of this layout holds, as it lies on the disk."""
-        raise NotImplementedError
-
-    @property
-    def contents(self) -> str:
-        return self.expected("train")
-
-    @pydantic.field_validator("cache")
-    @classmethod
-    def _is_a_size(cls, value: str | None) -> str | None:
-        try:
-            return value if value is None or num_bytes(value) else None
-        except UsageError as error:
-            raise ValueError(str(error)) from None
-
-    @pydantic.field_validator("augment")
-    @classmethod
-    def _each_once(cls, value: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError(f"{', '.join(value)}: each augmentation once")
-        return value
 
 
 class SidesConfig(LayoutConfig):
@@ -327,12 +224,11 @@ class LabelsConfig(SidesConfig):
         return self
 
 
-class ComputedConfig(LayoutConfig):
+class ComputedConfig(OneFolderConfig):
     """Photographs (B), and as A what is computed from them: their luma, or their edges."""
 
     kind: Literal["computed"] = "computed"
     input: ComputedInput = "grey"
-    test_folder: Path | None = None  # photographs held out, where `folder` has no test or val in it
 
     @property
     def image_a(self) -> ImageConfig:
@@ -340,16 +236,8 @@ class ComputedConfig(LayoutConfig):
         return self.image_b.model_copy(update={"channels": 1})
 
     def find(self, name: str, root: Path) -> Samples | None:
-        place = self.place(root)
-        if name == "test" and self.test_folder is not None:
-            folder = self.test_folder.expanduser()
-        elif (place / name).is_dir():
-            folder = place / name
-        elif name == "train" and not any((place / other).is_dir() for other in FOLDERS_OF["test"]):
-            folder = place  # all of it, as nothing in it is set apart
-        else:
-            return None
-        return ComputedSamples(self.loading, name, self.list_files(folder), self.input)
+        folder = self.folder_of(name, root)
+        return None if folder is None else ComputedSamples(self.loading, name, self.list_files(folder), self.input)
 
     def description(self) -> str:
         return "photographs"
@@ -361,12 +249,8 @@ class ComputedConfig(LayoutConfig):
     def _can_be_computed(self) -> ComputedConfig:
         if self.image_b.channels != 3 and not (self.input == "edges" and self.image_b.channels == 1):
             raise ValueError(f"image_b.channels: {self.input} is computed from 3 channels, not {self.image_b.channels}")
-        if self.test_folder is not None and self.folder is None:
-            raise ValueError("test_folder: goes with folder; a card has its own test images")
-        if self.test_folder is not None and self.folder is not None and self.test_folder.is_relative_to(self.folder):
-            raise ValueError("test_folder: lies in folder, and its images would be trained on; call it test, and put "
-                             "the others into train beside it")
         return self
 
 
-DataConfig = Annotated[UnpairedConfig | PairedConfig | LabelsConfig | ComputedConfig, Field(discriminator="kind")]
+DataConfig = Annotated[UnpairedConfig | PairedConfig | LabelsConfig | ComputedConfig | ImagesConfig,
+                       Field(discriminator="kind")]

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from translate.data.labels import VOID, read_labels
+from translate.data.layout import FOLDERS_OF, LayoutConfig
 from translate.data.layouts import (
-    FOLDERS_OF,
     ComputedConfig,
     LabelsConfig,
-    LayoutConfig,
     PairedConfig,
     SidesConfig,
     UnpairedConfig,

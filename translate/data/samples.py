@@ -108,8 +108,9 @@ class Samples:
         """
         return None
 
-    def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Return what `fitted` gave, after its transforms, as (a, b): each (C, H, W) in [-1, 1]."""
+    def tensors(self, images: Sequence[np.ndarray], index: int) -> tuple[Tensor, Tensor]:
+        """Return what `fitted` gave of A's image `index`, after its transforms, as (a, b): each (C, H, W) in [-1, 1].
+        """
         a, b = images
         return to_tensor(a, self.image_a), to_tensor(b, self.image_b)
 
@@ -155,7 +156,8 @@ class Samples:
 
         Of unpaired sides, indices wrap around. Raises `ImageError`.
         """
-        a, b = self.tensors(self.fitted(index % len(self.files_a), index % len(self.files_b), resize, crop))
+        index_a, index_b = index % len(self.files_a), index % len(self.files_b)
+        a, b = self.tensors(self.fitted(index_a, index_b, resize, crop), index_a)
         return Sample(a, b, stable_hash("whole", index))
 
     def shape_in(self, path: Path) -> tuple[int, int]:
@@ -222,7 +224,7 @@ class LabelSamples(Samples):
     def count_labels(self, at_most: int) -> LabelCounts:
         return count_label_maps(self.labelling, self.files_a, at_most)
 
-    def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def tensors(self, images: Sequence[np.ndarray], index: int) -> tuple[Tensor, Tensor]:
         labels, b = images
         return self.labelling.planes(labels), to_tensor(b, self.image_b)
 
@@ -237,7 +239,7 @@ class ComputedSamples(Samples):
     def stored(self, index_a: int, index_b: int) -> list[Stored]:
         return [self.stored_image(self.files_b[index_b], self.image_b)]
 
-    def tensors(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def tensors(self, images: Sequence[np.ndarray], index: int) -> tuple[Tensor, Tensor]:
         b = to_tensor(images[0], self.image_b)
         return COMPUTE[self.kind](b), b
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from translate.data.hashing import stable_hash
-from translate.data.layouts import LayoutConfig, SidesConfig
+from translate.data.layout import LayoutConfig
+from translate.data.layouts import SidesConfig
 from translate.data.loading import CHECK_ALL, OR_SKIP, TIMEOUT_SECONDS, Loadable, Shares, load
 from translate.data.pairing import pair_files
 from translate.data.samples import Sample, Samples
@@ -43,6 +44,8 @@ class Drawn(NamedTuple):
 @dataclass(frozen=True)
 class Batch:
     """N samples: a (N, C_a, H, W) and b (N, C_b, H, W), float32 in [-1, 1], and the key of each sample.
+
+    Of images that are drawn from noise, a is what each is drawn under, (N, C_a, 1, 1) (`translate.data.conditioned`).
 
     `has_unknown`: some pixels have no data (`translate.images.tensors.UNKNOWN`).
     """
@@ -143,7 +146,7 @@ class Stream(Loadable):
             images = self.transform(images, key_a)
         else:
             images = [self.transform([image], key)[0] for image, key in zip(images, (key_a, key_b), strict=True)]
-        return Sample(*self.samples.tensors(images), key_a)
+        return Sample(*self.samples.tensors(images, index_a), key_a)
 
     def address(self, number: int, seed: int | None = None) -> tuple[int, int, int, int]:
         """Return (index in A, index in B, key of A, key of B) of sample `number`, whose own key is that of A.
@@ -195,13 +198,13 @@ def held_out(config: LayoutConfig, root: Path, num: int, fitting: Fitting,
         if len(chosen) == num:
             break
         try:
-            images = samples.fitted(index % len(samples.files_a), index % len(samples.files_b), fitting.resize,
-                                    fitting.crop)
+            index_a = index % len(samples.files_a)
+            images = samples.fitted(index_a, index % len(samples.files_b), fitting.resize, fitting.crop)
         except ImageError as error:
             if samples.loading.skips_unreadable and (chosen or index < len(samples) - 1):
                 continue
             raise DataError.of(error, CHECK_ALL) from None
-        a, b = samples.tensors([middle(image, most_pixels) for image in images])
+        a, b = samples.tensors([middle(image, most_pixels) for image in images], index_a)
         chosen.append(Sample(a, b, stable_hash("held out", index)))
     return chosen
 
@@ -246,7 +249,7 @@ def paired_by_name(config: LayoutConfig, samples: Samples, root: Path) -> Sample
 
 def hint_at_truth(config: LayoutConfig, root: Path) -> str:
     """Return a line on test images that all pair by name where no recipe says that they are pairs; else nothing."""
-    if config.truth_is_known:
+    if config.truth_is_known or not isinstance(config, SidesConfig):
         return ""
     with suppress(DataError):
         pairs = paired_by_name(config, config.build("test", root), root)

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from translate.data.headers import FEW, Headers, look_at, plural
-from translate.data.layouts import LayoutConfig
+from translate.data.layout import LayoutConfig
 from translate.data.recognising import Kind, read_as
 from translate.data.scale import differ
 from translate.errors import DataError, DoesNotFit, ImageError, visible

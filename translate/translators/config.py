@@ -30,6 +30,10 @@ class DataPart(Protocol):
         """Whether each image of A has its truth in B."""
 
     @property
+    def has_sources(self) -> bool:
+        """Whether A are images that a translator starts from, and not what images are drawn under from noise."""
+
+    @property
     def channels_a(self) -> int:
         """The channels of what stands for A: those of its images, or of one-hot labels."""
 
@@ -43,6 +47,7 @@ class BaseTranslatorConfig(Config):
 
     directions: ClassVar[tuple[Direction, ...]]
     needs_pairs: ClassVar[bool]
+    needs_sources: ClassVar[bool] = True  # whether it starts from images, and not from noise
     needs_equal_channels: ClassVar[str | None] = None  # why its images of A and B need as many; None: they need not
     grows: ClassVar[bool] = False  # whether its networks may gain outer levels
     published_first: ClassVar[Side] = "generator"  # whom the authors' code trains first in a step
@@ -74,6 +79,10 @@ class BaseTranslatorConfig(Config):
         if self.needs_pairs and not data.paired:
             yield Mistake("translator.kind", f"{self.kind} needs pairs, and data.kind {data.kind} has none",
                           "use data.kind: paired, labels or computed, or translator.kind: cyclegan or cut")
+        if self.needs_sources != data.has_sources:
+            yield Mistake("translator.kind", f"{self.kind} starts from {'images' if self.needs_sources else 'noise'}, "
+                          f"and data.kind {data.kind} has {'sources' if data.has_sources else 'no sources'}",
+                          "data.kind: images goes with translator.kind: noise, all others with the others")
         if self.needs_equal_channels is not None and data.channels_a != data.channels_b:
             yield Mistake("translator.kind", f"{self.kind} {self.needs_equal_channels}, which needs as many channels "
                           f"in A as in B, not {data.channels_a} and {data.channels_b}", "use cyclegan or pix2pix")

@@ -1,0 +1,150 @@
+"""What every layout of a training's data is: two sides, how they are loaded, and where the images of a split lie.
+
+`translate.data.layouts` has the layouts themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from translate.data.image_cache import ImageCache
+from translate.data.labels import Labelling
+from translate.data.places import PlaceConfig
+from translate.data.samples import Loading, Samples
+from translate.data.transforms import Augmentation
+from translate.errors import DataError, UsageError
+from translate.images.reading import ImageConfig
+from translate.images.transparency import Background
+from translate.places import data_root
+from translate.sizes import num_bytes
+
+Split = Literal["train", "test"]
+CACHE_FOLDER = ".image-cache"  # among prepared data sets
+FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
+
+
+class LayoutConfig(PlaceConfig):
+    """What all layouts of a training's data share."""
+
+    image_b: ImageConfig = ImageConfig(channels=3)
+    # short side that images are loaded at, px; null keeps the size
+    resize: int | None = Field(default=286, ge=1, le=100_000)
+    augment: tuple[Augmentation, ...] = ("flip",)
+    # a file that cannot be read: stop saves and ends the training; skip takes another image, names and counts the file
+    on_unreadable: Literal["stop", "skip"] = "stop"
+
+    # decode a JPEG that `resize` shrinks to less than half at a half, quarter or eighth of its size: twice as fast, and
+    # its pixels differ by half a step of 255 in the mean. Not of files that hold A beside B
+    draft: bool = False
+    # keep images at the size that they are loaded at, in so much of the disk (20GB): null: none. No pixel depends on it
+    cache: str | None = None
+
+    paired: ClassVar[bool] = True  # a training sees pairs
+    has_sources: ClassVar[bool] = True  # A are images that a translator starts from
+    aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
+
+    @property
+    def loading(self) -> Loading:
+        """Return what its samples need to know of it. Each layout has `image_a`, as a field or computed from others."""
+        image_a: ImageConfig = self.image_a  # type: ignore[attr-defined]
+        cache = None if self.cache is None else ImageCache(data_root() / CACHE_FOLDER, num_bytes(self.cache))
+        return Loading(image_a, self.image_b, self.resize, self.augment, self.on_unreadable == "skip", self.draft,
+                       cache)
+
+    @property
+    def truth_is_known(self) -> bool:
+        """Whether the recipe says that test image i of B is the truth of test image i of A."""
+        return self.paired
+
+    @property
+    def labelling(self) -> Labelling | None:
+        """Return what the numbers of A's label maps say; None where A are images."""
+        return None
+
+    @property
+    def channels_a(self) -> int:
+        return self.loading.image_a.channels
+
+    @property
+    def channels_b(self) -> int:
+        return self.image_b.channels
+
+    @property
+    def open_backgrounds(self) -> list[str]:
+        """The sides, image_a or image_b, of which it is left open on what transparent images are shown."""
+        return [side for side in ("image_a", "image_b") if side in type(self).model_fields
+                and "background" not in getattr(self, side).model_fields_set]
+
+    def with_backgrounds(self, backgrounds: Mapping[str, Background | None]) -> Self:
+        """Return the same with other backgrounds, by the sides of `open_backgrounds`."""
+        return self.model_copy(update={side: getattr(self, side).model_copy(update={"background": background})
+                                       for side, background in backgrounds.items()})
+
+    def build(self, split: Split, root: Path) -> Samples:
+        """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
+        samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
+        if samples is None:
+            raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
+        return samples
+
+    def find(self, name: str, root: Path) -> Samples | None:
+        """Return the images of the split that the disk calls `name` (train, test, val); None when there is none."""
+        raise NotImplementedError
+
+    def expected(self, split: Split) -> str:
+        """Return the folders that `build` looks for, in words."""
+        raise NotImplementedError
+
+    def description(self) -> str:
+        """Return in words what a folder of this layout holds, as it lies on the disk."""
+        raise NotImplementedError
+
+    @property
+    def contents(self) -> str:
+        return self.expected("train")
+
+    @pydantic.field_validator("cache")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None or num_bytes(value) else None
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    @pydantic.field_validator("augment")
+    @classmethod
+    def _each_once(cls, value: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError(f"{', '.join(value)}: each augmentation once")
+        return value
+
+
+class OneFolderConfig(LayoutConfig):
+    """A layout whose images lie in one folder, or in the train, test and val of it."""
+
+    test_folder: Path | None = None  # images held out, where `folder` has no test or val in it
+
+    def folder_of(self, name: str, root: Path) -> Path | None:
+        """Return the folder of the split that the disk calls `name`; None where there is no such split."""
+        place = self.place(root)
+        if name == "test" and self.test_folder is not None:
+            return self.test_folder.expanduser()
+        if (place / name).is_dir():
+            return place / name
+        if name == "train" and not any((place / other).is_dir() for other in FOLDERS_OF["test"]):
+            return place  # all of it, as nothing in it is set apart
+        return None
+
+    @pydantic.model_validator(mode="after")
+    def _test_images_apart(self) -> Self:
+        if self.test_folder is not None and self.folder is None:
+            raise ValueError("test_folder: goes with folder; a card has its own test images")
+        if self.test_folder is not None and self.folder is not None and self.test_folder.is_relative_to(self.folder):
+            raise ValueError("test_folder: lies in folder, and its images would be trained on; call it test, and put "
+                             "the others into train beside it")
+        return self

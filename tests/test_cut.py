@@ -17,6 +17,7 @@ from tests.networks import GENERATORS, SMALL, members
 from tests.runs import Silent, cut_recipe, cyclegan_recipe
 from tests.steps import build, gradients, make_batch, step
 from translate import load
+from translate.data import draws
 from translate.errors import RecipeError, UsageError
 from translate.losses import patch_nce
 from translate.networks import EncodingConfig, PatchGANConfig, ProjectionHeads, ResNetConfig, memory
@@ -25,7 +26,6 @@ from translate.networks.layers import Generator, pad_to_fit
 from translate.recipe import Recipe
 from translate.runs.release import load_release
 from translate.schema import validate
-from translate.training import draws
 from translate.training.loop import train
 from translate.translators import CUTConfig
 

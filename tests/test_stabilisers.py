@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.runs import Silent, cyclegan_recipe
 from tests.steps import build, gradients, make_batch, step
+from translate.data import draws
 from translate.errors import RecipeError
 from translate.foreign import read_lines
 from translate.losses import feature_matching
@@ -21,7 +22,6 @@ from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, memory
 from translate.networks.discriminators import MinibatchStd
 from translate.networks.weights import spectrally_normed
 from translate.optimizers import SGD, Adam
-from translate.training import draws
 from translate.training.loop import train
 from translate.training.update import Update
 from translate.translators import CycleGANConfig, Pix2PixConfig

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from translate.data import Batch
+from translate.data import Batch, draws
 from translate.losses import NonSaturating
-from translate.training import draws
 
 
 def moved_first(translator: Any, judges: list[nn.Module], found: tuple[Tensor, ...], lr: float) -> None:

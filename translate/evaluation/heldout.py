@@ -36,6 +36,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from translate.data import test_pairs
+from translate.data.hashing import stable_hash
 from translate.data.loading import CHECK_ALL, OR_SKIP, check_share
 from translate.data.samples import Sample, Samples
 from translate.data.scale import OWN_SIZE, Fitting, measured, typical_side
@@ -116,6 +117,10 @@ class HeldOut:
         sample = self._whole(self.sources[position])
         return self._in_direction(sample.a, sample.b)
 
+    def key(self, position: int) -> int:
+        """Return the number that names a source, from which chance is drawn for it."""
+        return stable_hash("whole", self.sources[position])
+
     def _whole(self, index: int) -> Sample:
         return self.samples.whole(index, self.fitting.resize, self.fitting.crop)
 
@@ -153,7 +158,8 @@ class Evaluator:
         self.cadence = self._cadence(recipe)
         self._reals: dict[Fitting, dict[int, Observed]] = {}  # by their number
         # What the untouched input would score: where it could be an output
-        self.comparable = recipe.data.channels_a == recipe.data.channels_b and recipe.data.labelling is None
+        self.comparable = (recipe.data.channels_a == recipe.data.channels_b and recipe.data.labelling is None
+                           and recipe.translator.needs_sources)
         self._sources: dict[Fitting, dict[int, Observed]] = {}
         self._beside: dict[Fitting, tuple[dict[str, Estimate], dict[str, Estimate]]] = {}  # their scores, and the floor
         self._looked: Callable[[], object] = lambda: None
@@ -216,7 +222,7 @@ class Evaluator:
         generator = translator.generator("ab")
         with evaluating(generator):
             fakes = self._shared(len(held_out.sources),
-                                 lambda number: self._observe(generator, held_out, number, on_translated))
+                                 lambda number: self._observe(translator, generator, held_out, number, on_translated))
 
         # The main process computes the scores; the others wait for them, and must hear of an error as well
         scores: list[Any] = [None]
@@ -239,11 +245,12 @@ class Evaluator:
                              for side in (images, reals))
         return [each for _, each in sorted(images.items())], [each for _, each in sorted(reals.items())]
 
-    def _observe(self, generator: nn.Module, held_out: HeldOut, number: int,
+    def _observe(self, translator: Translator, generator: nn.Module, held_out: HeldOut, number: int,
                  on_translated: OnTranslated | None) -> Observed:
         """Translate held-out image `number`, and keep of it what scores need."""
         source, truth = held_out.pair(number)
-        fake = translate_whole(generator, source, self.accelerator.device, self.precision)
+        given = translator.inputs(source[None], [held_out.key(number)])[0]
+        fake = translate_whole(generator, given, self.accelerator.device, self.precision)
         if on_translated is not None:
             on_translated(number, source, fake, truth)
         return observe(fake, None if truth is None else truth.to(fake.device), self.networks, small=SIMILARITY_SIDE)

@@ -57,7 +57,7 @@ from translate.places import data_root
 from translate.precision import choose_precision, is_out_of_memory
 from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.places import naming_moved_places, relative_places
-from translate.runs.release import RELEASE, load_release
+from translate.runs.release import RELEASE, load_generator
 from translate.translators import Direction
 
 RESULTS = "results.json"
@@ -122,7 +122,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     Raises `UsageError`, `CheckpointError`, `ImageError`.
     """
     # The generator, and the test images of the recipe beside it
-    release = load_release(path, direction)
+    release = load_generator(path, direction)
     home = run_of(path)
     home = home.parent if (home / RELEASE).is_file() and (home.parent / RECIPE_FILE).is_file() else home
     recipe = load_saved(home)  # of a release that lies in its run, the run's: it says where images are
@@ -135,15 +135,17 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
 
     def fake(number: int, of: HeldOut) -> Tensor:
         """Translate, and round to the numbers that a file can hold."""
-        made = translate_whole(generator, of.source(number), device, precision).cpu()
+        given = recipe.translator.inputs(of.source(number)[None], [of.key(number)])[0]
+        made = translate_whole(generator, given, device, precision).cpu()
         return hide_unknown(to_tensor(to_array(made, image_out), image_out), made)
 
     def score(of: HeldOut, sources: Images | None) -> Results:
         return compare(Images(len(of.sources), lambda number: fake(number, of)), Images(len(of.reals), of.real),
                        sources, paired=of.paired, sources_paired=True, on_progress=on_progress)
 
-    # Label maps are no images: there are no baselines of them
-    results = score(held_out, None if release.labels else Images(len(held_out.sources), held_out.source))
+    # Neither label maps nor what images are conditioned on are images: there are no baselines of them
+    compares = release.labels is None and recipe.translator.needs_sources
+    results = score(held_out, Images(len(held_out.sources), held_out.source) if compares else None)
     if release.fitting.rescales(own.shapes):
         try:
             results.own_size = score(own, None).scores

@@ -32,7 +32,7 @@ from translate.foreign import Count, Shape, opened, read_json
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.runs.records import to_rgb
-from translate.runs.release import load_release
+from translate.runs.release import load_generator
 
 FOLDER, INDEX = "held_out", "index.json"
 NUM_SHOWN = 4  # held-out images
@@ -66,10 +66,10 @@ class Showcase:
     An error here costs the report a picture, and the training nothing.
     """
 
-    def __init__(self, run: Path, held_out: HeldOut):
+    def __init__(self, run: Path, held_out: HeldOut, needs_sources: bool = True):
         self.folder = run / FOLDER
         self.names = {number: held_out.names[number] for number in evenly_spaced(len(held_out.sources), NUM_SHOWN)}
-        self.labels = held_out.samples.labels[0]
+        self.labels, self.needs_sources = held_out.samples.labels[0], needs_sources
         self.own_side = held_out.side
         self.fault = ""  # what could not be kept since the last `note`
 
@@ -94,7 +94,9 @@ class Showcase:
             files.make_folder(self.folder, self.folder.parent)
             for what, image in (("input", source), ("truth", truth), ("output", fake)):
                 path = self._path(number, what)
-                if image is not None and (what == "output" or not path.exists()):
+                if image is None or (what == "input" and not self.needs_sources):
+                    continue
+                if what == "output" or not path.exists():
                     files.write_bytes(path, encode(image, labels=self.labels and what == "input"))
         except Exception as error:
             self.fault = f"{type(error).__name__}: {error}"
@@ -178,14 +180,16 @@ def read_picture(path: Path) -> bytes:
 def make_shown(run: Path, recipe: Recipe,
                on_progress: Callable[[int, int], object] = lambda done, total: None) -> list[Shown]:
     """Translate held-out images now, for a run that left none. Raises `TranslateError` without weights or images."""
-    release = load_release(run)
+    release = load_generator(run)
     held_out = HeldOut(recipe, data_root(), most=NUM_SHOWN).shown(release.fitting)
     shown, total = [], len(held_out.sources)
     for number in range(total):
         on_progress(number, total)
         source, truth = held_out.pair(number)
-        fake = translate_whole(release.generator, source, torch.device("cpu"), "fp32")
-        images = {"input": encode(source, held_out.samples.labels[0]), "output": encode(fake)}
+        given = recipe.translator.inputs(source[None], [held_out.key(number)])[0]
+        images = {"output": encode(translate_whole(release.generator, given, torch.device("cpu"), "fp32"))}
+        if recipe.translator.needs_sources:
+            images = {"input": encode(source, held_out.samples.labels[0])} | images
         if truth is not None:
             images["truth"] = encode(truth)
         shown.append(Shown(held_out.names[number], images))

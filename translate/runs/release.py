@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,15 +79,25 @@ class Weights:
 
 
 def load_release(path: Path, direction: Direction = "ab") -> Release:
+    """Read a generator that translates images, see `load_generator`. Raises `UsageError` for one that draws them from
+    noise, too."""
+    found = find_weights(path)
+    recipe = load_saved(found.folder)
+    if not recipe.translator.needs_sources:
+        raise UsageError("draws images from noise and translates none", path,
+                         f"use: translate sample {shlex.quote(visible(path))} OUT")
+    return _read(recipe, found, direction)
+
+
+def load_generator(path: Path, direction: Direction = "ab") -> Release:
     """Read a generator from a run folder, from `<run>/best` (its best checkpoint), or from a release: its folder, or
-    its address on the Hub (`translate.runs.hub`).
+    its address on the Hub (`translate.runs.hub`). What it is given, `inputs` of its recipe's translator says.
 
     Raises `UsageError` when there is no such release or direction, `CheckpointError` when its files do not verify,
     `NetworkError` when one of the Hub cannot be had.
     """
     found = find_weights(path)
-    release = _read(load_saved(found.folder), found.weights, direction)
-    return replace(release, refused=found.refused)
+    return _read(load_saved(found.folder), found, direction)
 
 
 def find_weights(path: Path) -> Weights:
@@ -192,10 +202,10 @@ def write_generators(folder: Path, recipe: Recipe, generators: Mapping[Direction
         raise DiskError.of(error, folder) from error
 
 
-def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
-    """Read the generator of `direction` from the folder `weights`: its average where one was kept."""
+def _read(recipe: Recipe, found: Weights, direction: Direction) -> Release:
+    """Read the generator of `direction` from the weights that were `found`: its average where one was kept."""
     # Which file, and how far it was trained
-    config, data = recipe.translator, recipe.data
+    config, data, weights = recipe.translator, recipe.data, found.weights
     name = f"generator_{direction}"
     if not (weights / f"{name}.safetensors").is_file():
         raise UsageError(f"this {config.kind} model does not translate {direction[0]} to {direction[1]}", recipe.name)
@@ -205,12 +215,11 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
 
     # Looked at as shapes first, then built, and filled; its initialisation may not change the caller's random state
     channels = data.channels_a, data.channels_b
-    ends = channels if direction == "ab" else channels[::-1]
     stage, share = stage_of(recipe, progress)
 
     def built() -> nn.Module:
         """Return a generator in the shape it had when its weights were written."""
-        generator = config.generator.build(*ends)
+        generator = config.build_generator(direction, *channels)
         if stage.levels:
             extend(config.generator, generator, stage.levels, stage.fade)
             fade_in(generator, share)
@@ -229,7 +238,7 @@ def _read(recipe: Recipe, weights: Path, direction: Direction) -> Release:
                            *((stage.levels, share) if stage.levels else ())])
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
-                   weights, growth=_growth(recipe, progress), fitting=fitting,
+                   weights, found.refused, growth=_growth(recipe, progress), fitting=fitting,
                    scale=_scale(progress, direction, fitting))
 
 

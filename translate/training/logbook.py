@@ -89,7 +89,8 @@ class Logbook:
                                         *held_out.files_a, *held_out.files_b]):
             self.notes.append(("warning", f"warning: {len(left_out):,} among the images are pipes, sockets or devices, "
                                           f"and are left out: {names_of(left_out)}"))
-        self.showcase = Showcase(self.folder, self.evaluator.held_out) if self.evaluator else None
+        self.showcase = None if self.evaluator is None else Showcase(
+            self.folder, self.evaluator.held_out, recipe.translator.needs_sources)
         self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
         self._held_out: list[Sample] = []
         self._probe: Probe | None = None

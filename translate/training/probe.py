@@ -3,7 +3,7 @@
 A look leaves in `metrics.jsonl` a line of `kind: probe` with, for each direction (`_ab`, `_ba`):
 
     diversity   how much the outputs differ from each other, divided by the smaller diversity of inputs and reals: 0
-                where all outputs are the same
+                where all outputs are the same (from noise: by that of reals)
     error       mean absolute error, divided by that of the mean colour: 1 where that would do as well. Paired: from
                 output to truth; CycleGAN: from input to its round trip; CUT: none
     saturation  the share of the outputs' values at the ends of their range, beyond that of real images: 1 where all are
@@ -60,9 +60,9 @@ class Probe:
 
         # One image at a time, as a training has little memory to spare.
         outputs, errors, saturated, changes = [], [], [], []
-        for source, real in zip(sources, reals, strict=True):
+        for source, real, sample in zip(sources, reals, self.samples, strict=True):
             source, real = source.to(self.device), real.to(self.device)
-            output = self._translate(direction, source)
+            output = self._translate(direction, self.translator.inputs(source, [sample.key]))
             outputs.append(thumbnail(output))
             saturated.append(at_the_ends(output))
             if output.shape == source.shape:
@@ -74,7 +74,9 @@ class Probe:
 
         # Each number relative to what images of this kind make possible; left out where that is next to nothing.
         found = {}
-        least = torch.minimum(diversity(sources), diversity(reals)) if len(sources) > 1 else torch.zeros(())
+        least = diversity(reals) if len(reals) > 1 else torch.zeros(())
+        if self.translator.needs_sources and len(sources) > 1:
+            least = torch.minimum(diversity(sources), least)
         if least > DISTANCE_FLOOR:
             found["diversity"] = distance(outputs) / least.to(self.device)
         targets = torch.cat([each[0].float().flatten(1) for each in (reals if self.paired else sources)], dim=1)

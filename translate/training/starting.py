@@ -22,7 +22,7 @@ from translate.runs.checkpoint import Progress
 from translate.runs.folder import load_saved
 from translate.runs.hub import here, is_address
 from translate.runs.manifest import read_tensors
-from translate.runs.release import find_weights, load_release, progress_of, stage_of
+from translate.runs.release import find_weights, load_generator, progress_of, stage_of
 from translate.translators import Translator
 
 State = dict[str, Tensor]
@@ -79,7 +79,7 @@ def _of_ours(path: Path) -> Source:
         for name in list(states):
             del states[name]
             if name.startswith("generator_"):
-                generator = load_release(path, cast(Any, name.removeprefix("generator_"))).generator
+                generator = load_generator(path, cast(Any, name.removeprefix("generator_"))).generator
                 cast(Grown, generator).drop_faded()
                 states[name] = dict(generator.state_dict())
             else:

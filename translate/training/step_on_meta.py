@@ -94,7 +94,8 @@ class StepOnMeta:
                         for tensor in module.state_dict().values())
             counter.add(value for optimizer in self.optimizers.values() for state in optimizer.state.values()
                         for value in state.values() if isinstance(value, Tensor))
-            a, b = (torch.empty(stage.batch_size, num, *stage.size, device="meta") for num in self.channels)
+            a, b = (torch.empty(stage.batch_size, num, *size, device="meta") for num, size in zip(
+                self.channels, (stage.size if translator.needs_sources else (1, 1), stage.size), strict=True))
             for parameter in (each for phase in translator.phases for each in parameters_of(translator, phase)):
                 # A frozen weight has no gradient; what the optimizer knows of it is kept for later.
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None

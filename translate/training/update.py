@@ -24,7 +24,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from translate.data import Batch
+from translate.data import Batch, draws
 from translate.errors import DoesNotFit
 from translate.images.tensors import hide_unknown
 from translate.losses import Penalty
@@ -35,7 +35,6 @@ from translate.networks.memory import Plan
 from translate.networks.recomputing import recomputing, starting_point
 from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
-from translate.training import draws
 from translate.training.processes import has_sync_batch_norm, in_any_process
 from translate.training.undo import BeforePhase, frozen, leaving_no_trace
 from translate.translators import Translator
@@ -53,6 +52,7 @@ class Update:
 
         number      steps of its stage before this one
         images      images of the run before this step
+        keys        of the samples of the micro-batch that it is at: what is drawn for a sample is drawn from its key
 
     and leaves in it
 
@@ -78,7 +78,7 @@ class Update:
         self.observed: dict[str, Tensor] = {}
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
-        self._keys: tuple[int, ...] = ()  # of the current micro-batch's samples
+        self.keys: tuple[int, ...] = ()  # of the current micro-batch's samples
         self._has_unknown = False  # whether pixels of the batch have no data
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
 
@@ -167,7 +167,7 @@ class Update:
         self._has_unknown = batch.has_unknown
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
-            self._keys = piece.keys
+            self.keys = piece.keys
             seed_dropout(self.translator.networks.values(), piece.keys)
             yield piece.a, piece.b
             if self._waiting:
@@ -281,18 +281,18 @@ class Update:
 
     def uniform(self, name: str) -> Tensor:
         """Draw a number in [0, 1) for each sample (N,) of the micro-batch; the same when this step is done again."""
-        return draws.uniform(self._keys, name, self.accelerator.device)
+        return draws.uniform(self.keys, name, self.accelerator.device)
 
     def normal(self, name: str, like: Tensor) -> Tensor:
         """Draw standard normal noise of the shape of `like` (N, …); the same when this step is done again."""
-        return draws.normal(self._keys, name, like.detach())
+        return draws.normal(self.keys, name, like.detach())
 
     def places(self, name: str, num: int, size: tuple[int, int]) -> Tensor:
         """Draw rows and columns of at most `num` different places in a map of `size` (height, width): (2, N, num).
 
         They are the same when this step is done again.
         """
-        return draws.places(self._keys, name, num, size, self.accelerator.device)
+        return draws.places(self.keys, name, num, size, self.accelerator.device)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Compute in the step's precision within the block."""

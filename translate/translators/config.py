@@ -3,10 +3,11 @@ each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
+from torch import Tensor, nn
 
 from translate.errors import Mistake
 from translate.losses import Objective, Penalty
@@ -69,6 +70,15 @@ class BaseTranslatorConfig(Config):
     def first(self) -> Side:
         """Who is trained first in a step."""
         return self.pace.first or self.published_first
+
+    def build_generator(self, direction: Direction, channels_a: int, channels_b: int) -> nn.Module:
+        """Return the generator of a direction, before its first stage, with fresh weights."""
+        ends = (channels_a, channels_b) if direction == "ab" else (channels_b, channels_a)
+        return self.generator.build(*ends)
+
+    def inputs(self, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """Return what a generator is given for samples of these keys: their images (N, C, H, W), as they are."""
+        return images
 
     def problems(self, data: DataPart) -> Iterator[Mistake]:
         """Name what of this translator does not go together, or not with the data of its recipe.

@@ -30,6 +30,7 @@ class StepTools(Protocol):
     losses: dict[str, Tensor]
     images: int
     number: int
+    keys: tuple[int, ...]
 
     def phase(self, name: str, body: Any, *arguments: Any) -> Any: ...
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]: ...
@@ -66,7 +67,7 @@ class Translator(ABC):
                  discriminators: dict[str, nn.Module], pools: dict[str, ImagePool],
                  beside: dict[str, nn.Module] | None = None):
         """Take the networks by name. `beside` are trained with the generators, and nobody translates with them."""
-        self.directions = config.directions
+        self.directions, self.needs_sources, self.inputs = config.directions, config.needs_sources, config.inputs
         self.objective, self.penalty, self.orthogonal = config.objective, config.penalty, config.orthogonal
         self.augment, self.noise, self.pace, self.first = config.augment, config.noise, config.pace, config.first
         self.generators = generators

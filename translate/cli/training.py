@@ -77,7 +77,9 @@ def train(
         train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
     page = folder / "report.html"
     say(f"finished: {visible(folder)}" + (f"; its report: {visible(page)}" if page.is_file() else ""))
-    say(f"convert with: translate convert IN OUT --model {shlex.quote(visible(folder))}")
+    quoted = shlex.quote(visible(folder))
+    say(f"convert with: translate convert IN OUT --model {quoted}" if chosen.translator.needs_sources else
+        f"draw images with: translate sample {quoted} OUT")
 
 
 def new(

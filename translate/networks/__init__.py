@@ -4,6 +4,7 @@ Who calls whom:
 
     a network    resnet, unet, coarse_to_fine, discriminators, autoencoder → layers, attention, dropout, weights; heads
                  for CUT; growing for those that gain levels. Each file holds a config and the network it builds
+    from noise   latent/, one file a family: generators of a latent, and discriminators of whole images → layers
     its speed    layers, strips → normalised: norm, activation and padding as one operation, by what a device does best
     its memory   memory sets what each part of layers keeps → recomputing (gradient checkpointing) and strips
     strips       layers → strips → local_chain → statistics, row_operations → rows
@@ -22,12 +23,20 @@ from translate.networks.autoencoder import AutoencoderConfig
 from translate.networks.coarse_to_fine import CoarseToFineConfig
 from translate.networks.discriminators import PatchGANConfig, PixelConfig
 from translate.networks.heads import ProjectionHeads
+from translate.networks.latent.dcgan import DCGANConfig, DCGANDiscriminatorConfig
+from translate.networks.latent.mlp import MLPConfig, MLPDiscriminatorConfig
 from translate.networks.resnet import ResNetConfig
 from translate.networks.unet import UNetConfig
 
 GeneratorConfig = Annotated[ResNetConfig | UNetConfig | CoarseToFineConfig, Field(discriminator="kind")]
 EncodingConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]  # generators that show `features`
 DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig | AutoencoderConfig, Field(discriminator="kind")]
+# From noise: generators, and discriminators that judge an image as a whole, or else by its patches
+LatentGeneratorConfig = Annotated[MLPConfig | DCGANConfig, Field(discriminator="kind")]
+WholeDiscriminatorConfig = Annotated[MLPDiscriminatorConfig | DCGANDiscriminatorConfig | PatchGANConfig |
+                                     AutoencoderConfig, Field(discriminator="kind")]
 
-__all__ = ["AutoencoderConfig", "CoarseToFineConfig", "DiscriminatorConfig", "EncodingConfig", "GeneratorConfig",
-           "PatchGANConfig", "PixelConfig", "ProjectionHeads", "ResNetConfig", "UNetConfig"]
+__all__ = ["AutoencoderConfig", "CoarseToFineConfig", "DCGANConfig", "DCGANDiscriminatorConfig", "DiscriminatorConfig",
+           "EncodingConfig", "GeneratorConfig", "LatentGeneratorConfig", "MLPConfig", "MLPDiscriminatorConfig",
+           "PatchGANConfig", "PixelConfig", "ProjectionHeads", "ResNetConfig", "UNetConfig",
+           "WholeDiscriminatorConfig"]

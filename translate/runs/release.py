@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -28,7 +28,7 @@ from translate.data.scale import OWN_SIZE, Fitting, Scale, ScaleState
 from translate.errors import CheckpointError, DiskError, DocumentError, UsageError, visible
 from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
-from translate.networks.growing import extend, fade_in
+from translate.networks.growing import Growable, extend, fade_in
 from translate.networks.weights import refuse_other_shapes
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
@@ -221,7 +221,7 @@ def _read(recipe: Recipe, found: Weights, direction: Direction) -> Release:
         """Return a generator in the shape it had when its weights were written."""
         generator = config.build_generator(direction, *channels)
         if stage.levels:
-            extend(config.generator, generator, stage.levels, stage.fade)
+            extend(cast(Growable, config.generator), generator, stage.levels, stage.fade)
             fade_in(generator, share)
         return generator
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from translate.errors import Mistake
 from translate.losses import Objective, Penalty
-from translate.networks import DiscriminatorConfig, GeneratorConfig
+from translate.networks import DiscriminatorConfig, GeneratorConfig, LatentGeneratorConfig, WholeDiscriminatorConfig
 from translate.schema import Config
 from translate.translators.augmentation import DiffAugmentation
 from translate.translators.stabilisers import InstanceNoise, Pace, Side
@@ -55,8 +55,8 @@ class BaseTranslatorConfig(Config):
     stays_consistent: ClassVar[bool] = False  # whether it has `semantic`, the loss that `adapt.semantic` switches on
 
     kind: str
-    generator: GeneratorConfig
-    discriminator: DiscriminatorConfig
+    generator: GeneratorConfig | LatentGeneratorConfig
+    discriminator: DiscriminatorConfig | WholeDiscriminatorConfig
     objective: Objective
     penalty: Penalty | None = None  # on the discriminators; null: none
     # Keeps the generators' filters apart (orthogonal regularisation, Brock et al. 2019: 1e-4); 0: leaves them alone

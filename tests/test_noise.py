@@ -1,0 +1,209 @@
+"""Images from noise: what is drawn depends on a sample's seed and number alone, conditions reach both networks, and
+every part of the house works for this translator as for the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from torch import Tensor
+
+from tests.bounds import rounding_bound, worst_error
+from tests.games import GAMES
+from tests.networks import members
+from tests.runs import Silent
+from tests.steps import gradients, step, strengthen
+from translate.data import Batch
+from translate.errors import UsageError
+from translate.networks import LatentGeneratorConfig, WholeDiscriminatorConfig
+from translate.networks.discriminators import PatchGANConfig
+from translate.networks.memory import PLANS
+from translate.recipe import Recipe
+from translate.runs.release import load_generator, load_release
+from translate.schema import validate
+from translate.training.loop import train
+from translate.translators import NoiseConfig
+
+SMALL: dict[str, dict[str, Any]] = {  # of each family, a generator and what judges it
+    "mlp": {"generator": {"kind": "mlp", "side": 8, "widths": [8, 6], "latent": 5},
+            "discriminator": {"kind": "mlp", "side": 8, "widths": [6, 4]}},
+    "dcgan": {"generator": {"kind": "dcgan", "side": 32, "width": 2, "latent": 5},
+              "discriminator": {"kind": "dcgan", "side": 32, "width": 2}},
+    "dcgan 28": {"generator": {"kind": "dcgan", "side": 28, "width": 2, "latent": 5, "distribution": "uniform"},
+                 "discriminator": {"kind": "dcgan", "side": 28, "width": 2, "norm": "none", "dropout": 0.3}},
+    "judged by patches": {"generator": {"kind": "dcgan", "side": 32, "width": 2, "latent": 5},
+                          "discriminator": {"kind": "patchgan", "width": 4, "layers": 2}},
+}
+SIDES = {"mlp": 8, "dcgan": 32, "dcgan 28": 28, "judged by patches": 32}
+NUM_CLASSES = 4
+
+
+def config_of(name: str, **changes: Any) -> NoiseConfig:
+    merged = {key: SMALL[name].get(key, {}) | value if isinstance(value, dict) and "kind" not in value else value
+              for key, value in changes.items()}
+    return validate(NoiseConfig, SMALL[name] | merged, name)
+
+
+def built(config: NoiseConfig, num_classes: int = NUM_CLASSES) -> Any:
+    torch.manual_seed(0)
+    translator = config.build(num_classes, 1, 0)
+    translator.to(torch.device("cpu"), torch.float64)
+    return strengthen(translator)
+
+
+def batch_of(side: int, samples: int = 3, num_classes: int = NUM_CLASSES) -> Batch:
+    chance = torch.Generator().manual_seed(3)
+    a = torch.eye(num_classes, dtype=torch.float64)[torch.arange(samples) % num_classes, :, None, None]
+    b = torch.rand(samples, 1, side, side, generator=chance, dtype=torch.float64) * 2 - 1
+    return Batch(a, b, tuple(range(40, 40 + samples)))
+
+
+def test_every_network_from_noise_is_among_the_small_ones() -> None:
+    for union, part in ((LatentGeneratorConfig, "generator"), (WholeDiscriminatorConfig, "discriminator")):
+        used = {type(getattr(config_of(name), part)) for name in SMALL}
+        others = set() if part == "generator" else {"AutoencoderConfig"}  # that needs BEGAN's objective
+        assert {each.__name__ for each in members(union)} - {each.__name__ for each in used} == others
+
+
+@pytest.mark.parametrize("distribution", ["normal", "uniform"])
+def test_what_is_drawn_depends_on_the_seed_and_the_number_alone(distribution: str) -> None:
+    config = config_of("mlp", generator={"distribution": distribution})
+    latents, codes = config.draw(range(10), seed=1)
+    some, _ = config.draw([7, 3], seed=1)
+    assert torch.equal(some, latents[[7, 3]]) and codes.shape == (10, config.num_codes)
+    assert not torch.equal(config.draw([7], seed=2)[0], latents[[7]])
+
+
+@pytest.mark.parametrize(("distribution", "truncation", "wanted"), [
+    ("normal", None, stats.norm()), ("normal", 0.7, stats.truncnorm(-0.7, 0.7)),
+    ("uniform", None, stats.uniform(-1, 2)), ("uniform", 0.5, stats.uniform(-0.5, 1))])
+def test_latents_have_the_distribution_that_the_recipe_names(distribution: str, truncation: float | None,
+                                                             wanted: Any) -> None:
+    """Truncated normal latents are those of N(0, 1) within the bound (Brock et al. 2019), by scipy's distribution."""
+    config = config_of("mlp", generator={"distribution": distribution, "latent": 2000})
+    latents, _ = config.draw(range(2), 0, truncation)
+    assert stats.kstest(latents.flatten().double().numpy(), wanted.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_condition_reaches_both_networks(name: str) -> None:
+    translator, batch = built(config_of(name)), batch_of(SIDES[name])
+    other = batch.a.roll(1, dims=1)
+    for network in translator.networks.values():
+        network.eval()
+    drawn, of_other = (translator.generator_ab(translator.inputs(a, batch.keys)) for a in (batch.a, other))
+    assert (drawn - of_other).abs().flatten(1).amax(1).min() > 1e-6
+    judged, beside_other = (translator.conditional(a, batch.b)(batch.b) for a in (batch.a, other))
+    assert (judged - beside_other).abs().flatten(1).amax(1).min() > 1e-6
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_where_the_recipe_says_so_a_condition_reaches_neither(name: str) -> None:
+    translator, batch = built(config_of(name, conditioned=False)), batch_of(SIDES[name])
+    nothing = translator.inputs(batch.a[:, :0], batch.keys)
+    assert torch.equal(translator.inputs(batch.a, batch.keys), nothing)
+    assert torch.equal(translator.conditional(batch.a, batch.b)(batch.b),
+                       translator.conditional(batch.a.roll(1, dims=1), batch.b)(batch.b))
+
+
+@pytest.mark.parametrize("plan", [plan for plan in PLANS if plan != "plain"])
+@pytest.mark.parametrize("name", SMALL)
+def test_every_plan_gives_the_gradients_of_one_joint_backward_pass(name: str, plan: str) -> None:
+    """In micro-batches where no norm mixes samples. Under strips these networks do as under `preact`."""
+    def played(plan: str, micro_batch: int | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        translator = built(config_of(name))
+        update = step(translator, batch_of(SIDES[name]), plan, micro_batch)
+        return gradients(translator), update.losses
+
+    expected, losses = played("plain")
+    alone = name in ("mlp", "judged by patches") and "batch" not in str(config_of(name))
+    found, recorded = played(plan, 2 if alone else None)
+    assert worst_error(found, expected) <= rounding_bound(expected, lambda: played("plain")[0])
+    for loss, value in losses.items():
+        torch.testing.assert_close(recorded[loss], value, rtol=1e-9, atol=1e-12)
+
+
+def playable() -> list[str]:
+    return [name for name, changes in GAMES.items() if "perceptual" not in changes and "began" not in name
+            and not {"scales", "layers"} & changes.get("discriminator", {}).keys() and "generator" not in changes]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if number % 4 == 0 else pytest.mark.slow)
+                                  for number, name in enumerate(playable())])
+def test_every_game_has_the_same_gradients_under_the_leanest_plan(name: str) -> None:
+    judge = SMALL["dcgan"]["discriminator"] | {"norm": "none"} | GAMES[name].get("discriminator", {})
+
+    def played(plan: str) -> dict[str, Tensor]:
+        translator = built(config_of("dcgan", **(GAMES[name] | {"discriminator": judge})))
+        step(translator, batch_of(32), plan)
+        return gradients(translator)
+
+    expected = played("plain")
+    assert worst_error(played("strips_blocks"), expected) <= rounding_bound(expected, lambda: played("plain"))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of toy images, 8×8: bars along rows, bars along columns; train and test."""
+    folder, chance = tmp_path_factory.mktemp("digits"), np.random.default_rng(0)
+    for part, num in (("train", 12), ("test", 4)):
+        for kind in range(2):
+            (folder / part / str(kind)).mkdir(parents=True)
+            for number in range(num):
+                image = np.zeros((8, 8), np.uint8)
+                image[chance.integers(8)] = chance.integers(150, 255)
+                Image.fromarray(image.T if kind else image).save(folder / part / str(kind) / f"{number}.png")
+    return folder
+
+
+def recipe_of(folder: Path, **changes: Any) -> Recipe:
+    return validate(Recipe, {
+        "name": "toy", "data": {"kind": "images", "folder": str(folder), "image_b": {"channels": 1}, "classes": 2,
+                                "resize": 8, "augment": []},
+        "translator": {"kind": "noise", "ema": 0.9} | SMALL["mlp"],
+        "stages": [{"resolution": 8, "images": 24, "batch_size": 4}],
+        "every": {"log": 4, "sample": 12, "checkpoint": 4, "probe": 8, "evaluate": None}, "workers": 0, **changes},
+        "toy")
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(recipe_of(digits), folder, Silent())
+    return folder
+
+
+def test_a_run_leaves_a_generator_that_draws_the_same_images_in_any_batch(run: Path) -> None:
+    recipe = recipe_of(run)  # its folder does not matter here
+    config, release = recipe.translator, load_generator(run)
+    assert isinstance(config, NoiseConfig)
+    latents, codes = config.draw(range(6), 5)
+    given = config.joined(latents, codes, torch.eye(2)[torch.arange(6) % 2, :, None, None])
+    together = release.generator(given)
+    assert together.shape == (6, 1, 8, 8) and together.abs().max() <= 1
+    torch.testing.assert_close(torch.cat([release.generator(each[None]) for each in given]), together, rtol=0,
+                               atol=1e-6)
+    assert (run / "report.html").is_file() and list((run / "samples").glob("*.png"))
+
+
+def test_who_would_convert_with_it_is_told_what_to_use_instead(run: Path) -> None:
+    with pytest.raises(UsageError, match="translate sample"):
+        load_release(run)
+
+
+def test_mistakes_of_a_recipe_are_named(digits: Path) -> None:
+    with pytest.raises(Exception, match="8×8 px, and the generator draws 32×32"):
+        recipe_of(digits, translator={"kind": "noise"} | SMALL["dcgan"])
+    with pytest.raises(Exception, match="cannot gain levels"):
+        recipe_of(digits, stages=[{"resolution": 8, "images": 8}, {"resolution": 16, "images": 8, "levels": 1}])
+
+
+def test_a_patch_discriminator_is_shown_a_condition_as_planes() -> None:
+    assert not PatchGANConfig().takes_conditions
+    translator = built(config_of("judged by patches"))
+    assert translator.discriminator_b[0].conv.in_channels == 1 + NUM_CLASSES

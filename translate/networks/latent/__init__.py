@@ -1,0 +1,9 @@
+"""Networks that draw images from noise, and the discriminators that judge these as a whole: one file a family.
+
+    latents      what all of these generators and discriminators are
+    mlp          perceptrons (Goodfellow et al. 2014)
+    dcgan        convolutions (Radford et al. 2016)
+
+A generator is given (N, D, 1, 1): the latent, and behind it whatever the image is drawn under (codes, a class, a
+vector). A discriminator gives one logit an image, and is shown the condition beside it.
+"""

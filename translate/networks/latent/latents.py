@@ -1,0 +1,119 @@
+"""What generators from noise, and the discriminators of whole images, are: sizes, inputs, what they know of stages."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from translate.errors import Mistake
+from translate.networks.growing import LevelStage
+from translate.networks.layers import Chain, Layer
+from translate.schema import Config
+
+Distribution = Literal["normal", "uniform"]
+
+
+class LatentConfig(Config, ABC):
+    """The config of a generator from noise."""
+
+    latent: int = Field(100, ge=1, le=65_536)  # numbers of a latent z
+    distribution: Distribution = "normal"  # of each of them: N(0, 1), or evenly between −1 and 1
+
+    grows: ClassVar[bool] = False
+
+    kind: str
+
+    @abstractmethod
+    def build(self, conditions: int, channels: int) -> nn.Module:
+        """Return a generator that maps (N, latent + conditions, 1, 1) to images (N, channels, side, side)."""
+
+    @abstractmethod
+    def side_at(self, levels: int) -> int:
+        """Return the side, in px, of the images that it draws with so many levels gained."""
+
+    def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
+        """Yield what is wrong with the levels and the resolutions of a recipe's stages."""
+        for number, stage in enumerate(stages):
+            here = f"stages.{number}"
+            if stage.levels and not self.grows:
+                yield Mistake(f"{here}.levels", f"generator.kind: {self.kind} cannot gain levels", "leave them out")
+            elif stage.size != (side := self.side_at(stage.levels), side):
+                at = f" with {stage.levels} levels" * self.grows
+                yield Mistake(f"{here}.resolution", f"{stage.size[0]}×{stage.size[1]} px, and the generator draws "
+                              f"{side}×{side}{at}", f"use {side}, or another generator.side")
+            if stage.freeze == "trunk":
+                yield Mistake(f"{here}.freeze", "a generator from noise has no trunk between two ends", "leave it out")
+
+
+class LatentGenerator(nn.Module):
+    """Maps what an image is drawn from and under, (N, D, 1, 1), to an image (N, C, H, W) in [-1, 1].
+
+    `latent`: so many of the D numbers are the latent z; what it is drawn under stands behind them.
+    """
+
+    latent: int
+
+    def trunk_parts(self) -> list[nn.Module]:
+        """Return nothing: there are no two ends at full resolution, with a trunk between them."""
+        return []
+
+
+class WholeConfig(Config, ABC):
+    """The config of a discriminator that judges whole images, one logit each, beside what they are drawn under."""
+
+    takes_conditions: ClassVar[bool] = True  # `build(channels, conditions)`; others see them as further channels
+    grows: ClassVar[bool] = False
+    reconstructs: ClassVar[bool] = False
+
+    kind: str
+
+    @abstractmethod
+    def build(self, channels: int, conditions: int = 0) -> WholeDiscriminator:
+        """Return a discriminator of images (N, channels, side, side) beside conditions (N, conditions, 1, 1)."""
+
+    def side_at(self, levels: int) -> int:
+        """Return the side, in px, of the images that it judges with so many levels gained."""
+        return cast(int, self.side)  # type: ignore[attr-defined]
+
+    def smallest_side(self, levels: int = 0) -> int:
+        """Return the smallest side, in px, that it can judge with so many levels gained: its only one."""
+        return self.side_at(levels)
+
+
+class WholeDiscriminator(nn.Module):
+    """Maps images (N, C, side, side), and their conditions (N, K, 1, 1), to logits (N, 1, 1, 1).
+
+    It is a chain of layers of which the last gives the logit. What that one reads are its hidden features, of
+    `hidden_size` numbers an image: heads that recognise codes or styles read them as well.
+    """
+
+    hidden_size: int
+    chain: Chain
+
+    @abstractmethod
+    def entered(self, image: Tensor, condition: Tensor) -> Tensor:
+        """Return what enters the chain."""
+
+    def forward(self, image: Tensor, condition: Tensor) -> Tensor:
+        return self.chain(self.entered(image, condition))
+
+    def hidden(self, image: Tensor, condition: Tensor) -> Tensor:
+        """Return the features (N, hidden_size) that the last layer reads, activated."""
+        before = self.chain(self.entered(image, condition), num_layers=len(self.chain) - 1)
+        return cast(Layer, self.chain[-1]).activated(before).flatten(1)
+
+    def features(self, image: Tensor, condition: Tensor) -> list[Tensor]:
+        """Return the convolution outputs of all layers but the last, for a distance of features."""
+        return self.chain.features(self.entered(image, condition))
+
+
+def beside(image: Tensor, condition: Tensor) -> Tensor:
+    """Return an image (N, C, H, W) with a condition (N, K, 1, 1) behind it as K planes of one value each."""
+    if not condition.shape[1]:
+        return image
+    return torch.cat([image, condition.to(image.dtype).expand(-1, -1, *image.shape[2:])], dim=1)

@@ -1,0 +1,79 @@
+"""Perceptrons that draw and judge small images (Goodfellow et al. 2014; sizes as in the lectures' code).
+
+A dense layer is written as a 1×1 convolution of an image of one pixel, so that it is a `Layer` as all others: memory
+plans, spectral norm and orthogonal regularisation know it.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from translate.networks.latent.latents import LatentConfig, LatentGenerator, WholeConfig, WholeDiscriminator
+from translate.networks.layers import Chain, Layer, Norm, make_norm
+from translate.networks.weights import spectrally_normed
+
+Widths = tuple[int, ...]
+
+
+class MLPConfig(LatentConfig):
+    """A perceptron z → 128 → 256 → 512 → 1024 → image, ReLU and tanh."""
+
+    kind: Literal["mlp"] = "mlp"
+    side: int = Field(28, ge=4, le=256)
+    widths: Widths = Field((128, 256, 512, 1024), min_length=1, max_length=16)
+    norm: Literal["batch", "none"] = "none"  # of all hidden layers but the first; batch: more varied images
+
+    def build(self, conditions: int, channels: int) -> MLP:
+        return MLP(self.latent, conditions, channels, self.side, self.widths, self.norm)
+
+    def side_at(self, levels: int) -> int:
+        return self.side
+
+
+class MLP(LatentGenerator):
+    """A perceptron from a latent and its conditions, joined, to all values of an image."""
+
+    def __init__(self, latent: int, conditions: int, channels: int, side: int, widths: Widths, norm: Norm = "none"):
+        super().__init__()
+        self.latent, self.shape = latent, (channels, side, side)
+        sizes = [latent + conditions, *widths, channels * side * side]
+        self.chain = Chain(*(
+            Layer(nn.Conv2d(before, after, 1), slope=0.0 if number else None,
+                  norm=make_norm(norm, before) if number > 1 else None,
+                  last=nn.Tanh() if number == len(widths) else None)
+            for number, (before, after) in enumerate(pairwise(sizes))))
+
+    def forward(self, given: Tensor) -> Tensor:
+        return self.chain(given).view(-1, *self.shape)
+
+
+class MLPDiscriminatorConfig(WholeConfig):
+    """A perceptron image → 512 → 256 → 128 → logit, LeakyReLU."""
+
+    kind: Literal["mlp"] = "mlp"
+    side: int = Field(28, ge=4, le=256)
+    widths: Widths = Field((512, 256, 128), min_length=1, max_length=16)
+    norm: Literal["none"] = "none"
+    spectral: bool = False  # spectral norm (Miyato et al. 2018): each layer's largest singular value is one
+
+    def build(self, channels: int, conditions: int = 0) -> MLPDiscriminator:
+        network = MLPDiscriminator(channels * self.side**2 + conditions, self.widths)
+        return spectrally_normed(network) if self.spectral else network
+
+
+class MLPDiscriminator(WholeDiscriminator):
+    """A perceptron from all values of an image, and its condition behind them, to a logit."""
+
+    def __init__(self, size: int, widths: Widths):
+        super().__init__()
+        self.hidden_size = widths[-1]
+        self.chain = Chain(*(Layer(nn.Conv2d(before, after, 1), slope=0.2 if number else None)
+                             for number, (before, after) in enumerate(pairwise([size, *widths, 1]))))
+
+    def entered(self, image: Tensor, condition: Tensor) -> Tensor:
+        return torch.cat([image.flatten(1)[:, :, None, None], condition.to(image.dtype)], dim=1)

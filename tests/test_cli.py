@@ -291,7 +291,8 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_time_left_counts_the_evaluations_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images a second, and after every 10 an evaluation of 20 s: what is shown is right from the second on."""
+    """Two images a second, and after every 10 an evaluation of 20 s, the first of 40 s, as it looks at the real images
+    too: what is shown is right from then on."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     text = io.StringIO()
@@ -299,12 +300,14 @@ def test_the_time_left_counts_the_evaluations_that_follow(monkeypatch: pytest.Mo
         for images in range(1, 41):
             now[0] += 0.5
             if images % 10 == 0:
-                for done in range(5):
-                    display.scoring(done, 4, later=(40 - images) // 10)
-                    now[0] += 5.0 * (done < 4)
+                looks = 8 if images == 10 else 4
+                for done in range(looks + 1):
+                    display.scoring(done, looks, later=4 * (40 - images) // 10)
+                    now[0] += 5.0 * (done < looks)
             display.progress(images, 40, "", {})
-            if images == 20:  # 10 s of work, and two evaluations
-                assert display._bar.tasks[0].fields["left"] == "0:00:50 left"
+            if images in (10, 20):  # 5 s of work between two evaluations
+                left = "0:01:15 left" if images == 10 else "0:00:50 left"
+                assert display._bar.tasks[0].fields["left"] == left
     assert "toy: scoring held-out images, 3 of 4, 0:00:05 left of it" in text.getvalue()
 
 

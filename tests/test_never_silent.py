@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from PIL import Image
 
 from tests.commands import Command, call
 from tests.runs import cyclegan_recipe, pix2pix_recipe
+from translate.cli import progress
 from translate.cli.progress import Display
 from translate.evaluation.scoring import evaluate_labels
 from translate.recipe import Recipe
@@ -76,6 +79,50 @@ def test_no_command_is_silent_for_ten_seconds(tmp_path: Path) -> None:
     found["report"] = longest_silence(tmp_path / "printed.txt", "report", without_pictures(run, tmp_path / "bare"))
     assert max(silent for silent, _ in found.values()) <= MOST_SECONDS, json.dumps(found, indent=1)
     assert sum(took > MOST_SECONDS for _, took in found.values()) >= 3, "work that takes long"
+
+
+def test_one_step_of_a_minute_is_not_silent(monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+    """Lines came with images alone: between two of them a log file stood still."""
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 1.0)
+    with Display("toy") as display:
+        time.sleep(2.5)
+        display.count(1, 3)
+        time.sleep(2.5)
+    lines = said.getvalue().splitlines()
+    assert lines[0].startswith("toy; still at work, 0:00:0"), "before the first image, too"
+    assert lines[-1].startswith("toy: 1 of 3 images; still at work, 0:00:0")
+    time.sleep(2.5)
+    assert said.getvalue().splitlines() == lines, "the work has ended"
+
+
+@pytest.mark.slow
+def test_the_time_left_is_within_a_factor_of_1_5_from_a_tenth_of_a_training_on(tmp_path: Path) -> None:
+    """With evaluations that take as long as the training, of which "0:00:11 left" once knew nothing."""
+    for side in "AB":
+        for split, num in (("train", 8), ("test", 12)):
+            many(tmp_path / "photos" / f"{split}{side}", num, (600, 800))
+    recipe = cyclegan_recipe(tmp_path / "photos", stages=[{"resolution": 128, "images": 400, "batch_size": 2}],
+                             data={"kind": "unpaired", "folder": str(tmp_path / "photos"), "resize": None,
+                                   "truth": True},
+                             translator={"kind": "cyclegan", "generator": {"kind": "resnet", "width": 12, "blocks": 2},
+                                         "discriminator": {"kind": "patchgan", "width": 8, "layers": 2}},
+                             every={"log": 10, "sample": 200, "checkpoint": 100, "evaluate": 40})
+    (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
+    printed = tmp_path / "printed.txt"
+    command = Command(printed, "train", tmp_path / "toy.yaml", "--run", tmp_path / "run")
+    said: list[tuple[float, int, float]] = []  # when, how many images are done, seconds left
+    while command.runs():
+        time.sleep(0.1)
+        text = printed.read_text() if printed.exists() else ""
+        for images, hours, minutes, seconds in re.findall(
+                r"([\d,]+) of 400 images.*?(\d+):(\d\d):(\d\d) left\b", text)[len(said):]:
+            left = (int(hours) * 60 + int(minutes)) * 60 + int(seconds)
+            said.append((time.monotonic(), int(images.replace(",", "")), left))
+    end = time.monotonic()
+    assert command.wait() == 0
+    wrong = [(images, left, round(end - when)) for when, images, left in said if images >= 40 and left >= 5
+             and not 1 / 1.5 <= left / (end - when) <= 1.5]
+    assert len(said) >= 8 and not wrong, (wrong, said)
 
 
 def without_pictures(run: Path, copy: Path) -> Path:

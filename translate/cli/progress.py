@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -16,6 +17,7 @@ from translate.errors import visible
 from translate.sizes import format_speed
 
 PLAIN_SECONDS = 5.0  # between two plain lines
+QUIET_SECONDS = 8.0  # without a line, after which one says that work goes on
 
 
 class Display:
@@ -37,34 +39,56 @@ class Display:
         self._first: tuple[float, int, float] | None = None  # where speed is counted from: (time, worked, megapixels)
         self._worked = 0
         self._scoring_since: float | None = None  # the time at which an evaluation began that is going on
-        self._scoring_seconds = self._last_scoring = 0.0  # of all evaluations, and of the last
-        self._later = 0  # evaluations that follow
-        self._last_line = time.monotonic()
+        self._scoring_seconds = 0.0  # of all evaluations
+        self._scored, self._later = 1, 0  # images that this evaluation looks at, and that those that follow will
+        self._scoring_left = 0.0  # seconds that those will take
+        self._last_line = self._last_said = self._last_news = time.monotonic()
+        self._where = self.title  # how far the work is, in words
+        self._ended = threading.Event()
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
             self._bar.start()
+        else:
+            threading.Thread(target=self._say_that_work_goes_on, name="display", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._bar.stop()
+        self._ended.set()
+        if self.console.is_terminal:  # one that never started would print an empty line
+            self._bar.stop()
 
     def say(self, line: str) -> None:
         """Print a line that stays, above the bar."""
+        self._last_said = self._last_news = time.monotonic()
         say(line, self.console)
+
+    def _say_that_work_goes_on(self) -> None:
+        """Where there is no terminal whose clock goes on: a line now and then while one step takes long."""
+        while not self._ended.wait(1.0):
+            now = time.monotonic()
+            if now - self._last_said > QUIET_SECONDS:
+                self._last_said = now
+                say(f"{self._where}; still at work, {timedelta(seconds=round(now - self._last_news))} since then",
+                    self.console)
 
     def count(self, done: int, total: int, stage: str = "") -> None:
         """Show that so many of all images are done, where there are no losses to show."""
         self.progress(done, total, stage, {})
 
     def scoring(self, done: int, total: int, later: int) -> None:
-        """Show how far an evaluation is, for which the work that is counted waits. `later`: how many follow it."""
+        """Show how far an evaluation is, for which the work that is counted waits.
+
+        done, total   images it has looked at, of all
+        later         images that the evaluations that follow will look at
+        """
         now = time.monotonic()
         if self._scoring_since is None:
             self._scoring_since = now
-        self._later = later
+        self._scored, self._later = max(total, 1), later
         what = f"scoring held-out images, {done} of {total}"
+        self._where, self._last_news = f"{self.title}: {what}", now
         self._bar.update(self._task, description=f"{self.title} {what}")
         if not self.console.is_terminal and now - self._last_line > PLAIN_SECONDS:
             self._last_line = now
@@ -84,10 +108,11 @@ class Display:
         now = time.monotonic()
         worked = images if worked is None else worked
 
-        # An evaluation has ended: its time is not the work's, and the next ones will take as long.
+        # An evaluation has ended: its time is not the work's, and an image will take the next ones as long.
         if self._scoring_since is not None:
-            self._last_scoring = now - self._scoring_since
-            self._scoring_seconds += self._last_scoring * (self._first is not None)
+            took = now - self._scoring_since
+            self._scoring_seconds += took * (self._first is not None)
+            self._scoring_left = took / self._scored * self._later
             self._scoring_since = None
 
         # Speed is counted from the first call, and again from the start of each kind of work.
@@ -104,8 +129,9 @@ class Display:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
 
         heading = f"{self.title} {visible(stage)}".strip()
+        self._where, self._last_news = f"{heading}: {images:,} of {total:,} {self.unit}", now
         detail = "  ".join(f"{visible(name)} {value:.3f}" for name, value in losses.items())
-        seconds_left = (total - images) / rate + self._later * self._last_scoring if rate else 0.0
+        seconds_left = (total - images) / rate + self._scoring_left if rate else 0.0
         left = f"{timedelta(seconds=round(seconds_left))} left" if rate and images < total else ""
         self._bar.update(self._task, completed=images, total=total, description=heading, speed=speed, left=left,
                          detail=detail)

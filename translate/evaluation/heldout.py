@@ -179,10 +179,8 @@ class Evaluator:
         says `on_unreadable: skip`, when too many cannot be read.
         """
         # How much there is to look at: real ones of a size once in a training
-        shown, sizes = self.held_out.shown(fitting), [fitting]
-        if fitting.rescales(self.held_out.shapes):
-            sizes.append(OWN_SIZE)
-        looks = len(sizes) * len(self.held_out.sources)
+        shown, sizes = self.held_out.shown(fitting), self._sizes(fitting)
+        looks = self.num_looks(fitting)
         looks += sum(size not in self._reals for size in sizes) * len(self.held_out.reals) * bool(self.networks)
         looks += sum(size not in self._sources for size in sizes) * len(self.held_out.sources) * self.comparable
         done = itertools.count(self.accelerator.num_processes, self.accelerator.num_processes)
@@ -198,6 +196,14 @@ class Evaluator:
             except TranslateError as error:  # large images may need more memory than there is
                 missing = str(error)
         return Scored(scores, num_images, shown.side, own_size, missing, self._verdict(scores, shown))
+
+    def num_looks(self, fitting: Fitting) -> int:
+        """Return how many images every evaluation looks at; the first one of a size looks at the real ones, too."""
+        return len(self._sizes(fitting)) * len(self.held_out.sources)
+
+    def _sizes(self, fitting: Fitting) -> list[Fitting]:
+        """Return in which sizes images are scored."""
+        return [fitting, *([OWN_SIZE] if fitting.rescales(self.held_out.shapes) else [])]
 
     def _verdict(self, scores: dict[str, Estimate], held_out: HeldOut) -> str:
         """Say what the deciding score of images as they are shown amounts to, beside that of their sources."""

@@ -57,7 +57,7 @@ class Reporter(Protocol):
         """Tell how far a training is, after every step; `losses` are the latest recorded means."""
 
     def scoring(self, done: int, total: int, later: int) -> None:
-        """Tell how many images of how many an evaluation has looked at, first 0, and how many evaluations follow.
+        """Tell how many images of how many an evaluation has looked at, first 0, and how many later ones will.
 
         The training waits for it.
         """
@@ -246,6 +246,7 @@ class Logbook:
             self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
         self.accelerator.wait_for_everyone()
         later = math.ceil((self.recipe.num_images - progress.images) / self.evaluator.cadence)
+        later *= self.evaluator.num_looks(fitting)
         try:
             scored = self.evaluator(translator, fitting, self.showcase.keep if self.showcase else None,
                                     lambda done, total: self.report.scoring(done, total, later))

@@ -19,6 +19,7 @@ from translate.losses.objectives import (
 )
 from translate.losses.penalties import R1, R2, Orthogonal, WassersteinGP, non_orthogonality
 from translate.losses.perceptual import VGG19, MobileNetV2, PerceptualLoss
+from translate.losses.recognition import information_losses, style_ambiguity
 from translate.losses.reconstruction import feature_matching, l1_loss
 from translate.losses.semantic import semantic_consistency
 
@@ -28,7 +29,28 @@ Objective = Annotated[
 Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="kind")]
 Perceptual = Annotated[VGG19 | MobileNetV2, Field(discriminator="kind")]
 
-__all__ = ["R1", "R2", "Began", "Hinge", "LeastSquares", "NonSaturating", "Objective",
-           "Orthogonal", "Penalty", "Perceptual", "PerceptualLoss", "RelativisticAverage", "Vanilla",
-           "Wasserstein", "WassersteinGP", "feature_matching", "l1_loss", "non_orthogonality",
-           "over_scales", "patch_nce", "semantic_consistency"]
+__all__ = [
+    "R1",
+    "R2",
+    "Began",
+    "Hinge",
+    "LeastSquares",
+    "NonSaturating",
+    "Objective",
+    "Orthogonal",
+    "Penalty",
+    "Perceptual",
+    "PerceptualLoss",
+    "RelativisticAverage",
+    "Vanilla",
+    "Wasserstein",
+    "WassersteinGP",
+    "feature_matching",
+    "information_losses",
+    "l1_loss",
+    "non_orthogonality",
+    "over_scales",
+    "patch_nce",
+    "semantic_consistency",
+    "style_ambiguity",
+]

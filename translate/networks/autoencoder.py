@@ -27,7 +27,7 @@ class AutoencoderConfig(Config):
 
     grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = True  # what it judges with are errors of reconstruction
-    takes_conditions: ClassVar[bool] = False
+    judges_whole: ClassVar[bool] = False
 
     def build(self, in_channels: int) -> Autoencoder:
         return initialise(Autoencoder(in_channels, self.width, self.downs, self.norm))

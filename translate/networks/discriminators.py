@@ -40,7 +40,7 @@ class PatchGANConfig(Growable):
     scales: int = Field(1, ge=1, le=6)  # as many of them, each on the image at half the last one's size (pix2pixHD: 3)
 
     reconstructs: ClassVar[bool] = False  # what it judges with are errors of reconstruction (BEGAN)
-    takes_conditions: ClassVar[bool] = False  # as an argument of its own; else it sees them as further channels
+    judges_whole: ClassVar[bool] = False  # one logit an image, of hidden features, beside a condition
 
     def build(self, in_channels: int) -> PatchGAN | Pyramid:
         patchgans = [self.build_one(in_channels) for _ in range(self.scales)]
@@ -80,7 +80,7 @@ class PixelConfig(Config):
 
     grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
-    takes_conditions: ClassVar[bool] = False
+    judges_whole: ClassVar[bool] = False
 
     def build(self, in_channels: int) -> Pixel:
         return prepared(Pixel(in_channels, self.width, self.norm), self.init, self.spectral)

@@ -29,15 +29,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from translate.data import Batch, draws
 from translate.data.hashing import stable_hash
 from translate.errors import Mistake
-from translate.losses import NonSaturating, Objective
+from translate.losses import NonSaturating, Objective, style_ambiguity
 from translate.networks import DCGANConfig, DCGANDiscriminatorConfig, LatentGeneratorConfig, WholeDiscriminatorConfig
 from translate.networks.discriminators import Discriminator, Logits
-from translate.networks.latent.latents import WholeConfig, beside
+from translate.networks.latent.heads import RecognitionHead
+from translate.networks.latent.latents import WholeConfig, WholeDiscriminator, beside
+from translate.precision import at_least_float32
+from translate.translators.codes import Codes, Styles
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction
 from translate.translators.stabilisers import Side
 from translate.translators.translator import StepTools, Translator
@@ -50,7 +54,9 @@ class NoiseConfig(BaseTranslatorConfig):
     generator: LatentGeneratorConfig = DCGANConfig()
     discriminator: WholeDiscriminatorConfig = DCGANDiscriminatorConfig()
     objective: Objective = NonSaturating()
-    conditioned: bool = True  # both networks see the class or vector that the data give; false: for scores alone
+    conditioned: bool = True  # both networks see the class or vector that the data give; false: neither does
+    codes: Codes | None = None  # what an image must tell of besides (InfoGAN); null: nothing
+    styles: Styles | None = None  # the data's classes are styles that images are to be of none of (CAN)
 
     directions: ClassVar[tuple[Direction, ...]] = ("ab",)
     grows: ClassVar[bool] = True
@@ -60,6 +66,20 @@ class NoiseConfig(BaseTranslatorConfig):
 
     def problems(self, data: DataPart) -> Iterator[Mistake]:
         yield from super().problems(data)
+        generator, judge = self.generator, self.discriminator
+        if judge.judges_whole and (side := cast(WholeConfig, judge).side_at(0)) != generator.side_at(0):
+            yield Mistake("translator.discriminator.side", f"judges {side} px, and the generator draws "
+                          f"{generator.side_at(0)}", "they need one size")
+        if generator.grows and not judge.grows:
+            yield Mistake("translator.discriminator.kind", f"{judge.kind} cannot grow, and the generator does",
+                          f"use {generator.kind}")
+        for name in ("codes", "styles"):
+            if getattr(self, name) is not None and not judge.judges_whole:
+                yield Mistake(f"translator.{name}", f"are read off hidden features, and a discriminator of kind "
+                              f"{judge.kind} judges patches", "use one that judges whole images")
+        if self.styles is not None and (self.conditioned or data.channels_a < 2):
+            yield Mistake("translator.styles", "are the classes of the data, which neither network may be told",
+                          "set data.classes, and conditioned: false")
 
     def conditions_of(self, channels_a: int) -> int:
         """Return how many numbers of a condition both networks see, where the data give so many."""
@@ -73,8 +93,8 @@ class NoiseConfig(BaseTranslatorConfig):
 
     @property
     def num_codes(self) -> int:
-        """How many numbers the codes of an image have."""
-        return 0
+        """How many numbers the codes of an image are."""
+        return 0 if self.codes is None else self.codes.num
 
     def draw(self, numbers: Sequence[int], seed: int, truncation: float | None = None) -> tuple[Tensor, Tensor]:
         """Return the latents (N, latent) and codes (N, codes) of samples by their numbers; see the top of this file."""
@@ -89,7 +109,7 @@ class NoiseConfig(BaseTranslatorConfig):
             # The quantile of N(0, 1) becomes that of N(0, 1) cut off at ±ψ, which is a function of ψ without a jump.
             inside = math.erf(truncation / math.sqrt(2))
             latents = math.sqrt(2) * torch.erfinv(torch.erf(latents.double() / math.sqrt(2)) * inside).float()
-        return latents, torch.zeros(len(keys), 0)
+        return latents, torch.zeros(len(keys), 0) if self.codes is None else self.codes.drawn(keys)
 
     def joined(self, latents: Tensor, codes: Tensor, conditions: Tensor) -> Tensor:
         """Return what the generator is given, (N, D, 1, 1): on the device and in the number format of the conditions
@@ -109,26 +129,53 @@ class ConditionalDiscriminator(Discriminator):
         return self.network(images, self.condition)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        return self.network.features(images, self.condition)  # type: ignore[operator]
+        return cast(WholeDiscriminator, self.network).features(images, self._condition)
+
+    def hidden(self, images: Tensor) -> Tensor:
+        """Return the features (N, F) that heads read."""
+        return cast(WholeDiscriminator, self.network).hidden(images, self._condition)
+
+    @property
+    def _condition(self) -> Tensor:
+        assert self.condition is not None
+        return self.condition
 
 
 class Noise(Translator):
-    """One generator noise → B and one discriminator of B."""
+    """One generator noise → B, one discriminator of B, and heads on it.
+
+    The head that finds codes (Q) is trained with the generator and, through the features that it shares, by the
+    discriminator as well, as in InfoGAN's code; the head that finds styles is trained with the discriminator.
+    """
 
     def __init__(self, config: NoiseConfig, channels_a: int, channels_b: int):
         conditions, judge = config.conditions_of(channels_a), config.discriminator
-        self.conditioned, self.takes_conditions = config.conditioned, judge.takes_conditions
+        self.conditioned, self.judges_whole = config.conditioned, judge.judges_whole
         self.generator_ab = config.build_generator("ab", channels_a, channels_b)
-        self.discriminator_b = (cast(WholeConfig, judge).build(channels_b, conditions) if judge.takes_conditions else
+        self.discriminator_b = (cast(WholeConfig, judge).build(channels_b, conditions) if judge.judges_whole else
                                 judge.build(channels_b + conditions))
-        super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {})
+        self.codes, self.styles = config.codes, config.styles
+        heads = {name: RecognitionHead(cast(WholeDiscriminator, self.discriminator_b).hidden_size, num)
+                 for name, part, num in (("codes", self.codes, config.num_codes), ("styles", self.styles, channels_a))
+                 if part is not None}
+        self.heads = heads
+        super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b} | {
+            name: head for name, head in heads.items() if name == "styles"}, {},
+            beside={name: head for name, head in heads.items() if name == "codes"})
 
     def train_generators(self, batch: Batch, update: StepTools) -> list[Tensor]:
         """Draw images under the conditions of the batch, and fool the discriminator (eq. 1); return them."""
         fakes = []
         for a, b in update.micro_batches(batch):
             with update.fake(self.generator_ab, self.inputs(a, update.keys)) as fake:
-                update.backward("adversarial", self.fool(update, self.conditional(a, b), fake, b))
+                judge = self.conditional(a, b)
+                update.backward("adversarial", self.fool(update, judge, fake, b))
+                if self.codes is not None:
+                    update.backward("information", self.codes.loss(self.recognised("codes", update, judge, fake),
+                                                                   self.codes.drawn(update.keys).to(fake)))
+                if self.styles is not None:
+                    style = style_ambiguity(self.recognised("styles", update, judge, fake))
+                    update.backward("ambiguity", self.styles.weight * style)
             fakes.append(fake.detach())
         return fakes
 
@@ -136,11 +183,23 @@ class Noise(Translator):
         """Tell real images from drawn ones, each beside its condition (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             fake = fakes[number] if fakes else update.translated(self.generator_ab, self.inputs(a, update.keys))
-            self.tell_apart(update, self.conditional(a, b), b, fake)
+            judge = self.conditional(a, b)
+            self.tell_apart(update, judge, b, fake)
+            if self.codes is not None:
+                update.backward("information_b", self.codes.loss(self.recognised("codes", update, judge, fake),
+                                                                 self.codes.drawn(update.keys).to(fake)))
+            if self.styles is not None:
+                update.backward("styles", F.cross_entropy(
+                    at_least_float32(self.recognised("styles", update, judge, b)), a.flatten(1)))
+
+    def recognised(self, head: str, update: StepTools, judge: Discriminator, images: Tensor) -> Tensor:
+        """Return what a head says of images (N, C, H, W), as the discriminator sees them: (N, num)."""
+        hidden = cast(ConditionalDiscriminator, judge).hidden(self.seen(update, f"{head} {judge.name}", images))
+        return self.heads[head](hidden)
 
     def conditional(self, a: Tensor, b: Tensor) -> Discriminator:
         """Return the discriminator beside the conditions `a` (N, K, 1, 1) of images like `b`."""
         shown = a if self.conditioned else a[:, :0]
-        if self.takes_conditions:
+        if self.judges_whole:
             return ConditionalDiscriminator("discriminator_b", self.discriminator_b, shown)
         return self.discriminator("b", beside(b[:, :0], shown) if shown.shape[1] else None)

@@ -66,7 +66,7 @@ class LatentGenerator(nn.Module):
 class WholeConfig(Config, ABC):
     """The config of a discriminator that judges whole images, one logit each, beside what they are drawn under."""
 
-    takes_conditions: ClassVar[bool] = True  # `build(channels, conditions)`; others see them as further channels
+    judges_whole: ClassVar[bool] = True
     grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
 

@@ -43,10 +43,11 @@ SMALL: dict[str, dict[str, Any]] = {  # of each family, a generator and what jud
               "codes": {"categorical": [3, 2], "continuous": 2}, "conditioned": False},
     "styles": {"generator": {"kind": "dcgan", "side": 32, "width": 2, "latent": 5},
                "discriminator": {"kind": "dcgan", "side": 32, "width": 2}, "styles": {}, "conditioned": False},
+    "pggan": {"generator": {"kind": "pggan", "width": 6, "latent": 5}, "discriminator": {"kind": "pggan", "width": 6}},
     "judged by patches": {"generator": {"kind": "dcgan", "side": 32, "width": 2, "latent": 5},
                           "discriminator": {"kind": "patchgan", "width": 4, "layers": 2}},
 }
-SIDES = {name: parts["generator"]["side"] for name, parts in SMALL.items()}
+SIDES = {name: parts["generator"].get("side", 4) for name, parts in SMALL.items()}
 NUM_CLASSES = 4
 
 

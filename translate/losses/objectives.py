@@ -172,6 +172,8 @@ class Wasserstein(BaseObjective):
     kind: Literal["wasserstein"] = "wasserstein"
     # largest magnitude of a weight of D; null: a penalty bounds D instead
     clip: float | None = Field(0.01, gt=0, le=1e9)
+    # ε: of the squares of real images' scores, which else may drift (Karras et al. 2018, appendix A.1: 0.001)
+    drift: float = Field(0.0, ge=0, le=1e9)
 
     threshold: ClassVar[float | None] = None
 
@@ -179,7 +181,9 @@ class Wasserstein(BaseObjective):
         return -at_least_float32(fake).mean()
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        return at_least_float32(fake).mean() - at_least_float32(real).mean()
+        real, fake = at_least_float32(real), at_least_float32(fake)
+        distance = real.mean() - fake.mean()
+        return self.drift * real.square().mean() - distance if self.drift else -distance
 
     @torch.no_grad()
     def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:

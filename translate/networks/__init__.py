@@ -25,6 +25,7 @@ from translate.networks.discriminators import PatchGANConfig, PixelConfig
 from translate.networks.heads import ProjectionHeads
 from translate.networks.latent.dcgan import DCGANConfig, DCGANDiscriminatorConfig
 from translate.networks.latent.mlp import MLPConfig, MLPDiscriminatorConfig
+from translate.networks.latent.pggan import PGGANConfig, PGGANDiscriminatorConfig
 from translate.networks.resnet import ResNetConfig
 from translate.networks.unet import UNetConfig
 
@@ -32,11 +33,12 @@ GeneratorConfig = Annotated[ResNetConfig | UNetConfig | CoarseToFineConfig, Fiel
 EncodingConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]  # generators that show `features`
 DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig | AutoencoderConfig, Field(discriminator="kind")]
 # From noise: generators, and discriminators that judge an image as a whole, or else by its patches
-LatentGeneratorConfig = Annotated[MLPConfig | DCGANConfig, Field(discriminator="kind")]
-WholeDiscriminatorConfig = Annotated[MLPDiscriminatorConfig | DCGANDiscriminatorConfig | PatchGANConfig |
-                                     AutoencoderConfig, Field(discriminator="kind")]
+LatentGeneratorConfig = Annotated[MLPConfig | DCGANConfig | PGGANConfig, Field(discriminator="kind")]
+WholeDiscriminatorConfig = Annotated[
+    MLPDiscriminatorConfig | DCGANDiscriminatorConfig | PGGANDiscriminatorConfig | PatchGANConfig | AutoencoderConfig,
+    Field(discriminator="kind")]
 
 __all__ = ["AutoencoderConfig", "CoarseToFineConfig", "DCGANConfig", "DCGANDiscriminatorConfig", "DiscriminatorConfig",
            "EncodingConfig", "GeneratorConfig", "LatentGeneratorConfig", "MLPConfig", "MLPDiscriminatorConfig",
-           "PatchGANConfig", "PixelConfig", "ProjectionHeads", "ResNetConfig", "UNetConfig",
-           "WholeDiscriminatorConfig"]
+           "PGGANConfig", "PGGANDiscriminatorConfig", "PatchGANConfig", "PixelConfig", "ProjectionHeads",
+           "ResNetConfig", "UNetConfig", "WholeDiscriminatorConfig"]

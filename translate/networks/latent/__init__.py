@@ -3,6 +3,7 @@
     latents      what all of these generators and discriminators are
     mlp          perceptrons (Goodfellow et al. 2014)
     dcgan        convolutions (Radford et al. 2016)
+    pggan        progressive growing, from 4 px (Karras et al. 2018)
     heads        what a discriminator recognises beside real or fake (InfoGAN, CAN)
 
 A generator is given (N, D, 1, 1): the latent, and behind it whatever the image is drawn under (codes, a class, a

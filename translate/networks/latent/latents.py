@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.errors import Mistake
-from translate.networks.growing import LevelStage
+from translate.networks.growing import LevelStage, level_problems
 from translate.networks.layers import Chain, Layer
 from translate.schema import Config
 
@@ -38,14 +38,13 @@ class LatentConfig(Config, ABC):
 
     def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
         """Yield what is wrong with the levels and the resolutions of a recipe's stages."""
+        yield from level_problems(stages, unable=None if self.grows else f"generator.kind: {self.kind}", begun=begun)
         for number, stage in enumerate(stages):
-            here = f"stages.{number}"
-            if stage.levels and not self.grows:
-                yield Mistake(f"{here}.levels", f"generator.kind: {self.kind} cannot gain levels", "leave them out")
-            elif stage.size != (side := self.side_at(stage.levels), side):
-                at = f" with {stage.levels} levels" * self.grows
+            here, side = f"stages.{number}", self.side_at(stage.levels)
+            if (self.grows or not stage.levels) and stage.size != (side, side):
                 yield Mistake(f"{here}.resolution", f"{stage.size[0]}×{stage.size[1]} px, and the generator draws "
-                              f"{side}×{side}{at}", f"use {side}, or another generator.side")
+                              f"{side}×{side}", f"use {side}, or " + (
+                                  "other levels" if self.grows else "another translator.generator.side"))
             if stage.freeze == "trunk":
                 yield Mistake(f"{here}.freeze", "a generator from noise has no trunk between two ends", "leave it out")
 

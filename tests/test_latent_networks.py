@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from translate.networks import (
+    BigGANConfig,
+    BigGANDiscriminatorConfig,
     DCGANConfig,
     DCGANDiscriminatorConfig,
     MLPConfig,
@@ -48,6 +50,10 @@ IMAGE_LAYERS = 4 * 512 + 256 + 128 + 64 + 32  # channels of the levels below 102
     # Karras et al. 2018, table 2: 23.1 M; the authors' code prints these numbers for 1024 px, which count the layers to
     # and from images of every level, of which a grown network here has the last alone
     (num_parameters(PGGANConfig(), 0, 3, levels=8), 23_079_115 - 3 * (IMAGE_LAYERS + 8)),
+    # Brock et al. 2019, table 4 (70.43 M) and appendix B; the authors' PyTorch code prints 70,433,988 and 87,982,370.
+    # Attention of C channels has 2·C² weights here and 1.25·C² there
+    (num_parameters(BigGANConfig(), 1000, 3), 70_433_988 + 3 * 192**2 // 4),
+    (num_parameters(BigGANDiscriminatorConfig(), 3, 1000), 87_982_370 + 3 * 96**2 // 4),
     (num_parameters(PGGANDiscriminatorConfig(), 3, levels=8), 23_087_249 - 4 * IMAGE_LAYERS),
 ])
 def test_networks_have_the_published_number_of_parameters(found: int, published: int) -> None:

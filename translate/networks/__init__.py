@@ -23,6 +23,8 @@ from translate.networks.autoencoder import AutoencoderConfig
 from translate.networks.coarse_to_fine import CoarseToFineConfig
 from translate.networks.discriminators import PatchGANConfig, PixelConfig
 from translate.networks.heads import ProjectionHeads
+from translate.networks.latent.began import BEGANConfig
+from translate.networks.latent.biggan import BigGANConfig, BigGANDiscriminatorConfig
 from translate.networks.latent.dcgan import DCGANConfig, DCGANDiscriminatorConfig
 from translate.networks.latent.mlp import MLPConfig, MLPDiscriminatorConfig
 from translate.networks.latent.pggan import PGGANConfig, PGGANDiscriminatorConfig
@@ -33,12 +35,15 @@ GeneratorConfig = Annotated[ResNetConfig | UNetConfig | CoarseToFineConfig, Fiel
 EncodingConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]  # generators that show `features`
 DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig | AutoencoderConfig, Field(discriminator="kind")]
 # From noise: generators, and discriminators that judge an image as a whole, or else by its patches
-LatentGeneratorConfig = Annotated[MLPConfig | DCGANConfig | PGGANConfig, Field(discriminator="kind")]
+LatentGeneratorConfig = Annotated[MLPConfig | DCGANConfig | BEGANConfig | PGGANConfig | BigGANConfig,
+                                  Field(discriminator="kind")]
 WholeDiscriminatorConfig = Annotated[
-    MLPDiscriminatorConfig | DCGANDiscriminatorConfig | PGGANDiscriminatorConfig | PatchGANConfig | AutoencoderConfig,
+    MLPDiscriminatorConfig | DCGANDiscriminatorConfig | PGGANDiscriminatorConfig | BigGANDiscriminatorConfig |
+    PatchGANConfig | AutoencoderConfig,
     Field(discriminator="kind")]
 
-__all__ = ["AutoencoderConfig", "CoarseToFineConfig", "DCGANConfig", "DCGANDiscriminatorConfig", "DiscriminatorConfig",
+__all__ = ["AutoencoderConfig", "BEGANConfig", "BigGANConfig", "BigGANDiscriminatorConfig", "CoarseToFineConfig",
+           "DCGANConfig", "DCGANDiscriminatorConfig", "DiscriminatorConfig",
            "EncodingConfig", "GeneratorConfig", "LatentGeneratorConfig", "MLPConfig", "MLPDiscriminatorConfig",
            "PGGANConfig", "PGGANDiscriminatorConfig", "PatchGANConfig", "PixelConfig", "ProjectionHeads",
            "ResNetConfig", "UNetConfig", "WholeDiscriminatorConfig"]

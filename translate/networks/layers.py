@@ -210,21 +210,28 @@ class Block(nn.Module):
         return normalised(self.chain(x), self.norm, beside=x)
 
 
-class Level(nn.Module):
-    """What a U-Net does at one scale on the way down or up: activate, convolve, normalise, drop out."""
+class Scale(nn.Module):
+    """What a network does at one scale: a part that keeps everything, or only its inputs, and is computed again."""
 
     keep: Keep = "everything"
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return checkpointed(self, self._run, *inputs) if self.keep == "input" else self._run(*inputs)
+
+    def _run(self, *inputs: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} does not say what it computes")
+
+
+class Level(Scale):
+    """What a U-Net does at one scale on the way down or up: activate, convolve, normalise, drop out.
+
+    Several inputs are concatenated along channels (the skip connection). That happens inside what may be recomputed, so
+    that the concatenation need not be kept.
+    """
 
     def __init__(self, layer: Layer, norm: nn.Module | None = None, dropout: nn.Module | None = None):
         super().__init__()
         self.layer, self.norm, self.dropout = layer, norm, dropout
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the level's output; several inputs are concatenated along channels (the skip connection).
-
-        That happens inside what may be recomputed, so that the concatenation need not be kept.
-        """
-        return checkpointed(self, self._run, *inputs) if self.keep == "input" else self._run(*inputs)
 
     def _run(self, *inputs: Tensor) -> Tensor:
         convolve = self._convolve

@@ -21,6 +21,8 @@ A plan a network cannot follow acts as the nearest one it can:
     CUT             computes its encoder's features without strips: under both `strips` the head keeps only its input
     attention       keeps only its input where blocks or levels do
     discriminators  never run in strips: they keep their convolutions' outputs under all plans but `plain` and `split`
+    from noise      no generator of latents runs in strips, and none is replayed: chains do as discriminators do, and
+                    BigGAN's blocks as the levels of a U-Net
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import nn
 
 from translate.networks.attention import Attention
-from translate.networks.layers import Block, Chain, Keep, Level
+from translate.networks.layers import Block, Chain, Keep, Scale
 from translate.networks.statistics import has_batch_norm
 from translate.schema import Config
 
-Part = Chain | Block | Level | Attention  # what a plan addresses
+Part = Chain | Block | Scale | Attention  # what a plan addresses
 PlanName = Literal["plain", "split", "preact", "replay", "blocks", "strips", "strips_blocks"]
 
 
@@ -51,7 +53,7 @@ class Plan:
     head: Keep = "everything"  # of a ResNet: down to a quarter of the resolution
     trunk: Keep = "everything"  # its residual blocks
     tail: Keep = "everything"  # up again
-    levels: Keep = "everything"  # of a U-Net
+    levels: Keep = "everything"  # of a U-Net, and whatever else has scales
     discriminator: Keep = "everything"
     num_strips: int = 8  # of the parts that run in strips
 
@@ -179,7 +181,7 @@ def kept_by_parts(plan: Plan, network: nn.Module, num_processes: int) -> Iterato
             whole = plan.trunk == "input"
             yield part, "input" if whole else "everything"
             yield part.chain, "everything" if whole else plan.trunk
-        elif isinstance(part, Level):
+        elif isinstance(part, Scale):
             yield part, plan.levels
         elif isinstance(part, Attention):
             yield part, "input" if "input" in (plan.trunk, plan.levels) else "everything"

@@ -43,7 +43,7 @@ def initialise(network: AnyNetwork, gain: float = 0.02, init: Initialisation = "
                 nn.init.orthogonal_(module.weight)
             else:
                 nn.init.normal_(module.weight, 0.0, gain)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d) and module.affine:
             nn.init.normal_(module.weight, 1.0, gain)
         else:
             continue

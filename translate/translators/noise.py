@@ -73,6 +73,9 @@ class NoiseConfig(BaseTranslatorConfig):
         if generator.grows and not judge.grows:
             yield Mistake("translator.discriminator.kind", f"{judge.kind} cannot grow, and the generator does",
                           f"use {generator.kind}")
+        if judge.reconstructs and self.conditions_of(data.channels_a):
+            yield Mistake("translator.discriminator.kind", f"{judge.kind} rebuilds images, and would have to rebuild "
+                          "the class or vector beside them", "set conditioned: false")
         for name in ("codes", "styles"):
             if getattr(self, name) is not None and not judge.judges_whole:
                 yield Mistake(f"translator.{name}", f"are read off hidden features, and a discriminator of kind "
@@ -128,17 +131,10 @@ class ConditionalDiscriminator(Discriminator):
     def __call__(self, images: Tensor) -> Logits:
         return self.network(images, self.condition)
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        return cast(WholeDiscriminator, self.network).features(images, self._condition)
-
     def hidden(self, images: Tensor) -> Tensor:
         """Return the features (N, F) that heads read."""
-        return cast(WholeDiscriminator, self.network).hidden(images, self._condition)
-
-    @property
-    def _condition(self) -> Tensor:
         assert self.condition is not None
-        return self.condition
+        return cast(WholeDiscriminator, self.network).hidden(images, self.condition)
 
 
 class Noise(Translator):

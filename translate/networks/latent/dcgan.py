@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from translate.networks.discriminators import MinibatchDiscrimination, MinibatchStd, sequence
 from translate.networks.dropout import PositionalDropout
 from translate.networks.latent.latents import (
+    ChainDiscriminator,
     LatentConfig,
     LatentGenerator,
     WholeConfig,
-    WholeDiscriminator,
-    beside,
 )
 from translate.networks.layers import Chain, Layer, Norm, make_norm
 from translate.networks.weights import Initialisation, prepared
@@ -95,7 +94,7 @@ class DCGANDiscriminatorConfig(WholeConfig):
         return prepared(network, self.init, self.spectral)
 
 
-class DCGANDiscriminator(WholeDiscriminator):
+class DCGANDiscriminator(ChainDiscriminator):
     """Strided convolutions down to a few pixels, and a dense layer to a logit."""
 
     def __init__(self, in_channels: int, side: int, width: int, norm: Norm = "batch", dropout: float = 0.0,
@@ -121,9 +120,6 @@ class DCGANDiscriminator(WholeDiscriminator):
                                          compare)))
         self.hidden_size = (last + minibatch_kernels) * end**2
         self.chain = Chain(*chain)
-
-    def entered(self, image: Tensor, condition: Tensor) -> Tensor:
-        return beside(image, condition)
 
 
 def num_doublings(side: int) -> int:

@@ -84,31 +84,34 @@ class WholeConfig(Config, ABC):
         return self.side_at(levels)
 
 
-class WholeDiscriminator(nn.Module):
+class WholeDiscriminator(nn.Module, ABC):
     """Maps images (N, C, side, side), and their conditions (N, K, 1, 1), to logits (N, 1, 1, 1).
 
-    It is a chain of layers of which the last gives the logit. What that one reads are its hidden features, of
-    `hidden_size` numbers an image: heads that recognise codes or styles read them as well.
+    Its hidden features are `hidden_size` numbers an image: heads that recognise codes or styles read them as well.
     """
 
     hidden_size: int
-    chain: Chain
 
     @abstractmethod
-    def entered(self, image: Tensor, condition: Tensor) -> Tensor:
-        """Return what enters the chain."""
+    def hidden(self, image: Tensor, condition: Tensor) -> Tensor:
+        """Return the features (N, hidden_size) that the logit is made of, activated."""
+
+
+class ChainDiscriminator(WholeDiscriminator):
+    """A chain of layers, the last of which gives the logit of what it activates."""
+
+    chain: Chain
 
     def forward(self, image: Tensor, condition: Tensor) -> Tensor:
         return self.chain(self.entered(image, condition))
 
     def hidden(self, image: Tensor, condition: Tensor) -> Tensor:
-        """Return the features (N, hidden_size) that the last layer reads, activated."""
         before = self.chain(self.entered(image, condition), num_layers=len(self.chain) - 1)
         return cast(Layer, self.chain[-1]).activated(before).flatten(1)
 
-    def features(self, image: Tensor, condition: Tensor) -> list[Tensor]:
-        """Return the convolution outputs of all layers but the last, for a distance of features."""
-        return self.chain.features(self.entered(image, condition))
+    def entered(self, image: Tensor, condition: Tensor) -> Tensor:
+        """Return what enters the chain: the image, and behind it the condition as planes of one value each."""
+        return beside(image, condition)
 
 
 def beside(image: Tensor, condition: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.networks.latent.latents import LatentConfig, LatentGenerator, WholeConfig, WholeDiscriminator
+from translate.networks.latent.latents import ChainDiscriminator, LatentConfig, LatentGenerator, WholeConfig
 from translate.networks.layers import Chain, Layer, Norm, make_norm
 from translate.networks.weights import spectrally_normed
 
@@ -66,7 +66,7 @@ class MLPDiscriminatorConfig(WholeConfig):
         return spectrally_normed(network) if self.spectral else network
 
 
-class MLPDiscriminator(WholeDiscriminator):
+class MLPDiscriminator(ChainDiscriminator):
     """A perceptron from all values of an image, and its condition behind them, to a logit."""
 
     def __init__(self, size: int, widths: Widths):

@@ -19,11 +19,10 @@ from torch.nn.utils import parametrize
 from translate.networks.discriminators import MinibatchStd
 from translate.networks.growing import FadingEntry, FadingExit, Growable
 from translate.networks.latent.latents import (
+    ChainDiscriminator,
     LatentConfig,
     LatentGenerator,
     WholeConfig,
-    WholeDiscriminator,
-    beside,
 )
 from translate.networks.layers import Chain, Layer
 from translate.precision import at_least_float32
@@ -171,7 +170,7 @@ def image_layer(width: int, channels: int) -> Layer:
     return Layer(equalised(nn.Conv2d(width, channels, 1), 1.0), norm=PixelNorm(SLOPE), slope=SLOPE)
 
 
-class PGGANDiscriminator(WholeDiscriminator):
+class PGGANDiscriminator(ChainDiscriminator):
     """From an image by a 1×1 convolution to features; two convolutions for each level; at 4×4 a channel more that says
     how much the samples of the batch differ, a 3×3 and a 4×4 convolution, and a dense layer to a logit."""
 
@@ -186,9 +185,6 @@ class PGGANDiscriminator(WholeDiscriminator):
             Layer(equalised(nn.Conv2d(first + 1, first, 3, 1, 1)), norm=MinibatchStd(), slope=SLOPE),
             Layer(equalised(nn.Conv2d(first, first, SMALLEST)), slope=SLOPE),
             Layer(equalised(nn.Conv2d(first, 1, 1), 1.0), slope=SLOPE))
-
-    def entered(self, image: Tensor, condition: Tensor) -> Tensor:
-        return beside(image, condition)
 
     def grow(self) -> None:
         """Put a level in front, for images of twice the size, which fades in."""

@@ -129,6 +129,22 @@ def test_a_run_writes_into_no_folder_that_a_link_leads_to(name: str, run: Path, 
     assert "bytes free" not in str(caught.value) and list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["translated", "set", "translator", "judge", "task"])
+def test_adapt_writes_into_no_folder_that_a_link_leads_to(name: str, tmp_path: Path) -> None:
+    from tests.adaptation import stripes_recipe, write_stripes
+    from tests.runs import Silent
+    from translate.adapt import evaluate, make
+
+    recipe, home, elsewhere = stripes_recipe(write_stripes(tmp_path, 2)), tmp_path / "out", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    (home / name).symlink_to(elsewhere)
+    for work in (make, evaluate):
+        with pytest.raises(DiskError, match=rf"{name}: {name} is a link, .*; remove it$"):
+            work(recipe, home, Silent(), device="cpu")
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_pictures_of_a_running_training_go_through_no_link(run: Path, toy_pairs: Path, tmp_path: Path) -> None:
     from tests.runs import pix2pix_recipe
     from translate.evaluation.heldout import HeldOut

@@ -87,6 +87,14 @@ def kept(path: Path, made_from: Any, make: Callable[[], Record],
     return record
 
 
+def refuse_linked_folders(home: Path) -> None:
+    """Raise `DiskError` where a link to a folder lies among the folders that results are written into."""
+    for each in sorted(home.iterdir()) if home.is_dir() else ():
+        if each.is_dir():
+            with files.as_disk_errors(each):
+                files.refuse_link(each)
+
+
 def read_record(path: Path, shape: Any = Document) -> Record | None:
     """Return a record, also one of an earlier version; None where there is none. Raises `DocumentError`."""
     record = read_json(path)

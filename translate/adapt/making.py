@@ -30,7 +30,7 @@ from translate import files
 from translate.adapt.assembling import STAGES_OF_READING, Translations, assemble, check_names, damage, manifest_hash
 from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
-from translate.adapt.kept import Record, SetRecord, digest, kept, write_record
+from translate.adapt.kept import Record, SetRecord, digest, kept, refuse_linked_folders, write_record
 from translate.adapt.preservation import Opinion, compare_opinions, is_held_out, summarise, warnings_of
 from translate.adapt.stopping import stopping
 from translate.adapt.tasks import kept_task
@@ -95,12 +95,14 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
               one makes it, and looks at every file, which a shard does not
 
     Raises `DataError` with all that is wrong with labels and images before anything is trained, and where a set has
-    nothing left; `RunError` where the folder was begun with another recipe; `Stopped` after a signal.
+    nothing left; `RunError` where the folder was begun with another recipe; `DiskError` where a link lies among its
+    folders; `Stopped` after a signal.
     """
     adapt = adaptation_of(recipe)
     source = adapt.source.find("train", data_root())
     if not models:
         check_names(source, recipe.data.image_b)
+    refuse_linked_folders(home)
     made, num = [], len(models) or adapt.variants
 
     with stopping(report, WHAT_IS_KEPT) as report:

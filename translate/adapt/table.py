@@ -32,7 +32,7 @@ from torch import nn
 from translate import files
 from translate.adapt.assembling import manifest_hash
 from translate.adapt.examples import Examples
-from translate.adapt.kept import digest
+from translate.adapt.kept import digest, refuse_linked_folders
 from translate.adapt.stopping import stopping
 from translate.adapt.table_data import TableData, find_table_data
 from translate.adapt.tasks import confusions, train_task
@@ -81,6 +81,7 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     something else, `RunError` where it was made by another recipe, and `Stopped` after a signal.
     """
     adapt, where = adaptation_of(recipe), choose_device(device)
+    refuse_linked_folders(home)
     shape = (adapt.source.num_classes, adapt.source.num_classes + 1)
     known = {record["key"]: record for record in read_lines(home / RESULTS, Result)
              if np.shape(record["confusion"]) == shape}

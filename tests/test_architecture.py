@@ -29,6 +29,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; wings 
     ["translators", "metrics"],
     ["recipe"],
     ["runs"],
+    ["sampling"],
     ["convert", "evaluation", "interop"],
     ["serve"],
     ["report"],

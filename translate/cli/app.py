@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from translate.cli import adapting, console, converting, datasets, evaluating, interop, publishing, serving, training
+from translate.cli import (
+    adapting,
+    console,
+    converting,
+    datasets,
+    evaluating,
+    interop,
+    publishing,
+    sampling,
+    serving,
+    training,
+)
 from translate.errors import Stopped, TranslateError, UsageError
 from translate.signals import ending_once_stopped
 
@@ -48,6 +59,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command(cls=Command)(training.new)
 app.command(cls=Command)(training.train)
 app.command(cls=Command, context_settings={"allow_extra_args": True})(converting.convert)  # it says why too many
+app.command(cls=Command)(sampling.sample)
 app.command(cls=Command)(serving.serve)
 app.command(cls=Command)(evaluating.evaluate)
 app.command(cls=Command)(evaluating.report)

@@ -46,7 +46,7 @@ class VectorsConfig(Config):
     def read(self, folder: Path, files: Sequence[Path]) -> np.ndarray:
         """Return the vectors of image files below `folder`, float32 (N, size). Raises `DataError`."""
         source = folder / (VECTORS_FILE if self.column is None else METADATA)
-        found = self._in_file(source) if self.column is None else self._in_column(source, self.column)
+        found = read_vectors(source) if self.column is None else self._in_column(source, self.column)
 
         # Each image has its vector, of the size that the recipe says and of numbers that can be learnt from.
         missing = [path for path in files if path.relative_to(folder).as_posix() not in found]
@@ -61,19 +61,6 @@ class VectorsConfig(Config):
                                 "(data.vectors.size)", source)
         return np.stack(vectors)
 
-    def _in_file(self, source: Path) -> dict[str, Any]:
-        expected = "expected an npz file of names (N,) and vectors (N, size), as numpy.savez writes it"
-        try:
-            with np.load(source, allow_pickle=False) as arrays:
-                names, vectors = arrays["names"], arrays["vectors"]
-        except FileNotFoundError:
-            raise DataError("no such file", source, f"{expected}; or data.vectors.column") from None
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise DataError(f"cannot be read: {error}", source, expected) from None
-        if names.ndim != 1 or vectors.ndim != 2 or len(names) != len(vectors):
-            raise DataError(f"names are {names.shape} and vectors {vectors.shape}", source, expected)
-        return dict(zip(map(str, names), vectors, strict=True))
-
     def _in_column(self, source: Path, column: str) -> dict[str, Any]:
         if not source.is_file():
             raise DataError("no such file", source, f"data.vectors.column {column} is one of its columns")
@@ -85,6 +72,21 @@ class VectorsConfig(Config):
                                 f"{source}, line {number}")
             found[name] = values
         return found
+
+
+def read_vectors(source: Path) -> dict[str, Any]:
+    """Return the vectors (size,) of a vectors.npz by the names of their images. Raises `DataError`."""
+    expected = "expected an npz file of names (N,) and vectors (N, size), as numpy.savez writes it"
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            names, vectors = arrays["names"], arrays["vectors"]
+    except FileNotFoundError:
+        raise DataError("no such file", source, f"{expected}; or data.vectors.column") from None
+    except (OSError, ValueError, KeyError, EOFError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot be read: {error}", source, expected) from None
+    if names.ndim != 1 or vectors.ndim != 2 or len(names) != len(vectors):
+        raise DataError(f"names are {names.shape} and vectors {vectors.shape}", source, expected)
+    return dict(zip(map(str, names), vectors, strict=True))
 
 
 class ImagesConfig(OneFolderConfig):
@@ -105,12 +107,10 @@ class ImagesConfig(OneFolderConfig):
 
     @property
     def num_classes(self) -> int:
-        """How many classes images are drawn under; 0: none."""
         return self.classes if isinstance(self.classes, int) else len(self.classes or ())
 
     @property
     def vector_size(self) -> int:
-        """How many numbers the vector beside each image has; 0: there is none."""
         return 0 if self.vectors is None else self.vectors.size
 
     @property
@@ -142,10 +142,10 @@ class ImagesConfig(OneFolderConfig):
         return list(found.files), [label for label in found.labels if isinstance(label, int)]
 
     def class_names(self, root: Path) -> tuple[str, ...]:
-        """Return what the classes are called, in the order of their numbers. Raises `DataError`.
+        """Return the names that the recipe gives.
 
-        Where the recipe only says how many there are, they are the folders of the training images, sorted by name, or
-        the numbers from 0 on where a metadata.jsonl says the classes.
+        Where it only says how many there are, they are the folders of the training images, sorted by name, or the
+        numbers from 0 on where a metadata.jsonl says the classes.
         """
         if not isinstance(self.classes, int):
             return self.classes or ()

@@ -75,6 +75,20 @@ class LayoutConfig(PlaceConfig):
         return self.image_b.channels
 
     @property
+    def num_classes(self) -> int:
+        """How many classes images are drawn under from noise; 0: none."""
+        return 0
+
+    @property
+    def vector_size(self) -> int:
+        """How many numbers the vector beside each image has that is drawn from noise; 0: there is none."""
+        return 0
+
+    def class_names(self, root: Path) -> tuple[str, ...]:
+        """Return what the classes of `num_classes` are called, in the order of their numbers. Raises `DataError`."""
+        return ()
+
+    @property
     def open_backgrounds(self) -> list[str]:
         """The sides, image_a or image_b, of which it is left open on what transparent images are shown."""
         return [side for side in ("image_a", "image_b") if side in type(self).model_fields

@@ -168,9 +168,19 @@ def sample_grid(translator: Translator, samples: Sequence[Sample], device: torch
             row.append(_to_bytes(_translate(translator, "ba", b[None], device), labels))
         rows.append(row)
 
-    # All in fields of one size, between white lines.
+    return in_fields(rows)
+
+
+def sheet_of(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return rows of images (C, H, W) in [-1, 1] as one picture (H, W, 3), in 8 bits; rows may be of any length."""
+    return in_fields([[_to_bytes(image[None]) for image in row] for row in rows])
+
+
+def in_fields(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return rows of pictures (H, W, 3) in 8 bits as one, each in the middle of a field, between white lines."""
     height, width = (max(cell.shape[axis] for row in rows for cell in row) + LINE_WIDTH for axis in (0, 1))
-    grid = torch.full((height * len(rows) + LINE_WIDTH, width * len(rows[0]) + LINE_WIDTH, 3), 255, dtype=torch.uint8)
+    columns = max(map(len, rows))
+    grid = torch.full((height * len(rows) + LINE_WIDTH, width * columns + LINE_WIDTH, 3), 255, dtype=torch.uint8)
     for y, row in enumerate(rows):
         for x, cell in enumerate(row):
             top = LINE_WIDTH + y * height + (height - LINE_WIDTH - cell.shape[0]) // 2

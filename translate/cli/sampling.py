@@ -1,0 +1,58 @@
+"""sample: images drawn from noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from translate.cli.console import say
+from translate.cli.models import at_hand
+from translate.cli.options import Device, Precision
+from translate.cli.progress import Display
+from translate.errors import visible
+
+
+def sample(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run (or RUN/best) or a release that draws images from "
+                                          "noise.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write to: images/, sheet.png, samples.json.")],
+    num: Annotated[int | None, typer.Option(help="Images; with --grid latents, with --interpolate ways.",
+                                            show_default="64, or 8 rows")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
+    classes: Annotated[str | None, typer.Option(metavar="0,1,2", help="Draw these classes in turn, by number or name.",
+                                                show_default="all")] = None,
+    truncation: Annotated[float | None, typer.Option(help="Keep latents within this: less is truer and less varied, "
+                                                     "such as 0.7.", show_default="as in training")] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="A row for each class, a column for each latent.")] = False,
+    interpolate: Annotated[int | None, typer.Option(metavar="N", help="From one sample to the next in N images.",
+                                                    show_default="none")] = None,
+    arithmetic: Annotated[str | None, typer.Option(metavar="SUM", help="A sum of means of samples by their numbers, "
+                                                   "such as \"7,12,3 - 5,9 + 1\".", show_default="none")] = None,
+    vectors: Annotated[Path | None, typer.Option(metavar="FILE", help="A vectors.npz to draw beside.",
+                                                 show_default="those of the test images")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
+) -> None:
+    """Draw images from noise, and a sheet of them. The same seed gives the same images, in any number of processes."""
+    from translate.convert.sharding import choose_shard
+    from translate.sampling.drawing import Wanted, draw
+    from translate.sampling.sampler import Sampler
+
+    sampler = Sampler.load(at_hand(model), device, precision)  # type: ignore[arg-type]
+    for reason in sampler.release.refused:
+        say(f"refused {reason}")
+    growth = f" ({sampler.release.growth})" if sampler.release.growth else ""
+    say(f"weights: {visible(sampler.release.weights)}{growth}")
+
+    part = choose_shard(None)
+    rank, world = (0, 1) if part is None else (part.index - 1, part.num)
+    wanted = Wanted(num, seed, classes, truncation, grid, interpolate, arithmetic, vectors)
+    with Display(f"draw with {sampler.release.name}") as display:
+        drawn = draw(sampler, out, wanted, overwrite=overwrite, rank=rank, world=world, on_progress=display.count)
+    for line in drawn.notes:
+        say(line)
+    say(f"{drawn.num} images{f' of this process, of {world}' if world > 1 else ''} → {visible(out / 'images')}; "
+        f"sheet: {visible(drawn.sheet)}")

@@ -1,0 +1,7 @@
+"""Images drawn from noise by a trained generator: `translate sample`, and what scores need of it. Who calls whom:
+
+    sampler    a run or release as something to draw with: sample `number` of a seed is always the same image
+    latents    ways through the space of latents: between two of them, and sums of them
+    nearest    the real image that is most like a drawn one: is it learnt by heart?
+    drawing    `translate sample`: what is drawn, its files, its sheet
+"""

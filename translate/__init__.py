@@ -16,7 +16,9 @@ __all__ = ["load"]
 
 def load(path: str | Path, direction: Literal["ab", "ba"] = "ab", device: str = "auto",
          precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto", memory: str | None = None) -> Model:
-    """Load a model that translates images in memory, from a run or release folder: `load(path).convert(image)`.
+    """Load a model from a run or release folder: `load(path).convert(image)` translates an image in memory.
+
+    One that draws images from noise does so by `load(path).sample(num, seed)`.
 
     path        the folder
     direction   `ab` from domain A to domain B, `ba` back
@@ -29,8 +31,12 @@ def load(path: str | Path, direction: Literal["ab", "ba"] = "ab", device: str = 
     """
     from pathlib import Path
 
+    from translate.convert.from_noise import NoiseModel
     from translate.convert.python_api import Model
     from translate.convert.translating import Translating
-    from translate.runs.release import load_release
+    from translate.runs.release import draws_from_noise, load_release
+    from translate.sampling.sampler import Sampler
 
+    if draws_from_noise(Path(path)):
+        return NoiseModel(Sampler.load(Path(path), device, precision))
     return Model(Translating.with_release(load_release(Path(path), direction), device, precision, memory))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -55,6 +55,11 @@ class Model:
     def __repr__(self) -> str:
         release, where = self._translating.release, self._translating
         return f"<{release.name}, {release.direction}, on {where.device} in {where.precision}>"
+
+    def sample(self, num: int, seed: int = 0, classes: Iterable[int | str] | None = None,
+               truncation: float | None = None) -> list[Image.Image]:
+        """Draw images from noise: what `translate.convert.from_noise.NoiseModel` does. Raises `UsageError` here."""
+        raise UsageError("sample: this model translates images and draws none from noise; use convert(image)")
 
     @overload
     def convert(self, image: Image.Image, resize: Resize | None = None, size: Size = "resized") -> Image.Image: ...

@@ -78,6 +78,12 @@ class Weights:
     refused: tuple[str, ...] = ()  # newer checkpoints that do not verify, and why
 
 
+def draws_from_noise(path: Path) -> bool:
+    """Return whether a run or release draws images from noise, rather than translating some. Raises as `find_weights`.
+    """
+    return not load_saved(find_weights(path).folder).translator.needs_sources
+
+
 def load_release(path: Path, direction: Direction = "ab") -> Release:
     """Read a generator that translates images, see `load_generator`. Raises `UsageError` for one that draws them from
     noise, too."""

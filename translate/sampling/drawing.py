@@ -123,7 +123,7 @@ def planned(sampler: Sampler, wanted: Wanted) -> list[list[Cell]]:
                                      ("--arithmetic", wanted.arithmetic is not None)) if given]
     if len(ways) > 1:
         raise UsageError(f"{' and '.join(ways)}: one of them at a time")
-    num = wanted.num or (DEFAULT_ROWS if ways else DEFAULT_NUM)
+    num = wanted.num if wanted.num is not None else DEFAULT_ROWS if ways else DEFAULT_NUM
     if not 1 <= num <= MOST_SAMPLES:
         raise UsageError(f"--num {num}: expected 1 to {MOST_SAMPLES:,}")
     if wanted.num is not None and wanted.arithmetic is not None:

@@ -14,6 +14,7 @@ GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under e
     "wgan-gp": {"objective": {"kind": "wasserstein", "clip": None}, "penalty": {"kind": "wgan_gp"}},
     "r1": {"objective": {"kind": "nonsaturating"}, "penalty": {"kind": "r1", "every": 16}},
     "r2 of hinge": {"objective": {"kind": "hinge"}, "penalty": {"kind": "r2"}},
+    "r1 and r2": {"objective": {"kind": "relativistic"}, "penalty": {"kind": "r1_r2"}},
     "orthogonal": {"penalty": {"kind": "orthogonal", "weight": 0.1}},
     "orthogonal generator": {"orthogonal": 0.1, "generator": {"spectral": True}},
     "noise": {"noise": {"sigma": 0.3, "images": 100}, "penalty": {"kind": "r1"}},

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 from tests.runs import cyclegan_recipe
 from tests.steps import build, gradients, make_batch, step, worst_error
 from translate.errors import RecipeError
-from translate.losses import R1, R2, Orthogonal, Penalty, WassersteinGP, non_orthogonality
+from translate.losses import R1, R2, Orthogonal, Penalty, R1AndR2, WassersteinGP, non_orthogonality
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.discriminators import Discriminator
 from translate.networks.layers import InstanceNorm
@@ -24,7 +24,7 @@ from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig
 
 PENALTIES = typing.get_args(typing.get_args(Penalty)[0])
-SLOPES = [WassersteinGP, R1, R2]
+SLOPES = [WassersteinGP, R1, R2, R1AndR2]
 GENERATOR = ResNetConfig(width=4, blocks=1)
 
 
@@ -47,8 +47,9 @@ class TestClosedForms:
     @pytest.mark.parametrize(("penalty", "value", "by_c"), [
         (R1(), 0.5 * 0.5**2 * (25 + 4) / 2, 0.5 * (25 + 4) / 2),
         (R2(), 0.5 * 0.5**2 * 25 / 2, 0.5 * 25 / 2),
+        (R1AndR2(), 0.5 * 0.5**2 * (25 + 4 + 25) / 2, 0.5 * (25 + 4 + 25) / 2),
         (WassersteinGP(), ((0.5 * 2.5 - 1)**2 + (0.5 * 1 - 1)**2) / 2, (0.25 * 2.5 - 0.5 * 1)),
-    ], ids=["r1", "r2", "wgan_gp"])
+    ], ids=["r1", "r2", "r1_r2", "wgan_gp"])
     def test_a_quadratic_critic(self, penalty: Any, value: float, by_c: float) -> None:
         """The penalty itself and its derivative by c = ½, both worked out by hand."""
         critic = Quadratic(0.5)
@@ -137,7 +138,7 @@ def test_the_second_derivative_in_a_step_is_that_of_torchs_function_transforms(
     step(without, batch, "preact")
     with torch.no_grad():
         fake = without.generator_ab(batch.a)
-    update._keys = batch.keys
+    update.keys = batch.keys
     mix = update.uniform("penalty_b").view(-1, 1, 1, 1)
     at = {"r1": batch.b, "r2": fake, "wgan_gp": mix * batch.b + (1 - mix) * fake}[penalty.kind]
     expected = reference_gradients(without.discriminator_b, penalty, at, batch.a)

@@ -44,7 +44,20 @@ class SGD(Config):
         return torch.optim.SGD([{"params": list(parameters), "clip": self.clip}], lr=self.lr, momentum=self.momentum)
 
 
-OptimizerConfig = Annotated[Adam | SGD, Field(discriminator="kind")]
+class RMSprop(Config):
+    """RMSprop (Tieleman & Hinton 2012), without momentum, which makes WGAN's critic unstable (Arjovsky et al. 2017)."""
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    lr: float = Field(5e-5, gt=0, le=1e9)
+    alpha: Beta = 0.99
+    # largest norm of a phase's whole gradient; a longer one is shortened
+    clip: float | None = Field(None, gt=0, le=1e9)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop([{"params": list(parameters), "clip": self.clip}], lr=self.lr, alpha=self.alpha)
+
+
+OptimizerConfig = Annotated[Adam | SGD | RMSprop, Field(discriminator="kind")]
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer) -> None:

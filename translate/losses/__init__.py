@@ -17,7 +17,7 @@ from translate.losses.objectives import (
     Wasserstein,
     over_scales,
 )
-from translate.losses.penalties import R1, R2, Orthogonal, WassersteinGP, non_orthogonality
+from translate.losses.penalties import R1, R2, Orthogonal, R1AndR2, WassersteinGP, non_orthogonality
 from translate.losses.perceptual import VGG19, MobileNetV2, PerceptualLoss
 from translate.losses.recognition import information_losses, style_ambiguity
 from translate.losses.reconstruction import feature_matching, l1_loss
@@ -26,7 +26,7 @@ from translate.losses.semantic import semantic_consistency
 Objective = Annotated[
     LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage | Began,
     Field(discriminator="kind")]
-Penalty = Annotated[WassersteinGP | R1 | R2 | Orthogonal, Field(discriminator="kind")]
+Penalty = Annotated[WassersteinGP | R1 | R2 | R1AndR2 | Orthogonal, Field(discriminator="kind")]
 Perceptual = Annotated[VGG19 | MobileNetV2, Field(discriminator="kind")]
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "Penalty",
     "Perceptual",
     "PerceptualLoss",
+    "R1AndR2",
     "RelativisticAverage",
     "Vanilla",
     "Wasserstein",

@@ -79,6 +79,17 @@ class R2(SlopePenalty):
         return over_slopes(lambda slope: slope.square() / 2, discriminator, fake)
 
 
+class R1AndR2(SlopePenalty):
+    """R1 and R2 together (Huang et al. 2024, "The GAN is dead; long live the GAN!", R3): at real images and at fakes.
+    """
+
+    kind: Literal["r1_r2"] = "r1_r2"
+    weight: float = Field(10.0, gt=0, le=1e9)  # γ of both
+
+    def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+        return R1()(discriminator, real, fake, mix) + R2()(discriminator, real, fake, mix)
+
+
 class Orthogonal(_Penalty):
     """Orthogonal regularisation of D's weights: `non_orthogonality`."""
 

@@ -129,34 +129,35 @@ class PGGAN(LatentGenerator):
         super().__init__()
         self.latent, self.widths, first = latent, widths, widths[0]
         dense = nn.ConvTranspose2d(latent + conditions, first, SMALLEST)
-        self.trunk = Chain(Layer(equalised(dense, math.sqrt(2) / 4), norm=PixelNorm(1.0)), convolution(first, first))
-        self.to_image = Chain(image_layer(first, channels))
-        self.exit: FadingExit | None = None
+        self.chain = Chain(Layer(equalised(dense, math.sqrt(2) / 4), norm=PixelNorm(1.0)), convolution(first, first),
+                           image_layer(first, channels))
+        self.exit: FadingExit | None = None  # the old and the new last layers, mixed; `chain` stops before them
 
     def forward(self, given: Tensor) -> Tensor:
-        features = self.trunk(given)
-        image = self.to_image(features) if self.exit is None else self.exit(features)
+        image = self.chain(given)
+        image = image if self.exit is None else self.exit(image)
         return image if self.training else image.clamp(-1, 1)
 
     def grow(self) -> None:
-        """Add a level behind the trunk, which fades in."""
+        """Add a level in the place of the layer to an image, which fades out."""
         before, width = self.widths[self.levels:self.levels + 2]
-        channels = cast(Layer, self.to_image[0]).conv.out_channels
-        self.exit = FadingExit(self.to_image, Chain(
-            convolution(before, width, scale_factor=2), convolution(width, width), image_layer(width, channels)))
+        *layers, last = cast(list[Layer], list(self.chain))
+        self.chain = Chain(*layers)
+        self.exit = FadingExit(Chain(last), Chain(
+            convolution(before, width, scale_factor=2), convolution(width, width),
+            image_layer(width, last.conv.out_channels)))
         self.levels += 1
 
     def drop_faded(self) -> None:
         """Take out the layer to an image of half the size."""
         if self.exit is not None:
-            *level, last = self.exit.new
-            self.trunk, self.to_image, self.exit = Chain(*self.trunk, *level), Chain(last), None
+            self.chain, self.exit = Chain(*self.chain, *self.exit.new), None
 
     def newest(self) -> list[nn.Module]:
         """Return the two convolutions of the level that was added last and its layer to an image; none before."""
         if self.levels == 0:
             return []
-        return list(self.exit.new) if self.exit is not None else [*list(self.trunk)[-2:], self.to_image[0]]
+        return list(self.chain if self.exit is None else self.exit.new)[-3:]
 
 
 def convolution(before: int, after: int, scale_factor: int = 1) -> Layer:

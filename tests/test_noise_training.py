@@ -1,0 +1,272 @@
+"""Trainings from noise: the shipped recipes run, every option counts, a killed run goes on bit for bit, two processes
+do as one, the planner knows what a step takes, and the guard tells a collapsed generator from a healthy one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from tests.bounds import rounding_bound, worst_error
+from tests.covering import one_in
+from tests.runs import Silent, final_state, train_until
+from tests.steps import gradients, step
+from tests.test_noise import SIDES, SMALL, batch_of, built, config_of
+from translate.foreign import read_lines
+from translate.networks import memory
+from translate.networks.live_bytes import LiveBytes
+from translate.networks.memory import PLANS
+from translate.optimizers import Optimizers
+from translate.places import shipped_recipes
+from translate.recipe import Recipe, Stage
+from translate.recipe.reading import load_recipe
+from translate.schema import validate
+from translate.training.loop import Run, train
+from translate.training.step_on_meta import Networks, StepOnMeta
+from translate.training.update import Update
+
+FROM_NOISE = [path for path in shipped_recipes() if "kind: noise" in path.read_text()]
+NARROW: dict[str, dict[str, Any]] = {  # of each family, what makes its networks small
+    "mlp": {"widths": [4]}, "dcgan": {"width": 2}, "began": {"width": 4}, "pggan": {"width": 4},
+    "biggan": {"width": 1}, "autoencoder": {"width": 2, "downs": 1}}
+PGGAN = {"generator": {"kind": "pggan", "width": 4, "latent": 5}, "discriminator": {"kind": "pggan", "width": 4}}
+
+
+def write_bars(folder: Path, num_classes: int = 2, channels: int = 1, num: int = 6) -> Path:
+    """Write toy images of 16 px, a folder for each class: bars along rows, or along columns; train and test."""
+    chance = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for kind in range(num_classes):
+            (folder / part / f"{kind:02d}").mkdir(parents=True)
+            for number in range(num):
+                image = chance.integers(0, 60, (16, 16) if channels == 1 else (16, 16, channels)).astype(np.uint8)
+                image[chance.integers(16)] = chance.integers(150, 255)
+                Image.fromarray(image.swapaxes(0, 1) if kind else image).save(
+                    folder / part / f"{kind:02d}" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bars(tmp_path_factory.mktemp("data") / "bars")
+
+
+def recipe_of(folder: Path, **changes: Any) -> Recipe:
+    """A GAN that grows twice, told of classes and with codes: all that a checkpoint must hold of one from noise."""
+    return validate(Recipe, {
+        "name": "toy", "data": {"kind": "images", "folder": str(folder), "image_b": {"channels": 1}, "classes": 2,
+                                "resize": 16, "augment": []},
+        "translator": {"kind": "noise", **PGGAN, "codes": {"categorical": [3], "continuous": 1}, "ema": 0.9,
+                       "penalty": {"kind": "r1", "every": 2}},
+        "stages": [{"resolution": 4, "resize": 4, "images": 8, "batch_size": 4},
+                   {"resolution": 8, "resize": 8, "levels": 1, "fade": True, "images": 16, "batch_size": 4},
+                   {"resolution": 16, "levels": 2, "fade": True, "images": 16, "batch_size": 4}],
+        "every": {"log": 4, "sample": 20, "checkpoint": 4, "probe": 8, "evaluate": None}, "workers": 0, **changes},
+        "toy")
+
+
+@pytest.mark.parametrize("path", one_in(6, FROM_NOISE), ids=lambda path: path.stem)
+def test_every_shipped_recipe_from_noise_trains_two_steps(path: Path, tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """On toy images in its own layout, with its own networks made narrow, in its first two stages."""
+    document = load_recipe(path).dump()
+    monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
+    write_bars(tmp_path / "toy", channels=document["data"]["image_b"]["channels"])
+    document["data"] |= {"card": None, "folder": str(tmp_path / "toy")}
+    if document["data"]["classes"] is not None:
+        document["data"]["classes"] = 2
+    for part in ("generator", "discriminator"):
+        document["translator"][part] |= NARROW[document["translator"][part]["kind"]]
+    if path.stem == "biggan":
+        document["data"]["resize"] = 32
+        for part in ("generator", "discriminator"):
+            document["translator"][part] |= {"side": 32, "attention": 16}
+        document["stages"][0]["resolution"] = 32
+    document["stages"] = [stage | {"images": 4, "batch_size": 4, "micro_batch": None}
+                          for stage in document["stages"][:2]]
+    document |= {"workers": 0, "every": {"log": 1, "sample": 4, "checkpoint": 4, "evaluate": None}}
+    train(validate(Recipe, document, str(path)), tmp_path / "run", Silent())
+
+
+def test_a_run_that_is_killed_while_a_level_fades_in_goes_on_bit_for_bit(bars: Path, tmp_path: Path) -> None:
+    """With classes and codes, in the middle of the second level's fade, and again a step before its end."""
+    recipe = recipe_of(bars)
+    train(recipe, tmp_path / "whole", Silent())
+    train_until(recipe, tmp_path / "killed", 16)
+    train_until(recipe, tmp_path / "killed", 36, resume=True)
+    train(recipe, tmp_path / "killed", Silent(), resume=True)
+    assert final_state(tmp_path / "killed") == final_state(tmp_path / "whole")
+
+
+def in_a_process_of_two(names: list[str], folder: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
+    accelerator = Accelerator(cpu=True)
+    for name in names:
+        translator = built(config_of(name))
+        own = batch_of(SIDES[name], 4).micro_batches(2)[accelerator.process_index]
+        step(translator, own, accelerator=accelerator)
+        torch.save(gradients(translator), folder / f"{name} {accelerator.process_index}.pt")
+
+
+def test_two_processes_give_the_gradients_of_the_whole_batch(tmp_path: Path) -> None:
+    """Of networks without batch norm, which is refused in several processes on a CPU."""
+    names = ["mlp", "dcgan 28", "began"]
+    debug_launcher(in_a_process_of_two, (names, tmp_path), num_processes=2)
+    for name in names:
+        def whole(name: str = name) -> dict[str, torch.Tensor]:
+            translator = built(config_of(name))
+            step(translator, batch_of(SIDES[name], 4), micro_batch=2)
+            return gradients(translator)
+
+        expected = whole()
+        for process in range(2):
+            found = torch.load(tmp_path / f"{name} {process}.pt")
+            own = {key: value for key, value in expected.items() if "generator" not in key or "dcgan" not in name}
+            assert worst_error({key: found[key] for key in own}, own) <= rounding_bound(expected, whole)
+
+
+@pytest.mark.parametrize("plan", one_in(3, ["split", "preact", "blocks"]))
+@pytest.mark.parametrize("name", ["dcgan", "pggan", "biggan"])
+def test_the_planner_foretells_the_peak_of_a_step_within_five_per_cent(name: str, plan: str) -> None:
+    """Beside the bytes that are alive in a real step, as fp32 on a CPU, of networks wide enough to count."""
+    wide = {"dcgan": {"generator": {"width": 16}, "discriminator": {"width": 16}},
+            "pggan": {"generator": {"width": 64}, "discriminator": {"width": 64}},
+            "biggan": {"generator": {"width": 8}, "discriminator": {"width": 8}}}[name]
+    config, side, samples = config_of(name, **wide), SIDES[name], 8
+    networks = Networks(translator=config, optimizer=Optimizers())
+    foretold = StepOnMeta(networks, (4, 1), Stage(resolution=side, images=samples, batch_size=samples)).measure(
+        PLANS[plan], "fp32", "cpu", 1)
+
+    translator = config.build(4, 1, 0)
+    translator.to(torch.device("cpu"))
+    optimizers = {phase: getattr(networks.optimizer, phase).build(
+        parameter for network in parts.values() for parameter in network.parameters())
+        for phase, parts in translator.phases.items()}
+    batch = dataclasses.replace(batch_of(side, samples), a=batch_of(side, samples).a.float(),
+                                b=batch_of(side, samples).b.float())
+    for network in translator.networks.values():
+        memory.apply(PLANS[plan], network)
+    translator.step(batch, Update(translator, optimizers, Accelerator(cpu=True), PLANS[plan], "fp32"))
+    with LiveBytes("cpu") as counter:
+        counter.add(tensor for module in translator.modules.values() for tensor in module.state_dict().values())
+        counter.add(value for optimizer in optimizers.values() for state in optimizer.state.values()
+                    for value in state.values() if isinstance(value, torch.Tensor))
+        counter.add(parameter.grad for network in translator.networks.values() for parameter in network.parameters()
+                    if parameter.grad is not None)
+        counter.add([batch.a, batch.b])
+        counter.peak = counter.live
+        translator.step(batch, Update(translator, optimizers, Accelerator(cpu=True), PLANS[plan], "fp32"))
+    assert foretold.peak_bytes == pytest.approx(counter.peak, rel=0.05)
+
+
+class Mute(Run):
+    """A training whose generator says the same of every latent from 16 images on."""
+
+    def step(self, stage: Stage, batch: Any) -> Update:
+        if self.progress.images >= 16:
+            with torch.no_grad():
+                for parameter in self.translator.networks["generator_ab"].parameters():
+                    parameter.zero_()
+        return super().step(stage, batch)
+
+
+def told_by_the_guard(run: Path) -> list[str]:
+    return [line["message"] for line in read_lines(run / "events.jsonl") if line["what"] == "collapse"]
+
+
+def test_the_guard_sees_a_generator_that_draws_one_image_alone(bars: Path, tmp_path: Path,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"guard": {"patience": 16, "rollbacks": 0}, "every": {"log": 4, "checkpoint": 8, "probe": 4,
+                                                                    "evaluate": None},
+               "translator": {"kind": "noise", "generator": SMALL["mlp"]["generator"] | {"side": 16},
+                              "discriminator": SMALL["mlp"]["discriminator"] | {"side": 16}},
+               "stages": [{"resolution": 16, "images": 120, "batch_size": 4}]}
+    train(recipe_of(bars, **changes), tmp_path / "healthy", Silent())
+    assert not told_by_the_guard(tmp_path / "healthy")
+
+    monkeypatch.setattr("translate.training.loop.Run", Mute)
+    with pytest.raises(Exception, match="given up"):
+        train(recipe_of(bars, **changes), tmp_path / "collapsed", Silent())
+    assert "nearly the same output" in told_by_the_guard(tmp_path / "collapsed")[0]
+
+
+OPTIONS: dict[str, tuple[str, Any]] = {  # an option, of which of the small networks, and another value
+    "latent": ("mlp", {"generator": {"latent": 7}}),
+    "distribution": ("mlp", {"generator": {"distribution": "uniform"}}),
+    "mlp.widths": ("mlp", {"generator": {"widths": [8, 7]}}), "mlp.norm": ("mlp", {"generator": {"norm": "batch"}}),
+    "mlp judge.widths": ("mlp", {"discriminator": {"widths": [6, 5]}}),
+    "mlp judge.spectral": ("mlp", {"discriminator": {"spectral": True}}),
+    "dcgan.width": ("dcgan", {"generator": {"width": 3}}), "dcgan.norm": ("dcgan", {"generator": {"norm": "none"}}),
+    "dcgan.spectral": ("dcgan", {"generator": {"spectral": True}}),
+    "dcgan.init": ("dcgan", {"generator": {"init": "orthogonal"}}),
+    "dcgan judge.width": ("dcgan", {"discriminator": {"width": 3}}),
+    "dcgan judge.norm": ("dcgan", {"discriminator": {"norm": "none"}}),
+    "dcgan judge.dropout": ("dcgan", {"discriminator": {"dropout": 0.3}}),
+    "dcgan judge.minibatch_std": ("dcgan", {"discriminator": {"minibatch_std": True}}),
+    "dcgan judge.minibatch_kernels": ("dcgan", {"discriminator": {"minibatch_kernels": 2}}),
+    "dcgan judge.spectral": ("dcgan", {"discriminator": {"spectral": True}}),
+    "dcgan judge.init": ("dcgan", {"discriminator": {"init": "orthogonal"}}),
+    "began.width": ("began", {"generator": {"width": 5}}),
+    "began.init": ("began", {"generator": {"init": "orthogonal"}}),
+    "pggan.width": ("pggan", {"generator": {"width": 7}}), "pggan.channels": ("pggan", {"generator": {"channels": 8}}),
+    "pggan judge.width": ("pggan", {"discriminator": {"width": 7}}),
+    "pggan judge.channels": ("pggan", {"discriminator": {"channels": 8}}),
+    "biggan.width": ("biggan", {"generator": {"width": 2}}), "biggan.shared": ("biggan", {"generator": {"shared": 4}}),
+    "biggan.attention": ("biggan", {"generator": {"attention": None}}),
+    "biggan.spectral": ("biggan", {"generator": {"spectral": False}}),
+    "biggan.init": ("biggan", {"generator": {"init": "normal"}}),
+    "biggan judge.width": ("biggan", {"discriminator": {"width": 2}}),
+    "biggan judge.attention": ("biggan", {"discriminator": {"attention": None}}),
+    "biggan judge.spectral": ("biggan", {"discriminator": {"spectral": False}}),
+    "biggan judge.init": ("biggan", {"discriminator": {"init": "normal"}}),
+    "conditioned": ("dcgan", {"conditioned": False}),
+    "codes": ("codes", {"codes": None}), "codes.categorical": ("codes", {"codes": {"categorical": [3, 3]}}),
+    "codes.continuous": ("codes", {"codes": {"continuous": 1}}), "codes.weight": ("codes", {"codes": {"weight": 2.0}}),
+    "codes.continuous_weight": ("codes", {"codes": {"continuous_weight": 1.0}}),
+    "styles": ("styles", {"styles": None}), "styles.weight": ("styles", {"styles": {"weight": 2.0}}),
+    "drift": ("mlp", {"objective": {"kind": "wasserstein", "clip": None, "drift": 0.1}}),
+    "r1 and r2": ("mlp", {"penalty": {"kind": "r1_r2"}}),
+}
+
+
+@pytest.fixture(scope="module")
+def left_by_a_step() -> Callable[..., dict[str, torch.Tensor]]:
+    def left(name: str, **changes: Any) -> dict[str, torch.Tensor]:
+        translator = built(config_of(name, **changes))
+        step(translator, batch_of(SIDES[name]))
+        return {key: value for key, value in gradients(translator).items() if value is not None}
+
+    return left
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_a_translator_from_noise_changes_its_gradients(
+        option: str, left_by_a_step: Callable[..., dict[str, torch.Tensor]]) -> None:
+    name, changes = OPTIONS[option]
+    compared = {"objective": {"kind": "wasserstein", "clip": None}} if option == "drift" else {}
+    before, after = left_by_a_step(name, **compared), left_by_a_step(name, **changes)
+    assert before.keys() != after.keys() or any(
+        value.shape != after[key].shape or not torch.equal(value, after[key]) for key, value in before.items())
+
+
+def test_options_of_all_networks_from_noise_are_among_them() -> None:
+    fields = {(part, kind): set() for parts in SMALL.values() for part in ("generator", "discriminator")
+              for kind in [parts[part]["kind"]]}
+    for name, changes in OPTIONS.values():
+        for part in ("generator", "discriminator"):
+            fields[part, SMALL[name][part]["kind"]] |= set(changes.get(part, {}))
+    shared = {"kind", "side", "latent", "distribution"}  # the side is the stage's, and is tested with the networks
+    for name, parts in SMALL.items():
+        for part in ("generator", "discriminator"):
+            kind, known = parts[part]["kind"], type(getattr(config_of(name), part)).model_fields.keys()
+            fixed = {"norm"} if kind in ("mlp", "pggan", "biggan") and part == "discriminator" else set()
+            if kind not in ("patchgan", "autoencoder"):  # tests/test_networks.py tries theirs
+                assert known - shared - fixed <= fields[part, kind], (part, kind)

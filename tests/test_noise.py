@@ -23,6 +23,7 @@ from translate.errors import UsageError
 from translate.losses import information_losses, style_ambiguity
 from translate.networks import LatentGeneratorConfig, WholeDiscriminatorConfig
 from translate.networks.discriminators import PatchGANConfig
+from translate.networks.growing import extend, fade_in
 from translate.networks.memory import PLANS
 from translate.recipe import Recipe
 from translate.runs.release import load_generator, load_release
@@ -139,6 +140,22 @@ def test_every_plan_gives_the_gradients_of_one_joint_backward_pass(name: str, pl
     assert worst_error(found, expected) <= rounding_bound(expected, lambda: played("plain")[0])
     for loss, value in losses.items():
         torch.testing.assert_close(recorded[loss], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("plan", ["preact", "strips_blocks"])
+def test_a_level_that_fades_in_has_the_same_gradients_under_every_plan(plan: str) -> None:
+    def played(plan: str) -> dict[str, Tensor]:
+        config = config_of("pggan", generator={"channels": 16}, discriminator={"channels": 16})
+        translator = built(config)
+        for network, part in ((translator.generator_ab, config.generator),
+                              (translator.discriminator_b, config.discriminator)):
+            extend(part, network, 2, fading=True)
+            fade_in(network.double(), 0.3)
+        step(strengthen(translator), batch_of(16), plan)
+        return gradients(translator)
+
+    expected = played("plain")
+    assert worst_error(played(plan), expected) <= rounding_bound(expected, lambda: played("plain"))
 
 
 def test_information_losses_are_those_of_the_variational_bound() -> None:

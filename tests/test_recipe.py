@@ -264,10 +264,10 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "seed": (1, weights), "precision": ("bf16", weights),
     "optimizer.generator.kind": (SGD, weights), "optimizer.generator.lr": (1e-3, weights),
     "optimizer.generator.betas": ([0.9, 0.99], weights), "optimizer.generator.weight_decay": (0.1, weights),
-    "optimizer.generator.momentum": (0.9, weights),
+    "optimizer.generator.momentum": (0.9, weights), "optimizer.generator.alpha": (0.5, weights),
     "optimizer.discriminator.kind": (SGD, weights), "optimizer.discriminator.lr": (1e-3, weights),
     "optimizer.discriminator.betas": ([0.9, 0.99], weights), "optimizer.discriminator.weight_decay": (0.1, weights),
-    "optimizer.discriminator.momentum": (0.9, weights),
+    "optimizer.discriminator.momentum": (0.9, weights), "optimizer.discriminator.alpha": (0.5, weights),
     "optimizer.generator.clip": (1e-3, weights), "optimizer.discriminator.clip": (1e-3, weights),
     "stages.0.resolution": (20, weights), "stages.0.images": (6, weights), "stages.0.batch_size": (4, weights),
     "stages.0.levels": (1, weights),
@@ -319,6 +319,8 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "translator.generator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
     "translator.perceptual": ("test_perceptual.py", "kind_and_weight_of_the_perceptual_loss_change_the_gradients"),
     "translator.discriminator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
+    **dict.fromkeys(("translator.codes", "translator.styles", "translator.conditioned", "translator.objective.drift"), (
+        "test_noise_training.py", "test_every_option_of_a_translator_from_noise_changes_its_gradients")),
 }
 
 
@@ -378,6 +380,8 @@ def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: P
         document["translator"]["noise"] = {"sigma": 0.2, "images": 6}
     if "momentum" in option:
         document["optimizer"][option.split(".")[1]] = SGD
+    if option.endswith(".alpha"):
+        document["optimizer"][option.split(".")[1]] = {"kind": "rmsprop"}
     if option.startswith("stages.0.lr.") and option[-4:] != "kind":
         document["stages"] = [SMALL_STAGE | {"lr": {"kind": "constant" if option.endswith("factor") else "linear"}}]
     changed = validate(Recipe, document, "toy").dump()

@@ -37,6 +37,9 @@ class Quiet:
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         pass
 
+    def scoring(self, done: int, total: int, later: int) -> None:
+        pass
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,10 +62,10 @@ def compare(folder: Path, seed: int, before: int, images: int, changes: list[str
         stage = f"stages=[{{resolution: {SIDE // scale}, resize: {TILE // scale}, images: {images}, batch_size: 4}}]"
         return load_recipe(find_recipe("earth"), [f"seed={seed}", stage, "every.evaluate=null", *changes, *more])
 
-    train(recipe(before, 2), folder / "before", Quiet(), tell_recipe=False)
-    starts = {"scratch": [], "fine-tuned": [f"start={folder / 'before' / 'release'}"]}
+    train(recipe(before, 2), folder / "before", Quiet())
+    starts: dict[str, list[str]] = {"scratch": [], "fine-tuned": [f"start={folder / 'before' / 'release'}"]}
     for way, start in starts.items():
-        train(recipe(images, 1, *start), folder / way, Quiet(), tell_recipe=False)
+        train(recipe(images, 1, *start), folder / way, Quiet())
         scores = evaluate_run(folder / way).as_json()["metrics"]
         append_line(out, {"seed": seed, "way": way, "before": before, "images": images,
                           **{name: scores[name]["value"] for name in SHOWN}})

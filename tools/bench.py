@@ -172,7 +172,7 @@ def our_step(config: Any, size: int, batch: int, plan: memory.Plan, precision: F
 
     def step() -> None:
         update = Update(translator, optimizers, accelerator, plan, precision)
-        translator.step(Batch(*images, tuple(range(batch))), update)
+        translator.step(Batch(images[0], images[1], tuple(range(batch))), update)
         if update.notes:
             raise torch.OutOfMemoryError(update.notes[0])
 
@@ -222,11 +222,12 @@ def correctness(device: torch.device) -> str:
             network.to(dtype)
         for network in translator.networks.values():
             memory.apply(memory.PLANS[plan], network)  # type: ignore[index]
-        stepping = {phase: torch.optim.SGD(list(parameters_of(translator, phase)), lr=0.0)
-                    for phase in translator.phases}
+        stepping: dict[str, torch.optim.Optimizer] = {
+            phase: torch.optim.SGD(list(parameters_of(translator, phase)), lr=0.0) for phase in translator.phases}
         update = Update(translator, stepping, Accelerator(cpu=place.type == "cpu"),
                         memory.PLANS[plan], "fp32")  # type: ignore[index]
-        translator.step(Batch(*(image.to(place, dtype) for image in images), (0, 1)), update)
+        a, b = (image.to(place, dtype) for image in images)
+        translator.step(Batch(a, b, (0, 1)), update)
         return [parameter.grad.double().cpu() for phase in translator.phases
                 for parameter in parameters_of(translator, phase) if parameter.grad is not None]
 
@@ -292,8 +293,8 @@ def public_step(public: Path, model: str, size: int, device: torch.device) -> Ca
     before, faster = sys.argv, torch.backends.cudnn.benchmark
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         sys.argv = ["train.py", *arguments, "--checkpoints_dir", folder]
-        from models import create_model  # type: ignore[import-not-found]
-        from options.train_options import TrainOptions  # type: ignore[import-not-found]
+        from models import create_model
+        from options.train_options import TrainOptions
 
         options = TrainOptions().parse()
         if not hasattr(options, "device"):

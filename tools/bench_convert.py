@@ -118,18 +118,21 @@ def costs(source: Path, asked: argparse.Namespace) -> str:
     release, _ = release_for(asked)
     spent: dict[str, list[float]] = {"read": [], "translate": [], "write": []}
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
+    def timed(name: str, work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         begin = time.process_time()
-        result = work()
+        result = work(*arguments, **options)
         spent[name].append(time.process_time() - begin)
         return result
 
+    def save(fake: torch.Tensor, path: Path) -> None:
+        write_image(path.parent.parent / f"x{path.suffix}", to_file(fake, release.image_out),
+                    compression=asked.compression)
+
     for path in sorted(source.iterdir())[:NUM_COSTED]:
-        picture = timed("read", lambda path=path: read_file(Request(path, 10**9, "")).picture)
+        picture = timed("read", read_file, Request(path, 10**9, "")).picture
         image = to_tensor(picture.pixels, release.image_in)[None]
-        fake = timed("translate", lambda image=image: release.generator(image))[0]
-        timed("write", lambda fake=fake, path=path: write_image(
-            path.parent.parent / f"x{path.suffix}", to_file(fake, release.image_out), compression=asked.compression))
+        fake = timed("translate", release.generator, image)[0]
+        timed("write", save, fake, path)
 
     # The generator has one thread, and so has each reader and writer; a card needs no core.
     read, translate, write = (min(each) for each in spent.values())

@@ -55,7 +55,8 @@ def main() -> None:
 def measure(folder: Path, asked: argparse.Namespace) -> None:
     """Print the table: an unpaired sample has two images, so half of its seconds are of one."""
     cached: dict[str, object] = {"cache": "10GB"}
-    ways = {"as it is": {}, "cache, first time": cached, "cache, later": cached, "draft": {"draft": True}}
+    ways: dict[str, dict[str, object]] = {"as it is": {}, "cache, first time": cached, "cache, later": cached,
+                                          "draft": {"draft": True}}
     streams = {}
     for way, fields in ways.items():
         config = UnpairedConfig.model_validate({

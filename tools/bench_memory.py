@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=3, metavar=("GROUP", "IN", "OUT"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
-        convert_here(*map(Path, asked.child), asked.width, asked.workers)
+        group, source, out = map(Path, asked.child)
+        convert_here(group, source, out, asked.width, asked.workers)
         return
     print(f"{datetime.date.today().isoformat()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores "
           f"(load {os.getloadavg()[0]:.1f} at the start); PNGs of {asked.megapixels} megapixels, ResNet of one block, "

@@ -61,7 +61,7 @@ def main() -> None:
 def trained(way: str, seed: int, steps: int, width: int) -> nn.Module:
     """A generator after so many steps of four smooth images of 64 px each, which it is to turn into their negatives."""
     torch.manual_seed(seed)
-    network = ResNetConfig(width=width, blocks=1, norm="none", init="orthogonal", upsample=way).build(3, 3)  # type: ignore[arg-type]
+    network = ResNetConfig(width=width, blocks=1, norm="none", init="orthogonal", upsample=way).build(3, 3)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.5, 0.999))
     for _ in range(steps):
         images = F.interpolate(torch.rand(4, 3, 8, 8) * 2 - 1, scale_factor=8, mode="bicubic").clamp(-1, 1)

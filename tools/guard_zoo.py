@@ -94,7 +94,7 @@ def faster(run: Run, batch: Batch, first: bool) -> Batch:
     return batch
 
 
-def last_layer(run: Run) -> torch.nn.Module:
+def last_layer(run: Run) -> torch.nn.Conv2d | torch.nn.ConvTranspose2d:
     return [part for part in run.translator.networks["generator_ab"].modules()
             if isinstance(part, torch.nn.Conv2d | torch.nn.ConvTranspose2d)][-1]
 
@@ -148,7 +148,13 @@ def bad_input(run: Run, batch: Batch, first: bool) -> Batch:
 
 
 def bad_gradient(run: Run, batch: Batch, first: bool) -> Batch:
-    handle = last_layer(run).weight.register_hook(lambda gradient: handle.remove() or gradient * float("nan"))
+    weight = last_layer(run).weight
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        handle.remove()
+        return gradient * float("nan")
+
+    handle = weight.register_hook(spoil)
     return batch
 
 
@@ -162,7 +168,9 @@ def bad_weight(run: Run, batch: Batch, first: bool) -> Batch:
 def bad_statistics(run: Run, batch: Batch, first: bool) -> Batch:
     norms = [part for part in run.translator.networks["generator_ab"].modules()
              if isinstance(part, torch.nn.BatchNorm2d)]
-    norms[0].running_var.fill_(float("nan"))
+    running = norms[0].running_var
+    assert running is not None
+    running.fill_(float("nan"))
     return batch
 
 

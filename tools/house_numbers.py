@@ -17,6 +17,10 @@ from pathlib import Path
 LONG_FUNCTION_LINES = 20
 
 
+def num_lines(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
 def main(root: Path) -> None:
     package = root / "translate"
     files = {path.relative_to(package): path.read_text() for path in sorted(package.rglob("*.py"))}
@@ -31,7 +35,7 @@ def main(root: Path) -> None:
         lines += len(text.splitlines())
         blank += sum(not line.strip() for line in text.splitlines())
         comments += len(comment_lines(text))
-        docstrings += sum(node.body[0].end_lineno - node.body[0].lineno + 1 for node in ast.walk(ast.parse(text))
+        docstrings += sum(num_lines(node.body[0]) for node in ast.walk(ast.parse(text))
                           if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node))
     print(f"package: {len(files)} files, {lines:,} lines: {lines - comments - docstrings - blank:,} of code, "
           f"{comments:,} of comments, {docstrings:,} of docstrings, {blank:,} blank; longest {longest}, "
@@ -49,7 +53,7 @@ def main(root: Path) -> None:
             if not isinstance(node, ast.FunctionDef):
                 continue
             first = node.body[1].lineno if ast.get_docstring(node) and len(node.body) > 1 else node.body[0].lineno
-            span = range(first, node.end_lineno + 1)
+            span = range(first, node.lineno + num_lines(node))
             if len(span) < LONG_FUNCTION_LINES:
                 continue
             num, inside = num + 1, inside + len(span)

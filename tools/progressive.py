@@ -114,7 +114,8 @@ def trained(recipe: Any, parts: list[Part], seed: int, seconds: float) -> tuple[
     samples = recipe.data.build("train", data_root())
     accelerator, plan = Accelerator(cpu=True), memory.PLANS["split"]
     optimizers: dict[str, torch.optim.Optimizer] = {}
-    seen, begun, spent = [], 0.0, 0.0
+    seen: list[int] = []
+    begun = spent = 0.0
     for each in parts:
         stage = each.stage
         translator.take_shape(stage)

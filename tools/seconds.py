@@ -121,7 +121,7 @@ def on_this_cpu(speed: Speed) -> list[Compared]:
                              Stage(resolution=size, images=1))
         steps = {plan.name: our_step(config, size, 1, plan, "fp32", torch.device("cpu"))
                  for plan in memory.PLANS.values()}
-        taken: dict[str, list[float]] = {plan: [] for plan in steps}
+        taken: dict[memory.PlanName, list[float]] = {plan: [] for plan in steps}
         for _ in range(3):
             for plan, step in steps.items():
                 begin = time.process_time()

@@ -30,7 +30,7 @@ FLOORS = [  # a module imports from lower floors, or from its own folder; wings 
     ["recipe"],
     ["runs"],
     ["sampling"],
-    ["convert", "evaluation", "interop"],
+    ["convert", "evaluation", "interop", "pairs"],
     ["serve"],
     ["report"],
     ["training", "publish"],

@@ -71,11 +71,13 @@ app.command(cls=Command)(interop.export)
 app.command("export-pth", cls=Command)(interop.export_pth)
 app.command(cls=Command)(publishing.publish)
 
-data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder.")
+data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder, align "
+                   "pairs.")
 data.command("list", cls=Command)(datasets.list_cards)
 data.command("prepare", cls=Command)(datasets.prepare_card)
 data.command("features", cls=Command)(datasets.prepare_features)
 data.command("check", cls=Command)(datasets.check)
+data.command("align", cls=Command)(datasets.align)
 app.add_typer(data, name="data")
 
 adapt = typer.Typer(no_args_is_help=True, help="Domain adaptation: make labelled images that look like a target, and "

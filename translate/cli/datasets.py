@@ -1,15 +1,21 @@
-"""data list, prepare, features, check: what a training sees, fetched and looked at before."""
+"""data list, prepare, features, check, align: what a training sees, fetched, looked at and corrected before."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from translate.cli.console import say
+from translate.cli.options import one_of
 from translate.cli.progress import Display
-from translate.errors import visible
+from translate.errors import DataError, visible
+
+if TYPE_CHECKING:
+    from translate.data.check import Finding
+    from translate.data.layouts import LayoutConfig
+    from translate.recipe import Recipe
 
 
 def list_cards() -> None:
@@ -50,9 +56,13 @@ def prepare_features(
 
 def check(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER_OR_RECIPE", help="A folder, or a recipe to read it for.")],
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Measure on all pairs whether their images lie on each "
+                                            "other.", show_default="on some, for a minute")] = False,
+    picture: Annotated[Path | None, typer.Option(help="Write a JPEG of the pairs that are off the furthest.")] = None,
 ) -> None:
-    """Find unpaired names, unreadable files, odd sizes and modes before a training does. Of a recipe with `adapt`,
-    its labelled images are checked as well. Exits with 5 where there are errors."""
+    """Find unpaired names, unreadable files, odd sizes and modes, and pairs that do not lie on each other, before a
+    training does. Of a recipe with `adapt`, its labelled images are checked as well. Exits with 5 where there are
+    errors."""
     from translate.data.check import Finding, count_severities
     from translate.data.check import check as check_images
     from translate.data.headers import seen
@@ -75,6 +85,9 @@ def check(
 
                 findings += label_findings(recipe, lambda done, total: display.count(done, total, "labels"))
 
+        if layout is not None and layout.paired:
+            findings += _misregistration(layout, recipe, all_pairs, picture, display)
+
     if layout is not None:
         for line in seen(layout, data_root()):
             say(line)
@@ -86,3 +99,52 @@ def check(
     counts = count_severities(findings)
     say(", ".join(f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in counts.items()))
     raise typer.Exit(5 if counts["error"] else 0)
+
+
+def _misregistration(layout: LayoutConfig, recipe: Recipe | None, all_pairs: bool, picture: Path | None,
+                     display: Display) -> list[Finding]:
+    """Return how pairs lie on each other; nothing for data without pairs of files."""
+    from translate.pairs.measuring import MOST_SECONDS, NUM_PAIRS, measure, misregistration, worst
+    from translate.pairs.pictures import write_sheet
+    from translate.places import data_root
+
+    shown = None if recipe is None else recipe.fitting(recipe.stages[-1])
+    try:
+        measured, num_pairs = measure(
+            layout, data_root(), None if all_pairs else NUM_PAIRS, None if all_pairs else MOST_SECONDS,
+            None if shown is None else shown.resize, None if shown is None else shown.crop,
+            lambda done, total: display.count(done, total, "alignment of pairs"))
+    except DataError:  # the check has said what is wrong, or A is computed from B
+        return []
+    if picture is not None:
+        write_sheet(picture, worst(measured))
+    return misregistration(measured, num_pairs, layout.place(data_root()))
+
+
+def align(
+    folder: Annotated[Path, typer.Argument(help="A folder of pairs, in a layout that `data check` knows.")],
+    out: Annotated[Path, typer.Argument(help="The folder of the corrected copy.")],
+    model: Annotated[str, typer.Option(help="shift; similarity: also scale and rotation; flow: each pixel's own.",
+                                       callback=one_of("shift", "similarity", "flow"))] = "shift",
+    kind: Annotated[str | None, typer.Option(help="paired or labels: what the folder holds.",
+                                             show_default="as it seems", callback=one_of("paired", "labels"))] = None,
+    move: Annotated[str, typer.Option(help="a or b: the image of a pair that is brought onto the other.",
+                                      callback=one_of("a", "b"))] = "b",
+    edges: Annotated[str, typer.Option(help="crop: cut off what has no source; mark: keep the size, it has no data "
+                                       "(floats, TIFF).", callback=one_of("crop", "mark"))] = "crop",
+) -> None:
+    """Write a copy of a data set in which the images of a pair lie on each other. Originals are only read. Pairs of
+    which nothing can be told are copied as they are. Run it again to go on."""
+    from translate.pairs.correcting import LEDGER, align_pairs, median
+
+    with Display("align", unit="pairs") as display:
+        done = align_pairs(folder, out, model, kind=kind, move=move, edges=edges,  # type: ignore[arg-type]
+                           on_progress=display.count)
+    for line in done.failed[:20]:
+        say(f"error: {line}")
+    say(f"{visible(out)}: {done.moved} of {done.total} pairs moved, {done.in_place} lie in place, {done.unsure} copied "
+        f"as they are as nothing can be told of them, {done.already} done before, {len(done.failed)} failed")
+    if done.moved:
+        say(f"those moved were off by {median(done.before):.2f} px in the median, and are by {median(done.after):.2f} "
+            f"px; {LEDGER} says it of each")
+    raise typer.Exit(done.exit_code)

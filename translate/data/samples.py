@@ -73,6 +73,9 @@ class Samples:
 
     paired: ClassVar[bool] = True
     labels: ClassVar[tuple[bool, ...]] = (False, False)  # which of the images of a sample are label maps
+    halves: ClassVar[bool] = False  # whether one file holds both images of a pair
+    computed: ClassVar[bool] = False  # whether A is made of B, so that they cannot be off
+    swapped = False  # of halves: whether the right one is A
 
     def __init__(self, loading: Loading, split: str, files_a: Sequence[Path], files_b: Sequence[Path]):
         self.loading, self.split = loading, split
@@ -174,6 +177,8 @@ class UnpairedSamples(Samples):
 class AlignedSamples(Samples):
     """Files that hold both images of a pair side by side; `swapped` when the right half is A."""
 
+    halves = True
+
     def __init__(self, loading: Loading, split: str, files: Sequence[Path], swapped: bool):
         super().__init__(loading, split, files, files)
         self.swapped = swapped
@@ -231,6 +236,8 @@ class LabelSamples(Samples):
 
 class ComputedSamples(Samples):
     """Photographs (B); A is computed from each after its transforms, so it always belongs to it."""
+
+    computed = True
 
     def __init__(self, loading: Loading, split: str, files: Sequence[Path], kind: ComputedInput):
         super().__init__(loading, split, files, files)

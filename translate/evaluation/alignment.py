@@ -63,8 +63,10 @@ def evaluate_alignment(folder: Path, source: Path, *, most: int | None = None, l
                       {}, missing=[*_notes(measured, sure, num_resized, len(pairs)), *doubts(compared)])
     if sure:
         for name in ("displacement", "warp"):
-            results.scores[name] = mean([getattr(found, name) for _, found in sure])
-            results.floor[name] = mean([getattr(found, name) or 0.0 for found in floors])
+            known = [value for _, found in sure if (value := getattr(found, name)) is not None]
+            if known:
+                results.scores[name] = mean(known)
+                results.floor[name] = mean([getattr(found, name) or 0.0 for found in floors])
     return results
 
 
@@ -88,6 +90,9 @@ def _notes(measured: Sequence[tuple[Path, Alignment]], sure: Sequence[tuple[Path
     worst = sorted(sure, key=lambda each: -(each[1].displacement or 0) - (each[1].warp or 0))[:NUM_WORST]
     notes = [f"alignment: {visible(path.name)} is off by {_in_words(found)}" for path, found in worst
              if (found.displacement or 0) + (found.warp or 0) > OFF]
+    if of_sensors := sum(found.scale is None for _, found in sure):
+        notes.append(f"alignment of {of_sensors} of {len(measured)} images: as between two sensors, of which only the "
+                     "shift can be told, to about a pixel")
     for reason, number in Counter(found.reason.split(" of ")[0].split(" by ")[0] for _, found in measured
                                   if not found.confident).most_common():
         notes.append(f"alignment of {number} of {len(measured)} images: {reason}")
@@ -101,7 +106,9 @@ def _notes(measured: Sequence[tuple[Path, Alignment]], sure: Sequence[tuple[Path
 
 
 def _in_words(found: Alignment) -> str:
-    assert found.shift is not None and found.scale is not None and found.rotation is not None
+    assert found.shift is not None
     right, down = found.shift
+    if found.scale is None or found.rotation is None:
+        return f"about {right:+.1f} px to the right, {down:+.1f} px down"
     return (f"{right:+.2f} px to the right, {down:+.2f} px down, {100 * (found.scale - 1):+.2f} % larger, "
             f"{found.rotation:+.2f}° clockwise, and {found.warp:.2f} px of warp")

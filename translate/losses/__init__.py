@@ -21,6 +21,7 @@ from translate.losses.penalties import R1, R2, Orthogonal, R1AndR2, WassersteinG
 from translate.losses.perceptual import VGG19, MobileNetV2, PerceptualLoss
 from translate.losses.recognition import information_losses, style_ambiguity
 from translate.losses.reconstruction import feature_matching, l1_loss
+from translate.losses.registration import roughness
 from translate.losses.semantic import semantic_consistency
 
 Objective = Annotated[
@@ -52,6 +53,7 @@ __all__ = [
     "non_orthogonality",
     "over_scales",
     "patch_nce",
+    "roughness",
     "semantic_consistency",
     "style_ambiguity",
 ]

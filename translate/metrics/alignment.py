@@ -4,6 +4,7 @@ The two may differ in colours, contrast, noise or sensor. Registration is OpenCV
 guess of a shift, ECC (Evangelidis and Psarakis 2008) for the affine map, DIS optical flow (Kroeger et al. 2016) for
 what is left of it. What is compared is first the strength of edges, which no change of colours takes away, and then one
 image with the other as a polynomial of its colours predicts it: where colours are a function of colours, that is exact.
+Where neither can be relied on, as between two sensors, `translate.metrics.orientation` may still tell the shift.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from translate.metrics.checks import check_image
+from translate.metrics.orientation import shift_by_orientation
 
 LARGEST_SIDE = 1536  # px; larger images are measured at this size, and the pixels counted are their own
 SMALLEST_SIDE = 32  # px
@@ -27,6 +29,7 @@ MOST_INCONSISTENT = 0.25  # px between the flow there and back, in the median, b
 LEAST_STRUCTURE = 0.01  # share of pixels that must be edges
 STEEP = 2 / 255  # gradient per px from which a pixel is an edge, of a range of 1
 REPEATS = 0.7  # autocorrelation, of its largest value, from which an image repeats itself
+OF_ONE_SENSOR, OF_TWO_SENSORS = 0.1, 1.0  # px, accuracy of a displacement
 BORDER = 0.05  # of each side, which the warp does not count
 
 
@@ -40,7 +43,8 @@ class Alignment:
     displacement  how far a pixel is off by these three, px: root mean square over the image
     warp          how far it is off beyond them, px: the median over the image, sheared ones included
     confident     whether the figures can be relied on
-    reason        why not, in words
+    reason        why not, or why only the shift is known, in words
+    accuracy      of the displacement where it is confident, px: one of `OF_ONE_SENSOR`, `OF_TWO_SENSORS`
     """
 
     shift: tuple[float, float] | None = None
@@ -50,40 +54,64 @@ class Alignment:
     warp: float | None = None
     confident: bool = False
     reason: str = ""
+    accuracy: float | None = None
 
 
 def align(first: Tensor, second: Tensor) -> Alignment:
     """Measure how the second image lies on the first, both (C, H, W) in [-1, 1] of one height and width.
 
-    Accurate to about 0.1 px of displacement and 0.3 px of warp where it is confident. Raises `DataError` for
-    values that no image has.
+    The numbers of channels may differ.
+    Where it is confident it is accurate to about 0.1 px of displacement and 0.3 px of warp. Between two sensors it
+    knows the shift alone, to about 1 px: where the one sees an edge, the other may see it a little beside. Raises
+    `DataError` for values that no image has.
+    """
+    return align_pixels(first, second)[0]
+
+
+def align_pixels(first: Tensor, second: Tensor) -> tuple[Alignment, np.ndarray | None]:
+    """Do as `align`; return also where each pixel of the first image lies in the second, from its own place.
+
+    That is (H, W, 2) float32, right and down, px; None where it is not known.
     """
     check_image(first)
     check_image(second)
     assert first.shape[1:] == second.shape[1:], "of one height and width"
     height, width = first.shape[1:]
     if min(height, width) < SMALLEST_SIDE:
-        return Alignment(reason=f"sides below {SMALLEST_SIDE} px")
+        return Alignment(reason=f"sides below {SMALLEST_SIDE} px"), None
 
     # As OpenCV takes them, in [0, 1]
     factor = max(1.0, max(height, width) / LARGEST_SIDE)
     a, b = (_array(image, factor) for image in (first, second))
     for image, which in ((a, "the first"), (b, "the second")):
         if (reason := _nothing_to_see(image)):
-            return Alignment(reason=f"{which} image {reason}")
+            return Alignment(reason=f"{which} image {reason}"), None
 
     # The affine map that brings points of the first to those of the second, and what it leaves
     try:
         matrix, correlation, pair = _registered(a, b)
     except cv2.error:  # it does not converge, for images that have little in common
-        return Alignment(reason="the images have too little in common")
+        return _shifted(a, b, factor, "the images have too little in common"), None
     flow, inconsistency = _flow(*pair)
     doubt = ""
     if correlation < LEAST_CORRELATION:
         doubt = f"a correlation of {correlation:.2f}"
     elif inconsistency > MOST_INCONSISTENT:
         doubt = f"the way there and back differ by {inconsistency:.2f} px"
-    return _described(matrix, flow, factor, doubt)
+    if doubt and (shifted := _shifted(a, b, factor, doubt)).confident:
+        return shifted, None
+    found, field = _described(matrix, flow, factor, doubt)
+    return found, None if doubt else cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR) * factor
+
+
+def _shifted(a: np.ndarray, b: np.ndarray, factor: float, doubt: str) -> Alignment:
+    """Return the shift alone, where the directions of edges tell it although there is a `doubt` about all else."""
+    shift = shift_by_orientation(a, b)
+    if shift is None:
+        return Alignment(reason=doubt)
+    right, down = (each * factor for each in shift)
+    return Alignment((right, down), displacement=math.hypot(right, down), confident=True, reason="as between two "
+                     "sensors: only the shift is known", accuracy=OF_TWO_SENSORS * factor)
 
 
 def _array(image: Tensor, factor: float) -> np.ndarray:
@@ -209,8 +237,11 @@ def _flow(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
     return there, float(np.median(np.linalg.norm(there + returned, axis=2)))
 
 
-def _described(matrix: np.ndarray, flow: np.ndarray, factor: float, doubt: str) -> Alignment:
-    """Return the affine map as shift, scale and rotation, and what it and the flow leave as warp; all in own pixels."""
+def _described(matrix: np.ndarray, flow: np.ndarray, factor: float, doubt: str) -> tuple[Alignment, np.ndarray]:
+    """Return the affine map as shift, scale and rotation, and what it and the flow leave as warp; all in own pixels.
+
+    Beside it, how far each pixel (H, W, 2) is off, in the pixels that were measured.
+    """
     height, width = flow.shape[:2]
     linear, middle = matrix[:, :2].astype(np.float64), np.array([(width - 1) / 2, (height - 1) / 2])
     shift = linear @ middle + matrix[:, 2] - middle
@@ -227,7 +258,9 @@ def _described(matrix: np.ndarray, flow: np.ndarray, factor: float, doubt: str) 
     total = points @ linear.T + shift - points + flow @ linear.T
     inside = (slice(int(BORDER * height), height - int(BORDER * height)),
               slice(int(BORDER * width), width - int(BORDER * width)))
-    return Alignment(
+    found = Alignment(
         (float(shift[0]) * factor, float(shift[1]) * factor), scale, math.degrees(angle),
         float(np.sqrt((moved**2).sum(-1).mean())) * factor,
-        float(np.median(np.linalg.norm(total - moved, axis=-1)[inside])) * factor, not doubt, doubt)
+        float(np.median(np.linalg.norm(total - moved, axis=-1)[inside])) * factor, not doubt, doubt,
+        None if doubt else OF_ONE_SENSOR * factor)
+    return found, total.astype(np.float32)

@@ -8,6 +8,7 @@ Who calls whom:
     its speed    layers, strips → normalised: norm, activation and padding as one operation, by what a device does best
     its memory   memory sets what each part of layers keeps → recomputing (gradient checkpointing) and strips
     strips       layers → strips → local_chain → statistics, row_operations → rows
+    of pairs     registration, for pix2pix: how far the images of a pair are off
     of others    features (ImageNet networks), tasks (classifiers and segmentation networks of domain adaptation)
 
 `translate.tiling` applies a network by the same rules of rows, and eval_mode puts it into eval mode for a while.
@@ -28,6 +29,7 @@ from translate.networks.latent.biggan import BigGANConfig, BigGANDiscriminatorCo
 from translate.networks.latent.dcgan import DCGANConfig, DCGANDiscriminatorConfig
 from translate.networks.latent.mlp import MLPConfig, MLPDiscriminatorConfig
 from translate.networks.latent.pggan import PGGANConfig, PGGANDiscriminatorConfig
+from translate.networks.registration import RegistrationConfig
 from translate.networks.resnet import ResNetConfig
 from translate.networks.unet import UNetConfig
 
@@ -46,4 +48,4 @@ __all__ = ["AutoencoderConfig", "BEGANConfig", "BigGANConfig", "BigGANDiscrimina
            "DCGANConfig", "DCGANDiscriminatorConfig", "DiscriminatorConfig",
            "EncodingConfig", "GeneratorConfig", "LatentGeneratorConfig", "MLPConfig", "MLPDiscriminatorConfig",
            "PGGANConfig", "PGGANDiscriminatorConfig", "PatchGANConfig", "PixelConfig", "ProjectionHeads",
-           "ResNetConfig", "UNetConfig", "WholeDiscriminatorConfig"]
+           "RegistrationConfig", "ResNetConfig", "UNetConfig", "WholeDiscriminatorConfig"]

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from translate.data import Batch
 from translate.errors import Mistake
-from translate.losses import NonSaturating, Objective, Perceptual, feature_matching, l1_loss
-from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, UNetConfig
+from translate.losses import NonSaturating, Objective, Perceptual, feature_matching, l1_loss, roughness
+from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, RegistrationConfig, UNetConfig
 from translate.networks.discriminators import Discriminator
+from translate.networks.registration import warped
+from translate.precision import at_least_float32
 from translate.schema import Config
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction, perceptual_problems
 from translate.translators.stabilisers import Side
@@ -36,6 +38,8 @@ class Pix2PixConfig(BaseTranslatorConfig):
     objective: Objective = NonSaturating()
     weights: Pix2PixWeights = Pix2PixWeights()
     perceptual: Perceptual | None = None  # distance of a pretrained network's features from the truth's; null: none
+    # For pairs that are off by pixels: losses compare them after a learnt deformation (Kong et al. 2021); null: as is
+    registration: RegistrationConfig | None = None
 
     directions: ClassVar[tuple[Direction, ...]] = ("ab",)
     grows: ClassVar[bool] = True
@@ -58,7 +62,12 @@ class Pix2Pix(Translator):
         self.weights = config.weights
         self.generator_ab = config.generator.build(channels_a, channels_b)
         self.discriminator_b = config.discriminator.build(channels_a + channels_b)
-        super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {})
+        self.registration, self.smoothness = None, 0.0
+        if config.registration is not None:
+            self.registration = config.registration.build(channels_b)
+            self.smoothness = config.registration.smoothness
+        super().__init__(config, {"generator_ab": self.generator_ab}, {"discriminator_b": self.discriminator_b}, {},
+                         beside={} if self.registration is None else {"registration": self.registration})
         self.perceptual = None if config.perceptual is None else config.perceptual.build()
         if self.perceptual is not None:
             self.frozen["perceptual"] = self.perceptual
@@ -71,10 +80,15 @@ class Pix2Pix(Translator):
                 fooled = self.fool(update, self.conditional(update, a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 if self.weights.features:
-                    update.backward("features", self.weights.features * self.feature_distance(a, fake, b))
+                    laid = self.laid_on_truth(update, fake, a, b)
+                    update.backward("features", self.weights.features * self.feature_distance(a, laid, b))
                 if self.perceptual is not None:
-                    update.backward("perceptual", self.perceptual(fake, b))
-                update.backward("l1", self.weights.l1 * l1_loss(fake, b))
+                    update.backward("perceptual", self.perceptual(self.laid_on_truth(update, fake, a, b), b))
+                update.backward("l1", self.weights.l1 * l1_loss(self.laid_on_truth(update, fake, a, b), b))
+                if self.registration is not None:
+                    deformation = self.registration(fake, b)
+                    update.observe("deformation", at_least_float32(deformation.detach()).norm(dim=1).mean())
+                    update.backward("smoothness", self.smoothness * roughness(deformation))
             fakes.append(fake.detach())
         return fakes
 
@@ -83,6 +97,18 @@ class Pix2Pix(Translator):
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             fake = fakes[number] if fakes else update.translated(self.generator_ab, a, truth=b)
             self.tell_apart(update, self.conditional(update, a), b, fake)
+
+    def laid_on_truth(self, update: StepTools, fake: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return the fake as losses compare it with the truth: where the pairs are registered, deformed onto it.
+
+        Each loss asks anew: it is backpropagated alone, and the deformation takes less memory than keeping it would.
+        """
+        if self.registration is None:
+            return fake
+        deformation = self.registration(fake, b)
+        with update.full_precision():  # in half precision the coordinates of a large image would run together
+            laid = warped(at_least_float32(fake), at_least_float32(deformation))
+        return update.hide_unknown(laid, a, truth=b)
 
     def conditional(self, update: StepTools, a: Tensor) -> Discriminator:
         """Return the discriminator conditioned on `a`, augmented like the images it judges."""

@@ -1,0 +1,131 @@
+"""What pairs that are off by pixels cost a training, and what of it registration and `data align` bring back.
+
+    python tools/registration.py --seeds 0 1 2 --images 2400 --out registration.jsonl
+    python tools/registration.py --sensors      (how far the two sensors' tiles are told apart from unrelated ones)
+
+Needs the earth card (`translate data prepare earth`). Training tiles of the satellite are moved, each once and for all,
+by 0 to 8 px into any direction; test tiles stay. For each seed the recipe `earth` is trained on exact pairs, on the
+moved ones, on those with `translator.registration`, and on what `translate data align` makes of them. All are scored
+on the same exact test pairs. Each run adds a line to --out; the table of all lines there is printed at the end, as
+Markdown. `--set` changes the recipe of all runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from translate.evaluation.scoring import evaluate_run
+from translate.files import append_line
+from translate.foreign import read_lines
+from translate.places import data_root
+from translate.recipe import find_recipe, load_recipe
+from translate.training.loop import train
+
+FURTHEST = 8  # px that a pair is off
+MARGIN = 12  # px of each side that are cut off a tile, so that what is moved in is real
+SIDE = 96  # px, of crops
+WAYS = ("exact", "moved", "registered", "aligned")
+SHOWN = ("psnr", "ssim", "l1", "gradient_error")
+
+
+class Quiet:
+    """A reporter that says nothing."""
+
+    def say(self, line: str) -> None:
+        pass
+
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+        pass
+
+    def scoring(self, done: int, total: int, later: int) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--images", type=int, default=2400, help="that each training sees")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--set", dest="changes", action="append", default=[], metavar="A.B=C")
+    words = parser.parse_args()
+    torch.set_num_threads(1)
+    for seed in words.seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            for way in words.ways:
+                append_line(words.out, trained(Path(folder), seed, way, words.images, words.changes))
+    print(table(read_lines(words.out)))
+
+
+def trained(folder: Path, seed: int, way: str, images: int, changes: Sequence[str]) -> dict[str, Any]:
+    """Train one way below `folder`; return its scores on exact test pairs, as a line of --out."""
+    data = folder / ("exact" if way == "exact" else "moved")
+    if not data.exists():
+        write_pairs(data, 0 if way == "exact" else FURTHEST, seed)
+    if way == "aligned":
+        from translate.pairs.correcting import align_pairs
+
+        data = folder / "aligned"
+        align_pairs(folder / "moved", data, "shift")
+
+    recipe = load_recipe(find_recipe("earth"), [
+        f"seed={seed}", f"data={{kind: paired, folder: {data}, resize: null, augment: [flip]}}",
+        f"stages=[{{resolution: {SIDE}, images: {images // 2}, batch_size: 4}}, {{resolution: {SIDE}, images: "
+        f"{images - images // 2}, batch_size: 4, lr: {{kind: linear, to: 0.0}}}}]", "every.evaluate=null", "workers=0",
+        "translator.generator.width=16", "translator.generator.blocks=3", "translator.discriminator.width=16",
+        *(["translator.registration={}"] if way == "registered" else []), *changes])
+    began = time.process_time()
+    train(recipe, folder / f"run-{way}", Quiet())
+    seconds = time.process_time() - began
+    scores = evaluate_run(folder / f"run-{way}").as_json()["metrics"]
+    return {"seed": seed, "way": way, "images": images, "cpu_seconds": round(seconds), "changes": list(changes),
+            **{name: scores[name]["value"] for name in SHOWN}}
+
+
+def write_pairs(folder: Path, furthest: float, seed: int) -> None:
+    """Write the tiles of the earth card without their margins, satellite tiles to train on moved by up to `furthest`.
+    """
+    chance = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for path in sorted((data_root() / "earth" / f"{split}A").iterdir()):
+            relief, satellite = (cv2.imread(str(each)) for each in (
+                path, path.parent.with_name(f"{split}B") / path.name))
+            length, angle = chance.uniform(0, furthest), chance.uniform(0, 2 * np.pi)
+            shift = np.array([[1, 0, length * np.cos(angle)], [0, 1, length * np.sin(angle)]], np.float32)
+            if split == "train" and furthest:
+                satellite = cv2.warpAffine(satellite, shift, satellite.shape[1::-1], flags=cv2.INTER_CUBIC)
+            for side, image in (("A", relief), ("B", satellite)):
+                (folder / f"{split}{side}").mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(folder / f"{split}{side}" / f"{path.stem}.png"), image[MARGIN:-MARGIN, MARGIN:-MARGIN])
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Return means and deviations over the seeds of every way, and what part of what is lost stays lost, as Markdown.
+    """
+    rows = [f"| pairs | seeds | {' | '.join(SHOWN)} | of what is lost in them, still lost |",
+            "|---" * (3 + len(SHOWN)) + "|"]
+    means = {way: {name: statistics.mean(line[name] for line in lines if line["way"] == way) for name in SHOWN}
+             for way in dict.fromkeys(line["way"] for line in lines)}
+    for way, mean in means.items():
+        same = [line for line in lines if line["way"] == way]
+        spread = {name: statistics.stdev(line[name] for line in same) if len(same) > 1 else 0.0 for name in SHOWN}
+        cells = [f"{mean[name]:.3f} ± {spread[name]:.3f}" for name in SHOWN]
+        both = {"exact", "moved"} <= means.keys()
+        lost = {name: means["exact"][name] - means["moved"][name] for name in SHOWN if both}
+        left = ", ".join(f"{100 * (means['exact'][name] - mean[name]) / lost[name]:.0f} %" for name in lost)
+        rows.append(f"| {way} | {len(same)} | {' | '.join(cells)} | {left} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,7 @@ GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under e
     "two sizes, relativistic": {"discriminator": {"scales": 2}, "objective": {"kind": "relativistic"}},
     "spectral generator": {"generator": {"spectral": True, "attention": True, "upsample": "bilinear"}},
     "perceptual": {"perceptual": {"kind": "mobilenet"}},
+    "registered": {"registration": {"width": 4, "smoothness": 5.0}},
     "minibatch kernels": {"discriminator": {"minibatch_kernels": 3}, "penalty": {"kind": "r1"}},
     "smoothed, flipped": {"objective": {"kind": "vanilla", "smoothing": 0.1, "flips": 0.4}},
 }

@@ -43,10 +43,14 @@ def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:
 def strengthen(translator: Translator) -> Translator:
     """Ten times the published initial weights, so that no gradient is near zero.
 
-    The γ of attention is 0 at first, and then the only gradient of attention: here it is ½.
+    The γ of attention is 0 at first, and then the only gradient of attention: here it is ½. What registers pairs has no
+    norms, and would move all pixels off the image: its last layer alone is strengthened, to about a pixel.
     """
     with torch.no_grad():
-        for network in translator.networks.values():
+        for name, network in translator.networks.items():
+            if name == "registration":
+                network.last.weight.mul_(300.0)
+                continue
             for parameter in network.parameters():
                 parameter.mul_(10.0 if parameter.ndim == 4 else 1.0)
                 if parameter.ndim == 0:

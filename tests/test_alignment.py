@@ -17,7 +17,7 @@ from PIL import Image
 from tests.commands import call
 from tests.covering import each_value
 from translate.evaluation.alignment import evaluate_alignment
-from translate.metrics.alignment import Alignment, align
+from translate.metrics.alignment import OF_TWO_SENSORS, Alignment, align
 
 HEIGHT, WIDTH = 200, 240
 Change = Callable[[np.ndarray], np.ndarray]
@@ -72,6 +72,23 @@ def test_a_known_place_is_found_to_an_eighth_of_a_pixel(colours: str, place: str
     found = align(tensor(image), tensor(COLOURS[colours](moved(image, *PLACES[place]))))
     assert found.confident, found.reason
     assert distance(found, *PLACES[place]) < 0.125
+
+
+def shaded(image: np.ndarray) -> np.ndarray:
+    """The same seen by another sensor: grey as heights, lit from the upper left. No colour tells of it."""
+    heights = image.mean(2)
+    return np.clip(0.5 - 2 * (np.gradient(heights, axis=0) + np.gradient(heights, axis=1)), 0, 1)[..., None]
+
+
+@pytest.mark.parametrize("down_right", [(0, 0), (3, -4), (-12.5, 7)])
+def test_of_two_sensors_the_shift_is_told_and_nothing_more(down_right: tuple[float, float]) -> None:
+    """Shaded edges are lines with two sides, 1.6 px from where they are in the other: that far it may be wrong."""
+    image, (down, right) = scene(4), down_right
+    found = align(tensor(image), tensor(shaded(moved(image, down, right, 1, 0))))
+    assert found.confident and found.accuracy == OF_TWO_SENSORS and found.shift is not None
+    assert np.hypot(found.shift[0] - right, found.shift[1] - down) < 1.8
+    assert (found.scale, found.rotation, found.warp) == (None, None, None)
+    assert not align(tensor(scene(5)), tensor(shaded(image))).confident
 
 
 @pytest.mark.parametrize("amplitude", [0, 0.5, 2, 3])

@@ -68,6 +68,8 @@ PIX2PIXS = {
     "resnet-batch-resize-lsgan": Pix2PixConfig(
         generator=ResNetConfig(width=4, blocks=1, norm="batch", upsample="resize"), discriminator=PATCH,
         objective=LeastSquares()),
+    "registered": Pix2PixConfig(generator=ResNetConfig(width=4, blocks=1), discriminator=PATCH,
+                                registration={"width": 4, "smoothness": 3.0}),
     "generator-first": Pix2PixConfig(generator=UNetConfig(width=4, downs=4), pace={"first": "generator"},
                                      discriminator=PatchGANConfig(width=4, layers=2, norm="batch")),
 }

@@ -60,12 +60,35 @@ def pix2pix_reference(translator: Any, batch: Batch, lr: float = 0.0) -> dict[st
     of_judge = torch.autograd.grad(loss, list(judge.parameters()))
     moved_first(translator, [judge], of_judge, lr)
     logits = judge(torch.cat([a, fake], 1))
-    loss = w.adversarial * fooled(logits, torch.ones_like(logits)) + w.l1 * F.l1_loss(fake, b)
-    found = torch.autograd.grad(loss, list(generator.parameters()))
+    loss = w.adversarial * fooled(logits, torch.ones_like(logits))
+    networks = {"generator_ab": generator}
+    if translator.registration is None:
+        loss = loss + w.l1 * F.l1_loss(fake, b)
+    else:
+        networks["registration"] = copy.deepcopy(translator.registration)
+        field = networks["registration"](fake, b)
+        rough = ((field[:, :, 1:] - field[:, :, :-1]) ** 2).mean() + ((field[..., 1:] - field[..., :-1]) ** 2).mean()
+        loss = loss + w.l1 * F.l1_loss(deformed(fake, field), b) + translator.smoothness * rough / 2
+    found = torch.autograd.grad(loss, [each for network in networks.values() for each in network.parameters()])
     found += of_judge
-    names = [f"generator_ab.{name}" for name, _ in generator.named_parameters()]
-    names += [f"discriminator_b.{name}" for name, _ in judge.named_parameters()]
+    networks["discriminator_b"] = judge
+    names = [f"{name}.{parameter}" for name, network in networks.items() for parameter, _ in network.named_parameters()]
     return dict(zip(names, found, strict=True))
+
+
+def deformed(images: Tensor, field: Tensor) -> Tensor:
+    """Bilinear interpolation by its definition: the four pixels around each place, by how near they are."""
+    height, width = images.shape[2:]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    x, y = (columns + field[:, 0]).clamp(0, width - 1), (rows + field[:, 1]).clamp(0, height - 1)
+    left, top = ((place.detach().floor() + 0.5).long().clamp(max=side - 2) for place, side in ((x, width), (y, height)))
+    samples = torch.arange(len(images))[:, None, None]
+    total = torch.zeros_like(images)
+    for right in (0, 1):
+        for below in (0, 1):
+            share = (1 - (x - left - right).abs()) * (1 - (y - top - below).abs())
+            total = total + share[:, None] * images[samples, :, top + below, left + right].movedim(-1, 1)
+    return total
 
 
 def cut_reference(translator: Any, batch: Batch, lr: float = 0.0) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """What pairs that are off by pixels cost a training, and what of it registration and `data align` bring back.
 
     python tools/registration.py --seeds 0 1 2 --images 2400 --out registration.jsonl
-    python tools/registration.py --sensors      (how far the two sensors' tiles are told apart from unrelated ones)
+    python tools/registration.py --sensors
 
 Needs the earth card (`translate data prepare earth`). Training tiles of the satellite are moved, each once and for all,
 by 0 to 8 px into any direction; test tiles stay. For each seed the recipe `earth` is trained on exact pairs, on the
 moved ones, on those with `translator.registration`, and on what `translate data align` makes of them. All are scored
 on the same exact test pairs. Each run adds a line to --out; the table of all lines there is printed at the end, as
-Markdown. `--set` changes the recipe of all runs.
+Markdown. `--set` changes the recipe of all runs. `--sensors` trains nothing: it prints how well the shift of a
+satellite tile from its relief is told, and how often one is claimed of tiles of two places.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from translate.evaluation.scoring import evaluate_run
 from translate.files import append_line
 from translate.foreign import read_lines
+from translate.metrics.orientation import shift_by_orientation
 from translate.places import data_root
 from translate.recipe import find_recipe, load_recipe
 from translate.training.loop import train
@@ -56,22 +58,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=2400, help="that each training sees")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--source", choices=["relief", "grey"], default="relief", help="what is translated: the relief "
+                        "map, or the negative of the satellite image's own grey values")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--sensors", action="store_true")
     parser.add_argument("--set", dest="changes", action="append", default=[], metavar="A.B=C")
     words = parser.parse_args()
     torch.set_num_threads(1)
+    if words.sensors:
+        tell_sensors()
+        return
     for seed in words.seeds:
         with tempfile.TemporaryDirectory() as folder:
             for way in words.ways:
-                append_line(words.out, trained(Path(folder), seed, way, words.images, words.changes))
+                append_line(words.out, trained(Path(folder), seed, way, words.source, words.images, words.changes))
     print(table(read_lines(words.out)))
 
 
-def trained(folder: Path, seed: int, way: str, images: int, changes: Sequence[str]) -> dict[str, Any]:
+def trained(folder: Path, seed: int, way: str, source: str, images: int, changes: Sequence[str]) -> dict[str, Any]:
     """Train one way below `folder`; return its scores on exact test pairs, as a line of --out."""
     data = folder / ("exact" if way == "exact" else "moved")
     if not data.exists():
-        write_pairs(data, 0 if way == "exact" else FURTHEST, seed)
+        write_pairs(data, source, 0 if way == "exact" else FURTHEST, seed)
     if way == "aligned":
         from translate.pairs.correcting import align_pairs
 
@@ -88,25 +96,49 @@ def trained(folder: Path, seed: int, way: str, images: int, changes: Sequence[st
     train(recipe, folder / f"run-{way}", Quiet())
     seconds = time.process_time() - began
     scores = evaluate_run(folder / f"run-{way}").as_json()["metrics"]
-    return {"seed": seed, "way": way, "images": images, "cpu_seconds": round(seconds), "changes": list(changes),
-            **{name: scores[name]["value"] for name in SHOWN}}
+    return {"seed": seed, "way": way, "source": source, "images": images, "cpu_seconds": round(seconds),
+            "changes": list(changes), **{name: scores[name]["value"] for name in SHOWN}}
 
 
-def write_pairs(folder: Path, furthest: float, seed: int) -> None:
+def write_pairs(folder: Path, source: str, furthest: float, seed: int) -> None:
     """Write the tiles of the earth card without their margins, satellite tiles to train on moved by up to `furthest`.
     """
     chance = np.random.default_rng(seed)
     for split in ("train", "test"):
         for path in sorted((data_root() / "earth" / f"{split}A").iterdir()):
-            relief, satellite = (cv2.imread(str(each)) for each in (
+            shown, satellite = (cv2.imread(str(each)) for each in (
                 path, path.parent.with_name(f"{split}B") / path.name))
+            if source == "grey":
+                shown = 255 - np.repeat(cv2.cvtColor(satellite, cv2.COLOR_BGR2GRAY)[..., None], 3, 2)
             length, angle = chance.uniform(0, furthest), chance.uniform(0, 2 * np.pi)
             shift = np.array([[1, 0, length * np.cos(angle)], [0, 1, length * np.sin(angle)]], np.float32)
             if split == "train" and furthest:
                 satellite = cv2.warpAffine(satellite, shift, satellite.shape[1::-1], flags=cv2.INTER_CUBIC)
-            for side, image in (("A", relief), ("B", satellite)):
+            for side, image in (("A", shown), ("B", satellite)):
                 (folder / f"{split}{side}").mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(folder / f"{split}{side}" / f"{path.stem}.png"), image[MARGIN:-MARGIN, MARGIN:-MARGIN])
+
+
+def tell_sensors() -> None:
+    """Print how shifts between relief and satellite tiles are told: of no shift, of known ones, of two places."""
+    paths = sorted((data_root() / "earth" / "trainA").iterdir())
+    relief, satellite = ([cv2.imread(str(path.parent.with_name(f"train{side}") / path.name)).astype(np.float32) / 255
+                          for path in paths] for side in "AB")
+    inside, chance = slice(MARGIN, -MARGIN), np.random.default_rng(0)
+    still, followed = list[float](), list[float]()
+    for one, other in zip(relief, satellite, strict=True):
+        shift = chance.uniform(-FURTHEST, FURTHEST, 2)
+        matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+        moved = cv2.warpAffine(other, matrix, other.shape[1::-1], flags=cv2.INTER_CUBIC)
+        at_rest, found = (shift_by_orientation(one[inside, inside], each[inside, inside]) for each in (other, moved))
+        if at_rest is not None and found is not None:
+            still.append(float(np.hypot(*at_rest)))
+            followed.append(float(np.hypot(*(np.array(found) - at_rest - shift))))
+    claimed = sum(shift_by_orientation(relief[number], satellite[(number + step) % len(paths)]) is not None
+                  for number in range(len(paths)) for step in (3, 11, 17))
+    for what, values in (("of no shift, px", still), ("of a known shift beyond that, px", followed)):
+        print(f"{what}: median {np.median(values):.2f}, 90 % {np.quantile(values, 0.9):.2f}, most {max(values):.2f}")
+    print(f"told of {len(still)} of {len(paths)} tiles; claimed of {claimed} of {3 * len(paths)} pairs of two places")
 
 
 def table(lines: list[dict[str, Any]]) -> str:

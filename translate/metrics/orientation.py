@@ -13,8 +13,8 @@ import numpy as np
 
 SIGMA = 1.0  # px, of the Gaussian before the gradient
 FURTHEST = 0.25  # of the shorter side that a shift is looked for
-# Deviations of the correlation that its peak must stand above the mean, and above the next peak. 120 pairs of unrelated
-# relief and satellite tiles reach 5.4 and 1.0 (tools/registration.py --sensors)
+# Deviations of the correlation that its peak must stand above the mean, and above the next peak. Relief and satellite
+# tiles of two places reached 5.4 and 1.0 in 120 pairs
 LEAST_HEIGHT, LEAST_LEAD = 6.5, 2.5
 NEXT_PEAK = 6  # px from the peak, beyond which another peak is another
 

@@ -1,0 +1,223 @@
+"""Pairs that are off by pixels: said before a training, and mended in a copy that loses nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from tests.commands import call
+from tests.test_alignment import moved, scene, tensor
+from translate.data.labels import read_labels
+from translate.errors import TranslateError, UsageError
+from translate.foreign import read_lines
+from translate.images.decoding import decode, read_content
+from translate.metrics.alignment import align
+from translate.pairs.correcting import LEDGER, align_pairs
+
+HEIGHT, WIDTH = 120, 150
+OFF = [(3.0, -2.0), (-1.5, 4.0), (0.0, 0.0)]  # down and right, px: each pair in its own way
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+
+
+def recoloured(image: np.ndarray) -> np.ndarray:
+    return np.stack([image[..., 2] ** 2, 1 - image[..., 0], np.sqrt(np.clip(image[..., 1], 0, 1))], 2)
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, pixels if pixels.shape[2] > 1 else pixels[..., 0], photometric="minisblack",
+                         planarconfig="contig" if pixels.shape[2] > 1 else None)
+    else:
+        cv2.imwrite(str(path), pixels[..., ::-1])
+
+
+def pairs(folder: Path, off: list[tuple[float, float]] = OFF, suffix: str = ".png",
+          stored: Callable[[np.ndarray], np.ndarray] = as_bytes) -> Path:
+    """A folder of pairs in other colours, each off by so many pixels."""
+    for number, (down, right) in enumerate(off):
+        image = scene(number, HEIGHT, WIDTH)
+        write(folder / "trainA" / f"{number}{suffix}", stored(image))
+        write(folder / "trainB" / f"{number}{suffix}", stored(recoloured(moved(image, down, right, 1, 0))))
+    return folder
+
+
+def bytes_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def distance(folder: Path, name: str) -> float:
+    """How far the images of a pair are off, px; they are of one size."""
+    a, b = (decode(read_content(folder / side / name), folder).pixels[..., :3].astype(float) for side in (
+        "trainA", "trainB"))
+    a, b = ((each - each.min()) / (each.max() - each.min()) for each in (a, b))
+    found = align(tensor(a), tensor(b))
+    assert found.confident and found.displacement is not None, found.reason
+    return found.displacement
+
+
+@pytest.mark.parametrize(("off", "line"), [
+    (OFF, "a training will blur: pairs are off by"),
+    ([(2.0, 3.0)] * 3, "outputs will be shifted: all pairs are off alike, by +3.0 px to the right and +2.0 px down"),
+    ([(0.0, 0.0)] * 3, "no blur is to be expected")], ids=["each", "alike", "none"])
+def test_the_check_says_what_a_training_makes_of_pairs_that_are_off(
+        off: list[tuple[float, float]], line: str, tmp_path: Path, said: io.StringIO,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """And names and shows the worst."""
+    assert call(monkeypatch, "data", "check", pairs(tmp_path / "in", off), "--picture", tmp_path / "worst.jpg") == 0
+    printed = " ".join(said.getvalue().split())
+    assert line in printed
+    assert ("1.png: its partner 1.png lies +4.0 px to the right and -1.5 px down" in printed) == (off == OFF)
+    assert Image.open(tmp_path / "worst.jpg").height == 3 * (HEIGHT + 16)
+
+
+def test_a_corrected_copy_lies_in_place_and_the_originals_are_untouched(
+        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = pairs(tmp_path / "in"), tmp_path / "out"
+    before = bytes_below(source)
+    assert call(monkeypatch, "data", "align", source, out) == 0
+    assert bytes_below(source) == before
+    assert "2 of 3 pairs moved, 1 lie in place" in " ".join(said.getvalue().split())
+    for number, (down, right) in enumerate(OFF):
+        assert distance(out, f"{number}.png") < 0.1
+        kept = Image.open(out / "trainA" / f"{number}.png").size
+        assert kept == (WIDTH - np.ceil(abs(right)), HEIGHT - np.ceil(abs(down))), "as much as has no source"
+    assert [row["what"] for row in read_lines(out / LEDGER)] == ["moved", "moved", "in place"]
+    assert (out / "trainB" / "2.png").read_bytes() == before["trainB/2.png"]
+
+    # Again: nothing is written. One that was changed since is made again.
+    written = bytes_below(out)
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    write(source / "trainB" / "2.png", as_bytes(recoloured(moved(scene(2, HEIGHT, WIDTH), 2, 2, 1, 0))))
+    (out / "trainA" / "0.png").unlink()
+    assert align_pairs(source, out, "shift").already == 1
+    assert {path.name for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == {"0.png", "2.png"}
+    assert bytes_below(out)["trainA/0.png"] == written["trainA/0.png"]
+
+
+def test_a_copy_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 1:
+            raise Killed
+
+    source = pairs(tmp_path / "in")
+    with pytest.raises(Killed):
+        align_pairs(source, tmp_path / "out", "shift", on_progress=stop)
+    assert align_pairs(source, tmp_path / "out", "shift").already == 1
+    align_pairs(source, tmp_path / "whole", "shift")
+    images = [{name: content for name, content in bytes_below(tmp_path / each).items() if name != LEDGER}
+              for each in ("out", "whole")]
+    assert images[0] == images[1]
+
+
+def deep(image: np.ndarray) -> np.ndarray:
+    return (np.clip(np.dstack([image, image.mean(2), image[..., 0] / 2]), 0, 1) * 60_000).astype(np.uint16)
+
+
+def floats(image: np.ndarray) -> np.ndarray:
+    values = (image[..., :1] * 2000 - 500).astype(np.float32)
+    values[:9, :12] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(("stored", "suffix", "dtype"), [
+    (deep, ".tif", np.uint16), (floats, ".tif", np.float32), (as_bytes, ".jpg", np.uint8)],
+    ids=["5 channels of 16 bits", "floats with gaps", "jpeg"])
+@pytest.mark.parametrize("edges", ["crop", "mark"])
+def test_every_depth_keeps_its_format(stored: Callable[[np.ndarray], np.ndarray], suffix: str, dtype: type, edges: str,
+                                      tmp_path: Path) -> None:
+    """Where pixels cannot be marked as without data, it is said and nothing is made up."""
+    source = pairs(tmp_path / "in", OFF[:1], suffix, stored)
+    done = align_pairs(source, tmp_path / "out", "shift", edges=edges)  # type: ignore[arg-type]
+    if edges == "mark" and dtype != np.float32:
+        assert done.exit_code == 4 and "take --edges crop" in done.failed[0]
+        return
+    assert done.moved == 1 and done.after[0] < 0.15
+    made = decode(read_content(tmp_path / "out" / "trainB" / f"0{suffix}"), tmp_path)
+    given = decode(read_content(source / "trainB" / f"0{suffix}"), tmp_path)
+    assert made.pixels.dtype == dtype and made.pixels.shape[2] == given.pixels.shape[2]
+    if edges == "mark":
+        assert made.unknown is not None and made.pixels.shape == given.pixels.shape
+        assert made.unknown[-3:].all() and made.unknown[:, :2].all(), "what has no source is marked"
+        assert np.nanmax(made.pixels) <= np.nanmax(given.pixels), "no value is mixed with no data"
+
+
+def test_halves_of_one_file_and_zooms(tmp_path: Path) -> None:
+    image = scene(0, WIDTH, WIDTH)
+    both = np.concatenate([image, recoloured(moved(image, 1, 2, 1.03, 1))], 1)
+    write(tmp_path / "in" / "train" / "x.png", as_bytes(both))
+    done = align_pairs(tmp_path / "in", tmp_path / "out", "similarity")
+    assert done.moved == 1 and done.after[0] < 0.15 < done.before[0]
+    made = np.asarray(Image.open(tmp_path / "out" / "train" / "x.png"))
+    top, left, bottom, right = read_lines(tmp_path / "out" / LEDGER)[0]["part"]
+    np.testing.assert_array_equal(made[:, :right - left], as_bytes(both)[top:bottom, left:right], "A is not resampled")
+
+
+def test_a_bent_pair_is_straightened(tmp_path: Path) -> None:
+    image = scene(1, HEIGHT, WIDTH)
+    down, right = np.indices((HEIGHT, WIDTH), dtype=np.float32)
+    bent = cv2.remap(image, right + 3 * np.sin(down / 24), down + 2 * np.sin(right / 24), cv2.INTER_CUBIC,
+                     borderMode=cv2.BORDER_REFLECT)
+    write(tmp_path / "in" / "trainA" / "0.png", as_bytes(image))
+    write(tmp_path / "in" / "trainB" / "0.png", as_bytes(bent))
+    done = align_pairs(tmp_path / "in", tmp_path / "out", "flow")
+    assert done.before[0] > 2 and done.after[0] < 0.4
+
+
+@pytest.mark.parametrize("move", ["a", "b"])
+def test_label_maps_keep_their_numbers_and_palette(move: str, tmp_path: Path) -> None:
+    """A class that is no class is never made up; which side moves, the user says."""
+    numbers = np.zeros((HEIGHT, WIDTH), np.uint8)
+    chance = np.random.default_rng(0)
+    for _ in range(30):
+        centre, axes = chance.integers(0, (WIDTH, HEIGHT)).tolist(), chance.integers(6, 30, 2).tolist()
+        cv2.ellipse(numbers, centre, axes, 0, 0, 360, int(chance.choice([3, 7, 11])), -1)
+    labels = Image.fromarray(numbers)
+    labels.putpalette(list(range(256)) * 3)
+    colours = chance.integers(0, 255, (256, 3), np.uint8)
+    for each in ("train_label", "train_img"):
+        (tmp_path / "in" / each).mkdir(parents=True)
+    labels.save(tmp_path / "in" / "train_label" / "0.png")
+    write(tmp_path / "in" / "train_img" / "0.png", as_bytes(moved(colours[numbers] / 255.0, 3, -4, 1, 0)))
+    done = align_pairs(tmp_path / "in", tmp_path / "out", "shift", move=move)  # type: ignore[arg-type]
+    assert done.moved == 1 and done.after[0] < 1
+    path = tmp_path / "out" / "train_label" / "0.png"
+    assert set(np.unique(read_labels(path))) == {0, 3, 7, 11}
+    made = Image.open(path)
+    assert made.mode == "P" and made.getpalette() == labels.getpalette()
+
+
+def test_what_cannot_be_told_is_copied_and_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    for side, seed in (("trainA", 1), ("trainB", 2)):
+        write(source / side / "unrelated.png", as_bytes(scene(seed, HEIGHT, WIDTH)))
+        write(source / side / "sizes.png", as_bytes(scene(3, HEIGHT + seed, WIDTH)))
+    done = align_pairs(source, tmp_path / "out", "shift")
+    assert (done.unsure, done.exit_code) == (1, 3) and "sizes.png" in done.failed[0] and "121" in done.failed[0]
+    assert (tmp_path / "out/trainB/unrelated.png").read_bytes() == (source / "trainB/unrelated.png").read_bytes()
+
+
+def test_originals_and_other_files_cannot_be_written_over(tmp_path: Path) -> None:
+    source = pairs(tmp_path / "in", OFF[:1])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine")
+    for out in (source, source / "out", tmp_path, tmp_path / "other"):
+        with pytest.raises(UsageError, match="folder of its own"):
+            align_pairs(source, out, "shift")
+    with pytest.raises(TranslateError, match="no pairs"):
+        (source / "trainB" / "0.png").rename(source / "trainB" / "elsewhere.png")
+        write(source / "trainA" / "1.png", as_bytes(scene(4, HEIGHT, WIDTH)))
+        align_pairs(source, tmp_path / "out", "shift")

@@ -35,7 +35,7 @@ from translate.training.loop import train
 
 FURTHEST = 8  # px that a pair is off
 MARGIN = 12  # px of each side that are cut off a tile, so that what is moved in is real
-SIDE = 96  # px, of crops
+SIDE = 64  # px, of crops
 WAYS = ("exact", "moved", "registered", "aligned")
 SHOWN = ("psnr", "ssim", "l1", "gradient_error")
 

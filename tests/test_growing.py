@@ -571,6 +571,9 @@ def test_networks_and_translators_that_cannot_grow_are_named(shared_pairs: Path)
     stages = [{"resolution": 32, "images": 2, "batch_size": 2, "levels": 1}]
     with pytest.raises(RecipeError, match=r"stages.0.levels: translator.kind: cut cannot gain levels"):
         growing_recipe(shared_pairs, stages=stages, translator={"kind": "cut"})
+    with pytest.raises(RecipeError, match=r"stages.0.levels: generator.image_skip: 4 cannot gain levels"):
+        growing_recipe(shared_pairs, stages=stages, translator={
+            "kind": "pix2pix", "generator": {"kind": "unet", "width": 2, "downs": 4, "image_skip": 4}})
 
 
 @pytest.mark.parametrize("name", [name for name in GROWN if name.endswith("fading")])

@@ -325,6 +325,7 @@ def test_what_goes_out_again_is_what_came_in_and_their_code_loads_it(row: str, t
     ({"kind": "resnet", "upsample": "resize"}, "has upsample: resize"),
     ({"kind": "resnet", "attention": True}, "attention"),
     ({"kind": "unet", "downs": 5, "downsample": "blurred"}, "U-Net has another"),
+    ({"kind": "unet", "downs": 5, "image_skip": 2}, "U-Net has another"),
     ({"kind": "resnet", "norm": "none"}, "theirs has none without a norm")], ids=str)
 def test_a_generator_that_their_code_has_not_is_refused(generator: dict[str, Any], said: str, tmp_path: Path) -> None:
     recipe = validate(Recipe, {

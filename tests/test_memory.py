@@ -59,6 +59,8 @@ PIX2PIXS = {
                                  discriminator=PATCH),
     "unet-bilinear": Pix2PixConfig(
         generator=UNetConfig(width=4, downs=4, norm="instance", upsample="bilinear"), discriminator=PATCH),
+    "unet-image-skip": Pix2PixConfig(
+        generator=UNetConfig(width=4, downs=4, norm="instance", upsample="resize", image_skip=3), discriminator=PATCH),
     "unet-blurred": Pix2PixConfig(
         generator=UNetConfig(width=4, downs=4, norm="instance", downsample="blurred"), discriminator=PATCH),
     "unet-attention": Pix2PixConfig(

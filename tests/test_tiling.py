@@ -56,13 +56,14 @@ WAYS = {
 OPTIONS = {"transposed": {"upsample": "transposed"}, "resize": {"upsample": "resize"},
            "blurred": {"upsample": "bilinear", "downsample": "blurred"}, "antialiased": {"downsample": "antialiased"},
            "attention": {"attention": True},
-           "spectral": {"spectral": True}}
+           "spectral": {"spectral": True}, "image-skip": {"upsample": "resize", "image_skip": 3}}
 
 
 def has_option(config: type, norm: str, options: dict[str, Any], training: bool, settings: Settings) -> bool:
     """Whether networks of a kind have these options, with these values."""
-    return all(value in typing.get_args(config.model_fields[name].annotation) for name, value in options.items()
-               if isinstance(value, str))
+    return all(name in config.model_fields and (
+        not isinstance(value, str) or value in typing.get_args(config.model_fields[name].annotation))
+        for name, value in options.items())
 
 
 @every_pair(has_option, config=GENERATORS, norm=["instance", "batch", "none"], options=OPTIONS,

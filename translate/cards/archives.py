@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import lzma
 import re
 import stat
@@ -14,6 +16,7 @@ from typing import IO
 
 from translate.errors import DataError, DiskError, is_disk_fault, visible
 
+DEBIAN_MAGIC, DEBIAN_HEADER = b"!<arch>\n", 60  # bytes: how an ar archive begins, and each of its members
 MAX_MEMBERS = 2_000_000
 MAX_DEPTH = 64  # folders inside each other: what lies deeper than some 1,000 cannot even be removed in the usual way
 NOTHING_KEPT = "nothing of the archive was kept"
@@ -22,7 +25,8 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAE
 
 
 def unpack(archive: Path, folder: Path, limit: int, only: Collection[str] | None = None) -> None:
-    """Write the members of a zip or tar archive into `folder`, all of them or those that `only` names.
+    """Write the members of a zip or tar archive, or of a package of Debian, into `folder`: all, or those that `only`
+    names.
 
     Raises `DataError` for links, devices, absolute paths, paths through `..`, a second member of the same name, more
     than `limit` bytes in all (counted as they are written, whatever the archive declares), a damaged archive, and a
@@ -78,16 +82,52 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     yield member.filename, file.open(member)
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as tar:
-            for number, entry in enumerate(tar):
-                _accept(archive, entry.name, number, entry.isfile() or entry.isdir())
-                if hasattr(tarfile, "data_filter"):  # Python's own checks as well, which it has from 3.11.4 on
-                    tarfile.data_filter(entry, str(archive.parent))
-                content = tar.extractfile(entry)
-                if content is not None:
-                    yield entry.name, content
+            yield from _members_of_tar(archive, tar)
     else:
-        raise DataError("neither a zip nor a tar archive", archive, "an error page may have been downloaded in its "
-                        "place: delete it and prepare again")
+        with archive.open("rb") as file:
+            yield from _members_of_tar(archive, _data_of_debian(archive, file))
+
+
+def _members_of_tar(archive: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+    for number, entry in enumerate(tar):
+        _accept(archive, entry.name, number, entry.isfile() or entry.isdir())
+        if hasattr(tarfile, "data_filter"):  # Python's own checks as well, which it has from 3.11.4 on
+            tarfile.data_filter(entry, str(archive.parent))
+        content = tar.extractfile(entry)
+        if content is not None:
+            yield entry.name.removeprefix("./"), content
+
+
+def _data_of_debian(archive: Path, file: IO[bytes]) -> tarfile.TarFile:
+    """Return the files of a package of Debian (deb(5)): the tar archive `data.tar.*` that stands in an ar archive.
+
+    `file` is the open archive. Raises `DataError` for anything else, and for a compression that this Python lacks.
+    """
+    if file.read(len(DEBIAN_MAGIC)) != DEBIAN_MAGIC:
+        raise DataError("neither a zip nor a tar archive nor a package of Debian", archive, "an error page may have "
+                        "been downloaded in its place: delete it and prepare again")
+    while len(header := file.read(DEBIAN_HEADER)) == DEBIAN_HEADER:
+        name, size = header[:16].decode("ascii", "replace").rstrip(" /"), header[48:58].decode("ascii", "replace")
+        if not size.strip().isdecimal():
+            break
+        if name.startswith("data.tar"):
+            data: IO[bytes] = io.BytesIO(file.read(int(size)))
+            if name.endswith(".zst"):  # which Python's tarfile knows from 3.14 on
+                return tarfile.open(fileobj=_zstandard(archive, data), mode="r|")
+            return tarfile.open(fileobj=data)
+        file.seek(int(size) + int(size) % 2, 1)  # members begin at even places
+    raise DataError("a package of Debian without data, or a damaged one", archive, "delete it and prepare again")
+
+
+def _zstandard(archive: Path, file: IO[bytes]) -> IO[bytes]:
+    """Return what a file compressed by Zstandard holds. Raises `DataError` where nothing here can read it."""
+    for module in ("compression.zstd", "backports.zstd"):
+        try:
+            return importlib.import_module(module).ZstdFile(file)
+        except ImportError:
+            continue
+    raise DataError("compressed by Zstandard, which this Python cannot read", archive,
+                    "pip install backports.zstd, or use Python 3.14")
 
 
 def _accept(archive: Path, name: str, number: int, plain: bool) -> None:

@@ -136,10 +136,14 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
         _accept_existing(card, folder, root)
         return folder
     try:
-        # Fetch and verify, in a scratch folder that the next try begins anew.
+        # Fetch: what has come stays where it is, and the next try goes on from there.
+        files = _download(card, root, file, say)
+    except OSError as error:
+        raise _as_told(error, root) from error
+    try:
+        # Verify, in a scratch folder that the next try begins anew.
         remove_folder(scratch)
         (scratch / "unpacked").mkdir(parents=True)
-        files = _download(card, root, file, say)
         hashes = {path.name: verify(card.name, card.source, path, root) for path in files}
 
         # Make the folders, try the layout, and only then give the result its name.
@@ -154,12 +158,17 @@ def prepare(card: Card, root: Path, say: Say = lambda line: None, file: Path | N
         remove_folder(_downloads(card, root))
         raise
     except OSError as error:
-        if is_disk_fault(error):
-            raise DiskError.of(error, root) from error
-        raise DataError(str(error.strerror or error), error.filename or root) from error
+        raise _as_told(error, root) from error
     finally:
         remove_folder(scratch)
     return folder
+
+
+def _as_told(error: OSError, root: Path) -> DiskError | DataError:
+    """Return an error of the system as one that says what to do."""
+    if is_disk_fault(error):
+        return DiskError.of(error, root)
+    return DataError(str(error.strerror or error), error.filename or root)
 
 
 def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]:
@@ -231,9 +240,18 @@ def _accept_existing(card: Card, folder: Path, root: Path) -> None:
     if isinstance(card.source, ManualSource):
         _refuse_dead_links(card, root)
     noted = read_record(folder)
-    if any(noted.get(key) != value for key, value in _origin(card).items()):
+    if not (_is_as_noted(card.source, noted.get("source")) and _is_as_noted(card.make, noted.get("make"))):
         raise DataError("was made from another version of the card", folder, "delete it to prepare it anew (runs that "
                         "trained on it will then see other data)")
+
+
+def _is_as_noted(part: Config, noted: object) -> bool:
+    """Return whether a record notes this part of a card. What it does not name, as an earlier version knew no such
+    field, had its default."""
+    try:
+        return type(part).model_validate(noted) == part
+    except pydantic.ValidationError:
+        return False
 
 
 def read_record(folder: Path) -> dict[str, Any]:

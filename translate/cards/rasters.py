@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
@@ -23,8 +23,11 @@ class RastersConfig(Config):
     """How to cut two rasters of the whole world (equirectangular, 90° N at the top, 180° W at the left) into tiles."""
 
     kind: Literal["rasters"] = "rasters"
-    input: str  # member of the archive that becomes A
-    target: str  # member that becomes B; the larger of the two is averaged down to the smaller
+    input: str  # member of the first archive that becomes A; with `input_tiles`, the folder of its tiles
+    # [rows, columns] of the tiles that the input comes in, named as Marble does: row/row_column.jpg, six digits each
+    input_tiles: tuple[Annotated[int, Field(ge=1, le=1024)], Annotated[int, Field(ge=1, le=1024)]] | None = None
+    input_channels: Literal[1, 3] = 3  # of A's images; 1: grey
+    target: str  # member of the last archive that becomes B; the larger of the two is averaged down to the smaller
     tile: int = Field(default=384, ge=8, le=65_536)  # px, of a side
     band: tuple[float, float]  # longitudes held out, [west, east] in degrees
     latitudes: tuple[float, float] = (-90.0, 90.0)  # [south, north] that are used
@@ -44,16 +47,29 @@ class RastersConfig(Config):
         """Write trainA, trainB, testA, testB (tiles) and largeA, largeB (the held-out band: its northern half and its
         southern half).
 
-        `archives` holds one archive with both rasters, `limit` is the most bytes it may unpack to.
+        `archives` holds one archive with both rasters, or one for each; `limit` is the most bytes that each may unpack
+        to.
         """
-        unpack(archives[0], scratch, limit, only={self.input, self.target})
         say("reading the rasters")
-        raster_a, raster_b = (read_image(scratch / name, ImageConfig(channels=3)) for name in (self.input, self.target))
+        num_columns = 1 if self.input_tiles is None else self.input_tiles[1]
+        unpack(archives[0], scratch / "A", limit, only=self.input_members)
+        unpack(archives[-1], scratch / "B", limit, only={self.target})
+        raster_a = mosaic([read_image(scratch / "A" / name, ImageConfig(channels=self.input_channels))
+                           for name in self.input_members], num_columns)
+        raster_b = read_image(scratch / "B" / self.target, ImageConfig(channels=3))
         return self.cut(raster_a, raster_b, folder, say)
+
+    @property
+    def input_members(self) -> list[str]:
+        """The members of the archive that make up the input, row by row."""
+        if self.input_tiles is None:
+            return [self.input]
+        rows, columns = self.input_tiles
+        return [f"{self.input}/{row:06}/{row:06}_{column:06}.jpg" for row in range(rows) for column in range(columns)]
 
     def cut(self, raster_a: np.ndarray, raster_b: np.ndarray, folder: Path,
             say: Callable[[str], None]) -> dict[str, Any]:
-        """Cut two rasters of the world (H, W, 3), and return how many tiles were written and left out.
+        """Cut two rasters of the world (H, W, C and H, W, 3), and return how many tiles were written and left out.
 
         Train and test share no pixel: the world is parted into the band and the rest before either is cut. The rest is
         one piece, across 180° of longitude. Tiles of a piece overlap a little, so that they cover all of it.
@@ -96,6 +112,14 @@ class RastersConfig(Config):
                 for letter, raster in (("A", a), ("B", b)):
                     _write(folder / f"{split}{letter}" / f"{row:02}_{column:02}.png", raster[window])
         return written, left_out
+
+
+def mosaic(tiles: list[np.ndarray], num_columns: int) -> np.ndarray:
+    """Return tiles (H, W, C), row by row, as one image. Raises `DataError` where their sizes leave gaps."""
+    rows = [tiles[first:first + num_columns] for first in range(0, len(tiles), num_columns)]
+    if len({tile.shape for tile in tiles}) > 1:
+        raise DataError(f"tiles of {tiles[0].shape[1]}×{tiles[0].shape[0]} px and of other sizes make no raster")
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
 def same_size(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

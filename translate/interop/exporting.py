@@ -81,8 +81,8 @@ def _theirs(config: Any, network: nn.Module) -> Theirs:
 
 def _of_pix2pix(config: UNetConfig, network: UNet) -> Theirs:
     """Depths of 7 and 8 have names in their code, others are one line in it."""
-    if (config.upsample, config.downsample) != ("transposed", "strided") or network.levels:
-        raise NoneOfTheirs("its U-Net has another upsampling, downsampling or added levels")
+    if (config.upsample, config.downsample, config.image_skip) != ("transposed", "strided", 0) or network.levels:
+        raise NoneOfTheirs("its U-Net has another upsampling, downsampling, image_skip or added levels")
     return Theirs("pix2pix", f"--netG unet_{2**config.downs} --ngf {config.width} --norm {config.norm}",
                   Layout(biases=config.norm == "instance"))
 

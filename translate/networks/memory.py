@@ -16,7 +16,7 @@ to `plain`). `translate plan` gives these for any recipe, and docs/memory.md say
 A plan a network cannot follow acts as the nearest one it can:
 
     U-Net           has levels instead of ends and blocks: they keep their convolutions' outputs under `preact` and
-                    `replay`, and only their inputs under `blocks` and both `strips`
+                    `replay`, and only their inputs under `blocks` and both `strips`. With `image_skip` it has a tail
     pix2pix         is not replayed: no generator reads its fakes, so nothing else needs memory while the graph waits
     CUT             computes its encoder's features without strips: under both `strips` the head keeps only its input
     attention       keeps only its input where blocks or levels do

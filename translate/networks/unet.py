@@ -6,15 +6,19 @@ nothing has to pass through the bottleneck that an output can take from its inpu
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Literal, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.errors import Mistake
 from translate.networks.attention import Attention
 from translate.networks.dropout import PositionalDropout
-from translate.networks.growing import FadingLevel, Growable, outer_width
+from translate.networks.growing import FadingLevel, Growable, LevelStage, level_problems, outer_width
 from translate.networks.layers import (
+    Chain,
     Downsample,
     Generator,
     Layer,
@@ -38,14 +42,23 @@ class UNetConfig(Growable):
     dropout: float = Field(0.5, ge=0, lt=1)  # in the three innermost full-width levels; pix2pix's only noise
     upsample: Upsample = "transposed"  # resize, bilinear: slower, and free of checkerboards
     downsample: Downsample = "strided"  # blurred: low-pass filtered before each stride, so that nothing aliases
+    # channels at full resolution, where the image itself joins what the outermost level makes, so that detail of single
+    # pixels need not pass through half of the size; 0: none, as published
+    image_skip: int = Field(0, ge=0, le=4096)
     attention: bool = False  # at an eighth of the resolution; its cost grows with the square of the pixels
     spectral: bool = False  # spectral norm: each convolution's largest singular value is one
     init: Initialisation = "normal"
 
     def build(self, in_channels: int, out_channels: int) -> UNet:
         network = UNet(in_channels, out_channels, self.width, self.downs, self.norm, self.dropout, self.upsample,
-                       self.downsample, self.attention)
+                       self.downsample, self.attention, self.image_skip)
         return prepared(network, self.init, self.spectral)
+
+    def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
+        """Yield what is wrong with the stages' levels: with `image_skip` the outermost level makes no image, which
+        another could replace."""
+        unable = f"generator.image_skip: {self.image_skip}" if self.image_skip else None
+        yield from level_problems(stages, unable=unable, begun=begun)
 
     def grow(self, network: UNet) -> None:
         """Add one more level around `network`, which fades in."""
@@ -64,7 +77,7 @@ class UNet(Generator):
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, downs: int = 8, norm: Norm = "batch",
                  dropout: float = 0.5, upsample: Upsample = "transposed", downsample: Downsample = "strided",
-                 attention: bool = False):
+                 attention: bool = False, image_skip: int = 0):
         super().__init__()
         self.multiple = self.smallest = 2**downs
         self.fading: FadingLevel | None = None  # the outermost level of before, while another fades in around it
@@ -83,11 +96,18 @@ class UNet(Generator):
                 norm=None if outermost or innermost else make_norm(norm, channels)))
 
             # Up, from the level inside and the skip connection; the innermost has only what comes from below.
-            after = out_channels if outermost else before
+            after = before if not outermost else image_skip or out_channels
+            makes_image = outermost and not image_skip
             self.up.append(upsampling_level(
-                channels if innermost else 2 * channels, after, upsample, bias or outermost,
-                norm=None if outermost else make_norm(norm, after), last=nn.Tanh() if outermost else None,
+                channels if innermost else 2 * channels, after, upsample, bias or makes_image,
+                norm=None if makes_image else make_norm(norm, after), last=nn.Tanh() if makes_image else None,
                 dropout=PositionalDropout(dropout, level) if not innermost and level >= 4 else None))
+        # At full resolution, beside the image itself. LeakyReLU keeps what it says; mirrored, its borders are no frame.
+        self.tail = None if not image_skip else Chain(
+            Layer(nn.Conv2d(image_skip + in_channels, image_skip, 3, bias=bias), slope=0.2, reflect=1),
+            Layer(nn.Conv2d(image_skip, out_channels, 3), norm=make_norm(norm, image_skip), slope=0.0, reflect=1,
+                  last=nn.Tanh()),
+            role="tail")
         self.attended = min(2, downs - 2)  # the level after which there is attention, where there is: an eighth
         self.attention = Attention(widths[self.attended]) if attention else None
 
@@ -105,6 +125,8 @@ class UNet(Generator):
             if level == 1 and self.fading is not None:
                 old = self.fading.leave(skips[-1], y)
             y = self.up[level](skips.pop(), y)
+        if self.tail is not None:
+            return self.tail(torch.cat([y, image], dim=1))
         return y if self.fading is None or old is None else self.fading.mix(old, y)
 
     def grow(self, norm: Norm, upsample: Upsample, downsample: Downsample = "strided") -> None:

@@ -89,10 +89,11 @@ class UNet(Generator):
         for level, channels in enumerate(widths):
             # Down: no activation before the first convolution, no norm after the first and the last.
             outermost, innermost = level == 0, level == downs - 1
+            mirrors = outermost and image_skip > 0  # at the borders, where padding with zeros would paint a frame
             before = in_channels if outermost else widths[level - 1]
             self.down.append(Level(
-                Layer(nn.Conv2d(before, channels, 4, 2, 1, bias=bias), slope=None if outermost else 0.2,
-                      smooth=downsample == "blurred"),
+                Layer(nn.Conv2d(before, channels, 4, 2, 0 if mirrors else 1, bias=bias),
+                      slope=None if outermost else 0.2, reflect=int(mirrors), smooth=downsample == "blurred"),
                 norm=None if outermost or innermost else make_norm(norm, channels)))
 
             # Up, from the level inside and the skip connection; the innermost has only what comes from below.
@@ -101,8 +102,8 @@ class UNet(Generator):
             self.up.append(upsampling_level(
                 channels if innermost else 2 * channels, after, upsample, bias or makes_image,
                 norm=None if makes_image else make_norm(norm, after), last=nn.Tanh() if makes_image else None,
-                dropout=PositionalDropout(dropout, level) if not innermost and level >= 4 else None))
-        # At full resolution, beside the image itself. LeakyReLU keeps what it says; mirrored, its borders are no frame.
+                mirrors=mirrors, dropout=PositionalDropout(dropout, level) if not innermost and level >= 4 else None))
+        # At full resolution, beside the image itself, of which LeakyReLU keeps what it says.
         self.tail = None if not image_skip else Chain(
             Layer(nn.Conv2d(image_skip + in_channels, image_skip, 3, bias=bias), slope=0.2, reflect=1),
             Layer(nn.Conv2d(image_skip, out_channels, 3), norm=make_norm(norm, image_skip), slope=0.0, reflect=1,
@@ -169,12 +170,13 @@ class UNet(Generator):
 
 
 def upsampling_level(in_channels: int, out_channels: int, upsample: Upsample, bias: bool, *,
-                     norm: nn.Module | None = None, last: nn.Module | None = None, dropout: nn.Module | None = None
-                     ) -> Level:
-    """Return a level up, which doubles both sides: a transposed convolution, or an upsampling and a convolution."""
+                     norm: nn.Module | None = None, last: nn.Module | None = None, dropout: nn.Module | None = None,
+                     mirrors: bool = False) -> Level:
+    """Return a level up, which doubles both sides: a transposed convolution, or an upsampling and a convolution, which
+    may mirror its borders."""
     if upsample == "transposed":
         layer = Layer(nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1, bias=bias), slope=0.0, last=last)
     else:
-        layer = Layer(nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=bias), slope=0.0, last=last, scale_factor=2,
-                      smooth=upsample == "bilinear")
+        layer = Layer(nn.Conv2d(in_channels, out_channels, 3, 1, 0 if mirrors else 1, bias=bias), slope=0.0, last=last,
+                      scale_factor=2, reflect=int(mirrors), smooth=upsample == "bilinear")
     return Level(layer, norm, dropout)

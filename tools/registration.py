@@ -106,8 +106,7 @@ def write_pairs(folder: Path, source: str, furthest: float, seed: int) -> None:
     chance = np.random.default_rng(seed)
     for split in ("train", "test"):
         for path in sorted((data_root() / "earth" / f"{split}A").iterdir()):
-            shown, satellite = (cv2.imread(str(each)) for each in (
-                path, path.parent.with_name(f"{split}B") / path.name))
+            shown, satellite = tiles(path)
             if source == "grey":
                 shown = 255 - np.repeat(cv2.cvtColor(satellite, cv2.COLOR_BGR2GRAY)[..., None], 3, 2)
             length, angle = chance.uniform(0, furthest), chance.uniform(0, 2 * np.pi)
@@ -119,11 +118,19 @@ def write_pairs(folder: Path, source: str, furthest: float, seed: int) -> None:
                 cv2.imwrite(str(folder / f"{split}{side}" / f"{path.stem}.png"), image[MARGIN:-MARGIN, MARGIN:-MARGIN])
 
 
+def tiles(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the relief map of a tile, and the satellite image beside it."""
+    relief, satellite = (cv2.imread(str(each)) for each in (
+        path, path.parent.with_name(path.parent.name.replace("A", "B")) / path.name))
+    assert relief is not None and satellite is not None, path
+    return relief, satellite
+
+
 def tell_sensors() -> None:
     """Print how shifts between relief and satellite tiles are told: of no shift, of known ones, of two places."""
     paths = sorted((data_root() / "earth" / "trainA").iterdir())
-    relief, satellite = ([cv2.imread(str(path.parent.with_name(f"train{side}") / path.name)).astype(np.float32) / 255
-                          for path in paths] for side in "AB")
+    relief, satellite = ([image.astype(np.float32) / 255 for image in images]
+                         for images in zip(*map(tiles, paths), strict=True))
     inside, chance = slice(MARGIN, -MARGIN), np.random.default_rng(0)
     still, followed = list[float](), list[float]()
     for one, other in zip(relief, satellite, strict=True):

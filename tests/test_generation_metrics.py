@@ -1,0 +1,121 @@
+"""Scores of images from noise: sliced Wasserstein distance, and the modes that are found."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from translate.errors import DataError
+from translate.metrics.modes import histogram, modes, named, stacked_modes
+from translate.metrics.sliced_wasserstein import (
+    DIRECTIONS,
+    SEED,
+    PyramidPatches,
+    blurred,
+    distance,
+    laplacian_pyramid,
+    sliced_wasserstein,
+)
+
+CHANCE = np.random.default_rng(5)
+
+
+def textures(num: int, size: tuple[int, int] = (32, 32), channels: int = 3, smooth: float = 1.0) -> list[Tensor]:
+    noise = CHANCE.normal(size=(num, channels, *size))
+    return list(torch.from_numpy(scipy.ndimage.gaussian_filter(noise, (0, 0, smooth, smooth))).clamp(-1, 1).float())
+
+
+def test_the_distance_is_the_mean_of_scipys_along_the_directions() -> None:
+    """Of descriptors with their channels standardised, which is done here by numpy."""
+    x, y = torch.randn(40, 2 * 49), 2 * torch.randn(40, 2 * 49).exp()
+    directions = np.random.default_rng(SEED).normal(size=(98, DIRECTIONS))
+    directions /= np.linalg.norm(directions, axis=0)
+    sides = []
+    for each in (x, y):
+        channels = each.double().numpy().reshape(40, 2, 49)
+        channels = (channels - channels.mean((0, 2), keepdims=True)) / channels.std((0, 2), keepdims=True)
+        sides.append(channels.reshape(40, 98) @ directions)
+    expected = np.mean([scipy.stats.wasserstein_distance(sides[0][:, number], sides[1][:, number])
+                        for number in range(DIRECTIONS)])
+    assert distance(x, y) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_pyramid_is_taken_apart_as_scipy_filters_and_put_together_gives_the_image() -> None:
+    image = textures(1, (64, 80))[0].double()
+    taps = np.array([1, 4, 6, 4, 1]) / 16
+    expected = image.numpy()
+    for axis in (1, 2):
+        expected = scipy.ndimage.correlate1d(expected, taps, axis=axis, mode="mirror")
+    np.testing.assert_allclose(blurred(image).numpy(), expected, atol=1e-12)
+    levels = laplacian_pyramid(image)
+    assert [tuple(level.shape) for level in levels] == [(3, 64, 80), (3, 32, 40), (3, 16, 20)]
+    whole = levels[-1]
+    for level in reversed(levels[:-1]):
+        spread = torch.zeros_like(level)
+        spread[:, ::2, ::2] = whole
+        whole = level + 4 * blurred(spread)
+    torch.testing.assert_close(whole, image)
+
+
+def test_descriptors_are_patches_of_the_level_and_do_not_depend_on_other_images() -> None:
+    take, image = PyramidPatches(), textures(1, (28, 28), 1)[0]
+    found = take(image)
+    assert list(found) == ["patches 28"] and found["patches 28"].shape == (64, 49)
+    patches = {tuple(image[0, row:row + 7, column:column + 7].flatten().tolist())
+               for row in range(22) for column in range(22)}
+    assert {tuple(row.tolist()) for row in found["patches 28"]} <= patches
+    assert all(torch.equal(*pair) for pair in zip(found.values(), take(image).values(), strict=True))
+    assert take(textures(1, (15, 40))[0]) == {}
+
+
+def test_the_distance_tells_scales_apart_and_equal_sets_have_none() -> None:
+    """Noise in pixels changes the finest level, other large structures the coarsest."""
+    take, images = PyramidPatches(), [3 * image for image in textures(40, smooth=2)]
+    same = [take(image) for image in images]
+    assert sliced_wasserstein(same, same) == {"patches 32": 0, "patches 16": 0}
+    floor = sliced_wasserstein(same[::2], same[1::2])
+    noisy = sliced_wasserstein(same[::2], [take(image + 0.3 * torch.randn_like(image)) for image in images[1::2]])
+    assert noisy["patches 32"] > 1.6 * floor["patches 32"] and noisy["patches 16"] < 1.2 * floor["patches 16"]
+    with pytest.raises(DataError, match="different sizes"):
+        sliced_wasserstein(same, [take(image) for image in textures(2, (64, 64))])
+    assert sliced_wasserstein(same, same[::-1]) == {"patches 32": 0, "patches 16": 0}
+
+
+class Brightness(nn.Module):
+    """Names an image (N, 1, H, W) by the tenth of the range that its mean lies in."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        tenth = ((images.mean((1, 2, 3)) + 1) * 5).floor().long().clamp(0, 9)
+        return nn.functional.one_hot(tenth, 10).float()
+
+
+def test_stacked_digits_are_read_channel_by_channel() -> None:
+    levels = torch.tensor([[4, 0, 7], [9, 9, 9], [0, 0, 1]])
+    images = ((levels + 0.5) / 5 - 1)[:, :, None, None].expand(-1, -1, 4, 4)
+    assert stacked_modes(Brightness(), images, 10).tolist() == [407, 999, 1]
+    assert named(Brightness(), images[:, :1]).tolist() == [4, 9, 0]
+
+
+def test_modes_and_their_divergence_are_scipys() -> None:
+    numbers, real = CHANCE.integers(0, 12, 300), CHANCE.integers(1, 50, 20)
+    counts = np.bincount(numbers, minlength=20)
+    found = modes(numbers, real)
+    assert found == (12, 20, pytest.approx(scipy.stats.entropy(counts, real)))
+    assert modes(np.zeros(50, np.int64), np.ones(1000)).kl == pytest.approx(math.log(1000))
+    assert modes(np.arange(1000), np.ones(1000)) == (1000, 1000, pytest.approx(0))
+    assert histogram(np.array([2, 2, 0]), 4).tolist() == [1, 0, 2, 0]
+
+
+def test_modes_of_nothing_and_beside_nothing_are_refused() -> None:
+    with pytest.raises(DataError, match="one image or more"):
+        modes(np.zeros(0, np.int64), np.ones(3))
+    with pytest.raises(DataError, match="1 of 3 modes have no real images"):
+        modes(np.zeros(2, np.int64), np.array([1, 0, 2]))
+    with pytest.raises(DataError, match="class 3 of 3"):
+        modes(np.array([3]), np.ones(3))

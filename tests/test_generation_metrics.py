@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.stats
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from tests.runs import Silent
+from tests.test_sampling import noise_recipe
 from translate.errors import DataError
+from translate.evaluation.scoring import evaluate_run
+from translate.foreign import read_lines
 from translate.metrics.modes import histogram, modes, named, stacked_modes
 from translate.metrics.sliced_wasserstein import (
     DIRECTIONS,
@@ -22,6 +28,8 @@ from translate.metrics.sliced_wasserstein import (
     laplacian_pyramid,
     sliced_wasserstein,
 )
+from translate.report import write_report
+from translate.training.loop import train
 
 CHANCE = np.random.default_rng(5)
 
@@ -84,7 +92,34 @@ def test_the_distance_tells_scales_apart_and_equal_sets_have_none() -> None:
     assert noisy["patches 32"] > 1.6 * floor["patches 32"] and noisy["patches 16"] < 1.2 * floor["patches 16"]
     with pytest.raises(DataError, match="different sizes"):
         sliced_wasserstein(same, [take(image) for image in textures(2, (64, 64))])
-    assert sliced_wasserstein(same, same[::-1]) == {"patches 32": 0, "patches 16": 0}
+    assert sliced_wasserstein(same, same[::-1]) == pytest.approx({"patches 32": 0, "patches 16": 0}, abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 32×32 images that was evaluated while it trained; no weights of MobileNetV2 are here."""
+    folder = tmp_path_factory.mktemp("toy")
+    for split, num in (("train", 8), ("test", 12)):
+        for number, image in enumerate(textures(num)):
+            path = folder / split / ("cats", "dogs")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(((image + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(path)
+    train(noise_recipe(folder, 32, every={"evaluate": 8}), folder / "run", Silent())
+    return folder / "run"
+
+
+def test_images_from_noise_are_scored_while_training_and_after_it_without_any_weights(scored: Path) -> None:
+    lines = [line for line in read_lines(scored / "metrics.jsonl") if line["kind"] == "evaluation"]
+    assert [line["images"] for line in lines] == [8, 16]
+    assert all(line["decided_by"] == "sliced_wasserstein" and line["sliced_wasserstein"] > 0 for line in lines)
+    results = evaluate_run(scored)
+    last, scores = lines[-1]["sliced_wasserstein"], results.scores
+    assert scores["sliced_wasserstein"].value == pytest.approx(last, rel=0.05)  # rounded to files
+    assert 0 < results.floor["sliced_wasserstein"].value < last
+    table = results.as_json()["metrics"]["sliced_wasserstein"]
+    assert table["better"] == "lower" and not table["baselines"]
+    write_report(scored)
+    assert "sliced Wasserstein distance" in (scored / "report.html").read_text()
 
 
 class Brightness(nn.Module):

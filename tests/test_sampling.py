@@ -27,14 +27,14 @@ from translate.schema import validate
 from translate.training.loop import train
 
 
-def noise_recipe(folder: Path, **changes: Any) -> Recipe:
-    """A generator of 8×8 images, after a few steps: what it draws does not matter, but that it is the same."""
-    networks = {"generator": {"kind": "mlp", "side": 8, "widths": [16], "latent": 6},
-                "discriminator": {"kind": "mlp", "side": 8, "widths": [8]}}
+def noise_recipe(folder: Path, side: int = 8, **changes: Any) -> Recipe:
+    """A generator of small images, after a few steps: what it draws does not matter, but that it is the same."""
+    networks = {"generator": {"kind": "mlp", "side": side, "widths": [16], "latent": 6},
+                "discriminator": {"kind": "mlp", "side": side, "widths": [8]}}
     return validate(Recipe, {
-        "name": "toy", "data": {"kind": "images", "folder": str(folder), "classes": ["cats", "dogs"], "resize": 8,
+        "name": "toy", "data": {"kind": "images", "folder": str(folder), "classes": ["cats", "dogs"], "resize": side,
                                 "augment": []} | changes.pop("data", {}),
-        "translator": {"kind": "noise"} | networks, "stages": [{"resolution": 8, "images": 16, "batch_size": 4}],
+        "translator": {"kind": "noise"} | networks, "stages": [{"resolution": side, "images": 16, "batch_size": 4}],
         "optimizer": {"generator": {"kind": "adam", "lr": 0.02}},
         "every": {"evaluate": None}, "guard": None, "workers": 0, **changes}, "toy")
 

@@ -49,6 +49,7 @@ from translate.metrics.features import FeatureNetwork, MobileNet, features_folde
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, floor, observe, summarise
 from translate.metrics.reference import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
+from translate.metrics.sliced_wasserstein import SMALLEST_LEVEL, PyramidPatches
 from translate.networks.eval_mode import evaluating
 from translate.places import data_root
 from translate.precision import Format, autocast
@@ -60,7 +61,8 @@ T = TypeVar("T")
 PIXELS_TRAINED_PER_PIXEL_EVALUATED = 20  # so that evaluations take some 5 % of the time of a training, or less
 MAX_EVALUATIONS = 100  # of a run whose cadence is auto
 SIMILARITY_SIDE = 64  # px: how alike outputs are is told from copies of this size while training
-MIN_SIDE = {"ssim": MIN_SIDE_SSIM, "ms_ssim": MIN_SIDE_MS_SSIM, "gradient_error": 2}  # px
+MIN_SIDE = {"ssim": MIN_SIDE_SSIM, "ms_ssim": MIN_SIDE_MS_SSIM, "gradient_error": 2,
+            "sliced_wasserstein": SMALLEST_LEVEL}  # px
 # Called with the number of a held-out image, its source, its translation, and its truth where that is known
 OnTranslated = Callable[[int, Tensor, Tensor, Tensor | None], None]
 NEEDS_TRUTH = ("psnr", "ssim", "ms_ssim", "l1", "gradient_error")
@@ -153,13 +155,16 @@ class Evaluator:
         self.unreadable: set[str] = set()
         self.held_out = HeldOut(recipe, data_root(), most=recipe.evaluate.images)
         weights = find_mobilenet() if recipe.data.channels_b in (1, 3) else None
+        self.has_sources = recipe.translator.needs_sources
         self.networks: list[FeatureNetwork] = [] if weights is None else [MobileNet(weights, accelerator.device)]
+        if not self.has_sources:
+            self.networks.append(PyramidPatches())
         self.metric = self._deciding(recipe.evaluate.metric, recipe.fitting(recipe.stages[-1]))
         self.cadence = self._cadence(recipe)
         self._reals: dict[Fitting, dict[int, Observed]] = {}  # by their number
         # What the untouched input would score: where it could be an output
         self.comparable = (recipe.data.channels_a == recipe.data.channels_b and recipe.data.labelling is None
-                           and recipe.translator.needs_sources)
+                           and self.has_sources)
         self._sources: dict[Fitting, dict[int, Observed]] = {}
         self._beside: dict[Fitting, tuple[dict[str, Estimate], dict[str, Estimate]]] = {}  # their scores, and the floor
         self._looked: Callable[[], object] = lambda: None
@@ -309,11 +314,17 @@ class Evaluator:
 
         Raises `DataError` for one that cannot be computed here, of images as `fitting` shows them at the end.
         """
-        if metric == "auto":
+        names = {network.title for network in self.networks}
+        if metric == "auto" and names == {PyramidPatches.title}:
+            metric = "sliced_wasserstein"
+        elif metric == "auto":
             metric = "ssim" if self.held_out.paired else "kernel_distance"
 
         # What it compares by: a network's features, or a truth
-        if metric == "kernel_distance" and not self.networks:
+        if metric == "sliced_wasserstein" and PyramidPatches.title not in names:
+            raise DataError("the sliced Wasserstein distance is taken of images that are drawn from noise",
+                            "evaluate.metric", "use auto, or kernel_distance")
+        if metric == "kernel_distance" and not names - {PyramidPatches.title}:
             truth = "" if self.held_out.paired else "the truth of the test images is not known, and "
             raise DataError(f"{truth}the kernel distance needs the weights of MobileNetV2 in {features_folder()} and "
                             "images of 1 or 3 channels", advice="run: translate data features"
@@ -333,11 +344,14 @@ class Evaluator:
         return metric
 
     def _first(self, fitting: Fitting) -> Tensor:
-        """Return the first source that can be read, as `fitting` shows it. Raises `DataError` where none can."""
+        """Return the first source, or real image, that can be read, as `fitting` shows it.
+
+        Raises `DataError` where none can.
+        """
         shown = self.held_out.shown(fitting)
         for number in range(len(shown.sources)):
             try:
-                return shown.source(number)
+                return shown.source(number) if self.has_sources else shown.real(number)
             except ImageError as error:
                 skips = shown.samples.loading.skips_unreadable
                 if not skips or number == len(shown.sources) - 1:

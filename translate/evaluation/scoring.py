@@ -50,9 +50,11 @@ from translate.images.tensors import hide_unknown, to_array, to_tensor
 from translate.images.values import Range
 from translate.metrics import diversity, features, intervals, observations, perceptual
 from translate.metrics.baselines import ColourTransfer, identity
+from translate.metrics.features import FeatureNetwork
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES, Observed, observe, summarise
 from translate.metrics.segmentation import LabelScores, totals
+from translate.metrics.sliced_wasserstein import PyramidPatches
 from translate.places import data_root
 from translate.precision import choose_precision, is_out_of_memory
 from translate.runs.folder import RECIPE_FILE, load_saved
@@ -141,7 +143,8 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
 
     def score(of: HeldOut, sources: Images | None) -> Results:
         return compare(Images(len(of.sources), lambda number: fake(number, of)), Images(len(of.reals), of.real),
-                       sources, paired=of.paired, sources_paired=True, on_progress=on_progress)
+                       sources, paired=of.paired, sources_paired=True, on_progress=on_progress,
+                       beside=[] if recipe.translator.needs_sources else [PyramidPatches()])
 
     # Neither label maps nor what images are conditioned on are images: there are no baselines of them
     compares = release.labels is None and recipe.translator.needs_sources
@@ -308,18 +311,20 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
 
 
 def compare(images: Images, reals: Images, sources: Images | None, *, paired: bool, sources_paired: bool,
-            on_progress: OnProgress = lambda done, total: None) -> Results:
+            on_progress: OnProgress = lambda done, total: None, beside: Sequence[FeatureNetwork] = ()) -> Results:
     """Score `images` and the baselines made of `sources` against `reals`.
 
     paired          real i is the truth of image i
     sources_paired  image i was made from source i
     on_progress     called with the number of images looked at, and of all there are
+    beside          what else sets are compared by, whatever is on this machine
 
     Raises `DataError` naming the image that cannot be compared.
     """
     # What sets and pairs are compared by, as far as it is on this machine
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks, missing = features.available(device)
+    observers = [*networks, *beside]
     lpips: perceptual.LPIPS | str | None = perceptual.available(device) if paired else None
     if isinstance(lpips, str):
         missing, lpips = [lpips, *missing], None
@@ -331,12 +336,12 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
     for number in range(reals.num):
         real = reals.read(number)
         moments.append(ColourTransfer.moments(real))
-        kept["reals"].append(observe(real, None, networks, small=diversity.THUMBNAIL_SIDE))
+        kept["reals"].append(observe(real, None, observers, small=diversity.THUMBNAIL_SIDE))
         on_progress(len(kept["reals"]), total)
     transfer = ColourTransfer(moments)
 
     def keep(name: str, image: Tensor, truth: Tensor | None) -> None:
-        kept[name].append(observe(image, truth, networks, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
+        kept[name].append(observe(image, truth, observers, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
 
     for number in range(images.num):
         image, truth = images.read(number), reals.read(number) if paired else None
@@ -362,7 +367,7 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
     missing += observations.why_not(scores, kept["images"], kept["reals"], networks, paired=paired)
     return Results(
         {"num_images": images.num, "num_reals": reals.num, "num_sources": sources.num if sources else 0,
-         "paired": paired, "features": [network.title for network in networks]},
+         "paired": paired, "features": [network.title for network in observers]},
         scores, observations.floor(kept["reals"]),
         {name: summarise(kept[name], kept["reals"], paired=paired and sources_paired)
          for name in ("identity", "colour_transfer") if len(kept[name]) == (sources.num if sources else -1)}, missing)

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from translate.images.tensors import hide_unknown
-from translate.metrics import distribution, diversity, intervals, reference
+from translate.metrics import distribution, diversity, intervals, reference, sliced_wasserstein
 from translate.metrics.features import FeatureNetwork
 from translate.metrics.intervals import Estimate
 from translate.metrics.perceptual import LPIPS
@@ -35,6 +35,7 @@ MEASURES: dict[str, Measure] = {
     "l1": Measure("L1", "lower"),
     "gradient_error": Measure("gradient error", "lower"),
     "kernel_distance": Measure("kernel distance (MobileNetV2)", "lower"),
+    "sliced_wasserstein": Measure("sliced Wasserstein distance (×1000)", "lower"),
     "precision": Measure("precision (MobileNetV2)", "higher"),
     "recall": Measure("recall (MobileNetV2)", "higher"),
     "fid": Measure("FID", "lower"),
@@ -126,6 +127,13 @@ def compare_sets(images: Sequence[Observed], reals: Sequence[Observed], *, paire
         found["fid"] = distribution.frechet_distance(fake, real)
         found["kid"] = distribution.kernel_distance(fake, real)
         found["inception_score"] = distribution.inception_score(features("inception_logits", images))
+
+    # By the patches of a pyramid, the mean over its levels: of as many images, all of one size.
+    levels = [{tuple(sliced_wasserstein.levels_of(each.features)) for each in side} for side in (images, reals)]
+    if enough and levels[0] == levels[1] and len(levels[0]) == 1 and any(levels[0]):
+        distances = sliced_wasserstein.sliced_wasserstein(*([each.features for each in side]
+                                                            for side in (images, reals)))
+        found["sliced_wasserstein"] = Estimate(sum(distances.values()) / len(distances))
 
     # Against each other, by the small copies.
     small = [each.small for each in images if each.small is not None]

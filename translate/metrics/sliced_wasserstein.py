@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from translate.errors import DataError
+from translate.metrics.features import FeatureNetwork
 
 PATCH = 7  # px, of a side of a descriptor
 PATCHES = 64  # of each image and level; 128 in the paper, of 16,384 images
@@ -32,9 +33,10 @@ SEED = 0
 BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)  # the filter between two levels, on either axis
 
 
-class PyramidPatches:
+class PyramidPatches(FeatureNetwork):
     """Takes descriptors of an image, as a feature network takes features."""
 
+    name = "patches"
     title = "patches of a Laplacian pyramid"
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:

@@ -32,7 +32,8 @@ class Evaluation(Config):
     """What held-out scores decide: which checkpoint is the best, and whether it is time to stop."""
 
     # auto: SSIM where the truth of test images is known, else the kernel distance to real ones
-    metric: Literal["auto", "psnr", "ssim", "ms_ssim", "l1", "gradient_error", "kernel_distance"] = "auto"
+    metric: Literal["auto", "psnr", "ssim", "ms_ssim", "l1", "gradient_error", "kernel_distance",
+                    "sliced_wasserstein"] = "auto"
     images: int = Field(64, ge=2, le=10**12)  # most test images that are scored, evenly spread: enough for a curve
     # evaluations without a better one after which the training ends, and its release is the best; null: never
     patience: int | None = Field(None, ge=1, le=10**12)

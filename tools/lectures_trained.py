@@ -152,7 +152,7 @@ def digits_classifier(digits: Path) -> tuple[nn.Module, float]:
     """Train a classifier of digits; return it with its accuracy on test digits."""
     layout = ClassesConfig(folder=digits, names=DIGITS)
     grey = ImageConfig(channels=1)
-    train, test = (Examples.of(layout, layout.find(split, digits), grey, None)  # type: ignore[arg-type]
+    train, test = (Examples.of(layout, layout.find(split, digits), grey, None)
                    for split in ("train", "test"))
     network = train_task(CLASSIFIER, train, 0, torch.device("cpu"))
     counts = np.sum(confusions(network, test, torch.device("cpu")), axis=0)

@@ -41,7 +41,8 @@ class Browser:
             [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
              "--disable-background-networking", f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"],
             preexec_fn=give_ends, pass_fds=(3, 4), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        os.close(to_read), os.close(to_write)
+        os.close(to_read)
+        os.close(to_write)
         self._received, self._number, self._session = b"", 0, ""
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -58,7 +59,8 @@ class Browser:
                  trace: TracebackType | None) -> None:
         self._process.kill()
         self._process.wait()
-        os.close(self._writing), os.close(self._reading)
+        os.close(self._writing)
+        os.close(self._reading)
 
     def open(self, page: Path | str) -> None:
         """Load a file or an address, and wait until all of it is there."""

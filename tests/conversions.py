@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from translate.convert import LEDGER, convert
+from translate.convert import convert
+from translate.convert.jobs import LEDGERS
 from translate.foreign import read_lines
 from translate.images import reading as images
 from translate.images import writing
@@ -78,11 +79,11 @@ def fill(folder: Path, number: int, height: int = 24, width: int = 20) -> None:
 def tree(folder: Path) -> dict[str, str]:
     """The SHA-256 of every finished file below a folder."""
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LEDGER}
+            for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(LEDGERS)}
 
 
 def last_rows(out: Path) -> dict[str, dict[str, str]]:
-    return {row["path"]: row for row in read_lines(out / LEDGER)}
+    return {row["path"]: row for path in sorted(out.glob(f"{LEDGERS}*")) for row in read_lines(path)}
 
 
 def convert_in_little_memory(source: Path, out: Path) -> None:
@@ -100,7 +101,7 @@ def convert_in_child(source: Path, out: Path, workers: int, careless: bool = Fal
 
 
 @contextmanager
-def written_in_place(path: Path) -> Iterator[object]:
+def written_in_place(path: Path, written: object = None) -> Iterator[object]:
     class TwoHalves:
         def write(self, content: bytes) -> None:
             with path.open("wb") as file:

@@ -22,6 +22,7 @@ from translate.data.check import check
 from translate.data.labels import read_labels
 from translate.errors import DataError, ImageError
 from translate.evaluation.scoring import evaluate_folder
+from translate.images import listing
 from translate.images.decoder_process import Request, read_file
 from translate.images.decoding import inspect
 from translate.images.reading import ImageConfig, read_image
@@ -138,16 +139,16 @@ def test_a_conversion_goes_past_it(tmp_path: Path) -> None:
 
 def test_an_evaluation_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders(tmp_path, "made", "truth")
-    listed = Path.is_file
+    names_of = listing.list_names
 
-    def late(self: Path) -> bool:
-        """What is asked for is a file still; what is opened next is not."""
-        answer = listed(self)
-        if self == tmp_path / "made" / "3.png" and answer:
-            self.unlink()
-            os.mkfifo(self)
-        return answer
+    def late(folder: Path, skip: Path | None = None) -> listing.Names:
+        """What is listed is a file still; what is opened next is not."""
+        names = names_of(folder, skip)
+        if (path := tmp_path / "made" / "3.png").is_file():
+            path.unlink()
+            os.mkfifo(path)
+        return names
 
-    monkeypatch.setattr(Path, "is_file", late)
+    monkeypatch.setattr(listing, "list_names", late)
     with pytest.raises(ImageError, match=r"3.png: read: is no plain file"):
         evaluate_folder(tmp_path / "made", tmp_path / "truth")

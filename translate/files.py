@@ -18,22 +18,44 @@ import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import psutil
 
 from translate.errors import DiskError, DocumentError, visible
 from translate.foreign import opened
 
 TEMPORARY = ".tmp-"  # what every temporary name starts with
 IS_LINK = "is a link, which is not written through; remove it"
+SHARED_DISKS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs",
+                          "afs", "9p", "virtiofs", "ocfs2", "gfs2", "orangefs", "panfs", "wekafs", "pvfs2", "fuse"})
 NUM_START_LETTERS = len(TEMPORARY) + 13  # of `temporary_start`
 
 
+@dataclass
+class Written:
+    """What a file was when it was whole: afterwards another process may have replaced it."""
+
+    size: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""
+
+    def note(self, file: BinaryIO) -> None:
+        """Take down what a file is that is whole and on the disk."""
+        file.seek(0)
+        self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        status = os.fstat(file.fileno())
+        self.size, self.mtime_ns = status.st_size, status.st_mtime_ns
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, written: Written | None = None) -> Iterator[BinaryIO]:
     """Yield a file that becomes `path`, complete and on the disk, when the block ends without an error.
 
-    On an error, or when the process dies, whatever stood at `path` before is untouched.
+    On an error, or when the process dies, whatever stood at `path` before is untouched. What became `path` is noted in
+    `written`.
     """
     temporary, opened_file = _open_temporary(path)
     try:
@@ -41,6 +63,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if written is not None:
+                written.note(file)
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -58,7 +82,7 @@ def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
     """Open a new file of a temporary name of `path`, and hold it: `remove_left_behind` leaves it alone."""
     while True:
         temporary = path.with_name(f"{temporary_start(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        file = temporary.open("xb")
+        file = temporary.open("xb+")
         fcntl.flock(file, fcntl.LOCK_EX)
         if temporary.exists():  # not taken for a leftover before it was held
             return temporary, file
@@ -86,6 +110,17 @@ def _is_running(number: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def is_shared(folder: Path) -> bool:
+    """Return whether a folder lies on a disk that other machines may write to as well.
+
+    There a lock may be told to the processes of one machine only, and what another machine has written may show late.
+    """
+    place = Path(os.path.realpath(folder))
+    kinds = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    kind = next((kinds[str(each)] for each in (place, *place.parents) if str(each) in kinds), "")
+    return kind.startswith("fuse.") or kind in SHARED_DISKS
 
 
 def write_bytes(path: Path, content: bytes) -> None:

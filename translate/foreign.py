@@ -25,6 +25,7 @@ from translate.mistakes import shown
 
 MAX_BYTES = 2**26  # of a document
 MAX_LINE_BYTES = 2**22  # of one line of JSON lines, of which a file may have any number
+CUT_LINE = b"!\n"  # which is no JSON
 MAX_DEPTH = 20  # lists and objects inside each other
 
 Document = dict[str, Any]
@@ -112,6 +113,40 @@ def examine_lines(path: Path, shape: Any = Document, start: int = 0) -> Lines:
     return Lines(records, fault, end)
 
 
+def each_line(path: Path, shape: Any, start: int = 0) -> Iterator[tuple[int, int, Any]]:
+    """Yield (where it starts, where it ends, what it says) of each whole line of a JSON-lines file from `start` on.
+
+    What cannot be read says None. Several times as fast as `examine_lines`, for files of millions of lines. Raises
+    `OSError`, also where there is no file, and `DocumentError` for what is none.
+    """
+    validate = _adapter(shape).validator.validate_json
+    with opened(path) as file:
+        file.seek(start)
+        for line in _lines(file):
+            if not line.endswith(b"\n"):
+                return
+            end = start + len(line) if len(line) > len(CUT_LINE) else file.tell()
+            try:
+                yield start, end, validate(line)
+            except pydantic.ValidationError:
+                if line.strip():
+                    yield start, end, one_of_lines(line, shape)
+            start = end
+
+
+def one_of_lines(line: bytes, shape: Any) -> Any:
+    """Return what a line of JSON says, in the form of a shape that ignores other fields; None where it is none."""
+    adapter = _adapter(shape)
+    try:
+        return adapter.validator.validate_json(line)
+    except pydantic.ValidationError:
+        pass
+    try:  # names that are no text stand as halves of a letter, which that parser does not take
+        return adapter.validate_python(parse(line, shape))
+    except ValueError:
+        return None
+
+
 def parse(text: bytes, shape: Any = Document) -> Document:
     """Return the object that a JSON text holds. Raises `ValueError`, which says what is wrong with it, in words."""
     try:
@@ -154,13 +189,13 @@ def opened(path: Path) -> BufferedReader:
 
 
 def _lines(file: BufferedReader) -> Iterator[bytes]:
-    """Yield the lines of a file with their ends; of one that is too long its last part, which is no JSON."""
-    while line := file.readline(MAX_LINE_BYTES):
+    """Yield the lines of a file with their ends; `CUT_LINE` in place of one that is too long."""
+    for line in iter(functools.partial(file.readline, MAX_LINE_BYTES), b""):
         if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
             while rest := file.readline(MAX_LINE_BYTES):
                 if rest.endswith(b"\n"):
                     break
-            line = b"!\n"
+            line = CUT_LINE
         yield line
 
 

@@ -149,9 +149,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     jobs, skipped = plan_jobs(source, out, Naming(release.image_out, file_format))
     ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
     if only is not None:
-        jobs = [job for job in jobs if job.name in only]
+        jobs = jobs.where(lambda name: name in only)
     if shard is not None:
-        jobs = [job for job in jobs if shard.has(job.name)]
+        jobs = jobs.where(shard.has)
         skipped = [name for name in skipped if shard.has(name)]
 
     options = Options(overwrite, max_pixels, file_format, quality, compression,
@@ -164,7 +164,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
 
     # A signal lets the converter finish the file in hand; it counts as a stop only if files are left.
     summary = Summary(len(jobs), skipped=skipped)
-    with minding_signals() as stop, closing(converter.run(jobs, stop)) as entries:
+    with closing(ledger), minding_signals() as stop, closing(converter.run(jobs, stop)) as entries:
         for number, entry in enumerate(entries, 1):
             summary.count(entry)
             if on_progress is not None:

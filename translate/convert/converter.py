@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
@@ -20,6 +19,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
+from translate import files
 from translate.available_memory import give_back_freed
 from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
@@ -107,14 +107,11 @@ class Converter:
             if job.fault is not None:
                 raise job.fault
             options = self.options
-            if not options.overwrite and os.path.lexists(job.output) and not self.ledger.owns(job):
-                self.ledger.look_again()  # another process may have written it meanwhile
-            known = None if options.overwrite else self.ledger.key_of(job, options.verify, note=not options.dry_run)
-            if not options.overwrite and os.path.lexists(job.output) and not self.ledger.owns(job):
-                whose = " and is not from a conversion into this folder" if self.ledger.path else ""
+            if not options.overwrite and self.ledger.is_foreign(job):
+                whose = " and is not from a conversion into this folder" if self.ledger.keeps else ""
                 raise ImageError(job.output, "write", f"{visible(job.output)} exists{whose}; remove it, or use "
                                  "--overwrite")
-
+            known = None if options.overwrite else self.ledger.key_of(job, options.verify, note=not options.dry_run)
             return self.read_input(job, read, known)
         except NoDecoder:
             raise
@@ -274,7 +271,7 @@ class Converter:
 
     def _translate_pages(self, read: Input) -> Entry:
         """Translate the pages of a file, which are read and, into a TIFF, written by rows."""
-        job, reasons = read.job, set()
+        job, reasons, written = read.job, set(), files.Written()
         self.saving.begin(read)
         notes: tuple[str, ...] = ()
         with self._pages(job) as pages:
@@ -282,7 +279,7 @@ class Converter:
             given_back = [page for _, page in pages]
             if self._writes_rows(job, pages):
                 with writing_pages(job.output, [page for page in given_back if isinstance(page, Page)],
-                                   self.image_out, self.options.compression) as sinks:
+                                   self.image_out, self.options.compression, written) as sinks:
                     for (shown, page), sink in zip(pages, sinks, strict=True):
                         way = self._way(job, (shown, page), pages)
                         self.translating.translate_rows(shown, sink, (page.height, page.width), way)
@@ -291,9 +288,9 @@ class Converter:
             else:
                 ((shown, page),) = pages
                 way = self._way(job, (shown, page), pages)
-                notes = self.saving.save(job, self._by_rows(shown, page, way), page, page.read_alpha(0, page.height),
-                                   page.read_unknown(0, page.height))
+                notes, written = self.saving.save(job, self._by_rows(shown, page, way), page,
+                                                  page.read_alpha(0, page.height), page.read_unknown(0, page.height))
                 reasons.add(way.reason)
-        return self.saving.done(read, sum(page.height * page.width for page in given_back),
+        return self.saving.done(read, written, sum(page.height * page.width for page in given_back),
                           (*(note for page in given_back for note in page.notes), *notes),
                           "; ".join(sorted(reason for reason in reasons if reason)) or None)

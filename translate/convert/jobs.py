@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
 from translate.errors import DataError, ImageError, UsageError, visible
-from translate.images.listing import SUFFIXES, Listing, list_folder
+from translate.images.listing import SUFFIXES, Names, list_names
 from translate.images.reading import ImageConfig
 from translate.images.writing import suffix_for
 
@@ -80,14 +82,55 @@ class Naming:
         return given if given.lower() in FORMATS[self.format] else f".{self.format}"
 
 
-def plan_jobs(source: Path, out: Path, naming: Naming) -> tuple[list[Job], list[str]]:
+class Jobs(Sequence[Job]):
+    """Jobs of one folder, each made when it is asked for: of a million, their names alone are held.
+
+    names    of the inputs, below `source`
+    wishes   by which of `_wishes` each output is called, or that it cannot be
+    """
+
+    def __init__(self, source: Path, out: Path, naming: Naming, names: list[str], wishes: bytearray,
+                 faults: dict[str, ImageError]):
+        self.source, self.out, self.naming = source, out, naming
+        self.names, self._wishes, self._faults = names, wishes, faults
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Job: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Job]: ...
+
+    def __getitem__(self, index: int | slice) -> Job | list[Job]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        name = self.names[index]
+        output = _wishes(name, self.naming)[self._wishes[index]]
+        return Job(self.source / name, name, self.out / output, output, self._faults.get(name))
+
+    @property
+    def folders(self) -> set[str]:
+        """The folders of inputs and of outputs, below those of all."""
+        return set(map(_folder, self.names))
+
+    def where(self, wanted: Callable[[str], bool]) -> Jobs:
+        """Return the jobs whose names are wanted."""
+        kept = [number for number, name in enumerate(self.names) if wanted(name)]
+        return Jobs(self.source, self.out, self.naming, [self.names[number] for number in kept],
+                    bytearray(self._wishes[number] for number in kept), self._faults)
+
+
+def plan_jobs(source: Path, out: Path, naming: Naming) -> tuple[Jobs, list[str]]:
     """Return the jobs for a file, a folder or a glob, and the names of files that are no images.
 
     Raises `UsageError` when there is nothing to do or an output would replace a source.
     """
     # A single file is a job whatever its name. A folder or a glob goes to a folder that is not itself.
     if source.is_file():
-        jobs, skipped = [_single_job(source, out, naming)], list[str]()
+        jobs: Jobs = SingleJob(_single_job(source, out, naming))
+        names = Names([source.name], [], [], [source.name])
     else:
         folder, pattern = _split(source)
         if pattern is None and not folder.is_dir():
@@ -98,20 +141,40 @@ def plan_jobs(source: Path, out: Path, naming: Naming) -> tuple[list[Job], list[
             raise UsageError("is the source itself; its images would be replaced", out, "choose another folder")
 
         # Its images, each with a name of its own.
-        listing = _listing(folder, pattern, out)
-        jobs = _folder_jobs(listing, folder, out, naming)
+        names = _list(folder, pattern, out)
+        jobs = folder_jobs(names, folder, out, naming)
         if not jobs:
             raise DataError(f"{'holds' if pattern is None else 'matches'} no images ({', '.join(sorted(SUFFIXES))})",
                             source)
-        skipped = [str(path.relative_to(folder)) for path in listing.others]
 
-    # Links make it possible that an output is one of the sources under another name.
-    sources = {path for job in jobs for path in (_place(job.source), Path(os.path.realpath(job.source)))}
-    replaced = next((job for job in jobs if _place(job.output) in sources), None)
-    if replaced is not None:
-        raise UsageError(f"the output of {visible(replaced.source)} would replace an image of the source",
-                         replaced.output, "choose another folder")
-    return jobs, skipped
+    _refuse_replaced(jobs, names.links)
+    return jobs, names.others
+
+
+def _refuse_replaced(jobs: Jobs, links: Sequence[str]) -> None:
+    """Raise `UsageError` where an output would replace an image of the source.
+
+    Links make it possible that it is one under another name. `links`: the names of images that are links.
+    """
+    # Only an output whose folder is that of a source can be one. Folders are few, and files may be millions.
+    of_sources = {folder: _real(jobs.source / folder) for folder in jobs.folders}
+    of_outputs = {folder: _real(jobs.out / folder) for folder in jobs.folders}
+    pointed = {_real(jobs.source / name) for name in links}
+    if not set(of_outputs.values()) & {*of_sources.values(), *(path.parent for path in pointed)}:
+        return
+    places = {of_sources[_folder(job.name)] / job.source.name for job in jobs} | pointed
+    for job in jobs:
+        if of_outputs[_folder(job.name)] / job.output.name in places:
+            raise UsageError(f"the output of {visible(job.source)} would replace an image of the source",
+                             job.output, "choose another folder")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _split(source: Path) -> tuple[Path, tuple[str, ...] | None]:
@@ -123,26 +186,28 @@ def _split(source: Path) -> tuple[Path, tuple[str, ...] | None]:
     return Path(*parts[:first]), parts[first:]
 
 
-def _listing(folder: Path, pattern: tuple[str, ...] | None, out: Path) -> Listing:
+def _list(folder: Path, pattern: tuple[str, ...] | None, out: Path) -> Names:
     """List what lies in a folder, as far as it matches. Links are followed and loops ended as in any folder.
 
     What conversions have written into folders inside it counts among the others.
     """
     # A ledger marks a folder of outputs, and everything below it.
-    listing = list_folder(folder, skip=out) if folder.is_dir() else Listing([], [], [])
-    outputs = {path.parent for path in listing.others if path.name.startswith(LEDGERS)} - {folder}
-    made = [path for path in listing.images if outputs.intersection(path.parents)]
-    listing = Listing([path for path in listing.images if path not in set(made)], [*listing.others, *made],
-                      listing.faults)
+    names = list_names(folder, skip=out) if folder.is_dir() else Names([], [], [], [])
+    outputs = tuple(sorted({head + "/" for head, _, name in (other.rpartition("/") for other in names.others)
+                            if head and name.startswith(LEDGERS)}))
+    if outputs:
+        made = [name for name in names.images if name.startswith(outputs)]
+        names = Names([name for name in names.images if not name.startswith(outputs)], [*names.others, *made],
+                      names.faults, names.links)
     if pattern is None:
-        return listing
+        return names
 
     # Of a glob, what it matches; and of the folders that cannot be read, those that it leads into.
-    images, others = ([path for path in paths if matches(path.relative_to(folder).parts, pattern)]
-                      for paths in (listing.images, listing.others))
-    faults = [fault for fault in listing.faults
+    images, others, links = ([name for name in some if matches(tuple(name.split("/")), pattern)]
+                             for some in (names.images, names.others, names.links))
+    faults = [fault for fault in names.faults
               if "**" in pattern or len(fault.path.relative_to(folder).parts) < len(pattern)]
-    return Listing(images, others, faults)
+    return Names(images, others, faults, links)
 
 
 def matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -166,33 +231,62 @@ def _single_job(source: Path, out: Path, naming: Naming) -> Job:
     return Job(source, source.name, out / name, str(name))
 
 
-def _folder_jobs(listing: Listing, source: Path, out: Path, naming: Naming) -> list[Job]:
+class SingleJob(Jobs):
+    """A single file as jobs."""
+
+    def __init__(self, job: Job):
+        super().__init__(job.source.parent, job.output.parent, Naming(ImageConfig()), [job.name], bytearray(1), {})
+        self._job = job
+
+    def __getitem__(self, index: int | slice) -> Any:
+        return [self._job][index]
+
+    def where(self, wanted: Callable[[str], bool]) -> Jobs:
+        return self if wanted(self._job.name) else super().where(wanted)
+
+
+def folder_jobs(names: Names, source: Path, out: Path, naming: Naming) -> Jobs:
     """Return the jobs of a folder, no two of which have the same output. What cannot be has a fault."""
+    faults = {str(fault.path.relative_to(source)): fault for fault in names.faults}
+    images = [*faults, *names.images]
+    wishes = bytearray(len(images))
+    if all(_suffix(name, naming) is None for name in names.images):  # each output is called as its input
+        return Jobs(source, out, naming, images, wishes, faults)
+
     # An image that keeps its suffix claims its own name before any other file can.
-    names = [path.relative_to(source) for path in listing.images]
-    claimed = {name for name in names if naming.suffix(name.suffix) == name.suffix}
-    jobs = [_job(fault.path, source, out, fault.path.relative_to(source), fault) for fault in listing.faults]
+    claimed = {name for name in names.images if _suffix(name, naming) is None}
 
     # Another suffix in place of its own, else added to the whole name.
-    for path, name in zip(listing.images, names, strict=True):
-        output, fault = name, None
-        if name not in claimed:
-            suffix = naming.suffix(name.suffix)
-            wishes = [name.with_suffix(suffix), name.with_name(name.name + suffix)]
-            free = [wish for wish in wishes if wish not in claimed]
-            output = free[0] if free else wishes[-1]
-            if not free:
-                fault = ImageError(path, "find", f"its output {visible(output)} is also that of another file; rename "
-                                   "one")
-            claimed.add(output)
-        jobs.append(_job(path, source, out, output, fault))
-    return jobs
+    for number, name in enumerate(images):
+        if name in claimed or name in faults:
+            continue
+        own = _wishes(name, naming)
+        free = [wish for wish in (SWAPPED, ADDED) if own[wish] not in claimed]
+        wishes[number] = free[0] if free else ADDED
+        if not free:
+            faults[name] = ImageError(source / name, "find", f"its output {visible(own[ADDED])} is also that of "
+                                      "another file; rename one")
+        claimed.add(own[wishes[number]])
+    return Jobs(source, out, naming, images, wishes, faults)
 
 
-def _job(path: Path, source: Path, out: Path, output: Path, fault: ImageError | None) -> Job:
-    return Job(path, str(path.relative_to(source)), out / output, str(output), fault)
+KEPT, SWAPPED, ADDED = 0, 1, 2  # the suffix of an output
 
 
-def _place(path: Path) -> Path:
-    """Return where a name lies, whatever it is a link to: what a rename to it would replace."""
-    return Path(os.path.realpath(path.parent)) / path.name
+def _wishes(name: str, naming: Naming) -> tuple[str, str, str]:
+    """Return what the output of an input may be called."""
+    suffix = _suffix(name, naming)
+    if suffix is None:
+        return name, name, name
+    return name, os.path.splitext(name)[0] + suffix, name + suffix  # noqa: PTH122
+
+
+def _suffix(name: str, naming: Naming) -> str | None:
+    """Return the suffix of the output of an input; None where that is its own."""
+    return _other_suffix(os.path.splitext(name)[1], naming)  # noqa: PTH122 (a path for each of a million takes seconds)
+
+
+@functools.lru_cache
+def _other_suffix(given: str, naming: Naming) -> str | None:
+    suffix = naming.suffix(given)
+    return None if suffix == given else suffix

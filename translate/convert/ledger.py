@@ -6,9 +6,10 @@
     done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written
     failed    why: the stage (find, read, convert, write), the class of the error, its message
 
-Processes that share a folder have a ledger each (`.translate-ledger-2-of-4.jsonl`) and read all of them, again before
+Processes that share a folder have a ledger each (`translate.convert.ledger_files`) and read all of them, again before
 an output counts as foreign: another one may have written it meanwhile. Entries are ordered by run number (`run`), not
-time: each run's is one more than the highest in the ledgers it has read.
+time: each run's is one more than the highest in the ledgers it has read. Within a run `done` counts before what another
+process has begun or failed: whether its output is still there, size, time and content tell.
 
 An output of another size or time than when it was written counts as done only where its content is still the same.
 """
@@ -18,34 +19,44 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Required
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from translate import files
 from translate.convert.jobs import LEDGERS, Job, Shard
-from translate.errors import visible
-from translate.foreign import SHA256, Count, Shape, examine_lines
+from translate.convert.ledger_files import Held, find_ledgers, fold
+from translate.errors import DocumentError, visible
+from translate.foreign import SHA256, Count, each_line, one_of_lines, opened, parse
 
 LEDGER = f"{LEDGERS}.jsonl"
+SECONDS_UNTIL_SEEN = 65.0  # until what another machine has written shows here: NFS keeps what it knows up to 60 s
+SECONDS_BETWEEN_LOOKS = 1.0
+LINE_BYTES = 512  # few lines are longer
+MOST_OPEN = 64  # ledgers at once
 
 
-class Row(Shape):
+class Row(TypedDict, total=False):
     """A line of a ledger. One that is none is left out: what it was about is translated again."""
 
-    path: str
-    status: Literal["started", "done", "failed"]
-    output: str | None = None
-    key: str | None = None
-    pixels: Count | None = None
-    sha256: SHA256 | None = None
-    size: Count | None = None
-    mtime_ns: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    note: str | None = None
-    run: Count = 0
+    __pydantic_config__ = ConfigDict(extra="ignore", strict=True)  # type: ignore[misc]
+
+    path: Required[str]
+    status: Required[Literal["started", "done", "failed"]]
+    output: str | None
+    key: str | None
+    pixels: Count | None
+    sha256: SHA256 | None
+    size: Count | None
+    mtime_ns: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
+    note: str | None
+    run: Count
 
 
 @dataclass(frozen=True)
@@ -80,54 +91,164 @@ class Entry:
         return f"{visible(self.path)} → {visible(self.output)}"
 
 
-class Ledger:
-    """All ledgers of a folder as one; entries are added to the one of this process. Without a folder, only in memory.
+class Rows:
+    """Where the entry of each path stands that counts. Of a million paths it takes 110 MB, as their entries stay on the
+    disk.
+    """
 
-    Several threads may use it. Raises `DiskError`. It keeps entries as their JSON objects, by the names of `Entry`.
+    def __init__(self) -> None:
+        self.run = 0  # the highest
+        self._places: dict[int, int] = {}  # by the hash of the path: run, done?; ledger and byte; is the output ours?
+        self._outputs: set[int] = set()  # the hashes of what we have written under another name than that of its input
+
+    def add(self, row: Row, ledger: int, start: int) -> None:
+        """Take in the row that stands in that ledger from that byte on."""
+        path, status, output, run = row["path"], row["status"], row.get("output"), row.get("run", 0)
+        name = hash(path)
+        if run > self.run:
+            self.run = run
+        ours = status != "failed" and output is not None
+        if ours and output != path:
+            self._outputs.add(hash(output))
+            ours = False
+        rank, known = run << 1 | (status == "done"), self._places.get(name, 0)
+        if rank >= known >> 65:
+            self._places[name] = rank << 65 | ledger << 41 | start << 1 | ours | known & 1
+        elif ours:
+            self._places[name] = known | 1
+
+    def place_of(self, path: str) -> tuple[int, int] | None:
+        """Return (ledger, byte) of the entry of a path that counts, or of one with the same hash."""
+        place = self._places.get(hash(path))
+        return None if place is None else (place >> 41 & 0xFFFFFF, place >> 1 & 0xFFFFFFFFFF)
+
+    def has_written(self, output: str) -> bool:
+        """Return whether any of them has written this output: it is ours."""
+        return bool(self._places.get(hash(output), 0) & 1) or hash(output) in self._outputs
+
+
+class Ledger:
+    """All ledgers of a folder as one; entries are added to the one of this process. Without a folder, to none.
+
+    Several threads may use it. Raises `DiskError`.
     """
 
     def __init__(self, folder: Path | None, shard: Shard | None = None):
         # What all processes of earlier runs have written.
-        name = f"{LEDGERS}-{shard.index}-of-{shard.num}.jsonl" if shard else LEDGER
-        self.path = None if folder is None else folder / name
         self.damaged: set[str] = set()  # the paths whose outputs were changed after they were written
-        self._folder = folder
-        self._read: dict[Path, int] = {}  # up to which byte each ledger was read
-        self._last: dict[str, dict[str, Any]] = {}  # the entry of each path that counts
-        self._outputs: set[str | None] = set()  # what any of them has written: it is ours
-        self._lock = threading.Lock()
-        self.run = 0
+        self._folder, self._shard = folder, shard
+        self._own: Held | None = None
+        self._lock = threading.RLock()
+        self._seen_late = SECONDS_UNTIL_SEEN if folder is not None and files.is_shared(folder) else 0.0
+        self._forget()
         self.look_again()
-        self.run = 1 + max((entry.get("run", 0) for entry in self._last.values()), default=0)
+        self.run = 1 + self._rows.run
+
+    def _forget(self) -> None:
+        self._rows, self._ends = Rows(), dict[Path, int]()  # and up to which byte each ledger was read
+        self._paths: list[Path] = []  # of the ledgers, by number
+        self._open: dict[int, BufferedReader] = {}  # some of them
+
+    @property
+    def path(self) -> Path | None:
+        """The ledger that this process adds to; None before `open`."""
+        return None if self._own is None else self._own.path
+
+    @property
+    def keeps(self) -> bool:
+        """Whether entries are kept on a disk."""
+        return self._folder is not None
+
+    def open(self) -> None:
+        """Make sure that entries can be added, before any work is done. Ledgers at rest are folded when they are many.
+        """
+        if self._folder is None:
+            return
+        with files.as_disk_errors(self._folder / LEDGER):
+            self._own = Held(self._folder, self._shard)
+        with files.as_disk_errors(self._folder):
+            if fold(self._folder, kept_lines) is not None:
+                self.look_again()
+
+    def close(self) -> None:
+        """Let go of the ledger of this process."""
+        self._close_all()
+        if self._own is not None:
+            self._own.close()
 
     def look_again(self) -> None:
         """Read what has been added to the ledgers of the folder since the last time. Raises `DiskError`."""
         if self._folder is None:
             return
         with self._lock, files.as_disk_errors(self._folder):
-            for path in sorted(self._folder.glob(f"{LEDGERS}*.jsonl")):
-                lines = examine_lines(path, Row, self._read.get(path, 0))
-                self._read[path] = lines.end
-                self._take(lines.records)
+            while True:
+                paths = find_ledgers(self._folder)
+                if self._ends.keys() - set(paths):  # folded into another meanwhile
+                    self._forget()
+                try:
+                    for path in paths:
+                        self._read(path)
+                    return
+                except FileNotFoundError:
+                    continue
 
-    def _take(self, entries: Iterable[dict[str, Any]]) -> None:
-        """Let the last entry of a path count: by run, and within a run by the order of the lines."""
-        for entry in entries:
-            if entry.get("run", 0) >= self._last.get(entry["path"], {}).get("run", 0):
-                self._last[entry["path"]] = entry
-            if entry["status"] != "failed":
-                self._outputs.add(entry.get("output"))
+    def _read(self, path: Path) -> None:
+        """Take in what a ledger holds beyond what was read of it. Raises `FileNotFoundError` where it is gone."""
+        start = self._ends.get(path, 0)
+        if path not in self._ends:
+            self._paths.append(path)
+            self._ends[path] = 0
+        number, add = self._paths.index(path), self._rows.add
+        try:
+            for begins, ends, row in each_line(path, Row, start):
+                if row is not None:
+                    add(row, number, begins)
+                self._ends[path] = ends
+        except DocumentError:  # no file; what it is, whoever adds to it will say
+            pass
 
-    def open(self) -> None:
-        """Make sure that entries can be added, before any work is done."""
-        if self.path is None:
-            return
-        with files.as_disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            files.unshare(self.path)
-            with files.appending(self.path) as file:  # a line that a crash has cut must not swallow the next one
-                if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                    file.write(b"\n")
+    def last(self, path: str) -> dict[str, Any]:
+        """Return the entry of a path that counts; empty where there is none."""
+        line = self._line(path)
+        return parse(line, Row) if line and self.last_row(path) else {}
+
+    def last_row(self, path: str) -> Row | None:
+        """Return what others rely on of the entry of a path that counts."""
+        line = self._line(path)
+        row: Row | None = one_of_lines(line, Row) if line else None
+        return row if row is not None and row["path"] == path else None  # not another's with the same hash
+
+    def _line(self, path: str) -> bytes:
+        """Return the line of the entry of a path that counts, or of one with the same hash."""
+        with self._lock:
+            while (place := self._rows.place_of(path)) is not None:
+                try:
+                    return self._line_at(*place)
+                except OSError:  # folded into another meanwhile
+                    self.look_again()
+            return b""
+
+    def _line_at(self, ledger: int, start: int) -> bytes:
+        """Return the line that stands in a ledger from a byte on. Raises `OSError`."""
+        if ledger not in self._open:
+            if len(self._open) == MOST_OPEN:
+                self._close_all()
+            self._open[ledger] = opened(self._paths[ledger])
+        content = os.pread(self._open[ledger].fileno(), LINE_BYTES, start)
+        if not content:  # the name leads to a longer copy since: `files.unshare`
+            self._open.pop(ledger).close()
+            self._open[ledger] = opened(self._paths[ledger])
+            content = os.pread(self._open[ledger].fileno(), LINE_BYTES, start)
+        line, _, rest = content.partition(b"\n")
+        if rest or len(line) < LINE_BYTES:
+            return line
+        self._open[ledger].seek(start)
+        return self._open[ledger].readline()
+
+    def _close_all(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open = {}
 
     def key_of(self, job: Job, verify: bool = False, note: bool = True) -> str | None:
         """Return the key of the job's output, where it is done and is still what was written.
@@ -135,8 +256,8 @@ class Ledger:
         Its content is looked at where its size or time is another, and always to `verify` it. What turns out to be the
         same gets an entry with its new time, so that it is read once; not without `note`.
         """
-        entry = self.last(job.name)
-        if entry.get("status") != "done" or entry.get("output") != job.output_name:
+        entry = self.last_row(job.name)
+        if entry is None or entry["status"] != "done" or entry.get("output") != job.output_name:
             return None
         try:
             status = job.output.stat()
@@ -146,34 +267,64 @@ class Ledger:
             return None
 
         # Older versions wrote neither size nor time, and the first ones no sum.
-        key: str | None = entry.get("key")
         same = (entry.get("size"), entry.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
-        if "sha256" not in entry or (same and not verify):
-            return key
-        if files.checksum(job.output) != entry["sha256"]:
+        if entry.get("sha256") is None or (same and not verify):
+            return entry.get("key")
+        if files.checksum(job.output) != entry.get("sha256"):
             self.damaged.add(job.name)
             return None
         if note and not same:
-            known = Entry(**{each.name: entry[each.name] for each in fields(Entry) if each.name in entry})
+            whole = self.last(job.name)
+            known = Entry(**{each.name: whole[each.name] for each in fields(Entry) if each.name in whole})
             self.append(replace(known, size=status.st_size, mtime_ns=status.st_mtime_ns, message=None))
-        return key
+        return entry.get("key")
 
-    def last(self, path: str) -> dict[str, Any]:
-        """Return the entry of a path that counts; empty where there is none."""
-        return self._last.get(path, {})
+    def is_foreign(self, job: Job) -> bool:
+        """Return whether a file stands at the job's output name that we have not written.
 
-    def owns(self, job: Job) -> bool:
-        """Return whether a file under the job's output name is one that we wrote."""
-        return job.output_name in self._outputs
+        Another process may have written it meanwhile, so the ledgers are read again. Where other machines' ledgers may
+        show later than what they say, a file that is not older than that is waited for.
+        """
+        if not os.path.lexists(job.output) or self._rows.has_written(job.output_name):
+            return False
+        self.look_again()
+        until = time.monotonic() + self._seen_late
+        while not self._rows.has_written(job.output_name):
+            try:
+                age = time.time() - job.output.lstat().st_mtime
+            except FileNotFoundError:
+                return False
+            if age >= self._seen_late or time.monotonic() >= until:
+                return True
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            self.look_again()
+        return False
 
     def append(self, entry: Entry) -> None:
         """Add an entry, flushed to the disk."""
+        if self._own is None:
+            return
         record = {name: value for name, value in asdict(entry).items() if value is not None} | {"run": self.run}
-        with self._lock:
-            self._last[entry.path] = record
-            if entry.status != "failed":
-                self._outputs.add(entry.output)
-            if self.path is None:
-                return
-            with files.as_disk_errors(self.path):
-                files.append_line(self.path, record)
+        with self._lock, files.as_disk_errors(self._own.path):
+            files.append_line(self._own.path, record)
+
+
+def kept_lines(ledgers: Sequence[Path]) -> Iterator[bytes]:
+    """Yield the lines of some ledgers that still say something: the entries that count, and what else was written."""
+    rows = Rows()
+    for number, path in enumerate(ledgers):
+        for start, _, row in each_line(path, Row):
+            if row is not None:
+                rows.add(row, number, start)
+    told: set[int] = set()
+    for that_count in (True, False):
+        for number, path in enumerate(ledgers):
+            with opened(path) as file:
+                for start, end, row in each_line(path, Row):
+                    if row is None or (rows.place_of(row["path"]) == (number, start)) != that_count:
+                        continue
+                    output = hash(row.get("output"))
+                    if that_count or (row["status"] != "failed" and output not in told):
+                        file.seek(start)
+                        yield file.read(end - start)
+                        told |= {output} if row["status"] != "failed" else set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from translate import files
-from translate.convert.jobs import FileFormat, Job
+from translate.convert.jobs import FileFormat, Job, Jobs
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
@@ -72,8 +73,8 @@ class Saving:
         try:
             pixels = made if isinstance(made, np.ndarray) else to_file(made(), self.image_out)
             self.begin(read)
-            notes = self.save(read.job, pixels, picture, picture.alpha, picture.unknown)
-            entry = self.done(read, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes), strips)
+            notes, written = self.save(read.job, pixels, picture, picture.alpha, picture.unknown)
+            entry = self.done(read, written, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes), strips)
         except DiskError:
             raise
         except Exception as error:
@@ -86,10 +87,10 @@ class Saving:
         make_folder(read.job)
 
     def save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,
-              unknown: np.ndarray | None) -> tuple[str, ...]:
+              unknown: np.ndarray | None) -> tuple[tuple[str, ...], files.Written]:
         """Write an output that is encoded whole, with the alpha, the metadata and the gaps of its source.
 
-        Returns what is to be said of it.
+        Returns what is to be said of it, and what was written.
         """
         alpha = None if alpha is None else change_bits(alpha, self.image_out.bits)
         if alpha is not None and holds(job.output.suffix, self.image_out.channels, self.image_out.bits, alpha=True):
@@ -102,15 +103,15 @@ class Saving:
                 notes = (gaps_untold(nodata.value, job.output),)
         write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
                     quality=self.options.quality, compression=self.options.compression,
-                    paged=self.image_out.pages is not None)
-        return notes
+                    paged=self.image_out.pages is not None, written=(written := files.Written()))
+        return notes, written
 
-    def done(self, read: Input, num_pixels: int, notes: tuple[str, ...], strips: str | None) -> Entry:
+    def done(self, read: Input, written: files.Written, num_pixels: int, notes: tuple[str, ...],
+             strips: str | None) -> Entry:
         """Return the entry of an output that is complete and on the disk."""
-        status = read.job.output.stat()
         damaged = read.job.name in self.ledger.damaged
         return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
-                     sha256=files.sha256(read.job.output), size=status.st_size, mtime_ns=status.st_mtime_ns,
+                     sha256=written.sha256, size=written.size, mtime_ns=written.mtime_ns,
                      message="was changed after it was made, and is made again" if damaged else None,
                      note="; ".join(dict.fromkeys(notes)) or None, strips=strips)
 
@@ -150,14 +151,22 @@ def make_folder(job: Job) -> None:
         raise ImageError(folder, "write", f"{visible(folder)}: {error.strerror}") from error
 
 
-def remove_leftovers(jobs: Iterable[Job]) -> None:
+def remove_leftovers(jobs: Jobs) -> None:
     """Delete the temporary files of outputs of ours that killed processes left behind.
 
     Those of other shards' outputs stay.
     """
-    starts = {(job.output.parent, files.temporary_start(job.output)) for job in jobs}
-    for folder in {folder for folder, _ in starts}:
-        for path in list(folder.glob(f"{files.TEMPORARY}*")):
-            if (folder, path.name[:files.NUM_START_LETTERS]) in starts:
-                with suppress(OSError):  # somebody writes it
-                    files.remove_left_behind(path)
+    found = [(folder, name) for folder in jobs.folders for name in _temporary_names(jobs.out / folder)]
+    if not found:
+        return
+    starts = {(str(Path(job.output_name).parent), files.temporary_start(job.output)) for job in jobs}
+    for folder, name in found:
+        if (folder or ".", name[:files.NUM_START_LETTERS]) in starts:
+            with suppress(OSError):  # somebody writes it
+                files.remove_left_behind(jobs.out / folder / name)
+
+
+def _temporary_names(folder: Path) -> list[str]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.name.startswith(files.TEMPORARY)]
+    return []

@@ -52,41 +52,83 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def list_folder(folder: Path, skip: Path | None = None) -> Listing:
+    """List everything below `folder`, except below `skip`, as `list_names` does."""
+    names = list_names(folder, skip)
+    return Listing([folder / name for name in names.images], [folder / name for name in names.others], names.faults)
+
+
+@dataclass(frozen=True)
+class Names:
+    """A `Listing` by the names below the folder, of which there may be millions. `links`: images that are links."""
+
+    images: list[str]
+    others: list[str]
+    faults: list[ImageError]
+    links: list[str]
+
+
+def list_names(folder: Path, skip: Path | None = None) -> Names:
     """List everything below `folder`, except below `skip`.
 
     Linked folders are entered, once each and after all real ones, so that a loop of links ends and a link never
     changes the names of what lies inside `folder` anyway. A link that leads nowhere counts as a file: whoever opens it
     will say so. Hidden files and folders, those of systems, pipes and devices are never images.
     """
-    files: list[Path] = []
-    others: list[Path] = []
-    faults: list[ImageError] = []
+    names = Names([], [], [], [])
 
     # Two queues: linked folders wait until no real one is left. A folder entered once, or skipped, is `seen`.
     seen = {_identity(skip)} if skip is not None and skip.is_dir() else set()
-    folders: list[Path] = [folder]
-    links: list[Path] = []
+    folders: list[str] = [""]
+    links: list[str] = []
     while folders or links:
         here = folders.pop() if folders else links.pop(0)
         try:
-            if _identity(here) in seen:
+            if _identity(folder / here) in seen:
                 continue
-            seen.add(_identity(here))
+            seen.add(_identity(folder / here))
 
             # Each entry is a file, a folder to enter later, or neither; temporary files of ours are not mentioned.
-            for entry in sorted(here.iterdir()):
-                if is_aside(entry.name):
-                    if not entry.name.startswith(TEMPORARY):  # left behind by a killed process of ours
-                        others.append(entry)
-                elif entry.is_dir():
-                    (links if entry.is_symlink() else folders).append(entry)
-                elif entry.suffix.lower() in SUFFIXES and (entry.is_file() or not entry.exists()):
-                    files.append(entry)
-                else:
-                    others.append(entry)
+            inner: list[tuple[str, bool]] = []
+            with os.scandir(folder / here) as entries:
+                for entry in entries:
+                    name = f"{here}/{entry.name}" if here else entry.name
+                    if is_aside(entry.name):
+                        if not entry.name.startswith(TEMPORARY):  # left behind by a killed process of ours
+                            names.others.append(name)
+                    elif _is_folder(entry):
+                        inner.append((name, entry.is_symlink()))
+                    elif _is_image(entry):
+                        names.images.append(name)
+                        if entry.is_symlink():
+                            names.links.append(name)
+                    else:
+                        names.others.append(name)
+            for name, is_link in sorted(inner):
+                (links if is_link else folders).append(name)
         except OSError as error:
-            faults.append(ImageError(here, "find", error.strerror or str(error)))
-    return Listing(sorted(files), sorted(others), faults)
+            names.faults.append(ImageError(folder / here, "find", error.strerror or str(error)))
+    names.images.sort(key=_by_parts)
+    names.others.sort(key=_by_parts)
+    return names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with suppress(OSError):  # a link to itself
+        return entry.is_dir()
+    return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Return whether what is no folder is an image by its suffix: a file, or a link that leads nowhere."""
+    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 (a path for each of a million takes seconds)
+    if suffix not in SUFFIXES:
+        return False
+    return Path(entry.path).is_file() or not Path(entry.path).exists() if entry.is_symlink() else entry.is_file()
+
+
+def _by_parts(name: str) -> str:
+    """Return what sorts names as paths are sorted: the part of a folder before what is longer."""
+    return name.replace("/", "\0")
 
 
 def no_files_beside(files: Iterable[Path]) -> list[Path]:

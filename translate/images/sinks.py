@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from translate.errors import ImageError, TranslateError
+from translate.files import Written
 from translate.images.pages import Page
 from translate.images.reading import ImageConfig, change_bits, under_alpha
 from translate.images.tensors import to_file
@@ -178,8 +179,8 @@ class _Abandoned(Exception):
 
 
 @contextmanager
-def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig,
-                  compression: int | None = None) -> Iterator[list[TiffSink]]:
+def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig, compression: int | None = None,
+                  written: Written | None = None) -> Iterator[list[TiffSink]]:
     """Yield sinks for the outputs of `pages` in one TIFF, as `config` declares them, to be filled in their order.
 
     Deflate (at level `compression`, 0 to 9, if given), tiles; a BigTIFF where the pages are from one or may take more
@@ -187,13 +188,13 @@ def writing_pages(path: Path, pages: Sequence[Page], config: ImageConfig,
     channels (1 or 3 colours, no floats).
 
     The file is written beside `path` and renamed when the block ends, all pages are complete and on the disk. After
-    an error nothing is left of it, and what stood at `path` is intact. Raises `DiskError` and `ImageError`, the latter
-    also for a page that is not complete.
+    an error nothing is left of it, and what stood at `path` is intact. `written` takes down what it is. Raises
+    `DiskError` and `ImageError`, the latter also for a page that is not complete.
     """
     # A classic TIFF has no room for more than its offsets can count. How much compression will save, nobody knows.
     num_bytes = sum(page.height * page.width * (config.channels + page.has_alpha) for page in pages)
     big = any(page.is_big for page in pages) or num_bytes * config.file_dtype.itemsize > CLASSIC_TIFF_BYTES
-    with (replacing_image(path) as file, tifffile.TiffWriter(file, bigtiff=big) as writer,
+    with (replacing_image(path, written=written) as file, tifffile.TiffWriter(file, bigtiff=big) as writer,
           ThreadPoolExecutor(1, "tiff-writer") as thread):
         sinks: list[TiffSink] = []
         for page in pages:

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from translate.errors import DiskError, ImageError, UsageError, is_disk_fault
-from translate.files import replacing
+from translate.files import Written, replacing
 from translate.images.pictures import Bits, as_image_errors, bits_of
 from translate.images.reading import ImageConfig, bits_in_words
 from translate.images.tiffs import writer_options
@@ -48,7 +48,7 @@ def suffix_for(suffix: str, config: ImageConfig) -> str:
 def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = None, icc: bytes | None = None,
                 exif: bytes | None = None, dpi: tuple[float, float] | None = None, geo: tuple[Any, ...] = (),
                 quality: int | None = None, lossless: bool | None = None, paged: bool = False,
-                compression: int | None = None) -> None:
+                compression: int | None = None, written: Written | None = None) -> None:
     """Write an image under the format of `path`'s suffix.
 
     Encoded in memory, then written beside `path` and renamed: what stood there is intact until the new file is whole
@@ -69,6 +69,7 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
     paged      of a TIFF: each channel is a page, and there is no alpha
     compression  of a PNG or a TIFF: 0 (none) to 9 (smallest file, slowest); None: what suits the format. A TIFF with
                EXIF has Pillow's own
+    written    takes down what the file is
 
     Raises `ImageError` for an image the format cannot hold, `DiskError` for a disk that is full or cannot be written,
     `UsageError` for a quality or compression out of its range.
@@ -108,14 +109,14 @@ def write_image(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None = No
         else:
             content = _encode(name, everything, _options(name, quality, lossless, compression) | {
                 key: value for key, value in (("icc_profile", icc), ("exif", exif), ("dpi", dpi)) if value is not None})
-    with replacing_image(path, len(content)) as file:
+    with replacing_image(path, len(content), written) as file:
         file.write(content)
 
 
 @contextmanager
-def replacing_image(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
+def replacing_image(path: Path, needed: int | None = None, written: Written | None = None) -> Iterator[BinaryIO]:
     """Yield a file as `files.replacing` does, with the errors of `as_write_errors`."""
-    with as_write_errors(path, needed), replacing(path) as file:
+    with as_write_errors(path, needed), replacing(path, written) as file:
         yield file
 
 

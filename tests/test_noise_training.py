@@ -17,9 +17,11 @@ from PIL import Image
 
 from tests.bounds import rounding_bound, worst_error
 from tests.covering import one_in
+from tests.mobilenet import write_mobilenet
 from tests.runs import Silent, final_state, train_until
 from tests.steps import gradients, step
 from tests.test_noise import SIDES, SMALL, batch_of, built, config_of
+from translate.evaluation.scoring import evaluate_run
 from translate.foreign import read_lines
 from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes
@@ -30,6 +32,7 @@ from translate.recipe import Recipe, Stage
 from translate.recipe.reading import load_recipe
 from translate.schema import validate
 from translate.training.loop import Run, train
+from translate.training.plan import advise
 from translate.training.step_on_meta import Networks, StepOnMeta
 from translate.training.update import Update
 
@@ -104,6 +107,28 @@ def test_a_run_that_is_killed_while_a_level_fades_in_goes_on_bit_for_bit(bars: P
     train_until(recipe, tmp_path / "killed", 36, resume=True)
     train(recipe, tmp_path / "killed", Silent(), resume=True)
     assert final_state(tmp_path / "killed") == final_state(tmp_path / "whole")
+
+
+def test_a_training_scores_what_it_draws_beside_real_images(bars: Path, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel distance, at every level; `evaluate` finds the same of the finished run, with its averaged weights.
+    Nothing is compared with an input: there is none."""
+    write_mobilenet(tmp_path, monkeypatch)
+    train(recipe_of(bars, every={"log": 4, "checkpoint": 20, "evaluate": 20}), tmp_path / "run", Silent())
+    scored = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "evaluation"]
+    assert [line["images"] for line in scored] == [20, 40] and scored[-1]["decided_by"] == "kernel_distance"
+    assert scored[-1]["verdict"] == "" and "ssim" not in scored[-1]
+    assert not list((tmp_path / "run" / "held_out").glob("*input*"))
+    results = evaluate_run(tmp_path / "run")
+    assert results.scores["kernel_distance"].value == pytest.approx(scored[-1]["kernel_distance"], rel=0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", one_in(2, ["gan_mnist", "pggan_mnist", "dcgan", "biggan_mnist"]))
+def test_a_recipe_that_does_not_fit_is_told_what_would(name: str) -> None:
+    """The size of its images is the generator's own: no other one is advised."""
+    recipe = load_recipe(next(path for path in FROM_NOISE if path.stem == name))
+    assert advise(recipe, recipe.stages[-1], len(recipe.stages) - 1, 1, "fp32") == (
+        "set the networks' width to less, or draw smaller images")
 
 
 def in_a_process_of_two(names: list[str], folder: Path) -> None:

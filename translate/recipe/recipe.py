@@ -88,6 +88,10 @@ class Recipe(Config):
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
                 yield Mistake(f"{here}.images", f"{stage.images} is no multiple of batch_size {stage.batch_size}",
                               f"use {rounded}")
+            if (size := stage.micro_batch or stage.batch_size) < self.translator.least_samples:
+                what = "micro_batch" if stage.micro_batch else "batch_size"
+                yield Mistake(f"{here}.{what}", f"batch norm over {size} sample without an area knows nothing",
+                              f"use {self.translator.least_samples} or more")
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
                 yield Mistake(f"{here}.micro_batch", f"{stage.micro_batch} does not divide batch_size "
                               f"{stage.batch_size}")

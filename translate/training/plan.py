@@ -292,7 +292,7 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
         return predict(recipe, each, leanest, precision, device, num_processes).peak_bytes
 
     # One image at a time, where that is enough.
-    if (stage.micro_batch or stage.batch_size // num_processes) > 1:
+    if (stage.micro_batch or stage.batch_size // num_processes) > 1 >= recipe.translator.least_samples:
         stage = stage.model_copy(update={"micro_batch": 1})
         if peak(stage) <= budget:
             networks = _step_of(recipe, recipe.stages[0]).translator.networks.values()
@@ -302,6 +302,8 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
 
     # The peak grows linearly with the pixels: a line through two sizes, this one and half of it, tells which side fits.
     smaller_networks = "set the networks' width to less: most of it is weights"
+    if not recipe.translator.needs_sources:  # from noise, the generator says the size of an image
+        return "set the networks' width to less, or draw smaller images"
     multiple = 2**(getattr(recipe.translator.generator, "downs", 4) + stage.levels)
     half = stage.model_copy(update={"resolution": max(min(stage.size) // 2 // multiple, 1) * multiple})
     if min(half.size) < recipe.smallest_side(stage):

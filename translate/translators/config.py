@@ -71,6 +71,11 @@ class BaseTranslatorConfig(Config):
         """Who is trained first in a step."""
         return self.pace.first or self.published_first
 
+    @property
+    def least_samples(self) -> int:
+        """How many samples a micro-batch must have: of one, batch norm of features without an area knows nothing."""
+        return 1
+
     def build_generator(self, direction: Direction, channels_a: int, channels_b: int) -> nn.Module:
         """Return the generator of a direction, before its first stage, with fresh weights."""
         ends = (channels_a, channels_b) if direction == "ab" else (channels_b, channels_a)

@@ -84,6 +84,11 @@ class NoiseConfig(BaseTranslatorConfig):
             yield Mistake("translator.styles", "are the classes of the data, which neither network may be told",
                           "set data.classes, and conditioned: false")
 
+    @property
+    def least_samples(self) -> int:
+        heads = self.codes is not None or self.styles is not None  # which have a batch norm
+        return max(self.generator.least_samples, 2 if heads else 1)
+
     def conditions_of(self, channels_a: int) -> int:
         """Return how many numbers of a condition both networks see, where the data give so many."""
         return channels_a if self.conditioned else 0

@@ -32,6 +32,11 @@ class LatentConfig(Config, ABC):
     def build(self, conditions: int, channels: int) -> nn.Module:
         """Return a generator that maps (N, latent + conditions, 1, 1) to images (N, channels, side, side)."""
 
+    @property
+    def least_samples(self) -> int:
+        """How many samples a micro-batch must have, as batch norm of a vector needs two."""
+        return 1
+
     @abstractmethod
     def side_at(self, levels: int) -> int:
         """Return the side, in px, of the images that it draws with so many levels gained."""

@@ -31,6 +31,10 @@ class MLPConfig(LatentConfig):
     def build(self, conditions: int, channels: int) -> MLP:
         return MLP(self.latent, conditions, channels, self.side, self.widths, self.norm)
 
+    @property
+    def least_samples(self) -> int:
+        return 2 if self.norm == "batch" else 1
+
     def side_at(self, levels: int) -> int:
         return self.side
 

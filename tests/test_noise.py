@@ -24,6 +24,7 @@ from translate.losses import information_losses, style_ambiguity
 from translate.networks import LatentGeneratorConfig, WholeDiscriminatorConfig
 from translate.networks.discriminators import PatchGANConfig
 from translate.networks.growing import extend, fade_in
+from translate.networks.latent.stackgan import Augmentation
 from translate.networks.memory import PLANS
 from translate.recipe import Recipe
 from translate.runs.release import load_generator, load_release
@@ -51,6 +52,8 @@ SMALL: dict[str, dict[str, Any]] = {  # of each family, a generator and what jud
     "biggan": {"generator": {"kind": "biggan", "side": 32, "width": 1, "latent": 8, "shared": 3, "attention": 16},
                "discriminator": {"kind": "biggan", "side": 32, "width": 1, "attention": 16},
                "objective": {"kind": "hinge"}},
+    "stackgan": {"generator": {"kind": "stackgan", "side": 16, "width": 4, "latent": 5, "embedding": 3, "blocks": 1},
+                 "discriminator": {"kind": "stackgan", "side": 16, "width": 2, "embedding": 3}, "mismatched": 1.0},
     "judged by patches": {"generator": {"kind": "dcgan", "side": 32, "width": 2, "latent": 5},
                           "discriminator": {"kind": "patchgan", "width": 4, "layers": 2}},
 }
@@ -118,6 +121,8 @@ def test_a_condition_reaches_both_networks(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_where_the_recipe_says_so_a_condition_reaches_neither(name: str) -> None:
+    if config_of(name).generator.needs_conditions:
+        pytest.skip("it draws images under a condition alone")
     translator, batch = built(config_of(name, conditioned=False)), batch_of(SIDES[name])
     translator.discriminator_b.eval()  # the vectors of a spectral norm advance in training
     nothing = translator.inputs(batch.a[:, :0], batch.keys)
@@ -140,6 +145,19 @@ def test_every_plan_gives_the_gradients_of_one_joint_backward_pass(name: str, pl
     assert worst_error(found, expected) <= rounding_bound(expected, lambda: played("plain")[0])
     for loss, value in losses.items():
         torch.testing.assert_close(recorded[loss], value, rtol=1e-9, atol=1e-12)
+
+
+def test_an_augmented_condition_diverges_from_the_normal_distribution_as_torch_says() -> None:
+    """Zhang et al. 2017, eq. 2, beside torch's divergence; and a draw has the mean and deviation that are learnt."""
+    torch.manual_seed(0)
+    augmentation, condition = Augmentation(4, 3).double(), torch.randn(5, 4, 1, 1).double()
+    mean, log_variance = augmentation.dense(condition).flatten(1).chunk(2, 1)
+    learnt = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    wanted = torch.distributions.kl_divergence(learnt, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
+    torch.testing.assert_close(augmentation.divergence(condition), wanted)
+    noise = torch.randn(5, 3, 1, 1).double()
+    drawn = augmentation(condition, noise).flatten(1)
+    torch.testing.assert_close(drawn, learnt.mean + learnt.stddev * noise[..., 0, 0])
 
 
 @pytest.mark.parametrize("plan", ["preact", "strips_blocks"])

@@ -30,6 +30,7 @@ from translate.optimizers import Optimizers
 from translate.places import shipped_recipes
 from translate.recipe import Recipe, Stage
 from translate.recipe.reading import load_recipe
+from translate.runs.manifest import read_tensors
 from translate.schema import validate
 from translate.training.loop import Run, train
 from translate.training.plan import advise
@@ -39,7 +40,7 @@ from translate.training.update import Update
 FROM_NOISE = [path for path in shipped_recipes() if "kind: noise" in path.read_text()]
 NARROW: dict[str, dict[str, Any]] = {  # of each family, what makes its networks small
     "mlp": {"widths": [4]}, "dcgan": {"width": 2}, "began": {"width": 4}, "pggan": {"width": 4},
-    "biggan": {"width": 1}, "autoencoder": {"width": 2, "downs": 1}}
+    "biggan": {"width": 1}, "stackgan": {"width": 4}, "autoencoder": {"width": 2, "downs": 1}}
 PGGAN = {"generator": {"kind": "pggan", "width": 4, "latent": 5}, "discriminator": {"kind": "pggan", "width": 4}}
 
 
@@ -84,6 +85,8 @@ def test_every_shipped_recipe_from_noise_trains_two_steps(path: Path, tmp_path: 
     monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))
     write_bars(tmp_path / "toy", channels=document["data"]["image_b"]["channels"])
     document["data"] |= {"card": None, "folder": str(tmp_path / "toy")}
+    if document["data"]["vectors"] is not None:  # toy images have classes, which are vectors as well
+        document["data"] |= {"vectors": None, "classes": 2}
     if document["data"]["classes"] is not None:
         document["data"]["classes"] = 2
     for part in ("generator", "discriminator"):
@@ -129,6 +132,33 @@ def test_a_recipe_that_does_not_fit_is_told_what_would(name: str) -> None:
     recipe = load_recipe(next(path for path in FROM_NOISE if path.stem == name))
     assert advise(recipe, recipe.stages[-1], len(recipe.stages) - 1, 1, "fp32") == (
         "set the networks' width to less, or draw smaller images")
+
+
+STACKGAN = {"generator": SMALL["stackgan"]["generator"], "discriminator": SMALL["stackgan"]["discriminator"]}
+SKETCHED = [{"resolution": 16, "images": 8, "batch_size": 4},
+            {"resolution": 64, "resize": 64, "levels": 1, "freeze": True, "images": 8, "batch_size": 4}]
+
+
+@pytest.mark.slow
+def test_the_second_stage_of_a_stackgan_learns_alone(bars: Path, tmp_path: Path) -> None:
+    """It is killed and goes on; the first stage stays as it was, and other residual blocks make another network."""
+    def recipe(**changes: Any) -> Recipe:
+        return recipe_of(bars, stages=SKETCHED, translator={"kind": "noise", "mismatched": 1.0} | STACKGAN | changes)
+
+    train(recipe(), tmp_path / "whole", Silent())
+    train_until(recipe(), tmp_path / "killed", 12)
+    train(recipe(), tmp_path / "killed", Silent(), resume=True)
+    assert final_state(tmp_path / "killed") == final_state(tmp_path / "whole")
+    first, last = (read_tensors(sorted((tmp_path / "whole/checkpoints").glob("0*"))[place] / "generator_ab.safetensors")
+                   for place in (0, -1))
+    moved = {name for name, value in last.items() if name not in first or not torch.equal(value, first[name])}
+    assert moved and all(name.startswith("second.") or "running" in name or "num_batches" in name for name in moved)
+    more = recipe(generator=STACKGAN["generator"] | {"blocks": 2})
+    train(more, tmp_path / "more", Silent())
+    assert len(read_tensors(tmp_path / "more/release/generator_ab.safetensors")) > len(last)
+    with pytest.raises(Exception, match="two stages"):
+        recipe_of(bars, translator={"kind": "noise"} | STACKGAN, stages=[*SKETCHED, {
+            "resolution": 256, "resize": 256, "levels": 2, "images": 8, "batch_size": 4}])
 
 
 def in_a_process_of_two(names: list[str], folder: Path) -> None:
@@ -252,6 +282,14 @@ OPTIONS: dict[str, tuple[str, Any]] = {  # an option, of which of the small netw
     "biggan judge.attention": ("biggan", {"discriminator": {"attention": None}}),
     "biggan judge.spectral": ("biggan", {"discriminator": {"spectral": False}}),
     "biggan judge.init": ("biggan", {"discriminator": {"init": "normal"}}),
+    "stackgan.width": ("stackgan", {"generator": {"width": 5}}),
+    "stackgan.embedding": ("stackgan", {"generator": {"embedding": 4}}),
+    "stackgan.init": ("stackgan", {"generator": {"init": "orthogonal"}}),
+    "stackgan judge.width": ("stackgan", {"discriminator": {"width": 3}}),
+    "stackgan judge.embedding": ("stackgan", {"discriminator": {"embedding": 4}}),
+    "stackgan judge.norm": ("stackgan", {"discriminator": {"norm": "none"}}),
+    "stackgan judge.init": ("stackgan", {"discriminator": {"init": "orthogonal"}}),
+    "divergence": ("stackgan", {"divergence": 3.0}), "mismatched": ("stackgan", {"mismatched": 0.0}),
     "conditioned": ("dcgan", {"conditioned": False}),
     "codes": ("codes", {"codes": None}), "codes.categorical": ("codes", {"codes": {"categorical": [3, 3]}}),
     "codes.continuous": ("codes", {"codes": {"continuous": 1}}), "codes.weight": ("codes", {"codes": {"weight": 2.0}}),
@@ -288,7 +326,7 @@ def test_options_of_all_networks_from_noise_are_among_them() -> None:
     for name, changes in OPTIONS.values():
         for part in ("generator", "discriminator"):
             fields[part, SMALL[name][part]["kind"]] |= set(changes.get(part, {}))
-    shared = {"kind", "side", "latent", "distribution"}  # the side is the stage's, and is tested with the networks
+    shared = {"kind", "side", "latent", "distribution", "blocks"}  # sides are the stages'; blocks: see the next test
     for name, parts in SMALL.items():
         for part in ("generator", "discriminator"):
             kind, known = parts[part]["kind"], type(getattr(config_of(name), part)).model_fields.keys()

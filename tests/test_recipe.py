@@ -320,7 +320,8 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "translator.perceptual": ("test_perceptual.py", "kind_and_weight_of_the_perceptual_loss_change_the_gradients"),
     "translator.registration": ("test_registration.py", "test_every_option_of_the_registration_changes_the_gradients"),
     "translator.discriminator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),
-    **dict.fromkeys(("translator.codes", "translator.styles", "translator.conditioned", "translator.objective.drift"), (
+    **dict.fromkeys(("translator.codes", "translator.styles", "translator.conditioned", "translator.mismatched",
+                    "translator.divergence", "translator.objective.drift"), (
         "test_noise_training.py", "test_every_option_of_a_translator_from_noise_changes_its_gradients")),
 }
 

@@ -29,6 +29,7 @@ from translate.networks.latent.biggan import BigGANConfig, BigGANDiscriminatorCo
 from translate.networks.latent.dcgan import DCGANConfig, DCGANDiscriminatorConfig
 from translate.networks.latent.mlp import MLPConfig, MLPDiscriminatorConfig
 from translate.networks.latent.pggan import PGGANConfig, PGGANDiscriminatorConfig
+from translate.networks.latent.stackgan import StackGANConfig, StackGANDiscriminatorConfig
 from translate.networks.registration import RegistrationConfig
 from translate.networks.resnet import ResNetConfig
 from translate.networks.unet import UNetConfig
@@ -37,15 +38,17 @@ GeneratorConfig = Annotated[ResNetConfig | UNetConfig | CoarseToFineConfig, Fiel
 EncodingConfig = Annotated[ResNetConfig | UNetConfig, Field(discriminator="kind")]  # generators that show `features`
 DiscriminatorConfig = Annotated[PatchGANConfig | PixelConfig | AutoencoderConfig, Field(discriminator="kind")]
 # From noise: generators, and discriminators that judge an image as a whole, or else by its patches
-LatentGeneratorConfig = Annotated[MLPConfig | DCGANConfig | BEGANConfig | PGGANConfig | BigGANConfig,
+LatentGeneratorConfig = Annotated[MLPConfig | DCGANConfig | BEGANConfig | PGGANConfig | BigGANConfig |
+                                  StackGANConfig,
                                   Field(discriminator="kind")]
 WholeDiscriminatorConfig = Annotated[
     MLPDiscriminatorConfig | DCGANDiscriminatorConfig | PGGANDiscriminatorConfig | BigGANDiscriminatorConfig |
-    PatchGANConfig | AutoencoderConfig,
+    StackGANDiscriminatorConfig | PatchGANConfig | AutoencoderConfig,
     Field(discriminator="kind")]
 
 __all__ = ["AutoencoderConfig", "BEGANConfig", "BigGANConfig", "BigGANDiscriminatorConfig", "CoarseToFineConfig",
            "DCGANConfig", "DCGANDiscriminatorConfig", "DiscriminatorConfig",
            "EncodingConfig", "GeneratorConfig", "LatentGeneratorConfig", "MLPConfig", "MLPDiscriminatorConfig",
            "PGGANConfig", "PGGANDiscriminatorConfig", "PatchGANConfig", "PixelConfig", "ProjectionHeads",
-           "RegistrationConfig", "ResNetConfig", "UNetConfig", "WholeDiscriminatorConfig"]
+           "RegistrationConfig", "ResNetConfig", "StackGANConfig", "StackGANDiscriminatorConfig", "UNetConfig",
+           "WholeDiscriminatorConfig"]

@@ -30,7 +30,8 @@ from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from translate.data import Batch, draws
 from translate.data.hashing import stable_hash
@@ -39,7 +40,7 @@ from translate.losses import NonSaturating, Objective, style_ambiguity
 from translate.networks import DCGANConfig, DCGANDiscriminatorConfig, LatentGeneratorConfig, WholeDiscriminatorConfig
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.latent.heads import RecognitionHead
-from translate.networks.latent.latents import WholeConfig, WholeDiscriminator, beside
+from translate.networks.latent.latents import LatentGenerator, WholeConfig, WholeDiscriminator, beside
 from translate.precision import at_least_float32
 from translate.translators.codes import Codes, Styles
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction
@@ -54,6 +55,9 @@ class NoiseConfig(BaseTranslatorConfig):
     generator: LatentGeneratorConfig = DCGANConfig()
     discriminator: WholeDiscriminatorConfig = DCGANDiscriminatorConfig()
     objective: Objective = NonSaturating()
+    divergence: float = Field(1.0, ge=0, le=1e9)  # λ of what StackGAN draws of a condition, from N(0, 1)
+    # weight of D's loss of real images beside another sample's condition, a third kind of sample (StackGAN: 1)
+    mismatched: float = Field(0.0, ge=0, le=1e9)
     conditioned: bool = True  # both networks see the class or vector that the data give; false: neither does
     codes: Codes | None = None  # what an image must tell of besides (InfoGAN); null: nothing
     styles: Styles | None = None  # the data's classes are styles that images are to be of none of (CAN)
@@ -80,14 +84,20 @@ class NoiseConfig(BaseTranslatorConfig):
             if getattr(self, name) is not None and not judge.judges_whole:
                 yield Mistake(f"translator.{name}", f"are read off hidden features, and a discriminator of kind "
                               f"{judge.kind} judges patches", "use one that judges whole images")
+        if self.mismatched and not self.conditions_of(data.channels_a):
+            yield Mistake("translator.mismatched", "is of conditions, and the networks see none",
+                          "set data.classes or data.vectors, or mismatched: 0")
+        if generator.needs_conditions and not self.conditions_of(data.channels_a):
+            yield Mistake("translator.generator.kind", f"{generator.kind} draws images under a class or a vector",
+                          "set data.vectors or data.classes")
         if self.styles is not None and (self.conditioned or data.channels_a < 2):
             yield Mistake("translator.styles", "are the classes of the data, which neither network may be told",
                           "set data.classes, and conditioned: false")
 
     @property
     def least_samples(self) -> int:
-        heads = self.codes is not None or self.styles is not None  # which have a batch norm
-        return max(self.generator.least_samples, 2 if heads else 1)
+        heads = self.codes is not None or self.styles is not None  # which have a batch norm; and one is no other
+        return max(self.generator.least_samples, 2 if heads or self.mismatched else 1)
 
     def conditions_of(self, channels_a: int) -> int:
         """Return how many numbers of a condition both networks see, where the data give so many."""
@@ -96,7 +106,7 @@ class NoiseConfig(BaseTranslatorConfig):
     def build(self, channels_a: int, channels_b: int, seed: int = 0) -> Noise:
         return Noise(self, channels_a, channels_b)
 
-    def build_generator(self, direction: Direction, channels_a: int, channels_b: int) -> nn.Module:
+    def build_generator(self, direction: Direction, channels_a: int, channels_b: int) -> LatentGenerator:
         return self.generator.build(self.num_codes + self.conditions_of(channels_a), channels_b)
 
     @property
@@ -110,7 +120,7 @@ class NoiseConfig(BaseTranslatorConfig):
 
     def drawn(self, keys: Sequence[int], truncation: float | None = None) -> tuple[Tensor, Tensor]:
         """Return the same of samples by their keys."""
-        latents = draws.normal(keys, "latent", torch.empty(len(keys), self.generator.latent))
+        latents = draws.normal(keys, "latent", torch.empty(len(keys), self.generator.num_drawn))
         if self.generator.distribution == "uniform":
             latents = torch.erf(latents / math.sqrt(2)) * (1.0 if truncation is None else truncation)
         elif truncation is not None:
@@ -155,7 +165,8 @@ class Noise(Translator):
         self.generator_ab = config.build_generator("ab", channels_a, channels_b)
         self.discriminator_b = (cast(WholeConfig, judge).build(channels_b, conditions) if judge.judges_whole else
                                 judge.build(channels_b + conditions))
-        self.codes, self.styles = config.codes, config.styles
+        self.codes, self.styles, self.mismatched = config.codes, config.styles, config.mismatched
+        self.divergence = config.divergence
         heads = {name: RecognitionHead(cast(WholeDiscriminator, self.discriminator_b).hidden_size, num)
                  for name, part, num in (("codes", self.codes, config.num_codes), ("styles", self.styles, channels_a))
                  if part is not None}
@@ -168,7 +179,11 @@ class Noise(Translator):
         """Draw images under the conditions of the batch, and fool the discriminator (eq. 1); return them."""
         fakes = []
         for a, b in update.micro_batches(batch):
-            with update.fake(self.generator_ab, self.inputs(a, update.keys)) as fake:
+            given = self.inputs(a, update.keys)
+            divergence = self.generator_ab.divergence(given)
+            if divergence is not None:
+                update.backward("divergence", self.divergence * divergence)
+            with update.fake(self.generator_ab, given) as fake:
                 judge = self.conditional(a, b)
                 update.backward("adversarial", self.fool(update, judge, fake, b))
                 if self.codes is not None:
@@ -186,6 +201,10 @@ class Noise(Translator):
             fake = fakes[number] if fakes else update.translated(self.generator_ab, self.inputs(a, update.keys))
             judge = self.conditional(a, b)
             self.tell_apart(update, judge, b, fake)
+            if self.mismatched:
+                other = self.conditional(a.roll(1, dims=0), b)(b)
+                update.backward("mismatched", self.mismatched * self.objective.total_discriminator_loss(
+                    judge, judge(b), other, update.uniform))
             if self.codes is not None:
                 update.backward("information_b", self.codes.loss(self.recognised("codes", update, judge, fake),
                                                                  self.codes.drawn(update.keys).to(fake)))

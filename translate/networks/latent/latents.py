@@ -25,12 +25,19 @@ class LatentConfig(Config, ABC):
     distribution: Distribution = "normal"  # of each of them: N(0, 1), or evenly between −1 and 1
 
     grows: ClassVar[bool] = False
+    needs_conditions: ClassVar[bool] = False  # whether it draws images under a class or a vector alone
+    fades: ClassVar[bool] = True  # whether its levels, where it has some, can be faded in
 
     kind: str
 
     @abstractmethod
-    def build(self, conditions: int, channels: int) -> nn.Module:
+    def build(self, conditions: int, channels: int) -> LatentGenerator:
         """Return a generator that maps (N, latent + conditions, 1, 1) to images (N, channels, side, side)."""
+
+    @property
+    def num_drawn(self) -> int:
+        """How many numbers a sample draws: those of its latent, and others where a network draws more."""
+        return self.latent
 
     @property
     def least_samples(self) -> int:
@@ -43,7 +50,9 @@ class LatentConfig(Config, ABC):
 
     def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
         """Yield what is wrong with the levels and the resolutions of a recipe's stages."""
-        yield from level_problems(stages, unable=None if self.grows else f"generator.kind: {self.kind}", begun=begun)
+        name = f"generator.kind: {self.kind}"
+        yield from level_problems(stages, unable=None if self.grows else name,
+                                  unfading=None if self.fades else name, begun=begun)
         for number, stage in enumerate(stages):
             here, side = f"stages.{number}", self.side_at(stage.levels)
             if (self.grows or not stage.levels) and stage.size != (side, side):
@@ -57,10 +66,15 @@ class LatentConfig(Config, ABC):
 class LatentGenerator(nn.Module):
     """Maps what an image is drawn from and under, (N, D, 1, 1), to an image (N, C, H, W) in [-1, 1].
 
-    `latent`: so many of the D numbers are the latent z; what it is drawn under stands behind them.
+    `latent`: so many of the D numbers are drawn; what it is drawn under stands behind them.
     """
 
     latent: int
+
+    def divergence(self, given: Tensor) -> Tensor | None:
+        """Return how far what the network draws of its conditions is from N(0, 1), a scalar; None where it draws none.
+        """
+        return None
 
     def trunk_parts(self) -> list[nn.Module]:
         """Return nothing: there are no two ends at full resolution, with a trunk between them."""

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from tests.bounds import rounding_bound, worst_error
+from tests.covering import one_in
 from tests.games import GAMES
 from tests.networks import members
 from tests.runs import Silent
@@ -131,8 +132,8 @@ def test_where_the_recipe_says_so_a_condition_reaches_neither(name: str) -> None
                        translator.conditional(batch.a.roll(1, dims=1), batch.b)(batch.b))
 
 
-@pytest.mark.parametrize("plan", [plan for plan in PLANS if plan != "plain"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("name", "plan"), one_in(7, [
+    (name, plan) for plan in PLANS if plan != "plain" for name in SMALL]))
 def test_every_plan_gives_the_gradients_of_one_joint_backward_pass(name: str, plan: str) -> None:
     """In micro-batches where no norm mixes samples. Under strips these networks do as under `preact`."""
     def played(plan: str, micro_batch: int | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -204,8 +205,7 @@ def playable() -> list[str]:
             and not {"scales", "layers"} & changes.get("discriminator", {}).keys() and "generator" not in changes]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if number % 4 == 0 else pytest.mark.slow)
-                                  for number, name in enumerate(playable())])
+@pytest.mark.parametrize("name", one_in(6, playable()))
 def test_every_game_has_the_same_gradients_under_the_leanest_plan(name: str) -> None:
     judge = SMALL["dcgan"]["discriminator"] | {"norm": "none"} | GAMES[name].get("discriminator", {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ from translate.metrics.sliced_wasserstein import (
     laplacian_pyramid,
     sliced_wasserstein,
 )
-from translate.report import write_report
+from translate.report import write_comparison, write_report
+from translate.sampling.sampler import Sampler
 from translate.training.loop import train
 
 CHANCE = np.random.default_rng(5)
@@ -120,6 +122,19 @@ def test_images_from_noise_are_scored_while_training_and_after_it_without_any_we
     assert table["better"] == "lower" and not table["baselines"]
     write_report(scored)
     assert "sliced Wasserstein distance" in (scored / "report.html").read_text()
+
+
+def test_the_sheet_of_a_training_shows_samples_of_the_recipes_seed_and_ways_between_them(scored: Path,
+                                                                                        tmp_path: Path) -> None:
+    sheet = np.asarray(Image.open(max((scored / "samples").glob("*.png"))))
+    assert sheet.shape == (8 * 34 + 2, 8 * 34 + 2, 3)
+    sampler = Sampler.load(scored, precision="fp32")
+    for row, column, number in ((0, 1, 1), (5, 7, 47), (6, 0, 0), (7, 0, 2)):
+        image = next(sampler.sample([number], 0))
+        cell = sheet[2 + 34 * row:34 + 34 * row, 2 + 34 * column:34 + 34 * column].astype(float)
+        np.testing.assert_allclose(cell, ((image + 1) * 127.5).permute(1, 2, 0).numpy(), atol=4)  # trained in bf16
+    page = write_comparison([scored, Path(shutil.copytree(scored, tmp_path / "other"))], tmp_path / "page.html")
+    assert page.read_text().count("samples of ") == 2
 
 
 class Brightness(nn.Module):

@@ -95,6 +95,8 @@ def write_comparison(runs: Sequence[Path], file: Path) -> Path:
     pictures = showcase.within(side_by_side(records, names), PICTURE_BYTES)
     page = _templates().get_template("compare.html.j2").render(
         runs=list(zip(names, records, strict=True)), differences=differing(records), scores=scores, losses=losses,
+        sheets=[(name, *sheets[-1]) for name, record in zip(names, records, strict=True)
+                if not record.recipe.translator.needs_sources and (sheets := grids(record.folder)[0])],
         sliders=[slider(each, (names[0], names[1])) for each in pictures])
     return _write(page, file)
 

@@ -156,14 +156,13 @@ def sample_grid(translator: Translator, samples: Sequence[Sample], device: torch
                 labels: bool = False) -> Tensor:
     """Translate held-out samples of any sizes; return a grid of them (H, W, 3), in 8 bits.
 
-    A row is one sample: a (where that is an image), a → b, b, and for two-way translators also b → a; smaller images
-    stand in the middle of a white field. One image at a time is on the device, and in more than 8 bits, so that a
-    picture needs less memory than a step. `labels` says that domain A holds one-hot label maps.
+    A row is one sample: a, a → b, b, and for two-way translators also b → a; smaller images stand in the middle of a
+    white field. One image at a time is on the device, and in more than 8 bits, so that a picture needs less memory than
+    a step. `labels` says that domain A holds one-hot label maps.
     """
     rows = []
-    for a, b, key in samples:
-        row = [_to_bytes(a[None], labels)] if translator.needs_sources else []
-        row += [_to_bytes(_translate(translator, "ab", translator.inputs(a[None], [key]), device)), _to_bytes(b[None])]
+    for a, b, _ in samples:
+        row = [_to_bytes(a[None], labels), _to_bytes(_translate(translator, "ab", a[None], device)), _to_bytes(b[None])]
         if "ba" in translator.directions:
             row.append(_to_bytes(_translate(translator, "ba", b[None], device), labels))
         rows.append(row)

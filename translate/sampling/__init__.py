@@ -3,5 +3,6 @@
     sampler    a run or release as something to draw with: sample `number` of a seed is always the same image
     latents    ways through the space of latents: between two of them, and sums of them
     nearest    the real image that is most like a drawn one: is it learnt by heart?
+    sheets     what a training from noise shows of itself, again and again
     drawing    `translate sample`: what is drawn, its files, its sheet
 """

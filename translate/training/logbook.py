@@ -34,6 +34,7 @@ from translate.report import Showcase, write_report
 from translate.runs.checkpoint import Progress
 from translate.runs.folder import RECIPE_FILE, RunFolder
 from translate.runs.records import Tracker, sample_grid
+from translate.sampling.sheets import training_sheet
 from translate.training.machine import describe_machine, take_peak_bytes
 from translate.training.plan import Choice
 from translate.training.probe import Probe
@@ -225,13 +226,14 @@ class Logbook:
         self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
 
     def picture(self, translator: Translator) -> None:
-        """Add a grid of the held-out samples as they are translated now."""
+        """Add a grid of the held-out samples as they are translated now, or of what is drawn from noise."""
         if not self._held_out or not self.accelerator.is_main_process:
             return
         with self._going_on_without("picture"):
             with autocast(self.accelerator.device, self.precision):
                 grid = sample_grid(translator, self._held_out, self.accelerator.device,
-                                   labels=self.recipe.data.labelling is not None)
+                                   labels=self.recipe.data.labelling is not None) if translator.needs_sources else \
+                    training_sheet(translator, self.recipe, self._held_out, self.accelerator.device)
             self.tracker.picture(self.progress.images, grid)
 
     def evaluate(self, translator: Translator) -> bool:

@@ -69,6 +69,9 @@ def convert(
                                                show_default="each image as it is")] = None,
     size: Annotated[str, typer.Option(help="Size of outputs after --resize: resized, or input, as it was before.",
                                       callback=one_of("resized", "input"))] = "resized",
+    protect: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Masks, by the names of the images: where "
+                                                 "one is not 0, the output is the input.")] = None,
+    feather: Annotated[float, typer.Option(help="Fade into the input over so many px inside of a mask.")] = 0.0,
     shard: Shard = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read every output that is done, and make again what was "
                                          "changed since. Otherwise only those whose size or time is another.")] = False,
@@ -102,6 +105,7 @@ def convert(
                                 compression=compression, workers=number_or_auto(workers), shard=part,
                                 dry_run=dry_run, verify=verify,
                                 resize=short_side(resize), size=size,  # type: ignore[arg-type]
+                                protect=protect, feather=feather,
                                 warn=lambda line: display.say(f"warning: {line}"),
                                 on_progress=entry_shower(display, dry_run))
         shown = {entry.path for entry in summary.failed}

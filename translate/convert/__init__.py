@@ -6,6 +6,7 @@ Who calls whom:
                          → ledger       what earlier calls have done
                          → converter    each file: read and translated
                            → saving     its output written, and noted in the ledger
+                           → protecting regions that stay as they are in the input
                            → workers    how many are read ahead and written behind, in `pools`
     one image    converter, python_api → translating → the generator, whole or through `translate.tiling`
                                          → scaling: at what scale, and in which size it is given back
@@ -23,6 +24,7 @@ from pathlib import Path
 from translate.convert.converter import Converter
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
+from translate.convert.protecting import Protection
 from translate.convert.saving import Options, remove_leftovers
 from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating
@@ -90,6 +92,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             compression: int | None = None, shard: Shard | None = None,
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
             verify: bool = False, resize: Resize | None = None, size: Size = "resized",
+            protect: Path | None = None, feather: float = 0.0,
             warn: Callable[[str], None] = lambda line: None,
             on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
     """Translate files into `out`, and go on where an earlier call was interrupted.
@@ -129,6 +132,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     resize        translate at another scale: a short side in px, or `trained`: the range of short sides that the model
                   was trained on, into which an input's is brought by as little as can be
     size          of outputs: `resized`, that in which they were translated, or `input`, that of the input
+    protect       a folder of masks, one for each image by its name: where a mask is not 0, an output has the samples of
+                  its input (`translate.convert.protecting`). Masks are looked at before anything is translated
+    feather       px inside of a mask's border, over which the translation fades into the input
     warn          called with a line about the first image that is translated at a scale beyond the model's, by more
                   than a third (the summary counts them), and with one where there is no memory for all workers
     on_progress   called after each file, in their order, with its entry, its number and the number of files
@@ -154,9 +160,12 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         jobs = jobs.where(shard.has)
         skipped = [name for name in skipped if shard.has(name)]
 
-    options = Options(overwrite, max_pixels, file_format, quality, compression,
-                      workers_by_cores() if workers is None else workers, dry_run, verify)
     scaling = Scaling.of(resize, size, release.scale)
+    protection = None if protect is None else Protection.of(protect, feather, release, scaling, quality)
+    if protection is not None:
+        protection.check(jobs)
+    options = Options(overwrite, max_pixels, file_format, quality, compression,
+                      workers_by_cores() if workers is None else workers, dry_run, verify, protection)
     converter = Converter(Translating.with_release(release, device, precision, memory, scaling), ledger, options, warn)
     if not dry_run:
         ledger.open()

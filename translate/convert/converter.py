@@ -149,7 +149,9 @@ class Converter:
 
     def _request(self, job: Job, known: str | None, by_rows: bool, max_bytes: float) -> Request:
         later = pixel_bytes(self.image_in, self.translating.num_planes, self.image_out)
-        return Request(job.source, self.options.max_pixels, self.salt, known, self.translating.release.labels, by_rows,
+        protection = self.options.protection
+        salt = self.salt if protection is None else self.salt + json.dumps(protection.key(job))
+        return Request(job.source, self.options.max_pixels, salt, known, self.translating.release.labels, by_rows,
                        max_bytes, later, self.translating.scaling.sides, self.image_in.pages is not None)
 
     def _translate(self, read: Input | Entry, writers: Executor) -> Future[Entry]:
@@ -274,13 +276,14 @@ class Converter:
         job, reasons, written = read.job, set(), files.Written()
         self.saving.begin(read)
         notes: tuple[str, ...] = ()
-        with self._pages(job) as pages:
+        with self.saving.composing(job) as composing, self._pages(job) as pages:
             self._note_scale(job, *((shown.height, shown.width) for shown, _ in pages))
             given_back = [page for _, page in pages]
             if self._writes_rows(job, pages):
                 with writing_pages(job.output, [page for page in given_back if isinstance(page, Page)],
                                    self.image_out, self.options.compression, written) as sinks:
                     for (shown, page), sink in zip(pages, sinks, strict=True):
+                        sink.compose = composing
                         way = self._way(job, (shown, page), pages)
                         self.translating.translate_rows(shown, sink, (page.height, page.width), way)
                         notes = (*notes, *sink.notes)

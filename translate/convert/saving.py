@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from translate import files
 from translate.convert.jobs import FileFormat, Job, Jobs
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
+from translate.convert.protecting import Composing, Protection, composed
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
 from translate.images.pages import Page
 from translate.images.pictures import Picture
@@ -38,6 +39,7 @@ class Options:
     workers: int = 0
     dry_run: bool = False
     verify: bool = False
+    protection: Protection | None = None  # regions that stay as they are in the input
     decode_seconds: float | None = None  # for a file or a piece of its rows; None: as of a `DecoderProcess`
 
 
@@ -101,10 +103,19 @@ class Saving:
             pixels, geo = nodata.put(pixels, unknown), nodata.tags(geo)
             if unknown is not None and not (nodata.told and holds_pages(job.output)):
                 notes = (gaps_untold(nodata.value, job.output),)
+        with self.composing(job) as composing:
+            pixels = pixels if composing is None else composed(composing, pixels)
         write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
                     quality=self.options.quality, compression=self.options.compression,
                     paged=self.image_out.pages is not None, written=(written := files.Written()))
         return notes, written
+
+    def composing(self, job: Job) -> AbstractContextManager[Composing | None]:
+        """Open what puts protected samples of the input into its output; None where nothing is protected."""
+        if self.options.protection is None:
+            return nullcontext()
+        return self.options.protection.of_image(job, self.options.max_pixels, self.options.workers,
+                                                self.options.decode_seconds)
 
     def done(self, read: Input, written: files.Written, num_pixels: int, notes: tuple[str, ...],
              strips: str | None) -> Entry:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,6 +77,7 @@ class TiffSink:
         self._nodata = NoData.of_output(config.file_dtype, page.nodata, config.value_range) if page.may_lack_data \
             else None
         self.has_gaps = False  # pixels without data have been written
+        self.compose: Callable[[int, np.ndarray], np.ndarray] | None = None  # the last change of rows, by their number
         self._strips: queue.Queue[np.ndarray | None] = queue.Queue(1)
         self._job: Future[None] | None = None
 
@@ -97,6 +98,8 @@ class TiffSink:
             assert alpha is not None, "the page has alpha"
             alpha = change_bits(alpha, self.config.bits)
             rows = np.dstack([under_alpha(rows, alpha, self.page.config, self.config), alpha])
+        if self.compose is not None:
+            rows = self.compose(start, rows)
 
         # The first rows of a page start the thread's work on it.
         if self._job is None:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from tests.runs import Silent
 from tests.test_sampling import noise_recipe
-from translate.errors import DataError
-from translate.evaluation.scoring import evaluate_run
+from translate.adapt.drawn import add_drawn
+from translate.errors import DataError, UsageError
+from translate.evaluation.scoring import Results, evaluate_run
 from translate.foreign import read_lines
 from translate.metrics.modes import histogram, modes, named, stacked_modes
 from translate.metrics.sliced_wasserstein import (
@@ -30,6 +31,8 @@ from translate.metrics.sliced_wasserstein import (
     sliced_wasserstein,
 )
 from translate.report import write_comparison, write_report
+from translate.runs.checkpoint import Progress
+from translate.runs.release import write_release
 from translate.sampling.sampler import Sampler
 from translate.training.loop import train
 
@@ -169,3 +172,52 @@ def test_modes_of_nothing_and_beside_nothing_are_refused() -> None:
         modes(np.zeros(2, np.int64), np.array([1, 0, 2]))
     with pytest.raises(DataError, match="class 3 of 3"):
         modes(np.array([3]), np.ones(3))
+
+
+# ------------------------------------------------------------------------------------------- samples as labelled images
+
+
+@pytest.fixture(scope="module")
+def dark_and_bright(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that draws dark and bright images, 16×16, as it is asked."""
+    folder = tmp_path_factory.mktemp("shades")
+    for split, num in (("train", 40), ("test", 20)):
+        for number in range(num):
+            path = folder / split / ("cats", "dogs")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = CHANCE.integers(-30, 30, (16, 16, 3))
+            Image.fromarray((noise + (60, 190)[number % 2]).astype(np.uint8)).save(path)
+
+    # Weights written by hand: the class gives the shade, the latent a little of something else.
+    recipe = noise_recipe(folder, 16)
+    translator = recipe.translator.build(2, 3)
+    first, last = (layer.conv for layer in translator.generator("ab").chain)  # type: ignore[union-attr]
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(16, 8)[:, :, None, None])
+        first.bias.zero_()
+        last.weight.normal_(0, 0.1)
+        last.weight[:, 6], last.weight[:, 7] = -0.6, 0.6
+        last.bias.zero_()
+    write_release(folder / "release", recipe, translator, Progress())
+    still = {"kind": "adam", "lr": 1e-12}
+    train(noise_recipe(folder, 16, start=str(folder / "release"), optimizer={"generator": still}), folder / "run",
+          Silent())
+    return folder / "run"
+
+
+def test_samples_of_the_class_asked_for_teach_a_network_what_real_images_teach_it(dark_and_bright: Path) -> None:
+    results = evaluate_run(dark_and_bright)
+    add_drawn(results, dark_and_bright, images=1_280)
+    scores, floor = results.scores, results.floor
+    assert floor["tstr"].value == floor["as_asked"].value > 0.9
+    assert scores["as_asked"].value > 0.9 and scores["tstr"].value > 0.9 and 0.4 < scores["rarest_class"].value <= 0.5
+    assert results.about["drawn"]["num"] == 40 and set(results.about["drawn"]["classes"]) == {"cats", "dogs"}
+    assert {"as_asked", "rarest_class", "tstr"} <= results.as_json()["metrics"].keys()
+
+
+def test_what_has_no_classes_cannot_be_put_to_that_test(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "0.png")
+    train(noise_recipe(tmp_path, data={"classes": None}), tmp_path / "run", Silent())
+    with pytest.raises(UsageError, match="the data of this run have no classes"):
+        add_drawn(Results({}, {}), tmp_path / "run")

@@ -43,6 +43,8 @@ def evaluate(
                                             "for, such as 255=1; the others for themselves.")] = None,
     frames: Annotated[bool, typer.Option("--frames", help="The folder holds frames of a film: how much do they flicker "
                                          "beside those of --source?")] = False,
+    tstr: Annotated[bool, typer.Option("--tstr", help="Of a run from noise, whose data have classes: which classes are "
+                                       "drawn, and how much does a network learn from samples?")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here; - prints "
                                                    "them.", show_default="RUN/results.json")] = None,
 ) -> None:
@@ -59,6 +61,8 @@ def evaluate(
     if is_run and not (against is source is classes is truth is values is None):
         raise UsageError("a run is scored on the test images of its recipe", what,
                          "to score other images, run `convert`, then `evaluate OUT --against REAL`")
+    if tstr and not is_run:
+        raise UsageError("--tstr: is about a run that draws images from noise", what)
     if frames and (is_run or source is None or not (against is truth is most is classes is None)):
         raise UsageError("--frames: compares frames with what they were made from, and with nothing else", what,
                          "give a folder of frames and --source FOLDER")
@@ -81,6 +85,10 @@ def evaluate(
         elif against is None:
             results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
                                    on_progress=display.count)
+            if tstr:
+                from translate.adapt.drawn import add_drawn
+
+                add_drawn(results, what, most, on_progress=display.count)
         elif classes is not None:
             results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids),
                                       on_progress=display.count)

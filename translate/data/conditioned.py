@@ -24,8 +24,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.labelled_layouts import METADATA, ClassesConfig, ImageFolderConfig, metadata_rows
-from translate.data.layout import OneFolderConfig, Split
+from translate.data.layout import FOLDERS_OF, OneFolderConfig, Split
 from translate.data.pairing import names_of
 from translate.data.samples import Loading, Samples, Stored
 from translate.errors import DataError, visible
@@ -128,18 +129,24 @@ class ImagesConfig(OneFolderConfig):
         files = self.list_files(folder)
         classes = None
         if self.classes is not None:
-            files, classes = self._with_classes(folder, root)
+            _, found = self._labelled(folder, root)
+            files, classes = list(found.files), [label for label in found.labels if isinstance(label, int)]
         vectors = None if self.vectors is None else self.vectors.read(folder, files)
         return ConditionedSamples(self.loading, name, files, classes, self.num_classes, vectors)
 
-    def _with_classes(self, folder: Path, root: Path) -> tuple[list[Path], list[int]]:
-        """Return the images of a split and the class of each, as the layouts of labelled images read them."""
+    def labelled(self, split: Split, root: Path) -> tuple[LabelledConfig, Labelled]:
+        """Return the images of a split with their classes, as the layouts of labelled images read them."""
+        folder = next((found for name in FOLDERS_OF[split] if (found := self.folder_of(name, root)) is not None), None)
+        if folder is None:
+            raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
+        return self._labelled(folder, root)
+
+    def _labelled(self, folder: Path, root: Path) -> tuple[LabelledConfig, Labelled]:
         names = self.class_names(root)
+        layout: LabelledConfig = ClassesConfig(folder=folder, images=".", names=names)
         if (folder / METADATA).is_file():
-            found = ImageFolderConfig(folder=folder, images=".", names=names, column=self.column).find("train", folder)
-        else:
-            found = ClassesConfig(folder=folder, images=".", names=names).find("train", folder)
-        return list(found.files), [label for label in found.labels if isinstance(label, int)]
+            layout = ImageFolderConfig(folder=folder, images=".", names=names, column=self.column)
+        return layout, layout.find("train", folder)
 
     def class_names(self, root: Path) -> tuple[str, ...]:
         """Return the names that the recipe gives.

@@ -50,6 +50,8 @@ class Probe:
         found: dict[str, Tensor] = {}
         for direction in self.translator.directions:
             found |= {f"{name}_{direction}": value for name, value in self._look(direction).items()}
+        if not found:  # images that nothing can be measured by: a single one, all black
+            return {}
         values = torch.stack([value.float().to(self.device) for value in found.values()]).tolist()
         return dict(zip(found, values, strict=True))
 

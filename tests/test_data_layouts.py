@@ -136,7 +136,7 @@ def test_the_direction_says_which_half_of_an_aligned_file_is_a(direction: str, e
     save(tmp_path / "train" / "0.png", np.hstack([coordinates(blue=5), coordinates(blue=105)]))
     samples = config_of(kind="paired", folder=tmp_path, direction=direction).build("train", tmp_path)
     assert blues(samples) == [expected]
-    a, b, _ = samples.whole(0)
+    a, b, *_ = samples.whole(0)
     assert torch.equal(a[:2], b[:2]) and a.shape == (3, 24, 32)  # coordinates are those of the half
 
 
@@ -294,7 +294,7 @@ def test_resizing_a_label_map_makes_no_new_classes(tmp_path: Path) -> None:
     save(tmp_path / "train_img" / "0.png", coordinates(31, 47))
     samples = config_of(kind="labels", folder=tmp_path, classes=4).build("train", tmp_path)
     for resize in (20, 31, 45):
-        a, b, _ = samples.whole(0, resize)
+        a, b, *_ = samples.whole(0, resize)
         assert a.shape[1:] == b.shape[1:] and min(a.shape[1:]) == resize
         assert set(a.unique().tolist()) == {0.0, 1.0} and (a.sum(dim=0) == 1).all()
         assert a[1].sum() == a[2].sum() == 0
@@ -443,8 +443,8 @@ def test_every_option_of_the_data_changes_what_is_read(kind: str, tmp_path: Path
     fields = two_data_sets(kind, tmp_path)
     options = data_options(kind, tmp_path)
     assert options.keys() == type(config_of(**fields)).model_fields.keys() - {
-        "kind", "on_unreadable", "cache", "draft"}, (
-        "an option without a test (these have test_unreadable.py and test_image_cache.py)")
+        "kind", "on_unreadable", "cache", "draft", "protect"}, (
+        "an option without a test (these have test_unreadable.py, test_image_cache.py and test_protected.py)")
     for option, (before, after) in options.items():
         seen = [everything_read({name: value for name, value in (fields | change).items() if value is not None},
                                 tmp_path) for change in (before, after)]

@@ -95,7 +95,7 @@ def test_training_and_scoring_see_no_hidden_colours(pairs: Path) -> None:
         image = ImageConfig(background=background)
         config = PairedConfig(folder=pairs, image_a=image, image_b=image, resize=None)
         for split in ("train", "test"):
-            a, b, _ = config.build(split, Path()).whole(1)
+            a, b, *_ = config.build(split, Path()).whole(1)
             assert torch.equal(a, b) is same
         if same:
             assert (a[:, 0, 0] == (1 if background == "white" else -1)).all()

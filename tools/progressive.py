@@ -154,8 +154,8 @@ def scores(recipe: Any, translator: Translator, top: int) -> dict[str, float]:
     networks = [MobileNet(weights, torch.device("cpu"))] if weights else []
     tiles = held_out(recipe.data, data_root(), 1_000, Fitting(side, (side, side)))
     generator = translator.generator("ab").eval()
-    fakes = [observe(generator(a[None])[0], b, networks, small=None) for a, b, _ in tiles]
-    reals = [observe(b, None, networks, small=None) for _, b, _ in tiles]
+    fakes = [observe(generator(a[None])[0], b, networks, small=None) for a, b, *_ in tiles]
+    reals = [observe(b, None, networks, small=None) for _, b, *_ in tiles]
     return {name: estimate.value for name, estimate in summarise(fakes, reals, paired=True).items() if name in SHOWN}
 
 

@@ -100,6 +100,7 @@ class ImagesConfig(OneFolderConfig):
     vectors: VectorsConfig | None = None  # beside each image; null: none
 
     has_sources: ClassVar[bool] = False
+    shows_a: ClassVar[bool] = False
 
     @property
     def image_a(self) -> ImageConfig:

@@ -15,6 +15,7 @@ from pydantic import Field
 from translate.data.image_cache import ImageCache
 from translate.data.labels import Labelling
 from translate.data.places import PlaceConfig
+from translate.data.protected import ProtectConfig
 from translate.data.samples import Loading, Samples
 from translate.data.transforms import Augmentation
 from translate.errors import DataError, UsageError
@@ -43,10 +44,12 @@ class LayoutConfig(PlaceConfig):
     draft: bool = False
     # keep images at the size that they are loaded at, in so much of the disk (20GB): null: none. No pixel depends on it
     cache: str | None = None
+    protect: ProtectConfig | None = None  # regions of A's images that a translation is to leave as they are
 
     paired: ClassVar[bool] = True  # a training sees pairs
     has_sources: ClassVar[bool] = True  # A are images that a translator starts from
     aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
+    shows_a: ClassVar[bool] = True  # A are images as they lie on the disk: their pixels can be kept
 
     @property
     def loading(self) -> Loading:
@@ -54,7 +57,7 @@ class LayoutConfig(PlaceConfig):
         image_a: ImageConfig = self.image_a  # type: ignore[attr-defined]
         cache = None if self.cache is None else ImageCache(data_root() / CACHE_FOLDER, num_bytes(self.cache))
         return Loading(image_a, self.image_b, self.resize, self.augment, self.on_unreadable == "skip", self.draft,
-                       cache)
+                       cache, self.protect)
 
     @property
     def truth_is_known(self) -> bool:
@@ -73,6 +76,10 @@ class LayoutConfig(PlaceConfig):
     @property
     def channels_b(self) -> int:
         return self.image_b.channels
+
+    @property
+    def protects(self) -> bool:
+        return self.protect is not None
 
     @property
     def num_classes(self) -> int:
@@ -104,6 +111,8 @@ class LayoutConfig(PlaceConfig):
         samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
         if samples is None:
             raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
+        if self.protect is not None and split == "train":
+            self.protect.check(samples.files_a, samples.shape_in)
         return samples
 
     def find(self, name: str, root: Path) -> Samples | None:
@@ -129,6 +138,12 @@ class LayoutConfig(PlaceConfig):
             return value if value is None or num_bytes(value) else None
         except UsageError as error:
             raise ValueError(str(error)) from None
+
+    @pydantic.model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        if self.protect is not None and not self.shows_a:
+            raise ValueError("protect: A are no images here, so nothing of them can stay in an output")
+        return self
 
     @pydantic.field_validator("augment")
     @classmethod

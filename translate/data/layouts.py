@@ -173,6 +173,8 @@ class PairedConfig(SidesConfig):
 class LabelsConfig(SidesConfig):
     """Label maps and images, as pix2pixHD takes them. Side A is one-hot: 1 where a pixel is of the class, else 0."""
 
+    shows_a: ClassVar[bool] = False
+
     kind: Literal["labels"] = "labels"
     classes: int = Field(ge=2, le=65_536)
     # pixels of this number belong to no class: 0 in every channel. Not written: 255, where that is no class; null: none
@@ -226,6 +228,8 @@ class LabelsConfig(SidesConfig):
 
 class ComputedConfig(OneFolderConfig):
     """Photographs (B), and as A what is computed from them: their luma, or their edges."""
+
+    shows_a: ClassVar[bool] = False
 
     kind: Literal["computed"] = "computed"
     input: ComputedInput = "grey"

@@ -17,6 +17,7 @@ from translate.data.hashing import stable_hash
 from translate.data.image_cache import ImageCache
 from translate.data.label_counts import LabelCounts, count_label_maps
 from translate.data.labels import Labelling
+from translate.data.protected import ProtectConfig
 from translate.data.transforms import Augmentation, check_loaded, resized
 from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError
 from translate.images.decoding import inspect, is_jpeg
@@ -33,6 +34,7 @@ class Sample(NamedTuple):
     a: Tensor
     b: Tensor
     key: int
+    protected: Tensor | None = None  # (1, H, W): how strictly each pixel of A is to stay; None: nothing is protected
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Loading:
     skips_unreadable: bool = False  # whether another sample is taken in place of one that cannot be made
     draft: bool = False  # whether a JPEG that is shrunk far may be decoded at a half, quarter or eighth of its size
     cache: ImageCache | None = None  # where images are kept at the size that they are loaded at
+    protect: ProtectConfig | None = None  # regions of A's images that are to stay as they are
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,14 @@ class Samples:
                             "images of a pair need one size", self.files_a[index_a],
                             f"`translate data check {RECIPE_PLACEHOLDER}` lists all such pairs")
         return [image for image, _ in images]
+
+    def protected(self, index: int, shape: HeightWidth) -> list[np.ndarray]:
+        """Return the mask of A's image `index` at the size that it was fitted to, (H, W, 1) uint8, in a list; an empty
+        one where nothing is protected. Raises `ImageError`, `DataError`."""
+        if self.loading.protect is None:
+            return []
+        mask = self.loading.protect.read(self.files_a[index])
+        return [resized(mask, shape, labels=True).reshape(*shape, 1)]
 
     def _loaded(self, stored: Stored, resize: int | None, crop: HeightWidth,
                 labels: bool) -> tuple[np.ndarray, HeightWidth]:

@@ -48,12 +48,14 @@ class Batch:
     Of images that are drawn from noise, a is what each is drawn under, (N, C_a, 1, 1) (`translate.data.conditioned`).
 
     `has_unknown`: some pixels have no data (`translate.images.tensors.UNKNOWN`).
+    `protected`: how strictly each pixel of a is to stay as it is, (N, 1, H, W); None: nothing is protected.
     """
 
     a: Tensor
     b: Tensor
     keys: tuple[int, ...]
     has_unknown: bool = False
+    protected: Tensor | None = None
     unreadable: tuple[TranslateError, ...] = ()  # why samples could not be made, in whose place others are here
 
     def __len__(self) -> int:
@@ -62,24 +64,28 @@ class Batch:
     def micro_batches(self, largest: int | None) -> list[Batch]:
         """Return the same samples in pieces of at most `largest` (None: all in one), which share its memory."""
         step = largest or len(self)
-        return [Batch(self.a[i:i + step], self.b[i:i + step], self.keys[i:i + step], self.has_unknown)
+        return [Batch(self.a[i:i + step], self.b[i:i + step], self.keys[i:i + step], self.has_unknown,
+                      None if self.protected is None else self.protected[i:i + step])
                 for i in range(0, len(self), step)]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device; from pinned memory the copy does not wait."""
         return Batch(self.a.to(device, non_blocking=True), self.b.to(device, non_blocking=True), self.keys,
-                     self.has_unknown)
+                     self.has_unknown, None if self.protected is None else self.protected.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory: the loader calls this, so that `to` need not wait."""
-        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys, self.has_unknown, self.unreadable)
+        protected = None if self.protected is None else self.protected.pin_memory()
+        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys, self.has_unknown, protected, self.unreadable)
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
         """Return samples of one size as a batch."""
         return cls(torch.stack([sample.a for sample in samples]), torch.stack([sample.b for sample in samples]),
                    tuple(sample.key for sample in samples),
-                   any(bool(unknown_pixels(image).any()) for sample in samples for image in (sample.a, sample.b)))
+                   any(bool(unknown_pixels(image).any()) for sample in samples for image in (sample.a, sample.b)),
+                   torch.stack(masks) if (masks := [each.protected for each in samples if each.protected is not None])
+                   else None)
 
     @classmethod
     def drawn(cls, drawn: Sequence[Drawn]) -> Batch:
@@ -142,11 +148,21 @@ class Stream(Loadable):
         """Return sample `number` of the stream that belongs to `seed`."""
         index_a, index_b, key_a, key_b = self.address(number, seed)
         images = self.samples.fitted(index_a, index_b, self.resize, self.size)
+        mask = self.samples.protected(index_a, images[0].shape[:2])
         if self.samples.paired:
-            images = self.transform(images, key_a)
+            images, mask = split_at(self.transform([*images, *mask], key_a), len(images))
         else:
-            images = [self.transform([image], key)[0] for image, key in zip(images, (key_a, key_b), strict=True)]
-        return Sample(*self.samples.tensors(images, index_a), key_a)
+            a, b = images
+            (a, *mask), (b,) = self.transform([a, *mask], key_a), self.transform([b], key_b)
+            images = [a, b]
+        return Sample(*self.samples.tensors(images, index_a), key_a, self._weights(mask))
+
+    def _weights(self, mask: list[np.ndarray]) -> Tensor | None:
+        """Return a mask (H, W, 1) as how strictly each pixel is to stay: (1, H, W) float32."""
+        protect = self.samples.loading.protect
+        if protect is None:
+            return None
+        return torch.from_numpy(np.ascontiguousarray(mask[0].transpose(2, 0, 1))).gt(0) * float(protect.weight)
 
     def address(self, number: int, seed: int | None = None) -> tuple[int, int, int, int]:
         """Return (index in A, index in B, key of A, key of B) of sample `number`, whose own key is that of A.
@@ -161,6 +177,11 @@ class Stream(Loadable):
         index_a, key_a = drawn(seed, "a", num_a, number)
         index_b, key_b = drawn(seed, "b", num_b, number)
         return index_a, index_b, key_a, key_b
+
+
+def split_at(items: list[np.ndarray], number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the first so many items, and the others."""
+    return items[:number], items[number:]
 
 
 def drawn(seed: int, side: str, num_images: int, number: int) -> tuple[int, int]:
@@ -219,7 +240,7 @@ class Pairs(Sequence[tuple[Tensor, Tensor]]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        a, b, _ = self.samples.whole(range(len(self))[index])
+        a, b, *_ = self.samples.whole(range(len(self))[index])
         return a, b
 
 

@@ -106,12 +106,12 @@ class RandomTransform:
             "rotate90": library.RandomRotate90(p=1.0),  # 0, 90, 180 or 270°; square crops only
         }
         self.transforms = [library.RandomCrop(*size), *(augmentations[name] for name in augment)]
-        self.compose = library.Compose(self.transforms, additional_targets={"partner": "image"})
+        self.compose = library.Compose(self.transforms, additional_targets={"partner": "image", "mask_of_it": "image"})
 
     def __call__(self, images: Sequence[np.ndarray], key: int) -> list[np.ndarray]:
         for number, transform in enumerate(self.transforms):
             transform.set_random_seed(stable_hash(key, number))
-        targets = dict(zip(("image", "partner"), images, strict=False))
+        targets = dict(zip(("image", "partner", "mask_of_it"), images, strict=False))
         drawn = self.compose(**targets)
         return [drawn[name] for name in targets]
 

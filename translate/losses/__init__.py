@@ -20,7 +20,7 @@ from translate.losses.objectives import (
 from translate.losses.penalties import R1, R2, Orthogonal, R1AndR2, WassersteinGP, non_orthogonality
 from translate.losses.perceptual import VGG19, MobileNetV2, PerceptualLoss
 from translate.losses.recognition import information_losses, style_ambiguity
-from translate.losses.reconstruction import feature_matching, l1_loss
+from translate.losses.reconstruction import feature_matching, l1_loss, weighted_l1
 from translate.losses.registration import roughness
 from translate.losses.semantic import semantic_consistency
 
@@ -56,4 +56,5 @@ __all__ = [
     "roughness",
     "semantic_consistency",
     "style_ambiguity",
+    "weighted_l1",
 ]

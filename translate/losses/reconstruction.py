@@ -16,6 +16,17 @@ def feature_matching(features: Sequence[Tensor], truth: Sequence[Tensor]) -> Ten
     return torch.stack([l1_loss(found, real) for found, real in zip(features, truth, strict=True)]).sum()
 
 
+def weighted_l1(image: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean absolute difference of two images where `weights` (N, 1, H, W) are not 0, times these.
+
+    Each sample counts alike, however many pixels of it are weighted; one without any is 0.
+    """
+    image = at_least_float32(image)
+    weights = weights.to(image.dtype)
+    distance = ((image - truth.to(image.dtype)).abs().mean(1, keepdim=True) * weights).flatten(1).sum(1)
+    return (distance / (weights != 0).flatten(1).sum(1).clamp(min=1)).mean()
+
+
 def l1_loss(image: Tensor, truth: Tensor) -> Tensor:
     """Return the mean absolute difference of two images in [-1, 1], in at least float32 (Isola et al. 2017, eq. 3)."""
     image = at_least_float32(image)

@@ -161,7 +161,7 @@ def sample_grid(translator: Translator, samples: Sequence[Sample], device: torch
     a step. `labels` says that domain A holds one-hot label maps.
     """
     rows = []
-    for a, b, _ in samples:
+    for a, b, *_ in samples:
         row = [_to_bytes(a[None], labels), _to_bytes(_translate(translator, "ab", a[None], device)), _to_bytes(b[None])]
         if "ba" in translator.directions:
             row.append(_to_bytes(_translate(translator, "ba", b[None], device), labels))

@@ -53,6 +53,7 @@ class Update:
         number      steps of its stage before this one
         images      images of the run before this step
         keys        of the samples of the micro-batch that it is at: what is drawn for a sample is drawn from its key
+        protected   how strictly each pixel of its A is to stay as it is, (N, 1, H, W); None: nothing is protected
 
     and leaves in it
 
@@ -79,6 +80,7 @@ class Update:
         self.notes: list[str] = []
         self._share = 1.0  # of the current micro-batch in this process's batch
         self.keys: tuple[int, ...] = ()  # of the current micro-batch's samples
+        self.protected: Tensor | None = None
         self._has_unknown = False  # whether pixels of the batch have no data
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
 
@@ -167,7 +169,7 @@ class Update:
         self._has_unknown = batch.has_unknown
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
-            self.keys = piece.keys
+            self.keys, self.protected = piece.keys, piece.protected
             seed_dropout(self.translator.networks.values(), piece.keys)
             yield piece.a, piece.b
             if self._waiting:

@@ -42,6 +42,10 @@ class DataPart(Protocol):
     def channels_b(self) -> int:
         """The channels of B's images."""
 
+    @property
+    def protects(self) -> bool:
+        """Whether regions of A's images are to stay as they are."""
+
 
 class BaseTranslatorConfig(Config):
     """What every translator's recipe says about the game of its generators and discriminators."""
@@ -101,6 +105,10 @@ class BaseTranslatorConfig(Config):
         if self.needs_equal_channels is not None and data.channels_a != data.channels_b:
             yield Mistake("translator.kind", f"{self.kind} {self.needs_equal_channels}, which needs as many channels "
                           f"in A as in B, not {data.channels_a} and {data.channels_b}", "use cyclegan or pix2pix")
+
+        if data.protects and data.channels_a != data.channels_b:
+            yield Mistake("data.protect", f"pixels of A with {data.channels_a} channels cannot stand in images of B "
+                          f"with {data.channels_b}", "leave it out")
 
         # Parts of the game that need each other, or exclude each other.
         if self.objective.reconstructs != self.discriminator.reconstructs:

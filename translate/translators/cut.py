@@ -81,6 +81,7 @@ class CUT(Translator):
             with update.fake(self.generator_ab, mirrored(a, flipped)) as fake:
                 fooled = self.fool(update, self.discriminator("b"), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
+                self.keep_protected(update, mirrored(fake, flipped), a)
                 update.backward("nce", self.weights.nce * self.patch_nce_loss(update, "nce", a, fake, flipped))
             if self.weights.identity:
                 with update.fake(self.generator_ab, mirrored(b, flipped)) as same:

@@ -117,6 +117,8 @@ class CycleGAN(Translator):
         with update.fake(there, real) as fake:
             fooled = self.fool(update, discriminator, fake, other, draw=name)
             update.backward(f"adversarial_{name}", self.weights.adversarial * fooled)
+            if name == "ab":
+                self.keep_protected(update, fake, real)
             hint = fake + self.cycle_noise * update.normal(f"cycle {name}", fake) if self.cycle_noise else fake
             self.come_back(update, name, hint, real, back)
             if self.semantic.get(name):

@@ -79,6 +79,7 @@ class Pix2Pix(Translator):
             with update.fake(self.generator_ab, a, truth=b) as fake:
                 fooled = self.fool(update, self.conditional(update, a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
+                self.keep_protected(update, fake, a)
                 if self.weights.features:
                     laid = self.laid_on_truth(update, fake, a, b)
                     update.backward("features", self.weights.features * self.feature_distance(a, laid, b))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from translate.data import Batch
-from translate.losses import Penalty, non_orthogonality, over_scales
+from translate.losses import Penalty, non_orthogonality, over_scales, weighted_l1
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.growing import Growable, Grown, LevelStage, add_level, fade_in
 from translate.networks.layers import Generator
@@ -30,6 +30,7 @@ class StepTools(Protocol):
     losses: dict[str, Tensor]
     images: int
     number: int
+    protected: Tensor | None
     keys: tuple[int, ...]
 
     def phase(self, name: str, body: Any, *arguments: Any) -> Any: ...
@@ -147,6 +148,11 @@ class Translator(ABC):
         if self.objective.needs_real_logits:
             logits.append(discriminator(self.seen(update, f"real {name}", real)))
         return over_scales(self.objective.generator_loss, *logits)
+
+    def keep_protected(self, update: StepTools, fake: Tensor, real: Tensor) -> None:
+        """Hold a fake of A's image `real` to it where the data say that nothing may change."""
+        if update.protected is not None:
+            update.backward("protected", weighted_l1(fake, real, update.protected))
 
     def tell_apart(self, update: StepTools, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:
         """Backpropagate and record the loss of a discriminator, and its penalty.

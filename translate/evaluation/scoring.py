@@ -156,7 +156,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
             if not is_out_of_memory(error):
                 raise
             results.missing.append(f"scores of the test images in their own size, {own.side} px: out of memory")
-    if not held_out.paired:
+    if not held_out.paired and recipe.translator.needs_sources:
         results.missing.append(f"scores against a truth: which image is whose is not known; {TRUTH_ADVICE}")
     if relative := relative_places(recipe):
         results.missing.append(f"certainty about the images: an earlier version saved a relative place, {relative}")

@@ -41,6 +41,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 Direction = Annotated[str, typer.Option(help="ab (A to B) or ba: which way a run translates.",
                                         callback=one_of("ab", "ba"))]
 Shard = Annotated[str | None, typer.Option(
-    metavar="I/N", help="Translate only part I of N, such as 1/4. torchrun shards automatically.")]
+    metavar="I/N|auto", help="Translate only part I of N, such as 1/4; auto: as Slurm, Kubernetes or MPI says. "
+    "torchrun shards automatically.")]
 AdaptFolder = Annotated[Path | None, typer.Option(
     "--out", metavar="OUT", help="The folder of the adaptation.", show_default="runs/<name>-adapt")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +74,10 @@ def convert(
                                                  "one is not 0, the output is the input.")] = None,
     feather: Annotated[float, typer.Option(help="Fade into the input over so many px inside of a mask.")] = 0.0,
     shard: Shard = None,
+    engine: Annotated[str | None, typer.Option(metavar="ray[://HOST:PORT]", help="Have a Ray cluster do the work; all "
+                                               "nodes see IN and OUT under these paths.")] = None,
+    engine_cores: Annotated[int | None, typer.Option(help="Cores of each of the cluster's workers, where it has no "
+                                                     "GPUs.", show_default="4")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read every output that is done, and make again what was "
                                          "changed since. Otherwise only those whose size or time is another.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
@@ -80,6 +85,7 @@ def convert(
     """Translate a folder: same tree, same names, and without --resize same sizes. Call it again to go on after an
     interruption."""
     from translate.convert import convert as convert_files
+    from translate.convert.on_ray import RayEngine
     from translate.convert.sharding import add_up, choose_shard
     from translate.images.decoding import MAX_PIXELS
     from translate.runs.release import load_release
@@ -87,6 +93,10 @@ def convert(
     if context.args:
         raise UsageError(f"convert: {len(context.args)} unexpected arguments after IN and OUT, starting with "
                          f"{context.args[0]}", advice="put a glob in quotes ('photos/*.png'), or the shell expands it")
+    if engine is not None and shard is not None:
+        raise UsageError("--engine and --shard both deal the files out; take one of them")
+    if engine_cores is not None and (engine is None or engine_cores < 1):
+        raise UsageError(f"--engine-cores {engine_cores}: expected 1 or more, with --engine")
     part = choose_shard(shard)
 
     # The model, and what was refused in looking for its weights.
@@ -98,13 +108,14 @@ def convert(
     if release.scale is not None:
         say(f"scale: trained on images with {release.scale}")
 
-    with Display(f"convert with {release.name}") as display:
+    with ExitStack() as cluster, Display(f"convert with {release.name}") as display:
+        workplace = None if engine is None else cluster.enter_context(RayEngine(engine, engine_cores))
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
                                 overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
                                 memory=memory, file_format=file_format, quality=quality,  # type: ignore[arg-type]
                                 compression=compression, workers=number_or_auto(workers), shard=part,
                                 dry_run=dry_run, verify=verify,
-                                resize=short_side(resize), size=size,  # type: ignore[arg-type]
+                                resize=short_side(resize), size=size, engine=workplace,  # type: ignore[arg-type]
                                 protect=protect, feather=feather,
                                 warn=lambda line: display.say(f"warning: {line}"),
                                 on_progress=entry_shower(display, dry_run))

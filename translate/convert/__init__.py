@@ -12,19 +12,22 @@ Who calls whom:
                                          → scaling: at what scale, and in which size it is given back
     in memory    python_api             `translate.load(…).convert(image)`
     processes    sharding               the command line: the shard of each process, and the sum of their summaries
+    machines     on_ray → converter     files dealt out to the workers of a Ray cluster
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from translate.convert.converter import Converter
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
 from translate.convert.protecting import Protection
+from translate.convert.on_ray import Plan, RayEngine
 from translate.convert.saving import Options, remove_leftovers
 from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating
@@ -93,6 +96,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
             verify: bool = False, resize: Resize | None = None, size: Size = "resized",
             protect: Path | None = None, feather: float = 0.0,
+            engine: RayEngine | None = None,
             warn: Callable[[str], None] = lambda line: None,
             on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
     """Translate files into `out`, and go on where an earlier call was interrupted.
@@ -135,6 +139,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     protect       a folder of masks, one for each image by its name: where a mask is not 0, an output has the samples of
                   its input (`translate.convert.protecting`). Masks are looked at before anything is translated
     feather       px inside of a mask's border, over which the translation fades into the input
+    engine        a Ray cluster that does the work, in place of this process
     warn          called with a line about the first image that is translated at a scale beyond the model's, by more
                   than a third (the summary counts them), and with one where there is no memory for all workers
     on_progress   called after each file, in their order, with its entry, its number and the number of files
@@ -166,19 +171,26 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         protection.check(jobs)
     options = Options(overwrite, max_pixels, file_format, quality, compression,
                       workers_by_cores() if workers is None else workers, dry_run, verify, protection)
-    converter = Converter(Translating.with_release(release, device, precision, memory, scaling), ledger, options, warn)
+    make = partial(Translating.with_release, release, device, precision, memory, scaling)
+    if engine is None:
+        worker: Converter | RayEngine = (converter := Converter(make(), ledger, options, warn))
+        run = converter.run
+    else:
+        worker, plan = engine, Plan(make, out if ledger.keeps else None,
+                                    replace(options, workers=-1 if workers is None else workers))
+        run = partial(engine.run, plan=plan, warn=warn)
     if not dry_run:
         ledger.open()
         remove_leftovers(jobs)
 
     # A signal lets the converter finish the file in hand; it counts as a stop only if files are left.
     summary = Summary(len(jobs), skipped=skipped)
-    with closing(ledger), minding_signals() as stop, closing(converter.run(jobs, stop)) as entries:
+    with closing(ledger), minding_signals() as stop, closing(run(jobs, stop=stop)) as entries:
         for number, entry in enumerate(entries, 1):
             summary.count(entry)
             if on_progress is not None:
                 on_progress(entry, number, len(jobs))
-        summary.outside = converter.num_outside
+        summary.outside = worker.num_outside
         summary.stopped = bool(stop) and summary.num_seen < len(jobs)
     return summary
 

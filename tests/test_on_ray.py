@@ -1,0 +1,189 @@
+"""Conversion on a Ray cluster of two nodes on this machine, whose workers, nodes and driver are killed at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conversions import fill, noise, processes_of, tree
+from tests.test_convert import Watcher
+from translate.convert.jobs import LEDGERS, Shard
+from translate.errors import NetworkError, UsageError
+from translate.foreign import read_lines
+from translate.images.writing import write_image
+
+ROOT = Path(__file__).parent.parent
+ray = pytest.importorskip("ray", reason="needs ray: pip install 'diptych[ray]'")
+pytestmark = pytest.mark.slow
+ROUNDS = 20
+SECONDS = 240  # for one call, in which torch is imported by three processes
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that does no work, and two nodes of one core each."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["PYTHONPATH"] = str(ROOT)
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    os.environ["RAY_ADDRESS"] = made.address
+    yield made
+    del os.environ["RAY_ADDRESS"]
+    made.shutdown()
+
+
+def start(source: Path, out: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "tests.ray_driver", source, out, log, str(seconds)], cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def num_lines(log: Path) -> int:
+    return len(log.read_text().splitlines()) if log.exists() else 0
+
+
+def works(log: Path, beyond: int, process: subprocess.Popen[str]) -> bool:
+    """Wait until images are translated again, or all is done."""
+    until = time.monotonic() + SECONDS
+    while num_lines(log) <= beyond and process.poll() is None:
+        assert time.monotonic() < until, "nobody works"
+        time.sleep(0.05)
+    return process.poll() is None
+
+
+def kill(what: str, cluster: Any, driver: subprocess.Popen[str], log: Path) -> None:
+    """Kill a worker that has just translated an image, one of the nodes, or the driver."""
+    if what == "worker":
+        os.kill(int(log.read_text().splitlines()[-1].split()[0]), signal.SIGKILL)
+    elif what == "driver":
+        os.killpg(driver.pid, signal.SIGKILL)
+    else:
+        node = random.choice([each for each in cluster.list_all_nodes() if each is not cluster.head_node])
+        for number in processes_of(node.all_processes["raylet"][0].process.pid):
+            os.kill(number, signal.SIGKILL)
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+
+
+def test_workers_nodes_and_drivers_that_are_killed_lose_nothing(cluster: Any, tmp_path: Path) -> None:
+    """Every file is done once in the end, as one process makes it, and nobody ever sees half a file."""
+    random.seed(0)
+    fill(tmp_path / "in", 500)
+    kinds, killed, finished = ["worker", "node", "worker", "driver"], 0, 0
+    lost: dict[str, list[float]] = {kind: [] for kind in kinds}
+    while killed < ROUNDS or not finished:
+        out, log = tmp_path / f"out{finished}", tmp_path / "log"
+        out.mkdir(exist_ok=True)
+        watcher = Watcher(out)
+        watcher.start()
+        driver = start(tmp_path / "in", out, log, 200.0)  # 0.1 s for an image
+        while works(log, num_lines(log), driver) and killed < ROUNDS:
+            time.sleep(random.uniform(0, 4))
+            what, since, before = kinds[killed % len(kinds)], time.time(), num_lines(log)
+            if driver.poll() is not None:
+                break
+            kill(what, cluster, driver, log)
+            killed += 1
+            if what == "driver":
+                driver.wait()
+                break
+            works(log, before + 1, driver)
+            lost[what].append(time.time() - since)
+        if what_was_said := driver.communicate(timeout=SECONDS)[0]:
+            print(killed, what_was_said)  # noqa: T201
+        watcher.ended.set()
+        watcher.join()
+        assert not watcher.half and driver.returncode in (0, -signal.SIGKILL)
+        if driver.returncode:
+            continue
+
+        # All of it is there, and what each ledger says of it is true.
+        alone = tmp_path / "alone"
+        if not finished:
+            negatives(tmp_path / "in", alone)
+        assert tree(out) == tree(alone)
+        done = [row["path"] for path in out.glob(f"{LEDGERS}*") for row in read_lines(path) if row["status"] == "done"]
+        print(f"{len(done) - 500} of 500 images were translated twice")  # noqa: T201
+        assert set(done) == {str(path.relative_to(tmp_path / "in")) for path in (tmp_path / "in").rglob("*.png")}
+        finished += 1
+    print(json.dumps({kind: [round(each, 1) for each in values] for kind, values in lost.items()}))  # noqa: T201
+
+
+def negatives(source: Path, out: Path) -> None:
+    """What one process makes of a folder."""
+    from tests.conversions import release_of
+    from tests.ray_driver import Slow
+    from translate.convert import convert
+
+    assert convert(source, out, release_of(Slow(Path(os.devnull), 0.0)), device="cpu", precision="fp32",
+                   workers=0).exit_code == 0
+
+
+def test_workers_end_together_though_images_differ_a_hundredfold(cluster: Any, tmp_path: Path) -> None:
+    random.seed(1)
+    sides = np.geomspace(64, 640, 200).round().astype(int)  # px; their squares differ a hundredfold
+    random.shuffle(sides)
+    (tmp_path / "in").mkdir()
+    for number, side in enumerate(sides):
+        write_image(tmp_path / "in" / f"{number:03d}.png", noise(side, side, seed=number), compression=0)
+    driver = start(tmp_path / "in", tmp_path / "out", tmp_path / "log", 3.0)
+    assert driver.wait(SECONDS) == 0
+    rows = [list(map(float, line.split())) for line in (tmp_path / "log").read_text().splitlines()]
+    begun = [min(row[1] for row in rows if row[0] == each) for each in {row[0] for row in rows}]
+    work = sum(row[2] - row[1] for row in rows)
+    ideal = (work + max(begun) - min(begun)) / 2
+    took = max(row[2] for row in rows) - min(begun)
+    parts = [sum(side * side for number, side in enumerate(sides) if Shard(index, 2).has(f"{number:03d}.png"))
+             for index in (1, 2)]
+    print(f"makespan {took:.1f} s, {took / ideal:.3f} of the ideal; static shards {2 * max(parts) / sum(parts):.3f}")  # noqa: T201
+    assert len(rows) == 200 and len(begun) == 2 and took <= 1.15 * ideal
+
+
+def test_a_file_that_kills_its_workers_is_named_and_the_others_are_done(cluster: Any, tmp_path: Path) -> None:
+    fill(tmp_path / "in", 6)
+    log = tmp_path / "log"
+    (tmp_path / "deadly").touch()
+    script = ("import os, sys; from pathlib import Path; from tests import ray_driver; from tests.ray_driver import *\n"
+              "class Deadly(Slow):\n"
+              "    def translate(self, image):\n"
+              "        if image.shape[2] == 40: os._exit(1)\n"
+              "        return super().translate(image)\n"
+              "ray_driver.Slow = Deadly; ray_driver.main()")
+    write_image(tmp_path / "in" / "deadly.png", noise(40, 40))
+    ended = subprocess.run([sys.executable, "-c", script, tmp_path / "in", tmp_path / "out", log, "1"], cwd=ROOT,
+                           capture_output=True, text=True, timeout=SECONDS)
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert ended.stdout.startswith("6 0 1 deadly.png: convert: 3 workers have died with it in hand")
+
+
+def test_a_stopped_driver_ends_with_what_is_done_and_goes_on(cluster: Any, tmp_path: Path) -> None:
+    fill(tmp_path / "in", 60)
+    driver = start(tmp_path / "in", tmp_path / "out", tmp_path / "log", 500.0)
+    assert works(tmp_path / "log", 3, driver)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(60) == 75
+    driver = start(tmp_path / "in", tmp_path / "out", tmp_path / "log", 0.0)
+    said = driver.communicate(timeout=SECONDS)[0]
+    converted, already, failed = map(int, said.split()[-3:])
+    assert (converted + already, failed, driver.returncode) == (60, 0, 0) and already >= 3
+
+
+def test_an_engine_that_is_none_and_a_cluster_that_is_not_there_are_named() -> None:
+    from translate.convert.on_ray import RayEngine
+
+    with pytest.raises(UsageError, match="--engine dask: expected ray"):
+        RayEngine("dask")
+    with pytest.raises(NetworkError, match="no Ray cluster answers"):
+        RayEngine("ray://127.0.0.1:1")

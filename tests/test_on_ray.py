@@ -154,8 +154,7 @@ def test_workers_end_together_though_images_differ_a_hundredfold(cluster: Any, t
 def test_a_file_that_kills_its_workers_is_named_and_the_others_are_done(cluster: Any, tmp_path: Path) -> None:
     fill(tmp_path / "in", 6)
     log = tmp_path / "log"
-    (tmp_path / "deadly").touch()
-    script = ("import os, sys; from pathlib import Path; from tests import ray_driver; from tests.ray_driver import *\n"
+    script = ("import os; from tests import ray_driver; from tests.ray_driver import *\n"
               "class Deadly(Slow):\n"
               "    def translate(self, image):\n"
               "        if image.shape[2] == 40: os._exit(1)\n"
@@ -165,7 +164,7 @@ def test_a_file_that_kills_its_workers_is_named_and_the_others_are_done(cluster:
     ended = subprocess.run([sys.executable, "-c", script, tmp_path / "in", tmp_path / "out", log, "1"], cwd=ROOT,
                            capture_output=True, text=True, timeout=SECONDS)
     assert ended.returncode == 3, ended.stdout + ended.stderr
-    assert ended.stdout.startswith("6 0 1 deadly.png: convert: 3 workers have died with it in hand")
+    assert "6 0 1 deadly.png: convert: 3 workers have died with it in hand" in ended.stdout
 
 
 def test_a_stopped_driver_ends_with_what_is_done_and_goes_on(cluster: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +59,8 @@ def all_translators(data: Path, out: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     for kind in RECIPES:
         main(kind, data, out / kind)
+
+
+if __name__ == "__main__":  # on one of several nodes: python -m tests.three_steps DATA OUT
+    for each in RECIPES:
+        main(each, Path(sys.argv[1]), Path(sys.argv[2]) / each)

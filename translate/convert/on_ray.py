@@ -36,6 +36,7 @@ NUM_MEASURED = 64  # jobs that are measured at once
 BUNDLE_PIXELS = 64_000_000  # at most, of files that are translated one after the other without asking again
 IN_HAND = 2  # bundles a worker has, so that it never waits for the next
 MOST_DEATHS = 3  # of workers that had one file in hand, alone: it is the file
+SECONDS_TO_WAIT = 0.2  # for Ray to answer, until signals are looked at
 SECONDS_BETWEEN_COUNTS = 2.0  # of what the cluster has
 SECONDS_FOR_THE_FIRST = 120.0  # until a first worker is ready: loading torch from a shared disk takes long
 
@@ -111,8 +112,8 @@ class Bundle:
 
 
 @dataclass
-class Hand:
-    """A worker as its employer sees it: what it has in hand, by what Ray will answer. Not ready: it may never come."""
+class Handle:
+    """A worker as its scheduler sees it: what it has in hand, by what Ray will answer. Not ready: it may never come."""
 
     actor: Any
     is_ready: bool = False
@@ -159,10 +160,10 @@ class RayEngine:
         except Exception as error:  # pickle raises what it likes
             raise UsageError(f"--engine ray: this model cannot be sent to other processes ({error})",
                              advice="convert without --engine, with --shard auto on each machine") from error
-        employer = Employer(self, jobs, held, stop)
+        scheduler = Scheduler(self, jobs, held, stop)
         warned: set[str] = set()
         try:
-            for entries, num_outside, warnings in employer.results():
+            for entries, num_outside, warnings in scheduler.results():
                 self.num_outside += num_outside
                 for line in warnings:
                     if line not in warned:
@@ -170,10 +171,10 @@ class RayEngine:
                     warned.add(line)
                 yield from entries
         finally:
-            employer.dismiss()
+            scheduler.kill_workers()
 
 
-class Employer:
+class Scheduler:
     """Deals files out to workers, and hires others for those that are gone."""
 
     def __init__(self, engine: RayEngine, jobs: Sequence[Job], plan: Any, stop: object):
@@ -183,11 +184,11 @@ class Employer:
         self.returned: deque[Bundle] = deque()  # of workers that died
         self.pixels = 0  # of the heap
         self.num_pushed, self.num_left = 0, len(jobs)
-        self.hands: list[Hand] = []
+        self.workers: list[Handle] = []
         self.measuring: dict[Any, list[Job]] = {}
-        self.counted_at, self.first_at, self.was_ready = 0.0, time.monotonic(), False
-        # Two calls at once: it is told to stop while it translates.
-        self.remote_worker = self.ray.remote(max_restarts=0, max_concurrency=2)(Worker)
+        self.counted_at, self.first_at, self.was_ready, self.failed_starts = 0.0, time.monotonic(), False, 0
+        # It translates one bundle at a time, and is told to stop meanwhile.
+        self.remote_worker = self.ray.remote(max_restarts=0, concurrency_groups={"telling": 1})(Worker)
         self.remote_measure = self.ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")(measured)
 
     def results(self) -> Iterator[tuple[list[Entry], int, list[str]]]:
@@ -196,29 +197,33 @@ class Employer:
         while self.num_left:
             if self.stop and not told:
                 told = True
-                for hand in self.hands:
-                    hand.actor.stop.remote()
+                for worker in self.workers:
+                    worker.actor.stop.options(concurrency_group="telling").remote()
             if not self.stop:
-                self._hire()
+                self._add_workers()
                 self._measure()
                 self._deal()
-            waiting = [task for hand in self.hands if hand.is_ready or not self.stop for task in hand.tasks]
-            if self.stop and not waiting:
-                return
-            done, _ = self.ray.wait([*waiting, *([] if self.stop else self.measuring)] or [self.plan], timeout=0.5)
+            waiting = [task for worker in self.workers if worker.is_ready or not self.stop for task in worker.tasks]
+            waiting += [] if self.stop else list(self.measuring)
+            if not waiting:
+                if self.stop:
+                    return
+                time.sleep(SECONDS_TO_WAIT)  # for a node
+                continue
+            done, _ = self.ray.wait(waiting, timeout=SECONDS_TO_WAIT)
             for task in done:
                 if task in self.measuring:
                     self._take_measures(task)
                 else:
                     yield from self._take(task)
 
-    def dismiss(self) -> None:
+    def kill_workers(self) -> None:
         """Let all workers go."""
-        for hand in self.hands:
+        for worker in self.workers:
             with suppress(Exception):
-                self.ray.kill(hand.actor)
+                self.ray.kill(worker.actor)
 
-    def _hire(self) -> None:
+    def _add_workers(self) -> None:
         """Have as many workers as fit on the nodes that are there."""
         now = time.monotonic()
         if now - self.counted_at < SECONDS_BETWEEN_COUNTS:
@@ -230,9 +235,9 @@ class Employer:
         cores = min(self.engine.cores or CORES_FOR_EACH, largest) or 1
         places = [int(node.get("GPU", 0)) if gpus else int(node.get("CPU", 0)) // cores for node in nodes]
         share = {"num_gpus": 1} if gpus else {"num_cpus": cores}
-        for _ in range(min(sum(places), self.num_left) - len(self.hands)):
+        for _ in range(min(sum(places), self.num_left) - len(self.workers)):
             actor = self.remote_worker.options(**share).remote(self.plan, cores, max(places))
-            self.hands.append(Hand(actor, tasks={actor.ready.remote(): None}))
+            self.workers.append(Handle(actor, tasks={actor.ready.remote(): None}))
         if not self.was_ready and now - self.first_at > SECONDS_FOR_THE_FIRST:
             raise NetworkError("no worker has started on the Ray cluster", advice="see `ray status`: its nodes need a "
                                "free GPU, or free cores, and this package")
@@ -260,11 +265,11 @@ class Employer:
         """Give every worker that is ready its next bundle."""
         if self.measuring and len(self.heap) < NUM_AHEAD // 2:
             return  # the largest may be among these
-        ready = [hand for hand in self.hands if hand.is_ready]
+        ready = [worker for worker in self.workers if worker.is_ready]
         for number in range(IN_HAND):
-            for hand in ready:
-                if len(hand.tasks) == number and (bundle := self._next_bundle(len(ready))) is not None:
-                    hand.tasks[hand.actor.translate.remote(bundle.jobs)] = bundle
+            for worker in ready:
+                if len(worker.tasks) == number and (bundle := self._next_bundle(len(ready))) is not None:
+                    worker.tasks[worker.actor.translate.remote(bundle.jobs)] = bundle
 
     def _next_bundle(self, num_workers: int) -> Bundle | None:
         """Take the largest files that are left, as many as leave enough for all others to end at the same time."""
@@ -281,39 +286,45 @@ class Employer:
 
     def _take(self, task: Any) -> Iterator[tuple[list[Entry], int, list[str]]]:
         """Take what a worker brings; where it died, its bundles go to others."""
-        hand = next(hand for hand in self.hands if task in hand.tasks)
+        worker = next((worker for worker in self.workers if task in worker.tasks), None)
+        if worker is None:  # it has died, and its bundles are others' by now
+            return
         try:
             result = self.ray.get(task)
         except self.ray.exceptions.RayTaskError as error:  # what it raised, such as a full disk
             cause = error.cause
             raise cause if isinstance(cause, TranslateError) else DiskError(str(cause)) from error
         except self.ray.exceptions.RayError as error:
-            yield from self._bury(hand, error)
+            yield from self._requeue(worker, error)
             return
-        bundle = hand.tasks.pop(task)
+        bundle = worker.tasks.pop(task)
         if bundle is None:
-            hand.is_ready = self.was_ready = True
+            worker.is_ready = self.was_ready = True
+            self.failed_starts = 0
             return
         self.num_left -= len(result[0])
         yield result
 
-    def _bury(self, hand: Hand, error: Exception) -> Iterator[tuple[list[Entry], int, list[str]]]:
+    def _requeue(self, worker: Handle, error: Exception) -> Iterator[tuple[list[Entry], int, list[str]]]:
         """Give to others what a worker had that died; a file that has killed several, alone, is named."""
-        self.hands.remove(hand)
+        self.workers.remove(worker)
         self.counted_at = 0.0
         with suppress(Exception):
-            self.ray.kill(hand.actor)
-        if isinstance(error, self.ray.exceptions.ActorDiedError) and not hand.is_ready and not self.was_ready \
-                and "creation" in str(error) and getattr(error, "cause", None) is not None:
-            raise TranslateError(str(error).splitlines()[-1])
-        for bundle in filter(None, hand.tasks.values()):
-            if len(bundle.jobs) == 1 and bundle.deaths + 1 >= MOST_DEATHS:
+            self.ray.kill(worker.actor)
+        self.failed_starts += not worker.is_ready
+        if self.failed_starts == MOST_DEATHS:
+            why = str(error).strip().splitlines()[-1]
+            raise NetworkError(f"{MOST_DEATHS} workers in a row have not started: {why}")
+        for number, bundle in enumerate(filter(None, worker.tasks.values())):
+            bundle.deaths += number == 0  # the others waited
+            if len(bundle.jobs) == 1 and bundle.deaths >= MOST_DEATHS:
                 job = bundle.jobs[0]
                 self.num_left -= 1
                 what = f"{MOST_DEATHS} workers have died with it in hand"
                 yield [Entry.failure(job, "convert", type(error).__name__, what)], 0, []
             else:
-                self.returned.extend(Bundle([job], 1, bundle.deaths + (len(bundle.jobs) == 1)) for job in bundle.jobs)
+                alone = len(bundle.jobs) == 1
+                self.returned.extend(Bundle([job], 1, bundle.deaths if alone else 0) for job in bundle.jobs)
 
 
 def measured(jobs: Sequence[Job]) -> list[int]:

@@ -39,13 +39,9 @@ from translate.training.built import Built
 from translate.training.guard import Guard, Trouble
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
+from translate.training.nodes import naming_the_lost
 from translate.training.plan import refuse_what_has_no_room
-from translate.training.processes import (
-    by_main_process,
-    check_shares,
-    in_any_process,
-    make_accelerator,
-)
+from translate.training.processes import by_main_process, check_shares, in_any_process, make_accelerator
 from translate.training.starting import Source, read_source
 from translate.training.supply import Supply
 from translate.training.update import NotFinite, Update
@@ -83,7 +79,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         if accelerator.is_main_process:
             home.claim(recipe)
 
-        with minding_signals() as run.supply.stop, run.log.recording_status(lambda: run.skipped):
+        status = run.log.recording_status(lambda: run.skipped)
+        with minding_signals() as run.supply.stop, status, naming_the_lost(accelerator):
             run.begin(resume)
             for stage in run.stages():
                 for batch in run.batches(stage):

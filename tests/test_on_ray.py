@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -141,14 +142,18 @@ def test_workers_end_together_though_images_differ_a_hundredfold(cluster: Any, t
     driver = start(tmp_path / "in", tmp_path / "out", tmp_path / "log", 3.0)
     assert driver.wait(SECONDS) == 0
     rows = [list(map(float, line.split())) for line in (tmp_path / "log").read_text().splitlines()]
-    begun = [min(row[1] for row in rows if row[0] == each) for each in {row[0] for row in rows}]
-    work = sum(row[2] - row[1] for row in rows)
-    ideal = (work + max(begun) - min(begun)) / 2
-    took = max(row[2] for row in rows) - min(begun)
+    workers = [[row for row in rows if row[0] == each] for each in {row[0] for row in rows}]
+    ends, begun = ([when(row[column] for row in each) for each in workers] for when, column in ((max, 2), (min, 1)))
+
+    # Between two of its images a worker reads and writes, on cores that are busy with other things: that is work too.
+    idle = sum(later[1] - former[2] for each in workers for former, later in itertools.pairwise(each)
+               if later[1] - former[2] > 5)
+    ideal = (sum(ends) - sum(begun) - idle + max(begun) - min(begun)) / 2
+    took = max(ends) - min(begun)
     parts = [sum(side * side for number, side in enumerate(sides) if Shard(index, 2).has(f"{number:03d}.png"))
              for index in (1, 2)]
     print(f"makespan {took:.1f} s, {took / ideal:.3f} of the ideal; static shards {2 * max(parts) / sum(parts):.3f}")  # noqa: T201
-    assert len(rows) == 200 and len(begun) == 2 and took <= 1.15 * ideal
+    assert len(rows) == 200 and len(workers) == 2 and took <= 1.15 * ideal
 
 
 def test_a_file_that_kills_its_workers_is_named_and_the_others_are_done(cluster: Any, tmp_path: Path) -> None:

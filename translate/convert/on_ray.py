@@ -268,7 +268,7 @@ class Scheduler:
         ready = [worker for worker in self.workers if worker.is_ready]
         for number in range(IN_HAND):
             for worker in ready:
-                if len(worker.tasks) == number and (bundle := self._next_bundle(len(ready))) is not None:
+                if len(worker.tasks) == number and (bundle := self._next_bundle(len(self.workers))) is not None:
                     worker.tasks[worker.actor.translate.remote(bundle.jobs)] = bundle
 
     def _next_bundle(self, num_workers: int) -> Bundle | None:

@@ -26,8 +26,8 @@ from pathlib import Path
 from translate.convert.converter import Converter
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
-from translate.convert.protecting import Protection
 from translate.convert.on_ray import Plan, RayEngine
+from translate.convert.protecting import Protection
 from translate.convert.saving import Options, remove_leftovers
 from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tests.conversions import noise, release_of
+from tests.covering import each_value
 from translate.convert import Summary, convert
 from translate.convert.protecting import Composing
 from translate.convert.translating import Translating
@@ -98,8 +99,7 @@ def run(folder: Path, release: Release, **options: Any) -> Summary:
     return convert(folder / "in", folder / "out", release, workers=0, protect=folder / "masks", **options)
 
 
-@pytest.mark.parametrize("strip_rows", [None, 7], ids=["at once", "in strips"])
-@pytest.mark.parametrize("name", list(STORED))
+@each_value(name=list(STORED), strip_rows={"at once": None, "in strips": 7})
 def test_protected_samples_are_the_inputs_to_the_byte(name: str, strip_rows: int | None, tmp_path: Path,
                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     """And all others are those of a translation without masks, to the byte."""

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from tests.bounds import rounding_bound
+from tests.covering import one_in
 from tests.runs import Silent, final_state, pix2pix_recipe, train_until
 from tests.steps import LR, build, gradients, make_batch, peak_of_step, step, worst_error
 from tests.textbook import deformed, pix2pix_reference
@@ -33,7 +34,7 @@ def joint(size: tuple[int, int]) -> tuple[dict[str, Tensor], float]:
     return found(), rounding_bound(found(), found)
 
 
-@pytest.mark.parametrize("plan", list(memory.PLANS))
+@pytest.mark.parametrize("plan", one_in(2, list(memory.PLANS)))
 def test_gradients_equal_one_joint_backward_pass_under_every_plan(plan: str) -> None:
     """Those of the network itself among them, which is not in the way of any plan."""
     translator, size = build(CONFIG), (33, 50)
@@ -67,6 +68,7 @@ def test_every_option_of_the_registration_changes_the_gradients() -> None:
     assert RegistrationConfig.model_fields.keys() == {"smoothness", "width"}
 
 
+@pytest.mark.slow
 def test_it_learns_what_a_pair_is_off_by() -> None:
     """Both images are given, and the second lies 3 px to the left of the first."""
     torch.manual_seed(0)
@@ -132,7 +134,7 @@ def test_two_processes_find_the_gradients_of_one(tmp_path: Path) -> None:
         assert worst_error(torch.load(tmp_path / f"{rank}.pt"), expected) <= bound
 
 
-@pytest.mark.parametrize("plan", ["split", "blocks"])
+@pytest.mark.parametrize("plan", ["blocks", pytest.param("split", marks=pytest.mark.slow)])
 def test_the_planner_counts_it(plan: str) -> None:
     """In images of 256 px its activations are more than its weights."""
     without = peak_of_step(CONFIG.model_copy(update={"registration": None}), 256, memory.PLANS[plan], "fp32", "cpu")

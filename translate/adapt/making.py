@@ -32,6 +32,7 @@ from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, SetRecord, digest, kept, refuse_linked_folders, write_record
 from translate.adapt.preservation import Opinion, compare_opinions, is_held_out, summarise, warnings_of
+from translate.adapt.protection import check_protection, made_from, protection_of, violations
 from translate.adapt.stopping import stopping
 from translate.adapt.tasks import kept_task
 from translate.adapt.translators import (
@@ -45,6 +46,7 @@ from translate.adapt.translators import (
 )
 from translate.convert import LEDGER, Entry, Shard, convert
 from translate.convert.ledger import Ledger
+from translate.convert.protecting import Protection
 from translate.convert.scaling import Resize
 from translate.data.labelled import Labelled
 from translate.data.loading import workers_for
@@ -102,6 +104,7 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
     source = adapt.source.find("train", data_root())
     if not models:
         check_names(source, recipe.data.image_b)
+    check_protection(recipe, source)
     refuse_linked_folders(home)
     made, num = [], len(models) or adapt.variants
 
@@ -120,7 +123,8 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
             report.say(f"set {number + 1}: weights {visible(release.weights)}")
 
             # Its translations, and the set of them.
-            translations = translate_all(source, staged, release, shard, report, device)
+            translations = translate_all(source, staged, release, shard, report, device,
+                                         protection_of(recipe, source))
             if shard is None:
                 call = {"sets": num, "trained_here": not models}  # for `evaluate`, which takes these and no older ones
                 made.append(finish_set(recipe, source, home, number, release, translations, call, report, where))
@@ -147,7 +151,7 @@ def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto
 
 
 def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard | None, report: Reporter,
-                  device: str) -> Translations:
+                  device: str, protection: Protection | None = None) -> Translations:
     """Translate all source images, or a shard of them, into `staged`. Raises `Stopped` after a signal."""
     if release.labels is not None:
         raise DataError("translates label maps, and labelled images are to be adapted", release.name)
@@ -163,7 +167,8 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
         report.progress(number, total, "translate", {})
 
     summary = convert(source.images, staged, release, device=device, shard=shard, only=frozenset(names),
-                      verify=shard is None, resize=resize, size="input", on_progress=tell)
+                      verify=shard is None, resize=resize, size="input", protect=protection,
+                      on_progress=tell)
     for row in summary.failed:
         report.say(str(row))
     if summary.stopped:
@@ -214,9 +219,9 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
     # What the set and its report are made from.
     unreadable = {name for name, fault in made.failed.items() if fault["stage"] in STAGES_OF_READING}
     judge = train_judge(recipe, source, unreadable, home, report, where)
-    made_from = digest([made.keys, sorted(made.failed), source_examples(recipe, source).digest,
+    depends_on = digest([made.keys, sorted(made.failed), source_examples(recipe, source).digest,
                         source.metadata and files.checksum(source.metadata), adapt.reject, adapt.task.resize,
-                        files.checksum(home / "judge" / WEIGHTS)])
+                        files.checksum(home / "judge" / WEIGHTS), *made_from(recipe, source)])
 
     def is_whole(about: Record) -> bool:
         if about["hash"] is None:  # nothing was left of it, and there is nothing to damage
@@ -227,7 +232,7 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
         return fault is None
 
     notes = notes_on_consistency(recipe, home) if call["trained_here"] else []
-    about = kept(path, made_from, lambda: call | judged_set(recipe, source, final, release, made, judge, report, where,
+    about = kept(path, depends_on, lambda: call | judged_set(recipe, source, final, release, made, judge, report, where,
                                                             notes), is_whole, SetRecord)
 
     # A reused set may come from a call with other --model or adapt.variants: update its record.
@@ -239,8 +244,11 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
     counts = about["counts"]
     if about["hash"] is None:
         raise DataError(f"nothing is left of it: of {sum(counts.values())} images {counts['failed']} failed and "
-                        f"{counts['rejected']} were rejected, as the judge changes its opinion about more than "
-                        f"{adapt.reject} of each (adapt.reject). {visible(path)} has the judge's opinions", final,
+                        f"{counts['rejected']} were rejected, as " + "; or ".join([
+                            *[f"the judge changes its opinion about more than {adapt.reject} of each (adapt.reject)"]
+                            * (adapt.reject is not None), *["protected pixels have changed (data.protect)"]
+                            * bool(about.get("protected", {}).get("pixels"))])
+                        + f". {visible(path)} has the judge's opinions", final,
                         "train the translator or the judge (adapt.task.images) longer, or set adapt.reject to null")
     return MadeSet(final, counts["kept"], counts["rejected"], counts["failed"], about["hash"], about)
 
@@ -265,6 +273,13 @@ def judged_set(recipe: Recipe, source: Labelled, final: Path, release: Release, 
     shares = {names[index]: opinion.share_changed for index, opinion in zip(done, found, strict=True)}
     rejected = {name for name, share in shares.items() if adapt.reject is not None and share > adapt.reject}
 
+    # Whether what must not change has not.
+    protect, changed = recipe.data.protect, dict[str, int]()
+    if protect is not None:
+        changed = {names[index]: number for index in done
+                   if (number := violations(protect, source.files[index], made.folder / names[index]))}
+        rejected |= changed.keys()
+
     # What that says of all.
     about = summarise(found, [is_held_out(name) for name in shares], adapt.source.class_names,
                       [name not in rejected for name in shares])
@@ -273,6 +288,11 @@ def judged_set(recipe: Recipe, source: Labelled, final: Path, release: Release, 
               "fingerprint": release.fingerprint, "warnings": warnings_of(about, what, bool(rejected)),
               "counts": {"kept": len(found) - len(rejected), "rejected": len(rejected), "failed": len(made.failed)},
               "kernel_distance": distances(recipe, before, after, where)}
+    if protect is not None:
+        about["protected"] = {"images": len(changed), "pixels": sum(changed.values())}
+    if changed:
+        about["warnings"].append(f"{sum(changed.values())} protected pixels of {len(changed)} images have changed "
+                                 f"(data.protect), such as of {visible(min(changed))}: these images are rejected")
 
     if len(rejected) < len(found):
         assemble(recipe, source, made, final, release, shares, rejected, [*about["warnings"], *notes])

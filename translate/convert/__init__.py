@@ -95,7 +95,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             compression: int | None = None, shard: Shard | None = None,
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
             verify: bool = False, resize: Resize | None = None, size: Size = "resized",
-            protect: Path | None = None, feather: float = 0.0,
+            protect: Path | Protection | None = None, feather: float = 0.0,
             engine: RayEngine | None = None,
             warn: Callable[[str], None] = lambda line: None,
             on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
@@ -166,8 +166,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         skipped = [name for name in skipped if shard.has(name)]
 
     scaling = Scaling.of(resize, size, release.scale)
-    protection = None if protect is None else Protection.of(protect, feather, release, scaling, quality)
+    protection = Protection.of(protect, feather) if isinstance(protect, Path) else protect
     if protection is not None:
+        protection.refuse_unkept(release, scaling, quality)
         protection.check(jobs)
     options = Options(overwrite, max_pixels, file_format, quality, compression,
                       workers_by_cores() if workers is None else workers, dry_run, verify, protection)

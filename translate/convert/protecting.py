@@ -21,11 +21,13 @@ import numpy as np
 from translate import files
 from translate.convert.jobs import Job
 from translate.convert.scaling import Scaling
+from translate.data.labels import read_labels
 from translate.data.pairing import list_images, named, names_of
 from translate.errors import DataError, ImageError, UsageError, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoding import inspect
 from translate.images.pages import OpenFile
+from translate.images.pictures import Picture
 from translate.images.row_readers import FilePage
 from translate.runs.release import Release
 
@@ -38,21 +40,34 @@ class Protection:
     """Which regions of which images must not change.
 
     folder    masks, by the names of the images below the source, with any suffix
+    masks     each by the name of its image below the source, without suffix
     feather   px from the border of a region inwards, over which the translation fades into the input; 0: none. Only
               further inside is a pixel the input's
+    classes   the masks are label maps, and these their classes that are protected; None: they are masks
     """
 
     folder: Path
     masks: dict[str, Path]
     feather: float = 0.0
+    classes: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, folder: Path, feather: float, release: Release, scaling: Scaling, quality: int | None) -> Protection:
-        """Find the masks. Raises `UsageError` for a model or words under which no pixel could be kept, `DataError`."""
+    def of(cls, folder: Path, feather: float) -> Protection:
+        """Find the masks in a folder. Raises `UsageError` for a feather that means nothing, `DataError`."""
         if not (feather >= 0 and math.isfinite(feather)):
             raise UsageError(f"feather {feather}: expected 0 or more pixels")
         if not folder.is_dir():
             raise DataError("no such folder; expected a mask for each image in it", folder)
+
+        # A name is an image's; two masks of one name would leave open which is meant.
+        by_name = named(folder, list_images(folder))
+        if clash := next((paths for paths in by_name.values() if len(paths) > 1), None):
+            raise DataError(f"has the name of {clash[0].name}, and masks are found by name", clash[1],
+                            "remove or rename one of them")
+        return cls(folder, {name: paths[0] for name, paths in by_name.items()}, feather)
+
+    def refuse_unkept(self, release: Release, scaling: Scaling, quality: int | None) -> None:
+        """Raise `UsageError` for a model or words under which no pixel could be kept."""
         shown, made = release.image_in, release.image_out
         if release.labels is not None or (shown.channels, shown.bits) != (made.channels, made.bits):
             what = "label maps" if release.labels is not None else f"{shown.channels} channels, bits: {shown.bits}"
@@ -63,13 +78,6 @@ class Protection:
                              "leave --resize out")
         if quality is not None:
             raise UsageError(f"protect: quality {quality} makes files that lose something; leave it out")
-
-        # A name is an image's; two masks of one name would leave open which is meant.
-        by_name = named(folder, list_images(folder))
-        if clash := next((paths for paths in by_name.values() if len(paths) > 1), None):
-            raise DataError(f"has the name of {clash[0].name}, and masks are found by name", clash[1],
-                            "remove or rename one of them")
-        return cls(folder, {name: paths[0] for name, paths in by_name.items()}, feather)
 
     def check(self, jobs: Sequence[Job]) -> None:
         """Raise `DataError`, which names them, for images without a mask, or with one of another size or kind.
@@ -94,14 +102,14 @@ class Protection:
                 continue  # an image that cannot be read fails when it is its turn
             if (own.width, own.height) != (shown.width, shown.height):
                 raise DataError(f"is {shown.size} pixels, and its image {visible(job.source)} {own.size}", mask)
-            if shown.channels != 1 or shown.alpha or shown.bits == "float":
+            if self.classes is None and (shown.channels != 1 or shown.alpha or shown.bits == "float"):
                 raise DataError(f"is no mask: a mask has one channel of whole numbers, and this is {shown.mode}", mask,
                                 "save it as grey, 0 where an image may change")
 
     def key(self, job: Job) -> list[object]:
         """Return what an output depends on beside its image, as JSON."""
         mask = self._mask(job)
-        return ["protect", None if mask is None else files.checksum(mask), self.feather]
+        return ["protect", None if mask is None else files.checksum(mask), self.feather, self.classes]
 
     def _mask(self, job: Job) -> Path | None:
         return self.masks.get(Path(job.name).with_suffix("").as_posix())
@@ -113,7 +121,7 @@ class Protection:
         mask = self._mask(job)
         assert mask is not None, "checked before"
         opening: OpenFile = partial(decoder_process.open_file, seconds=seconds) if workers else row_readers.open_file
-        with opening(job.source, max_pixels, None) as pages, opening(mask, max_pixels, None) as masks:
+        with opening(job.source, max_pixels, None) as pages, self._opened(mask, opening, max_pixels) as masks:
             if len(pages) > 1 or len(masks) > 1:
                 raise ImageError(job.source, "convert", f"holds {len(pages)} pages and its mask {len(masks)}: regions "
                                  "of images of one page can be protected")
@@ -122,6 +130,17 @@ class Protection:
                 raise ImageError(mask, "read", f"is {sizes[1][0]}×{sizes[1][1]} pixels, and its image {sizes[0][0]}×"
                                  f"{sizes[0][1]}")
             yield Composing(pages[0], masks[0], mask, self.feather)
+
+
+    @contextmanager
+    def _opened(self, mask: Path, opening: OpenFile, max_pixels: int) -> Iterator[list[FilePage]]:
+        """Open a mask, or what the classes of a label map make one."""
+        if self.classes is None:
+            with opening(mask, max_pixels, None) as masks:
+                yield masks
+            return
+        protected = np.isin(read_labels(mask), self.classes)
+        yield [FilePage.of_picture(Picture(mask, np.where(protected, np.uint8(255), np.uint8(0))))]
 
 
 class Composing:

@@ -38,6 +38,7 @@ from translate.metrics.observations import MEASURES, observe, summarise
 from translate.networks import memory
 from translate.optimizers import Adam, follow
 from translate.places import data_root
+from translate.precision import Format
 from translate.recipe import Stage, find_recipe, load_recipe
 from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
@@ -103,16 +104,19 @@ def main() -> None:
     print(table([each for each in read_lines(asked.out) if each["setting"] == setting]))
 
 
-def trained(recipe: Any, parts: list[Part], seed: int, seconds: float) -> tuple[Translator, list[int]]:
-    """A translator trained for so much CPU time, and how many images it has seen in each part.
+def trained(recipe: Any, parts: list[Part], seed: int, seconds: float, device: str = "cpu"
+            ) -> tuple[Translator, list[int]]:
+    """A translator trained for so much time, and how many images it has seen in each part.
 
-    The learning rate is constant for half of the time and falls to zero over the other half, whatever the way.
+    Time is that of the training thread, on a GPU that of the clock while a step is computed. The learning rate is
+    constant for half of the time and falls to zero over the other half, whatever the way.
     """
     torch.manual_seed(seed)
     translator = recipe.translator.build(recipe.data.channels_a, recipe.data.channels_b, seed)
-    translator.to(torch.device("cpu"))
+    translator.to(torch.device(device))
     samples = recipe.data.build("train", data_root())
-    accelerator, plan = Accelerator(cpu=True), memory.PLANS["split"]
+    accelerator, plan = Accelerator(cpu=device == "cpu"), memory.PLANS["split"]
+    precision: Format = "fp32" if device == "cpu" else "bf16"
     optimizers: dict[str, torch.optim.Optimizer] = {}
     seen: list[int] = []
     begun = spent = 0.0
@@ -126,24 +130,32 @@ def trained(recipe: Any, parts: list[Part], seed: int, seconds: float) -> tuple[
                 optimizers[phase] = Adam(lr=RATE).build(parameters_of(translator, phase))
         for network in translator.modules.values():
             memory.apply(plan, network)
-        stream = batches(samples, seed=seed, start=sum(seen), stop=10**7, batch_size=BATCH, size=stage.size,
-                         resize=stage.resize, workers=1)
+        stream = batches(samples, seed=seed, start=sum(seen), stop=10**7, batch_size=stage.batch_size,
+                         size=stage.size, resize=stage.resize, workers=1 if device == "cpu" else 12)
         seen.append(0)
         while spent < begun + each.share * seconds:
-            batch = next(stream)
-            start = time.thread_time()
+            batch = next(stream).to(device)
+            start = seconds_on(device)
             translator.fade_in((spent - begun) / (each.share * seconds))
             for optimizer in optimizers.values():
                 optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - spent / seconds))
-            update = Update(translator, optimizers, accelerator, plan, "fp32", images=sum(seen))
+            update = Update(translator, optimizers, accelerator, plan, precision, images=sum(seen))
             translator.step(batch, update)
             translator.update_ema(len(batch))
             seen[-1] += len(batch)
-            spent += time.thread_time() - start
+            spent += seconds_on(device) - start
         begun += each.share * seconds
         translator.fade_in(1.0)
         stream.close()
     return translator, seen
+
+
+def seconds_on(device: str) -> float:
+    """What a step is timed by: this thread's own time, or the clock when a GPU has done what it was given."""
+    if device == "cpu":
+        return time.thread_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @torch.no_grad()

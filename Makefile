@@ -3,8 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 DATA ?= data
-RUN ?= runs/earth
-OUT ?= out/earth
+RUN ?= runs/terrain
+OUT ?= out/terrain
 export DIPTYCH_DATA := $(DATA)
 
 .PHONY: install demo test slow cuda lint bench clean
@@ -17,14 +17,14 @@ $(VENV)/installed-%: pyproject.toml
 	rm -f $(VENV)/installed-*
 	touch $@
 
-demo: install  ## train relief → satellite on real data, convert the held-out band, show and score it
-	$(BIN)/translate data prepare earth
+demo: install  ## train elevation → relief on real data, convert what it never saw, show and score it
+	$(BIN)/translate data prepare terrain_small
 	$(BIN)/translate data features
-	$(BIN)/translate train recipes/earth.yaml --run $(RUN) $(if $(wildcard $(RUN)/recipe.yaml),--resume)
-	$(BIN)/translate convert $(DATA)/earth/testA $(OUT) --model $(RUN)
-	$(BIN)/python tools/show_demo.py --data $(DATA)/earth --converted $(OUT) --picture $(OUT)/demo.png
+	$(BIN)/translate train recipes/terrain.yaml --run $(RUN) $(if $(wildcard $(RUN)/recipe.yaml),--resume)
+	$(BIN)/translate convert $(DATA)/terrain_small/testA $(OUT)/tiles --model $(RUN)
+	$(BIN)/python tools/show_demo.py --data $(DATA)/terrain_small --converted $(OUT)/tiles --picture $(OUT)/demo.png
 	$(BIN)/translate evaluate $(RUN)
-	$(BIN)/translate report $(RUN)
+	$(BIN)/translate convert $(DATA)/terrain_small/largeA $(OUT)/large --model $(RUN) --memory 512MB
 
 # worksteal: a worker has tests of one file together, whose references are made once, until another one is idle.
 test: install  ## the quick tests; about five minutes on two cores

@@ -1,9 +1,10 @@
 """The pictures of the README, made of a finished demo (`make demo`).
 
-    python tools/readme_pictures.py --data data/earth --converted out/earth --run runs/earth --out docs/pictures
+    python tools/readme_pictures.py --data data/terrain_small --converted out/terrain --out docs/pictures
 
-demo.jpg            input, output and truth of every second image of the held-out band
-before-after.jpg    the northern half of the band, 600×1200 px, translated whole by a network trained on crops of 128 px
+demo.jpg            input, output and truth of some tiles of the held-out band, at half their size
+before-after.jpg    the northern half of the band, 2000×2350 px, translated in strips by a network trained on crops of
+                    128 px; shown at a quarter of that
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-import translate
-
 GAP = 8  # px between images
 CAPTION_HEIGHT = 34  # px
 CAPTION_SIZE = 24  # px of a letter's height, about
@@ -23,24 +22,28 @@ LARGEST_FILE = 300_000  # bytes
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="the earth card's folder")
-    parser.add_argument("--converted", type=Path, required=True, help="its testA, translated")
-    parser.add_argument("--run", type=Path, required=True, help="the run that translated it")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of the card terrain_small")
+    parser.add_argument("--converted", type=Path, required=True, help="what the demo has made: tiles/ and large/")
     parser.add_argument("--out", type=Path, required=True, help="the folder that the pictures go to")
     words = parser.parse_args()
     words.out.mkdir(parents=True, exist_ok=True)
 
     # Tiles of the held-out band: one row each for input, output and truth.
-    names = sorted(path.name for path in (words.data / "testA").glob("*.png"))[::2]
-    folders = {"input": words.data / "testA", "output": words.converted, "truth": words.data / "testB"}
-    rows = [captioned(caption, beside([Image.open(folder / name) for name in names]))
+    names = sorted(path.name for path in (words.data / "testA").glob("*.png"))[3::4]
+    folders = {"input": words.data / "testA", "output": words.converted / "tiles", "truth": words.data / "testB"}
+    rows = [captioned(caption, beside([reduced(folder / name, 2) for name in names]))
             for caption, folder in folders.items()]
     save(stacked(rows), words.out / "demo.jpg")
 
     # One image of many times the size of the crops that the network has seen.
-    before = Image.open(words.data / "largeA" / "north.png")
-    after = translate.load(words.run).convert(before)
+    before, after = (reduced(folder / "north.png", 4) for folder in (words.data / "largeA", words.converted / "large"))
     save(beside([captioned("input", before), captioned("output", after)]), words.out / "before-after.jpg")
+
+
+def reduced(path: Path, times: int) -> Image.Image:
+    """Return an image at a fraction of its size, in colours."""
+    image = Image.open(path).convert("RGB")
+    return image.reduce(times)
 
 
 def captioned(caption: str, image: Image.Image) -> Image.Image:

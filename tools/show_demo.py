@@ -1,10 +1,14 @@
 """What the demo shows: input | output | truth of the held-out band, and its scores beside trivial baselines.
 
-    python tools/show_demo.py --data data/earth --converted out/earth --picture out/earth/demo.png
+    python tools/show_demo.py --data data/terrain_small --converted out/terrain/tiles --picture out/terrain/demo.png
 
 The baselines know no images' content: `identity` is the input itself, `mean colour` the mean of the training targets,
 `lookup table` the mean target colour of every input colour (32³ bins; empty ones take the nearest filled bin's), learnt
-from the training pairs. Prints a table with machine, versions and date.
+from the training pairs. Prints a table with machine, versions and date; of every second image, as scores take their
+time. Beside the scores of `translate evaluate`:
+
+    board      what two strides of two could paint, patterns of 2 and 4 px, over the same of the truth; 1: no grid
+    overshoot  halos: how far pixels near strong edges of the truth leave the truth's range around them (0 to 255)
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from checkerboard import PERIOD, pattern
 from PIL import Image
 from scipy.spatial import cKDTree
 
@@ -28,7 +34,12 @@ from translate.metrics.reference import score
 
 RGB = ImageConfig()
 BINS = 32
-MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "l1": "L1", "gradient_error": "gradient error"}
+MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "l1": "L1", "gradient_error": "gradient error",
+            "board": "board", "overshoot": "overshoot"}
+EVERY = 2  # every second image is scored
+ROWS = 5  # of the picture, at most
+STRONG = 0.3  # of the range of [-1, 1]: what changes by more within `AROUND` is a strong edge
+AROUND = 9  # px
 
 
 def main() -> None:
@@ -41,6 +52,7 @@ def main() -> None:
     outputs = read_all(words.converted)
     if len(outputs) != len(inputs):
         parser.error(f"{words.converted} holds {len(outputs)} images and {words.data / 'testA'} {len(inputs)}")
+    inputs, truths, outputs = inputs[::EVERY], truths[::EVERY], outputs[::EVERY]
     train_a, train_b = read_all(words.data / "trainA"), read_all(words.data / "trainB")
     colour = np.concatenate([image.reshape(-1, 3) for image in train_b]).mean(0)
     table = lookup_table(train_a, train_b)
@@ -53,14 +65,16 @@ def main() -> None:
           f"{os.cpu_count()} cores ({platform.machine()}), {datetime.date.today()}")
     print(f"{'':14}" + "".join(f"{title:>16}" for title in MEASURES.values()))
     for name, candidate in candidates.items():
-        scores = [score(tensor(candidate(i)), tensor(truths[i])) for i in range(len(inputs))]
+        pairs = [(tensor(candidate(i)), tensor(truths[i])) for i in range(len(inputs))]
+        scores = [score(*pair) | {"board": board(*pair), "overshoot": overshoot(*pair)} for pair in pairs]
         print(f"{name:14}" + "".join(f"{np.mean([each[measure] for each in scores]):16.3f}" for measure in MEASURES))
-    draw(words.picture, inputs, outputs, truths)
+    shown = slice(0, None, -(-len(inputs) // ROWS))
+    draw(words.picture, inputs[shown], outputs[shown], truths[shown])
     print(f"input | output | truth: {words.picture}")
 
 
 def read_all(folder: Path) -> list[np.ndarray]:
-    return [read_image(path, RGB) for path in find_images(folder) if path.name != "demo.png"]
+    return [read_image(path, RGB) for path in find_images(folder)]
 
 
 def lookup_table(inputs: list[np.ndarray], targets: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
@@ -83,6 +97,21 @@ def bins(image: np.ndarray) -> np.ndarray:
 
 def tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def board(image: torch.Tensor, truth: torch.Tensor) -> float:
+    """How much of patterns with periods of 2 and 4 px an image has, over the same of its truth."""
+    height, width = (side // PERIOD * PERIOD for side in image.shape[-2:])
+    return pattern(image[0, :, :height, :width])[0] / pattern(truth[0, :, :height, :width])[0]
+
+
+def overshoot(image: torch.Tensor, truth: torch.Tensor) -> float:
+    """How far an image leaves the range that its truth has around each pixel, where that range is wide: a mean."""
+    highest = F.max_pool2d(truth, AROUND, 1, AROUND // 2)
+    lowest = -F.max_pool2d(-truth, AROUND, 1, AROUND // 2)
+    beyond = (image - highest).clamp(min=0) + (lowest - image).clamp(min=0)
+    edges = highest - lowest > 2 * STRONG
+    return beyond[edges].mean().item() * 127.5 if edges.any() else 0.0
 
 
 def draw(path: Path, *columns: list[np.ndarray]) -> None:

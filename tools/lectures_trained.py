@@ -1,10 +1,10 @@
 """The claims of the lectures that need trained networks, each tried on digits in minutes; docs/lectures.md shows them.
 
-    python tools/lectures_trained.py modes --data data/stacked_digits --digits data/mnist       27 trainings
+    python tools/lectures_trained.py modes --data data/stacked_digits --digits data/mnist       24 trainings
     python tools/lectures_trained.py modes … --seconds 10 --seeds 1 --only none r3              a part, quickly
-    python tools/lectures_trained.py tstr --digits data/mnist --run runs/cgan_mnist
-    python tools/lectures_trained.py truncation --digits data/mnist --run runs/cgan_mnist
-    python tools/lectures_trained.py quality --digits data/mnist
+    python tools/lectures_trained.py quality --digits data/mnist        does a loss tell of quality? 6 trainings
+    python tools/lectures_trained.py tstr --run runs/cgan_mnist         are samples of their class? what do they teach?
+    python tools/lectures_trained.py truncation --run runs/cgan_mnist   does truncation trade variety for precision?
 
 Trainings get equal processor time, of one thread, whatever a step of theirs costs. Images lie in memory and steps are
 the translators' own (`Translator.step`); what a run folder, its checkpoints and its report would cost is left out.
@@ -29,32 +29,41 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import TypeAdapter
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from translate import __version__
+from translate.adapt.drawn import add_drawn
 from translate.adapt.examples import Examples
 from translate.adapt.tasks import confusions, train_task
 from translate.data import Batch
 from translate.data.hashing import stable_hash
 from translate.data.labelled_layouts import ClassesConfig
+from translate.evaluation.scoring import Results
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
+from translate.metrics.distribution import kernel_distance, precision_recall
 from translate.metrics.modes import modes, stacked_modes
 from translate.networks import memory
 from translate.networks.eval_mode import evaluating
 from translate.networks.tasks import CNNConfig
 from translate.optimizers import Optimizers
+from translate.places import data_root
 from translate.recipe import Downstream
+from translate.sampling.nearest import small
+from translate.sampling.sampler import Sampler
 from translate.training.update import Update
 from translate.translators import NoiseConfig, TranslatorConfig
 
-BATCH, CHUNK = 32, 500
+SIDE = 14  # px: digits at half their size, so that seconds of a processor go a long way
+BATCH, CHUNK = 64, 500
 DIGITS = tuple("0123456789")
-CLASSIFIER = Downstream(network=CNNConfig(width=16, downs=3), resolution=28, images=64_000, batch_size=64, lr=3e-3)
+CLASSIFIER = Downstream(network=CNNConfig(width=24, downs=2), resolution=SIDE, resize=SIDE, images=64_000,
+                        batch_size=64, lr=3e-3)
 ADAM = {"kind": "adam", "lr": 5e-4, "betas": [0.5, 0.999]}  # more than the published 2e-4: there is little time
 CALM_ADAM = {"kind": "adam", "lr": 5e-4, "betas": [0.0, 0.99]}
-DCGAN = {"generator": {"kind": "dcgan", "side": 28, "width": 8},
-         "discriminator": {"kind": "dcgan", "side": 28, "width": 8, "norm": "none"}}
+PERCEPTRONS = {"generator": {"kind": "mlp", "side": SIDE, "widths": [128, 256], "norm": "batch", "latent": 64},
+               "discriminator": {"kind": "mlp", "side": SIDE, "widths": [256, 128]}}
 REMEDIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name: (of the translator, optimizer of both)
     "none": ({}, ADAM),
     "soft labels": ({"objective": {"kind": "nonsaturating", "smoothing": 0.1}}, ADAM),
@@ -65,7 +74,6 @@ REMEDIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name: (of the 
     "wgan_gp": ({"objective": {"kind": "wasserstein", "clip": None}, "penalty": {"kind": "wgan_gp", "weight": 10.0},
                  "pace": {"generator": 5}}, {"kind": "adam", "lr": 5e-4, "betas": [0.0, 0.9]}),
     "r1": ({"penalty": {"kind": "r1", "weight": 1.0}}, ADAM),
-    "minibatch": ({"discriminator": DCGAN["discriminator"] | {"minibatch_kernels": 16}}, ADAM),
     "r3": ({"objective": {"kind": "relativistic"}, "penalty": {"kind": "r1_r2", "weight": 1.0}}, CALM_ADAM),
 }
 LOOK_EVERY = 100  # steps between the looks of `going back`
@@ -78,7 +86,7 @@ class Game:
                  seed: int):
         torch.manual_seed(seed)
         self.reals, self.conditions, self.seed = reals, conditions, seed
-        config = TypeAdapter(TranslatorConfig).validate_python({"kind": "noise"} | DCGAN | translator)
+        config = TypeAdapter(TranslatorConfig).validate_python({"kind": "noise"} | PERCEPTRONS | translator)
         self.config = cast(NoiseConfig, config)
         self.translator = config.build(conditions.shape[1], reals.shape[1], seed)
         both = Optimizers.model_validate({"generator": optimizer, "discriminator": optimizer})
@@ -152,7 +160,7 @@ def digits_classifier(digits: Path) -> tuple[nn.Module, float]:
     """Train a classifier of digits; return it with its accuracy on test digits."""
     layout = ClassesConfig(folder=digits, names=DIGITS)
     grey = ImageConfig(channels=1)
-    train, test = (Examples.of(layout, layout.find(split, digits), grey, None)
+    train, test = (Examples.of(layout, layout.find(split, digits), grey, SIDE)
                    for split in ("train", "test"))
     network = train_task(CLASSIFIER, train, 0, torch.device("cpu"))
     counts = np.sum(confusions(network, test, torch.device("cpu")), axis=0)
@@ -160,10 +168,11 @@ def digits_classifier(digits: Path) -> tuple[nn.Module, float]:
 
 
 def images_in(folder: Path, channels: int) -> tuple[Tensor, list[Path]]:
-    """Return all images below a folder, (N, C, H, W) in [-1, 1], and their files."""
+    """Return all images below a folder, (N, C, SIDE, SIDE) in [-1, 1], and their files."""
     config = ImageConfig(channels=channels)
     paths = sorted(folder.rglob("*.png"))
-    return torch.stack([to_tensor(read_image(path, config), config) for path in paths]), paths
+    images = torch.stack([to_tensor(read_image(path, config), config) for path in paths])
+    return torch.nn.functional.avg_pool2d(images, images.shape[-1] // SIDE), paths
 
 
 def try_modes(arguments: argparse.Namespace) -> None:
@@ -190,6 +199,58 @@ def try_modes(arguments: argparse.Namespace) -> None:
                 np.save(arguments.out / f"{name.replace(' ', '_')}_{seed}.npy", drawn[:64].half().numpy())
 
 
+def try_quality(arguments: argparse.Namespace) -> None:
+    """Whether losses rank the moments of a training as a distance to real images does."""
+    reals, _ = images_in(arguments.digits / "train", 1)
+    held_out = [image.flatten()[None] for image in images_in(arguments.digits / "test", 1)[0][::4]]
+    for seed in range(arguments.seeds):
+        for name in ("none", "wgan_gp"):
+            translator, optimizer = REMEDIES[name]
+            game = Game(translator, optimizer, reals, torch.zeros(len(reals), 0, 1, 1), seed)
+            seen: list[dict[str, float]] = []
+            since: list[dict[str, float]] = []
+
+            def look(game: Game, losses: dict[str, float], since: list[dict[str, float]] = since,
+                     seen: list[dict[str, float]] = seen) -> None:
+                since.append(losses)
+                if game.steps % 25 == 0:
+                    drawn = [image.flatten()[None] for image in game.draw(len(held_out))]
+                    means = {key: float(np.mean([each[key] for each in since if key in each]))
+                             for key in ("discriminator_b", "adversarial", "right_b")}
+                    seen.append(means | {"distance": kernel_distance(drawn, held_out).value})
+                    since.clear()
+
+            play(game, arguments.seconds, look=look)
+            correlation = {key: float(spearmanr([each[key] for each in seen], [each["distance"] for each in seen])[0])
+                           for key in ("discriminator_b", "adversarial")}
+            say({"what": "quality", "game": name, "seed": seed, "looks": len(seen), "rank correlation": correlation,
+                 "distance": [seen[0]["distance"], seen[-1]["distance"]],
+                 "d is right": float(np.mean([each["right_b"] for each in seen]))})
+
+
+def try_tstr(arguments: argparse.Namespace) -> None:
+    """What a classifier says of a run's samples, and what another learns from them."""
+    results = Results({}, {})
+    add_drawn(results, arguments.run_folder, images=arguments.images)
+    for name, score in results.scores.items():
+        say({"what": name, "samples": str(score), "real": str(results.floor[name])})
+    say({"what": "drawn", **results.about["drawn"]})
+
+
+def try_truncation(arguments: argparse.Namespace) -> None:
+    """Precision and recall of a run's samples, by their pixels, at several truncations."""
+    sampler = Sampler.load(arguments.run_folder)
+    test = sampler.recipe.data.build("test", data_root())
+    step = max(1, len(test) // arguments.samples)
+    fitting = sampler.release.fitting
+    reals = [small(test.whole(number, fitting.resize, fitting.crop).b)[None] for number in range(0, len(test), step)]
+    for psi in (None, 1.5, 1.0, 0.7, 0.5, 0.3, 0.1):
+        drawn = [small(image)[None] for image in sampler.sample(range(len(reals)), 0, truncation=psi)]
+        precision, recall = precision_recall(drawn, reals)
+        say({"what": "truncation", "psi": psi, "precision": str(precision), "recall": str(recall),
+             "deviation": float(torch.cat(drawn).std(0).mean())})
+
+
 def say(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
@@ -201,11 +262,24 @@ def main() -> None:
     command.set_defaults(run=try_modes)
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--digits", type=Path, required=True)
-    command.add_argument("--seconds", type=float, default=40.0)
+    command.add_argument("--seconds", type=float, default=12.0)
     command.add_argument("--seeds", type=int, default=3)
     command.add_argument("--samples", type=int, default=2_500)
     command.add_argument("--only", nargs="*", choices=REMEDIES)
     command.add_argument("--out", type=Path, help="keep samples of each training here")
+    for name, run in (("quality", try_quality), ("tstr", try_tstr), ("truncation", try_truncation)):
+        command = commands.add_parser(name)
+        command.set_defaults(run=run)
+        if name == "quality":
+            command.add_argument("--digits", type=Path, required=True)
+            command.add_argument("--seconds", type=float, default=12.0)
+            command.add_argument("--seeds", type=int, default=3)
+        else:
+            command.add_argument("--run", type=Path, required=True, dest="run_folder")
+        if name == "tstr":
+            command.add_argument("--images", type=int, default=64_000, help="that each classifier sees")
+        if name == "truncation":
+            command.add_argument("--samples", type=int, default=1_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     say({"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),

@@ -116,6 +116,21 @@ def test_a_grid_has_a_row_for_each_class_and_a_column_for_each_latent(run: Path,
             np.testing.assert_array_equal(sheet[2 + 10 * row:10 + 10 * row, 2 + 10 * column:10 + 10 * column], expected)
 
 
+def test_a_grid_of_a_model_with_codes_has_a_row_for_each_value_of_the_first(toy: Path, tmp_path: Path) -> None:
+    recipe = noise_recipe(toy, data={"classes": None})
+    document = recipe.dump()
+    document["translator"]["codes"] = {"categorical": [3, 2], "continuous": 1}
+    train(validate(Recipe, document, "toy"), tmp_path / "run", Silent())
+    sampler = Sampler.load(tmp_path / "run", precision="fp32")
+    draw(sampler, tmp_path / "out", Wanted(num=2, grid=True))
+    assert len(written(tmp_path / "out")) == 6
+    latents, codes = sampler.latents([1], 0)
+    code = torch.cat([torch.tensor([0.0, 0.0, 1.0]), codes[0, 3:]])
+    image = sampler.generator(torch.cat([latents[0], code])[None, :, None, None])[0]
+    found = np.asarray(Image.open(tmp_path / "out/images/value_2/00000001.png")).astype(float)
+    np.testing.assert_allclose(found, ((image + 1) * 127.5).permute(1, 2, 0).detach().numpy(), atol=0.51)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_normal_latents_go_along_the_sphere_and_uniform_ones_along_the_line(share: float) -> None:
     """The angle grows evenly, in the plane of the two, and the length from the one's to the other's."""

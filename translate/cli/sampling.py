@@ -25,7 +25,8 @@ def sample(
                                                 show_default="all")] = None,
     truncation: Annotated[float | None, typer.Option(help="Keep latents within this: less is truer and less varied, "
                                                      "such as 0.7.", show_default="as in training")] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="A row for each class, a column for each latent.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="A row for each class, or value of the first code; a column for "
+                                       "each latent.")] = False,
     interpolate: Annotated[int | None, typer.Option(metavar="N", help="From one sample to the next in N images.",
                                                     show_default="none")] = None,
     arithmetic: Annotated[str | None, typer.Option(metavar="SUM", help="A sum of means of samples by their numbers, "

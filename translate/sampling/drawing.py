@@ -42,7 +42,7 @@ class Wanted:
     num           images; with `grid` latents, with `interpolate` ways; None: 64 or 8 of them
     classes       names or numbers, "0,1,2"; None: all. Sample i is of the i-th of them, and so on from the first again
     truncation    ψ; None: latents as they were in training
-    grid          each latent under each class
+    grid          each latent under each class; of a model without classes, under each value of its first code
     interpolate   images from one sample to the next, both included: from 0 to 1, from 2 to 3, …
     arithmetic    a sum of samples by their numbers, "7,12,3 - 5,9 + 1"
     vectors       a vectors.npz for a model that draws beside vectors; None: those of its data's test images
@@ -132,17 +132,23 @@ def planned(sampler: Sampler, wanted: Wanted) -> list[list[Cell]]:
         raise UsageError(f"--interpolate {wanted.interpolate}: from one sample to the next are 2 images or more")
 
     classes = sampler.classes_of(wanted.classes)
-    if wanted.grid and not classes:
-        raise UsageError("--grid: shows the classes of a model, and this one has none", sampler.release.name)
+    if wanted.grid and not (classes or sampler.num_values):
+        raise UsageError("--grid: shows the classes of a model, or the values of its first categorical code, and this "
+                         "one has neither", sampler.release.name)
     under = _Under(sampler, classes, _vectors(sampler, wanted.vectors))
     if wanted.arithmetic is not None:
         return _sum(sampler, wanted, under)
     if wanted.interpolate is not None:
         return _ways(sampler, wanted, num, wanted.interpolate, under)
 
-    # Plain samples fill a square; of a grid, a row is a class and a column a latent.
+    # Plain samples fill a square; of a grid, a row is a class or the value of a code, and a column a latent.
     numbers = range(num)
     latents, codes = sampler.latents(numbers, wanted.seed, wanted.truncation)
+    if wanted.grid and not classes:
+        values = torch.eye(sampler.num_values)
+        return [[Cell(f"value_{value}/{number:08d}", latents[number],
+                      torch.cat([values[value], codes[number, len(values):]]), under(0, number)) for number in numbers]
+                for value in range(len(values))]
     if wanted.grid:
         return [[Cell(under.name(position, number), latents[number], codes[number], under(position, number))
                  for number in numbers] for position in range(len(classes))]

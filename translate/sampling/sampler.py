@@ -54,6 +54,12 @@ class Sampler:
         return cls(load_generator(path), recipe, device, precision)
 
     @property
+    def num_values(self) -> int:
+        """How many values the first categorical code has, whose one-hot form codes begin with; 0: there is none."""
+        codes = self.config.codes
+        return codes.categorical[0] if codes is not None and codes.categorical else 0
+
+    @property
     def distribution(self) -> Distribution:
         """What its latents are drawn from."""
         return self.config.generator.distribution

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, debug_launcher
@@ -18,6 +19,7 @@ from tests.steps import LR, build, gradients, make_batch, peak_of_step, step, wo
 from tests.textbook import deformed, pix2pix_reference
 from translate.networks import PatchGANConfig, RegistrationConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.registration import warped
+from translate.report.arrows import with_arrows
 from translate.training.loop import train
 from translate.translators import Pix2PixConfig
 
@@ -139,3 +141,25 @@ def test_the_planner_counts_it(plan: str) -> None:
     """In images of 256 px its activations are more than its weights."""
     without = peak_of_step(CONFIG.model_copy(update={"registration": None}), 256, memory.PLANS[plan], "fp32", "cpu")
     assert peak_of_step(CONFIG, 256, memory.PLANS[plan], "fp32", "cpu") > without + 4 * 128 * 128 * 4 * 4
+
+
+@pytest.mark.slow
+def test_a_training_shows_what_it_has_learnt_as_arrows(shared_pairs: Path, tmp_path: Path) -> None:
+    """Over held-out outputs, on the page as well; a training without registration has none."""
+    for name, registration in (("with", {"width": 2}), ("without", None)):
+        recipe = pix2pix_recipe(shared_pairs, translator={
+            "kind": "pix2pix", "generator": {"kind": "unet", "width": 2, "downs": 4}, "registration": registration,
+            "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}},
+            stages=[{"resolution": 64, "images": 2, "batch_size": 2}])
+        train(recipe, tmp_path / name, Silent())
+        shown = sorted((tmp_path / name / "held_out").glob("*-deformation.jpg"))
+        assert bool(shown) == (name == "with")
+        assert ("deformation</option>" in (tmp_path / name / "report.html").read_text()) == (name == "with")
+
+
+def test_arrows_lie_where_the_deformation_is_and_point_where_it_points() -> None:
+    image, field = np.full((64, 96, 3), 90, np.uint8), np.zeros((2, 64, 96))
+    field[0, 20:44, 30:60] = 3.0
+    drawn = with_arrows(image, field)
+    changed = (drawn != 90).any(-1)
+    assert changed[20:44, 30:66].mean() > 3 * changed[:16, 70:].mean() > 0

@@ -6,6 +6,7 @@ A training leaves them in its folder at every evaluation, where they cost no tra
              <number>-output.jpg    of the newest evaluation
              <number>-best.jpg      of the best
              <number>-truth.jpg     where it is known
+             <number>-deformation.jpg   the newest output under arrows to the truth, where `registration` learns them
              index.json             {images, best}: how many images the generators of output and best had seen;
                                     names: {number: file name}; side: the typical short side, px, of all inputs
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from pydantic import Field
@@ -31,6 +33,7 @@ from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.foreign import Count, Shape, opened, read_json
 from translate.places import data_root
 from translate.recipe import Recipe
+from translate.report.arrows import with_arrows
 from translate.runs.records import to_rgb
 from translate.runs.release import load_generator
 
@@ -39,7 +42,7 @@ NUM_SHOWN = 4  # held-out images
 MAX_SIDE = 2048  # px
 JPEG_QUALITY = 88
 MAX_PICTURE_BYTES = 3 * MAX_SIDE**2  # a JPEG of that size takes less
-WHAT = ("input", "output", "best", "truth")  # in the order in which a person is offered them
+WHAT = ("input", "output", "best", "truth", "deformation")  # in the order in which a person is offered them
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,12 @@ class Showcase:
         except Exception as error:
             self.fault = f"{type(error).__name__}: {error}"
 
-    def keep(self, number: int, source: Tensor, fake: Tensor, truth: Tensor | None) -> None:
-        """Write the pictures of held-out image `number`, if it is one of the few; each is (C, H, W) in [-1, 1]."""
+    def keep(self, number: int, source: Tensor, fake: Tensor, truth: Tensor | None,
+             deform: Callable[[Tensor, Tensor], Tensor | None] = lambda made, truth: None) -> None:
+        """Write the pictures of held-out image `number`, if it is one of the few; each is (C, H, W) in [-1, 1].
+
+        `deform` gives what a translator learns of how a truth lies on what was made, if it does.
+        """
         if number not in self.names:
             return
         try:
@@ -98,6 +105,8 @@ class Showcase:
                     continue
                 if what == "output" or not path.exists():
                     files.write_bytes(path, encode(image, labels=self.labels and what == "input"))
+            if truth is not None and (deformation := deform(fake, truth)) is not None:
+                files.write_bytes(self._path(number, "deformation"), encode(fake, deformation=deformation))
         except Exception as error:
             self.fault = f"{type(error).__name__}: {error}"
 
@@ -207,12 +216,16 @@ def within(shown: Sequence[Shown], num_bytes: int) -> list[Shown]:
     return kept
 
 
-def encode(image: Tensor, labels: bool = False) -> bytes:
-    """Return an image (C, H, W) in [-1, 1] as a JPEG file. `labels`: it is a one-hot label map."""
+def encode(image: Tensor, labels: bool = False, deformation: Tensor | None = None) -> bytes:
+    """Return an image (C, H, W) in [-1, 1] as a JPEG file. `labels`: it is a one-hot label map. With a `deformation`
+    (2, H, W), px, it is under arrows."""
     height, width = image.shape[1:]
     top, left = max(height - MAX_SIDE, 0) // 2, max(width - MAX_SIDE, 0) // 2
-    part = image[:, top:top + MAX_SIDE, left:left + MAX_SIDE].cpu()
-    pixels = to_rgb(part[None], labels)[0].add(1).mul(127.5).round().clamp(0, 255).byte()
+    middle = (slice(None), slice(top, top + MAX_SIDE), slice(left, left + MAX_SIDE))
+    pixels = to_rgb(image[middle].cpu()[None], labels)[0].add(1).mul(127.5).round().clamp(0, 255).byte()
+    array = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+    if deformation is not None:
+        array = with_arrows(array, deformation[middle].float().cpu().numpy())
     encoded = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(encoded, "jpeg", quality=JPEG_QUALITY)
+    Image.fromarray(array).save(encoded, "jpeg", quality=JPEG_QUALITY)
     return encoded.getvalue()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Protocol
 
 from accelerate import Accelerator
@@ -250,7 +251,7 @@ class Logbook:
         later = math.ceil((self.recipe.num_images - progress.images) / self.evaluator.cadence)
         later *= self.evaluator.num_looks(fitting)
         try:
-            scored = self.evaluator(translator, fitting, self.showcase.keep if self.showcase else None,
+            scored = self.evaluator(translator, fitting, self._keeping(translator),
                                     lambda done, total: self.report.scoring(done, total, later))
         except TranslateError as error:
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
@@ -371,6 +372,10 @@ class Logbook:
                 raise
             self.unscored = f"no held-out scores: {error}"
             return None
+
+    def _keeping(self, translator: Translator) -> Callable[[int, Tensor, Tensor, Tensor | None], None] | None:
+        """Return what keeps pictures of held-out images, if any are kept."""
+        return None if self.showcase is None else partial(self.showcase.keep, deform=translator.deformation)
 
     def _evaluation_is_due(self, cadence: int) -> bool:
         images, evaluated = self.progress.images, self.progress.evaluated

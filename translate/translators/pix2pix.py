@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -110,6 +111,14 @@ class Pix2Pix(Translator):
         with update.full_precision():  # in half precision the coordinates of a large image would run together
             laid = warped(at_least_float32(fake), at_least_float32(deformation))
         return update.hide_unknown(laid, a, truth=b)
+
+    @torch.no_grad()
+    def deformation(self, made: Tensor, truth: Tensor) -> Tensor | None:
+        if self.registration is None:
+            return None
+        like = next(self.registration.parameters())
+        field: Tensor = self.registration(*(image[None].to(like) for image in (made, truth)))
+        return field[0]
 
     def conditional(self, update: StepTools, a: Tensor) -> Discriminator:
         """Return the discriminator conditioned on `a`, augmented like the images it judges."""

@@ -239,6 +239,11 @@ class Translator(ABC):
         name = f"generator_{direction}"
         return self.ema_generators.get(name, self.phases["generator"][name])
 
+    def deformation(self, made: Tensor, truth: Tensor) -> Tensor | None:
+        """Return how far the place of each pixel of `truth` in `made` is from its own, where that is learnt: (2, H, W),
+        right and down, px. Both images are (C, H, W)."""
+        return None
+
     def update_ema(self, num_images: int) -> None:
         """Update the generators' exponential moving averages after a step of `num_images`.
 

@@ -4,6 +4,8 @@ do as one, the planner knows what a step takes, and the guard tells a collapsed 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,18 @@ def test_every_shipped_recipe_from_noise_trains_two_steps(path: Path, tmp_path: 
                           for stage in document["stages"][:2]]
     document |= {"workers": 0, "every": {"log": 1, "sample": 4, "checkpoint": 4, "evaluate": None}}
     train(validate(Recipe, document, str(path)), tmp_path / "run", Silent())
+
+
+@pytest.mark.parametrize("path", FROM_NOISE, ids=lambda path: path.stem)
+def test_what_a_header_says_to_set_can_be_set(path: Path) -> None:
+    """A paragraph of it is one command: "# Vary:" and the lines that go on with it."""
+    header = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
+    starts = [number for number, line in enumerate(header) if re.match(r"\w[\w ]*:  ", line)] + [len(header)]
+    commands = [" ".join(header[start:end]) for start, end in itertools.pairwise(starts)]
+    changes = [found for command in commands if (found := re.findall(r"--set ([\w.]+=[^\s,;)]+)", command))]
+    assert changes, "each recipe says how to vary it"
+    for found in changes:
+        load_recipe(path, found)
 
 
 def test_a_run_that_is_killed_while_a_level_fades_in_goes_on_bit_for_bit(bars: Path, tmp_path: Path) -> None:

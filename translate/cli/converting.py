@@ -86,6 +86,7 @@ def convert(
     interruption."""
     from translate.convert import convert as convert_files
     from translate.convert.on_ray import RayEngine
+    from translate.convert.remote import Remote, address, local
     from translate.convert.sharding import add_up, choose_shard
     from translate.images.decoding import MAX_PIXELS
     from translate.runs.release import load_release
@@ -109,13 +110,15 @@ def convert(
         say(f"scale: trained on images with {release.scale}")
 
     with ExitStack() as cluster, Display(f"convert with {release.name}") as display:
+        source, target = local(source), local(target)
+        remote = cluster.enter_context(Remote(source, target)) if address(source) or address(target) else None
         workplace = None if engine is None else cluster.enter_context(RayEngine(engine, engine_cores))
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
                                 overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
                                 memory=memory, file_format=file_format, quality=quality,  # type: ignore[arg-type]
                                 compression=compression, workers=number_or_auto(workers), shard=part,
                                 dry_run=dry_run, verify=verify,
-                                resize=short_side(resize), size=size, engine=workplace,  # type: ignore[arg-type]
+                                resize=short_side(resize), size=size, engine=workplace, remote=remote,  # type: ignore[arg-type]
                                 protect=protect, feather=feather,
                                 warn=lambda line: display.say(f"warning: {line}"),
                                 on_progress=entry_shower(display, dry_run))

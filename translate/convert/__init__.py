@@ -13,6 +13,7 @@ Who calls whom:
     in memory    python_api             `translate.load(…).convert(image)`
     processes    sharding               the command line: the shard of each process, and the sum of their summaries
     machines     on_ray → converter     files dealt out to the workers of a Ray cluster
+    storage      remote → converter     files fetched from object storage, and put there
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
 from translate.convert.on_ray import Plan, RayEngine
 from translate.convert.protecting import Protection
+from translate.convert.remote import Remote
 from translate.convert.saving import Options, remove_leftovers
 from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating
@@ -96,7 +98,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
             verify: bool = False, resize: Resize | None = None, size: Size = "resized",
             protect: Path | Protection | None = None, feather: float = 0.0,
-            engine: RayEngine | None = None,
+            engine: RayEngine | None = None, remote: Remote | None = None,
             warn: Callable[[str], None] = lambda line: None,
             on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
     """Translate files into `out`, and go on where an earlier call was interrupted.
@@ -140,6 +142,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
                   its input (`translate.convert.protecting`). Masks are looked at before anything is translated
     feather       px inside of a mask's border, over which the translation fades into the input
     engine        a Ray cluster that does the work, in place of this process
+    remote        the folders in storage that stand for `source` and `out`
     warn          called with a line about the first image that is translated at a scale beyond the model's, by more
                   than a third (the summary counts them), and with one where there is no memory for all workers
     on_progress   called after each file, in their order, with its entry, its number and the number of files
@@ -157,8 +160,16 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         raise UsageError(f"max_pixels {max_pixels}: expected 1 or more")
 
     # Names are planned over all files, so that every shard gives an output the same one; then come the shard's own.
-    jobs, skipped = plan_jobs(source, out, Naming(release.image_out, file_format))
-    ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
+    naming = Naming(release.image_out, file_format)
+    if remote is not None:
+        if engine is not None:
+            raise UsageError("--engine works on folders that all nodes see, and these are in storage",
+                             advice="use --shard auto on each machine")
+        jobs, skipped = remote.plan(naming)
+        ledger: Ledger = remote.ledger()
+    else:
+        jobs, skipped = plan_jobs(source, out, naming)
+        ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
     if only is not None:
         jobs = jobs.where(lambda name: name in only)
     if shard is not None:
@@ -175,14 +186,15 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     make = partial(Translating.with_release, release, device, precision, memory, scaling)
     if engine is None:
         worker: Converter | RayEngine = (converter := Converter(make(), ledger, options, warn))
-        run = converter.run
+        run = converter.run if remote is None else partial(remote.run, converter=converter)
     else:
         worker, plan = engine, Plan(make, out if ledger.keeps else None,
                                     replace(options, workers=-1 if workers is None else workers))
         run = partial(engine.run, plan=plan, warn=warn)
     if not dry_run:
         ledger.open()
-        remove_leftovers(jobs)
+        if remote is None:
+            remove_leftovers(jobs)
 
     # A signal lets the converter finish the file in hand; it counts as a stop only if files are left.
     summary = Summary(len(jobs), skipped=skipped)

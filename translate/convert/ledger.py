@@ -259,25 +259,34 @@ class Ledger:
         entry = self.last_row(job.name)
         if entry is None or entry["status"] != "done" or entry.get("output") != job.output_name:
             return None
-        try:
-            status = job.output.stat()
-        except OSError:
-            return None
-        if not stat.S_ISREG(status.st_mode):
+        status = self._status(job)
+        if status is None:
             return None
 
-        # Older versions wrote neither size nor time, and the first ones no sum.
-        same = (entry.get("size"), entry.get("mtime_ns")) == (status.st_size, status.st_mtime_ns)
+        # Older versions wrote neither size nor time, and the first ones no sum. Storage has times of its own.
+        size, mtime_ns = status
+        same = entry.get("size") == size and mtime_ns in (None, entry.get("mtime_ns"))
         if entry.get("sha256") is None or (same and not verify):
             return entry.get("key")
-        if files.checksum(job.output) != entry.get("sha256"):
+        if self._checksum(job) != entry.get("sha256"):
             self.damaged.add(job.name)
             return None
         if note and not same:
             whole = self.last(job.name)
             known = Entry(**{each.name: whole[each.name] for each in fields(Entry) if each.name in whole})
-            self.append(replace(known, size=status.st_size, mtime_ns=status.st_mtime_ns, message=None))
+            self.append(replace(known, size=size, mtime_ns=mtime_ns, message=None))
         return entry.get("key")
+
+    def _status(self, job: Job) -> tuple[int, int | None] | None:
+        """Return (bytes, time) of the job's output; None where no file stands there."""
+        try:
+            status = job.output.stat()
+        except OSError:
+            return None
+        return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+    def _checksum(self, job: Job) -> str | None:
+        return files.checksum(job.output)
 
     def is_foreign(self, job: Job) -> bool:
         """Return whether a file stands at the job's output name that we have not written.

@@ -38,7 +38,7 @@ IN_HAND = 2  # bundles a worker has, so that it never waits for the next
 MOST_DEATHS = 3  # of workers that had one file in hand, alone: it is the file
 SECONDS_TO_WAIT = 0.2  # for Ray to answer, until signals are looked at
 SECONDS_BETWEEN_COUNTS = 2.0  # of what the cluster has
-SECONDS_FOR_THE_FIRST = 120.0  # until a first worker is ready: loading torch from a shared disk takes long
+SECONDS_FOR_THE_FIRST = 600.0  # until a first worker is ready: loading torch from a shared disk takes long
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Worker:
 
     def ready(self) -> None:
         """Return once the generator is there."""
+
+    def measure(self, jobs: Sequence[Job]) -> list[int]:
+        """Return the pixels of each file."""
+        return [pixels_of(job) for job in jobs]
 
     def translate(self, jobs: Sequence[Job]) -> tuple[list[Entry], int, list[str]]:
         """Translate files until it is stopped; return what became of each, how many were of another scale, warnings."""
@@ -187,9 +191,8 @@ class Scheduler:
         self.workers: list[Handle] = []
         self.measuring: dict[Any, list[Job]] = {}
         self.counted_at, self.first_at, self.was_ready, self.failed_starts = 0.0, time.monotonic(), False, 0
-        # It translates one bundle at a time, and is told to stop meanwhile.
-        self.remote_worker = self.ray.remote(max_restarts=0, concurrency_groups={"telling": 1})(Worker)
-        self.remote_measure = self.ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")(measured)
+        # It translates one bundle at a time, and meanwhile measures files, or is told to stop.
+        self.remote_worker = self.ray.remote(max_restarts=0, concurrency_groups={"beside": 1})(Worker)
 
     def results(self) -> Iterator[tuple[list[Entry], int, list[str]]]:
         """Yield what each bundle came to, until all files are done or, once stopped, nothing is in hand."""
@@ -198,7 +201,7 @@ class Scheduler:
             if self.stop and not told:
                 told = True
                 for worker in self.workers:
-                    worker.actor.stop.options(concurrency_group="telling").remote()
+                    worker.actor.stop.options(concurrency_group="beside").remote()
             if not self.stop:
                 self._add_workers()
                 self._measure()
@@ -243,12 +246,14 @@ class Scheduler:
                                "free GPU, or free cores, and this package")
 
     def _measure(self) -> None:
-        """Have the sizes of files read that come next, by any node."""
-        while len(self.heap) + NUM_MEASURED * len(self.measuring) < NUM_AHEAD:
+        """Have workers read the sizes of files that come next, beside their work."""
+        ready = [worker for worker in self.workers if worker.is_ready]
+        while len(self.measuring) < len(ready) and len(self.heap) + NUM_MEASURED * len(self.measuring) < NUM_AHEAD:
             jobs = next(self.unmeasured, None)
             if jobs is None:
                 return
-            self.measuring[self.remote_measure.remote(jobs)] = jobs
+            measure = ready[len(self.measuring)].actor.measure.options(concurrency_group="beside")
+            self.measuring[measure.remote(jobs)] = jobs
 
     def _take_measures(self, task: Any) -> None:
         jobs = self.measuring.pop(task)
@@ -325,11 +330,6 @@ class Scheduler:
             else:
                 alone = len(bundle.jobs) == 1
                 self.returned.extend(Bundle([job], 1, bundle.deaths if alone else 0) for job in bundle.jobs)
-
-
-def measured(jobs: Sequence[Job]) -> list[int]:
-    """Return the pixels of each file; a task of its own."""
-    return [pixels_of(job) for job in jobs]
 
 
 def parts_of(items: Sequence[T], num: int) -> Iterator[list[T]]:

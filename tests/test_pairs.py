@@ -116,8 +116,15 @@ def test_a_copy_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> Non
     source = pairs(tmp_path / "in")
     with pytest.raises(Killed):
         align_pairs(source, tmp_path / "out", "shift", on_progress=stop)
+    with (tmp_path / "out" / LEDGER).open("a") as ledger:
+        ledger.write('{"pair": "trainA/1.png", "key')  # as a crash has left it
     assert align_pairs(source, tmp_path / "out", "shift").already == 1
+    assert align_pairs(source, tmp_path / "out", "shift").already == len(OFF)
     align_pairs(source, tmp_path / "whole", "shift")
+
+    # Stopped before its first line: the folder is still known as one of ours
+    (tmp_path / "out" / LEDGER).write_text("")
+    assert align_pairs(source, tmp_path / "out", "shift").moved == 2
     images = [{name: content for name, content in bytes_below(tmp_path / each).items() if name != LEDGER}
               for each in ("out", "whole")]
     assert images[0] == images[1]
@@ -143,7 +150,7 @@ def test_every_depth_keeps_its_format(stored: Callable[[np.ndarray], np.ndarray]
     source = pairs(tmp_path / "in", OFF[:1], suffix, stored)
     done = align_pairs(source, tmp_path / "out", "shift", edges=edges)  # type: ignore[arg-type]
     if edges == "mark" and dtype != np.float32:
-        assert done.exit_code == 4 and "take --edges crop" in done.failed[0]
+        assert (done.exit_code, done.moved) == (4, 0) and "take --edges crop" in done.failed[0]
         return
     assert done.moved == 1 and done.after[0] < 0.15
     made = decode(read_content(tmp_path / "out" / "trainB" / f"0{suffix}"), tmp_path)

@@ -11,6 +11,7 @@ that does not bring a pair nearer is not taken either.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -60,6 +61,15 @@ class Corrected:
     after: list[float] = field(default_factory=list)  # px that they are off now
     stopped: bool = False
 
+    def count(self, record: dict[str, Any]) -> None:
+        """Add a pair whose images are written."""
+        self.moved += record["what"] == "moved"
+        self.in_place += record["what"] == "in place"
+        self.unsure += record["what"] == "unsure"
+        if record["what"] == "moved":
+            self.before.append(record["before"])
+            self.after.append(record["after"])
+
     @property
     def exit_code(self) -> int:
         """0: all, 3: some, 4: none of the pairs are there; 75: stopped, and can be gone on with."""
@@ -90,8 +100,7 @@ def align_pairs(folder: Path, out: Path, model: Model, *, kind: Kind | None = No
                          "call")
     pairs = pairs_of(read_as(folder, kind), folder)
     copy = _Copy(folder, out, model, move, edges)
-    with files.as_disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    copy.open()
 
     # Pair by pair; a fault in one costs the others nothing.
     summary = Corrected(len(pairs))
@@ -118,6 +127,14 @@ class _Copy:
         self.model, self.move, self.edges = model, move, edges
         self.done = {row["pair"]: row for row in read_lines(out / LEDGER, Row)}
 
+    def open(self) -> None:
+        """Make the folder and its ledger, by which a later call knows the folder. Raises `DiskError`."""
+        with files.as_disk_errors(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+            with files.appending(self.out / LEDGER) as ledger:  # what a crash has cut must not swallow the next line
+                if ledger.tell() and os.pread(ledger.fileno(), 1, ledger.tell() - 1) != b"\n":
+                    ledger.write(b"\n")
+
     def make(self, pair: Pair, summary: Corrected) -> None:
         """Write a pair and its line, unless it is there. Raises `TranslateError`."""
         name = pair.a.relative_to(self.folder).as_posix()
@@ -139,26 +156,22 @@ class _Copy:
                                   "warp": found.warp, "why": found.reason}
         correction = None
         if not found.confident or off is None:
-            record["what"], summary.unsure = "unsure", summary.unsure + 1
+            record["what"] = "unsure"
         elif off <= (found.accuracy or 0.0):
-            record["what"], summary.in_place = "in place", summary.in_place + 1
+            record["what"] = "in place"
         else:
             correction = self._corrected(pair, images, still, found, flow)
-            after = None if correction is None else correction.off
-            if correction is None or after is None or after >= off:
-                record |= {"what": "unsure", "why": "moved, it lies no better"}
-                correction, summary.unsure = None, summary.unsure + 1
+            if correction is None or correction.off is None or correction.off >= off:
+                record, correction = record | {"what": "unsure", "why": "moved, it lies no better"}, None
             else:
-                record |= {"what": "moved", "before": off, "after": after, "part": correction.corners}
-                summary.moved += 1
-                summary.before.append(off)
-                summary.after.append(after)
+                record |= {"what": "moved", "before": off, "after": correction.off, "part": correction.corners}
 
         # Write the images, or copy their files; then the line that says that they are there
         written = self._write(pair, correction.images) if correction is not None else self._copied(pair)
         record["outputs"] = {path.relative_to(self.out).as_posix(): self._stamp(path) for path in written}
         with files.as_disk_errors(self.out / LEDGER):
             files.append_line(self.out / LEDGER, json.loads(json.dumps(record, default=float)))
+        summary.count(record)
 
     def _corrected(self, pair: Pair, images: dict[str, Picture], still: Side, found: Alignment,
                    flow: np.ndarray | None) -> _Correction | None:

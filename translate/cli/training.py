@@ -11,6 +11,7 @@ import typer
 
 from translate.cli import console
 from translate.cli.console import as_errors_of_recipe, say, say_table
+from translate.cli.models import at_hand
 from translate.cli.options import CardMemory, OptionalRecipe, Overrides, PlannedGPU, Recipe, RecipePrecision, one_of
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
@@ -120,15 +121,26 @@ def plan(
     gpu: PlannedGPU = None,
     precision: RecipePrecision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    nodes: Annotated[int | None, typer.Option(min=1, metavar="K", help="Say also what it takes on K machines.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, metavar="N", help="For N images.",
+                                               show_default="as the recipe says, or as the folder holds")] = None,
+    convert: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Plan the conversion of images such as in this "
+                                                 "folder, by a run or a release in the place of RECIPE.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """Say what every stage will need under every memory plan, and for how long, on a GPU, before anything runs.
 
-    Precision auto is planned as fp16.
+    Precision auto is planned as fp16. With --convert: how long a conversion takes, by a few images converted here.
     """
     from translate.recipe import find_recipe, load_recipe
+    from translate.training.node_hours import plan_nodes
     from translate.training.recipe_plan import plan_for_gpu
 
+    if convert is not None:
+        say_conversion(Path(recipe), convert, images, nodes or 1)
+        return
+    if images is not None and nodes is None:
+        raise UsageError("--images of a training goes with --nodes", advice="add --nodes 1, or --convert FOLDER")
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     with Display("plan", console.err, unit="predictions") as display:
         planned = plan_for_gpu(chosen, memory, precision, display.count, gpu)
@@ -145,8 +157,23 @@ def plan(
             say(f"warning: {line}")
         if planned.gpu.budget is None:
             say("add --memory 8GB to see what fits a GPU of that size")
+        if nodes is not None:
+            for line in plan_nodes(chosen, planned, nodes, images).lines:
+                say(line)
     if planned.misfits:
         raise DoesNotFit("\n".join(planned.misfits))
+
+
+def say_conversion(model: Path, folder: Path, num_images: int | None, num_nodes: int) -> None:
+    """Print what a conversion takes on several machines."""
+    from translate.convert.at_scale import plan_conversion
+    from translate.images.listing import find_images
+    from translate.runs.release import load_release
+
+    release = load_release(at_hand(model))
+    num = num_images or len(find_images(folder)) or 1
+    for line in plan_conversion(release, folder, num, num_nodes).lines:
+        say(line)
 
 
 def recipes() -> None:

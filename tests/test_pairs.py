@@ -15,11 +15,15 @@ from PIL import Image
 from tests.commands import call
 from tests.test_alignment import moved, scene, tensor
 from translate.data.labels import read_labels
-from translate.errors import TranslateError, UsageError
+from translate.errors import ImageError, TranslateError, UsageError
 from translate.foreign import read_lines
 from translate.images.decoding import decode, read_content
-from translate.metrics.alignment import align
+from translate.images.pictures import Picture
+from translate.metrics.alignment import Alignment, align
 from translate.pairs.correcting import LEDGER, align_pairs
+from translate.pairs.measuring import Measured, misregistration
+from translate.pairs.moving import moved as shift_of
+from translate.pairs.reading import Pair
 
 HEIGHT, WIDTH = 120, 150
 OFF = [(3.0, -2.0), (-1.5, 4.0), (0.0, 0.0)]  # down and right, px: each pair in its own way
@@ -160,6 +164,39 @@ def test_every_depth_keeps_its_format(stored: Callable[[np.ndarray], np.ndarray]
         assert made.unknown is not None and made.pixels.shape == given.pixels.shape
         assert made.unknown[-3:].all() and made.unknown[:, :2].all(), "what has no source is marked"
         assert np.nanmax(made.pixels) <= np.nanmax(given.pixels), "no value is mixed with no data"
+
+
+@pytest.mark.parametrize("edges", ["crop", "mark"])
+def test_what_cannot_be_written_leaves_no_half_of_a_pair(edges: str, tmp_path: Path) -> None:
+    """And is counted once: whole numbers of 32 bits would become floats, and a PNG cannot mark what has no data."""
+    stored: Callable[[np.ndarray], np.ndarray] = as_bytes
+    suffix = ".png"
+    if edges == "crop":
+        stored, suffix = (lambda image: (image[..., :1] * 4e9).astype(np.uint32)), ".tif"
+    done = align_pairs(pairs(tmp_path / "in", OFF, suffix, stored), tmp_path / "out", "shift", edges=edges)  # type: ignore[arg-type]
+    assert (done.moved, done.in_place, len(done.failed), done.exit_code) == (0, 1, 2, 3)
+    assert sorted(name for name in bytes_below(tmp_path / "out") if name != LEDGER) == [
+        f"trainA/2{suffix}", f"trainB/2{suffix}"]
+
+
+def test_images_of_any_proportions_are_an_answer(tmp_path: Path) -> None:
+    """A strip that would be measured at 2 px was an error of OpenCV, and so was one of more px than it counts."""
+    strip = np.repeat(as_bytes(scene(0, 40, 300)), 110, 1)
+    for side in ("trainA", "trainB"):
+        write(tmp_path / "in" / side / "0.png", strip)
+    assert not align(tensor(strip / 255), tensor(strip / 255)).confident
+    assert align_pairs(tmp_path / "in", tmp_path / "out", "shift").unsure == 1
+    with pytest.raises(ImageError, match="at most 32,766 px a side"):
+        shift_of(Picture(Path("x.png"), strip), np.zeros((*strip.shape[:2], 2), np.float32), False)
+
+
+def test_one_uncertain_pair_does_not_silence_the_others(tmp_path: Path) -> None:
+    def measured(down: float, accuracy: float) -> Measured:
+        return Measured(Pair("train", Path("a.png"), Path("b.png")), Alignment(
+            (0.0, down), 1.0, 0.0, abs(down), 0.0, True, "", accuracy), 1.0)
+
+    said = misregistration([measured(down, 0.1) for down in (-0.9, 0.9, 0.8, -0.8)] + [measured(0, 1.0)], 5, tmp_path)
+    assert any("a training will blur" in finding.what for finding in said)
 
 
 def test_halves_of_one_file_and_zooms(tmp_path: Path) -> None:

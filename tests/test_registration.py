@@ -10,17 +10,19 @@ import pytest
 import torch
 from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.bounds import rounding_bound
 from tests.covering import one_in
 from tests.runs import Silent, final_state, pix2pix_recipe, train_until
 from tests.steps import LR, build, gradients, make_batch, peak_of_step, step, worst_error
 from tests.textbook import deformed, pix2pix_reference
-from translate.networks import PatchGANConfig, RegistrationConfig, ResNetConfig, UNetConfig, memory
+from translate.images.tensors import UNKNOWN, hide_unknown
+from translate.networks import PatchGANConfig, RegistrationConfig, UNetConfig, memory
 from translate.networks.registration import warped
 from translate.report.arrows import with_arrows
 from translate.training.loop import train
+from translate.training.update import Update
 from translate.translators import Pix2PixConfig
 
 PATCH = PatchGANConfig(width=4, layers=2)
@@ -86,20 +88,30 @@ def test_it_learns_what_a_pair_is_off_by() -> None:
     assert 2 < right < 3.3 and abs(down) < 0.3
 
 
-def test_pixels_without_data_take_no_part() -> None:
-    from dataclasses import replace
+class Shifted(nn.Module):
+    """Says that all is 2 px off, whatever it sees."""
 
-    from translate.images.tensors import UNKNOWN
+    def forward(self, made: Tensor, truth: Tensor) -> Tensor:
+        field = torch.zeros(len(made), 2, *made.shape[2:], dtype=made.dtype)
+        field[:, 0] = 2
+        return field
 
-    batch = make_batch((32, 32))
-    batch.b[:, :, 5:9, 5:9] = UNKNOWN
-    losses = []
-    for value in (0.0, 0.7):
-        other = batch.a.clone()
-        other[:, :, 5:9, 5:9] = UNKNOWN
-        translator = build(CONFIG.model_copy(update={"generator": ResNetConfig(width=4, blocks=1)}))
-        losses.append(step(translator, replace(batch, a=other + 0 * value, has_unknown=True)).losses["l1"])
-    assert losses[0] == losses[1] and torch.isfinite(losses[0])
+
+@pytest.mark.parametrize("gap_in", ["a", "b"])
+def test_pixels_without_data_count_nowhere_also_where_they_are_moved_to(gap_in: str) -> None:
+    """A perfect output beside a gap: no known pixel of it is called wrong."""
+    translator, batch = build(CONFIG), make_batch((32, 34))
+    translator.registration = Shifted()
+    whole, a = batch.b, batch.a[..., :-2].clone()
+    truth = whole[..., 2:].clone()
+    (a if gap_in == "a" else truth)[:, :, 5:9, 10:20] = UNKNOWN
+    update = Update(translator, {}, Accelerator(cpu=True), memory.PLANS["split"], "fp32")
+    update.has_unknown = True
+    fake = hide_unknown(whole[..., :-2], a, truth)
+    laid = translator.laid_on_truth(update, fake, a, truth)  # type: ignore[attr-defined]
+    torch.testing.assert_close(laid[..., :-2], truth[..., :-2], rtol=0, atol=1e-12)
+    update.has_unknown = False
+    assert (translator.laid_on_truth(update, fake, a, truth) - truth).abs()[..., :-2].max() > 0.1  # type: ignore[attr-defined]
 
 
 def registering(folder: Path) -> object:

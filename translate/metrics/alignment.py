@@ -82,6 +82,8 @@ def align_pixels(first: Tensor, second: Tensor) -> tuple[Alignment, np.ndarray |
 
     # As OpenCV takes them, in [0, 1]
     factor = max(1.0, max(height, width) / LARGEST_SIDE)
+    if min(height, width) / factor < SMALLEST_SIDE:
+        return Alignment(reason=f"sides below {SMALLEST_SIDE} px, where the longer is of {LARGEST_SIDE}"), None
     a, b = (_array(image, factor) for image in (first, second))
     for image, which in ((a, "the first"), (b, "the second")):
         if (reason := _nothing_to_see(image)):

@@ -22,7 +22,7 @@ from PIL import Image
 
 from translate import files
 from translate.data.recognising import Kind, read_as
-from translate.errors import DataError, DiskError, TranslateError, UsageError
+from translate.errors import DataError, DiskError, ImageError, TranslateError, UsageError
 from translate.foreign import Shape, read_lines
 from translate.images.pictures import Picture, bits_of
 from translate.images.values import NoData
@@ -199,20 +199,22 @@ class _Copy:
         """Write the images of a pair. Raises `ImageError` for what a format cannot hold."""
         if pair.halves:
             left, right = (images[side] for side in ("ba" if pair.swapped else "ab"))
-            return [self._written(pair.a, beside(left, right))]
-        return [self._written(pair.a, images["a"], labels=pair.labels), self._written(pair.b, images["b"])]
+            return [self._write_file(self._as_stored(pair.a, beside(left, right)))]
 
-    def _written(self, origin: Path, picture: Picture, labels: bool = False) -> Path:
-        """Write a picture in the place of `origin`, in its format where that can be."""
+        # What cannot be written is refused before a half of a pair is
+        stored = [self._as_stored(pair.a, images["a"]), self._as_stored(pair.b, images["b"])]
+        return [self._write_file(each, pair.labels and number == 0) for number, each in enumerate(stored)]
+
+    def _as_stored(self, origin: Path, picture: Picture) -> _Stored:
+        """Return a picture as it is stored in the place of `origin`, in its format where that can be."""
         pixels, geo = picture.pixels, picture.geo
-        if pixels.dtype == np.float64:  # whole numbers of 32 bits
-            pixels = pixels.astype(np.float32)
+        if pixels.dtype == np.float64:
+            raise ImageError(origin, "write", "holds whole numbers of 32 bits, which cannot be written; save it as "
+                             "floats, or with 16 bits")
         bits = 16 if pixels.dtype == np.int16 else bits_of(pixels)
         suffix = next(each for each in (origin.suffix, ".png", ".tif")
                       if holds(each, pixels.shape[2], bits) and (pixels.dtype != np.int16 or each != ".png"))
         path = (self.out / origin.relative_to(self.folder)).with_suffix(suffix)
-        with files.as_disk_errors(path):
-            files.make_folder(path.parent, self.out)
 
         # What has no data is a value, which the file tells if it can
         if picture.unknown is not None:
@@ -221,10 +223,16 @@ class _Copy:
                 raise DataError(f"cannot mark pixels without data in {suffix} of {pixels.dtype}", origin,
                                 "take --edges crop, or files that name a value for no data (TIFF)")
             pixels, geo = nodata.put(pixels, picture.unknown), nodata.tags(geo)
-        if labels and _with_palette(origin, pixels, path):
-            return path
-        write_image(path, pixels, alpha=picture.alpha, icc=picture.icc, exif=picture.exif, dpi=picture.dpi, geo=geo,
-                    quality=QUALITY if suffix.lower().startswith((".jp", ".jf")) else None)
+        return _Stored(origin, path, replace(picture, pixels=pixels, geo=geo))
+
+    def _write_file(self, stored: _Stored, labels: bool = False) -> Path:
+        """Write a picture, and return where; `labels`: with the palette of its original."""
+        path, picture = stored.path, stored.picture
+        with files.as_disk_errors(path):
+            files.make_folder(path.parent, self.out)
+        if not labels or not _with_palette(stored.origin, picture.pixels, path):
+            write_image(path, picture.pixels, alpha=picture.alpha, icc=picture.icc, exif=picture.exif, dpi=picture.dpi,
+                        geo=picture.geo, quality=QUALITY if path.suffix.lower().startswith((".jp", ".jf")) else None)
         return path
 
     def _copied(self, pair: Pair) -> list[Path]:
@@ -246,6 +254,15 @@ class _Copy:
         except OSError:
             return None
         return [status.st_size, status.st_mtime_ns]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A picture as a file will hold it: in the place of which original, and where."""
+
+    origin: Path
+    path: Path
+    picture: Picture
 
 
 @dataclass(frozen=True)

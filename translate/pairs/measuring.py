@@ -91,7 +91,7 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
     common = np.median(shifts, axis=0)
     apart = np.linalg.norm(shifts - common, axis=1) + [(each.found.warp or 0.0) * each.scale for each in sure]
     spread, off = float(np.median(apart)), [each.off for each in sure]
-    accuracy = max((each.found.accuracy or 0.0) * each.scale for each in sure)
+    accuracy = float(np.median([(each.found.accuracy or 0.0) * each.scale for each in sure]))
     how = f"told to about {accuracy:.2g} px" + ", as two sensors see edges at different places" * (
         accuracy > (OF_ONE_SENSOR + OF_TWO_SENSORS) / 2)
     findings = [Finding(place, "note", f"the images of a pair are off by {np.median(off):.2f} px in the median and "

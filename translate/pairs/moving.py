@@ -9,11 +9,13 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from translate.errors import ImageError
 from translate.images.pictures import Picture
 from translate.metrics.alignment import Alignment
 
 Model = Literal["shift", "similarity", "flow"]
 
+LARGEST_SIDE = 32_766  # px, of what OpenCV's `remap` takes
 REACH = 2  # px that cubic interpolation reads around a place
 FLOW_SIGMA = 4.0  # px, of the Gaussian over a flow: what it finds between edges is a guess
 Part = tuple[slice, slice]  # rows and columns
@@ -45,9 +47,12 @@ def moved(picture: Picture, places: np.ndarray, nearest: bool) -> tuple[Picture,
     """Return a picture whose pixels come from `places` (H, W, 2), and which of them (H, W) lie in it.
 
     Cubic, or the `nearest` pixel for class numbers. A pixel that would be mixed with one without data has none. It is
-    said of the whole picture where on Earth it lies, which is true no more.
+    said of the whole picture where on Earth it lies, which is true no more. Raises `ImageError` for too large a one.
     """
     height, width = picture.pixels.shape[:2]
+    if max(height, width) > LARGEST_SIDE:
+        raise ImageError(picture.path, "move", f"is {width}×{height} pixels, and OpenCV moves images of at most "
+                         f"{LARGEST_SIDE:,} px a side; cut it, or leave it out")
     inside = ((places >= 0) & (places <= np.array([width - 1, height - 1]))).all(-1)
     method = cv2.INTER_NEAREST if nearest else cv2.INTER_CUBIC
 

@@ -53,6 +53,7 @@ class Update:
         number      steps of its stage before this one
         images      images of the run before this step
         keys        of the samples of the micro-batch that it is at: what is drawn for a sample is drawn from its key
+        has_unknown  whether pixels of the batch have no data
         protected   how strictly each pixel of its A is to stay as it is, (N, 1, H, W); None: nothing is protected
 
     and leaves in it
@@ -81,7 +82,7 @@ class Update:
         self._share = 1.0  # of the current micro-batch in this process's batch
         self.keys: tuple[int, ...] = ()  # of the current micro-batch's samples
         self.protected: Tensor | None = None
-        self._has_unknown = False  # whether pixels of the batch have no data
+        self.has_unknown = False
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
 
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
@@ -166,7 +167,7 @@ class Update:
 
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the (a, b) images of this process's batch, in pieces of `micro_batch` samples: each (N, C, H, W)."""
-        self._has_unknown = batch.has_unknown
+        self.has_unknown = batch.has_unknown
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
             self.keys, self.protected = piece.keys, piece.protected
@@ -178,7 +179,7 @@ class Update:
 
     def hide_unknown(self, made: Tensor, real: Tensor, truth: Tensor | None = None) -> Tensor:
         """Return what was made of `real` without the pixels that are not known, see `images.tensors.hide_unknown`."""
-        return hide_unknown(made, real, truth) if self._has_unknown else made
+        return hide_unknown(made, real, truth) if self.has_unknown else made
 
     @contextmanager
     def fake(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from translate.data import Batch
 from translate.errors import Mistake
+from translate.images.tensors import UNKNOWN, unknown_pixels
 from translate.losses import NonSaturating, Objective, Perceptual, feature_matching, l1_loss, roughness
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, RegistrationConfig, UNetConfig
 from translate.networks.discriminators import Discriminator
@@ -109,7 +110,11 @@ class Pix2Pix(Translator):
             return fake
         deformation = self.registration(fake, b)
         with update.full_precision():  # in half precision the coordinates of a large image would run together
-            laid = warped(at_least_float32(fake), at_least_float32(deformation))
+            deformation = at_least_float32(deformation)
+            laid = warped(at_least_float32(fake), deformation)
+            if update.has_unknown:  # what is not known has moved as well, and counts nowhere
+                gaps = (unknown_pixels(a) | unknown_pixels(b)).to(laid.dtype)
+                a = torch.where(warped(gaps, deformation.detach()) > 0, UNKNOWN, a)
         return update.hide_unknown(laid, a, truth=b)
 
     @torch.no_grad()

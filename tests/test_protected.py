@@ -15,6 +15,7 @@ from torch import Tensor
 from tests.covering import each_value
 from tests.steps import build, gradients, make_batch, step, worst_error
 from translate.data import UnpairedConfig, batches
+from translate.data.check import check
 from translate.data.layouts import LabelsConfig, PairedConfig
 from translate.data.protected import ProtectConfig
 from translate.data.stream import Batch
@@ -148,6 +149,8 @@ def test_a_wrong_mask_is_named_before_a_training(break_it: Any, said: str, tmp_p
     with pytest.raises(DataError) as caught:
         data.build("train", tmp_path)
     assert said in str(caught.value) and "1." in str(caught.value)
+    assert any(finding.severity == "error" and said in f"{finding.path}: {finding.what}"
+               for finding in check(data, tmp_path))
 
 
 def test_what_cannot_stay_is_refused_in_the_recipe(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto
     """
     source = adaptation_of(recipe).source.find("train", data_root())
     check_names(source, recipe.data.image_b)
+    check_protection(recipe, source)
     written = []
     with stopping(report, WHAT_IS_KEPT) as report:
         check_everything(recipe, source, home, report)

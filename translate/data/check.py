@@ -99,6 +99,12 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
     """Yield the findings: how the files belong together, then of each file, then of the two files of a pair."""
     parts, findings = _parts(config, root, needs_test_images)
     yield from findings
+    if config.protect is not None:
+        try:
+            config.build("train", root)
+        except DataError as error:
+            if not any(finding.what == error.what for finding in findings):
+                yield Finding.of(error)
 
     # What is called an image and is none is left out of both.
     files = (path for part in parts.values() for pair in part for path, _ in pair)

@@ -296,6 +296,19 @@ def test_on_a_shared_disk_every_call_has_a_ledger_of_its_own(tmp_path: Path, on_
     assert paths[0] != paths[1] and all(path and path.name.startswith(".translate-ledger-1-of-2-") for path in paths)
 
 
+def test_on_a_shared_disk_a_fresh_half_file_is_another_machine_s(source: Path, tmp_path: Path,
+                                                                 on_a_shared_disk: None) -> None:
+    """Where locks hold within one machine, the file that another one was writing was removed under its hands."""
+    out = tmp_path / "out"
+    out.mkdir()
+    half = [out / f"{files.temporary_start(out / '000.png')}4194305-{number}123abcd" for number in (0, 1)]
+    for path in half:
+        path.write_bytes(b"half")
+    os.utime(half[0], (1, 1))
+    converted(source, out)
+    assert [path.exists() for path in half] == [False, True]
+
+
 def test_a_row_is_true_of_what_its_process_has_written(source: Path, tmp_path: Path,
                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process replaced the output before it was noted: the row named the other's content under its own key."""

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 
 from tests.conversions import fill, noise, processes_of, tree
+from tests.runs import cyclegan_recipe
 from tests.test_convert import Watcher
 from translate.convert.jobs import LEDGERS, Shard
 from translate.errors import NetworkError, UsageError
 from translate.foreign import read_lines
 from translate.images.writing import write_image
+from translate.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'diptych[ray]'")
@@ -182,6 +184,24 @@ def test_a_stopped_driver_ends_with_what_is_done_and_goes_on(cluster: Any, tmp_p
     said = driver.communicate(timeout=SECONDS)[0]
     converted, already, failed = map(int, said.split()[-3:])
     assert (converted + already, failed, driver.returncode) == (60, 0, 0) and already >= 3
+
+
+def test_the_command_line_says_of_a_cluster_what_it_says_of_a_process(cluster: Any, tmp_path: Path, shared_pairs: Path,
+                                                                      trained: Callable[[Recipe], Path]) -> None:
+    run = trained(cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 2, "batch_size": 2}]))
+    fill(tmp_path / "in", 5)
+    (tmp_path / "in" / "broken.png").write_text("no image")
+    (tmp_path / "in" / "notes.txt").touch()
+    said = []
+    for out, more in (("alone", []), ("together", ["--engine", "ray", "--engine-cores", "1"])):
+        words = ["convert", tmp_path / "in", tmp_path / out, "--model", run, "--precision", "fp32", *more]
+        ended = subprocess.run([sys.executable, "-m", "translate", *words], cwd=ROOT, capture_output=True, text=True,
+                               timeout=SECONDS)
+        assert ended.returncode == 3, ended.stderr
+        lines = ended.stdout.replace(str(tmp_path / out), "OUT").splitlines()
+        said.append([line for line in lines if "broken.png" in line or "converted" in line or "skipped" in line])
+    assert said[0] == said[1] and "5 converted, 0 done before, 1 failed, 1 skipped, of 6 images → OUT" in said[1]
+    assert tree(tmp_path / "alone") == tree(tmp_path / "together")
 
 
 def test_an_engine_that_is_none_and_a_cluster_that_is_not_there_are_named() -> None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands import call
 from tests.conversions import fill, tiny_release, tree
 from tests.object_storage import SECRET, WRONG_KEY, Door, s3
+from tests.runs import cyclegan_recipe
 from translate.convert import Summary, convert, remote
 from translate.convert.remote import Remote, address, in_words
 from translate.errors import NetworkError, UsageError
+from translate.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 fsspec = pytest.importorskip("fsspec", reason="needs fsspec: pip install 'diptych[remote]'")
@@ -146,6 +150,20 @@ def test_wrong_credentials_are_named_and_never_shown(bucket: tuple[Any, str], mo
     with pytest.raises(UsageError, match="access is refused") as raised:
         converted(f"s3://{name}/in", f"s3://{name}/out")
     assert SECRET not in str(raised.value) and "environment variables" in str(raised.value)
+
+
+@pytest.mark.slow
+def test_the_command_line_converts_between_buckets(bucket: tuple[Any, str], tmp_path: Path, shared_pairs: Path,
+                                                   trained: Callable[[Recipe], Path], said: io.StringIO,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    files, name = bucket
+    run = trained(cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 2, "batch_size": 2}]))
+    words = "convert", f"s3://{name}/in", f"s3://{name}/out", "--model", run, "--workers", "0"
+    assert call(monkeypatch, *words) == 0 and len(objects(files, f"{name}/out")) == 12
+    assert f"12 converted, 0 done before, 0 failed, 0 skipped, of 12 images → s3://{name}/out" in said.getvalue()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", WRONG_KEY)
+    assert call(monkeypatch, *words) == 2 and "access is refused" in said.getvalue()
+    assert SECRET not in said.getvalue()
 
 
 SCRIPT = """

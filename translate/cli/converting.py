@@ -124,7 +124,7 @@ def convert(
                                 on_progress=entry_shower(display, dry_run))
         shown = {entry.path for entry in summary.failed}
         summary = add_up(summary)
-    say_summary(summary, target, dry_run, shown)
+    say_summary(summary, address(target) or target, dry_run, shown)
     raise typer.Exit(summary.exit_code)
 
 
@@ -146,7 +146,7 @@ def entry_shower(display: Display, dry_run: bool) -> Callable[[Entry, int, int],
     return show
 
 
-def say_summary(summary: Summary, target: Path, dry_run: bool, shown: set[str]) -> None:
+def say_summary(summary: Summary, target: Path | str, dry_run: bool, shown: set[str]) -> None:
     """Print what became of all files. `shown`: the failed ones that were printed already, by this process."""
     for entry in summary.failed:
         if entry.path not in shown:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from translate import files
 from translate.convert.jobs import FileFormat, Job, Jobs
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
+from translate.convert.ledger_files import REST_SECONDS
 from translate.convert.protecting import Composing, Protection, composed
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
 from translate.images.pages import Page
@@ -165,8 +168,10 @@ def make_folder(job: Job) -> None:
 def remove_leftovers(jobs: Jobs) -> None:
     """Delete the temporary files of outputs of ours that killed processes left behind.
 
-    Those of other shards' outputs stay.
+    Those of other shards' outputs stay, and on a disk that machines share what is not old: whether another machine
+    writes it, neither its process's number nor a lock tells for certain.
     """
+    before = time.time() - REST_SECONDS if files.is_shared(jobs.out) else math.inf
     found = [(folder, name) for folder in jobs.folders for name in _temporary_names(jobs.out / folder)]
     if not found:
         return
@@ -174,7 +179,8 @@ def remove_leftovers(jobs: Jobs) -> None:
     for folder, name in found:
         if (folder or ".", name[:files.NUM_START_LETTERS]) in starts:
             with suppress(OSError):  # somebody writes it
-                files.remove_left_behind(jobs.out / folder / name)
+                if (path := jobs.out / folder / name).stat().st_mtime < before:
+                    files.remove_left_behind(path)
 
 
 def _temporary_names(folder: Path) -> list[str]:

@@ -17,7 +17,6 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from translate.training.loop import train
 
 FURTHEST = 8  # px that a pair is off
 MARGIN = 12  # px of each side that are cut off a tile, so that what is moved in is real
-SIDE = 64  # px, of crops
 WAYS = ("exact", "moved", "registered", "aligned")
 SHOWN = ("psnr", "ssim", "l1", "gradient_error")
 
@@ -57,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=2400, help="that each training sees")
+    parser.add_argument("--side", type=int, default=64, help="of crops, px")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--source", choices=["relief", "grey"], default="relief", help="what is translated: the relief "
                         "map, or the negative of the satellite image's own grey values")
@@ -71,12 +70,13 @@ def main() -> None:
     for seed in words.seeds:
         with tempfile.TemporaryDirectory() as folder:
             for way in words.ways:
-                append_line(words.out, trained(Path(folder), seed, way, words.source, words.images, words.changes))
+                append_line(words.out, trained(Path(folder), seed, way, words))
     print(table(read_lines(words.out)))
 
 
-def trained(folder: Path, seed: int, way: str, source: str, images: int, changes: Sequence[str]) -> dict[str, Any]:
+def trained(folder: Path, seed: int, way: str, words: argparse.Namespace) -> dict[str, Any]:
     """Train one way below `folder`; return its scores on exact test pairs, as a line of --out."""
+    source, images, side, changes = words.source, words.images, words.side, words.changes
     data = folder / ("exact" if way == "exact" else "moved")
     if not data.exists():
         write_pairs(data, source, 0 if way == "exact" else FURTHEST, seed)
@@ -88,7 +88,7 @@ def trained(folder: Path, seed: int, way: str, source: str, images: int, changes
 
     recipe = load_recipe(find_recipe("earth"), [
         f"seed={seed}", f"data={{kind: paired, folder: {data}, resize: null, augment: [flip]}}",
-        f"stages=[{{resolution: {SIDE}, images: {images // 2}, batch_size: 4}}, {{resolution: {SIDE}, images: "
+        f"stages=[{{resolution: {side}, images: {images // 2}, batch_size: 4}}, {{resolution: {side}, images: "
         f"{images - images // 2}, batch_size: 4, lr: {{kind: linear, to: 0.0}}}}]", "every.evaluate=null", "workers=0",
         "translator.generator.width=16", "translator.generator.blocks=3", "translator.discriminator.width=16",
         *(["translator.registration={}"] if way == "registered" else []), *changes])
@@ -96,7 +96,7 @@ def trained(folder: Path, seed: int, way: str, source: str, images: int, changes
     train(recipe, folder / f"run-{way}", Quiet())
     seconds = time.process_time() - began
     scores = evaluate_run(folder / f"run-{way}").as_json()["metrics"]
-    return {"seed": seed, "way": way, "source": source, "images": images, "cpu_seconds": round(seconds),
+    return {"seed": seed, "way": way, "source": source, "images": images, "side": side, "cpu_seconds": round(seconds),
             "changes": list(changes), **{name: scores[name]["value"] for name in SHOWN}}
 
 
@@ -159,11 +159,16 @@ def table(lines: list[dict[str, Any]]) -> str:
         same = [line for line in lines if line["way"] == way]
         spread = {name: statistics.stdev(line[name] for line in same) if len(same) > 1 else 0.0 for name in SHOWN}
         cells = [f"{mean[name]:.3f} ± {spread[name]:.3f}" for name in SHOWN]
-        both = {"exact", "moved"} <= means.keys()
-        lost = {name: means["exact"][name] - means["moved"][name] for name in SHOWN if both}
-        left = ", ".join(f"{100 * (means['exact'][name] - mean[name]) / lost[name]:.0f} %" for name in lost)
+        left = ", ".join(still_lost(name, *(means[each][name] for each in ("exact", "moved", way)))
+                         for name in SHOWN if {"exact", "moved"} <= means.keys())
         rows.append(f"| {way} | {len(same)} | {' | '.join(cells)} | {left} |")
     return "\n".join(rows)
+
+
+def still_lost(name: str, exact: float, moved: float, found: float) -> str:
+    """Return which part of what is lost in moved pairs is still lost; a dash where nothing is."""
+    better = -1 if name in ("l1", "gradient_error") else 1
+    return "–" if better * (exact - moved) <= 0 else f"{100 * (exact - found) / (exact - moved):.0f} %"
 
 
 if __name__ == "__main__":

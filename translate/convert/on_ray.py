@@ -162,7 +162,8 @@ class RayEngine:
         try:
             held = self.ray.put(plan)
         except Exception as error:  # pickle raises what it likes
-            raise UsageError(f"--engine ray: this model cannot be sent to other processes ({error})",
+            why = (str(error).splitlines() or [""])[0]
+            raise UsageError(f"--engine ray: this model cannot be sent to other processes ({why})",
                              advice="convert without --engine, with --shard auto on each machine") from error
         scheduler = Scheduler(self, jobs, held, stop)
         warned: set[str] = set()

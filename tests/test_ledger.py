@@ -245,6 +245,36 @@ def test_lines_that_are_none_block_no_folder(ending: bytes, source: Path, tmp_pa
     assert tree(out) == before
 
 
+def test_a_line_of_the_highest_run_leaves_a_folder_that_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    converted(source, out)
+    with (out / LEDGER).open("ab") as file:
+        file.write(b'{"path": "other.png", "status": "done", "output": "other.png", "run": %d}\n' % 2**53)
+    first, second, *_ = sorted(source.rglob("*.png"))
+    first.write_bytes(second.read_bytes())
+    assert (summary := converted(source, out)).converted == 1 and not summary.failed
+    assert converted(source, out).already == 4
+
+
+@pytest.mark.parametrize("target", ["nowhere", ".translate-ledger-x.jsonl"])
+def test_a_link_that_leads_nowhere_among_ledgers_holds_nobody_up(target: str, source: Path, tmp_path: Path) -> None:
+    """Such a link was looked for again and again, for ever."""
+    out = tmp_path / "out"
+    converted(source, out)
+    link = out / ".translate-ledger-x.jsonl"
+    link.symlink_to(target)
+    ledger = Ledger(out)
+    assert converted(source, out).already == 4 and link.is_symlink()
+
+    # Also where a ledger becomes one while it is in use
+    other = out / ".translate-ledger-y.jsonl"
+    (out / LEDGER).rename(other)
+    ledger.look_again()
+    other.rename(tmp_path / "kept")
+    other.symlink_to(target)
+    assert ledger.last("000.png") == {}
+
+
 @pytest.mark.parametrize("what", ["a folder", "a pipe", "a link"])
 def test_a_ledger_that_is_no_file_stops_the_call_before_any_work(what: str, source: Path, tmp_path: Path) -> None:
     out, precious = tmp_path / "out", tmp_path / "precious"

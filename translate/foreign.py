@@ -29,7 +29,8 @@ CUT_LINE = b"!\n"  # which is no JSON
 MAX_DEPTH = 20  # lists and objects inside each other
 
 Document = dict[str, Any]
-Count = Annotated[int, pydantic.Field(ge=0, le=2**53)]
+MAX_COUNT = 2**53
+Count = Annotated[int, pydantic.Field(ge=0, le=MAX_COUNT)]
 Number = Annotated[float, pydantic.Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 SHA256 = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -33,7 +33,7 @@ from translate import files
 from translate.convert.jobs import LEDGERS, Job, Shard
 from translate.convert.ledger_files import Held, find_ledgers, fold
 from translate.errors import DocumentError, visible
-from translate.foreign import SHA256, Count, each_line, one_of_lines, opened, parse
+from translate.foreign import MAX_COUNT, SHA256, Count, each_line, one_of_lines, opened, parse
 
 LEDGER = f"{LEDGERS}.jsonl"
 SECONDS_UNTIL_SEEN = 65.0  # until what another machine has written shows here: NFS keeps what it knows up to 60 s
@@ -142,7 +142,7 @@ class Ledger:
         self._seen_late = SECONDS_UNTIL_SEEN if folder is not None and files.is_shared(folder) else 0.0
         self._forget()
         self.look_again()
-        self.run = 1 + self._rows.run
+        self.run = min(1 + self._rows.run, MAX_COUNT)  # what is written here must be readable, whatever was read
 
     def _forget(self) -> None:
         self._rows, self._ends = Rows(), dict[Path, int]()  # and up to which byte each ledger was read
@@ -224,7 +224,7 @@ class Ledger:
             while (place := self._rows.place_of(path)) is not None:
                 try:
                     return self._line_at(*place)
-                except OSError:  # folded into another meanwhile
+                except (OSError, DocumentError):  # folded into another meanwhile, or no file any more
                     self.look_again()
             return b""
 

@@ -76,7 +76,7 @@ def _take(path: Path) -> BinaryIO | None:
 
 
 def find_ledgers(folder: Path) -> list[Path]:
-    """List the ledgers of a folder. Raises `OSError`.
+    """List the ledgers of a folder: no folders, pipes, or links that lead nowhere. Raises `OSError`.
 
     Twice, until two lists agree: a folder that is read while one ledger is replaced by another may show neither.
     """
@@ -89,8 +89,8 @@ def find_ledgers(folder: Path) -> list[Path]:
 def _listed(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(folder / entry.name for entry in entries
-                          if entry.name.startswith(LEDGERS) and entry.name.endswith(".jsonl"))
+            return sorted(path for entry in entries if entry.name.startswith(LEDGERS) and entry.name.endswith(".jsonl")
+                          and (path := folder / entry.name).is_file())
     except (FileNotFoundError, NotADirectoryError):
         return []
 

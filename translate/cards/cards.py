@@ -22,7 +22,7 @@ from translate.cards.rasters import RastersConfig
 from translate.data.layout import FOLDERS_OF
 from translate.data.layouts import DataConfig
 from translate.errors import DataError, DiskError, DocumentError, Mistake, RecipeError, is_disk_fault, visible
-from translate.files import copy, remove_folder, sync_folder, write_json
+from translate.files import remove_folder, sync_folder, write_json
 from translate.foreign import Count, Shape, read_json
 from translate.mistakes import Mistakes, nearest
 from translate.places import card_files
@@ -182,8 +182,8 @@ def _download(card: Card, root: Path, file: Path | None, say: Say) -> list[Path]
         raise DataError("you have to download this data set yourself", card.name,
                         source.steps(card.name, root / card.name))
     folder.mkdir(parents=True, exist_ok=True)
-    if file is not None:
-        copy(file, folder / file.name)  # the other packages are downloaded
+    if file is not None and isinstance(source, PackagesSource):
+        source.take(file, folder)  # the other packages are downloaded
     try:
         return source.fetch(folder, f"translate data prepare {card.name}", say)
     except DataError as error:

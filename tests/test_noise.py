@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 
+import translate
 from tests.bounds import rounding_bound, worst_error
 from tests.covering import one_in
 from tests.games import GAMES
@@ -79,7 +80,7 @@ def batch_of(side: int, samples: int = 3, num_classes: int = NUM_CLASSES) -> Bat
     chance = torch.Generator().manual_seed(3)
     a = torch.eye(num_classes, dtype=torch.float64)[torch.arange(samples) % num_classes, :, None, None]
     b = torch.rand(samples, 1, side, side, generator=chance, dtype=torch.float64) * 2 - 1
-    return Batch(a, b, tuple(range(40, 40 + samples)))
+    return Batch(a, b, tuple(range(40, 40 + samples)), other=a.roll(1, dims=0))
 
 
 def test_every_network_from_noise_is_among_the_small_ones() -> None:
@@ -146,6 +147,49 @@ def test_every_plan_gives_the_gradients_of_one_joint_backward_pass(name: str, pl
     assert worst_error(found, expected) <= rounding_bound(expected, lambda: played("plain")[0])
     for loss, value in losses.items():
         torch.testing.assert_close(recorded[loss], value, rtol=1e-9, atol=1e-12)
+
+
+def test_mismatched_conditions_give_the_same_gradients_in_any_micro_batches() -> None:
+    """They were another sample's of the micro-batch, and a micro-batch of one had none. Beside the loss written out."""
+    def played(micro_batch: int | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        translator = built(config_of("mlp", mismatched=2.0))
+        update = step(translator, batch_of(8, 4), micro_batch=micro_batch)
+        return gradients(translator), update.losses
+
+    expected, losses = played(None)
+    for micro_batch in (1, 2):
+        found, recorded = played(micro_batch)
+        assert worst_error(found, expected) <= rounding_bound(expected, lambda: played(None)[0])
+        torch.testing.assert_close(recorded["mismatched"], losses["mismatched"], rtol=1e-9, atol=1e-12)
+
+    judge, batch = built(config_of("mlp")).discriminator_b, batch_of(8, 4)
+    matched, mismatched = (judge(batch.b, a) for a in (batch.a, batch.a.roll(1, dims=0)))
+    zero = torch.zeros_like(matched)
+    wanted = torch.logaddexp(zero, -matched).mean() + torch.logaddexp(zero, mismatched).mean()  # twice half of it
+    torch.testing.assert_close(losses["mismatched"], wanted.detach())
+
+
+def test_a_mismatched_image_is_seen_as_real_ones_are() -> None:
+    """Augmented: else the discriminator knows by that alone what it is beside."""
+    translator = built(config_of("dcgan", mismatched=1.0, augment=["translation", "color"]))
+    batch, seen = batch_of(32), list[Tensor]()
+    translator.discriminator_b.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    step(translator, batch)
+    real, _, mismatched, matched, *_ = seen
+    assert torch.equal(matched, real) and torch.equal(mismatched, real) and not torch.equal(real, batch.b)
+
+
+def test_heads_are_trained_on_every_level_of_a_discriminator() -> None:
+    """A StackGAN's was narrower before its second stage, and its codes ended the training there."""
+    for name in ("pggan", "stackgan"):
+        config = config_of(name, codes={"categorical": [3], "continuous": 1})
+        translator = built(config)
+        for network, part in ((translator.generator_ab, config.generator),
+                              (translator.discriminator_b, config.discriminator)):
+            extend(part, network, 1, fading=False)
+            network.double()
+        step(translator, batch_of(config.generator.side_at(1)))
+        assert all(value.isfinite().all() for value in gradients(translator).values() if value is not None)
 
 
 def test_an_augmented_condition_diverges_from_the_normal_distribution_as_torch_says() -> None:
@@ -267,9 +311,26 @@ def test_a_run_leaves_a_generator_that_draws_the_same_images_in_any_batch(run: P
 def test_who_would_convert_with_it_is_told_what_to_use_instead(run: Path) -> None:
     with pytest.raises(UsageError, match="translate sample"):
         load_release(run)
+    for asked in ({"direction": "ba"}, {"memory": "1GB"}):
+        with pytest.raises(UsageError, match="leave direction and memory out"):
+            translate.load(run, **asked)
 
 
 def test_mistakes_of_a_recipe_are_named(digits: Path) -> None:
+    for wrong, what in (({"widths": [-3]}, "-3"), ({"widths": [0, 8]}, "0")):
+        for part in ("generator", "discriminator"):
+            with pytest.raises(Exception, match=f"widths.*{what}"):
+                config_of("mlp", **{part: wrong})
+    with pytest.raises(Exception, match="attention: 64 px, and its images reach 32 px"):
+        config_of("biggan", generator={"attention": 64})
+    with pytest.raises(Exception, match="attention: 64 px, and its features begin at 32 px"):
+        config_of("biggan", discriminator={"attention": 64, "side": 64})
+    for data, what in (({"classes": 2, "vectors": {"size": 5}}, "data.vectors are no classes"),
+                       ({"classes": None, "vectors": {"size": 5}}, "set data.classes")):
+        with pytest.raises(Exception, match=what):
+            recipe_of(digits, data={"kind": "images", "folder": str(digits), "resize": 32, **data},
+                      translator={"kind": "noise"} | SMALL["styles"],
+                      stages=[{"resolution": 32, "images": 8, "batch_size": 4}])
     with pytest.raises(Exception, match="8×8 px, and the generator draws 32×32"):
         recipe_of(digits, translator={"kind": "noise"} | SMALL["dcgan"])
     with pytest.raises(Exception, match="cannot gain levels"):

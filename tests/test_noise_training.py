@@ -180,7 +180,7 @@ def in_a_process_of_two(names: list[str], folder: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     accelerator = Accelerator(cpu=True)
     for name in names:
-        translator = built(config_of(name))
+        translator = built(config_of(name, mismatched=float(name != "began")))
         own = batch_of(SIDES[name], 4).micro_batches(2)[accelerator.process_index]
         step(translator, own, accelerator=accelerator)
         torch.save(gradients(translator), folder / f"{name} {accelerator.process_index}.pt")
@@ -192,7 +192,7 @@ def test_two_processes_give_the_gradients_of_the_whole_batch(tmp_path: Path) -> 
     debug_launcher(in_a_process_of_two, (names, tmp_path), num_processes=2)
     for name in names:
         def whole(name: str = name) -> dict[str, torch.Tensor]:
-            translator = built(config_of(name))
+            translator = built(config_of(name, mismatched=float(name != "began")))
             step(translator, batch_of(SIDES[name], 4), micro_batch=2)
             return gradients(translator)
 

@@ -154,7 +154,7 @@ def measure(recipe: Recipe, stage: Stage, foreseen: Foreseen) -> Measured:
             torch.cuda.synchronize()
             begin = time.perf_counter()
         update = Update(translator, optimizers, accelerator, plan, "fp16", stage.micro_batch, number)
-        translator.step(Batch(images[0], images[1], tuple(range(stage.batch_size))), update)
+        translator.step(Batch(images[0], images[1], tuple(range(stage.batch_size)), other=images[0]), update)
         if update.notes:
             raise torch.OutOfMemoryError(update.notes[0])
     torch.cuda.synchronize()

@@ -21,7 +21,7 @@ def load(path: str | Path, direction: Literal["ab", "ba"] = "ab", device: str = 
     One that draws images from noise does so by `load(path).sample(num, seed)`.
 
     path        the folder
-    direction   `ab` from domain A to domain B, `ba` back
+    direction   `ab` from domain A to domain B, `ba` back; not for one from noise, as for `memory`
     device      `auto` takes CUDA where there is one
     precision   `auto` takes the device's fast number format for outputs of 8 bits, fp32 for deeper ones
     memory      (such as "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower
@@ -34,9 +34,13 @@ def load(path: str | Path, direction: Literal["ab", "ba"] = "ab", device: str = 
     from translate.convert.from_noise import NoiseModel
     from translate.convert.python_api import Model
     from translate.convert.translating import Translating
+    from translate.errors import UsageError
     from translate.runs.release import draws_from_noise, load_release
     from translate.sampling.sampler import Sampler
 
     if draws_from_noise(Path(path)):
+        if direction != "ab" or memory is not None:
+            raise UsageError(f"{path} draws images from noise: it has no other direction, and none of its images are "
+                             "computed in strips; leave direction and memory out")
         return NoiseModel(Sampler.load(Path(path), device, precision))
     return Model(Translating.with_release(load_release(Path(path), direction), device, precision, memory))

@@ -24,6 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from translate.data.hashing import stable_hash
 from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.labelled_layouts import METADATA, ClassesConfig, ImageFolderConfig, metadata_rows
 from translate.data.layout import FOLDERS_OF, OneFolderConfig, Split
@@ -187,6 +188,13 @@ class ConditionedSamples(Samples):
         super().__init__(loading, split, files, files)
         self.classes, self.num_classes, self.vectors = classes, num_classes, vectors
 
+        # Images by their condition, for `other_condition`: those of one lie beside each other
+        numbers: dict[tuple[int, bytes], int] = {}
+        self._groups = np.array([numbers.setdefault(
+            (0 if classes is None else classes[index], b"" if vectors is None else vectors[index].tobytes()),
+            len(numbers)) for index in range(len(files))])
+        self._grouped = np.argsort(self._groups, kind="stable")
+
     @property
     def num_planes(self) -> int:
         return self.image_b.channels
@@ -202,6 +210,14 @@ class ConditionedSamples(Samples):
         parts = [] if self.classes is None else [one_hot(self.classes[index], self.num_classes)]
         parts += [] if self.vectors is None else [torch.from_numpy(self.vectors[index])[:, None, None]]
         return torch.cat(parts) if parts else torch.zeros(0, 1, 1)
+
+    def other_condition(self, index: int, key: int) -> Tensor | None:
+        first, end = np.searchsorted(self._groups, self._groups[index] + np.arange(2), sorter=self._grouped)
+        num_others = len(self._groups) - int(end - first)
+        if not num_others:
+            return None
+        place = stable_hash(key, "other condition") % num_others
+        return self.condition(int(self._grouped[place if place < first else place + int(end - first)]))
 
 
 def one_hot(number: int, num_classes: int) -> Tensor:

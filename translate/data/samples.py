@@ -35,6 +35,7 @@ class Sample(NamedTuple):
     b: Tensor
     key: int
     protected: Tensor | None = None  # (1, H, W): how strictly each pixel of A is to stay; None: nothing is protected
+    other: Tensor | None = None  # of images from noise: what another one is drawn under, which differs from a
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,13 @@ class Samples:
             return []
         mask = self.loading.protect.read(self.files_a[index])
         return [resized(mask, shape, labels=True).reshape(*shape, 1)]
+
+    def other_condition(self, index: int, key: int) -> Tensor | None:
+        """Return a condition that is not that of image `index`, like A: that of an image chosen by the sample's key.
+
+        None where nothing is drawn from noise, and where all images have one condition.
+        """
+        return None
 
     def _loaded(self, stored: Stored, resize: int | None, crop: HeightWidth,
                 labels: bool) -> tuple[np.ndarray, HeightWidth]:

@@ -9,9 +9,10 @@ permutation each: the smaller one begins anew, in another order, whenever it is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,8 @@ class Batch:
 
     `has_unknown`: some pixels have no data (`translate.images.tensors.UNKNOWN`).
     `protected`: how strictly each pixel of a is to stay as it is, (N, 1, H, W); None: nothing is protected.
+    `other`: of images that are drawn from noise, a condition like `a` that is not the sample's, a function of its key
+    alone; None where there is none.
     """
 
     a: Tensor
@@ -56,6 +59,7 @@ class Batch:
     keys: tuple[int, ...]
     has_unknown: bool = False
     protected: Tensor | None = None
+    other: Tensor | None = None
     unreadable: tuple[TranslateError, ...] = ()  # why samples could not be made, in whose place others are here
 
     def __len__(self) -> int:
@@ -64,28 +68,31 @@ class Batch:
     def micro_batches(self, largest: int | None) -> list[Batch]:
         """Return the same samples in pieces of at most `largest` (None: all in one), which share its memory."""
         step = largest or len(self)
-        return [Batch(self.a[i:i + step], self.b[i:i + step], self.keys[i:i + step], self.has_unknown,
-                      None if self.protected is None else self.protected[i:i + step])
-                for i in range(0, len(self), step)]
+        pieces = [slice(start, start + step) for start in range(0, len(self), step)]
+        return [replace(self._changed(itemgetter(piece)), keys=self.keys[piece], unreadable=()) for piece in pieces]
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device; from pinned memory the copy does not wait."""
-        return Batch(self.a.to(device, non_blocking=True), self.b.to(device, non_blocking=True), self.keys,
-                     self.has_unknown, None if self.protected is None else self.protected.to(device, non_blocking=True))
+        return replace(self._changed(lambda tensor: tensor.to(device, non_blocking=True)), unreadable=())
 
     def pin_memory(self) -> Batch:
         """Return the batch in pinned memory: the loader calls this, so that `to` need not wait."""
-        protected = None if self.protected is None else self.protected.pin_memory()
-        return Batch(self.a.pin_memory(), self.b.pin_memory(), self.keys, self.has_unknown, protected, self.unreadable)
+        return self._changed(lambda tensor: tensor.pin_memory())
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with every tensor of it changed."""
+        protected, other = (None if tensor is None else change(tensor) for tensor in (self.protected, self.other))
+        return replace(self, a=change(self.a), b=change(self.b), protected=protected, other=other)
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Batch:
         """Return samples of one size as a batch."""
+        masks = [sample.protected for sample in samples if sample.protected is not None]
+        others = [sample.other for sample in samples if sample.other is not None]
         return cls(torch.stack([sample.a for sample in samples]), torch.stack([sample.b for sample in samples]),
                    tuple(sample.key for sample in samples),
                    any(bool(unknown_pixels(image).any()) for sample in samples for image in (sample.a, sample.b)),
-                   torch.stack(masks) if (masks := [each.protected for each in samples if each.protected is not None])
-                   else None)
+                   torch.stack(masks) if masks else None, other=torch.stack(others) if others else None)
 
     @classmethod
     def drawn(cls, drawn: Sequence[Drawn]) -> Batch:
@@ -155,7 +162,8 @@ class Stream(Loadable):
             a, b = images
             (a, *mask), (b,) = self.transform([a, *mask], key_a), self.transform([b], key_b)
             images = [a, b]
-        return Sample(*self.samples.tensors(images, index_a), key_a, self._weights(mask))
+        return Sample(*self.samples.tensors(images, index_a), key_a, self._weights(mask),
+                      self.samples.other_condition(index_a, key_a))
 
     def _weights(self, mask: list[np.ndarray]) -> Tensor | None:
         """Return a mask (H, W, 1) as how strictly each pixel is to stay: (1, H, W) float32."""

@@ -106,7 +106,7 @@ class StepOnMeta:
                                 stage.micro_batch, images=self.warmup)
             update.device, update.counter = device, counter
             with computed_by(path):
-                translator.step(Batch(a, b, tuple(range(stage.batch_size))), update)
+                translator.step(Batch(a, b, tuple(range(stage.batch_size)), other=a), update)
         return Measured(counter.peak, counter.work)
 
 

@@ -55,6 +55,7 @@ class Update:
         keys        of the samples of the micro-batch that it is at: what is drawn for a sample is drawn from its key
         has_unknown  whether pixels of the batch have no data
         protected   how strictly each pixel of its A is to stay as it is, (N, 1, H, W); None: nothing is protected
+        other       of images from noise, a condition of each that is not its own, (N, K, 1, 1); None: there is none
 
     and leaves in it
 
@@ -82,6 +83,7 @@ class Update:
         self._share = 1.0  # of the current micro-batch in this process's batch
         self.keys: tuple[int, ...] = ()  # of the current micro-batch's samples
         self.protected: Tensor | None = None
+        self.other: Tensor | None = None
         self.has_unknown = False
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
 
@@ -170,7 +172,7 @@ class Update:
         self.has_unknown = batch.has_unknown
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
-            self.keys, self.protected = piece.keys, piece.protected
+            self.keys, self.protected, self.other = piece.keys, piece.protected, piece.other
             seed_dropout(self.translator.networks.values(), piece.keys)
             yield piece.a, piece.b
             if self._waiting:

@@ -39,6 +39,10 @@ class DataPart(Protocol):
         """The channels of what stands for A: those of its images, or of one-hot labels."""
 
     @property
+    def num_classes(self) -> int:
+        """How many classes images are drawn under from noise, the first of A's channels; 0: none."""
+
+    @property
     def channels_b(self) -> int:
         """The channels of B's images."""
 

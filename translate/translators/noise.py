@@ -56,7 +56,7 @@ class NoiseConfig(BaseTranslatorConfig):
     discriminator: WholeDiscriminatorConfig = DCGANDiscriminatorConfig()
     objective: Objective = NonSaturating()
     divergence: float = Field(1.0, ge=0, le=1e9)  # λ of what StackGAN draws of a condition, from N(0, 1)
-    # weight of D's loss of real images beside another sample's condition, a third kind of sample (StackGAN: 1)
+    # weight of D's loss of real images beside a condition that is not theirs, a third kind of sample (StackGAN: 1)
     mismatched: float = Field(0.0, ge=0, le=1e9)
     conditioned: bool = True  # both networks see the class or vector that the data give; false: neither does
     codes: Codes | None = None  # what an image must tell of besides (InfoGAN); null: nothing
@@ -90,14 +90,17 @@ class NoiseConfig(BaseTranslatorConfig):
         if generator.needs_conditions and not self.conditions_of(data.channels_a):
             yield Mistake("translator.generator.kind", f"{generator.kind} draws images under a class or a vector",
                           "set data.vectors or data.classes")
-        if self.styles is not None and (self.conditioned or data.channels_a < 2):
+        if self.styles is not None and (self.conditioned or data.num_classes < 2):
             yield Mistake("translator.styles", "are the classes of the data, which neither network may be told",
                           "set data.classes, and conditioned: false")
+        if self.styles is not None and data.channels_a > data.num_classes:
+            yield Mistake("translator.styles", "are the classes of the data, and data.vectors are no classes",
+                          "leave data.vectors out: neither network would see them")
 
     @property
     def least_samples(self) -> int:
-        heads = self.codes is not None or self.styles is not None  # which have a batch norm; and one is no other
-        return max(self.generator.least_samples, 2 if heads or self.mismatched else 1)
+        heads = self.codes is not None or self.styles is not None  # which have a batch norm
+        return max(self.generator.least_samples, 2 if heads else 1)
 
     def conditions_of(self, channels_a: int) -> int:
         """Return how many numbers of a condition both networks see, where the data give so many."""
@@ -201,10 +204,11 @@ class Noise(Translator):
             fake = fakes[number] if fakes else update.translated(self.generator_ab, self.inputs(a, update.keys))
             judge = self.conditional(a, b)
             self.tell_apart(update, judge, b, fake)
-            if self.mismatched:
-                other = self.conditional(a.roll(1, dims=0), b)(b)
+            if self.mismatched and update.other is not None:
+                real = self.seen(update, f"real {judge.name}", b)
+                beside_other = self.conditional(update.other, b)(real)
                 update.backward("mismatched", self.mismatched * self.objective.total_discriminator_loss(
-                    judge, judge(b), other, update.uniform))
+                    judge, judge(real), beside_other, update.uniform))
             if self.codes is not None:
                 update.backward("information_b", self.codes.loss(self.recognised("codes", update, judge, fake),
                                                                  self.codes.drawn(update.keys).to(fake)))

@@ -31,6 +31,7 @@ class StepTools(Protocol):
     images: int
     number: int
     protected: Tensor | None
+    other: Tensor | None
     has_unknown: bool
     keys: tuple[int, ...]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -32,6 +33,7 @@ GENERATOR_WIDTHS: dict[BigGANSide, tuple[int, ...]] = {
 DISCRIMINATOR_WIDTHS: dict[BigGANSide, tuple[int, ...]] = {
     32: (4, 4, 4, 4), 64: (1, 2, 4, 8, 16), 128: (1, 2, 4, 8, 16, 16), 256: (1, 2, 4, 8, 8, 16, 16)}
 NUM_UNSTRIDED = {32: 2, 64: 1, 128: 1, 256: 1}  # of D's last blocks, which keep the size
+AttentionSide = Literal[16, 32, 64, None]
 
 
 class BigGANConfig(LatentConfig):
@@ -42,7 +44,7 @@ class BigGANConfig(LatentConfig):
     latent: int = Field(120, ge=7, le=65_536)  # cut into as many pieces as there are blocks and one more
     width: int = Field(96, ge=1, le=1024)
     shared: int = Field(128, ge=1, le=65_536)  # numbers of an embedded condition, which all norms share
-    attention: Literal[16, 32, 64, None] = 64  # px at which it stands; null: none
+    attention: AttentionSide = 64  # px at which it stands; null: none
     spectral: bool = True  # spectral norm (Miyato et al. 2018): each layer's largest singular value is one
     init: Initialisation = "orthogonal"
 
@@ -54,6 +56,11 @@ class BigGANConfig(LatentConfig):
     def side_at(self, levels: int) -> int:
         return self.side
 
+    @pydantic.model_validator(mode="after")
+    def _attention_stands(self) -> BigGANConfig:
+        check_attention(self.attention, self.side, "its images reach")
+        return self
+
 
 class BigGANDiscriminatorConfig(WholeConfig):
     """BigGAN's discriminator: 88.0 M parameters at 128 px, width 96, with 1000 classes."""
@@ -61,7 +68,7 @@ class BigGANDiscriminatorConfig(WholeConfig):
     kind: Literal["biggan"] = "biggan"
     side: BigGANSide = 128
     width: int = Field(96, ge=1, le=1024)
-    attention: Literal[16, 32, 64, None] = 64  # px at which it stands; null: none
+    attention: AttentionSide = 64  # px at which it stands; null: none
     norm: Literal["none"] = "none"
     spectral: bool = True
     init: Initialisation = "orthogonal"
@@ -70,6 +77,17 @@ class BigGANDiscriminatorConfig(WholeConfig):
         widths = [self.width * times for times in DISCRIMINATOR_WIDTHS[self.side]]
         network = BigGANDiscriminator(channels, conditions, widths, self.side, NUM_UNSTRIDED[self.side], self.attention)
         return prepared(network, self.init, self.spectral)
+
+    @pydantic.model_validator(mode="after")
+    def _attention_stands(self) -> BigGANDiscriminatorConfig:
+        check_attention(self.attention, self.side // 2, "its features begin at")
+        return self
+
+
+def check_attention(at: int | None, largest: int, what: str) -> None:
+    """Raise `ValueError` for attention at a size that a network does not have."""
+    if at is not None and at > largest:
+        raise ValueError(f"attention: {at} px, and {what} {largest} px; use {largest} or less, or null")
 
 
 class SteeredNorm(nn.Module):

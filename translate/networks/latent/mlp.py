@@ -7,7 +7,7 @@ plans, spectral norm and orthogonal regularisation know it.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from translate.networks.latent.latents import ChainDiscriminator, LatentConfig, 
 from translate.networks.layers import Chain, Layer, Norm, make_norm
 from translate.networks.weights import spectrally_normed
 
-Widths = tuple[int, ...]
+Widths = tuple[Annotated[int, Field(ge=1, le=65_536)], ...]
 
 
 class MLPConfig(LatentConfig):

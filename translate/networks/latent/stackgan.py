@@ -28,6 +28,7 @@ from translate.precision import at_least_float32
 
 SMALLEST = 4  # px that an image begins with, and that a discriminator ends at (M_d)
 STAGE_FACTOR = 4  # of the second stage's sides to the first's
+WIDEST = 8  # times a discriminator's width, of its last layers
 StackGANSide = Literal[16, 32, 64]
 
 
@@ -201,7 +202,7 @@ class StackGANDiscriminator(WholeDiscriminator):
         self.channels, self.side, self.width, self.norm = channels, side, width, norm
         self.embed = nn.Conv2d(conditions, embedding, 1) if conditions else None
         self.embedding = embedding if conditions else 0
-        self.hidden_size = min(2**(self.num_halvings - 1), 8) * width * SMALLEST**2
+        self.hidden_size = WIDEST * width * SMALLEST**2
         self.judge = self.judging()
 
     @property
@@ -210,7 +211,8 @@ class StackGANDiscriminator(WholeDiscriminator):
 
     def judging(self) -> nn.ModuleList:
         """Return the layers to 4×4, and those from there on, for images of this level."""
-        widths = [min(2**level, 8) * self.width for level in range(self.num_halvings)]
+        # The last is as wide at every level, so that heads on it keep their size
+        widths = [*(min(2**level, WIDEST) * self.width for level in range(self.num_halvings - 1)), WIDEST * self.width]
         bias = self.norm != "batch"
         down = Chain(*(Layer(nn.Conv2d(before, after, 4, 2, 1, bias=bias or number == 0), slope=0.2 if number else None,
                              norm=make_norm(self.norm, before) if number > 1 else None)

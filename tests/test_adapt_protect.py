@@ -31,6 +31,7 @@ def protecting(folder: Path, **changes: Any) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
+@pytest.mark.slow
 def test_protected_classes_stay_and_a_changed_pixel_is_counted_and_rejected(tmp_path: Path,
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_scenes(tmp_path / "data", 6)

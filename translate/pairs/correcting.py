@@ -10,7 +10,6 @@ that does not bring a pair nearer is not taken either.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -170,7 +169,7 @@ class _Copy:
         written = self._write(pair, correction.images) if correction is not None else self._copied(pair)
         record["outputs"] = {path.relative_to(self.out).as_posix(): self._stamp(path) for path in written}
         with files.as_disk_errors(self.out / LEDGER):
-            files.append_line(self.out / LEDGER, json.loads(json.dumps(record, default=float)))
+            files.append_line(self.out / LEDGER, record)
         summary.count(record)
 
     def _corrected(self, pair: Pair, images: dict[str, Picture], still: Side, found: Alignment,

@@ -117,6 +117,10 @@ def test_classes_are_numbered_by_the_training_folders_in_both_splits(tmp_path: P
     ({"names": np.array(["nested/0.png", "nested/1.png"]), "vectors": np.zeros((1, 2))}, "names are .2,. and vectors"),
     ({"names": np.array(["nested/0.png", "nested/1.png"]), "vectors": np.zeros((2, 3))}, "has 3 numbers for 0.png"),
     ({"names": np.array(["nested/0.png", "nested/1.png"]), "vectors": np.full((2, 2), np.nan)}, "are not finite"),
+    ({"names": np.array(["nested/0.png", "nested/1.png"]), "vectors": np.full((2, 2), 1e300)}, "are not finite"),
+    ({"names": np.array(["nested/0.png", "nested/1.png"]), "vectors": np.full((2, 2), "1")}, "values of type <U1"),
+    ({"names": np.array(["nested/0.png"] * 2), "vectors": np.zeros((2, 2))}, "has 2 vectors of nested/0.png"),
+    ({"names": np.array([]), "vectors": np.zeros((0, 2))}, "vectors .0, 2."),
     ({"names": np.array(["nested/0.png", "nested/1.png"], object), "vectors": np.zeros((2, 2))}, "cannot be read"),
 ])
 def test_vectors_that_do_not_fit_their_images_are_named(arrays: dict[str, np.ndarray] | None, said: str,
@@ -129,6 +133,16 @@ def test_vectors_that_do_not_fit_their_images_are_named(arrays: dict[str, np.nda
         np.savez(file, **arrays)
     with pytest.raises(DataError, match=rf"vectors\.npz: .*({said})"):
         config_of(kind="images", folder=tmp_path, vectors={"size": 2}).build("train", tmp_path)
+
+
+@pytest.mark.parametrize(("lines", "said"), [
+    ([f'{{"file_name": "0.png", "text": [1{"0" * 400}]}}'], "line 1: has numbers that are not finite"),
+    (['{"file_name": "0.png", "text": [1]}', '{"file_name": "0.png", "text": [2]}'], "has 2 vectors of 0.png")])
+def test_vectors_of_a_column_that_cannot_be_learnt_from_are_named(lines: list[str], said: str, tmp_path: Path) -> None:
+    save(tmp_path / "train" / "0.png", coordinates())
+    (tmp_path / "train" / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=rf"metadata\.jsonl.*{said}"):
+        config_of(kind="images", folder=tmp_path, vectors={"size": 1, "column": "text"}).build("train", tmp_path)
 
 
 def test_a_translator_of_images_says_that_these_have_no_sources(tmp_path: Path) -> None:

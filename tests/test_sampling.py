@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +22,13 @@ from tests.commands import call
 from tests.runs import Silent, pix2pix_recipe
 from tests.test_data_layouts import write_beside
 from translate.data.hashing import stable_hash
-from translate.errors import UsageError
+from translate.errors import DiskError, UsageError
 from translate.recipe import Recipe
-from translate.sampling.drawing import Wanted, draw
+from translate.sampling.drawing import SHEET_PIXELS, cell_side, draw, shrunk
 from translate.sampling.latents import between, parse_sum, where_latents_lie
 from translate.sampling.nearest import nearest
+from translate.sampling.output_folder import class_folders
+from translate.sampling.planning import Wanted, planned
 from translate.sampling.sampler import Sampler
 from translate.schema import validate
 from translate.training.loop import train
@@ -63,7 +70,7 @@ def written(out: Path) -> dict[str, bytes]:
             for path in sorted((out / "images").rglob("*.png"))}
 
 
-def test_a_seed_draws_the_same_images_however_many_and_in_any_number_of_processes(run: Path, tmp_path: Path) -> None:
+def test_a_seed_draws_the_same_images_however_many_and_in_shares(run: Path, tmp_path: Path) -> None:
     """Also those of the Python face, in the bits of floats; another seed draws others."""
     sampler = Sampler.load(run)
     draw(sampler, tmp_path / "one", Wanted(num=11))
@@ -92,16 +99,20 @@ def test_a_sample_is_its_latent_under_its_class_through_the_generator(run: Path)
 
 
 def test_every_option_draws_other_images(run: Path, tmp_path: Path) -> None:
+    """One image of each is none of those that are drawn without it."""
     sampler = Sampler.load(run)
-    seen = {}
-    for name, wanted in {"plain": Wanted(num=4), "seed": Wanted(num=4, seed=1),
-                         "classes": Wanted(num=4, classes="dogs"), "truncation": Wanted(num=4, truncation=0.3),
-                         "grid": Wanted(num=4, grid=True), "interpolate": Wanted(num=4, interpolate=3),
-                         "arithmetic": Wanted(arithmetic="0 - 1 + 2"), "num": Wanted(num=5)}.items():
-        draw(sampler, tmp_path / name, wanted)
-        seen[name] = tuple(written(tmp_path / name).values())
-    assert len(set(seen.values())) == len(seen)
-    assert seen["num"][:1] == seen["plain"][:1] and len(seen["grid"]) == 8 and len(seen["interpolate"]) == 12
+    draw(sampler, tmp_path / "plain", Wanted(num=4))
+    plain = written(tmp_path / "plain").values()
+    for option, image, wanted in (
+            ("seed", "cats/00000000", Wanted(num=4, seed=1)),
+            ("classes", "dogs/00000000", Wanted(num=4, classes="dogs")),
+            ("truncation", "cats/00000000", Wanted(num=4, truncation=0.3)), ("num", "cats/00000004", Wanted(num=5)),
+            ("grid", "dogs/00000000", Wanted(num=4, grid=True)),
+            ("interpolate", "cats/00000000-00000001_001", Wanted(num=4, interpolate=3)),
+            ("arithmetic", "cats/result", Wanted(arithmetic="0 - 1 + 2"))):
+        draw(sampler, tmp_path / option, wanted)
+        assert written(tmp_path / option)[f"{image}.png"] not in plain, option
+    assert len(written(tmp_path / "grid")) == 8 and len(written(tmp_path / "interpolate")) == 12
 
 
 def test_a_grid_has_a_row_for_each_class_and_a_column_for_each_latent(run: Path, tmp_path: Path) -> None:
@@ -184,7 +195,7 @@ def test_an_image_that_was_learnt_by_heart_is_found(toy: Path) -> None:
     recipe = noise_recipe(toy)
     samples = recipe.data.build("train", toy)
     images = [samples.whole(number).b for number in (7, 2)]
-    found = nearest(images, samples, recipe.fitting(recipe.stages[0]))
+    found, _ = nearest(images, samples, recipe.fitting(recipe.stages[0]))
     assert [each.name for each in found] == [samples.files_b[number].name for number in (7, 2)]
     assert [each.distance for each in found] == [0, 0]
 
@@ -209,9 +220,12 @@ def test_means_are_brought_to_where_latents_lie() -> None:
 
 
 @pytest.mark.parametrize(("words", "fault"), [
-    (["--classes", "cats,birds"], "'birds' is none of its 2 classes, cats, dogs"), (["--classes", "2"], "'2' is none"),
+    (["--classes", "cats,birds"], "'birds' is none of its 2 classes, cats, dogs"), (["--classes", "2"], "2 is none of"),
     (["--num", "0"], "--num 0: expected 1 to"), (["--interpolate", "1"], "2 images or more"),
     (["--grid", "--interpolate", "3"], "one of them at a time"), (["--truncation", "0"], "--truncation 0"),
+    (["--interpolate", "9000000", "--num", "2"], "18,000,000 images in all"),
+    (["--arithmetic", "7,7 - 7"], "nothing is left to draw"), (["--arithmetic", "1," * 400 + "1"], "at most 400"),
+    (["--arithmetic", "1-" * 40 + "1"], "at most 32"), (["--arithmetic", "9" * 5000], "expected numbers of samples"),
     (["--arithmetic", "1", "--num", "3"], "leave --num out"), (["--vectors", "x.npz"], "draws images beside none")])
 def test_words_that_do_not_fit_are_refused_before_anything_is_drawn(words: list[str], fault: str, run: Path,
                                                                     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -228,7 +242,7 @@ def test_the_command_writes_images_and_a_sheet_and_replaces_nothing(run: Path, t
                                                  "dogs/00000001.png", "dogs/00000003.png"]
     before = written(tmp_path / "out")
     assert call(monkeypatch, "sample", run, tmp_path / "out", "--num", "5", "--seed", "1") == 2
-    assert "6 files are there already" in said.getvalue() and written(tmp_path / "out") == before
+    assert "holds another draw already, of 5 images" in said.getvalue() and written(tmp_path / "out") == before
     assert call(monkeypatch, "sample", run, tmp_path / "out", "--num", "5", "--seed", "1", "--overwrite") == 0
     assert written(tmp_path / "out") != before
 
@@ -260,6 +274,162 @@ def test_a_model_that_draws_beside_vectors_takes_them_from_its_data_or_a_file(tm
         translate.load(tmp_path / "run").sample(1)
     with pytest.raises(UsageError, match="draws images from noise and translates none; use sample"):
         translate.load(tmp_path / "run").convert(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_vectors_are_taken_row_by_row_and_each_with_the_class_of_its_image(tmp_path: Path) -> None:
+    """Of all test images; the rows of a file in its order, also where names are alike."""
+    for split, num in (("train", 4), ("test", 70)):
+        write_beside(tmp_path / "data" / split, num)
+    train(noise_recipe(tmp_path / "data", data={"vectors": {"size": 2}}), tmp_path / "run", Silent())
+    sampler = Sampler.load(tmp_path / "run")
+    samples = sampler.recipe.data.build("test", tmp_path)
+    of_images = [samples.whole(number).a.flatten().tolist() for number in range(70)]
+
+    def conditions(wanted: Wanted, num: int) -> list[list[float]]:
+        plan = planned(sampler, wanted)
+        names = ("cats", "dogs")
+        found = [plan.cell(number).condition.flatten().tolist() for number in range(num)]
+        assert [plan.name(number).split("/")[0] for number in range(num)] == [names[each.index(1)] for each in found]
+        return found
+
+    dogs = [each for each in of_images if each[1]]
+    assert conditions(Wanted(num=80), 80) == of_images + of_images[:10]
+    assert conditions(Wanted(num=80, classes="dogs"), 80) == (3 * dogs)[:80]
+    assert conditions(Wanted(num=2, grid=True, classes="dogs"), 2) == dogs[:2]
+    np.savez(tmp_path / "v.npz", names=np.array(["x", "x"]), vectors=np.array([[6, 7], [8, 9]]))
+    assert conditions(Wanted(num=3, vectors=tmp_path / "v.npz"), 3) == [[1, 0, 6, 7], [0, 1, 8, 9], [1, 0, 6, 7]]
+
+
+# ------------------------------------------------------------------------------------------------- the folder of a draw
+
+
+@pytest.mark.parametrize(("names", "folders"), [
+    (["cats", "tench, Tinca tinca"], ["cats", "tench, Tinca tinca"]), (["cats", "../dogs"], ["0", "1"]),
+    (["cats", "/tmp/dogs"], ["0", "1"]), (["cats", ".."], ["0", "1"]), (["cats", "d\0g"], ["0", "1"]),
+    (["cats", "Cats"], ["0", "1"]), (["cats", ""], ["0", "1"]), (["cats", "d" * 256], ["0", "1"]),
+    (["cats", "\udcff"], ["0", "1"])])
+def test_classes_have_a_folder_each_whose_name_leads_nowhere_else(names: list[str], folders: list[str]) -> None:
+    assert class_folders(names) == folders
+
+
+def test_a_model_whose_classes_are_named_as_paths_writes_into_its_folder_alone(run: Path, tmp_path: Path) -> None:
+    sampler = Sampler.load(run)
+    data = sampler.recipe.data.model_copy(update={"classes": ("../../escaped", str(tmp_path / "absolute"))})
+    stranger = Sampler(sampler.release, sampler.recipe.model_copy(update={"data": data}))
+    draw(stranger, tmp_path / "out", Wanted(num=2))
+    assert list(written(tmp_path / "out")) == ["0/00000000.png", "1/00000001.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("place", ["out/images", "out/images/cats"])
+def test_links_in_the_folder_are_not_written_through(place: str, run: Path, tmp_path: Path) -> None:
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / "target").mkdir()
+    (tmp_path / place).symlink_to(tmp_path / "target")
+    with pytest.raises(DiskError, match="is a link, which is not written through"):
+        draw(Sampler.load(run), tmp_path / "out", Wanted(num=2))
+    assert not list((tmp_path / "target").iterdir())
+
+
+@pytest.mark.parametrize(("place", "code"), [("out", 74), ("out/images", 74), ("out/images/cats", 2)])
+def test_a_file_in_the_place_of_a_folder_is_an_error_that_names_it(place: str, code: int, run: Path, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch,
+                                                                   said: io.StringIO) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text("mine")
+    assert call(monkeypatch, "sample", run, tmp_path / "out", "--num", "2") == code
+    assert str(tmp_path / "out") in "".join(said.getvalue().split()) and (tmp_path / place).read_text() == "mine"
+
+
+def test_a_draw_that_was_interrupted_goes_on(run: Path, tmp_path: Path) -> None:
+    sampler, out = Sampler.load(run), tmp_path / "out"
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(sampler, out, Wanted(num=6), on_progress=interrupt)
+    first = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
+    assert len(first) == 3
+    with pytest.raises(UsageError, match="holds another draw already, of 3 images"):
+        draw(sampler, out, Wanted(num=6, seed=1))
+    drawn = draw(sampler, out, Wanted(num=6))
+    draw(sampler, tmp_path / "whole", Wanted(num=6))
+    assert (drawn.num, drawn.num_kept) == (6, 3) and written(out) == written(tmp_path / "whole")
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+
+
+def test_overwrite_leaves_no_image_of_another_draw_and_every_file_of_a_person(run: Path, tmp_path: Path) -> None:
+    sampler, out = Sampler.load(run), tmp_path / "out"
+    draw(sampler, out, Wanted(num=6))
+    for rank in (1, 0):
+        draw(sampler, out, Wanted(num=3, seed=3), overwrite=True, rank=rank, world=2)
+    draw(sampler, tmp_path / "new", Wanted(num=3, seed=3))
+    assert written(out) == written(tmp_path / "new")
+    (out / "images/cats/mine.png").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"1 files that no draw has written, the first cats/mine\.png"):
+        draw(sampler, out, Wanted(num=2), overwrite=True)
+    assert written(out) == written(tmp_path / "new") | {"cats/mine.png": b"mine"}
+
+
+def test_the_record_counts_files_also_where_a_sample_stands_in_two_rows(run: Path, tmp_path: Path) -> None:
+    """All are drawn under the class of the first sample."""
+    drawn = draw(Sampler.load(run), tmp_path, Wanted(arithmetic="7,8 - 7"))
+    assert sorted(written(tmp_path)) == [f"dogs/{name}.png" for name in ("00000007", "00000008", "mean_1", "mean_2",
+                                                                         "result")]
+    assert drawn.num == json.loads((tmp_path / "samples.json").read_text())["num"] == 5
+
+
+def test_ten_million_images_are_planned_without_any_memory_and_a_sheet_has_its_bounds(run: Path) -> None:
+    sampler = Sampler.load(run)
+    tracemalloc.start()
+    plan = planned(sampler, Wanted(num=10_000_000))
+    assert plan.name(9_999_999) == "dogs/09999999" and plan.cell(9_999_999).latent.shape == (6,)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    assert 10 * cell_side(plan, 100, beside=False) ** 2 <= SHEET_PIXELS
+    image = torch.linspace(-1, 1, 64 * 32).view(1, 64, 32)
+    assert shrunk(image, 16).shape == (1, 16, 8) and shrunk(image, 64) is image
+    torch.testing.assert_close(shrunk(image, 16)[0, 0, 0], image[0, :4, :4].mean())
+
+
+def test_training_images_that_cannot_be_read_are_left_out_of_the_search(toy: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy, tmp_path / "toy")
+    files = sorted((tmp_path / "toy").rglob("*.png"))
+    files[0].write_bytes(b"broken")
+    sampler = Sampler.load(run)
+    data = sampler.recipe.data.model_copy(update={"folder": tmp_path / "toy"})
+    sampler = Sampler(sampler.release, sampler.recipe.model_copy(update={"data": data}))
+    seen: list[tuple[int, int]] = []
+    drawn = draw(sampler, tmp_path / "out", Wanted(arithmetic="1 - 2"),
+                 on_progress=lambda done, total: seen.append((done, total)))
+    assert drawn.notes[0] == "1 training images cannot be read, and nothing was compared with them"
+    assert len(json.loads((tmp_path / "out/samples.json").read_text())["nearest"]) == 3 and seen[-1] == (15, 15)
+    for file in files:
+        file.write_bytes(b"broken")
+    drawn = draw(sampler, tmp_path / "none", Wanted(arithmetic="1 - 2"))
+    assert "none of the training images can be read" in drawn.notes[0]
+
+
+def test_a_number_is_a_number_and_a_name_a_name(run: Path) -> None:
+    """Classes may be called by the numbers of others, or hold commas."""
+    sampler = Sampler.load(run)
+    for names, words in ((("1", "0"), "1,0"), (("tench, Tinca tinca", "goldfish"), '"tench, Tinca tinca", 1')):
+        data = sampler.recipe.data.model_copy(update={"classes": names})
+        model = Sampler(sampler.release, sampler.recipe.model_copy(update={"data": data}))
+        assert model.numbers_of([0, 1]) == model.numbers_of(names) == model.classes_of(words) == [0, 1]
+        with pytest.raises(UsageError, match="classes: 2 is none of its 2 classes"):
+            model.numbers_of([2])
+
+
+@pytest.mark.slow
+def test_processes_of_a_launcher_draw_together_what_one_draws(run: Path, tmp_path: Path) -> None:
+    draw(Sampler.load(run), tmp_path / "one", Wanted(num=7))
+    together = [subprocess.Popen([sys.executable, "-m", "translate", "sample", run, tmp_path / "two", "--num", "7"],
+                                 env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in range(2)]
+    assert [each.wait() for each in together] == [0, 0]
+    assert written(tmp_path / "two") == written(tmp_path / "one")
 
 
 def test_a_model_that_translates_says_that_it_draws_nothing(shared_pairs: Path, trained: Any) -> None:

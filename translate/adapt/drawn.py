@@ -28,7 +28,9 @@ from translate.metrics.modes import histogram
 from translate.networks.tasks import CNNConfig
 from translate.places import data_root
 from translate.recipe import Downstream
-from translate.sampling.drawing import Wanted, draw
+from translate.sampling.drawing import draw
+from translate.sampling.output_folder import IMAGES, class_folders
+from translate.sampling.planning import Wanted
 from translate.sampling.sampler import Sampler
 
 MOST_DRAWN = 5_000  # samples; fewer where there are fewer real training images
@@ -75,9 +77,9 @@ def add_drawn(results: Results, path: Path, most: int | None = None, images: int
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         draw(sampler, out, Wanted(num=num, seed=SEED), on_progress=lambda done, _: on_progress(done, total))
-        files = sorted((out / "images").rglob("*.*"))
-        layout = ClassesConfig(folder=out, images="images", names=names)
-        asked = [names.index(path.parent.name) if sampler.num_classes else 0 for path in files]
+        files = sorted((out / IMAGES).rglob("*.*"))
+        layout, folders = ClassesConfig(folder=out, images=IMAGES, names=names), class_folders(names)
+        asked = [folders.index(path.parent.name) if sampler.num_classes else 0 for path in files]
         samples = Examples(layout, files, asked, image, fitting.resize)
         as_asked, of_samples = judged(judge, samples, device)
         shares = histogram(of_samples, len(names)) / num

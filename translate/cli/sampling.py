@@ -21,8 +21,8 @@ def sample(
     num: Annotated[int | None, typer.Option(help="Images; with --grid latents, with --interpolate ways.",
                                             show_default="64, or 8 rows")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
-    classes: Annotated[str | None, typer.Option(metavar="0,1,2", help="Draw these classes in turn, by number or name.",
-                                                show_default="all")] = None,
+    classes: Annotated[str | None, typer.Option(metavar="0,1,2", help="Draw these classes in turn, by number or name "
+                                                "(one with commas in double quotes).", show_default="all")] = None,
     truncation: Annotated[float | None, typer.Option(help="Keep latents within this: less is truer and less varied, "
                                                      "such as 0.7.", show_default="as in training")] = None,
     grid: Annotated[bool, typer.Option("--grid", help="A row for each class, or value of the first code; a column for "
@@ -35,11 +35,15 @@ def sample(
                                                  show_default="those of the test images")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what OUT holds.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the draw that OUT holds.")] = False,
 ) -> None:
-    """Draw images from noise, and a sheet of them. The same seed gives the same images, in any number of processes."""
+    """Draw images from noise, and a sheet of them. The same seed gives the same images, in any number of processes.
+
+    The same command goes on with a draw that was interrupted.
+    """
     from translate.convert.sharding import choose_shard
-    from translate.sampling.drawing import Wanted, draw
+    from translate.sampling.drawing import draw
+    from translate.sampling.planning import Wanted
     from translate.sampling.sampler import Sampler
 
     sampler = Sampler.load(at_hand(model), device, precision)  # type: ignore[arg-type]
@@ -55,5 +59,6 @@ def sample(
         drawn = draw(sampler, out, wanted, overwrite=overwrite, rank=rank, world=world, on_progress=display.count)
     for line in drawn.notes:
         say(line)
-    say(f"{drawn.num} images{f' of this process, of {world}' if world > 1 else ''} → {visible(out / 'images')}; "
+    kept = f", {drawn.num_kept} of which were there" if drawn.num_kept else ""
+    say(f"{drawn.num} images{kept}{f' of this process, of {world}' if world > 1 else ''} → {visible(out / 'images')}; "
         f"sheet: {visible(drawn.sheet)}")

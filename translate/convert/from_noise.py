@@ -27,7 +27,7 @@ class NoiseModel(Model):
     def __init__(self, sampler: Sampler):
         super().__init__(Translating(sampler.release, sampler.device, sampler.precision))
         self._sampler = sampler
-        self.classes = sampler.class_names()
+        self.classes = sampler.class_names
 
     def sample(self, num: int, seed: int = 0, classes: Iterable[int | str] | None = None,
                truncation: float | None = None) -> list[Image.Image]:
@@ -47,14 +47,14 @@ class NoiseModel(Model):
         """Draw `num` images as a tensor (num, C, H, W), float32 in [-1, 1], on the CPU.
 
         seed         image i of a seed is always the same, however many are drawn
-        classes      numbers or names; image i is of the i-th of them, and so on from the first again; None: all
+        classes      numbers, or names as text; image i is of the i-th, and so on from the first again; None: all
         truncation   ψ: latents within it give truer and more alike images; None: as in training
 
         Raises `UsageError` for a class that is none, a model that needs vectors, and numbers out of range.
         """
         if num < 1:
             raise UsageError(f"draw: {num} images; expected 1 or more")
-        turn = self._sampler.classes_of(None if classes is None else ",".join(map(str, classes)))
+        turn = self._sampler.numbers_of(range(len(self.classes)) if classes is None else classes)
         of = [turn[number % len(turn)] if turn else None for number in range(num)]
         return torch.stack(list(self._sampler.sample(range(num), seed, of, truncation)))
 

@@ -14,9 +14,10 @@ images, and `translator.build(channels_a, channels_b)` knows both sizes.
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pydantic
@@ -48,47 +49,72 @@ class VectorsConfig(Config):
     def read(self, folder: Path, files: Sequence[Path]) -> np.ndarray:
         """Return the vectors of image files below `folder`, float32 (N, size). Raises `DataError`."""
         source = folder / (VECTORS_FILE if self.column is None else METADATA)
-        found = read_vectors(source) if self.column is None else self._in_column(source, self.column)
+        names, rows = read_vectors(source) if self.column is None else self._in_column(source, self.column)
+        found = dict(zip(names, rows, strict=True))
+        if len(found) < len(names):
+            twice = next(name for name, times in Counter(names).items() if times > 1)
+            raise DataError(f"has {Counter(names)[twice]} vectors of {visible(twice)}", source, "expected one of each "
+                            "image")
 
-        # Each image has its vector, of the size that the recipe says and of numbers that can be learnt from.
+        # Each image has its vector, of the size that the recipe says.
         missing = [path for path in files if path.relative_to(folder).as_posix() not in found]
         if missing:
             raise DataError(f"has no vector of {len(missing)} images: {names_of(missing)}", source,
                             "names are paths below this folder, with their suffix")
-        vectors = [np.asarray(found[path.relative_to(folder).as_posix()], np.float32) for path in files]
+        vectors = [found[path.relative_to(folder).as_posix()] for path in files]
         for path, vector in zip(files, vectors, strict=True):
-            if vector.shape != (self.size,) or not np.isfinite(vector).all():
-                what = f"{vector.size} numbers" if vector.shape != (self.size,) else "numbers that are not finite"
-                raise DataError(f"has {what} for {visible(path.name)}; expected {self.size} finite ones "
+            if vector.shape != (self.size,):
+                raise DataError(f"has {vector.size} numbers for {visible(path.name)}; expected {self.size} "
                                 "(data.vectors.size)", source)
         return np.stack(vectors)
 
-    def _in_column(self, source: Path, column: str) -> dict[str, Any]:
+    def _in_column(self, source: Path, column: str) -> tuple[list[str], list[np.ndarray]]:
         if not source.is_file():
             raise DataError("no such file", source, f"data.vectors.column {column} is one of its columns")
-        found = {}
+        names, rows = [], []
         for number, name, row in metadata_rows(source):
             values = row.get(column)
             if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
                 raise DataError(f"column {column!r} holds no list of numbers (data.vectors.column)",
                                 f"{source}, line {number}")
-            found[name] = values
-        return found
+            try:
+                row_of_numbers = np.array([float(value) for value in values])
+            except OverflowError:  # JSON has whole numbers of any length
+                row_of_numbers = np.array([np.inf])
+            names.append(name)
+            rows.append(_learnable(row_of_numbers, f"{source}, line {number}"))
+        return names, rows
 
 
-def read_vectors(source: Path) -> dict[str, Any]:
-    """Return the vectors (size,) of a vectors.npz by the names of their images. Raises `DataError`."""
+def read_vectors(source: Path) -> tuple[list[str], np.ndarray]:
+    """Return the names of images in a vectors.npz, in its order, and their vectors, float32 (N, size).
+
+    Raises `DataError`, also for numbers that are not finite.
+    """
     expected = "expected an npz file of names (N,) and vectors (N, size), as numpy.savez writes it"
     try:
         with np.load(source, allow_pickle=False) as arrays:
             names, vectors = arrays["names"], arrays["vectors"]
     except FileNotFoundError:
         raise DataError("no such file", source, f"{expected}; or data.vectors.column") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, IndexError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot be read: {error}", source, expected) from None
-    if names.ndim != 1 or vectors.ndim != 2 or len(names) != len(vectors):
+    if names.ndim != 1 or vectors.ndim != 2 or len(names) != len(vectors) or not len(names):
         raise DataError(f"names are {names.shape} and vectors {vectors.shape}", source, expected)
-    return dict(zip(map(str, names), vectors, strict=True))
+    return list(map(str, names)), _learnable(vectors, source)
+
+
+def _learnable(vectors: np.ndarray, place: Path | str) -> np.ndarray:
+    """Return vectors as float32. Raises `DataError` for what are no numbers, or none that can be learnt from."""
+    if vectors.dtype.kind not in "iuf":
+        what = f"values of type {vectors.dtype}"
+    else:
+        with np.errstate(over="ignore"):
+            vectors = vectors.astype(np.float32)
+        if np.isfinite(vectors).all():
+            return vectors
+        what = "numbers that are not finite"
+    raise DataError(f"has {what} among its vectors", place, "expected finite numbers, as float32 holds them")
 
 
 class ImagesConfig(OneFolderConfig):

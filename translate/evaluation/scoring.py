@@ -364,7 +364,7 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
 
     # A baseline counts where it could be made of every source
     scores = summarise(kept["images"], kept["reals"], paired=paired)
-    missing += observations.why_not(scores, kept["images"], kept["reals"], networks, paired=paired)
+    missing += observations.why_not(scores, kept["images"], kept["reals"], observers, paired=paired)
     return Results(
         {"num_images": images.num, "num_reals": reals.num, "num_sources": sources.num if sources else 0,
          "paired": paired, "features": [network.title for network in observers]},

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from translate.errors import UsageError
+from translate.mistakes import shown
 from translate.networks.latent.latents import Distribution
 
 LARGEST_NUMBER = 2**62  # of a sample
+MOST_TERMS = 32  # of a sum
 
 
 def between(start: Tensor, end: Tensor, share: float, distribution: Distribution) -> Tensor:
@@ -44,18 +46,21 @@ class Term(NamedTuple):
 
 def parse_sum(words: str) -> list[Term]:
     """Return the terms of a sum of samples by their numbers, such as "7,12,3 - 5,9 + 1". Raises `UsageError`."""
-    fault = UsageError(f"--arithmetic {words!r}: expected numbers of samples, such as \"7,12,3 - 5,9 + 1\": the mean "
-                       "of three, less that of two, plus one")
+    fault = UsageError(f"--arithmetic {shown(words)}: expected numbers of samples, such as "
+                       "\"7,12,3 - 5,9 + 1\": the mean of three, less that of two, plus one")
     pieces = [piece.strip() for piece in re.split(r"([+-])", words)]
     pieces = ["+", *pieces] if pieces[0] else pieces[1:]  # it may begin with a sign
     terms = []
     for sign, numbers in zip(pieces[::2], pieces[1::2], strict=True):
         found = [number.strip() for number in numbers.split(",")]
-        if not all(number.isascii() and number.isdigit() and int(number) < LARGEST_NUMBER for number in found):
+        if not all(number.isascii() and number.isdigit() and len(number) < 20
+                   and int(number) < LARGEST_NUMBER for number in found):
             raise fault
         terms.append(Term(-1 if sign == "-" else 1, tuple(map(int, found))))
     if not terms:
         raise fault
+    if len(terms) > MOST_TERMS:
+        raise UsageError(f"--arithmetic: a sum of {len(terms)} terms; expected at most {MOST_TERMS}")
     return terms
 
 

@@ -7,8 +7,11 @@ depend on how many are drawn, by how many processes, or in which order.
 
 from __future__ import annotations
 
+import csv
+import functools
+import operator
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
@@ -26,7 +29,6 @@ from translate.runs.release import Release, find_weights, load_generator
 from translate.translators import NoiseConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-MOST_SAMPLES = 10_000_000
 
 
 class Sampler:
@@ -64,8 +66,9 @@ class Sampler:
         """What its latents are drawn from."""
         return self.config.generator.distribution
 
+    @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
-        """Return what its classes are called: numbers where only its data say it, and they are not here."""
+        """What its classes are called: numbers where only its data say it, and they are not here."""
         if not self.num_classes:
             return ()
         try:
@@ -74,24 +77,31 @@ class Sampler:
             return tuple(map(str, range(self.num_classes)))
 
     def classes_of(self, words: str | None) -> list[int]:
-        """Return the numbers of classes by their names or numbers, "3,7" or "cat,dog"; of none, all of them.
+        """Return the numbers of classes as a command line gives them, "3,7" or "cat,dog"; of none, all of them.
 
-        Raises `UsageError` for a class that is none, and for a model without classes.
+        A word is a class's name, else its number; a name with a comma in it stands in double quotes. Raises
+        `UsageError` for a class that is none, and for a model without classes.
         """
         if words is None:
-            return list(range(self.num_classes))
-        if not self.num_classes:
-            raise UsageError(f"--classes {words}: this model draws images under no class", self.release.name)
-        names = self.class_names()
+            return self.numbers_of(range(self.num_classes))
+        names = set(self.class_names)
+        parts = [part.strip() for part in next(csv.reader([words], skipinitialspace=True), [""])]
+        return self.numbers_of([int(part) if part not in names and part.isascii() and part.isdigit() and len(part) < 9
+                                else part for part in parts], "--classes")
+
+    def numbers_of(self, classes: Iterable[int | str], what: str = "classes") -> list[int]:
+        """Return the numbers of classes, each by its number or its name. Raises `UsageError` as `classes_of`."""
+        numbers = {name: number for number, name in enumerate(self.class_names)}
         found = []
-        for word in (part.strip() for part in words.split(",")):
-            if word in names:
-                found.append(names.index(word))
-            elif word.isascii() and word.isdigit() and int(word) < self.num_classes:
-                found.append(int(word))
-            else:
-                raise UsageError(f"--classes {words}: {word!r} is none of its {self.num_classes} classes, "
-                                 f"{', '.join(names[:20])}{', …' * (len(names) > 20)}", self.release.name)
+        for each in classes:
+            if not self.num_classes:
+                raise UsageError(f"{what} {each}: this model draws images under no class", self.release.name)
+            number = numbers.get(each) if isinstance(each, str) else operator.index(each)
+            if number is None or not 0 <= number < self.num_classes:
+                some = ", ".join(self.class_names[:20]) + ", …" * (self.num_classes > 20)
+                raise UsageError(f"{what}: {each!r} is none of its {self.num_classes} classes, {some}",
+                                 self.release.name)
+            found.append(number)
         return found
 
     def condition(self, number: int | None, vector: Tensor | None = None) -> Tensor:

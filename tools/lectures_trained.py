@@ -5,6 +5,8 @@
     python tools/lectures_trained.py quality --digits data/mnist        does a loss tell of quality? 6 trainings
     python tools/lectures_trained.py tstr --run runs/cgan_mnist         are samples of their class? what do they teach?
     python tools/lectures_trained.py truncation --run runs/cgan_mnist   does truncation trade variety for precision?
+    python tools/lectures_trained.py walk --run runs/gan_mnist_conv     is the way from one sample to the next smooth?
+    python tools/lectures_trained.py game --run runs/gan_mnist_conv     how often was its discriminator right?
 
 Trainings get equal processor time, of one thread, whatever a step of theirs costs. Images lie in memory and steps are
 the translators' own (`Translator.step`); what a run folder, its checkpoints and its report would cost is left out.
@@ -20,6 +22,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +43,7 @@ from translate.data import Batch
 from translate.data.hashing import stable_hash
 from translate.data.labelled_layouts import ClassesConfig
 from translate.evaluation.scoring import Results
+from translate.foreign import read_lines
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
 from translate.metrics.distribution import kernel_distance, precision_recall
@@ -50,6 +54,8 @@ from translate.networks.tasks import CNNConfig
 from translate.optimizers import Optimizers
 from translate.places import data_root
 from translate.recipe import Downstream
+from translate.runs.records import METRICS
+from translate.sampling.latents import between
 from translate.sampling.nearest import small
 from translate.sampling.sampler import Sampler
 from translate.training.update import Update
@@ -251,6 +257,28 @@ def try_truncation(arguments: argparse.Namespace) -> None:
              "deviation": float(torch.cat(drawn).std(0).mean())})
 
 
+def try_walk(arguments: argparse.Namespace) -> None:
+    """How far neighbours on ways between samples are apart: the largest step beside the median one."""
+    sampler, steps, ratios = Sampler.load(arguments.run_folder), 25, []
+    condition = sampler.condition(0 if sampler.num_classes else None)
+    for way in range(20):
+        latents, codes = sampler.latents([2 * way, 2 * way + 1], 0)
+        along = torch.stack([between(latents[0], latents[1], step / (steps - 1), sampler.distribution)
+                             for step in range(steps)])
+        images = list(sampler.images(along, codes[:1].expand(steps, -1), [condition] * steps))
+        apart = [float((one - other).square().mean().sqrt()) for one, other in pairwise(images)]
+        ratios.append(max(apart) / float(np.median(apart)))
+    say({"what": "walk", "ways": len(ratios), "largest step / median step": {
+        "median": float(np.median(ratios)), "largest": max(ratios), "at most 3": sum(each <= 3 for each in ratios)}})
+
+
+def try_game(arguments: argparse.Namespace) -> None:
+    """How often a run's discriminator was right, over its training."""
+    right = [line["right_b"] for line in read_lines(arguments.run_folder / METRICS) if "right_b" in line]
+    say({"what": "game", "records": len(right), "right on average": float(np.mean(right)),
+         "share of records above one half": float(np.mean([each > 0.5 for each in right]))})
+
+
 def say(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
@@ -267,7 +295,8 @@ def main() -> None:
     command.add_argument("--samples", type=int, default=2_500)
     command.add_argument("--only", nargs="*", choices=REMEDIES)
     command.add_argument("--out", type=Path, help="keep samples of each training here")
-    for name, run in (("quality", try_quality), ("tstr", try_tstr), ("truncation", try_truncation)):
+    for name, run in (("quality", try_quality), ("tstr", try_tstr), ("truncation", try_truncation), ("walk", try_walk),
+                      ("game", try_game)):
         command = commands.add_parser(name)
         command.set_defaults(run=run)
         if name == "quality":

@@ -2,6 +2,7 @@
 
     python tools/lectures_trained.py modes --data data/stacked_digits --digits data/mnist       24 trainings
     python tools/lectures_trained.py modes … --seconds 10 --seeds 1 --only none r3              a part, quickly
+    python tools/lectures_trained.py table modes.jsonl                  what `modes` printed, as a table
     python tools/lectures_trained.py quality --digits data/mnist        does a loss tell of quality? 6 trainings
     python tools/lectures_trained.py tstr --run runs/cgan_mnist         are samples of their class? what do they teach?
     python tools/lectures_trained.py truncation --run runs/cgan_mnist   does truncation trade variety for precision?
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from pydantic import TypeAdapter
-from scipy.stats import spearmanr
+from scipy.stats import sem, spearmanr, t
 from torch import Tensor, nn
 
 from translate import __version__
@@ -191,7 +192,7 @@ def try_modes(arguments: argparse.Namespace) -> None:
     truth = modes(stacked_modes(classifier, reals[:arguments.samples], 10), expected)
     say({"what": "classifier", "accuracy": accuracy})
     say({"what": "real", "modes": truth.found, "kl": truth.kl, "samples": arguments.samples})
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.seeds):
         for name in arguments.only or REMEDIES:
             translator, optimizer = REMEDIES[name]
             game = Game(translator, optimizer, reals, torch.zeros(len(reals), 0, 1, 1), seed)
@@ -203,6 +204,28 @@ def try_modes(arguments: argparse.Namespace) -> None:
             if arguments.out is not None:
                 arguments.out.mkdir(parents=True, exist_ok=True)
                 np.save(arguments.out / f"{name.replace(' ', '_')}_{seed}.npy", drawn[:64].half().numpy())
+
+
+def show_table(arguments: argparse.Namespace) -> None:
+    """The modes of each remedy and seed, with the mean and its 95 % interval (Student's t, over seeds)."""
+    lines = [line for path in arguments.lines for line in read_lines(path) if line.get("what") == "modes"]
+    seeds = sorted({line["seed"] for line in lines})
+    print(f"| remedy | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | 95 % interval | KL | steps |")
+    print("|---" * (len(seeds) + 5) + "|")
+    means, spreads = [], []
+    names = dict.fromkeys(line["remedy"] for line in lines)
+    for name in sorted(names, key=lambda name: -np.mean([line["modes"] for line in lines if line["remedy"] == name])):
+        own = {line["seed"]: line for line in lines if line["remedy"] == name}
+        found = np.array([line["modes"] for line in own.values()])
+        low, high = t.interval(0.95, len(found) - 1, found.mean(), sem(found)) if len(found) > 1 else (np.nan, np.nan)
+        means.append(found.mean())
+        spreads.append(found.std(ddof=1) if len(found) > 1 else np.nan)
+        kl, steps = (np.mean([line[what] for line in own.values()]) for what in ("kl", "steps"))
+        print(f"| {name} | {' | '.join(str(own[seed]['modes']) if seed in own else '—' for seed in seeds)} | "
+              f"{found.mean():.0f} | {max(low, 0):.0f} to {high:.0f} | {kl:.2f} | {steps:.0f} |")
+    within = np.sqrt(np.nanmean(np.square(spreads)))
+    print(f"deviation over the seeds of a remedy (root mean square): {within:.1f}; over the means of the remedies: "
+          f"{np.std(means, ddof=1):.1f}")
 
 
 def try_quality(arguments: argparse.Namespace) -> None:
@@ -292,6 +315,7 @@ def main() -> None:
     command.add_argument("--digits", type=Path, required=True)
     command.add_argument("--seconds", type=float, default=12.0)
     command.add_argument("--seeds", type=int, default=3)
+    command.add_argument("--first-seed", type=int, default=0)
     command.add_argument("--samples", type=int, default=2_500)
     command.add_argument("--only", nargs="*", choices=REMEDIES)
     command.add_argument("--out", type=Path, help="keep samples of each training here")
@@ -309,10 +333,14 @@ def main() -> None:
             command.add_argument("--images", type=int, default=64_000, help="that each classifier sees")
         if name == "truncation":
             command.add_argument("--samples", type=int, default=1_000)
+    command = commands.add_parser("table")
+    command.set_defaults(run=show_table)
+    command.add_argument("lines", type=Path, nargs="+")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    say({"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
-         "machine": f"{os.cpu_count()} cores, {platform.machine()}", "threads": 1})
+    if arguments.run is not show_table:
+        say({"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
+             "machine": f"{os.cpu_count()} cores, {platform.machine()}", "threads": 1})
     arguments.run(arguments)
 
 

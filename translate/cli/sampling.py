@@ -18,7 +18,7 @@ def sample(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="A run (or RUN/best) or a release that draws images from "
                                           "noise.")],
     out: Annotated[Path, typer.Argument(help="The folder to write to: images/, sheet.png, samples.json.")],
-    num: Annotated[int | None, typer.Option(help="Images; with --grid latents, with --interpolate ways.",
+    num: Annotated[int | None, typer.Option("--num", "-n", help="Images; with --grid latents, with --interpolate ways.",
                                             show_default="64, or 8 rows")] = None,
     seed: Annotated[int, typer.Option(help="The same seed draws the same images.")] = 0,
     classes: Annotated[str | None, typer.Option(metavar="0,1,2", help="Draw these classes in turn, by number or name "

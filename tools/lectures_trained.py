@@ -217,7 +217,8 @@ def show_table(arguments: argparse.Namespace) -> None:
     for name in sorted(names, key=lambda name: -np.mean([line["modes"] for line in lines if line["remedy"] == name])):
         own = {line["seed"]: line for line in lines if line["remedy"] == name}
         found = np.array([line["modes"] for line in own.values()])
-        low, high = t.interval(0.95, len(found) - 1, found.mean(), sem(found)) if len(found) > 1 else (np.nan, np.nan)
+        low, high = (found.mean(), found.mean()) if np.ptp(found) == 0 else t.interval(
+            0.95, len(found) - 1, found.mean(), sem(found))
         means.append(found.mean())
         spreads.append(found.std(ddof=1) if len(found) > 1 else np.nan)
         kl, steps = (np.mean([line[what] for line in own.values()]) for what in ("kl", "steps"))

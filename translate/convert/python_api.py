@@ -35,8 +35,9 @@ from translate.precision import is_out_of_memory
 
 # By Pillow's mode: the format of file that brings an image to the decoder unchanged.
 LOSSLESS_FORMATS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG", "RGBA": "PNG", "I;16": "PNG",
-                    "PA": "TIFF", "CMYK": "TIFF", "YCbCr": "TIFF", "F": "TIFF"}
-FILE_MODES = {"RGBX": "RGB", "RGBa": "RGBA", "La": "LA"}  # modes that no file holds, and what they become
+                    "PA": "TIFF", "CMYK": "TIFF", "F": "TIFF"}
+# Modes that no file holds, or that Pillow does not read back as it has written them, and what they become
+FILE_MODES = {"RGBX": "RGB", "YCbCr": "RGB", "RGBa": "RGBA", "La": "LA"}
 
 
 class Model:

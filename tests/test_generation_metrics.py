@@ -22,7 +22,7 @@ from translate.errors import DataError, UsageError
 from translate.evaluation.scoring import Results, evaluate_run
 from translate.foreign import read_lines
 from translate.metrics.modes import histogram, modes, named, stacked_modes
-from translate.metrics.observations import floor, observe, summarise, why_not
+from translate.metrics.observations import Observed, compare_sets, floor, observe, summarise, why_not
 from translate.metrics.sliced_wasserstein import (
     DIRECTIONS,
     SEED,
@@ -103,12 +103,13 @@ def test_the_distance_tells_scales_apart_and_equal_sets_have_none() -> None:
 
 
 def test_a_set_of_the_real_distribution_is_never_said_to_be_better_than_real_images_can_be() -> None:
-    """Halves have fewer images, and of fewer this distance is larger: they are no floor of it."""
-    reals, others = ([observe(image, None, [PyramidPatches()], small=None) for image in textures(16)]
-                     for _ in range(2))
-    score = summarise(others, reals, paired=False)["sliced_wasserstein"].value
-    halves = sliced_wasserstein(*([each.features for each in reals[start::2]] for start in (0, 1)))
-    assert score < np.mean(list(halves.values())) and "sliced_wasserstein" not in floor(reals)
+    """Halves have fewer images, of which these scores are larger: they are no floor of them."""
+    reals, others = ([Observed(features=PyramidPatches()(image) | {
+        "inception": torch.randn(1, 4), "inception_logits": torch.randn(1, 4)}) for image in textures(24, (16, 16))]
+        for _ in range(2))
+    scores, halves = (compare_sets(*sides, paired=False) for sides in ((others, reals), (reals[::2], reals[1::2])))
+    for name in ("sliced_wasserstein", "fid"):
+        assert scores[name].value < halves[name].value and name not in floor(reals)
 
 
 @pytest.mark.parametrize(("side", "channels", "said"), [(8, 3, True), (32, 4, True), (32, 3, False)])

@@ -21,6 +21,7 @@ import translate
 from tests.commands import call
 from tests.runs import Silent, pix2pix_recipe
 from tests.test_data_layouts import write_beside
+from translate.data import Sample
 from translate.data.hashing import stable_hash
 from translate.errors import DiskError, UsageError
 from translate.recipe import Recipe
@@ -30,6 +31,7 @@ from translate.sampling.nearest import nearest
 from translate.sampling.output_folder import class_folders
 from translate.sampling.planning import Wanted, planned
 from translate.sampling.sampler import Sampler
+from translate.sampling.sheets import training_sheet
 from translate.schema import validate
 from translate.training.loop import train
 
@@ -298,6 +300,18 @@ def test_vectors_are_taken_row_by_row_and_each_with_the_class_of_its_image(tmp_p
     assert conditions(Wanted(num=2, grid=True, classes="dogs"), 2) == dogs[:2]
     np.savez(tmp_path / "v.npz", names=np.array(["x", "x"]), vectors=np.array([[6, 7], [8, 9]]))
     assert conditions(Wanted(num=3, vectors=tmp_path / "v.npz"), 3) == [[1, 0, 6, 7], [0, 1, 8, 9], [1, 0, 6, 7]]
+
+
+def test_the_sheet_of_a_training_shows_vectors_beside_the_classes_of_their_images(tmp_path: Path) -> None:
+    recipe = noise_recipe(tmp_path, data={"vectors": {"size": 2}}, precision="fp32")
+    translator = recipe.translator.build(4, 3)
+    held_out = [Sample(torch.tensor(each).float()[:, None, None], torch.zeros(3, 8, 8), 0)
+                for each in ([0.0, 1, 5, 6], [0, 1, 7, 8], [1, 0, 1, 2])]
+    sheet = training_sheet(translator, recipe, held_out, torch.device("cpu"))
+    latents, _ = recipe.translator.draw([5], 0)  # type: ignore[union-attr]
+    given = torch.cat([latents[0], held_out[5 % 3].a.flatten()])[None, :, None, None]
+    image = translator.generator("ab").eval()(given)[0].detach()
+    torch.testing.assert_close(sheet[2:10, 52:60].float(), ((image + 1) * 127.5).permute(1, 2, 0), atol=1, rtol=0)
 
 
 # ------------------------------------------------------------------------------------------------- the folder of a draw

@@ -24,15 +24,17 @@ LARGEST_SHEET = 2048  # px, of a side: of large images fewer are shown
 def training_sheet(translator: Translator, recipe: Recipe, held_out: Sequence[Sample], device: torch.device) -> Tensor:
     """Return samples of the averaged generator, and below them ways from one to the next: (H, W, 3) in 8 bits.
 
-    Samples are those of `translate sample` by their numbers, with the recipe's seed: of each class in turn, beside the
-    vectors of held-out samples in turn. A way keeps to one class. One image at a time is on the device.
+    Samples are those of `translate sample` by their numbers, with the recipe's seed: of each class in turn, or beside
+    the vectors of held-out samples in turn and of their classes. A way keeps to one condition. One image at a time is
+    on the device.
     """
     config, num_classes = cast(NoiseConfig, recipe.translator), recipe.data.num_classes
     generator, distribution = translator.generator("ab"), config.generator.distribution
 
     def condition(number: int) -> Tensor:
-        beside = held_out[number % len(held_out)].a[num_classes:]
-        return torch.cat([one_hot(number % num_classes, num_classes), beside]) if num_classes else beside
+        if num_classes and not recipe.data.vector_size:
+            return one_hot(number % num_classes, num_classes)
+        return held_out[number % len(held_out)].a
 
     def image(latent: Tensor, code: Tensor, number: int) -> Tensor:
         given = config.joined(latent[None], code[None], condition(number)[None])

@@ -63,3 +63,13 @@ def test_the_public_codes_step_is_made_by_its_own_options(tmp_path: Path, monkey
     finally:
         for name in ("models", "options", "options.train_options"):
             sys.modules.pop(name, None)
+
+
+def test_the_tool_for_patches_scores_a_perfect_translation_as_perfect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of samples as the loader gives them, whatever else they carry."""
+    monkeypatch.syspath_prepend(str(Path(bench.__file__).parent))
+    patches = importlib.import_module("patches")
+    image = torch.rand(3, 192, 192) * 2 - 1
+    for apply in (patches.whole, patches.in_tiles, patches.in_overlapping_tiles):
+        found = patches.scores(lambda shown: -shown, apply, [Sample(image, -image, 0)], 48, "cpu")
+        assert found["colour"] < 1e-6 and found["ssim"] > 0.9999 and found["seams"] == pytest.approx(1, abs=1e-4)

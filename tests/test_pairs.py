@@ -15,7 +15,7 @@ from PIL import Image
 from tests.commands import call
 from tests.test_alignment import moved, scene, tensor
 from translate.data.labels import read_labels
-from translate.errors import ImageError, TranslateError, UsageError
+from translate.errors import DataError, ImageError, TranslateError, UsageError
 from translate.foreign import read_lines
 from translate.images.decoding import decode, read_content
 from translate.images.pictures import Picture
@@ -265,3 +265,55 @@ def test_originals_and_other_files_cannot_be_written_over(tmp_path: Path) -> Non
         (source / "trainB" / "0.png").rename(source / "trainB" / "elsewhere.png")
         write(source / "trainA" / "1.png", as_bytes(scene(4, HEIGHT, WIDTH)))
         align_pairs(source, tmp_path / "out", "shift")
+
+
+def beside_each_other(path: Path, number: int, down: float, right: float) -> None:
+    """A pair in one file, off by so many pixels."""
+    image = scene(number, HEIGHT, WIDTH)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(as_bytes(np.concatenate([image, recoloured(moved(image, down, right, 1, 0))], 1))).save(path)
+
+
+def test_two_pairs_of_one_name_and_two_suffixes_are_both_corrected_and_nothing_old_stays(tmp_path: Path) -> None:
+    """A GIF becomes a PNG once it is moved, beside a PNG of its name; as long as it lies well its file is copied."""
+    train, made = tmp_path / "in" / "train", tmp_path / "out" / "train"
+    beside_each_other(train / "x.png", 0, 3, -2)
+    beside_each_other(train / "x.gif", 1, 0, 0)
+    assert align_pairs(tmp_path / "in", tmp_path / "out", "shift", kind="paired").moved == 1
+    png = (made / "x.png").read_bytes()
+    assert (made / "x.gif").read_bytes() == (train / "x.gif").read_bytes()
+
+    beside_each_other(train / "x.gif", 1, -2, 4)
+    done = align_pairs(tmp_path / "in", tmp_path / "out", "shift", kind="paired")
+    assert (done.moved, done.already) == (1, 1)
+    assert sorted(path.name for path in made.iterdir()) == ["x.gif.png", "x.png"]
+    assert (made / "x.png").read_bytes() == png
+    assert align_pairs(tmp_path / "in", tmp_path / "out", "shift", kind="paired").already == 2
+
+    # What an earlier version has made: one file for both
+    (made / "x.gif.png").rename(made / "x.png")
+    with (tmp_path / "out" / LEDGER).open("r+") as ledger:
+        text = ledger.read().replace("x.gif.png", "x.png")
+        ledger.seek(0)
+        ledger.write(text)
+        ledger.truncate()
+    align_pairs(tmp_path / "in", tmp_path / "out", "shift", kind="paired")
+    align_pairs(tmp_path / "in", tmp_path / "out", "shift", kind="paired")
+    assert sorted(path.name for path in made.iterdir()) == ["x.gif.png", "x.png"]
+    assert (made / "x.png").read_bytes() == png
+
+    beside_each_other(train / "x.gif.bmp", 2, 0, 0)
+    with pytest.raises(DataError, match=r"may have the name of that of x\.gif\.bmp"):
+        align_pairs(tmp_path / "in", tmp_path / "out", "shift", kind="paired")
+
+
+def test_no_line_of_a_ledger_has_a_file_outside_removed(tmp_path: Path) -> None:
+    source, out = pairs(tmp_path / "in", OFF[2:]), tmp_path / "out"
+    align_pairs(source, out, "shift")
+    (tmp_path / "mine.png").touch()
+    ledger = out / LEDGER
+    older = '"outputs": {"../mine.png": [1, 2], "old.png": [1, 2], '
+    ledger.write_text(ledger.read_text().replace('"outputs": {', older))
+    (out / "old.png").touch()
+    align_pairs(source, out, "shift")
+    assert (tmp_path / "mine.png").exists() and not (out / "old.png").exists()

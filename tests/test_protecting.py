@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.conversions import noise, release_of
+from tests.conversions import noise, release_of, tree
 from tests.covering import each_value
 from translate.convert import Summary, convert
-from translate.convert.protecting import Composing
+from translate.convert.jobs import Job
+from translate.convert.ledger import Entry
+from translate.convert.on_ray import Plan, Worker
+from translate.convert.protecting import Composing, num_changed
 from translate.convert.translating import Translating
 from translate.errors import TranslateError
+from translate.images.decoder_process import DecoderProcess
 from translate.images.decoding import decode, read_content
 from translate.images.pictures import Picture
 from translate.images.row_readers import FilePage
@@ -192,3 +199,80 @@ def test_an_output_is_made_again_when_its_mask_is_another(tmp_path: Path) -> Non
     write(tmp_path / "masks" / "x.png", 255 - blob()[..., None])
     assert run(tmp_path, model(), feather=2.0).converted == 1
     assert convert(tmp_path / "in", tmp_path / "out", model(), workers=0).converted == 1
+
+
+def test_masks_are_read_by_the_processes_that_decode_the_images(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of its own for each image and each mask took twenty times as long as the conversion."""
+    for number in range(6):
+        write(tmp_path / "in" / f"{number}.png", noise(HEIGHT, WIDTH, seed=number))
+        write(tmp_path / "masks" / f"{number}.tif", np.roll(blob(), number)[..., None])
+    release = model()
+    started, start = [], DecoderProcess._start
+    monkeypatch.setattr(DecoderProcess, "_start", lambda self: started.append(self) or start(self))
+    assert run(tmp_path, release).converted == 6 and not started
+    convert(tmp_path / "in", tmp_path / "apart", release, workers=1, protect=tmp_path / "masks")
+    assert len(started) == 1
+    assert tree(tmp_path / "apart") == tree(tmp_path / "out")
+
+
+def test_an_input_in_another_form_than_the_models_keeps_its_own_samples(tmp_path: Path) -> None:
+    """Grey shown to a model of colours, and a file of one page that is read by rows."""
+    write(tmp_path / "masks" / "x.png", blob()[..., None])
+    write(tmp_path / "in" / "x.png", noise(HEIGHT, WIDTH, 1))
+    assert run(tmp_path, model()).converted == 1
+    before, after = (decode(read_content(path), path) for path in (tmp_path / "in/x.png", tmp_path / "out/x.png"))
+    assert after.pixels.shape[2] == 3 and num_changed(before, after, blob() > 0) == 0
+    assert num_changed(before, after, blob() == 0) > 1000
+
+
+def test_what_of_a_protected_pixel_has_changed_is_counted() -> None:
+    """Its colours, its alpha, and no NaN that stayed one."""
+    everywhere = np.ones((HEIGHT, WIDTH), bool)
+    values = floats()
+    values[3, 4] = np.nan
+    before = Picture(Path("x.tif"), values)
+    assert num_changed(before, Picture(Path("y.tif"), values.copy()), everywhere) == 0
+    values = values.copy()
+    values[3, 4, 0], values[7, 7, 1] = 0.0, np.nan
+    assert num_changed(before, Picture(Path("y.tif"), values), everywhere) == 2
+
+    pixels = with_alpha()
+    seen, alpha = pixels[..., :3], pixels[..., 3]
+    before = Picture(Path("x.png"), seen, alpha)
+    faded = alpha.copy()
+    faded[5, :2] = 91
+    for after, expected in ((Picture(Path("y.png"), seen, alpha), 0), (Picture(Path("y.png"), seen, faded), 2),
+                            (Picture(Path("y.png"), seen), 12 * HEIGHT), (Picture(Path("y.tif"), pixels), 0)):
+        assert num_changed(before, after, everywhere) == expected
+    opaque = Picture(Path("x.png"), seen)
+    assert num_changed(opaque, Picture(Path("y.png"), seen, np.full_like(alpha, 255)), everywhere) == 0
+    assert num_changed(opaque, Picture(Path("y.png"), seen.astype(np.uint16)), everywhere) == HEIGHT * WIDTH
+
+
+class Elsewhere:
+    """Does the work of a cluster in this process, in a folder of its own."""
+
+    num_outside = 0
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def run(self, jobs: Sequence[Job], plan: Plan, stop: object, warn: Callable[[str], None]) -> Iterator[Entry]:
+        with contextlib.chdir(self.folder):
+            yield from Worker(plan, torch.get_num_threads(), 1).translate(jobs)[0]
+
+
+def test_relative_paths_mean_the_same_to_workers_in_other_folders(tmp_path: Path,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in" / "x.png", noise(HEIGHT, WIDTH))
+    write(tmp_path / "masks" / "x.png", blob()[..., None])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    release = model()
+    summary = convert(Path("in"), Path("far"), release, protect=Path("masks"), workers=0,
+                      engine=Elsewhere(tmp_path / "elsewhere"))  # type: ignore[arg-type]
+    assert summary.exit_code == 0, summary.failed
+    convert(Path("in"), Path("near"), release, protect=Path("masks"), workers=0)
+    assert tree(tmp_path / "far") == tree(tmp_path / "near") and not list((tmp_path / "elsewhere").iterdir())

@@ -132,7 +132,7 @@ def scores(network: Callable[[Tensor], Tensor], apply: Apply, tiles: list[Any], 
            ) -> dict[str, float]:
     """Means over held-out images, which are translated as `apply` does it."""
     found = []
-    for a, b, _ in tiles:
+    for a, b, *_ in tiles:
         out, truth = apply(network, a[None].to(device), side).cpu().clamp(-1, 1), b[None]
         found.append(score(out, truth) | {"colour": colour(out, truth), "seams": seams(out, truth, side)})
     return {name: statistics.mean(each[name] for each in found) for name in TITLES}

@@ -9,10 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from translate import files
-from translate.convert.protecting import LOSSY, Protection
+from translate.convert.protecting import LOSSY, Protection, num_changed
 from translate.data.labelled import Labelled
 from translate.data.protected import ProtectConfig
 from translate.data.samples import shape_in
@@ -53,7 +51,5 @@ def made_from(recipe: Recipe, source: Labelled) -> list[Any]:
 def violations(protect: ProtectConfig, source: Path, made: Path) -> int:
     """Return of how many protected pixels a translation has other samples than its source. Raises `ImageError`."""
     protected = protect.read(source)[..., 0] > 0
-    before, after = (decode(read_content(path), path).pixels for path in (source, made))
-    if before.dtype != after.dtype or before.shape != after.shape:
-        return int(protected.sum())
-    return int(np.count_nonzero((before != after).any(axis=2) & protected))
+    before, after = (decode(read_content(path), path) for path in (source, made))
+    return num_changed(before, after, protected)

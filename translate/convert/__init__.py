@@ -168,6 +168,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         jobs, skipped = remote.plan(naming)
         ledger: Ledger = remote.ledger()
     else:
+        if engine is not None:  # whose workers stand in other folders
+            source, out = source.absolute(), out.absolute()
+            protect = protect.absolute() if isinstance(protect, Path) else protect
         jobs, skipped = plan_jobs(source, out, naming)
         ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
     if only is not None:

@@ -40,6 +40,7 @@ from translate.images.sinks import ArraySink, writing_pages
 from translate.sizes import format_bytes
 
 OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
+MASK_BYTES = 1  # a pixel
 
 
 ShownAndGiven = tuple[Page | LabelRows, Page | LabelRows]  # as it is translated, and of the size that is given back
@@ -129,10 +130,13 @@ class Converter:
                 return Input(job, answer.key)
             if answer.picture is None:
                 return Entry(job.name, "already", job.output_name, answer.key)
+            protection = self.options.protection
+            composing = None if protection is None else protection.in_memory(job, answer.picture, read,
+                                                                              self.options.max_pixels)
             if self._are_by_rows:
                 page = Page.of_picture(answer.picture, self.image_in)  # what it cannot be is refused here
-                return Input(job, answer.key, replace(answer.picture, notes=page.notes))
-            return Input(job, answer.key, *self.translating.prepare(answer.picture))
+                return Input(job, answer.key, replace(answer.picture, notes=page.notes), composing=composing)
+            return Input(job, answer.key, *self.translating.prepare(answer.picture), composing)
         except NoDecoder:
             raise
         except Exception as error:
@@ -149,8 +153,10 @@ class Converter:
 
     def _request(self, job: Job, known: str | None, by_rows: bool, max_bytes: float) -> Request:
         later = pixel_bytes(self.image_in, self.translating.num_planes, self.image_out)
-        protection = self.options.protection
-        salt = self.salt if protection is None else self.salt + json.dumps(protection.key(job))
+        salt, protection = self.salt, self.options.protection
+        if protection is not None:
+            salt += json.dumps(protection.key(job))
+            later += sample_bytes(self.image_in) + MASK_BYTES
         return Request(job.source, self.options.max_pixels, salt, known, self.translating.release.labels, by_rows,
                        max_bytes, later, self.translating.scaling.sides, self.image_in.pages is not None)
 
@@ -276,7 +282,7 @@ class Converter:
         job, reasons, written = read.job, set(), files.Written()
         self.saving.begin(read)
         notes: tuple[str, ...] = ()
-        with self.saving.composing(job) as composing, self._pages(job) as pages:
+        with self.saving.composing_by_rows(job) as composing, self._pages(job) as pages:
             self._note_scale(job, *((shown.height, shown.width) for shown, _ in pages))
             given_back = [page for _, page in pages]
             if self._writes_rows(job, pages):
@@ -292,7 +298,8 @@ class Converter:
                 ((shown, page),) = pages
                 way = self._way(job, (shown, page), pages)
                 notes, written = self.saving.save(job, self._by_rows(shown, page, way), page,
-                                                  page.read_alpha(0, page.height), page.read_unknown(0, page.height))
+                                                  page.read_alpha(0, page.height), page.read_unknown(0, page.height),
+                                                  composing)
                 reasons.add(way.reason)
         return self.saving.done(read, written, sum(page.height * page.width for page in given_back),
                           (*(note for page in given_back for note in page.notes), *notes),

@@ -9,11 +9,12 @@ something on the way to the disk are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from translate.data.labels import read_labels
 from translate.data.pairing import list_images, named, names_of
 from translate.errors import DataError, ImageError, UsageError, visible
 from translate.images import decoder_process, row_readers
+from translate.images.decoder_process import Answer, Request
 from translate.images.decoding import inspect
 from translate.images.pages import OpenFile
 from translate.images.pictures import Picture
@@ -73,6 +75,8 @@ class Protection:
             what = "label maps" if release.labels is not None else f"{shown.channels} channels, bits: {shown.bits}"
             raise UsageError(f"protect: this model makes {made.channels} channels, bits: {made.bits}, of {what}: no "
                              "sample of an input can stand in its output")
+        if shown.pages is not None:
+            raise UsageError("protect: this model takes the pages of a file for channels, and a mask is of one page")
         if scaling.sides is not None and scaling.give_back != "input":
             raise UsageError("protect: outputs of another size have no pixel of their input; add --size input, or "
                              "leave --resize out")
@@ -114,33 +118,58 @@ class Protection:
     def _mask(self, job: Job) -> Path | None:
         return self.masks.get(Path(job.name).with_suffix("").as_posix())
 
+    def in_memory(self, job: Job, image: Picture, read: Callable[[Request], Answer], max_pixels: int) -> Composing:
+        """Return what protects an image that stands in memory as its file holds it.
+
+        Its mask is read with `read`: the process that has decoded the image is there already. Raises `ImageError`.
+        """
+        mask = self._mask(job)
+        assert mask is not None, "checked before"
+        if self.classes is not None:
+            return self._composing(job, [FilePage.of_picture(image)], mask, [self._of_classes(mask)])
+        answer = read(Request(mask, max_pixels, ""))
+        if answer.picture is None:
+            raise _not_of_one_page(job, 1, answer.num_pages)
+        return self._composing(job, [FilePage.of_picture(image)], mask, [FilePage.of_picture(answer.picture)])
+
     @contextmanager
-    def of_image(self, job: Job, max_pixels: int, workers: int, seconds: float | None) -> Iterator[Composing]:
+    def by_rows(self, job: Job, max_pixels: int, workers: int, seconds: float | None) -> Iterator[Composing]:
         """Open an image and its mask, both to be read by rows: with `workers`, by processes of their own that may take
         so many seconds for an answer. Raises `ImageError`."""
         mask = self._mask(job)
         assert mask is not None, "checked before"
         opening: OpenFile = partial(decoder_process.open_file, seconds=seconds) if workers else row_readers.open_file
         with opening(job.source, max_pixels, None) as pages, self._opened(mask, opening, max_pixels) as masks:
-            if len(pages) > 1 or len(masks) > 1:
-                raise ImageError(job.source, "convert", f"holds {len(pages)} pages and its mask {len(masks)}: regions "
-                                 "of images of one page can be protected")
-            sizes = [(each.head.picture.pixels.shape[1], each.head.height) for each in (pages[0], masks[0])]
-            if sizes[0] != sizes[1]:
-                raise ImageError(mask, "read", f"is {sizes[1][0]}×{sizes[1][1]} pixels, and its image {sizes[0][0]}×"
-                                 f"{sizes[0][1]}")
-            yield Composing(pages[0], masks[0], mask, self.feather)
-
+            yield self._composing(job, pages, mask, masks)
 
     @contextmanager
     def _opened(self, mask: Path, opening: OpenFile, max_pixels: int) -> Iterator[list[FilePage]]:
         """Open a mask, or what the classes of a label map make one."""
-        if self.classes is None:
-            with opening(mask, max_pixels, None) as masks:
-                yield masks
+        if self.classes is not None:
+            yield [self._of_classes(mask)]
             return
-        protected = np.isin(read_labels(mask), self.classes)
-        yield [FilePage.of_picture(Picture(mask, np.where(protected, np.uint8(255), np.uint8(0))))]
+        with opening(mask, max_pixels, None) as masks:
+            yield masks
+
+    def _of_classes(self, labels: Path) -> FilePage:
+        """Return the mask that the classes of a label map make."""
+        protected = np.isin(read_labels(labels), self.classes or ())
+        return FilePage.of_picture(Picture(labels, np.where(protected, np.uint8(255), np.uint8(0))))
+
+    def _composing(self, job: Job, pages: Sequence[FilePage], mask: Path, masks: Sequence[FilePage]) -> Composing:
+        """Return what puts the samples of an image into its output. Raises `ImageError` where the mask is not its."""
+        if len(pages) > 1 or len(masks) > 1:
+            raise _not_of_one_page(job, len(pages), len(masks))
+        sizes = [(each.head.picture.pixels.shape[1], each.head.height) for each in (pages[0], masks[0])]
+        if sizes[0] != sizes[1]:
+            raise ImageError(mask, "read", f"is {sizes[1][0]}×{sizes[1][1]} pixels, and its image {sizes[0][0]}×"
+                             f"{sizes[0][1]}")
+        return Composing(pages[0], masks[0], mask, self.feather)
+
+
+def _not_of_one_page(job: Job, num_pages: int, num_masks: int) -> ImageError:
+    return ImageError(job.source, "convert", f"holds {num_pages} pages and its mask {num_masks}: regions of images of "
+                      "one page can be protected")
 
 
 class Composing:
@@ -172,16 +201,12 @@ class Composing:
         return made
 
     def _own(self, start: int, stop: int, rows: np.ndarray) -> np.ndarray:
-        """Return samples of the input like those of an output: grey is repeated to colours, alpha may be a channel."""
+        """Return samples of the input like those of an output."""
         read = self.image.reader.read(start, stop)
-        own, channels = read.pixels, rows.shape[2]
-        if own.dtype == rows.dtype and own.shape[2] + 1 == channels and read.alpha is not None:
-            own = np.dstack([own, read.alpha])
-        if own.shape[2] == 1 and channels == 3:
-            own = np.repeat(own, 3, axis=2)
-        if own.dtype != rows.dtype or own.shape[2] != channels:
-            raise ImageError(read.path, "convert", f"holds {own.shape[2]} channels of {own.dtype}, and its output "
-                             f"{channels} of {rows.dtype}: none of its samples can stand there")
+        own = samples_as(read, rows.dtype, rows.shape[2])
+        if own is None:
+            raise ImageError(read.path, "convert", f"holds {read.pixels.shape[2]} channels of {read.pixels.dtype}, and "
+                             f"its output {rows.shape[2]} of {rows.dtype}: none of its samples can stand there")
         return own
 
     def _kept(self, start: int, stop: int) -> np.ndarray:
@@ -208,3 +233,39 @@ def composed(composing: Composing, pixels: np.ndarray) -> np.ndarray:
     """Return an output (H, W, C) that stands in memory with what is protected of its input."""
     return np.concatenate([composing(start, pixels[start:start + ROWS_AT_ONCE])
                            for start in range(0, len(pixels), ROWS_AT_ONCE)])
+
+
+def samples_as(image: Picture, dtype: np.dtype[Any], channels: int) -> np.ndarray | None:
+    """Return the samples of an image as an output of such samples holds them, (H, W, channels).
+
+    Grey is repeated to colours, alpha may be a channel. None where its samples cannot stand there.
+    """
+    own = image.pixels
+    if own.dtype == dtype and own.shape[2] + 1 == channels and image.alpha is not None:
+        own = np.dstack([own, image.alpha])
+    if own.shape[2] == 1 and channels == 3:
+        own = np.repeat(own, 3, axis=2)
+    return own if own.dtype == dtype and own.shape[2] == channels else None
+
+
+def num_changed(before: Picture, after: Picture, protected: np.ndarray) -> int:
+    """Return of how many `protected` pixels (H, W) an output has not the samples of its input.
+
+    NaN equals NaN, and an image without alpha is opaque. All of them count where the two cannot be compared.
+    """
+    own = samples_as(before, after.pixels.dtype, after.pixels.shape[2])
+    if own is None or own.shape != after.pixels.shape:
+        return int(protected.sum())
+    same = (own == after.pixels) | ((own != own) & (after.pixels != after.pixels))
+    changed = ~same.all(axis=2)
+    is_alpha_a_channel = before.alpha is not None and own.shape[2] == before.pixels.shape[2] + 1
+    if not is_alpha_a_channel:
+        changed |= opacity(before) != opacity(after)
+    return int(np.count_nonzero(changed & protected))
+
+
+def opacity(image: Picture) -> np.ndarray:
+    """Return how opaque an image is, from 0 to 1: (H, W), or () where it is everywhere."""
+    if image.alpha is None:
+        return np.ones(())
+    return image.alpha / (np.iinfo(image.alpha.dtype).max if image.alpha.dtype.kind == "u" else 1.0)

@@ -52,12 +52,14 @@ class Input:
 
     picture   None where the file is to be read when it is its turn, and alone: pages, and what is large
     image     what the generator is shown of the picture, (C, H, W); None where it is to be translated by rows
+    composing puts protected samples of the file into the output; None where nothing is protected, or without picture
     """
 
     job: Job
     key: str  # of the output
     picture: Picture | None = None
     image: Tensor | None = None
+    composing: Composing | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Saving:
         try:
             pixels = made if isinstance(made, np.ndarray) else to_file(made(), self.image_out)
             self.begin(read)
-            notes, written = self.save(read.job, pixels, picture, picture.alpha, picture.unknown)
+            notes, written = self.save(read.job, pixels, picture, picture.alpha, picture.unknown,
+                                       read.composing)
             entry = self.done(read, written, pixels.shape[0] * pixels.shape[1], (*picture.notes, *notes), strips)
         except DiskError:
             raise
@@ -92,10 +95,10 @@ class Saving:
         make_folder(read.job)
 
     def save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,
-              unknown: np.ndarray | None) -> tuple[tuple[str, ...], files.Written]:
+              unknown: np.ndarray | None, composing: Composing | None) -> tuple[tuple[str, ...], files.Written]:
         """Write an output that is encoded whole, with the alpha, the metadata and the gaps of its source.
 
-        Returns what is to be said of it, and what was written.
+        `composing` puts in what is protected. Returns what is to be said of it, and what was written.
         """
         alpha = None if alpha is None else change_bits(alpha, self.image_out.bits)
         if alpha is not None and holds(job.output.suffix, self.image_out.channels, self.image_out.bits, alpha=True):
@@ -106,19 +109,19 @@ class Saving:
             pixels, geo = nodata.put(pixels, unknown), nodata.tags(geo)
             if unknown is not None and not (nodata.told and holds_pages(job.output)):
                 notes = (gaps_untold(nodata.value, job.output),)
-        with self.composing(job) as composing:
-            pixels = pixels if composing is None else composed(composing, pixels)
+        if composing is not None:
+            pixels = composed(composing, pixels)
         write_image(job.output, pixels, icc=source.icc, exif=source.exif, dpi=source.dpi, geo=geo, alpha=alpha,
                     quality=self.options.quality, compression=self.options.compression,
                     paged=self.image_out.pages is not None, written=(written := files.Written()))
         return notes, written
 
-    def composing(self, job: Job) -> AbstractContextManager[Composing | None]:
-        """Open what puts protected samples of the input into its output; None where nothing is protected."""
+    def composing_by_rows(self, job: Job) -> AbstractContextManager[Composing | None]:
+        """Open what puts protected samples of a file that is read by rows into its output; None where none are."""
         if self.options.protection is None:
             return nullcontext()
-        return self.options.protection.of_image(job, self.options.max_pixels, self.options.workers,
-                                                self.options.decode_seconds)
+        return self.options.protection.by_rows(job, self.options.max_pixels, self.options.workers,
+                                               self.options.decode_seconds)
 
     def done(self, read: Input, written: files.Written, num_pixels: int, notes: tuple[str, ...],
              strips: str | None) -> Entry:

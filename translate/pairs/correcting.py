@@ -11,7 +11,7 @@ that does not bring a pair nearer is not taken either.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -87,9 +87,11 @@ def align_pairs(folder: Path, out: Path, model: Model, *, kind: Kind | None = No
     edges   where what was moved has no source: `crop` both images to what has one; or `mark`: keep their size, these
             pixels have no data (floats, and TIFF)
 
-    Suffixes stay where the format can be written, else files become .png or .tif. JPEG and WebP are encoded anew where
-    something was moved or cropped. Raises `DataError` for a folder without pairs, `UsageError` for an `out` that lies
-    in it, `DiskError`. SIGINT and SIGTERM end the call after the pair in hand.
+    Suffixes stay where the format can be written, else files become .png or .tif: x.gif becomes x.png, and beside
+    another x it becomes x.gif.png. A file that an earlier call wrote for a pair under another name is removed. JPEG and
+    WebP are encoded anew where something was moved or cropped. Raises `DataError` for a folder without pairs, and for
+    names that would be given twice; `UsageError` for an `out` that lies in it, `DiskError`. SIGINT and SIGTERM end the
+    call after the pair in hand.
     """
     # Never touch what was given.
     if out.resolve().is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(out.resolve()):
@@ -98,7 +100,7 @@ def align_pairs(folder: Path, out: Path, model: Model, *, kind: Kind | None = No
         raise UsageError(f"{out} holds other files: a corrected copy needs a folder of its own, or one of an earlier "
                          "call")
     pairs = pairs_of(read_as(folder, kind), folder)
-    copy = _Copy(folder, out, model, move, edges)
+    copy = _Copy(folder, out, pairs, model, move, edges)
     copy.open()
 
     # Pair by pair; a fault in one costs the others nothing.
@@ -121,10 +123,11 @@ def align_pairs(folder: Path, out: Path, model: Model, *, kind: Kind | None = No
 class _Copy:
     """The copy below `out`, under one set of options."""
 
-    def __init__(self, folder: Path, out: Path, model: Model, move: Side, edges: Edges):
+    def __init__(self, folder: Path, out: Path, pairs: Sequence[Pair], model: Model, move: Side, edges: Edges):
         self.folder, self.out = folder, out
         self.model, self.move, self.edges = model, move, edges
-        self.done = {row["pair"]: row for row in read_lines(out / LEDGER, Row)}
+        self.crowded = crowded_of(pairs)
+        self.done: dict[str, Any] = {row["pair"]: row for row in read_lines(out / LEDGER, Row)}
 
     def open(self) -> None:
         """Make the folder and its ledger, by which a later call knows the folder. Raises `DiskError`."""
@@ -168,6 +171,9 @@ class _Copy:
         # Write the images, or copy their files; then the line that says that they are there
         written = self._write(pair, correction.images) if correction is not None else self._copied(pair)
         record["outputs"] = {path.relative_to(self.out).as_posix(): self._stamp(path) for path in written}
+        self.done[name] = record
+        if row is not None:
+            self._remove(set(row["outputs"]).difference(*(each["outputs"] for each in self.done.values())))
         with files.as_disk_errors(self.out / LEDGER):
             files.append_line(self.out / LEDGER, record)
         summary.count(record)
@@ -213,7 +219,9 @@ class _Copy:
         bits = 16 if pixels.dtype == np.int16 else bits_of(pixels)
         suffix = next(each for each in (origin.suffix, ".png", ".tif")
                       if holds(each, pixels.shape[2], bits) and (pixels.dtype != np.int16 or each != ".png"))
-        path = (self.out / origin.relative_to(self.folder)).with_suffix(suffix)
+        path = self.out / origin.relative_to(self.folder)
+        if suffix != origin.suffix:
+            path = path.with_name(origin.name + suffix) if origin in self.crowded else path.with_suffix(suffix)
 
         # What has no data is a value, which the file tells if it can
         if picture.unknown is not None:
@@ -244,6 +252,13 @@ class _Copy:
                 files.copy(origin, path)
             made.append(path)
         return made
+
+    def _remove(self, names: Iterable[str]) -> None:
+        """Remove files that an earlier call has written, and no line names any more. Raises `DiskError`."""
+        for path in (self.out / name for name in names):
+            if path.parent.resolve().is_relative_to(self.out.resolve()):  # whatever the ledger says
+                with files.as_disk_errors(path):
+                    path.unlink(missing_ok=True)
 
     @staticmethod
     def _stamp(path: Path) -> list[int] | None:
@@ -279,6 +294,21 @@ class _Correction:
             return None
         rows, columns = self.part
         return [rows.start, columns.start, rows.stop, columns.stop]
+
+
+def crowded_of(pairs: Sequence[Pair]) -> set[Path]:
+    """Return the files that others of one folder share the name with, but for the suffix: x.gif beside x.png.
+
+    Raises `DataError` where such a name with a suffix added (x.gif.png) may be another file's as well.
+    """
+    by_name: dict[Path, list[Path]] = {}
+    for path in dict.fromkeys(each for pair in pairs for each in (pair.a, pair.b)):
+        by_name.setdefault(path.with_suffix(""), []).append(path)
+    crowded = {path for paths in by_name.values() if len(paths) > 1 for path in paths}
+    if clashing := sorted(crowded & by_name.keys()):
+        raise DataError(f"its corrected copy may have the name of that of {by_name[clashing[0]][0].name}", clashing[0],
+                        "rename one of them")
+    return crowded
 
 
 def _off(found: Alignment, model: Model) -> float | None:

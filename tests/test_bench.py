@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from tools import bench
+from translate.data.samples import Sample
 from translate.networks import PatchGANConfig, ResNetConfig
 from translate.translators import CycleGANConfig
 

@@ -35,6 +35,11 @@ GAMES: dict[str, dict[str, Any]] = {  # every way to play the game, each under e
 KINDS = {"cyclegan": CycleGANConfig, "pix2pix": Pix2PixConfig, "cut": CUTConfig}
 
 
+def kinds_of(name: str) -> list[str]:
+    """The translators that can play the game `name`."""
+    return [kind for kind, config in KINDS.items() if GAMES[name].keys() <= config.model_fields.keys()]
+
+
 def game(name: str, kind: str) -> Any:
     """A small translator that plays the game `name`."""
     changes = dict(GAMES[name])

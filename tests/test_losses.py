@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.games import GAMES, game
+from tests.games import GAMES, game, kinds_of
 from tests.networks import members
 from translate.losses import (
     Began,
@@ -36,7 +36,7 @@ OBJECTIVES = members(Objective)
 def test_every_objective_and_penalty_is_among_the_games_that_memory_plans_are_tested_with(part: str, union: object
                                                                                           ) -> None:
     """A new one needs an entry in `tests/games.py`: its gradients must be the same under every plan."""
-    played = {type(getattr(game(name, "cyclegan"), part)) for name in GAMES}
+    played = {type(getattr(game(name, kind), part)) for name in GAMES for kind in kinds_of(name)}
     assert set(members(union)) <= played
 
 

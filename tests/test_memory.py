@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations
 
 from tests.bounds import FAULT, rounding_bound
 from tests.covering import each_value, one_in
-from tests.games import GAMES, KINDS, game
+from tests.games import GAMES, KINDS, game, kinds_of
 from tests.mobilenet import write_mobilenet
 from tests.networks import members
 from tests.steps import LR, build, gradients, make_batch, step, worst_error
@@ -184,7 +184,7 @@ def games_under_plans() -> Iterator[Any]:
     """Every game of every translator under every plan; quick is one plan of each game, with other
     translators for the next."""
     for row, name in enumerate(GAMES):
-        kinds = [kind for kind in KINDS if GAMES[name].keys() <= KINDS[kind].model_fields.keys()]
+        kinds = kinds_of(name)
         for column, plan in enumerate(["split", "preact", "replay", "strips_blocks"]):
             quick = kinds[(row // 4 + column // 2) % len(kinds)] if (row + column) % 8 == 0 else None
             yield from (pytest.param(name, kind, plan, marks=() if kind == quick else pytest.mark.slow)
@@ -323,7 +323,8 @@ def test_a_bfloat16_step_is_as_exact_under_every_plan_as_under_plain(name: str, 
     assert (found - exact).norm() <= 1.5 * (plain - exact).norm()
 
 
-OF_THE_WHOLE_BATCH = [name for name in GAMES if not name.startswith("minibatch")]
+OF_THE_WHOLE_BATCH = [name for name in GAMES if not name.startswith("minibatch")
+                      and "cyclegan" in kinds_of(name)]
 
 
 def in_a_process_of_two(folder: str, steps: list[tuple[str, str]]) -> None:

@@ -110,8 +110,9 @@ GOOD = {"name": "x", "data": {"kind": "unpaired", "folder": "d"}, "translator": 
 @pytest.mark.parametrize(("changes", "expected"), [
     ({"data": {"kind": "unpaired", "folder": "d", "augment": "flip"}},
      "data.augment: 'flip': expected a list, as in [flip]"),
-    ({"data": {"folder": "d"}}, "data.kind: missing; say which data this is (unpaired, paired, labels, computed)"),
-    ({"data": 5}, "data: 5: expected fields, with kind: unpaired, paired, labels or computed"),
+    ({"data": {"folder": "d"}},
+     "data.kind: missing; say which data this is (unpaired, paired, labels, computed, images)"),
+    ({"data": 5}, "data: 5: expected fields, with kind: unpaired, paired, labels, computed or images"),
     ({"data": {"kind": "computed", "folder": "d", "input": "sketch"}},
      "data.input: 'sketch' is not an input; expected one of grey, edges"),
     ({"data": {"kind": "unpaired", "folder": 3}}, "data.folder: 3: expected a path or null"),

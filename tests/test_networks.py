@@ -23,7 +23,7 @@ from translate.networks.layers import low_passed, make_norm
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
     "minibatch_std": True, "downsample": "blurred", "attention": True, "init": "orthogonal", "scales": 2,
-    "fine_blocks": 2, "minibatch_kernels": 3,
+    "fine_blocks": 2, "minibatch_kernels": 3, "image_skip": 4,
 }
 
 

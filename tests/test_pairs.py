@@ -72,7 +72,7 @@ def distance(folder: Path, name: str) -> float:
 
 @pytest.mark.parametrize(("off", "line"), [
     (OFF, "a training will blur: pairs are off by"),
-    ([(2.0, 3.0)] * 3, "outputs will be shifted: all pairs are off alike, by +3.0 px to the right and +2.0 px down"),
+    ([(2.0, 3.0)] * 3, "outputs will be shifted: all pairs are off alike, by 3.0 px to the right and 2.0 px down"),
     ([(0.0, 0.0)] * 3, "no blur is to be expected")], ids=["each", "alike", "none"])
 def test_the_check_says_what_a_training_makes_of_pairs_that_are_off(
         off: list[tuple[float, float]], line: str, tmp_path: Path, said: io.StringIO,
@@ -81,7 +81,7 @@ def test_the_check_says_what_a_training_makes_of_pairs_that_are_off(
     assert call(monkeypatch, "data", "check", pairs(tmp_path / "in", off), "--picture", tmp_path / "worst.jpg") == 0
     printed = " ".join(said.getvalue().split())
     assert line in printed
-    assert ("1.png: its partner 1.png lies +4.0 px to the right and -1.5 px down" in printed) == (off == OFF)
+    assert ("1.png: its partner 1.png lies 4.0 px to the right and 1.5 px up" in printed) == (off == OFF)
     assert Image.open(tmp_path / "worst.jpg").height == 3 * (HEIGHT + 16)
 
 

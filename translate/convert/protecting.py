@@ -24,6 +24,7 @@ from translate.convert.jobs import Job
 from translate.convert.scaling import Scaling
 from translate.data.labels import read_labels
 from translate.data.pairing import list_images, named, names_of
+from translate.data.protected import UPRIGHT
 from translate.errors import DataError, ImageError, UsageError, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, Request
@@ -105,7 +106,8 @@ class Protection:
                     raise DataError.of(error) from None
                 continue  # an image that cannot be read fails when it is its turn
             if (own.width, own.height) != (shown.width, shown.height):
-                raise DataError(f"is {shown.size} pixels, and its image {visible(job.source)} {own.size}", mask)
+                raise DataError(f"is {shown.size} pixels, and its image {visible(job.source)} {own.size}", mask,
+                                UPRIGHT)
             if self.classes is None and (shown.channels != 1 or shown.alpha or shown.bits == "float"):
                 raise DataError(f"is no mask: a mask has one channel of whole numbers, and this is {shown.mode}", mask,
                                 "save it as grey, 0 where an image may change")

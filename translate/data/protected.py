@@ -21,6 +21,7 @@ from translate.images.decoding import decode, inspect, read_content
 from translate.images.resampling import HeightWidth
 from translate.schema import Config
 
+UPRIGHT = "a mask has the size of its image as it is shown, upright where EXIF turns it"
 
 class ProtectConfig(Config):
     """Which regions of A's images are to stay as they are, and how strictly."""
@@ -58,7 +59,8 @@ class ProtectConfig(Config):
             except ImageError as error:
                 raise DataError.of(error) from None
             if (info.height, info.width) != shape:
-                raise DataError(f"is {info.size} pixels, and its image {visible(path)} {shape[1]}×{shape[0]}", mask)
+                raise DataError(f"is {info.size} pixels, and its image {visible(path)} {shape[1]}×{shape[0]}", mask,
+                                UPRIGHT)
             if self.classes is None and (info.channels != 1 or info.alpha or info.bits == "float"):
                 raise DataError(f"is no mask: a mask has one channel of whole numbers, and this is {info.mode}", mask,
                                 "save it as grey, 0 where an image may change; or name the classes of label maps "

@@ -99,23 +99,34 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
 
     # What a training makes of it
     limit = max(BLURS, accuracy)
-    if spread > limit:
+    blurs = spread > limit
+    if blurs:
         findings.append(Finding(place, "warning", f"a training will blur: pairs are off by {spread:.1f} px in the "
                                 "median, each in its own way, in the pixels that it shows", ADVICE))
     elif np.hypot(*common) > max(SHIFTS, accuracy):
         findings.append(Finding(place, "warning", "outputs will be shifted: all pairs are off alike, by "
-                                f"{common[0]:+.1f} px to the right and {common[1]:+.1f} px down", ADVICE))
+                                f"{moved_in_words(common)}", ADVICE))
     else:
         findings.append(Finding(place, "note", f"no blur is to be expected of that: pairs differ by {spread:.2f} px"))
+
+    # The worst by name. Where pairs lie well, one that merely seems bent is not worth a warning.
     findings += [Finding(each.pair.a, "warning", f"its partner {each.pair.b.name} lies {in_words(each.found)}")
-                 for each in worst(measured) if each.off * each.scale > limit]
+                 for each in worst(measured)
+                 if (each.off if blurs else each.found.displacement or 0.0) * each.scale > limit]
     return findings
+
+
+def moved_in_words(shift: Sequence[float]) -> str:
+    """Say how far something lies to a side and up or down, px."""
+    right, down = shift
+    return (f"{abs(right):.1f} px to the {'left' if right < 0 else 'right'} and "
+            f"{abs(down):.1f} px {'up' if down < 0 else 'down'}")
 
 
 def in_words(found: Alignment) -> str:
     """Say how one image lies on another."""
     assert found.shift is not None
-    words = f"{found.shift[0]:+.1f} px to the right and {found.shift[1]:+.1f} px down"
+    words = moved_in_words(found.shift)
     if found.scale is not None and found.rotation is not None:
         words += f", {100 * (found.scale - 1):+.1f} % larger, {found.rotation:+.1f}° clockwise"
         words += f", and {found.warp:.1f} px bent" * ((found.warp or 0.0) > BLURS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.commands import call
 from tests.runs import Silent
 from tests.test_sampling import noise_recipe
 from translate.adapt.drawn import add_drawn
@@ -240,9 +242,15 @@ def test_samples_of_the_class_asked_for_teach_a_network_what_real_images_teach_i
     assert {"as_asked", "rarest_class", "tstr"} <= results.as_json()["metrics"].keys()
 
 
-def test_what_has_no_classes_cannot_be_put_to_that_test(tmp_path: Path) -> None:
+def test_what_has_no_classes_cannot_be_put_to_that_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        said: io.StringIO) -> None:
     (tmp_path / "train").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "train" / "0.png")
     train(noise_recipe(tmp_path, data={"classes": None}), tmp_path / "run", Silent())
     with pytest.raises(UsageError, match="the data of this run have no classes"):
         add_drawn(Results({}, {}), tmp_path / "run")
+
+    # Which is said before anything is scored: the scores were lost
+    monkeypatch.setattr("translate.evaluation.scoring.evaluate_run", lambda *words, **options: pytest.fail("scored"))
+    assert call(monkeypatch, "evaluate", tmp_path / "run", "--tstr") == 2
+    assert "the data of this run have no classes" in " ".join(said.getvalue().split())

@@ -180,6 +180,8 @@ def test_what_could_not_be_kept_is_refused_in_a_sentence(tmp_path: Path) -> None
                           ({"file_format": "webp", "quality": 80}, "lose something"), ({"feather": -1.0}, "feather")):
         with pytest.raises(TranslateError, match=said):
             run(tmp_path, model(), **options)
+    with pytest.raises(TranslateError, match="is of a folder of masks, and none is named"):
+        convert(tmp_path / "in", tmp_path / "out", model(), workers=0, feather=2.0)
     assert run(tmp_path, model(), file_format="png").exit_code == 0
     mask = blob() > 0
     np.testing.assert_array_equal(samples(tmp_path / "out" / "x.png")[mask], samples(tmp_path / "in" / "x.jpg")[mask])

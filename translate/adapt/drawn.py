@@ -38,6 +38,21 @@ IMAGES_OF_TRAINING, BATCH = 64_000, 64  # that each classifier sees, over all ep
 SEED = 0
 
 
+def check_drawn(path: Path) -> None:
+    """Raise what `add_drawn` would, of a run whose samples no classifier can be asked about: before it is scored."""
+    data = _with_classes(Sampler.load(path), path)
+    for split in ("train", "test"):
+        data.labelled(split, data_root())
+
+
+def _with_classes(sampler: Sampler, path: Path) -> ImagesConfig:
+    """Return the data of a run from noise. Raises `UsageError` where they have no classes."""
+    data = cast(ImagesConfig, sampler.recipe.data)
+    if not data.num_classes:
+        raise UsageError("--tstr: the data of this run have no classes", path, "set data.classes in its recipe")
+    return data
+
+
 def add_drawn(results: Results, path: Path, most: int | None = None, images: int = IMAGES_OF_TRAINING,
               on_progress: Callable[[int, int], object] = lambda done, total: None) -> None:
     """Add to the scores of a run from noise what a classifier says of its samples, and what it learns from them.
@@ -50,9 +65,7 @@ def add_drawn(results: Results, path: Path, most: int | None = None, images: int
     classifier sees. Raises `UsageError` for data without classes, `DataError`.
     """
     sampler = Sampler.load(path)
-    data, fitting = cast(ImagesConfig, sampler.recipe.data), sampler.release.fitting
-    if not data.num_classes:
-        raise UsageError("--tstr: the data of this run have no classes", path, "set data.classes in its recipe")
+    data, fitting = _with_classes(sampler, path), sampler.release.fitting
 
     # A classifier of real images, and how good it is.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

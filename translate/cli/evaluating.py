@@ -63,6 +63,10 @@ def evaluate(
                          "to score other images, run `convert`, then `evaluate OUT --against REAL`")
     if tstr and not is_run:
         raise UsageError("--tstr: is about a run that draws images from noise", what)
+    if tstr:
+        from translate.adapt.drawn import add_drawn, check_drawn
+
+        check_drawn(what)
     if frames and (is_run or source is None or not (against is truth is most is classes is None)):
         raise UsageError("--frames: compares frames with what they were made from, and with nothing else", what,
                          "give a folder of frames and --source FOLDER")
@@ -86,8 +90,6 @@ def evaluate(
             results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
                                    on_progress=display.count)
             if tstr:
-                from translate.adapt.drawn import add_drawn
-
                 add_drawn(results, what, most, on_progress=display.count)
         elif classes is not None:
             results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids),

@@ -137,6 +137,11 @@ def plan(
     from translate.training.recipe_plan import plan_for_gpu
 
     if convert is not None:
+        of_training = {"--memory": memory, "--gpu": gpu, "--precision": precision, "--json": as_json or None,
+                       "--set": overrides or None}
+        if given := [name for name, value in of_training.items() if value is not None]:
+            raise UsageError(f"{', '.join(given)}: of the plan of a training; a conversion is tried on this machine, "
+                             "as it is", advice="leave it out, or --convert")
         say_conversion(Path(recipe), convert, images, nodes or 1)
         return
     if images is not None and nodes is None:
@@ -144,8 +149,9 @@ def plan(
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     with Display("plan", console.err, unit="predictions") as display:
         planned = plan_for_gpu(chosen, memory, precision, display.count, gpu)
+    on_nodes = None if nodes is None else plan_nodes(chosen, planned, nodes, images)
     if as_json:
-        say(json.dumps(planned.as_json(), indent=2))
+        say(json.dumps(planned.as_json() | ({} if on_nodes is None else {"nodes": on_nodes.as_json()}), indent=2))
     else:
         say_table(plan_table(planned))
         for line in [*planned.times, *planned.glosses]:
@@ -157,9 +163,8 @@ def plan(
             say(f"warning: {line}")
         if planned.gpu.budget is None:
             say("add --memory 8GB to see what fits a GPU of that size")
-        if nodes is not None:
-            for line in plan_nodes(chosen, planned, nodes, images).lines:
-                say(line)
+        for line in [] if on_nodes is None else on_nodes.lines:
+            say(line)
     if planned.misfits:
         raise DoesNotFit("\n".join(planned.misfits))
 

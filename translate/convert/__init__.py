@@ -156,6 +156,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     check_compression(compression, file_format)
     if workers is not None and workers < 0:
         raise UsageError(f"workers {workers}: expected 0 or more")
+    if feather and not isinstance(protect, Path):
+        raise UsageError(f"feather {feather}: is of a folder of masks, and none is named",
+                         advice="add --protect FOLDER")
     if max_pixels < 1:
         raise UsageError(f"max_pixels {max_pixels}: expected 1 or more")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ class ConversionPlan:
     """A conversion of `num_images` on `num_nodes` machines like this one, each of `cores` and `gpus`.
 
     Seconds and bytes are of an image, as the mean of `num_tried`: reading and writing on one core each, translating on
-    a GPU or, without any, on all cores.
+    a GPU or, without any, on all cores. What is read and written by rows counts as translating: it is alone meanwhile.
+    `left_out` says of images that were tried and cannot be converted why.
     """
 
     num_images: int
@@ -43,6 +44,7 @@ class ConversionPlan:
     seconds_write: float
     bytes_read: float
     bytes_written: float
+    left_out: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -73,11 +75,19 @@ class ConversionPlan:
         return [
             f"{self.num_images:,} images on {self.num_nodes} machines like this one ({has}): about "
             f"{format_duration(3600 * self.hours)}, by {self.num_tried} images converted here",
+            *self._left_out_lines,
             "an image, of one machine: " + ", ".join(f"{name} {1000 * each:.1f} ms" for name, each in parts.items()),
             f"read {format_bytes(self.num_images * self.bytes_read)}, written "
             f"{format_bytes(self.num_images * self.bytes_written)}: the storage has to give "
             f"{format_bytes(rate * self.bytes_read)}/s and to take {format_bytes(rate * self.bytes_written)}/s",
             f"bottleneck: {bottleneck}; a slower storage than that is one before it"]
+
+
+    @property
+    def _left_out_lines(self) -> list[str]:
+        tried = self.num_tried + len(self.left_out)
+        return [f"{len(self.left_out)} of {tried} images that were tried cannot be converted, and are not counted: "
+                f"{self.left_out[0]}"] if self.left_out else []
 
 
 def plan_conversion(release: Release, folder: Path, num_images: int, num_nodes: int, device: str = "auto",
@@ -91,29 +101,37 @@ def plan_conversion(release: Release, folder: Path, num_images: int, num_nodes: 
         tried = jobs[::max(1, len(jobs) // NUM_TRIED)][:NUM_TRIED]
         converter = Converter(Translating.with_release(release, device, precision), Ledger(None),
                               Options(max_pixels=MAX_PIXELS))
-        times = [found for job in [tried[0], *tried] if (found := measured(converter, job)) is not None][1:]
+        measured(converter, tried[0])
+        found = [measured(converter, job) for job in tried]
+        times = [each for each in found if not isinstance(each, Entry)]
+        failed = tuple(str(each) for each in found if isinstance(each, Entry))
         if not times:
-            raise DataError("holds no image that can be converted", folder)
+            raise DataError(f"none of the {len(failed)} images that were tried can be converted: {failed[0]}", folder)
         means = [sum(column) / len(times) for column in zip(*times, strict=True)]
     on_cuda = converter.translating.device.type == "cuda"
-    return ConversionPlan(num_images, num_nodes, len(times), num_cores(), torch.cuda.device_count() if on_cuda else 0,
+    plan = ConversionPlan(num_images, num_nodes, len(times), num_cores(), torch.cuda.device_count() if on_cuda else 0,
                           *means)
+    return replace(plan, left_out=failed)
 
 
-def measured(converter: Converter, job: Job) -> Sequence[float] | None:
-    """Return (seconds to read, to translate, to write; bytes read, written) of one file; None where it cannot be."""
+def measured(converter: Converter, job: Job) -> Sequence[float] | Entry:
+    """Return (seconds to read, to translate, to write; bytes read, written) of one file, or why it has none."""
     started = time.perf_counter()
     read = converter.read(job, read_file)
-    if isinstance(read, Entry) or read.picture is None or read.image is None:
-        return None
+    if isinstance(read, Entry):
+        return read
     was_read = time.perf_counter()
-    shape = read.picture.pixels.shape[0], read.picture.pixels.shape[1]
-    made = converter.translating.translate(read.image, job.source, shape)
-    translated = time.perf_counter()
-    entry = converter.saving.write(read, read.picture, lambda: made)
-    if entry.status != "done":
-        return None
+    if read.picture is None or read.image is None:  # by rows
+        entry = converter.translate_now(read)
+        translated = time.perf_counter()
+    else:
+        height, width, _ = read.picture.pixels.shape
+        made = converter.translating.translate(read.image, job.source, (height, width))
+        translated = time.perf_counter()
+        entry = converter.saving.write(read, read.picture, lambda: made)
     written = time.perf_counter()
+    if entry.status != "done":
+        return entry
     size = job.output.stat().st_size
     job.output.unlink()
     return was_read - started, translated - was_read, written - translated, job.source.stat().st_size, size

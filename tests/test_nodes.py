@@ -69,3 +69,10 @@ def test_a_node_that_is_killed_ends_the_job_with_its_name(lost: int, shared_pair
     assert nodes[1 - lost].wait(60) != 0
     assert f"process {lost} of 2, on " in (said := nodes[1 - lost].printed.read_text()), said
     assert "--resume" in said and "Traceback" not in said.split("torch/distributed/elastic")[0]
+
+
+def test_the_lost_are_named_by_the_port_of_the_rendezvous_alone_and_a_training_goes_on_without(tmp_path: Path) -> None:
+    """A firewall between nodes that opens this one ended every training after ten seconds."""
+    (tmp_path / "went on").mkdir()
+    ended(start_nodes(2, tmp_path / "logs", "tests.roll_call", tmp_path / "went on"))
+    assert {path.name for path in (tmp_path / "went on").iterdir()} == {"0", "1"}

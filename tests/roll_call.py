@@ -28,9 +28,10 @@ def main(folder: Path) -> None:
     roll.close()
 
     if accelerator.process_index == 1:
-        nodes._get_default_store = lambda: Store()  # type: ignore[attr-defined]  # noqa: PLW0108 (which has no copies)
+        nodes._get_default_store = lambda: Store()  # type: ignore[attr-defined]  # which has no copies
     with naming_the_lost(accelerator):
         (folder / str(accelerator.process_index)).touch()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

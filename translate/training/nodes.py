@@ -63,7 +63,8 @@ class Roll:
         self.rank, self.num, self.names = rank, len(names), names
         self.store, self.asked = store, asked
         self.ended = threading.Event()
-        threading.Thread(target=self._beat, name="roll", daemon=True).start()
+        self.beating = threading.Thread(target=self._beat, name="roll", daemon=True)
+        self.beating.start()
 
     @classmethod
     def call(cls, accelerator: Accelerator) -> Roll | None:
@@ -128,3 +129,4 @@ class Roll:
     def close(self) -> None:
         """Say no more that this process lives."""
         self.ended.set()
+        self.beating.join(ANSWER_SECONDS)  # a thread that is asking the store when the interpreter ends aborts it

@@ -86,8 +86,9 @@ def convert(
     interruption."""
     from translate.convert import convert as convert_files
     from translate.convert.on_ray import RayEngine
-    from translate.convert.remote import Remote, address, local
+    from translate.convert.remote import Remote
     from translate.convert.sharding import add_up, choose_shard
+    from translate.convert.storage import address, local
     from translate.images.decoding import MAX_PIXELS
     from translate.runs.release import load_release
 

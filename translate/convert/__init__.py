@@ -14,6 +14,7 @@ Who calls whom:
     processes    sharding               the command line: the shard of each process, and the sum of their summaries
     machines     on_ray → converter     files dealt out to the workers of a Ray cluster
     storage      remote → converter     files fetched from object storage, and put there
+                        → storage       a folder of it
 """
 
 from __future__ import annotations

@@ -34,6 +34,13 @@ class Job:
     output_name: str  # below the output folder
     fault: ImageError | None = None  # known before it is opened
 
+    @property
+    def out(self) -> Path:
+        """The folder of all outputs; that of its own where an output waits under another name to be put in its place.
+        """
+        parts = Path(self.output_name).parts
+        return Path(*self.output.parts[:-len(parts) if self.output.parts[-len(parts):] == parts else -1])
+
 
 @dataclass(frozen=True)
 class Shard:

@@ -100,17 +100,19 @@ class Protection:
             if mask is None:
                 continue
             try:
-                own, shown = inspect(job.source), inspect(mask)
+                shown = inspect(mask)
             except ImageError as error:
-                if error.path == mask:
-                    raise DataError.of(error) from None
-                continue  # an image that cannot be read fails when it is its turn
-            if (own.width, own.height) != (shown.width, shown.height):
-                raise DataError(f"is {shown.size} pixels, and its image {visible(job.source)} {own.size}", mask,
-                                UPRIGHT)
+                raise DataError.of(error) from None
             if self.classes is None and (shown.channels != 1 or shown.alpha or shown.bits == "float"):
                 raise DataError(f"is no mask: a mask has one channel of whole numbers, and this is {shown.mode}", mask,
                                 "save it as grey, 0 where an image may change")
+            try:
+                own = inspect(job.source)
+            except ImageError:  # one that cannot be read, or is not here yet, fails when it is its turn
+                continue
+            if (own.width, own.height) != (shown.width, shown.height):
+                raise DataError(f"is {shown.size} pixels, and its image {visible(job.source)} {own.size}", mask,
+                                UPRIGHT)
 
     def key(self, job: Job) -> list[object]:
         """Return what an output depends on beside its image, as JSON."""

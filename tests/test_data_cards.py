@@ -27,7 +27,8 @@ from tests.archives import wheel, zip_of
 from translate.cards import cards
 from translate.cards.archives import unpack
 from translate.cards.cards import Card, find_card, list_cards, load_card, prepare
-from translate.cards.rasters import RastersConfig, land, starts
+from translate.cards.rasters import RastersConfig, starts
+from translate.cards.world import land
 from translate.errors import DataError, RecipeError
 from translate.places import data_root
 from translate.schema import validate

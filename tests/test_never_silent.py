@@ -51,21 +51,26 @@ def many(folder: Path, num: int, size: tuple[int, int], labels: bool = False) ->
     return folder
 
 
+def write_scored_recipe(folder: Path, num_held_out: int, images: int, every: dict[str, int]) -> None:
+    """`toy.yaml`: a training on crops of 128 px, which scores held-out photographs of 600×800 px; and its `photos`."""
+    for side in "AB":
+        for split, num in (("train", 8), ("test", num_held_out)):
+            many(folder / "photos" / f"{split}{side}", num, (600, 800))
+    recipe = cyclegan_recipe(folder / "photos", stages=[{"resolution": 128, "images": images, "batch_size": 2}],
+                             data={"kind": "unpaired", "folder": str(folder / "photos"), "resize": None,
+                                   "truth": True},
+                             translator={"kind": "cyclegan", "generator": {"kind": "resnet", "width": 12, "blocks": 2},
+                                         "discriminator": {"kind": "patchgan", "width": 8, "layers": 2}},
+                             every=every)
+    (folder / "toy.yaml").write_text(recipe.dump_yaml())
+
+
 @pytest.mark.slow
 def test_no_command_is_silent_for_ten_seconds(tmp_path: Path) -> None:
     """A training of 120 small crops stood silent for five minutes: it scored images of 1600×1200."""
     a, b = many(tmp_path / "a", 40, (512, 512)), many(tmp_path / "b", 40, (512, 512))
     maps = [many(tmp_path / name, 400, (1024, 1024), labels=True) for name in ("found", "true")]
-    for side in "AB":
-        for split, num in (("train", 8), ("test", 8)):
-            many(tmp_path / "photos" / f"{split}{side}", num, (600, 800))
-    recipe = cyclegan_recipe(tmp_path / "photos", stages=[{"resolution": 128, "images": 60, "batch_size": 2}],
-                             data={"kind": "unpaired", "folder": str(tmp_path / "photos"), "resize": None,
-                                   "truth": True},
-                             translator={"kind": "cyclegan", "generator": {"kind": "resnet", "width": 12, "blocks": 2},
-                                         "discriminator": {"kind": "patchgan", "width": 8, "layers": 2}},
-                             every={"log": 10, "sample": 60, "checkpoint": 30, "evaluate": 30})
-    (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
+    write_scored_recipe(tmp_path, 8, 60, {"log": 10, "sample": 60, "checkpoint": 30, "evaluate": 30})
     run = tmp_path / "run"
     found = {" ".join(map(str, words[:2])): longest_silence(tmp_path / "printed.txt", *words) for words in (
         ("train", tmp_path / "toy.yaml", "--run", run),
@@ -98,16 +103,7 @@ def test_one_step_of_a_minute_is_not_silent(monkeypatch: pytest.MonkeyPatch, sai
 @pytest.mark.slow
 def test_the_time_left_is_within_a_factor_of_1_5_from_a_tenth_of_a_training_on(tmp_path: Path) -> None:
     """With evaluations that take as long as the training, of which "0:00:11 left" once knew nothing."""
-    for side in "AB":
-        for split, num in (("train", 8), ("test", 12)):
-            many(tmp_path / "photos" / f"{split}{side}", num, (600, 800))
-    recipe = cyclegan_recipe(tmp_path / "photos", stages=[{"resolution": 128, "images": 400, "batch_size": 2}],
-                             data={"kind": "unpaired", "folder": str(tmp_path / "photos"), "resize": None,
-                                   "truth": True},
-                             translator={"kind": "cyclegan", "generator": {"kind": "resnet", "width": 12, "blocks": 2},
-                                         "discriminator": {"kind": "patchgan", "width": 8, "layers": 2}},
-                             every={"log": 10, "sample": 200, "checkpoint": 100, "evaluate": 40})
-    (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
+    write_scored_recipe(tmp_path, 12, 400, {"log": 10, "sample": 200, "checkpoint": 100, "evaluate": 40})
     printed = tmp_path / "printed.txt"
     command = Command(printed, "train", tmp_path / "toy.yaml", "--run", tmp_path / "run")
     said: list[tuple[float, int, float]] = []  # when, how many images are done, seconds left

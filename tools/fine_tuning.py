@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import torch
 
+from tools.silent import Silent
 from translate.evaluation.scoring import evaluate_run
 from translate.files import append_line
 from translate.foreign import read_lines
@@ -26,19 +30,6 @@ from translate.training.loop import train
 
 SIDE, TILE = 128, 150  # px at the full size: of crops, and of the tiles that they are cut from
 SHOWN = ("psnr", "ssim", "l1", "gradient_error")
-
-
-class Quiet:
-    """A reporter that says nothing."""
-
-    def say(self, line: str) -> None:
-        pass
-
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
-        pass
-
-    def scoring(self, done: int, total: int, later: int) -> None:
-        pass
 
 
 def main() -> None:
@@ -62,10 +53,10 @@ def compare(folder: Path, seed: int, before: int, images: int, changes: list[str
         stage = f"stages=[{{resolution: {SIDE // scale}, resize: {TILE // scale}, images: {images}, batch_size: 4}}]"
         return load_recipe(find_recipe("earth"), [f"seed={seed}", stage, "every.evaluate=null", *changes, *more])
 
-    train(recipe(before, 2), folder / "before", Quiet())
+    train(recipe(before, 2), folder / "before", Silent())
     starts: dict[str, list[str]] = {"scratch": [], "fine-tuned": [f"start={folder / 'before' / 'release'}"]}
     for way, start in starts.items():
-        train(recipe(images, 1, *start), folder / way, Quiet())
+        train(recipe(images, 1, *start), folder / way, Silent())
         scores = evaluate_run(folder / way).as_json()["metrics"]
         append_line(out, {"seed": seed, "way": way, "before": before, "images": images,
                           **{name: scores[name]["value"] for name in SHOWN}})

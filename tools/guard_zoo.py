@@ -16,6 +16,7 @@ import datetime
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +26,14 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 from PIL import Image
 
 import translate.training.loop
 import translate.training.update
+from tools.silent import Silent
 from translate import __version__
 from translate.data import Batch
 from translate.errors import Collapsed
@@ -239,19 +242,6 @@ def broken(failure: Failure | None, onset: int = ONSET) -> Iterator[None]:
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
-
-
-class Silent:
-    """A reporter nobody reads."""
-
-    def say(self, line: str) -> None:
-        pass
-
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
-        pass
-
-    def scoring(self, done: int, total: int, later: int) -> None:
-        pass
 
 
 @dataclass

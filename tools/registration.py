@@ -15,15 +15,19 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import cv2
 import numpy as np
 import torch
 
+from tools.silent import Silent
 from translate.evaluation.scoring import evaluate_run
 from translate.files import append_line
 from translate.foreign import read_lines
@@ -36,19 +40,6 @@ FURTHEST = 8  # px that a pair is off
 MARGIN = 12  # px of each side that are cut off a tile, so that what is moved in is real
 WAYS = ("exact", "moved", "registered", "aligned")
 SHOWN = ("psnr", "ssim", "l1", "gradient_error")
-
-
-class Quiet:
-    """A reporter that says nothing."""
-
-    def say(self, line: str) -> None:
-        pass
-
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
-        pass
-
-    def scoring(self, done: int, total: int, later: int) -> None:
-        pass
 
 
 def main() -> None:
@@ -93,7 +84,7 @@ def trained(folder: Path, seed: int, way: str, words: argparse.Namespace) -> dic
         "translator.generator.width=16", "translator.generator.blocks=3", "translator.discriminator.width=16",
         *(["translator.registration={}"] if way == "registered" else []), *changes])
     began = time.process_time()
-    train(recipe, folder / f"run-{way}", Quiet())
+    train(recipe, folder / f"run-{way}", Silent())
     seconds = time.process_time() - began
     scores = evaluate_run(folder / f"run-{way}").as_json()["metrics"]
     return {"seed": seed, "way": way, "source": source, "images": images, "side": side, "cpu_seconds": round(seconds),

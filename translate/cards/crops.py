@@ -7,27 +7,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pydantic
 from pydantic import Field
 
 from translate.cards.archives import unpack
-from translate.cards.rasters import land
+from translate.cards.world import WorldConfig, land
 from translate.errors import DataError
 from translate.images.reading import ImageConfig, read_image
 from translate.images.writing import write_image
-from translate.schema import Config
 
 
-class CropsConfig(Config):
-    """How to cut a raster of the whole world (equirectangular, 90° N at the top, 180° W at the left) into crops."""
+class CropsConfig(WorldConfig):
+    """How to cut a raster of the whole world into crops."""
 
     kind: Literal["crops"] = "crops"
     raster: str  # member of the archive
     side: int = Field(64, ge=8, le=4096)  # px, of a crop
     step: int = Field(32, ge=1, le=4096)  # px from one crop to the next; less than `side`: they overlap
-    band: tuple[float, float]  # longitudes held out, [west, east] in degrees
-    latitudes: tuple[float, float] = (-90.0, 90.0)  # [south, north] that are used
-    min_land: float = Field(0.0, ge=0.0, le=1.0)  # crops with a smaller fraction of land are left out
 
     def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int,
               say: Callable[[str], None]) -> dict[str, Any]:
@@ -37,17 +32,12 @@ class CropsConfig(Config):
         return self.cut(read_image(scratch / self.raster, ImageConfig(channels=3)), folder)
 
     def cut(self, raster: np.ndarray, folder: Path) -> dict[str, Any]:
-        """Cut a raster of the world (H, W, 3). Train and test share no pixel: the world is parted before it is cut.
+        """Cut a raster of the world (H, W, 3), which is parted into train and test before it is cut.
 
         Raises `DataError` where a part of it is smaller than a crop.
         """
-        height, width = raster.shape[:2]
-        raster = raster[round((90 - self.latitudes[1]) / 180 * height):round((90 - self.latitudes[0]) / 180 * height)]
-        west, east = (round((degrees + 180) / 360 * width) for degrees in self.band)
-        parts = {"train": np.concatenate([raster[:, east:], raster[:, :west]], axis=1), "test": raster[:, west:east]}
-
         counts: dict[str, Any] = {}
-        for split, part in parts.items():
+        for split, part in self.parted(raster).items():
             if min(part.shape[:2]) < self.side:
                 raise DataError(f"{part.shape[1]}×{part.shape[0]} px of the world, and a crop is {self.side}", split,
                                 "make side smaller, or the band or the latitudes larger")
@@ -63,12 +53,3 @@ class CropsConfig(Config):
                     path.parent.mkdir(parents=True, exist_ok=True)
                     write_image(path, crop)
         return counts
-
-    @pydantic.model_validator(mode="after")
-    def _within_the_world(self) -> CropsConfig:
-        (west, east), (south, north) = self.band, self.latitudes
-        if not -180 <= west < east <= 180 or east - west >= 360:
-            raise ValueError(f"band: {west} to {east}; expected [west, east] within -180 … 180, and not all of it")
-        if not -90 <= south < north <= 90:
-            raise ValueError(f"latitudes: {south} to {north}; expected [south, north] within -90 … 90")
-        return self

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pydantic
 from pydantic import Field
 
 from translate.cards.archives import unpack
+from translate.cards.world import WorldConfig, land
 from translate.data.transforms import resized
 from translate.errors import DataError
 from translate.images.reading import ImageConfig, read_image
 from translate.images.writing import write_image
-from translate.schema import Config
 
 
-class RastersConfig(Config):
-    """How to cut two rasters of the whole world (equirectangular, 90° N at the top, 180° W at the left) into tiles."""
+class RastersConfig(WorldConfig):
+    """How to cut two rasters of the whole world into tiles."""
 
     kind: Literal["rasters"] = "rasters"
     input: str  # member of the first archive that becomes A; with `input_tiles`, the folder of its tiles
@@ -29,18 +28,6 @@ class RastersConfig(Config):
     input_channels: Literal[1, 3] = 3  # of A's images; 1: grey
     target: str  # member of the last archive that becomes B; the larger of the two is averaged down to the smaller
     tile: int = Field(default=384, ge=8, le=65_536)  # px, of a side
-    band: tuple[float, float]  # longitudes held out, [west, east] in degrees
-    latitudes: tuple[float, float] = (-90.0, 90.0)  # [south, north] that are used
-    min_land: float = Field(default=0.0, ge=0.0, le=1.0)  # tiles with a smaller fraction of land are left out
-
-    @pydantic.model_validator(mode="after")
-    def _within_the_world(self) -> RastersConfig:
-        (west, east), (south, north) = self.band, self.latitudes
-        if not -180 <= west < east <= 180 or east - west >= 360:
-            raise ValueError(f"band: {west} to {east}; expected [west, east] within -180 … 180, and not all of it")
-        if not -90 <= south < north <= 90:
-            raise ValueError(f"latitudes: {south} to {north}; expected [south, north] within -90 … 90")
-        return self
 
     def build(self, archives: list[Path], folder: Path, scratch: Path, limit: int,
               say: Callable[[str], None]) -> dict[str, Any]:
@@ -71,26 +58,23 @@ class RastersConfig(Config):
             say: Callable[[str], None]) -> dict[str, Any]:
         """Cut two rasters of the world (H, W, C and H, W, 3), and return how many tiles were written and left out.
 
-        Train and test share no pixel: the world is parted into the band and the rest before either is cut. The rest is
-        one piece, across 180° of longitude. Tiles of a piece overlap a little, so that they cover all of it.
+        The world is parted into train and test before either is cut. Tiles of a piece overlap a little, so that they
+        cover all of it.
         """
         raster_a, raster_b = same_size(raster_a, raster_b)
-        height, width = raster_a.shape[:2]
-        rows = slice(round((90 - self.latitudes[1]) / 180 * height), round((90 - self.latitudes[0]) / 180 * height))
-        west, east = (round((degrees + 180) / 360 * width) for degrees in self.band)
-        pieces = {"test": [raster[rows, west:east] for raster in (raster_a, raster_b)],
-                  "train": [np.concatenate([raster[rows, east:], raster[rows, :west]], axis=1)
-                            for raster in (raster_a, raster_b)]}
+        parts_a, parts_b = self.parted(raster_a), self.parted(raster_b)
 
         counts: dict[str, Any] = {}
-        for split, (a, b) in pieces.items():
+        for split in ("test", "train"):
+            a, b = parts_a[split], parts_b[split]
             counts[split], counts[f"{split}_left_out"] = self._write_tiles(split, a, b, folder)
             say(f"{split}: {counts[split]} tiles of {self.tile} px, and {counts[f'{split}_left_out']} left out with "
                 f"less than {self.min_land:.0%} land")
 
         # Keep the band whole as well, in two large images.
-        equator = round(height / 2) - rows.start
-        for letter, band in zip("AB", pieces["test"], strict=True):
+        height = raster_a.shape[0]
+        equator = round(height / 2) - self.rows(height).start
+        for letter, band in (("A", parts_a["test"]), ("B", parts_b["test"])):
             for name, half in (("north", band[:max(equator, 0)]), ("south", band[max(equator, 0):])):
                 if half.size:
                     _write(folder / f"large{letter}" / f"{name}.png", half)
@@ -134,12 +118,6 @@ def starts(length: int, tile: int) -> list[int]:
     """Return where tiles begin: as few as cover `length`, evenly spread."""
     num = math.ceil(length / tile)
     return [round(i * (length - tile) / max(1, num - 1)) for i in range(num)]
-
-
-def land(image: np.ndarray) -> float:
-    """Return the fraction of a satellite image that is not water: there, blue stands out from red and green."""
-    red, green, blue = np.moveaxis(image.astype(np.int16), -1, 0)
-    return float(np.mean(blue - np.maximum(red, green) <= 4))
 
 
 def _write(path: Path, image: np.ndarray) -> None:

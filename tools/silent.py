@@ -1,0 +1,16 @@
+"""A reporter for trainings whose figures alone are wanted."""
+
+from __future__ import annotations
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def say(self, line: str) -> None:
+        pass
+
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+        pass
+
+    def scoring(self, done: int, total: int, later: int) -> None:
+        pass

@@ -274,6 +274,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {  # an option, of which of the small netw
     "mlp.widths": ("mlp", {"generator": {"widths": [8, 7]}}), "mlp.norm": ("mlp", {"generator": {"norm": "batch"}}),
     "mlp judge.widths": ("mlp", {"discriminator": {"widths": [6, 5]}}),
     "mlp judge.spectral": ("mlp", {"discriminator": {"spectral": True}}),
+    "mlp judge.minibatch_kernels": ("mlp", {"discriminator": {"minibatch_kernels": 2}}),
     "dcgan.width": ("dcgan", {"generator": {"width": 3}}), "dcgan.norm": ("dcgan", {"generator": {"norm": "none"}}),
     "dcgan.spectral": ("dcgan", {"generator": {"spectral": True}}),
     "dcgan.init": ("dcgan", {"generator": {"init": "orthogonal"}}),

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from translate.networks.discriminators import MinibatchDiscrimination
 from translate.networks.latent.latents import ChainDiscriminator, LatentConfig, LatentGenerator, WholeConfig
 from translate.networks.layers import Chain, Layer, Norm, make_norm
 from translate.networks.weights import spectrally_normed
@@ -63,21 +64,24 @@ class MLPDiscriminatorConfig(WholeConfig):
     side: int = Field(28, ge=4, le=256)
     widths: Widths = Field((512, 256, 128), min_length=1, max_length=16)
     norm: Literal["none"] = "none"
+    minibatch_kernels: int = Field(0, ge=0, le=1024)  # kernels that show it how near a sample is to others; 0: none
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each layer's largest singular value is one
 
     def build(self, channels: int, conditions: int = 0) -> MLPDiscriminator:
-        network = MLPDiscriminator(channels * self.side**2 + conditions, self.widths)
+        network = MLPDiscriminator(channels * self.side**2 + conditions, self.widths, self.minibatch_kernels)
         return spectrally_normed(network) if self.spectral else network
 
 
 class MLPDiscriminator(ChainDiscriminator):
     """A perceptron from all values of an image, and its condition behind them, to a logit."""
 
-    def __init__(self, size: int, widths: Widths):
+    def __init__(self, size: int, widths: Widths, minibatch_kernels: int = 0):
         super().__init__()
-        self.hidden_size = widths[-1]
+        self.hidden_size = widths[-1] + minibatch_kernels
+        compare = MinibatchDiscrimination(widths[-1], minibatch_kernels) if minibatch_kernels else None
         self.chain = Chain(*(Layer(nn.Conv2d(before, after, 1), slope=0.2 if number else None)
-                             for number, (before, after) in enumerate(pairwise([size, *widths, 1]))))
+                             for number, (before, after) in enumerate(pairwise([size, *widths]))),
+                           Layer(nn.Conv2d(self.hidden_size, 1, 1), norm=compare, slope=0.2))
 
     def entered(self, image: Tensor, condition: Tensor) -> Tensor:
         return torch.cat([image.flatten(1)[:, :, None, None], condition.to(image.dtype)], dim=1)

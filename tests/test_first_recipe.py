@@ -123,6 +123,16 @@ def test_every_kind_of_folder_gets_a_recipe_of_its_own(name: str, tmp_path: Path
     assert "# Hours:    about " in made.text and "taken for an RTX 3060" in made.text
 
 
+def test_a_heap_of_images_gets_a_recipe_that_draws_others_where_one_asks_for_it(tmp_path: Path) -> None:
+    """At the largest side that the images have and the networks draw; nested folders are no sides then."""
+    two_sides(tmp_path / "images", size=(70, 90))
+    made, file = first(tmp_path, kind="images")
+    recipe = load_recipe(file)
+    assert recipe == made.recipe and (recipe.data.kind, recipe.translator.kind) == ("images", "noise")
+    assert {stage.size for stage in recipe.stages} == {(64, 64)} and "8 images" in "\n".join(made.lines)
+    assert "# Draw:     translate sample runs/mine" in made.text and "Convert:" not in made.text
+
+
 def test_a_gpu_may_be_named(tmp_path: Path) -> None:
     two_sides(tmp_path / "images")
     made = first_recipe(tmp_path / "images", tmp_path / "mine.yaml", "rtx 4090")

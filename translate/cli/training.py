@@ -17,7 +17,7 @@ from translate.cli.progress import Display
 from translate.cli.tables import plan_table
 from translate.errors import DoesNotFit, RunError, UsageError, visible
 
-_kinds = one_of("unpaired", "paired", "labels", "computed")
+_kinds = one_of("unpaired", "paired", "labels", "computed", "images")
 
 
 def train(
@@ -88,7 +88,8 @@ def new(
                                            "two folders of them, trainA and trainB, A beside B, photographs …")],
     gpu: Annotated[str | None, typer.Option(help="The GPU: the size of its memory, such as 8GB, or its name, such as "
                                             "\"RTX 4090\".", show_default="the one there is, else 8GB")] = None,
-    kind: Annotated[str | None, typer.Option(help="What the folder holds: unpaired, paired, labels or computed.",
+    kind: Annotated[str | None, typer.Option(help="What the folder holds: unpaired, paired, labels, computed; "
+                                             "or images: draw others like them from noise.",
                                              show_default="what it seems to hold", callback=_kinds)] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The recipe to write.",
                                              show_default="<name of the folder>.yaml, here")] = None,

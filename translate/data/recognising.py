@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from translate.data.conditioned import ImagesConfig
 from translate.data.labels import VOID, read_labels
 from translate.data.layout import FOLDERS_OF, LayoutConfig
 from translate.data.layouts import (
@@ -21,7 +22,7 @@ from translate.errors import DataError, ImageError, NoData
 from translate.images.decoding import inspect
 from translate.images.listing import is_aside
 
-Kind = Literal["unpaired", "paired", "labels", "computed"]
+Kind = Literal["unpaired", "paired", "labels", "computed", "images"]
 
 NUM_SAMPLE_FILES = 20  # of a folder, to recognise its layout by
 
@@ -63,6 +64,8 @@ def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
     """
     if not folder.is_dir():
         raise NoData("is a file, and a folder of images is needed" if folder.exists() else "no such folder", folder)
+    if kind == "images" and list_images(folder):
+        return ImagesConfig(folder=folder)
     found = recognise(folder)
     if found is None:
         raise unknown_layout(folder)

@@ -36,10 +36,12 @@ SMALLEST_STAGE = 192  # px; what is larger begins at half its size
 SMALL = 128  # px; images of fewer are trained on whole, larger ones in crops of 15 of 16 px, so that crops differ
 STEP = 4  # px; crops are multiples of it
 BATCHES = ((300, 4), (600, 2))  # (px, samples): smaller crops go through together
+DRAWN_SIDES = (28, 32, 64, 128)  # px at which a recipe of this kind draws from noise
 
 HEADINGS = {"unpaired": "{a} and {b}, either made of the other (CycleGAN)", "paired": "{a} made into {b} (pix2pix)",
             "labels": "Label maps of {classes} classes made into images (pix2pix)",
-            "computed": "Grey images made into photographs in colour (pix2pix)"}
+            "computed": "Grey images made into photographs in colour (pix2pix)",
+            "images": "Images like those of {b}, drawn from noise (DCGAN's networks; relativistic, with R1 and R2)"}
 TRANSLATORS = {True: """\
   kind: pix2pix
   generator: {{kind: unet, width: 64, downs: {downs}, norm: instance, dropout: 0.5}}
@@ -54,6 +56,14 @@ TRANSLATORS = {True: """\
   weights: {{cycle: 10.0, identity: 5.0}}   # identity keeps shared colours; 0 is faster
   pool: {pool}                  # past fakes shown again; they lie in ordinary memory and in checkpoints
 """}  # by whether a training sees pairs
+FROM_NOISE = """\
+  kind: noise
+  generator: {{kind: dcgan, side: {side}, width: 64}}
+  discriminator: {{kind: dcgan, side: {side}, width: 64, norm: none}}
+  objective: {{kind: relativistic}}
+  penalty: {{kind: r1_r2, weight: 2.0}}   # more: calmer, and slower
+  ema: 0.9998               # samples are drawn from the mean of the last 5,000 images' weights
+"""
 
 
 @dataclass(frozen=True)
@@ -92,8 +102,8 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     short = _short_side(sides)
 
     # The largest crop that the images have and the card takes, and stages up to it.
-    draft = Draft(layout, sides, file.stem, short, gpu=card)
-    crop = _crop(short)
+    draft = (Draft if layout.has_sources else NoiseDraft)(layout, sides, file.stem, short, gpu=card)
+    crop = most = draft.largest_crop()
     while True:
         on_progress(0, 1, f"planning {crop} px")
         stages = draft.stages(crop)
@@ -106,8 +116,8 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
         if several:
             draft.batches = False
         else:
-            crop = _multiple(crop * 3 // 4)
-        if crop < min(LEAST_PIXELS * 4, _crop(short)):
+            crop = draft.smaller_crop(crop)
+        if crop < min(LEAST_PIXELS * 4, most):
             raise DoesNotFit(f"no training of these networks fits a GPU of {card} "
                              f"({format_bytes(planned.budget or 0)} usable)",
                              advice="name a larger one with --gpu")
@@ -145,6 +155,14 @@ class Draft:
         plain = {"channels": 3}  # of 8 bits
         return data | {side: said for side, said in sorted(image.items()) if said != plain}
 
+    def largest_crop(self) -> int:
+        """Return the side of the crops at full size, px."""
+        return _multiple(min(self.short if self.short < SMALL else self.short * 15 // 16, MOST_PIXELS))
+
+    def smaller_crop(self, crop: int) -> int:
+        """Return the next smaller side, px, where one does not fit; 0: there is none."""
+        return _multiple(crop * 3 // 4)
+
     def stages(self, crop: int) -> list[dict[str, Any]]:
         """Return stages up to `crop` px, each at twice the size of the one before."""
         self.crop = crop
@@ -172,18 +190,13 @@ class Draft:
 
     def document(self, stages: list[dict[str, Any]]) -> str:
         """Return the recipe as YAML, without its heading."""
-        smallest = min(stage["resolution"] for stage in stages)
-        layers = next(layers for layers in (3, 2, 1) if smallest >= 3 * 2**layers)
-        translator = TRANSLATORS[self.layout.paired].format(
-            layers=layers, blocks=9 if self.crop >= 256 else 6, pool=50 if self.crop < 1024 else 10,
-            downs=min(8, smallest.bit_length() - 1))
         total = sum(stage["images"] for stage in stages)
         places = "".join(f"  {name}: {_inline(value)}\n" for name, value in self.data.items())
         rows = "".join(f"  - {_inline(stage)}\n" for stage in stages)
         return (f"name: {_inline(self.name)}\ndata:\n{places}"
                 f"  resize: null              # each stage says it; where none does, images keep their own size\n"
                 f"  augment: [flip]           # left and right; [] where that matters, as for text\n"
-                f"translator:\n{translator}"
+                f"translator:\n{self.translator(min(stage['resolution'] for stage in stages))}"
                 f"optimizer:\n"
                 f"  generator:     {{kind: adam, lr: 2.0e-4, betas: [0.5, 0.999]}}\n"
                 f"  discriminator: {{kind: adam, lr: 2.0e-4, betas: [0.5, 0.999]}}\n"
@@ -192,6 +205,13 @@ class Draft:
                 f"every: {{log: 100, sample: {min(2_000, total // 20)}, checkpoint: {min(5_000, total // 10)}}}"
                 "   # in images\n"
                 "evaluate: {images: 64}      # held-out ones at most; scored as often as takes 5 % of the time\n")
+
+    def translator(self, smallest: int) -> str:
+        """Return the translator as YAML, for stages of `smallest` px and more."""
+        return TRANSLATORS[self.layout.paired].format(
+            layers=next(layers for layers in (3, 2, 1) if smallest >= 3 * 2**layers),
+            blocks=9 if self.crop >= 256 else 6, pool=50 if self.crop < 1024 else 10,
+            downs=min(8, smallest.bit_length() - 1))
 
     def recipe(self, stages: list[dict[str, Any]]) -> Recipe:
         """Return the same as a recipe: what is written is what was planned."""
@@ -213,16 +233,7 @@ class Draft:
 
     def said(self, crop: int) -> list[str]:
         """Return what of the images a person should know."""
-        lines = [*self.notes]
-        shorts = [min(shape) for side in self.sides for shape in side.shapes]
-        if (few := sum(short < crop for short in shorts)) and self.one_scale:
-            lines.append(f"{plural(few, 'image')} with a side of fewer than {crop} px: enlarged to it")
-        if not self.one_scale:
-            lines.append(f"images are of many sizes: all are loaded at a short side of {self.short} px, and "
-                         "what is converted should be too (convert says so)")
-        if crop < _crop(self.short):
-            lines.append(f"crops of {crop} px are the largest that fit; images keep their own scale, and convert "
-                         "translates them whole")
+        lines = [*self.notes, *self.said_of_sizes(crop)]
         if self.num < FEW:
             counted = f"{plural(self.num, 'image')}{'' if self.layout.paired else ' on a side'}"
             lines.append(f"{counted}, which are few: expect colours and textures to be learnt, not new shapes")
@@ -230,6 +241,19 @@ class Draft:
             lines.append(f"no images are held out, so there will be no scores; expected {self.layout.expected('test')}")
         elif hint := hint_at_features(self.layout.truth_is_known):
             lines.append(hint)
+        return lines
+
+    def said_of_sizes(self, crop: int) -> list[str]:
+        lines = []
+        shorts = [min(shape) for side in self.sides for shape in side.shapes]
+        if (few := sum(short < crop for short in shorts)) and self.one_scale:
+            lines.append(f"{plural(few, 'image')} with a side of fewer than {crop} px: enlarged to it")
+        if not self.one_scale:
+            lines.append(f"images are of many sizes: all are loaded at a short side of {self.short} px, and "
+                         "what is converted should be too (convert says so)")
+        if crop < self.largest_crop():
+            lines.append(f"crops of {crop} px are the largest that fit; images keep their own scale, and convert "
+                         "translates them whole")
         return lines
 
     def _has_tests(self) -> bool:
@@ -251,24 +275,30 @@ class Draft:
                  for stage, found in zip(recipe.stages, predicted, strict=True)]
         seconds = sum(stage.images * found.seconds for stage, found in zip(recipe.stages, predicted, strict=True))
         named = f"--memory {self.gpu}" if gpu in (None, self.gpu) else f"--gpu {shlex.quote(str(gpu))}"
-        photos = shlex.quote(visible(self._to_convert()))
         run = f"runs/{self.name}"
-        small = min(64, _multiple(self.crop))
-        quick = f"stages=[{{resolution: {small}, resize: {max(small, 72) if small == 64 else small}, images: 400}}]"
         comments = [
             f"{self.heading()}, at {self.crop} px on a GPU of {self.gpu}.",
             f"Check:    translate data check {name}      every pixel; this recipe has looked at headers alone",
             f"Memory:   translate plan {name} {named}",
             *(f"            {need}" for need in dict.fromkeys(needs)),
-            f"Try:      translate train {name} --run {run}-try --set '{quick}' "
+            f"Try:      translate train {name} --run {run}-try --set '{self.quick_stages()}' "
             "--set every.sample=100 --set evaluate.images=2",
             "          minutes on a CPU, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
-            f"Convert:  translate convert {photos} out/ --model {run}",
+            self.use(run),
             f"Hours:    about {format_duration(seconds)}, loading and scoring not counted; {planned.whose}",
             *(f"{'Images:' if not number else '':<9} {line}" for number, line in enumerate(
                 self.looked() + self.said(self.crop)))]
         return "".join(f"# {visible(line)}\n" for line in comments) + self.body
+
+    def quick_stages(self) -> str:
+        """Return stages of a training that is to show that all works."""
+        small = min(64, _multiple(self.crop))
+        return f"stages=[{{resolution: {small}, resize: {max(small, 72) if small == 64 else small}, images: 400}}]"
+
+    def use(self, run: str) -> str:
+        """Return the heading's line on what is done with the finished run."""
+        return f"Convert:  translate convert {shlex.quote(visible(self._to_convert()))} out/ --model {run}"
 
     def _to_convert(self) -> Path:
         """Return the folder of inputs that are held out, else of those trained on."""
@@ -278,6 +308,33 @@ class Draft:
             files = self.sides[0].files
         folder = Path(os.path.commonpath([path.parent for path in files]))
         return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+class NoiseDraft(Draft):
+    """A recipe that draws images like those of a folder: whole ones, at one of the sides that its networks draw."""
+
+    def largest_crop(self) -> int:
+        return max(side for side in DRAWN_SIDES if side <= max(self.short, DRAWN_SIDES[0]))
+
+    def smaller_crop(self, crop: int) -> int:
+        return max((side for side in DRAWN_SIDES if side < crop), default=0)
+
+    def stages(self, crop: int) -> list[dict[str, Any]]:
+        self.crop = crop
+        stage = {"resolution": crop, "resize": crop, "images": 1_000_000, "batch_size": 64 if self.batches else 16}
+        return [stage, stage | {"lr": {"kind": "linear", "to": 0.0}}]
+
+    def translator(self, smallest: int) -> str:
+        return FROM_NOISE.format(side=smallest)
+
+    def said_of_sizes(self, crop: int) -> list[str]:
+        return [f"images are loaded and drawn at {crop} px, and squares are cut out of them"]
+
+    def quick_stages(self) -> str:
+        return f"stages=[{{resolution: {self.crop}, resize: {self.crop}, images: 400, batch_size: 16}}]"
+
+    def use(self, run: str) -> str:
+        return f"Draw:     translate sample {run} out/ --num 64"
 
 
 def _planned(gpu: str | None) -> tuple[PlannedGPU, str]:
@@ -318,11 +375,6 @@ def _unequal(sides: tuple[Headers, Headers]) -> str:
             return (f"is to hold pairs, and {visible(path.name)} is {width}×{height} and its partner "
                     f"{other_width}×{other_height} px")
     return ""
-
-
-def _crop(short: int) -> int:
-    """Return the side of the crops at full size, of images with a `short` side, px."""
-    return _multiple(min(short if short < SMALL else short * 15 // 16, MOST_PIXELS))
 
 
 def _multiple(side: int) -> int:

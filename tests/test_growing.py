@@ -437,7 +437,7 @@ def test_an_average_starts_a_level_from_its_networks_weights_and_keeps_its_own_i
     assert not any(parameter.requires_grad for parameter in average.parameters()) and not average.training
     now = {id(parameter) for parameter in average.parameters()}
     assert mean.keys() <= now and all(torch.equal(*both) for both in mean.values())
-    translator.update_ema(1)
+    translator.update_ema(1, 0)
     translator.take_shape(Stage(resolution=256, images=1, levels=1))
     assert average.state_dict().keys() == network.state_dict().keys()
 

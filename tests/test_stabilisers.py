@@ -268,7 +268,7 @@ def test_the_average_of_spectrally_normed_weights_is_bounded_as_they_are() -> No
                     part.parametrizations.weight.original.normal_()
             for _ in range(10):
                 network(torch.randn(1, 3, 32, 32))
-        translator.update_ema(1)
+        translator.update_ema(1, number)
     newest, average = network.eval(), translator.ema_generators["generator_ab"]
     pairs = [(one, other) for one, other in zip(newest.modules(), average.modules(), strict=True)
              if isinstance(one, nn.Conv2d)]

@@ -298,7 +298,7 @@ def test_when_no_checkpoint_verifies_the_run_says_so_and_starts_nothing(shared_p
 
 
 def test_an_average_keeps_its_memory_when_the_batch_size_changes(shared_pairs: Path, tmp_path: Path) -> None:
-    """`ema` is the share kept per image: two images in one step weigh as two steps of one."""
+    """`ema` is the share kept per image, and less at first: two images in one step weigh as two steps of one."""
     from translate.translators import CycleGANConfig
 
     translators = [CycleGANConfig(generator={"kind": "resnet", "width": 2, "blocks": 0}, ema=0.9).build(3, 3)
@@ -310,7 +310,7 @@ def test_an_average_keeps_its_memory_when_the_batch_size_changes(shared_pairs: P
         with torch.no_grad():
             for parameter in translator.generator_ab.parameters():
                 parameter.add_(1.0)
-    translators[0].update_ema(1), translators[0].update_ema(1), translators[1].update_ema(2)
+    translators[0].update_ema(1, 3), translators[0].update_ema(1, 4), translators[1].update_ema(2, 3)
     for average, other in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(average, other)
 
@@ -322,8 +322,26 @@ def test_an_average_holds_the_running_statistics_that_fit_its_weights() -> None:
     translator = CycleGANConfig(generator={"kind": "resnet", "width": 2, "blocks": 0, "norm": "batch"}, ema=0.75,
                                 weights={"identity": 0}).build(3, 3)
     translator.generator_ab.norm.running_mean.fill_(8.0)
-    translator.update_ema(1)
+    translator.update_ema(1, 100)
     assert translator.ema_generators["generator_ab"].norm.running_mean.tolist() == pytest.approx([2.0] * 8)
+
+
+def test_the_average_of_a_short_training_has_nothing_of_the_first_weights() -> None:
+    """After t images it keeps min(ema, (1 + t) / (10 + t)) of itself: written out, for a weight of t, from a million.
+    """
+    from translate.translators import CycleGANConfig
+
+    translator = CycleGANConfig(generator={"kind": "resnet", "width": 1, "blocks": 0}, ema=0.9).build(1, 1)
+    weight, average = (next(network.parameters()).data for network in (
+        translator.generator_ab, translator.ema_generators["generator_ab"]))
+    average.fill_(1e6)
+    expected = 1e6
+    for image in range(120):
+        weight.fill_(image)
+        translator.update_ema(1, image)
+        expected += (image - expected) * (1 - min(0.9, (1 + image) / (10 + image)))
+    assert average.flatten()[0].item() == pytest.approx(expected, rel=1e-5)
+    assert expected == pytest.approx(119 - 9, abs=1)
 
 
 def train_anew(recipe: Recipe, folder: Path) -> None:

@@ -80,6 +80,7 @@ REMEDIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name: (of the 
              {"kind": "rmsprop", "lr": 2e-4}),
     "wgan_gp": ({"objective": {"kind": "wasserstein", "clip": None}, "penalty": {"kind": "wgan_gp", "weight": 10.0},
                  "pace": {"generator": 5}}, {"kind": "adam", "lr": 5e-4, "betas": [0.0, 0.9]}),
+    "minibatch discrimination": ({"discriminator": PERCEPTRONS["discriminator"] | {"minibatch_kernels": 16}}, ADAM),
     "r1": ({"penalty": {"kind": "r1", "weight": 1.0}}, ADAM),
     "r3": ({"objective": {"kind": "relativistic"}, "penalty": {"kind": "r1_r2", "weight": 1.0}}, CALM_ADAM),
 }
@@ -113,7 +114,7 @@ class Game:
         update = Update(self.translator, self.optimizers, self.accelerator, self.plan, "fp32", None, self.steps,
                         self.steps * BATCH)
         self.translator.step(batch, update)
-        self.translator.update_ema(BATCH)
+        self.translator.update_ema(BATCH, self.steps * BATCH)
         self.steps += 1
         return {name: float(value) for name, value in (update.losses | update.observed).items()}
 

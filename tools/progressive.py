@@ -141,7 +141,7 @@ def trained(recipe: Any, parts: list[Part], seed: int, seconds: float, device: s
                 optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - spent / seconds))
             update = Update(translator, optimizers, accelerator, plan, precision, images=sum(seen))
             translator.step(batch, update)
-            translator.update_ema(len(batch))
+            translator.update_ema(len(batch), sum(seen))
             seen[-1] += len(batch)
             spent += seconds_on(device) - start
         begun += each.share * seconds

@@ -263,7 +263,7 @@ class Run(Built):
     def advance(self, num_images: int, update: Update) -> None:
         """End a step: count, average, let the guard look, record, save. Raises `Stopped` if a signal asked for it."""
         # Count the images, of the run and of its stage.
-        self.translator.update_ema(num_images)
+        self.translator.update_ema(num_images, self.progress.images)
         images_before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images

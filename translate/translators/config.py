@@ -72,7 +72,7 @@ class BaseTranslatorConfig(Config):
     augment: tuple[DiffAugmentation, ...] = ()  # of what the discriminators see; for little data
     noise: InstanceNoise | None = None  # on what the discriminators see; null: none
     pace: Pace = Pace()
-    ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999
+    ema: float | None = Field(None, gt=0, lt=1)  # share of the average kept per image, e.g. 0.999; less at first
 
     @property
     def first(self) -> Side:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -246,14 +247,17 @@ class Translator(ABC):
         right and down, px. Both images are (C, H, W)."""
         return None
 
-    def update_ema(self, num_images: int) -> None:
-        """Update the generators' exponential moving averages after a step of `num_images`.
+    def update_ema(self, num_images: int, seen: int) -> None:
+        """Update the generators' exponential moving averages after a step of `num_images`, `seen` images before it.
 
-        They decay by `ema` per image, so that a change of batch size does not change how far back they reach.
+        They keep `ema` of themselves per image, so that a change of batch size does not change how far back they reach;
+        early in a training less, (1 + t) / (10 + t) after t images, so that they reach back over about a ninth of it
+        and nothing is left of the first, random weights (the `num_updates` of TensorFlow's ExponentialMovingAverage).
         """
         if self.ema is None:
             return
-        follow = get_ema_multi_avg_fn(self.ema**num_images)
+        kept = math.prod(min(self.ema, (1 + image) / (10 + image)) for image in range(seen, seen + num_images))
+        follow = get_ema_multi_avg_fn(kept)
         for name, ema in self.ema_generators.items():
             network = self.phases["generator"][name]
 

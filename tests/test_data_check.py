@@ -10,6 +10,7 @@ import pydantic
 import pytest
 from PIL import Image
 
+from translate.cli.datasets import finding_lines
 from translate.data.check import Finding, check, recognise
 from translate.data.layout import LayoutConfig
 from translate.data.layouts import DataConfig
@@ -173,6 +174,18 @@ def test_missing_folders_and_cards_are_findings_not_crashes(tmp_path: Path) -> N
     save(tmp_path / "trainA" / "0.png")
     (finding,) = faults(config_of(kind="unpaired", folder=tmp_path))
     assert finding.path == tmp_path / "trainB" and finding.what.startswith("no such folder")
+
+
+def test_a_thousand_files_with_one_fault_are_two_lines(tmp_path: Path) -> None:
+    """Whoever reads a line for each overlooks the one other fault among them."""
+    for number in range(6):
+        save(tmp_path / "trainA" / f"{number}.png", RGB[..., 0] if number else RGB)
+        save(tmp_path / "trainB" / f"{number}.png", np.zeros((20, 31 + number, 3), np.uint8))
+    lines = list(finding_lines([each for each in check(tmp_path) if each.severity != "note"]))
+    assert [line.partition(":")[0] for line in lines] == [
+        "error", "    the same, with other numbers, of 5 more files", "warning", "    the same of 4 more files"]
+    assert "0.png: is 30×20, and its partner" in lines[0]
+    assert "1.png: has 1 channel (L)" in lines[2] and lines[3].endswith(": 2.png, 3.png …")
 
 
 def test_progress_counts_every_file(tmp_path: Path) -> None:

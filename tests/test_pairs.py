@@ -83,6 +83,7 @@ def test_the_check_says_what_a_training_makes_of_pairs_that_are_off(
     assert line in printed
     assert ("1.png: its partner 1.png lies 4.0 px to the right and 1.5 px up" in printed) == (off == OFF)
     assert Image.open(tmp_path / "worst.jpg").height == 3 * (HEIGHT + 16)
+    assert "worst.jpg: shows the 3 pairs that are off the furthest" in printed
 
 
 def test_a_corrected_copy_lies_in_place_and_the_originals_are_untouched(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from translate.cli.console import say
+from translate.cli.console import say, say_entry
 from translate.cli.options import one_of
 from translate.cli.progress import Display
-from translate.errors import DataError, visible
+from translate.errors import DataError, UsageError, visible
 
 if TYPE_CHECKING:
     from translate.data.check import Finding
     from translate.data.layouts import LayoutConfig
     from translate.recipe import Recipe
+
+MOST_ALIKE = 3  # findings of one kind that are printed each; of more, the first in full and the others by name
 
 
 def list_cards() -> None:
@@ -27,7 +31,7 @@ def list_cards() -> None:
     width = max(len(card.name) for card in cards)
     for card in cards:
         ready = "ready" if (data_root() / card.name).is_dir() else "     "
-        say(f"{card.name:<{width}}  {ready}  {card.title} ({card.size}; {card.licence})")
+        say_entry(f"{card.name:<{width}}  {ready}  ", f"{card.title} ({card.size}; {card.licence})")
 
 
 def prepare_card(
@@ -73,6 +77,8 @@ def check(
 
     recipe = None if folder.is_dir() else load_recipe(find_recipe(str(folder)))
     layout = recognise(folder) if recipe is None else recipe.data
+    if picture is not None and layout is not None and not layout.paired:
+        raise UsageError("--picture: shows pairs, and these images are not paired", folder, "leave it out")
     with Display("check") as display:
         if recipe is None:
             findings = check_images(folder, data_root(), progress=display.count)
@@ -93,17 +99,35 @@ def check(
             say(line)
         if hint := hint_at_features(layout.truth_is_known):
             findings.append(Finding(folder, "note", hint))
-    for finding in findings:
-        advice = f"; {finding.advice}" if finding.advice else ""
-        say(f"{finding.severity}: {visible(finding.path)}: {finding.what}{advice}")
+    for line in finding_lines(findings):
+        say(line)
     counts = count_severities(findings)
     say(", ".join(f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in counts.items()))
     raise typer.Exit(5 if counts["error"] else 0)
 
 
+def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield a line for each finding; of more than `MOST_ALIKE` that differ in numbers and files alone, two lines."""
+    kinds: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        words = (re.sub(r"\S*/\S*|\d+", "#", part or "") for part in (finding.what, finding.advice))
+        kinds.setdefault((finding.severity, *words), []).append(finding)
+    for alike in kinds.values():
+        first, *others = alike
+        shown = alike if len(alike) <= MOST_ALIKE else [first]
+        for finding in shown:
+            advice = f"; {finding.advice}" if finding.advice else ""
+            yield f"{finding.severity}: {visible(finding.path)}: {finding.what}{advice}"
+        if len(alike) > len(shown):
+            same = "the same" if all(other.what == first.what for other in others) else "the same, with other numbers,"
+            names = ", ".join(visible(other.path.name) for other in others[:MOST_ALIKE - 1])
+            yield f"    {same} of {len(others):,} more files: {names} …"
+
+
 def _misregistration(layout: LayoutConfig, recipe: Recipe | None, all_pairs: bool, picture: Path | None,
                      display: Display) -> list[Finding]:
     """Return how pairs lie on each other; nothing for data without pairs of files."""
+    from translate.data.check import Finding
     from translate.pairs.measuring import MOST_SECONDS, NUM_PAIRS, measure, misregistration, worst
     from translate.pairs.pictures import write_sheet
     from translate.places import data_root
@@ -115,10 +139,13 @@ def _misregistration(layout: LayoutConfig, recipe: Recipe | None, all_pairs: boo
             None if shown is None else shown.resize, None if shown is None else shown.crop,
             lambda done, total: display.count(done, total, "alignment of pairs"))
     except DataError:  # the check has said what is wrong, or A is computed from B
-        return []
+        measured, num_pairs = [], 0
+    findings = misregistration(measured, num_pairs, layout.place(data_root())) if num_pairs else []
     if picture is not None:
-        write_sheet(picture, worst(measured))
-    return misregistration(measured, num_pairs, layout.place(data_root()))
+        num_shown = write_sheet(picture, worst(measured))
+        findings.append(Finding(picture, "note", f"shows the {num_shown} pairs that are off the furthest" if num_shown
+                                else "was not written: there are no pairs of which it can be told how they lie"))
+    return findings
 
 
 def align(

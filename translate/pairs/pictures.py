@@ -21,11 +21,11 @@ TEXT = 16  # px, of a line
 BACKGROUND = 32  # grey
 
 
-def write_sheet(path: Path, shown: Sequence[Measured]) -> None:
-    """Write a JPEG with a row for each pair. Raises `DiskError`."""
+def write_sheet(path: Path, shown: Sequence[Measured]) -> int:
+    """Write a JPEG with a row for each pair, and none without pairs; return how many it shows. Raises `DiskError`."""
     rows = [row for each in shown for row in [_row(each)] if row is not None]
     if not rows:
-        return
+        return 0
     width = max(row.width for row in rows)
     sheet = Image.new("RGB", (width, sum(row.height for row in rows)), (BACKGROUND,) * 3)
     top = 0
@@ -37,6 +37,7 @@ def write_sheet(path: Path, shown: Sequence[Measured]) -> None:
     with files.as_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, encoded.getvalue())
+    return len(rows)
 
 
 def _row(measured: Measured) -> Image.Image | None:

@@ -244,7 +244,7 @@ def test_images_in_another_range_or_with_nan_are_refused(spoil: object, reason: 
 
 def test_a_pair_of_two_sizes_is_refused() -> None:
     image, _ = pictures(0)
-    with pytest.raises(DataError, match="expected one shape"):
+    with pytest.raises(DataError, match="expected one size"):
         reference.score(image[None], image[None, :, 1:])
 
 
@@ -444,7 +444,7 @@ def test_label_scores_count_pixels_as_long_et_al_do() -> None:
 
 
 @pytest.mark.parametrize(("prediction", "truth", "reason"), [
-    (np.zeros((2, 2), int), np.zeros((2, 3), int), "expected one shape"),
+    (np.zeros((2, 2), int), np.zeros((2, 3), int), "is 2×2 px and its truth 3×2 px; expected one size"),
     (np.zeros((2, 2)), np.zeros((2, 2), int), "class numbers, which are integers"),
     (np.zeros((2, 2), int), np.full((2, 2), 9), "class numbers 9 … 9; expected 0 … 2"),
 ])

@@ -108,6 +108,8 @@ def evaluate(
     say(HOW_TO_READ)
     for line in document["missing"]:
         say(f"missing: {line}")
+    for line in document["notes"]:
+        say(f"note: {line}")
     if (file := json_file or results_file(what)) is not None:
         results.write(file)
         say(f"results: {visible(file)}")

@@ -60,7 +60,8 @@ def evaluate_alignment(folder: Path, source: Path, *, most: int | None = None, l
                        "num_images": len(sure), "num_reals": 0, "num_sources": len(measured), "paired": True,
                        "features": [], "floor_is": "source on itself",
                        "counted": f"{len(sure)} of {len(measured)} images that can be measured, each on its source"},
-                      {}, missing=[*_notes(measured, sure, num_resized, len(pairs)), *doubts(compared)])
+                      {}, missing=[*_unmeasured(measured), *doubts(compared)],
+                      notes=_notes(measured, sure, num_resized, len(pairs)))
     if sure:
         for name in ("displacement", "warp"):
             known = [value for _, found in sure if (value := getattr(found, name)) is not None]
@@ -82,27 +83,31 @@ def add_alignment(results: Results, folder: Path, source: Path, most: int | None
     results.scores |= found.scores
     results.floor |= found.floor
     results.missing += found.missing
+    results.notes += found.notes
 
 
 def _notes(measured: Sequence[tuple[Path, Alignment]], sure: Sequence[tuple[Path, Alignment]], num_resized: int,
            num_pairs: int) -> list[str]:
-    """Return in words which images are off, and what could not be measured."""
+    """Return in words which images are off the furthest, and what was measured otherwise than as they are."""
     worst = sorted(sure, key=lambda each: -(each[1].displacement or 0) - (each[1].warp or 0))[:NUM_WORST]
     notes = [f"alignment: {visible(path.name)} is off by {_in_words(found)}" for path, found in worst
              if (found.displacement or 0) + (found.warp or 0) > OFF]
     if of_sensors := sum(found.scale is None for _, found in sure):
-        notes.append(f"alignment of {of_sensors} of {len(measured)} images: as between two sensors, of which only the "
-                     "shift can be told, to about a pixel")
-    for reason, number in Counter(found.reason.split(" of ")[0].split(" by ")[0] for _, found in measured
-                                  if not found.confident).most_common():
-        notes.append(f"alignment of {number} of {len(measured)} images: {reason}")
+        notes.append(f"alignment: {of_sensors} of {len(measured)} images lie on their sources as between two sensors, "
+                     "of which only the shift can be told, to about a pixel")
     if num_resized:
-        notes.append(f"alignment in the size of the sources: {num_resized} images have another size, and were compared "
-                     "with their sources at that size")
+        notes.append(f"alignment: {num_resized} images have another size than their sources, and were compared with "
+                     "them at that size")
     if len(measured) < num_pairs:
-        notes.append(f"alignment of the other {num_pairs - len(measured)} pairs: {len(measured)} were measured, evenly "
-                     "spread; --images N measures more")
+        notes.append(f"alignment: {len(measured)} of {num_pairs} pairs were measured, evenly spread; --images N "
+                     "measures more")
     return notes
+
+
+def _unmeasured(measured: Sequence[tuple[Path, Alignment]]) -> list[str]:
+    """Return in words of how many images it cannot be told how they lie, and why."""
+    reasons = Counter(found.reason.split(" of ")[0].split(" by ")[0] for _, found in measured if not found.confident)
+    return [f"alignment of {number} of {len(measured)} images: {reason}" for reason, number in reasons.most_common()]
 
 
 def _in_words(found: Alignment) -> str:

@@ -18,6 +18,7 @@
                   own_size: {value, interval} of the test images in their own size; null but for a run whose last stage
                   showed images at another scale, by more than a third
     missing       lines that say what could not be computed, why, and how to get it
+    notes         lines that say what else was seen, such as which images lie the furthest off
     made_by       {diptych, torch, machine, date}
 
 A value that is not finite (the PSNR of equal images) is null.
@@ -75,6 +76,7 @@ class Results:
     floor: dict[str, Estimate] = field(default_factory=dict)
     baselines: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     own_size: dict[str, Estimate] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -89,6 +91,7 @@ class Results:
                 "own_size": _plain(self.own_size[name]) if name in self.own_size else None}
                 for name in MEASURES if name in self.scores},
             "missing": self.missing,
+            "notes": self.notes,
             "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
                         "machine": f"{os.cpu_count()} cores, {platform.machine()}"}}
 
@@ -281,7 +284,7 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
         try:
             confusion = scores.confusion(reading.renumbered(read_labels(prediction)), labelling.renumbered(stored))
         except DataError as error:
-            raise ImageError(prediction, "read", error.what) from None
+            raise ImageError(prediction, "read", f"{error.what}; its truth is {visible(truth)}") from None
         found.append(totals(confusion))
         counts.add(labelling.classes_in(labelling.renumbered(stored)))
         num_strange += int(confusion[:, classes].sum())
@@ -349,7 +352,8 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
             keep("images", image, truth)
         except DataError as error:
             path = images.paths[number] if images.paths else f"image {number}"
-            raise DataError(error.what, path, error.advice) from None
+            its_truth = f"its truth is {visible(reals.paths[number])}" if paired and reals.paths else None
+            raise DataError(error.what, path, error.advice or its_truth) from None
         on_progress(reals.num + number + 1, total)
 
     # The baselines, as far as a source has the channels of the real images and the size of its truth

@@ -28,4 +28,9 @@ def check_pair(image: Tensor, truth: Tensor) -> None:
     check_image(image)
     check_image(truth, "the truth")
     if image.shape != truth.shape:
-        raise DataError(f"the image is {tuple(image.shape)} and its truth {tuple(truth.shape)}; expected one shape")
+        raise DataError(f"the image is {_size(image)} and its truth {_size(truth)}; expected one size")
+
+
+def _size(image: Tensor) -> str:
+    *_, channels, height, width = image.shape
+    return f"{width}×{height} px of {channels} channel{'s' * (channels != 1)}"

@@ -32,7 +32,8 @@ class LabelScores:
         Raises `DataError` for maps of different shapes, or of fractions, and for a truth with other class numbers.
         """
         if prediction.shape != truth.shape:
-            raise DataError(f"the prediction is {prediction.shape} and its truth {truth.shape}; expected one shape")
+            sizes = (f"{map_.shape[1]}×{map_.shape[0]} px" for map_ in (prediction, truth))
+            raise DataError(f"the prediction is {' and its truth '.join(sizes)}; expected one size")
         for what, array in (("prediction", prediction), ("truth", truth)):
             if not np.issubdtype(array.dtype, np.integer):
                 raise DataError(f"the {what} is of {array.dtype}; expected class numbers, which are integers")

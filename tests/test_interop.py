@@ -9,6 +9,8 @@ import pickle
 import shlex
 import time
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +25,31 @@ import translate
 from tests.commands import call
 from tests.covering import one_in
 from tests.live_bytes import LiveBytes
-from tests.theirs import TABLE, EnhancersOfTheirs, ResNetOfTheirs, UNetOfTheirs, shaken
+from tests.theirs import (
+    NORMS,
+    TABLE,
+    EnhancersOfTheirs,
+    Halve,
+    PatchGANOfTheirs,
+    PixelOfTheirs,
+    ResNetOfTheirs,
+    UNetOfTheirs,
+    shaken,
+)
 from translate import tiling
 from translate.data.scale import Scale
 from translate.errors import CheckpointError, UsageError
 from translate.evaluation.scoring import evaluate_run
 from translate.interop.evidence import Choices
 from translate.interop.exporting import export_pth
-from translate.interop.importing import Training, import_release, read_generator
+from translate.interop.importing import Training, import_release, read_discriminator, read_generator
 from translate.interop.reading import read_tensors
 from translate.networks.memory import PLANS
 from translate.recipe import Recipe, load_recipe
 from translate.runs.release import load_release, write_generators
 from translate.schema import validate
 from translate.tiling import Settings
+from translate.tiling.bands import Place
 from translate.training.plan import predict
 
 
@@ -60,6 +73,50 @@ def test_a_generator_translates_here_as_it_does_there(row: str, tmp_path: Path) 
             expected, found = theirs(image), ours(image)
         assert expected.std() > 0.05, "an image that says something"
         assert (found - expected).abs().max().item() <= bound, size
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("make", [PixelOfTheirs, *(partial(PatchGANOfTheirs, layers=layers) for layers in (1, 3, 4))],
+                         ids=["pixel", "1 layer", "3 layers", "4 layers"])
+def test_a_discriminator_judges_here_as_it_does_there(make: Callable[..., nn.Module], norm: str,
+                                                      tmp_path: Path) -> None:
+    """In training as well, where a batch norm takes the statistics of the batch."""
+    theirs = shaken(make(6, norm=norm))
+    ours = read_discriminator(saved(theirs, tmp_path / "latest_net_D.pth")).network
+    for size in ((64, 64), (100, 76), (70, 131)):
+        pair = images(size, 6).repeat(2, 1, 1, 1) * torch.tensor([1.0, 0.5])[:, None, None, None]
+        for training in (False, True):
+            with torch.no_grad():
+                expected, found = theirs.train(training)(pair), ours.train(training)(pair)
+            assert expected.std() > 0.05, "logits that say something"
+            assert torch.equal(found, expected), (size, training)
+
+
+@pytest.mark.parametrize(("make", "reason"), [
+    (lambda: nn.ModuleDict({"scale0_layer0": nn.Sequential(nn.Conv2d(3, 4, 4))}), "pix2pixHD's discriminators"),
+    (lambda: nn.ModuleDict({"model": nn.Sequential(nn.Conv2d(3, 4, 4), nn.ReLU(), Halve(4))}), "CUT's antialiased"),
+    (lambda: nn.ModuleDict({"model": nn.utils.spectral_norm(nn.Conv2d(3, 4, 4))}), "spectral norm"),
+    (ResNetOfTheirs, "no discriminator that is known"), (UNetOfTheirs, "no discriminator that is known")])
+def test_another_discriminator_is_refused_by_what_it_is(make: Callable[[], nn.Module], reason: str,
+                                                        tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        read_discriminator(saved(make(), tmp_path / "latest_net_D.pth"))
+
+
+@pytest.mark.parametrize(("generator", "seen", "kind"), [
+    (ResNetOfTheirs, 3, "cyclegan"), (ResNetOfTheirs, 6, "pix2pix"), (UNetOfTheirs, 6, "pix2pix"),
+    (partial(ResNetOfTheirs, blur_up=True, blur_down=True), 3, "cut"), (ResNetOfTheirs, 4, None)],
+    ids=["cyclegan", "conditional", "unet", "cut", "neither"])
+def test_what_a_discriminator_sees_tells_the_game_that_it_plays(generator: Callable[[], nn.Module], seen: int,
+                                                                kind: str | None, tmp_path: Path) -> None:
+    file = saved(generator(), tmp_path / "latest_net_G.pth")
+    judge = saved(PatchGANOfTheirs(seen, norm="batch"), tmp_path / "latest_net_D.pth")
+    if kind is None:
+        with pytest.raises(UsageError, match=r"judges images of 4 channels, and latest_net_G\.pth makes 3 of 3"):
+            import_release(file, tmp_path / "r", discriminator=judge)
+        return
+    recipe = import_release(file, tmp_path / "r", discriminator=judge).recipe
+    assert recipe.translator.kind == kind and recipe.translator.discriminator.norm == "batch"
 
 
 def quick(*rows: str) -> pytest.MarkDecorator:
@@ -374,14 +431,15 @@ def test_an_imported_model_is_scored_planned_and_loaded_as_any_other(shared_pair
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("row", "share"), [
-    ("cyclegan-resnet-instance", 1 / 3), ("cut-instance", 1 / 3), ("hd-local-2-instance", 1 / 3),
-    ("pix2pix-unet-256", 2 / 5)])  # a row of its output needs all of its coarse rows, and its skips wait for them
+@pytest.mark.parametrize(("row", "share", "place"), [
+    ("cyclegan-resnet-instance", 1 / 3, "device"), ("cut-instance", 1 / 3, "device"),
+    ("hd-local-2-instance", 1 / 3, "device"), ("pix2pix-unet-256", 1 / 3, "disk"),
+    ("pix2pix-unet-256", 2 / 5, "device")])  # a row of its output needs all coarse rows, for which its skips wait
 def test_2000_by_1500_pixels_take_a_third_of_the_memory_and_are_as_exact_as_single_precision(
-        row: str, share: float, tmp_path: Path) -> None:
+        row: str, share: float, place: Place, tmp_path: Path) -> None:
     ours = read_generator(saved(shaken(TABLE[row][0](width=16)), tmp_path / "g.pth")).network
     image, peaks, outputs = images((1500, 2000)), [], []
-    for settings in (Settings(9999, float("inf")), Settings(64, 0.0)):
+    for settings in (Settings(9999, float("inf")), Settings(64, 0.0, place)):
         with LiveBytes([image, *ours.parameters(), *outputs]) as live, torch.no_grad():
             outputs.append(tiling.apply(ours, image, settings=settings) if peaks else ours(image))
         peaks.append(live.peak)

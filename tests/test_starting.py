@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.commands import call
 from tests.runs import Silent, cut_recipe, cyclegan_recipe, final_state, pix2pix_recipe, train_until
-from tests.theirs import ResNetOfTheirs, shaken
+from tests.theirs import PatchGANOfTheirs, ResNetOfTheirs, shaken
 from translate.errors import CheckpointError, RunError, UsageError
 from translate.interop.importing import import_release
 from translate.recipe import Recipe
@@ -124,6 +124,25 @@ def test_a_checkpoint_of_another_project_is_trained_on_and_the_card_tells_where_
     assert weights["a"] == weights["b"]
     card = (tmp_path / "a" / "release" / "README.md").read_text()
     assert "It began with the weights of" in card and "latest_net_G_A.pth, a ResNet of CycleGAN" in card
+
+
+def test_discriminators_that_were_imported_play_on(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """D_A judges what G_A makes, which are images of B: here it is discriminator_b."""
+    networks = {"G_A": ResNetOfTheirs(width=2, blocks=1), "G_B": ResNetOfTheirs(width=2, blocks=1),
+                "D_A": PatchGANOfTheirs(width=2, layers=1), "D_B": PatchGANOfTheirs(width=2, layers=1)}
+    files = {name: tmp_path / f"latest_net_{name}.pth" for name in networks}
+    for seed, (name, network) in enumerate(networks.items()):
+        torch.save(shaken(network, seed).state_dict(), files[name])
+    assert call(monkeypatch, "import", files["G_A"], "--back", files["G_B"], "--discriminator", files["D_A"],
+                "--back-discriminator", files["D_B"], "--to", tmp_path / "release") == 0
+    assert "discriminator_b: latest_net_D_A.pth is a PatchGAN" in said.getvalue()
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 4}], start=str(tmp_path / "release"))
+    translator = begun(recipe, tmp_path / "run").translator
+    image = torch.rand(1, 3, 40, 24) * 2 - 1
+    for ours, theirs in (("discriminator_b", "D_A"), ("discriminator_a", "D_B"), ("generator_ab", "G_A")):
+        with torch.no_grad():
+            assert torch.equal(translator.modules[ours].eval()(image), networks[theirs](image)), ours
 
 
 def test_a_run_that_began_with_weights_resumes_bit_identically_and_without_them(before: Path, shared_pairs: Path,

@@ -1,4 +1,4 @@
-"""Generators as the papers and the published order of layers have them, under the names that their files use.
+"""Networks as the papers and the published order of layers have them, under the names that their files use.
 
 Pix2pix and CycleGAN (Isola et al. 2017, Zhu et al. 2017), CUT (Park et al. 2020), pix2pixHD (Wang et al. 2018); none of
 it is made of this toolkit's networks. `shaken` gives weights for which every norm and statistic matters.
@@ -149,6 +149,36 @@ class EnhancersOfTheirs(nn.Module):
         for level in range(1, self.levels + 1):
             y = getattr(self, f"model{level}_2")(getattr(self, f"model{level}_1")(sizes.pop()) + y)
         return y
+
+
+class PatchGANOfTheirs(nn.Module):
+    """Isola et al. 2017, section 6.1.2: C64-C128-C256-C512 and a convolution to one logit a patch."""
+
+    def __init__(self, inputs: int = 3, width: int = 4, layers: int = 3, norm: str = "instance"):
+        super().__init__()
+        make, channels = norm_of(norm), [width * min(2**layer, 8) for layer in range(layers + 1)]
+        parts: list[nn.Module] = [nn.Conv2d(inputs, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for layer in range(1, layers + 1):
+            parts += [nn.Conv2d(channels[layer - 1], channels[layer], 4, 2 if layer < layers else 1, 1,
+                                bias=norm == "instance"), make(channels[layer]), nn.LeakyReLU(0.2)]
+        self.model = nn.Sequential(*parts, nn.Conv2d(channels[-1], 1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class PixelOfTheirs(nn.Module):
+    """Its 1×1 form: C64-C128 and a logit a pixel."""
+
+    def __init__(self, inputs: int = 3, width: int = 4, norm: str = "instance"):
+        super().__init__()
+        bias = norm == "instance"
+        self.net = nn.Sequential(
+            nn.Conv2d(inputs, width, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 2 * width, 1, bias=bias),
+            norm_of(norm)(2 * width), nn.LeakyReLU(0.2), nn.Conv2d(2 * width, 1, 1, bias=bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
 
 
 def shaken(network: nn.Module, seed: int = 0) -> nn.Module:

@@ -23,6 +23,10 @@ def import_checkpoint(
     direction: Direction = "ab",
     back: Annotated[Path | None, typer.Option(metavar="FILE", help="The generator for the other direction: G_B of a "
                                               "CycleGAN, where FILE is G_A.")] = None,
+    discriminator: Annotated[Path | None, typer.Option(metavar="FILE", help="The discriminator that judges what FILE "
+                                                       "makes, for training on: latest_net_D.pth, or D_A for G_A.")
+                             ] = None,
+    back_discriminator: Annotated[Path | None, typer.Option(metavar="FILE", help="The same of --back: D_B.")] = None,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where its images lie (trainA, trainB, …), to "
                                               "evaluate it and to train on.")] = None,
     load_size: Annotated[int | None, typer.Option(min=1, help="Short side that its training loaded images at, px.",
@@ -44,9 +48,12 @@ def import_checkpoint(
 
     imported = import_release(file, to, direction, back,  # type: ignore[arg-type]
                               Choices(upsample, dropout),  # type: ignore[arg-type]
-                              Training(load_size, crop_size, labels, instances, data))
+                              Training(load_size, crop_size, labels, instances, data),
+                              discriminator, back_discriminator)
     for way, source in imported.sources.items():
         say(f"{way[0].upper()} → {way[1].upper()}: {visible(source['file'])} is {visible(source['is'])}")
+    for name, source in imported.discriminators.items():
+        say(f"{name}: {visible(source['file'])} is {visible(source['is'])}")
     for note in imported.assumed:
         say(f"assumed: {visible(note)}")
     say(f"release: {visible(imported.folder)}")

@@ -43,7 +43,7 @@ class Scaling:
                 raise UsageError("resize trained: it is not known at what scale this model was trained, as its recipe "
                                  "keeps the images' own sizes and an older version did not note these",
                                  advice="give the short side of its training images in pixels, such as resize 512")
-            return cls(scale.sides, size)
+            return cls(None if scale.fixed else scale.sides, size)
         if not isinstance(resize, int) or resize < 1:
             raise UsageError(f"resize {resize}: expected trained, or a short side in pixels")
         return cls((resize, resize), size)

@@ -36,6 +36,9 @@ class LayoutConfig(PlaceConfig):
     # short side that images are loaded at, px; null keeps the size
     resize: int | None = Field(default=286, ge=1, le=100_000)
     augment: tuple[Augmentation, ...] = ("flip",)
+    # what a larger image shows: by_size, the same larger; fixed, more of the same, as a pixel has one length in all of
+    # them (maps, microscopes). Counts where the last stage keeps images at their own size
+    scale: Literal["by_size", "fixed"] = "by_size"
     # a file that cannot be read: stop saves and ends the training; skip takes another image, names and counts the file
     on_unreadable: Literal["stop", "skip"] = "stop"
 

@@ -58,10 +58,17 @@ class Scale:
 
     sides    the smallest and the largest short side, px, at which they were shown
     factors  the smallest and the largest number that their own sides were multiplied by; None where it is not known
+    fixed    a pixel has one length in all images, those that were shown and others: their sides say nothing of scale
     """
 
     sides: tuple[int, int]
     factors: tuple[float, float] | None = None
+    fixed: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether images were shown at their own size, give or take a third."""
+        return self.factors is not None and not any(differ(factor, 1) for factor in self.factors)
 
     @classmethod
     def of(cls, shapes: Sequence[HeightWidth], fitting: Fitting) -> Scale | None:
@@ -83,14 +90,16 @@ class Scale:
 
     def knows(self, side: int) -> bool:
         """Return whether a short side of `side` px lies in the range, or no more than a third outside it."""
-        return not differ(side, self.nearest(side))
+        return self.fixed or not differ(side, self.nearest(side))
 
     def nearest(self, side: int) -> int:
         """Return the short side in the range that is nearest to `side`, px."""
         return min(max(side, self.sides[0]), self.sides[1])
 
     def __str__(self) -> str:
-        return f"{sides_in_words(self.sides)}{'' if self.factors is None else f', {factors_in_words(self.factors)}'}"
+        factors = "" if self.factors is None else f", {factors_in_words(self.factors)}"
+        fixed = ", where a pixel has one length whatever the size" if self.fixed else ""
+        return f"{sides_in_words(self.sides)}{factors}{fixed}"
 
 
 class Shapes:

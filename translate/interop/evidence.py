@@ -1,8 +1,9 @@
-"""Which generator a file holds, from the names and shapes of its tensors alone.
+"""Which generator or discriminator a file holds, from the names and shapes of its tensors alone.
 
     model.N.conv_block.*                 a ResNet (CycleGAN, pix2pix, CUT; with other numbers pix2pixHD's global one)
     model.model.1.model.*                a U-Net (pix2pix)
     modelN_1.*, modelN_2.*               pix2pixHD's local enhancers around a global generator
+    model.0.weight of 4×4, net.0.weight  a PatchGAN and one of single pixels (pix2pix, CycleGAN, CUT)
 
 What leaves no trace is assumed and said in `notes`, or refused until an option says it. What is not known is refused
 with the nearest thing that it looks like.
@@ -20,7 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from translate.interop.mapping import Layout, take_weights
-from translate.networks import CoarseToFineConfig, GeneratorConfig, ResNetConfig, UNetConfig
+from translate.networks import (
+    CoarseToFineConfig,
+    GeneratorConfig,
+    PatchGANConfig,
+    PixelConfig,
+    ResNetConfig,
+    UNetConfig,
+)
 from translate.networks.growing import extend
 from translate.networks.layers import Norm, Upsample
 
@@ -38,8 +46,17 @@ OTHERS = {  # names of tensors that belong to no generator known here, and what 
 }
 
 
+NO_DISCRIMINATOR = "no discriminator that is known (PatchGAN and pixel of pix2pix, CycleGAN and CUT)"
+NOT_TAKEN = {  # names of tensors of discriminators that are known and cannot be had here exactly, and why
+    r"scale\d+_layer\d+\.|layer\d+\.\d+\.": "pix2pixHD's discriminators, which pad by two pixels where ours pad by one",
+    r".*\.filt$": "CUT's antialiased discriminator, which filters behind each convolution, and ours filters before it; "
+                  "one that was trained with --no_antialias is taken",
+    r".*\.weight_(orig|u|v)$|.*parametrizations": "a discriminator under spectral norm, which is not taken",
+}
+
+
 class NotKnown(ValueError):
-    """These tensors are no generator that is known here; says what they look like and what is against it."""
+    """These tensors are no network that is known here; says what they look like and what is against it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,49 @@ class Found:
         except ValueError as error:
             raise NotKnown(f"looks like {self.source}, but {error}") from None
         return network.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class FoundDiscriminator:
+    """A discriminator of another project: what it is there and here."""
+
+    source: str  # in words
+    config: PatchGANConfig | PixelConfig
+    in_channels: int
+
+    def build(self, state: State) -> nn.Module:
+        """Return our network with these weights. Raises `NotKnown` where they do not fit after all."""
+        with torch.device("meta"):
+            network = self.config.build(self.in_channels)
+        try:
+            take_weights(network, Layout(), state)
+        except ValueError as error:
+            raise NotKnown(f"looks like {self.source}, but {error}") from None
+        return network
+
+
+def identify_discriminator(state: State) -> FoundDiscriminator:
+    """Return which discriminator these tensors are. Raises `NotKnown`."""
+    for pattern, what in NOT_TAKEN.items():
+        if any(re.match(pattern, name) for name in state):
+            raise NotKnown(what)
+    convolutions = [name for name in state if re.match(r"(model|net)\.\d+\.weight", name) and state[name].ndim == 4]
+    first = state[convolutions[0]] if convolutions else torch.empty(0)
+    if len(convolutions) != len([tensor for tensor in state.values() if tensor.ndim == 4]):
+        raise NotKnown(NO_DISCRIMINATOR)
+    try:
+        if convolutions[:1] == ["net.0.weight"] and first.shape[2:] == (1, 1):
+            return FoundDiscriminator("a PixelGAN of pix2pix and CycleGAN", PixelConfig(
+                width=len(first), norm=_norm(state, "net.2.bias")), first.shape[1])
+        if convolutions[:1] == ["model.0.weight"] and first.shape[2:] == (4, 4):
+            layers = len(convolutions) - 2
+            source = f"a PatchGAN of pix2pix, CycleGAN and CUT with {layers} strided layer{'s' * (layers > 1)}"
+            return FoundDiscriminator(source, PatchGANConfig(
+                width=len(first), layers=layers, norm=_norm(state, "model.2.bias")), first.shape[1])
+    except pydantic.ValidationError as error:
+        raise NotKnown(f"looks like a discriminator, but {error.errors()[0]['msg'].lower()}: "
+                       f"{error.errors()[0]['input']!r}") from None
+    raise NotKnown(NO_DISCRIMINATOR)
 
 
 def identify(state: State, choices: Choices = NOTHING_SAID) -> Found:

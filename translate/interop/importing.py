@@ -1,4 +1,7 @@
-"""A checkpoint of another project as a release: its generator, a recipe as near to its training as it tells, a card."""
+"""A checkpoint of another project as a release: its generator, a recipe as near to its training as it tells, a card.
+
+Its discriminator goes with it where its file is given: a training that begins with the release takes it over.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,15 @@ from torch import nn
 
 from translate import files
 from translate.errors import CheckpointError, UsageError
-from translate.interop.evidence import NOTHING_SAID, Choices, Found, NotKnown, identify
+from translate.interop.evidence import (
+    NOTHING_SAID,
+    Choices,
+    Found,
+    FoundDiscriminator,
+    NotKnown,
+    identify,
+    identify_discriminator,
+)
 from translate.interop.reading import read_tensors
 from translate.recipe import Recipe
 from translate.runs.places import PLACEHOLDER
@@ -62,24 +73,53 @@ def read_generator(file: Path, choices: Choices = NOTHING_SAID) -> ForeignGenera
     return ForeignGenerator(file, files.sha256(file), found, network)
 
 
+@dataclass(frozen=True)
+class ForeignDiscriminator:
+    """A discriminator of another project, ready for use here."""
+
+    file: Path
+    sha256: str
+    found: FoundDiscriminator
+    network: nn.Module
+
+
+def read_discriminator(file: Path) -> ForeignDiscriminator:
+    """Read the discriminator that a checkpoint of another project holds. Raises `CheckpointError` where it holds none.
+    """
+    state = read_tensors(file)
+    try:
+        found = identify_discriminator(state)
+        network = found.build(state)
+    except NotKnown as error:
+        raise CheckpointError(str(error), file) from None
+    return ForeignDiscriminator(file, files.sha256(file), found, network)
+
+
 def import_release(file: Path, to: Path | None = None, direction: Direction = "ab", back: Path | None = None,
-                   choices: Choices = NOTHING_SAID, training: Training = NOTHING_KNOWN) -> Imported:
+                   choices: Choices = NOTHING_SAID, training: Training = NOTHING_KNOWN,
+                   discriminator: Path | None = None, back_discriminator: Path | None = None) -> Imported:
     """Write a release of the generator in `file`, and of the one for the other direction in `back`.
 
         to          the folder of the release, which must not exist; None: `models/<name>`
         direction   which way `file` translates
         choices     what left no trace of the generators
         training    what left no trace of their training
+        discriminator, back_discriminator  those that judge what `file` and `back` make
 
-    Raises `CheckpointError` for files that hold no known generator, and `UsageError` for two that do not belong
+    Raises `CheckpointError` for files that hold no known network, and `UsageError` for files that do not belong
     together or a folder that exists.
     """
-    # The generators first: of two, each is the other's way back, and both are of one kind.
+    if back_discriminator is not None and back is None:
+        raise UsageError("judges the way back, and no generator of it is given", back_discriminator, "add --back FILE")
+
+    # The networks first: of two generators each is the other's way back, and both are of one kind.
     generators = {direction: read_generator(file, choices)}
     if back is not None:
         generators["ba" if direction == "ab" else "ab"] = read_generator(back, choices)
         _check_pair(*generators.values())
-    recipe = _recipe(generators, training)
+    discriminators = {way: read_discriminator(each) for way, each in zip(
+        generators, (discriminator, back_discriminator), strict=False) if each is not None}
+    recipe = _recipe(generators, discriminators, training)
     folder = to if to is not None else Path("models") / recipe.name
     if folder.exists():
         raise UsageError("exists already", folder, "name another folder with --to")
@@ -89,11 +129,14 @@ def import_release(file: Path, to: Path | None = None, direction: Direction = "a
     sources: dict[str, dict[str, str]] = {
         way: {"file": each.file.name, "sha256": each.sha256, "is": each.found.source}
         for way, each in sorted(generators.items())}
+    named = {f"discriminator_{way[1]}": each for way, each in sorted(discriminators.items())}
+    theirs = {name: {"file": each.file.name, "sha256": each.sha256, "is": each.found.source}
+              for name, each in named.items()}
     about = {"name": recipe.name, "directions": sorted(generators), "images": 0, "stage": 0, "stage_images": 0,
-             "imported": sources, "assumed": assumed}
+             "imported": sources, "discriminators": theirs, "assumed": assumed}
     write_generators(folder, recipe, {way: each.network for way, each in generators.items()}, about,
-                     _card(recipe, sources, assumed))
-    return Imported(folder, recipe, sources, assumed)
+                     _card(recipe, sources, theirs, assumed), {name: each.network for name, each in named.items()})
+    return Imported(folder, recipe, sources, theirs, assumed)
 
 
 @dataclass(frozen=True)
@@ -103,6 +146,7 @@ class Imported:
     folder: Path
     recipe: Recipe
     sources: dict[str, dict[str, str]]  # by direction: the file, its SHA-256, and what it is
+    discriminators: dict[str, dict[str, str]]  # the same by name
     assumed: list[str] = field(default_factory=list)  # what no file told
 
 
@@ -117,20 +161,48 @@ def _check_pair(there: ForeignGenerator, back: ForeignGenerator) -> None:
                          f"{there.file.name} takes {one.out_channels} and gives {one.in_channels}", back.file)
 
 
-def _recipe(generators: Mapping[Direction, ForeignGenerator], training: Training) -> Recipe:
-    """Return the recipe of a training such as the generators are from."""
+def _kind(generators: Mapping[Direction, ForeignGenerator], discriminators: Mapping[Direction, ForeignDiscriminator],
+          labels: bool) -> str:
+    """Return the translator that such networks are usually trained by. Raises `UsageError` for a discriminator that
+    plays no known game with its generator."""
+    # By the generators: each project trains its own, but only a CycleGAN has a way back.
+    first = next(iter(generators.values())).found
+    kind = first.translator if [*generators] == ["ab"] else "cyclegan"
+    if labels:
+        kind = "pix2pix"
+    if kind == "cut" and first.in_channels != first.out_channels:
+        kind = "cyclegan"
+
+    # By what a discriminator sees: input and output together (pix2pix), or the output alone.
+    for way, each in discriminators.items():
+        found, seen = generators[way].found, each.found.in_channels
+        if seen == found.in_channels + found.out_channels and [*generators] == ["ab"]:
+            kind = "pix2pix"
+        elif seen == found.out_channels and not labels:
+            kind = "cyclegan" if kind == "pix2pix" else kind
+        else:
+            raise UsageError(f"judges images of {seen} channels, and {generators[way].file.name} makes "
+                             f"{found.out_channels} of {found.in_channels}", each.file, "a discriminator sees what its "
+                             "generator makes, or, of pix2pix and A to B alone, that behind what went in")
+    if len({each.found.config for each in discriminators.values()}) > 1:
+        raise UsageError("are of two shapes, and a recipe has one for both", " and ".join(
+            each.file.name for each in discriminators.values()), "import without one of them")
+    return kind
+
+
+def _recipe(generators: Mapping[Direction, ForeignGenerator], discriminators: Mapping[Direction, ForeignDiscriminator],
+            training: Training) -> Recipe:
+    """Return the recipe of a training such as the networks are from."""
     direction, first = next(iter(generators.items()))
     found = first.found
     channels = (found.in_channels, found.out_channels)
     channels_a, channels_b = channels if direction == "ab" else channels[::-1]
 
-    # Which translator: as the other project trains such a generator, but only a CycleGAN has a way back.
-    kind = found.translator if len(generators) == 1 and direction == "ab" else "cyclegan"
-    if training.labels is not None:
-        kind = "pix2pix"
-    if kind == "cut" and channels_a != channels_b:
-        kind = "cyclegan"
+    # Which translator, and with which networks.
+    kind = _kind(generators, discriminators, training.labels is not None)
     translator: dict[str, Any] = {"kind": kind, "generator": found.config.model_dump(mode="json")}
+    for each in discriminators.values():
+        translator["discriminator"] = each.found.config.model_dump(mode="json")
     if kind == "cyclegan" and channels_a != channels_b:
         translator["weights"] = {"identity": 0.0}
 
@@ -192,10 +264,13 @@ def _name(file: Path) -> str:
     return name or "imported"
 
 
-def _card(recipe: Recipe, sources: Mapping[str, Mapping[str, str]], assumed: list[str]) -> str:
+def _card(recipe: Recipe, sources: Mapping[str, Mapping[str, str]], theirs: Mapping[str, Mapping[str, str]],
+          assumed: list[str]) -> str:
     """Return the README.md of the release."""
     where = [f"- {way[0].upper()} → {way[1].upper()}: `{source['file']}` (SHA-256 `{source['sha256']}`), {source['is']}"
              for way, source in sources.items()]
+    where += [f"- {name}, for training on: `{source['file']}` (SHA-256 `{source['sha256']}`), {source['is']}"
+              for name, source in theirs.items()]
     return "\n".join([
         "---", "library_name: diptych", f"tags: [image-to-image, {recipe.translator.kind}]", "---", "",
         f"# {recipe.name}", "", "Imported from a checkpoint of another project; its weights are as they were there.",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from translate.networks.coarse_to_fine import CoarseToFine
+from translate.networks.discriminators import PatchGAN, Pixel
 from translate.networks.layers import Block, Layer
 from translate.networks.resnet import ResNet
 from translate.networks.unet import UNet
@@ -61,9 +62,11 @@ class Filter:
 
 
 def places(network: nn.Module, layout: Layout) -> Iterator[Place | Filter]:
-    """Yield all convolutions and filters of a generator, in the order of the file."""
+    """Yield all convolutions and filters of a generator or discriminator, in the order of the file."""
     if isinstance(network, UNet):
         yield from _of_unet(network)
+    elif isinstance(network, PatchGAN | Pixel):
+        yield from _of_discriminator(network)
     elif isinstance(network, ResNet):
         numbers = _Numbers("model")
         yield from _of_head(network, numbers, layout)
@@ -143,6 +146,17 @@ def _of_unet(network: UNet) -> Iterator[Place]:
             yield Place(down.layer.conv, None, f"{prefix}.1", "")
             up_places.append(Place(up.layer.conv, up.norm, f"{prefix}.3", f"{prefix}.4"))
     yield from reversed(up_places)
+
+
+def _of_discriminator(network: PatchGAN | Pixel) -> Iterator[Place]:
+    # Convolution, norm, LeakyReLU and so on; no norm behind the first, and nothing behind the last.
+    numbers = _Numbers("net" if isinstance(network, Pixel) else "model")
+    layers = cast(list[Layer], list(network))
+    for number, (layer, after) in enumerate(pairwise(layers)):
+        conv_name = numbers.take()
+        yield Place(layer.conv, after.norm, conv_name, numbers.take() if number else "")
+        numbers.skip(1)
+    yield Place(layers[-1].conv, None, numbers.take(), "")
 
 
 def take_weights(network: nn.Module, layout: Layout, state: dict[str, Tensor]) -> list[str]:

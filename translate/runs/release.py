@@ -13,7 +13,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -116,7 +116,8 @@ def find_weights(path: Path) -> Weights:
         raise UsageError("is a file, such as other projects keep weights in, and no run or release", path,
                          f"a release is made of it by: translate import {shlex.quote(visible(path))}")
     if not path.is_dir():
-        raise UsageError("no such folder", path, "--model takes a run (runs/<name>) or a release folder")
+        raise UsageError("no such folder", path, "a model is a run (runs/<name>), its best checkpoint "
+                         "(runs/<name>/best) or the folder of a release")
 
     # A release holds the weights itself; of a run, the newest checkpoint that verifies does
     refused: list[str] = []
@@ -182,10 +183,12 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
 
 
 def write_generators(folder: Path, recipe: Recipe, generators: Mapping[Direction, nn.Module], about: dict[str, Any],
-                     card: str) -> None:
+                     card: str, discriminators: Mapping[str, nn.Module] | None = None) -> None:
     """Replace `folder` by a release of these generators, by their directions. Raises `DiskError`.
 
-    `about` is what `release.json` says of them, and `card` its README.md.
+    about           what `release.json` says of them
+    card            its README.md
+    discriminators  by their names in the translator, for trainings that begin with the release; None: none
     """
     building = folder.with_name(f"{files.TEMPORARY}{folder.name}")
     try:
@@ -194,6 +197,8 @@ def write_generators(folder: Path, recipe: Recipe, generators: Mapping[Direction
         building.mkdir(parents=True)
         for direction, generator in generators.items():
             write_network(building, f"generator_{direction}", generator)
+        for name, discriminator in (discriminators or {}).items():
+            write_network(building, name, discriminator)
 
         # What they are: the recipe, where they stand, and a card for people
         files.write_bytes(building / RECIPE_FILE, recipe.dump_yaml().encode())
@@ -245,7 +250,7 @@ def _read(recipe: Recipe, found: Weights, direction: Direction) -> Release:
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, found.refused, growth=_growth(recipe, progress), fitting=fitting,
-                   scale=_scale(progress, direction, fitting))
+                   scale=_scale(progress, direction, fitting, data.scale == "fixed"))
 
 
 def progress_of(weights: Path, recipe: Recipe) -> Progress:
@@ -266,13 +271,15 @@ def stage_of(recipe: Recipe, progress: Progress) -> tuple[Stage, float]:
     return stage, progress.stage_images / stage.images if stage.fade else 1.0
 
 
-def _scale(progress: Progress, direction: Direction, fitting: Fitting) -> Scale | None:
-    """Return what a network was shown of images that go in.
+def _scale(progress: Progress, direction: Direction, fitting: Fitting, fixed: bool) -> Scale | None:
+    """Return what a network was shown of images that go in. `fixed`: their recipe says that a pixel has one length.
 
     Older versions did not keep it. Then the recipe's `resize` says the short side; what images' own size was, it does
     not.
     """
     known = Scale.load(progress.scales.get(direction[0]))
+    if known is not None and known.is_own:
+        return replace(known, fixed=fixed)
     return known or (None if fitting.resize is None else Scale((fitting.resize, fitting.resize)))
 
 

@@ -55,7 +55,8 @@ def _of_theirs(path: Path) -> Source:
     read = read_generator(path)
     return Source(f"{path}, {read.found.source} (SHA-256 {read.sha256})",
                   {"generator_ab": dict(read.network.state_dict())}, read.found.config.model_dump(mode="json"),
-                  read.found.levels, read.found.notes)
+                  read.found.levels, [*read.found.notes, "a discriminator is taken over from a release: translate "
+                                      "import FILE --discriminator FILE"])
 
 
 def _of_ours(path: Path) -> Source:

@@ -25,7 +25,7 @@ from tests.runs import Silent, growing_recipe, train_until
 from translate.adapt.making import translate_all
 from translate.convert import convert
 from translate.convert.python_api import Model
-from translate.convert.scaling import Scaling
+from translate.convert.scaling import Scaling, outside
 from translate.convert.translating import Translating
 from translate.data.check import check
 from translate.data.labels import Labelling
@@ -152,6 +152,25 @@ def test_runs_and_releases_that_do_not_say_their_scale_have_it_from_their_recipe
     (old / "MANIFEST.json").unlink()
     seal(old)
     assert load_release(old).scale is None and load_release(old).fitting == Fitting(None, (32, 32))
+
+
+@pytest.mark.parametrize("resize", [32, None])
+def test_where_a_pixel_has_one_length_a_larger_image_is_no_other_scale(resize: int | None, stripes: Path,
+                                                                       tmp_path: Path) -> None:
+    """The demo's map of 2000 px, of which its tiles are cut, was said to be of another scale than they are. Of a
+    network that has been shown images at half their size it is right to say it."""
+    model = shutil.copytree(stripes / "release", tmp_path / "model")
+    about = read_json(model / "release.json")
+    if resize is None:
+        about["scales"] = {side: {"sides": [64, 64], "factors": [1.0, 1.0]} for side in "ab"}
+    (model / "release.json").write_text(json.dumps(about))
+    recipe = (model / "recipe.yaml").read_text()
+    (model / "recipe.yaml").write_text(recipe.replace("scale: by_size", "scale: fixed"))
+    (model / "MANIFEST.json").unlink()
+    seal(model)
+    scale = load_release(model).scale
+    assert bool(outside(scale, (2000, 3000))) == (resize is not None)
+    assert Scaling.of("trained", "resized", scale).sides == (None if resize is None else (32, 32))
 
 
 @pytest.fixture(scope="module")

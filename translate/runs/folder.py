@@ -86,8 +86,9 @@ def death_of(run: Path, status: dict[str, Any]) -> str:
 
 def resume_command(run: Path, num_processes: int = 1) -> str:
     """Return the command that goes on with a run, by so many processes, as a shell takes it."""
-    launch = "translate" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes} -m translate"
-    return f"{launch} train --resume --run-dir {shlex.quote(visible(run))}"
+    launch, option = ("translate", "--run") if num_processes == 1 else (
+        f"torchrun --nproc_per_node {num_processes} -m translate", "--run-dir")  # torchrun takes --run for its own
+    return f"{launch} train --resume {option} {shlex.quote(visible(run))}"
 
 
 class RunFolder:
@@ -228,6 +229,7 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
     for document, each in ((old, saved), (new, recipe)):
         document["translator"]["pace"]["first"] = each.translator.first
         document["data"].pop("on_unreadable"), document["data"].pop("cache")
+        document["data"].pop("scale")  # decides how other images are translated
         for field in Recipe.may_change:
             document.pop(field)
         document["data"].pop("truth", None)  # decides about scores alone

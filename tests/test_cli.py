@@ -176,7 +176,7 @@ def test_a_second_ctrl_c_ends_the_command_with_130(run: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(("words", "code", "message"), [
     (("train",), 2, "name a recipe"), (("train", "monet2foto"), 2, "did you mean monet2photo, "),
     (("train", "gone.yaml"), 2, "gone.yaml: No such file"),
-    (("convert", "nowhere", "out", "--model", "nowhere"), 2, "--model takes a run"),
+    (("convert", "nowhere", "out", "--model", "nowhere"), 2, "a model is a run"),
     (("data", "prepare", "eart"), 2, "did you mean earth?"),
     (("data", "check", "nowhere"), 2, "nowhere: no such file or folder, and no shipped recipe"),
     (("train", "recipes/monet2foto.yaml"), 2, "did you mean monet2photo"),

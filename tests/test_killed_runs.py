@@ -93,7 +93,7 @@ def test_a_run_whose_process_is_gone_has_died_in_its_status_its_report_and_at_th
 
     status = read_run(run).status
     assert status["state"] == "died" and "ended without a word" in status["message"] and state_of(run) == "died"
-    assert "--resume --run-dir" in status["message"]
+    assert "--resume --run " in status["message"]
 
 
 def test_the_next_start_says_and_keeps_that_the_one_before_died(shared_pairs: Path, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_a_signal_saves_and_exits_75(number: signal.Signals, to_group: bool, sha
         time.sleep(0.03)
         command.send(number, to_group)
     assert command.wait() == 75, command.printed.read_text()
-    assert f"translate train --resume --run-dir {run}" in command.printed.read_text()
+    assert f"translate train --resume --run {run}" in command.printed.read_text()
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("stopped", 75) and status["images"] > 0
     newest, _ = newest_checkpoint(run / "checkpoints")

@@ -28,6 +28,16 @@ def shipped_recipes() -> list[Path]:
     return _shipped("recipes")
 
 
+def purpose_of(recipe: Path) -> str:
+    """Return what a shipped recipe says that it is for: its opening comment up to a line that ends a sentence."""
+    lines: list[str] = []
+    for line in recipe.read_text(encoding="utf-8").splitlines():
+        lines.append(line.lstrip("# "))
+        if line.endswith("."):
+            break
+    return " ".join(lines).rstrip(".")
+
+
 def _shipped(folder: str) -> list[Path]:
     # An installed package carries them inside; beside it, a folder `datasets` is another library's.
     package = Path(__file__).parent

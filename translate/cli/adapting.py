@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def make(
     recipe: AdaptRecipe,
     folder: AdaptFolder = None,
-    models: Annotated[list[Path] | None, typer.Option("--model", help="Translate with this run or release, and train "
-                                                      "none; repeatable, each makes a set.")] = None,
+    models: Annotated[list[Path] | None, typer.Option("--model", help="Translate with this run or release, instead of "
+                                                      "training a translator; repeatable, each makes a set.")] = None,
     shard: Shard = None,
     only_prepare: Annotated[bool, typer.Option("--prepare", help="Stop before a translator is trained: look at all "
                                                "files, train the network of the consistency loss, and write the "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from translate.signals import ending_once_stopped
 
 # Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
+SILENT_SECONDS = 1.0  # that loading PyTorch may take without a word
 
 
 class Command(TyperCommand):
@@ -38,6 +40,15 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         ctx.params = {name: at_home(value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
+
+class TorchCommand(Command):
+    """A command that needs PyTorch: where that takes long to load, as after a start of the machine, a line says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with console.saying_after(SILENT_SECONDS, "loading PyTorch …"):
+            import_module("torch")
         return super().invoke(ctx)
 
 
@@ -56,34 +67,34 @@ def at_home(value: Any) -> Any:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]})  # which all commands take over
-app.command(cls=Command)(training.new)
-app.command(cls=Command)(training.train)
-app.command(cls=Command, context_settings={"allow_extra_args": True})(converting.convert)  # it says why too many
-app.command(cls=Command)(sampling.sample)
-app.command(cls=Command)(serving.serve)
-app.command(cls=Command)(evaluating.evaluate)
-app.command(cls=Command)(evaluating.report)
-app.command(cls=Command)(evaluating.compare)
-app.command(cls=Command)(training.plan)
+app.command(cls=TorchCommand)(training.new)
+app.command(cls=TorchCommand)(training.train)
+app.command(cls=TorchCommand, context_settings={"allow_extra_args": True})(converting.convert)  # it says why too many
+app.command(cls=TorchCommand)(sampling.sample)
+app.command(cls=TorchCommand)(serving.serve)
+app.command(cls=TorchCommand)(evaluating.evaluate)
+app.command(cls=TorchCommand)(evaluating.report)
+app.command(cls=TorchCommand)(evaluating.compare)
+app.command(cls=TorchCommand)(training.plan)
 app.command(cls=Command)(training.recipes)
-app.command("import", cls=Command)(interop.import_checkpoint)
-app.command(cls=Command)(interop.export)
-app.command("export-pth", cls=Command)(interop.export_pth)
-app.command(cls=Command)(publishing.publish)
+app.command("import", cls=TorchCommand)(interop.import_checkpoint)
+app.command(cls=TorchCommand)(interop.export)
+app.command("export-pth", cls=TorchCommand)(interop.export_pth)
+app.command(cls=TorchCommand)(publishing.publish)
 
 data = typer.Typer(no_args_is_help=True, help="Data sets: list the cards, prepare one, check a folder, align "
                    "pairs.")
-data.command("list", cls=Command)(datasets.list_cards)
-data.command("prepare", cls=Command)(datasets.prepare_card)
-data.command("features", cls=Command)(datasets.prepare_features)
-data.command("check", cls=Command)(datasets.check)
-data.command("align", cls=Command)(datasets.align)
+data.command("list", cls=TorchCommand)(datasets.list_cards)
+data.command("prepare", cls=TorchCommand)(datasets.prepare_card)
+data.command("features", cls=TorchCommand)(datasets.prepare_features)
+data.command("check", cls=TorchCommand)(datasets.check)
+data.command("align", cls=TorchCommand)(datasets.align)
 app.add_typer(data, name="data")
 
 adapt = typer.Typer(no_args_is_help=True, help="Domain adaptation: make labelled images that look like a target, and "
                     "see whether training on them helps.")
-adapt.command("make", cls=Command)(adapting.make)
-adapt.command("evaluate", cls=Command)(adapting.evaluate)
+adapt.command("make", cls=TorchCommand)(adapting.make)
+adapt.command("evaluate", cls=TorchCommand)(adapting.evaluate)
 app.add_typer(adapt, name="adapt")
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import codecs
 import sys
+import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from rich.text import Text
 
 from translate.errors import TranslateError, visible
 
+LEAST_TEXT = 20  # columns of a wrapped text, however narrow the terminal
 PLAIN_TABLE_WIDTH = 160  # columns of a table where no terminal says how many it has
 
 out = Console(highlight=False)
@@ -52,6 +55,26 @@ def say(text: str, console: Console | None = None) -> None:
     """Print lines on `console` (by default `out`): no markup, no wrapping, and nothing that a terminal acts on."""
     lines = "\n".join(map(visible, text.split("\n")))
     (console or out).print(lines, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def saying_after(seconds: float, text: str) -> Iterator[None]:
+    """Print a line on `err` where the block takes longer than so many seconds."""
+    timer = threading.Timer(seconds, lambda: None if out.quiet else say(text, err))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def say_entry(name: str, text: str) -> None:
+    """Print an entry of a list: on a terminal, wrapped between its words, the lines below those of `text`; else whole.
+    """
+    say(name + text if not out.is_terminal else textwrap.fill(
+        text, max(out.width, len(name) + LEAST_TEXT), initial_indent=name, subsequent_indent=" " * len(name),
+        break_long_words=False, break_on_hyphens=False))
 
 
 class Table(RichTable):

@@ -46,7 +46,8 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="An image, a folder of any depth, or a glob in quotes, "
                                            "such as 'photos/**/*.png'.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write to (or a file, for a file).")],
-    model: Annotated[Path, typer.Option(help="A run or a release: its folder, or hf:org/name on the Hub.")],
+    model: Annotated[Path, typer.Option(help="The model that translates: a run (runs/<name>), its best "
+                                        "checkpoint (runs/<name>/best), a release's folder, or hf:org/name.")],
     direction: Direction = "ab",
     device: Device = "auto",
     precision: Precision = "auto",

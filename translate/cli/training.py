@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from translate.cli import console
-from translate.cli.console import as_errors_of_recipe, say, say_table
+from translate.cli.console import as_errors_of_recipe, say, say_entry, say_table
 from translate.cli.models import at_hand
 from translate.cli.options import CardMemory, OptionalRecipe, Overrides, PlannedGPU, Recipe, RecipePrecision, one_of
 from translate.cli.progress import Display
@@ -122,16 +122,19 @@ def plan(
     gpu: PlannedGPU = None,
     precision: RecipePrecision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-    nodes: Annotated[int | None, typer.Option(min=1, metavar="K", help="Say also what it takes on K machines.")] = None,
-    images: Annotated[int | None, typer.Option(min=1, metavar="N", help="For N images.",
+    nodes: Annotated[int | None, typer.Option(min=1, metavar="K", help="Say what it takes on K machines, too.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of the training, with --nodes, or of the "
+                                               "conversion: for so many images.",
                                                show_default="as the recipe says, or as the folder holds")] = None,
-    convert: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Plan the conversion of images such as in this "
-                                                 "folder, by a run or a release in the place of RECIPE.")] = None,
+    convert: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Plan a conversion instead: of images such as "
+                                                 "those of this folder, by a run or a release, which is given in the "
+                                                 "place of RECIPE.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Say what every stage will need under every memory plan, and for how long, on a GPU, before anything runs.
+    """Say what a training will need on a GPU, before anything runs: memory and time of every stage, under each of the
+    ways to save memory (memory plans).
 
-    Precision auto is planned as fp16. With --convert: how long a conversion takes, by a few images converted here.
+    Nothing is trained, and no GPU is needed. Where the recipe leaves the precision to `auto`, fp16 is planned.
     """
     from translate.recipe import find_recipe, load_recipe
     from translate.training.node_hours import plan_nodes
@@ -184,10 +187,9 @@ def say_conversion(model: Path, folder: Path, num_images: int | None, num_nodes:
 
 def recipes() -> None:
     """List the shipped recipes."""
-    from translate.places import shipped_recipes
-    from translate.recipe import describe
+    from translate.places import purpose_of, shipped_recipes
 
     files = shipped_recipes()
     width = max(len(file.stem) for file in files)
     for file in files:
-        say(f"{file.stem:<{width}}  {describe(file)}")
+        say_entry(f"{file.stem:<{width}}  ", purpose_of(file))

@@ -13,7 +13,6 @@ from translate.recipe.reading import (
     apply_override,
     default_adaptation,
     default_run,
-    describe,
     differences,
     find_recipe,
     load_recipe,
@@ -23,5 +22,5 @@ from translate.recipe.stages import Stage
 from translate.recipe.watching import Cadence, Evaluation, GuardConfig, Sign
 
 __all__ = ["Adaptation", "Cadence", "Downstream", "Evaluation", "GuardConfig", "Precision", "Recipe",
-           "SemanticWeights", "Sign", "Stage", "apply_override", "default_adaptation", "default_run", "describe",
-           "differences", "find_recipe", "load_recipe"]
+           "SemanticWeights", "Sign", "Stage", "apply_override", "default_adaptation", "default_run", "differences",
+           "find_recipe", "load_recipe"]

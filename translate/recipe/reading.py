@@ -75,12 +75,6 @@ def _shipped_advice(name: str) -> str:
     return (f"did you mean {', '.join(close)}? " if close else "") + "`translate recipes` lists what is shipped"
 
 
-def describe(path: Path) -> str:
-    """Return what a recipe is for: its first comment line."""
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    return first.lstrip("# ").rstrip(".")
-
-
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     """Yield `path: old → new` for every field in which two recipe documents differ."""
     if isinstance(old, dict) and isinstance(new, dict):

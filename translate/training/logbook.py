@@ -155,7 +155,8 @@ class Logbook:
         self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: crops of {height}×{width} px{stage.level}, "
                         f"{stage.images:,} images, batch {stage.batch_size}; images are shown at {shown}")
         self.report.say(f"memory: {choice.line}")
-        self.report.say(f"time, as predicted, scoring not counted: {ahead}")
+        self.report.say(f"time, as predicted for a machine that does nothing else, scoring not counted: {ahead}; the "
+                        "time left that is shown from here on goes by the measured speed")
         self.tracker.event(self.progress.images, "stage", f"memory {choice.line}", stage=number, plan=choice.plan.name,
                            predicted_bytes=choice.peak_bytes, shown=shown)
 

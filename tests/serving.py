@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import threading
 import uuid
@@ -99,6 +100,9 @@ def new_ticket() -> str:
 
 
 def left_in(folder: Path) -> list[str]:
-    """What servers that keep their images in folders of `folder` have there, but for what says that they live."""
-    return sorted(str(path.relative_to(folder)) for each in folder.glob(f"{START}*") for path in each.rglob("*")
-                  if path.name != LOCK)
+    """What servers that keep their images in folders of `folder` have there, but for what says that they live.
+
+    Folders that they remove meanwhile are passed over, which `rglob` does not do.
+    """
+    return sorted(os.path.relpath(Path(inside) / name, folder) for each in folder.glob(f"{START}*")
+                  for inside, folders, files in os.walk(each) for name in [*folders, *files] if name != LOCK)

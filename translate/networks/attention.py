@@ -59,8 +59,10 @@ def in_heads(x: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return softmax(query · keyᵀ / √D) · value, each (N, heads, places, D), without holding the matrix of weights.
 
-    On the meta device, where the planner counts, torch's own would be the textbook's, which does hold it.
+    On the meta device, where the planner counts, torch's own would be the textbook's, which does hold it; and so it is
+    on a CPU where the numbers of a place do not lie side by side.
     """
+    query, key, value = (each if each.stride(-1) == 1 else each.contiguous() for each in (query, key, value))
     if query.is_meta:
         return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
     return F.scaled_dot_product_attention(query, key, value)

@@ -21,7 +21,7 @@ from translate.networks.live_bytes import LiveBytes, Work, emulated_autocast
 from translate.networks.memory import Plan
 from translate.networks.normalised import Path, computed_by, path_on
 from translate.optimizers import Optimizers
-from translate.precision import Format
+from translate.precision import Format, layout_for
 from translate.recipe import Stage
 from translate.schema import Config
 from translate.training.update import Update
@@ -82,6 +82,7 @@ class StepOnMeta:
         key = (self.effect(plan, num_processes), precision, device, path)
         if key not in self.measured:
             for network in self.translator.networks.values():
+                network.to(memory_format=layout_for(torch.device(device)))  # operations copy where layouts differ
                 memory.apply(plan, network, num_processes)
             self.measured[key] = self._run(plan, precision, device, path)
         return self.measured[key]

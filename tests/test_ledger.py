@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -214,6 +215,27 @@ def test_what_nobody_has_written_is_still_foreign(source: Path, tmp_path: Path) 
     summary = converted(source, out)
     assert len(summary.failed) == 1 and "is not from a conversion" in str(summary.failed[0])
     assert (out / "000.png").read_bytes() == b"mine"
+
+
+def test_a_disk_on_which_ledgers_cannot_be_read_ends_the_call(source: Path, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was told as the fault of one file, and the next ones were translated, though nobody knew whose they were."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "000.png").write_bytes(b"another process's, or mine")
+    opened = Ledger.open
+
+    def broken(_: Path) -> list[Path]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def open_and_break(self: Ledger) -> None:
+        opened(self)
+        monkeypatch.setattr(ledger_module, "find_ledgers", broken)
+
+    monkeypatch.setattr(Ledger, "open", open_and_break)
+    with pytest.raises(DiskError, match="Input/output error"):
+        converted(source, out)
+    assert not (out / "inner" / "001.png").exists()
 
 
 # -- lines that are none -----------------------------------------------------------------------------------------------

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -28,7 +30,7 @@ from translate.convert.jobs import Naming
 from translate.convert.protecting import Protection
 from translate.convert.remote import Remote
 from translate.convert.storage import Store, address, in_words, local
-from translate.errors import DataError, DiskError, NetworkError, UsageError
+from translate.errors import DataError, DiskError, NetworkError, TranslateError, UsageError
 from translate.images.reading import ImageConfig
 from translate.images.writing import write_image
 from translate.recipe import Recipe
@@ -194,6 +196,35 @@ def test_outputs_below_the_source_are_none_of_its_images(memory: Any, tmp_path: 
         converted("memory://b/in", "memory:///b/in/")
 
 
+def test_outputs_above_the_source_that_would_replace_its_images_are_refused(memory: Any, tmp_path: Path) -> None:
+    memory.put(f"{tmp_path}/in/", "/b/in/", recursive=True)
+    assert converted("memory://b/in", "memory://b").converted == 4
+    memory.pipe_file("/b/in/in/000.png", memory.cat_file("/b/in/000.png"))
+    before = dict.fromkeys(memory.store)
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=r"the output of in/000.png would replace an image of the source"):
+            converted("memory://b/in", "memory://b", overwrite=overwrite)
+    assert dict.fromkeys(memory.store) == before
+
+
+@pytest.mark.parametrize("fault", [NetworkError("has broken off"), DiskError("is full"), UsageError("is refused")])
+def test_ledgers_that_cannot_be_looked_into_end_the_call_and_no_file_is_called_failed(
+        fault: TranslateError, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.put(f"{tmp_path}/in/", "/b/in/", recursive=True)
+    memory.put(f"{tmp_path}/in/000.png", "/b/out/000.png")  # whose? the ledgers are looked at again
+    looks, starting = itertools.count(), Store.starting
+    monkeypatch.setattr(Store, "starting", lambda self, start: starting(self, start) if next(looks) == 0 else fail())
+
+    def fail() -> NoReturn:
+        raise fault
+
+    with pytest.raises(type(fault), match=fault.what):
+        converted("memory://b/in", "memory://b/out")
+    monkeypatch.setattr(Store, "starting", starting)
+    again = converted("memory://b/in", "memory://b/out")
+    assert again.converted + again.already == 3 and [row.path for row in again.failed] == ["000.png"]
+
+
 def test_the_faults_of_a_folder_of_outputs_are_told_as_those_of_a_disk(memory: Any, tmp_path: Path) -> None:
     memory.put(f"{tmp_path}/in/", "/b/in/", recursive=True)
     (tmp_path / "file").touch()
@@ -345,12 +376,29 @@ def test_s3_may_hold_an_image_with_the_name_of_a_folder(bucket: tuple[Any, str],
 def test_a_server_that_stays_busy_ends_the_call_and_the_next_one_goes_on(door: Door, bucket: tuple[Any, str],
                                                                         tmp_path: Path) -> None:
     files, name = bucket
-    door.busy = 10**6
-    with pytest.raises(NetworkError, match="7 times"):
+    door.busy, since = 10**6, time.monotonic()
+    with pytest.raises(NetworkError, match="6 times"):
         converted(f"s3://{name}/in", f"s3://{name}/out")
+    assert time.monotonic() - since < 30
     door.busy = 0
     assert converted(f"s3://{name}/in", f"s3://{name}/out").exit_code == 0
     assert objects(files, f"{name}/out") == whole(tmp_path / "in")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_is_given_up_within_half_a_minute(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs", reason="needs s3fs: pip install 'diptych[remote]'")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+    for name, value in (("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"), ("AWS_ACCESS_KEY_ID", "AKIARIGHTRIGHTRIGHT0"),
+                        ("AWS_SECRET_ACCESS_KEY", SECRET), ("AWS_DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    since = time.monotonic()
+    with pytest.raises(NetworkError, match="6 times") as raised:
+        converted("s3://bucket/in", tmp_path / "out")
+    assert time.monotonic() - since < 30 and SECRET not in str(raised.value)
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from translate.convert.saving import Input, Options, Saving, failure, holds_page
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
 from translate.convert.workers import that_fit
-from translate.errors import DiskError, DoesNotFit, ImageError, TooLarge, visible
+from translate.errors import DiskError, DoesNotFit, ImageError, TooLarge, TranslateError, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
 from translate.images.pages import OpenFile, Page, open_pages
@@ -102,7 +102,11 @@ class Converter:
         return fitting.number
 
     def read(self, job: Job, read: Callable[[Request], Answer]) -> Input | Entry:
-        """Read a file with `read`, unless its output is there already or may not be written."""
+        """Read a file with `read`, unless its output is there already or may not be written.
+
+        Raises `TranslateError` where the ledgers, or what they are asked about, cannot be read: nothing is known of
+        any file then.
+        """
         try:
             # What stands at the output's place is replaced only where it is ours, or with `overwrite`.
             if job.fault is not None:
@@ -113,11 +117,11 @@ class Converter:
                 raise ImageError(job.output, "write", f"{visible(job.output)} exists{whose}; remove it, or use "
                                  "--overwrite")
             known = None if options.overwrite else self.ledger.key_of(job, options.verify, note=not options.dry_run)
-            return self.read_input(job, read, known)
-        except NoDecoder:
-            raise
         except Exception as error:
+            if isinstance(error, TranslateError) and not isinstance(error, ImageError):
+                raise
             return failure(job, error)
+        return self.read_input(job, read, known)
 
     def read_input(self, job: Job, read: Callable[[Request], Answer], known: str | None) -> Input | Entry:
         """Read a file with `read`; where `known` is the key of its output, it is one that is there `already`."""

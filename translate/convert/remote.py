@@ -28,7 +28,7 @@ from translate.convert.converter import Converter
 from translate.convert.jobs import LEDGERS, Job, Jobs, Naming, folder_jobs
 from translate.convert.ledger import Entry, Ledger
 from translate.convert.storage import NO_PLACE, TRIES, Store, in_words
-from translate.errors import DataError, DiskError, ImageError, UsageError, is_disk_fault
+from translate.errors import DataError, DiskError, ImageError, UsageError, is_disk_fault, visible
 from translate.images.listing import SUFFIXES, Names, is_aside
 from translate.sizes import format_bytes
 
@@ -73,6 +73,8 @@ class RemoteLedger(Ledger):
                         self.store.fetch(name, self._copies / "arriving")
                     except FileNotFoundError:
                         break
+                    except OSError as error:
+                        raise DiskError.of(error, Path(self.store.root)) from error
                     (self._copies / "arriving").replace(self._copies / f"{LEDGERS}-{number}.jsonl")
                     self._fetched[name] = number, size
             else:
@@ -182,7 +184,20 @@ class Remote:
         if not found:
             raise DataError(f"holds no images ({', '.join(sorted(SUFFIXES))})", self.source.at)
         self._names, self._sizes = [name for name, _ in found], array("Q", (size for _, size in found))
-        return folder_jobs(Names(self._names, [], [], []), self.here / "in", self.here / "out", naming), sorted(others)
+        jobs = folder_jobs(Names(self._names, [], [], []), self.here / "in", self.here / "out", naming)
+        self._refuse_replaced(jobs)
+        return jobs, sorted(others)
+
+    def _refuse_replaced(self, jobs: Jobs) -> None:
+        """Raise `UsageError` where an output would replace an image of the source, which lies below OUT."""
+        above = self.source.inside(self.out)
+        if not above:
+            return
+        names = set(self._names)
+        for job in jobs:
+            if job.output_name.startswith(f"{above}/") and job.output_name[len(above) + 1:] in names:
+                raise UsageError(f"the output of {visible(job.name)} would replace an image of the source",
+                                 f"{self.out.at}/{job.output_name}", "choose another folder")
 
     def ledger(self) -> RemoteLedger:
         """Return the ledgers of the output folder."""

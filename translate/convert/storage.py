@@ -22,7 +22,10 @@ from translate.errors import DiskError, MissingExtra, NetworkError, UsageError
 T = TypeVar("T")
 LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "memory": "fsspec"}
 WITH_ACCOUNT = ("az", "abfs")  # container@account.dfs.core.windows.net
-TRIES, FIRST_PAUSE_SECONDS = 7, 0.5  # each pause is twice the one before: half a minute in all
+TRIES, FIRST_PAUSE_SECONDS = 6, 0.5  # each pause is twice the one before: 16 s in all
+# botocore would try each request again as well, so that one server that is gone would be waited for 35 times. s3fs does
+# so five times, within two seconds: parts of a large upload are put again, and not all of it.
+S3 = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
 NAME_BYTES, PART_BYTES = 1024, 255  # of an object's name; of a file's
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # no library of storage says these
 NO_PLACE = (FileExistsError, IsADirectoryError, NotADirectoryError)  # for a name: a file where its folder would be
@@ -65,7 +68,8 @@ class Store:
         try:
             import fsspec
 
-            self.files, root = fsspec.core.url_to_fs(self.at, use_listings_cache=False, skip_instance_cache=True)
+            self.files, root = fsspec.core.url_to_fs(self.at, use_listings_cache=False, skip_instance_cache=True,
+                                                         **(S3 if self.scheme == "s3" else {}))
         except ImportError as error:
             raise MissingExtra(LIBRARIES.get(self.scheme, "fsspec"), "remote", f"{self.scheme}://") from error
         except Exception as error:  # each library has errors of its own

@@ -16,8 +16,8 @@ from pathlib import Path
 from torch import Tensor
 
 from tests.conversions import Identity, release_of
+from translate.cluster.ray_engine import RayEngine
 from translate.convert import convert
-from translate.convert.on_ray import RayEngine
 
 
 class Slow(Identity):

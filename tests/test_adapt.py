@@ -36,6 +36,7 @@ from tests.adaptation import (
     write_scenes,
     write_stripes,
 )
+from tests.cluster import Elsewhere
 from tests.commands import call
 from tests.runs import Silent
 from translate.adapt import MadeSet, evaluate, make
@@ -235,14 +236,19 @@ def test_fifty_kills_of_a_set_change_nothing_of_it(tmp_path: Path, record_proper
     record_property("kills at work, of 50", check_kills(recipe, tmp_path / "killed", made, 50))
 
 
-def test_shards_make_what_one_process_makes(lines: tuple[Path, Recipe, Path, MadeSet], tmp_path: Path) -> None:
+def test_shards_and_a_cluster_make_what_one_process_makes(lines: tuple[Path, Recipe, Path, MadeSet], tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     _, recipe, out, made = lines
     models = [out / "translator"]
     for index in (2, 1):
-        assert make(recipe, tmp_path / "out", Silent(), models=models, shard=Shard(index, 2), device="cpu") == []
+        assert make(recipe, tmp_path / "out", Silent(), models=models, shard=Shard(index, 3), device="cpu") == []
     assert not (tmp_path / "out" / "set").exists()
-    (whole,) = make(recipe, tmp_path / "out", Silent(), models=models, device="cpu")
-    assert whole.hash == made.hash
+    there = len(list((tmp_path / "out" / "translated").rglob("*.png")))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    (tmp_path / "elsewhere").mkdir()
+    cluster: Any = Elsewhere(tmp_path / "elsewhere", 100)
+    (whole,) = make(recipe, tmp_path / "out", Silent(), models=models, engine=cluster, device="cpu")
+    assert whole.hash == made.hash and 0 < there < len(cluster.done) == whole.total
 
 
 def test_a_shard_does_not_train(tmp_path: Path) -> None:

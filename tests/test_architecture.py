@@ -23,7 +23,7 @@ BOLTS = ["errors", "mistakes", "schema", "files", "foreign", "signals", "sizes",
          "available_memory", "cores"]
 FLOORS = [  # a module imports from lower floors, or from its own folder; wings of one floor never import each other
     BOLTS,  # the ground: they may lean on each other
-    ["networks", "images", "html"],
+    ["networks", "images", "html", "cluster"],
     ["data", "tiling"],
     ["losses", "cards"],
     ["translators", "metrics"],

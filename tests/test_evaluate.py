@@ -21,6 +21,7 @@ from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from tests.cluster import Elsewhere
 from tests.commands import call
 from tests.conftest import waves, write_pairs
 from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, pix2pix_recipe, train_until
@@ -28,7 +29,9 @@ from translate.cards.cards import find_card, prepare
 from translate.convert import convert
 from translate.data.scale import OWN_SIZE
 from translate.errors import DataError, ImageError, RecipeError, Stopped, TranslateError, UsageError
+from translate.evaluation.folder_images import Images
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
+from translate.evaluation.observing import Observing
 from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run
 from translate.files import sha256
 from translate.foreign import read_lines
@@ -311,11 +314,20 @@ def run(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    (tmp_path / "elsewhere").mkdir()
+    return Elsewhere(tmp_path / "elsewhere")
+
+
 def test_a_run_scores_like_the_folder_it_is_converted_to(run: Path, shared_pairs: Path, with_features: None,
-                                                         tmp_path: Path) -> None:
-    """What any other tool made is scored by the same numbers as what we make: in its own size, of 72 px."""
+                                                         tmp_path: Path, cluster: Any) -> None:
+    """What any other tool made is scored by the same numbers as what we make, in its own size, of 72 px: whoever looks
+    at the images.
+    """
     convert(shared_pairs / "testA", tmp_path / "out", load_release(run))
-    of_run = evaluate_run(run).as_json()
+    of_run = evaluate_run(run, engine=cluster).as_json()
     of_folder = evaluate_folder(tmp_path / "out", shared_pairs / "testB", shared_pairs / "testA").as_json()
     assert (of_run["side"], of_run["own_side"]) == (40, 72)
     assert {name: row["own_size"] for name, row in of_run["metrics"].items() if row["own_size"]} == {
@@ -326,6 +338,23 @@ def test_a_run_scores_like_the_folder_it_is_converted_to(run: Path, shared_pairs
     assert distance["floor"]["value"] is not None and distance["better"] == "lower"
     assert evaluate_run(run, direction="ba").as_json()["metrics"]["psnr"] != psnr
     assert evaluate_run(run, most=2).as_json()["num_images"] == 2
+
+
+def test_workers_of_a_cluster_tell_what_values_they_have_seen(tmp_path: Path, cluster: Any,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[tuple[int, int]] = []
+    for side in ("a", "b"):
+        (tmp_path / side).mkdir()
+        for number in range(2):  # values of 12 bits
+            tifffile.imwrite(tmp_path / side / f"{number}.tif", waves(number, (40, 40)).astype(np.uint16) * 16)
+    alone, together = (evaluate_folder(Path("a"), Path("b"), engine=engine,
+                                       on_progress=lambda *now: told.append(now)).as_json()
+                       for engine in (None, cluster))
+    assert together == alone and told[-1] == (4, 4)
+    assert sum("of the range of uint16" in line for line in together["missing"]) == 2
+    with pytest.raises(DataError, match="a worker of the cluster has not the networks"):
+        _ = Observing(*[Images(0, Path)] * 3, paired=True, sources_paired=True, expected=("another",)).observers
 
 
 def test_the_truth_itself_scores_perfectly_and_its_input_as_the_identity(shared_pairs: Path,

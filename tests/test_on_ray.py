@@ -17,14 +17,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.adaptation import stripes_recipe, write_stripes
 from tests.conversions import fill, noise, processes_of, tree
-from tests.runs import cyclegan_recipe
+from tests.runs import Silent, cyclegan_recipe
 from tests.test_convert import Watcher
+from tests.test_sampling import noise_recipe
+from translate.adapt import make
+from translate.cluster.ray_engine import RayEngine
 from translate.convert.jobs import LEDGERS, Shard
 from translate.errors import NetworkError, UsageError
 from translate.foreign import read_lines
 from translate.images.writing import write_image
 from translate.recipe import Recipe
+from translate.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'diptych[ray]'")
@@ -193,21 +198,52 @@ def test_the_command_line_says_of_a_cluster_what_it_says_of_a_process(cluster: A
     (tmp_path / "in" / "broken.png").write_text("no image")
     (tmp_path / "in" / "notes.txt").touch()
     said = []
-    for out, more in (("alone", []), ("together", ["--engine", "ray", "--engine-cores", "1"])):
+    for out, more in (("alone", ()), ("together", ON_RAY)):
         words = ["convert", tmp_path / "in", tmp_path / out, "--model", run, "--precision", "fp32", *more]
-        ended = subprocess.run([sys.executable, "-m", "translate", *words], cwd=ROOT, capture_output=True, text=True,
-                               timeout=SECONDS)
-        assert ended.returncode == 3, ended.stderr
-        lines = ended.stdout.replace(str(tmp_path / out), "OUT").splitlines()
+        lines = command(*words, code=3).replace(str(tmp_path / out), "OUT").splitlines()
         said.append([line for line in lines if "broken.png" in line or "converted" in line or "skipped" in line])
     assert said[0] == said[1] and "5 converted, 0 done before, 1 failed, 1 skipped, of 6 images → OUT" in said[1]
     assert tree(tmp_path / "alone") == tree(tmp_path / "together")
 
 
-def test_an_engine_that_is_none_and_a_cluster_that_is_not_there_are_named() -> None:
-    from translate.convert.on_ray import RayEngine
+def command(*words: Any, code: int = 0) -> str:
+    """Run a command as people do; return what it has said."""
+    ended = subprocess.run([sys.executable, "-m", "translate", *map(str, words)], cwd=ROOT, capture_output=True,
+                           text=True, timeout=SECONDS)
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended.stdout
 
+
+ON_RAY = "--engine", "ray", "--engine-cores", "1"
+
+
+def test_a_draw_and_scores_are_on_a_cluster_what_they_are_of_a_process(cluster: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for split, name in itertools.product(("train", "test"), ("cats", "dogs")):
+        fill(folder / split / name, 6, 8, 8)
+    train(noise_recipe(folder), tmp_path / "run", Silent())
+    documents = []
+    for out, more in (("alone", ()), ("together", ON_RAY)):
+        command("sample", tmp_path / "run", tmp_path / out, "--num", 50, *more)
+        document = json.loads(command("evaluate", tmp_path / "run", "--json", "-", *more))
+        documents.append((document["metrics"], document["missing"], document["num_images"]))
+    assert tree(tmp_path / "alone") == tree(tmp_path / "together") and len(tree(tmp_path / "together")) == 52
+    assert documents[0] == documents[1] and documents[0][2] == 12
+    kept = "50 images, 50 of which were there"
+    assert kept in command("sample", tmp_path / "run", tmp_path / "together", "--num", 50, *ON_RAY)
+
+
+def test_an_adapted_set_is_on_a_cluster_what_it_is_of_a_process(cluster: Any, tmp_path: Path) -> None:
+    recipe = stripes_recipe(write_stripes(tmp_path / "data", 12))
+    (alone,) = make(recipe, tmp_path / "alone", Silent(), device="cpu")
+    (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())
+    said = command("adapt", "make", tmp_path / "stripes.yaml", "--out", tmp_path / "together", "--device", "cpu",
+                   "--model", tmp_path / "alone" / "translator", *ON_RAY)
+    assert f"hash {alone.hash[:16]}" in said
+
+
+def test_an_engine_that_is_none_and_a_cluster_that_is_not_there_are_named() -> None:
     with pytest.raises(UsageError, match="--engine dask: expected ray"):
         RayEngine("dask")
-    with pytest.raises(NetworkError, match="no Ray cluster answers"):
-        RayEngine("ray://127.0.0.1:1")
+    with pytest.raises(NetworkError, match="no Ray cluster answers"), RayEngine("ray://127.0.0.1:1"):
+        pass

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.cluster import Elsewhere
 from tests.conversions import noise, release_of, tree
 from tests.covering import each_value
 from translate.convert import Summary, convert
-from translate.convert.jobs import Job
-from translate.convert.ledger import Entry
-from translate.convert.on_ray import Plan, Worker
 from translate.convert.protecting import Composing, num_changed
 from translate.convert.translating import Translating
 from translate.errors import TranslateError
@@ -250,19 +245,6 @@ def test_what_of_a_protected_pixel_has_changed_is_counted() -> None:
     opaque = Picture(Path("x.png"), seen)
     assert num_changed(opaque, Picture(Path("y.png"), seen, np.full_like(alpha, 255)), everywhere) == 0
     assert num_changed(opaque, Picture(Path("y.png"), seen.astype(np.uint16)), everywhere) == HEIGHT * WIDTH
-
-
-class Elsewhere:
-    """Does the work of a cluster in this process, in a folder of its own."""
-
-    num_outside = 0
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def run(self, jobs: Sequence[Job], plan: Plan, stop: object, warn: Callable[[str], None]) -> Iterator[Entry]:
-        with contextlib.chdir(self.folder):
-            yield from Worker(plan, torch.get_num_threads(), 1).translate(jobs)[0]
 
 
 def test_relative_paths_mean_the_same_to_workers_in_other_folders(tmp_path: Path,

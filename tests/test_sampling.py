@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import translate
+from tests.cluster import Elsewhere
 from tests.commands import call
 from tests.runs import Silent, pix2pix_recipe
 from tests.test_data_layouts import write_beside
@@ -435,6 +436,40 @@ def test_a_number_is_a_number_and_a_name_a_name(run: Path) -> None:
         assert model.numbers_of([0, 1]) == model.numbers_of(names) == model.classes_of(words) == [0, 1]
         with pytest.raises(UsageError, match="classes: 2 is none of its 2 classes"):
             model.numbers_of([2])
+
+
+def test_workers_of_a_cluster_draw_what_one_process_draws_and_go_on(run: Path, tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(Sampler.load(run), tmp_path / "one", Wanted(num=11, seed=3))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    cluster: Any = Elsewhere(tmp_path / "elsewhere")
+    for lost in ([], ["cats/00000004.png", "dogs/00000007.png"]):
+        for name in lost:
+            (tmp_path / "two/images" / name).unlink()
+        shown: list[tuple[int, int]] = []
+        drawn = draw(Sampler.load(run), Path("two"), Wanted(num=11, seed=3), engine=cluster,
+                     on_progress=lambda *now, shown=shown: shown.append(now))
+        assert written(tmp_path / "two") == written(tmp_path / "one") and (drawn.num, shown[-1]) == (11, (22, 22))
+        assert (tmp_path / "two/sheet.png").read_bytes() == (tmp_path / "one/sheet.png").read_bytes()
+        assert drawn.num_kept == (11 - len(lost) if lost else 0)
+    assert sorted(cluster.done) == sorted([*range(11), 4, 7]) and not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_parts_of_a_draw_are_made_by_commands_of_their_own(run: Path, tmp_path: Path, said: io.StringIO,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(Sampler.load(run), tmp_path / "one", Wanted(num=7))
+    for part in ("2/2", "auto"):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+        for name, value in (("COUNT", "2"), ("MIN", "3"), ("STEP", "1")):
+            monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+        assert call(monkeypatch, "sample", run, tmp_path / "two", "--num", "7", "--shard", part) == 0
+    assert written(tmp_path / "two") == written(tmp_path / "one")
+    assert (tmp_path / "two/sheet.png").read_bytes() == (tmp_path / "one/sheet.png").read_bytes()
+    assert call(monkeypatch, "sample", run, tmp_path / "two", "--shard", "1/2", "--engine", "ray") == 2
+    assert call(monkeypatch, "sample", run, tmp_path / "two", "--engine", "dask") == 2
+    assert "take one of them" in said.getvalue() and "--engine dask: expected ray" in said.getvalue()
 
 
 @pytest.mark.slow

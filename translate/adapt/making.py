@@ -19,6 +19,7 @@ Whatever is finished is kept (`translate.adapt.kept`): called again, all goes on
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from translate.adapt.translators import (
     trained_translator,
     translators_recipe,
 )
+from translate.cluster.ray_engine import RayEngine
 from translate.convert import LEDGER, Entry, Shard, convert
 from translate.convert.ledger import Ledger
 from translate.convert.protecting import Protection
@@ -89,12 +91,13 @@ class MadeSet:
 
 
 def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path] = (), shard: Shard | None = None,
-         device: str = "auto") -> list[MadeSet]:
+         engine: RayEngine | None = None, device: str = "auto") -> list[MadeSet]:
     """Make the adapted sets of a recipe in the folder `home`; go on where an earlier call stopped.
 
     models    runs or releases to take in the place of translators trained here, one a variant
     shard     the part of the images to translate, by translators that are there. No set is made: a last call without
               one makes it, and looks at every file, which a shard does not
+    engine    a cluster that translates the images, in place of this process; connected only meanwhile
 
     Raises `DataError` with all that is wrong with labels and images before anything is trained, and where a set has
     nothing left; `RunError` where the folder was begun with another recipe; `DiskError` where a link lies among its
@@ -123,8 +126,9 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
             report.say(f"set {number + 1}: weights {visible(release.weights)}")
 
             # Its translations, and the set of them.
-            translations = translate_all(source, staged, release, shard, report, device,
-                                         protection_of(recipe, source))
+            with engine or nullcontext():
+                translations = translate_all(source, staged, release, shard, report, device,
+                                             protection_of(recipe, source), engine)
             if shard is None:
                 call = {"sets": num, "trained_here": not models}  # for `evaluate`, which takes these and no older ones
                 made.append(finish_set(recipe, source, home, number, release, translations, call, report, where))
@@ -152,7 +156,7 @@ def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto
 
 
 def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard | None, report: Reporter,
-                  device: str, protection: Protection | None = None) -> Translations:
+                  device: str, protection: Protection | None = None, engine: RayEngine | None = None) -> Translations:
     """Translate all source images, or a shard of them, into `staged`. Raises `Stopped` after a signal."""
     if release.labels is not None:
         raise DataError("translates label maps, and labelled images are to be adapted", release.name)
@@ -162,27 +166,32 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
         report.say(f"images are translated at the scale that the translator was trained at, {release.scale}, and "
                    "brought back to their own size")
 
+    rows: dict[str, Entry] = {}
+
     def tell(row: Entry, number: int, total: int) -> None:
+        rows[row.path] = row
         if row.status == "done" and row.message:
             report.say(f"warning: {visible(staged / row.path)}: {row.message}")
         report.progress(number, total, "translate", {})
 
     summary = convert(source.images, staged, release, device=device, shard=shard, only=frozenset(names),
                       verify=shard is None, resize=resize, size="input", protect=protection,
-                      on_progress=tell)
+                      engine=engine, on_progress=tell)
     for row in summary.failed:
         report.say(str(row))
     if summary.stopped:
         raise Stopped(f"stopped by a signal with {summary.num_seen} of {summary.total} images translated",
                       advice="the same command goes on")
 
-    # An image in a folder with a ledger is no source image to the converter, and has no row in the summary.
+    # An image in a folder with a ledger is no source image to the converter, and has no row. What has one is asked
+    # nothing: a shared disk may show late what other machines have written.
     ledger = Ledger(staged)
     failed = {name: {"stage": "convert", "message": f"not translated: a {LEDGER} in its folder, or in one above, says "
                      "that the images there are translations; remove it if they are not"}
-              for name in names if not (staged / name).is_file()}
+              for name in names if name not in rows and not (staged / name).is_file()}
     failed |= {row.path: {"stage": row.stage or "", "message": str(row)} for row in summary.failed}
-    return Translations(staged, {name: ledger.last(name).get("key") for name in names}, failed)
+    return Translations(staged, {name: rows[name].key if name in rows else ledger.last(name).get("key")
+                                 for name in names}, failed)
 
 
 def is_beyond(source: Labelled, scale: Scale | None) -> bool:

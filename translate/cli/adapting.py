@@ -10,7 +10,7 @@ import typer
 
 from translate.cli.console import as_errors_of_recipe, say, say_table
 from translate.cli.models import at_hand
-from translate.cli.options import AdaptFolder, AdaptRecipe, Device, Overrides, Shard
+from translate.cli.options import AdaptFolder, AdaptRecipe, Device, Engine, EngineCores, Overrides, Shard, shared_out
 from translate.cli.progress import Display
 from translate.cli.tables import adaptation_tables, preservation_table
 from translate.errors import UsageError, visible
@@ -25,6 +25,8 @@ def make(
     models: Annotated[list[Path] | None, typer.Option("--model", help="Translate with this run or release, instead of "
                                                       "training a translator; repeatable, each makes a set.")] = None,
     shard: Shard = None,
+    engine: Engine = None,
+    engine_cores: EngineCores = None,
     only_prepare: Annotated[bool, typer.Option("--prepare", help="Stop before a translator is trained: look at all "
                                                "files, train the network of the consistency loss, and write the "
                                                "translator's recipe, for training it on several GPUs.")] = False,
@@ -33,18 +35,19 @@ def make(
 ) -> None:
     """Train a translator, translate all labelled source images, carry the labels over, and check what they show.
 
-    With --shard it only translates; when all parts are translated, a last call without it makes the set.
+    With --shard it only translates; when all parts are translated, a last call without it makes the set. With --engine
+    a cluster translates, and all else is done here.
     """
     from translate.adapt import make as make_sets
     from translate.adapt import prepare
-    from translate.convert.sharding import choose_shard
     from translate.recipe import default_adaptation, find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
-    home, part = folder or default_adaptation(chosen), choose_shard(shard)
-    if only_prepare and (models or part is not None):
+    home = folder or default_adaptation(chosen)
+    part, cluster = shared_out(shard, engine, engine_cores)
+    if only_prepare and (models or part is not None or cluster is not None):
         raise UsageError("--prepare runs in one process and trains no translator",
-                         advice="leave --model, --shard and torchrun out")
+                         advice="leave --model, --shard, --engine and torchrun out")
 
     with Display(chosen.name) as display, as_errors_of_recipe(recipe):
         if only_prepare:
@@ -54,7 +57,7 @@ def make(
                     f"{visible(words)}, and then go on with the same command without --prepare")
             return
         made = make_sets(chosen, home, display, models=[at_hand(model) for model in models or ()], shard=part,
-                         device=device)
+                         engine=cluster, device=device)
 
     for each in made:
         say_set(each)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,7 @@ import typer
 from translate.cli import console
 from translate.cli.console import say
 from translate.cli.models import at_hand
-from translate.cli.options import Device, Direction, Precision, Shard, one_of
+from translate.cli.options import Device, Direction, Engine, EngineCores, Precision, Shard, one_of, shared_out
 from translate.cli.progress import Display
 from translate.errors import UsageError, visible
 
@@ -75,10 +75,8 @@ def convert(
                                                  "one is not 0, the output is the input.")] = None,
     feather: Annotated[float, typer.Option(help="Fade into the input over so many px inside of a mask.")] = 0.0,
     shard: Shard = None,
-    engine: Annotated[str | None, typer.Option(metavar="ray[://HOST:PORT]", help="Have a Ray cluster do the work; all "
-                                               "nodes see IN and OUT under these paths.")] = None,
-    engine_cores: Annotated[int | None, typer.Option(help="Cores of each of the cluster's workers, where it has no "
-                                                     "GPUs.", show_default="4")] = None,
+    engine: Engine = None,
+    engine_cores: EngineCores = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read every output that is done, and make again what was "
                                          "changed since. Otherwise only those whose size or time is another.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")] = False,
@@ -86,9 +84,8 @@ def convert(
     """Translate a folder: same tree, same names, and without --resize same sizes. Call it again to go on after an
     interruption."""
     from translate.convert import convert as convert_files
-    from translate.convert.on_ray import RayEngine
     from translate.convert.remote import Remote
-    from translate.convert.sharding import add_up, choose_shard
+    from translate.convert.sharding import add_up
     from translate.convert.storage import address, local
     from translate.images.decoding import MAX_PIXELS
     from translate.runs.release import load_release
@@ -96,11 +93,7 @@ def convert(
     if context.args:
         raise UsageError(f"convert: {len(context.args)} unexpected arguments after IN and OUT, starting with "
                          f"{context.args[0]}", advice="put a glob in quotes ('photos/*.png'), or the shell expands it")
-    if engine is not None and shard is not None:
-        raise UsageError("--engine and --shard both deal the files out; take one of them")
-    if engine_cores is not None and (engine is None or engine_cores < 1):
-        raise UsageError(f"--engine-cores {engine_cores}: expected 1 or more, with --engine")
-    part = choose_shard(shard)
+    part, cluster = shared_out(shard, engine, engine_cores)
 
     # The model, and what was refused in looking for its weights.
     release = load_release(at_hand(model), direction)  # type: ignore[arg-type]
@@ -111,16 +104,15 @@ def convert(
     if release.scale is not None:
         say(f"scale: trained on images with {release.scale}")
 
-    with ExitStack() as cluster, Display(f"convert with {release.name}") as display:
+    with Display(f"convert with {release.name}") as display, cluster or nullcontext(), ExitStack() as storage:
         source, target = local(source), local(target)
-        remote = cluster.enter_context(Remote(source, target)) if address(source) or address(target) else None
-        workplace = None if engine is None else cluster.enter_context(RayEngine(engine, engine_cores))
+        remote = storage.enter_context(Remote(source, target)) if address(source) or address(target) else None
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
                                 overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
                                 memory=memory, file_format=file_format, quality=quality,  # type: ignore[arg-type]
                                 compression=compression, workers=number_or_auto(workers), shard=part,
                                 dry_run=dry_run, verify=verify,
-                                resize=short_side(resize), size=size, engine=workplace, remote=remote,  # type: ignore[arg-type]
+                                resize=short_side(resize), size=size, engine=cluster, remote=remote,  # type: ignore[arg-type]
                                 protect=protect, feather=feather,
                                 warn=lambda line: display.say(f"warning: {line}"),
                                 on_progress=entry_shower(display, dry_run))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from translate.cli.console import say, say_table
 from translate.cli.models import at_hand
-from translate.cli.options import Direction
+from translate.cli.options import Direction, Engine, EngineCores, shared_out
 from translate.cli.progress import Display
 from translate.cli.tables import results_table
 from translate.errors import UsageError, visible
@@ -45,6 +46,8 @@ def evaluate(
                                          "beside those of --source?")] = False,
     tstr: Annotated[bool, typer.Option("--tstr", help="Of a run from noise, whose data have classes: which classes are "
                                        "drawn, and how much does a network learn from samples?")] = False,
+    engine: Engine = None,
+    engine_cores: EngineCores = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results here; - prints "
                                                    "them.", show_default="RUN/results.json")] = None,
 ) -> None:
@@ -81,13 +84,20 @@ def evaluate(
     if classes is None and not (ignore is ids is None):
         raise UsageError("--ignore and --ids are about label maps", advice="add --classes N")
 
-    with Display("evaluate") as display:
+    part, cluster = shared_out(None, engine, engine_cores)
+    if part is not None:
+        raise UsageError(f"evaluate: a launcher has started {part.num} processes, and each would score all images",
+                         advice="start one; --engine ray shares the images out")
+    if cluster is not None and (frames or tstr or classes is not None or (not is_run and against is None)):
+        raise UsageError("--engine: shares out the images of a run, or of a folder with --against, and nothing else")
+
+    with Display("evaluate") as display, cluster or nullcontext():
         if frames and source is not None:
             results = evaluate_frames(what, source, low_high=range_of(values), on_progress=display.count)
         elif against is None and source is not None:
             results = evaluate_alignment(what, source, most=most, low_high=range_of(values), on_progress=display.count)
         elif against is None:
-            results = evaluate_run(what, direction=direction, most=most,  # type: ignore[arg-type]
+            results = evaluate_run(what, direction=direction, most=most, engine=cluster,  # type: ignore[arg-type]
                                    on_progress=display.count)
             if tstr:
                 add_drawn(results, what, most, on_progress=display.count)
@@ -96,7 +106,7 @@ def evaluate(
                                       on_progress=display.count)
         else:
             results = evaluate_folder(what, against, source, truth=truth, most=most, low_high=range_of(values),
-                                      on_progress=display.count)
+                                      engine=cluster, on_progress=display.count)
             if source is not None:
                 add_alignment(results, what, source, most, range_of(values), display.count)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from translate.errors import UsageError
+
+if TYPE_CHECKING:
+    from translate.cluster.ray_engine import RayEngine
+    from translate.convert import Shard as Part
 
 
 def one_of(*allowed: str) -> Callable[[typer.CallbackParam, str | None], str | None]:
@@ -41,7 +45,30 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 Direction = Annotated[str, typer.Option(help="ab (A to B) or ba: which way a run translates.",
                                         callback=one_of("ab", "ba"))]
 Shard = Annotated[str | None, typer.Option(
-    metavar="I/N|auto", help="Translate only part I of N, such as 1/4; auto: as Slurm, Kubernetes or MPI says. "
-    "torchrun shards automatically.")]
+    metavar="I/N|auto", help="Make only part I of N of the images, such as 1/4; auto: as Slurm, Kubernetes or MPI "
+    "says. torchrun shards automatically.")]
+Engine = Annotated[str | None, typer.Option(
+    metavar="ray[://HOST:PORT]", help="Have a Ray cluster do the work; all nodes see the folders under these paths.")]
+EngineCores = Annotated[int | None, typer.Option(
+    help="Cores of each of the cluster's workers, where it has no GPUs.", show_default="4")]
 AdaptFolder = Annotated[Path | None, typer.Option(
     "--out", metavar="OUT", help="The folder of the adaptation.", show_default="runs/<name>-adapt")]
+
+
+def shared_out(shard: str | None, engine: str | None, engine_cores: int | None) -> tuple[Part | None, RayEngine | None]:
+    """Return which part of the work this process does, or the cluster that does it, by what three options say.
+
+    Raises `UsageError` where they do not fit together, and `MissingExtra`.
+    """
+    from translate.cluster.ray_engine import RayEngine
+    from translate.convert.sharding import choose_shard
+
+    if engine is not None and shard is not None:
+        raise UsageError("--engine and --shard both deal the work out; take one of them")
+    if engine_cores is not None and (engine is None or engine_cores < 1):
+        raise UsageError(f"--engine-cores {engine_cores}: expected 1 or more, with --engine")
+    part = choose_shard(shard)
+    if engine is not None and part is not None:
+        raise UsageError(f"--engine: a launcher has started {part.num} processes, which share the work already",
+                         advice="start one process")
+    return part, None if engine is None else RayEngine(engine, engine_cores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from translate.cli.console import say
 from translate.cli.models import at_hand
-from translate.cli.options import Device, Precision
+from translate.cli.options import Device, Engine, EngineCores, Precision, Shard, shared_out
 from translate.cli.progress import Display
 from translate.errors import visible
 
@@ -35,30 +36,34 @@ def sample(
                                                  show_default="those of the test images")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    shard: Shard = None,
+    engine: Engine = None,
+    engine_cores: EngineCores = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the draw that OUT holds.")] = False,
 ) -> None:
     """Draw images from noise, and a sheet of them. The same seed gives the same images, in any number of processes.
 
-    The same command goes on with a draw that was interrupted.
+    The same command goes on with a draw that was interrupted. Part 1 of a --shard writes the sheet.
     """
-    from translate.convert.sharding import choose_shard
     from translate.sampling.drawing import draw
     from translate.sampling.planning import Wanted
     from translate.sampling.sampler import Sampler
 
+    part, cluster = shared_out(shard, engine, engine_cores)
+    rank, world = (0, 1) if part is None else (part.index - 1, part.num)
     sampler = Sampler.load(at_hand(model), device, precision)  # type: ignore[arg-type]
     for reason in sampler.release.refused:
         say(f"refused {reason}")
     growth = f" ({sampler.release.growth})" if sampler.release.growth else ""
     say(f"weights: {visible(sampler.release.weights)}{growth}")
 
-    part = choose_shard(None)
-    rank, world = (0, 1) if part is None else (part.index - 1, part.num)
     wanted = Wanted(num, seed, classes, truncation, grid, interpolate, arithmetic, vectors)
-    with Display(f"draw with {sampler.release.name}") as display:
-        drawn = draw(sampler, out, wanted, overwrite=overwrite, rank=rank, world=world, on_progress=display.count)
+    with Display(f"draw with {sampler.release.name}") as display, cluster or nullcontext():
+        drawn = draw(sampler, out, wanted, overwrite=overwrite, rank=rank, world=world, engine=cluster,
+                     on_progress=display.count)
     for line in drawn.notes:
         say(line)
     kept = f", {drawn.num_kept} of which were there" if drawn.num_kept else ""
-    say(f"{drawn.num} images{kept}{f' of this process, of {world}' if world > 1 else ''} → {visible(out / 'images')}; "
-        f"sheet: {visible(drawn.sheet)}")
+    sheet = f"; sheet: {visible(drawn.sheet)}" if rank == 0 else ""
+    say(f"{drawn.num} images{kept}{f' of this process, of {world}' if world > 1 else ''} → {visible(out / 'images')}"
+        f"{sheet}")

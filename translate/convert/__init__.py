@@ -12,7 +12,7 @@ Who calls whom:
                                          → scaling: at what scale, and in which size it is given back
     in memory    python_api             `translate.load(…).convert(image)`
     processes    sharding               the command line: the shard of each process, and the sum of their summaries
-    machines     on_ray → converter     files dealt out to the workers of a Ray cluster
+    machines     on_ray → converter     files given out to a cluster (`translate.cluster`): a converter on each worker
     storage      remote → converter     files fetched from object storage, and put there
                         → storage       a folder of it
 """
@@ -25,10 +25,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from translate.cluster.ray_engine import RayEngine
 from translate.convert.converter import Converter
 from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
-from translate.convert.on_ray import Plan, RayEngine
+from translate.convert.on_ray import OnRay, Plan
 from translate.convert.protecting import Protection
 from translate.convert.remote import Remote
 from translate.convert.saving import Options, remove_leftovers
@@ -174,7 +175,6 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     else:
         if engine is not None:  # whose workers stand in other folders
             source, out = source.absolute(), out.absolute()
-            protect = protect.absolute() if isinstance(protect, Path) else protect
         jobs, skipped = plan_jobs(source, out, naming)
         ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
     if only is not None:
@@ -188,16 +188,17 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     if protection is not None:
         protection.refuse_unkept(release, scaling, quality)
         protection.check(jobs)
+        protection = protection if engine is None else protection.absolute()
     options = Options(overwrite, max_pixels, file_format, quality, compression,
                       workers_by_cores() if workers is None else workers, dry_run, verify, protection)
     make = partial(Translating.with_release, release, device, precision, memory, scaling)
     if engine is None:
-        worker: Converter | RayEngine = (converter := Converter(make(), ledger, options, warn))
+        worker: Converter | OnRay = (converter := Converter(make(), ledger, options, warn))
         run = converter.run if remote is None else partial(remote.run, converter=converter)
     else:
-        worker, plan = engine, Plan(make, out if ledger.keeps else None,
-                                    replace(options, workers=-1 if workers is None else workers))
-        run = partial(engine.run, plan=plan, warn=warn)
+        worker = OnRay(engine, Plan(make, out if ledger.keeps else None,
+                                    replace(options, workers=-1 if workers is None else workers)), warn)
+        run = worker.run
     if not dry_run:
         ledger.open()
         if remote is None:

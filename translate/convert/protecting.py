@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ class Protection:
             raise DataError(f"has the name of {clash[0].name}, and masks are found by name", clash[1],
                             "remove or rename one of them")
         return cls(folder, {name: paths[0] for name, paths in by_name.items()}, feather)
+
+    def absolute(self) -> Protection:
+        """Return the same for processes that stand in other folders."""
+        return replace(self, folder=self.folder.absolute(),
+                       masks={name: mask.absolute() for name, mask in self.masks.items()})
 
     def refuse_unkept(self, release: Release, scaling: Scaling, quality: int | None) -> None:
         """Raise `UsageError` for a model or words under which no pixel could be kept."""

@@ -70,6 +70,14 @@ class PixelCount:
         if values is not None and (low < values[0] or high > values[1]):
             self.outside.append(picture.path)
 
+    def add(self, other: PixelCount) -> None:
+        """Count what another process has seen of the values of the same images; twice is as once."""
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        self.dtypes |= other.dtypes
+        self.windows = other.windows | self.windows
+        self.outside, self.lacking = (sorted({*mine, *theirs}) for mine, theirs in (
+            (self.outside, other.outside), (self.lacking, other.lacking)))
+
     def said(self) -> Iterator[Said]:
         """Yield what is to be known of all images together."""
         yield from self._transparency()

@@ -30,11 +30,15 @@ RANGE_ADVICE = "say which of them are black and white, in all folders: --range L
 
 @dataclass(frozen=True)
 class Images:
-    """`num` images, each read when it is asked for by its number: (C, H, W) in [-1, 1]."""
+    """`num` images, each read when it is asked for by its number: (C, H, W) in [-1, 1].
+
+    They can be sent to other processes, which read them by the same paths.
+    """
 
     num: int
     read: Callable[[int], Tensor]
     paths: Sequence[Path] = ()  # the file of each, where they lie in a folder
+    values: PixelCount | None = None  # that have been seen in files, as far as they are read
 
 
 class FolderImages:
@@ -53,7 +57,7 @@ class FolderImages:
     @property
     def images(self) -> Images:
         """Return them as they are compared. Reading one with other channels than the first raises `DataError`."""
-        return Images(len(self.paths), self._read, self.paths)
+        return Images(len(self.paths), self._read, self.paths, self.count)
 
     def _read(self, number: int) -> Tensor:
         path = self.paths[number]

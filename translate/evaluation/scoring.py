@@ -31,6 +31,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ import torch
 from torch import Tensor
 
 from translate import files
+from translate.cluster.ray_engine import RayEngine
 from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, numbers_in, read_labels
 from translate.data.pairing import names_of, shared_names
@@ -47,20 +49,22 @@ from translate.data.stream import TRUTH_ADVICE
 from translate.errors import DataError, ImageError, visible
 from translate.evaluation.folder_images import FolderImages, Images, doubts, list_folder
 from translate.evaluation.heldout import HeldOut, translate_whole
+from translate.evaluation.observing import Item, Observers, Observing, look_at
 from translate.images.tensors import hide_unknown, to_array, to_tensor
 from translate.images.values import Range
-from translate.metrics import diversity, features, intervals, observations, perceptual
-from translate.metrics.baselines import ColourTransfer, identity
+from translate.metrics import intervals, observations
+from translate.metrics.baselines import ColourTransfer
 from translate.metrics.features import FeatureNetwork
 from translate.metrics.intervals import Estimate
-from translate.metrics.observations import MEASURES, Observed, observe, summarise
+from translate.metrics.observations import MEASURES, summarise
 from translate.metrics.segmentation import LabelScores, totals
 from translate.metrics.sliced_wasserstein import PyramidPatches
 from translate.places import data_root
 from translate.precision import choose_precision, is_out_of_memory
+from translate.recipe import Recipe
 from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.places import naming_moved_places, relative_places
-from translate.runs.release import RELEASE, load_generator
+from translate.runs.release import RELEASE, Release, load_generator
 from translate.translators import Direction
 
 RESULTS = "results.json"
@@ -113,7 +117,31 @@ def results_file(path: Path) -> Path | None:
     return run / name if (run / "checkpoints").is_dir() else None
 
 
-def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = None,
+@dataclass
+class Fakes:
+    """Translations of held-out images, in the numbers that a file can hold, by the device of whichever process asks."""
+
+    release: Release
+    recipe: Recipe
+    of: HeldOut
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the generator is from now on."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.release.generator.to(device)
+        return device
+
+    def __call__(self, number: int) -> Tensor:
+        """Return a translation (C, H, W) in [-1, 1]."""
+        given = self.recipe.translator.inputs(self.of.source(number)[None], [self.of.key(number)])[0]
+        image_out = self.release.image_out
+        precision = choose_precision("auto" if image_out.bits == 8 else "fp32", self.device)
+        made = translate_whole(self.release.generator, given, self.device, precision).cpu()
+        return hide_unknown(to_tensor(to_array(made, image_out), image_out), made)
+
+
+def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = None, engine: RayEngine | None = None,
                  on_progress: OnProgress = lambda done, total: None) -> Results:
     """Translate the test images of a run's (or release's) recipe and score what comes out, as `convert` would write it.
 
@@ -122,6 +150,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
 
     path         a run folder, `<run>/best`, or a release folder
     most         at most so many test images, evenly spaced; None: all
+    engine       a connected cluster that translates and looks at the images, in place of this process
     on_progress  called with the number of images looked at, and of all there are
 
     Raises `UsageError`, `CheckpointError`, `ImageError`.
@@ -134,20 +163,11 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     with naming_moved_places(recipe, home):
         own = HeldOut(recipe, data_root(), direction, most)
     held_out = own.shown(release.fitting)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = choose_precision("auto" if release.image_out.bits == 8 else "fp32", device)
-    generator, image_out = release.generator.to(device), release.image_out
-
-    def fake(number: int, of: HeldOut) -> Tensor:
-        """Translate, and round to the numbers that a file can hold."""
-        given = recipe.translator.inputs(of.source(number)[None], [of.key(number)])[0]
-        made = translate_whole(generator, given, device, precision).cpu()
-        return hide_unknown(to_tensor(to_array(made, image_out), image_out), made)
 
     def score(of: HeldOut, sources: Images | None) -> Results:
-        return compare(Images(len(of.sources), lambda number: fake(number, of)), Images(len(of.reals), of.real),
+        return compare(Images(len(of.sources), Fakes(release, recipe, of)), Images(len(of.reals), of.real),
                        sources, paired=of.paired, sources_paired=True, on_progress=on_progress,
-                       beside=[] if recipe.translator.needs_sources else [PyramidPatches()])
+                       beside=[] if recipe.translator.needs_sources else [PyramidPatches()], engine=engine)
 
     # Neither label maps nor what images are conditioned on are images: there are no baselines of them
     compares = release.labels is None and recipe.translator.needs_sources
@@ -170,7 +190,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
 
 
 def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, truth: bool | None = None,
-                    most: int | None = None, low_high: Range | None = None,
+                    most: int | None = None, low_high: Range | None = None, engine: RayEngine | None = None,
                     on_progress: OnProgress = lambda done, total: None) -> Results:
     """Score the images below `folder` against the real ones below `against`: by pairs too where most have a truth.
 
@@ -181,6 +201,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
     most         at most so many images of each folder, evenly spaced; None: all
     low_high     the values of all files that stand for black and white; None: all of their type, and values that fill
                  a small part of it are said
+    engine       a connected cluster that looks at the images, in place of this process
     on_progress  called with the number of images looked at, and of all there are
 
     Raises `DataError` for folders without images and pairs of different sizes, `ImageError`.
@@ -208,11 +229,14 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
                 why_sets = f"a source of each image's name; without one in {visible(source)}: {names_of(lonely)}"
     notes += [f"scores of baselines against a truth need {why_sets}"] if pairs and why_sets else []
 
+    if engine is not None:  # whose workers stand in other folders
+        images, reals, sources = ([path.absolute() for path in side] for side in (images, reals, sources))
+
     # What their values stand for is known when all have been read
     compared = {folder: FolderImages(images, most, low_high), against: FolderImages(reals, most, low_high)}
     results = compare(compared[folder].images, compared[against].images,
                       FolderImages(sources, most, low_high).images if sources else None,
-                      paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress)
+                      paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress, engine=engine)
     results.about |= {"what": str(folder), "against": str(against), "direction": None, "weights": None}
     results.about |= {"range": list(low_high)} if low_high else {}
     results.missing += [*notes, *doubts(compared)]
@@ -314,67 +338,49 @@ def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | Non
 
 
 def compare(images: Images, reals: Images, sources: Images | None, *, paired: bool, sources_paired: bool,
-            on_progress: OnProgress = lambda done, total: None, beside: Sequence[FeatureNetwork] = ()) -> Results:
+            on_progress: OnProgress = lambda done, total: None, beside: Sequence[FeatureNetwork] = (),
+            engine: RayEngine | None = None) -> Results:
     """Score `images` and the baselines made of `sources` against `reals`.
 
     paired          real i is the truth of image i
     sources_paired  image i was made from source i
     on_progress     called with the number of images looked at, and of all there are
     beside          what else sets are compared by, whatever is on this machine
+    engine          a connected cluster that looks at the images, in place of this process
 
     Raises `DataError` naming the image that cannot be compared.
     """
     # What sets and pairs are compared by, as far as it is on this machine
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    networks, missing = features.available(device)
-    observers = [*networks, *beside]
-    lpips: perceptual.LPIPS | str | None = perceptual.available(device) if paired else None
-    if isinstance(lpips, str):
-        missing, lpips = [lpips, *missing], None
+    task = Observing(images, reals, sources, paired, sources_paired, tuple(beside))
+    observers = task.observers if engine is None else Observers.here(paired=paired, beside=beside)
+    task.expected = observers.titles
+    missing = list(observers.missing)
 
-    # Real images first: the colour transfer needs the colours of all of them
-    total = reals.num + images.num + (sources.num if sources is not None else 0)
-    kept: dict[str, list[Observed]] = {"reals": [], "images": [], "identity": [], "colour_transfer": []}
-    moments = []
-    for number in range(reals.num):
-        real = reals.read(number)
-        moments.append(ColourTransfer.moments(real))
-        kept["reals"].append(observe(real, None, observers, small=diversity.THUMBNAIL_SIDE))
-        on_progress(len(kept["reals"]), total)
-    transfer = ColourTransfer(moments)
-
-    def keep(name: str, image: Tensor, truth: Tensor | None) -> None:
-        kept[name].append(observe(image, truth, observers, small=diversity.THUMBNAIL_SIDE, lpips=lpips))
-
-    for number in range(images.num):
-        image, truth = images.read(number), reals.read(number) if paired else None
-        try:
-            keep("images", image, truth)
-        except DataError as error:
-            path = images.paths[number] if images.paths else f"image {number}"
-            its_truth = f"its truth is {visible(reals.paths[number])}" if paired and reals.paths else None
-            raise DataError(error.what, path, error.advice or its_truth) from None
-        on_progress(reals.num + number + 1, total)
+    # Real images with the others, and then the sources: the colour transfer needs the colours of all real images
+    num_sources = sources.num if sources is not None else 0
+    before, total = reals.num + images.num, reals.num + images.num + num_sources
+    items: list[Item] = [*(("reals", number) for number in range(reals.num)),
+                         *(("images", number) for number in range(images.num))]
+    seen = look_at(task, items, engine, lambda done: on_progress(done, total))
+    moments, kept_reals = zip(*(seen["reals", number] for number in range(reals.num)), strict=True)
+    kept = {"reals": list(kept_reals), "images": [seen["images", number] for number in range(images.num)]}
 
     # The baselines, as far as a source has the channels of the real images and the size of its truth
-    for number in range(sources.num if sources is not None else 0):
-        assert sources is not None
-        truth = reals.read(number) if paired and sources_paired else None
-        plain = identity(sources.read(number), len(transfer.mean))
-        if plain is not None and (truth is None or truth.shape == plain.shape):
-            keep("identity", plain, truth)
-            keep("colour_transfer", transfer(plain), truth)
-        on_progress(reals.num + images.num + number + 1, total)
+    of_sources: list[Item] = [("sources", number) for number in range(num_sources)]
+    task.transfer = ColourTransfer(moments)
+    by_source = look_at(task, of_sources, engine, lambda done: on_progress(before + done, total)) if of_sources else {}
+    made = [each for item in of_sources if (each := by_source[item]) is not None]
+    kept["identity"], kept["colour_transfer"] = ([each[column] for each in made] for column in (0, 1))
 
     # A baseline counts where it could be made of every source
     scores = summarise(kept["images"], kept["reals"], paired=paired)
-    missing += observations.why_not(scores, kept["images"], kept["reals"], observers, paired=paired)
+    missing += observations.why_not(scores, kept["images"], kept["reals"], observers.networks, paired=paired)
     return Results(
-        {"num_images": images.num, "num_reals": reals.num, "num_sources": sources.num if sources else 0,
-         "paired": paired, "features": [network.title for network in observers]},
+        {"num_images": images.num, "num_reals": reals.num, "num_sources": num_sources,
+         "paired": paired, "features": [network.title for network in observers.networks]},
         scores, observations.floor(kept["reals"]),
         {name: summarise(kept[name], kept["reals"], paired=paired and sources_paired)
-         for name in ("identity", "colour_transfer") if len(kept[name]) == (sources.num if sources else -1)}, missing)
+         for name in ("identity", "colour_transfer") if num_sources and len(kept[name]) == num_sources}, missing)
 
 
 def _plain(score: Estimate) -> dict[str, Any]:

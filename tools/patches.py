@@ -12,7 +12,8 @@ tiles of a patch's size, and to tiles that overlap by half and are blended. Ever
 
     PSNR, SSIM, MS-SSIM, gradient error   of whole held-out images at full size
     colour       L1 of images averaged down 16 times: what a picture shows as a whole
-    seams        how much more pixels differ across borders of tiles than elsewhere, over the same of the truth; 1: none
+    seams        how much more pixels differ across borders of tiles than 16 px beside them, over the same of the truth;
+                 1: none
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from progressive import Part, machine, trained
-from scipy.stats import t
+from equal_time import Part, done, machine, table, trained
 from torch import Tensor
 
 from translate.data import held_out
@@ -42,6 +42,8 @@ from translate.recipe import Stage, find_recipe, load_recipe
 TITLES = {"psnr": "PSNR (dB) ↑", "ssim": "SSIM ↑", "ms_ssim": "MS-SSIM ↑", "gradient_error": "gradient error ↓",
           "colour": "colour ↓", "seams": "seams → 1"}
 REDUCED = 16  # times, for the score of large-scale colour
+BESIDE = 16  # px from a border of tiles that it is compared with: at the same place in what enlarging can repeat
+RATE = 5e-4  # above the recipe's, for runs of some hundred steps
 Apply = Callable[[Callable[[Tensor], Tensor], Tensor, int], Tensor]
 
 
@@ -110,14 +112,19 @@ APPLIED: dict[str, dict[str, Apply]] = {
 
 
 def seams(image: Tensor, truth: Tensor, side: int) -> float:
-    """Differences of neighbouring pixels across borders of tiles over those elsewhere, relative to the truth's."""
+    """Return differences of neighbouring pixels across borders of tiles over those `BESIDE` px to either side of a
+    border, relative to the truth's.
+
+    Not over those anywhere: a network that enlarges by repeating pixels makes smaller steps at even places than at odd
+    ones, and borders lie at even places.
+    """
     def ratio(of: Tensor) -> float:
         at = beside = 0.0
         for steps in (of.diff(dim=-1), of.diff(dim=-2).transpose(-1, -2)):
             means = steps.abs().mean(dim=(0, 1, 2))
-            on_border = torch.zeros(len(means), dtype=torch.bool)
-            on_border[side - 1::side] = True
-            at, beside = at + means[on_border].mean().item(), beside + means[~on_border].mean().item()
+            borders = torch.arange(side - 1, len(means), side)
+            at += means[borders].mean().item()
+            beside += (means[borders - BESIDE] + means[borders + BESIDE]).mean().item() / 2
         return at / beside
     return ratio(image) / ratio(truth)
 
@@ -136,26 +143,6 @@ def scores(network: Callable[[Tensor], Tensor], apply: Apply, tiles: list[Any], 
         out, truth = apply(network, a[None].to(device), side).cpu().clamp(-1, 1), b[None]
         found.append(score(out, truth) | {"colour": colour(out, truth), "seams": seams(out, truth, side)})
     return {name: statistics.mean(each[name] for each in found) for name in TITLES}
-
-
-def table(lines: list[dict[str, Any]]) -> str:
-    """Mean and 95 % interval over the seeds (Student's t), as Markdown."""
-    rows = [f"| way | seeds | {' | '.join(TITLES.values())} | images seen |", "|---" * (len(TITLES) + 3) + "|"]
-    for way in dict.fromkeys(line["way"] for line in lines):
-        mine = [line for line in lines if line["way"] == way]
-        cells = []
-        for name in TITLES:
-            values = [line["scores"][name] for line in mine]
-            cell = f"{statistics.mean(values):.4g}"
-            if len(values) > 1:
-                half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-                cell += f" ± {half:.2g}"
-            cells.append(cell)
-        images = " + ".join(f"{statistics.mean(each):,.0f}" for each in zip(*(line["images"] for line in mine),
-                                                                             strict=True))
-        rows.append(f"| {way} | {len(mine)} | {' | '.join(cells)} | {images} |")
-    about = lines[-1]
-    return "\n".join([*rows, "", f"{about['setting']}; {about['machine']}."])
 
 
 def main() -> None:
@@ -179,14 +166,14 @@ def main() -> None:
     side = asked.top // 4
     for seed in asked.seeds:
         for way in asked.ways:
-            if any(each["trained"] == way and each["seed"] == seed and each["setting"] == setting
-                   for each in read_lines(asked.out)):
+            if done(asked.out, trained=way, seed=seed, setting=setting):
                 continue
             network_of_way = json.dumps(generator(way, asked.width, asked.downs))
             recipe = load_recipe(find_recipe("terrain"), [
                 f"data.card={asked.card}", f"translator.generator={network_of_way}",
                 f"translator.discriminator.width={asked.width}"])
-            translator, images = trained(recipe, ways(asked.top, asked.batch)[way], seed, asked.seconds, asked.device)
+            translator, images = trained(recipe, ways(asked.top, asked.batch)[way], seed, asked.seconds, asked.device,
+                                         rate=RATE)
             network = translator.generator("ab").eval()
             tiles = held_out(recipe.data, data_root(), 10**6, Fitting(asked.top, (asked.top, asked.top)))
             chosen = [tiles[number] for number in evenly_spaced(len(tiles), asked.images)]
@@ -196,7 +183,8 @@ def main() -> None:
                     "scores": scores(network, apply, chosen, side, asked.device), "machine": machine()})
                 if asked.pictures is not None and seed == asked.seeds[0]:
                     show(asked.pictures / f"{name}.png", network, apply, chosen[len(chosen) // 2], side, asked.device)
-    print(table([each for each in read_lines(asked.out) if each["setting"] == setting]))
+    lines = [each for each in read_lines(asked.out) if each["setting"] == setting]
+    print(f"{table(lines, TITLES)}\n\n{setting}; {lines[-1]['machine']}.")
 
 
 @torch.no_grad()

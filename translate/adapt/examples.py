@@ -27,10 +27,10 @@ class Examples:
     """Labelled images of one kind, in a fixed order.
 
     `image` says how they are read, and `resize` at which short side (px; None: their own). `change` is made to each as
-    it is read.
+    it is read. A label is a file, a class, or the classes themselves: (h, w, 1) of pixels, or (1,).
     """
 
-    def __init__(self, layout: LabelledConfig, files: Sequence[Path], labels: Sequence[Path | int],
+    def __init__(self, layout: LabelledConfig, files: Sequence[Path], labels: Sequence[Path | int | np.ndarray],
                  image: ImageConfig, resize: int | None, change: Change | None = None):
         self.layout, self.files, self.labels = layout, tuple(files), tuple(labels)
         self.image, self.resize, self.change = image, resize, change
@@ -53,14 +53,18 @@ class Examples:
         Copies have the same digest. Contents are read rather than dates: a training reads them many times over, and to
         begin it anew costs far more.
         """
-        labels = [files.checksum(label) if isinstance(label, Path) else label for label in self.labels]
+        labels = [files.checksum(label) if isinstance(label, Path) else
+                  label.tolist() if isinstance(label, np.ndarray) else label for label in self.labels]
         read_by = self.layout.model_dump(mode="json", exclude={"card", "folder"}), self.image.model_dump(mode="json")
         parts = [list(map(files.checksum, self.files)), labels, read_by, self.resize]
         return digest(parts)
 
     def __add__(self, other: Examples) -> Examples:
-        """Return both, read like these."""
-        return Examples(self.layout, self.files + other.files, self.labels + other.labels, self.image, self.resize)
+        """Return both, read like these; the others are not changed."""
+        change, num = self.change, len(self)
+        return Examples(self.layout, self.files + other.files, self.labels + other.labels, self.image, self.resize,
+                        None if change is None else
+                        lambda image, number: change(image, number) if number < num else image)
 
     def part(self, numbers: Sequence[int]) -> Examples:
         """Return some of them alone."""
@@ -81,7 +85,12 @@ class Examples:
 
     def whole(self, number: int) -> tuple[Tensor, np.ndarray]:
         """Return an image (C, H, W) in [-1, 1], and its classes: (h, w, 1) at the size of the label map, or (1,)."""
-        return to_tensor(self.read(number), self.image), self.layout.read(self.labels[number])
+        return to_tensor(self.read(number), self.image), self.classes(number)
+
+    def classes(self, number: int) -> np.ndarray:
+        """Return the classes of an image as int64: (h, w, 1) of its pixels, or (1,). Raises `ImageError`."""
+        label = self.labels[number]
+        return label.astype(np.int64) if isinstance(label, np.ndarray) else self.layout.read(label)
 
 
 class TrainingExamples(Loadable):
@@ -107,7 +116,7 @@ class TrainingExamples(Loadable):
         images = [loaded(image, self.examples.files[index], None, size)]
 
         # Class numbers go through crop and flip as 16-bit pixels: neither computes new ones.
-        classes = layout.read(self.examples.labels[index])
+        classes = self.examples.classes(index)
         if layout.per_pixel:
             images.append(resized(classes.astype(np.uint16), images[0].shape[:2], labels=True))
         if images[0].shape[:2] != size or self.config.augment:

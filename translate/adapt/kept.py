@@ -56,6 +56,7 @@ class SetRecord(Shape):
     sets: Annotated[int, Field(ge=1, le=10_000)] = 1  # older versions wrote none
     trained_here: bool = True
     reject: float | None
+    match: str | None = None
     of: str
     classes: dict[str, ClassRecord]
     all: ClassRecord

@@ -2,6 +2,7 @@
 
     OUT/
       judge/  task/           task networks trained on the source: for the check, and for the consistency loss
+      matched/                the source's images as adapt.match changes them; matched.json says from what
       consistency.json        what task/ held when the first translator began with it
       checked.json            what was looked at before anything was trained
       translator.yaml         the recipe of the translator, for training it elsewhere (`prepare`)
@@ -32,6 +33,7 @@ from translate.adapt.assembling import STAGES_OF_READING, Translations, assemble
 from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, SetRecord, digest, kept, refuse_linked_folders, write_record
+from translate.adapt.matching import matched_source
 from translate.adapt.preservation import Opinion, compare_opinions, is_held_out, summarise, warnings_of
 from translate.adapt.protection import check_protection, made_from, protection_of, violations
 from translate.adapt.stopping import stopping
@@ -115,10 +117,12 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
         if shard is None:
             check_everything(recipe, source, home, report, training=not models)
         where = choose_device(device)
+        shown = matched_source(recipe, source, home, lambda done, total: report.progress(done, total, "match", {}),
+                               may_write=shard is None)
 
         for number in range(num):
             # A translator: one that is named, or is trained here.
-            model = models[number] if models else trained_translator(recipe, source, home, number, report, where,
+            model = models[number] if models else trained_translator(recipe, shown, home, number, report, where,
                                                                      may_train=shard is None)
             staged = home / numbered("translated", number)
             release = load_release(model)
@@ -127,11 +131,11 @@ def make(recipe: Recipe, home: Path, report: Reporter, *, models: Sequence[Path]
 
             # Its translations, and the set of them.
             with engine or nullcontext():
-                translations = translate_all(source, staged, release, shard, report, device,
+                translations = translate_all(shown, staged, release, shard, report, device,
                                              protection_of(recipe, source), engine)
             if shard is None:
                 call = {"sets": num, "trained_here": not models}  # for `evaluate`, which takes these and no older ones
-                made.append(finish_set(recipe, source, home, number, release, translations, call, report, where))
+                made.append(finish_set(recipe, source, shown, home, number, release, translations, call, report, where))
     return made
 
 
@@ -147,7 +151,8 @@ def prepare(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto
     written = []
     with stopping(report, WHAT_IS_KEPT) as report:
         check_everything(recipe, source, home, report)
-        prepare_consistency(recipe, source, home, report, choose_device(device))
+        shown = matched_source(recipe, source, home, lambda done, total: report.progress(done, total, "match", {}))
+        prepare_consistency(recipe, shown, home, report, choose_device(device))
         for number in range(adaptation_of(recipe).variants):
             written.append(home / f"{numbered('translator', number)}.yaml")
             with files.as_disk_errors(written[-1]):
@@ -213,10 +218,11 @@ def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], h
                      workers_for(recipe.workers, where), lambda done, total: report.progress(done, total, "judge", {}))
 
 
-def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, release: Release, made: Translations,
-               call: dict[str, Any], report: Reporter, where: torch.device) -> MadeSet:
+def finish_set(recipe: Recipe, source: Labelled, shown: Labelled, home: Path, number: int, release: Release,
+               made: Translations, call: dict[str, Any], report: Reporter, where: torch.device) -> MadeSet:
     """Put translations and labels together to the set of variant `number`, after asking the judge about them.
 
+    `shown` are the images that were translated: those of the source, or what `adapt.match` has made of them.
     A set that is there, whole and made from the same, is kept. `call` goes into its report: of how many sets this is
     one. Raises `DataError` where nothing is left of it.
     """
@@ -228,8 +234,9 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
 
     # What the set and its report are made from.
     unreadable = {name for name, fault in made.failed.items() if fault["stage"] in STAGES_OF_READING}
-    judge = train_judge(recipe, source, unreadable, home, report, where)
+    judge = train_judge(recipe, shown, unreadable, home, report, where)
     depends_on = digest([made.keys, sorted(made.failed), source_examples(recipe, source).digest,
+                        *([source_examples(recipe, shown).digest] if shown is not source else []),
                         source.metadata and files.checksum(source.metadata), adapt.reject, adapt.task.resize,
                         files.checksum(home / "judge" / WEIGHTS), *made_from(recipe, source)])
 
@@ -242,8 +249,8 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
         return fault is None
 
     notes = notes_on_consistency(recipe, home) if call["trained_here"] else []
-    about = kept(path, depends_on, lambda: call | judged_set(recipe, source, final, release, made, judge, report, where,
-                                                            notes), is_whole, SetRecord)
+    about = kept(path, depends_on, lambda: call | judged_set(recipe, source, shown, final, release, made, judge,
+                                                            report, where, notes), is_whole, SetRecord)
 
     # A reused set may come from a call with other --model or adapt.variants: update its record.
     if about | call != about:
@@ -263,15 +270,16 @@ def finish_set(recipe: Recipe, source: Labelled, home: Path, number: int, releas
     return MadeSet(final, counts["kept"], counts["rejected"], counts["failed"], about["hash"], about)
 
 
-def judged_set(recipe: Recipe, source: Labelled, final: Path, release: Release, made: Translations, judge: nn.Module,
-               report: Reporter, where: torch.device, notes: Sequence[str]) -> Record:
+def judged_set(recipe: Recipe, source: Labelled, shown: Labelled, final: Path, release: Release, made: Translations,
+               judge: nn.Module, report: Reporter, where: torch.device, notes: Sequence[str]) -> Record:
     """Ask the judge about all translations, and make the set `final` of those it does not reject.
 
+    It compares them with what was translated (`shown`); names and labels are those of the source.
     `notes` go into the card of the set. Return the report, whose `hash` is that of the set, or None where nothing is
     left of it.
     """
     adapt, names, done = adaptation_of(recipe), names_of(source), made.done
-    before = source_examples(recipe, source).part(done)
+    before = source_examples(recipe, shown).part(done)
     after = Examples(adapt.source, [made.folder / names[index] for index in done],
                      [source.labels[index] for index in done], recipe.data.image_b, adapt.task.resize)
 
@@ -294,7 +302,7 @@ def judged_set(recipe: Recipe, source: Labelled, final: Path, release: Release, 
     about = summarise(found, [is_held_out(name) for name in shares], adapt.source.class_names,
                       [name not in rejected for name in shares])
     what = "pixels" if adapt.source.per_pixel else "images"
-    about |= {"hash": None, "reject": adapt.reject, "of": what, "model": release.name,
+    about |= {"hash": None, "reject": adapt.reject, "match": adapt.match, "of": what, "model": release.name,
               "fingerprint": release.fingerprint, "warnings": warnings_of(about, what, bool(rejected)),
               "counts": {"kept": len(found) - len(rejected), "rejected": len(rejected), "failed": len(made.failed)},
               "kernel_distance": distances(recipe, before, after, where)}

@@ -8,11 +8,14 @@ The same task network is trained in the same way on
     pixel_distribution          the mean and deviation of each channel
     resolution              the source shrunk to the target's resolution
     translated              the adapted set
-    translated_and_source   both
+    translated_and_source   both, the source as the translator saw it (`adapt.match`)
     oracle                  the target's own training images and labels
 
-and tested on the target's test labels, from several seeds. `OUT/results.jsonl` keeps a line for each training, so that
-an interrupted table goes on; `OUT/table.json` and `OUT/table.html` hold the table.
+and tested on the target's test labels, from several seeds. With `adapt.self_training` every row but the oracle has two
+more, which see the target's training images without their labels (`translate.adapt.self_training`).
+
+`OUT/results.jsonl` keeps a line for each row and seed, so that an interrupted table goes on; `OUT/table.json` and
+`OUT/table.html` hold the table.
 """
 
 from __future__ import annotations
@@ -33,17 +36,17 @@ from translate import files
 from translate.adapt.assembling import manifest_hash
 from translate.adapt.examples import Examples
 from translate.adapt.kept import digest, refuse_linked_folders
+from translate.adapt.matching import towards
+from translate.adapt.self_training import beliefs, self_trained, with_norms_of, without_labels
 from translate.adapt.stopping import stopping
 from translate.adapt.table_data import TableData, find_table_data
 from translate.adapt.tasks import confusions, train_task
 from translate.adapt.translators import adaptation_of, numbered
-from translate.data.hashing import stable_hash
 from translate.data.loading import workers_for
-from translate.data.transforms import adapted, at_resolution_of
 from translate.errors import visible
 from translate.evaluation.heldout import evenly_spaced
 from translate.foreign import Count, Shape, read_lines
-from translate.images.reading import read_image
+from translate.metrics.class_shares import class_shares, share_that_differs
 from translate.metrics.intervals import CONFIDENCE
 from translate.metrics.segmentation import class_ious
 from translate.precision import choose_device
@@ -58,8 +61,13 @@ TITLES: dict[RowName, str] = {
     "pixel_distribution": "pixel distribution adaptation", "resolution": "resolution matching",
     "translated": "translated", "translated_and_source": "translated + source", "oracle": "oracle (target labels)"}
 CLASSICAL: tuple[RowName, ...] = ("histogram_matching", "fda", "pixel_distribution", "resolution")
+Use = Literal["adabn", "self_training"]  # what a row has learnt from the target's images
+TITLES_OF_USES: dict[Use, str] = {"adabn": "AdaBN", "self_training": "self-training"}
 RESULTS, TABLE, PAGE = "results.jsonl", "table.json", "table.html"
 NUM_SHOWN = 6
+NUM_CLASSES_NAMED = 4
+NUM_PIXELS_ASKED = 256  # of each image, for the shares of the classes
+SHARE_TO_WARN_OF = 0.1  # of the target's images, or pixels: so much is of other classes than the source's shares say
 NUM_ASKED = 1000  # source images, at most, that a trained network is asked about before and after translation
 VERSION = 2  # raise it when the same data and settings begin to give other results
 
@@ -72,6 +80,8 @@ class Result(Shape):
     seed: Count
     confusion: list[list[Count]]
     wrong: dict[Literal["untranslated", "translated"], float] = Field(default_factory=dict)
+    uses: dict[Use, list[list[Count]]] = Field(default_factory=dict)  # confusions of the rows that see the target
+    target_shares: list[float] = Field(default_factory=list)  # of the classes, as this network estimates them
 
 
 def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "auto") -> dict[str, Any]:
@@ -84,7 +94,7 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     refuse_linked_folders(home)
     shape = (adapt.source.num_classes, adapt.source.num_classes + 1)
     known = {record["key"]: record for record in read_lines(home / RESULTS, Result)
-             if np.shape(record["confusion"]) == shape}
+             if all(np.shape(each) == shape for each in (record["confusion"], *record["uses"].values()))}
     results: dict[RowName, list[dict[str, Any]]] = {}
 
     with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
@@ -113,10 +123,12 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
             report.progress(number + 1, len(wanted), "table", {})
 
     # The table, with all that must be known to believe it.
+    shares = compare_shares(results["translated"], data.source_shares, adapt.source.class_names)
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
         "name": recipe.name, "num_test": len(data.target_test), "num_target": len(data.target_train or ()),
         "num_source": len(data.source), "num_sets": len(data.translated), "sets": names, "variants": adapt.variants,
-        "missing": list(data.missing), "tested_on": data.tested.as_json(),
+        "missing": list(data.missing), "class_shares": shares, "warnings": warnings_of(shares),
+        "tested_on": data.tested.as_json(),
         "task": adapt.task.model_dump(mode="json"),
         "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
                     "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
@@ -153,21 +165,40 @@ def key_of(recipe: Recipe, home: Path, data: TableData, row: RowName, seed: int)
     image_b = recipe.data.image_b.model_dump(mode="json")
     parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), image_b, used, like, own, data.source.digest,
              data.target_test.digest]
+    if adapt.self_training is not None and row != "oracle":
+        parts += [adapt.self_training.model_dump(mode="json"), [*map(files.checksum, data.unlabelled)]]
     return digest(parts)
 
 
 def run_row(recipe: Recipe, data: TableData, row: RowName, seed: int, where: torch.device,
             report: Reporter) -> dict[str, Any]:
-    """Train for one row from one seed, and test. Return {confusion, of some rows `wrong` (`wrong_about_labels`)}."""
-    adapt = adaptation_of(recipe)
+    """Train for one row from one seed, and test. Return what a `Result` holds besides its key, row and seed."""
+    adapt, workers = adaptation_of(recipe), workers_for(recipe.workers, where)
     variant = seed % len(data.translated)
     examples = examples_for(data, row, seed, data.translated[variant])
-    network = train_task(adapt.task, examples, seed, where, workers_for(recipe.workers, where),
-                         lambda done, total: report.progress(done, total, f"{row}, seed {seed}", {}))
-    confusion = np.sum(confusions(network, data.target_test, where), axis=0)
-    result: dict[str, Any] = {"confusion": confusion.astype(int).tolist()}
+
+    def watch(done: int, total: int) -> None:
+        report.progress(done, total, f"{row}, seed {seed}", {})
+
+    def tested(network: nn.Module) -> list[list[int]]:
+        found: list[list[int]] = np.sum(confusions(network, data.target_test, where), axis=0).astype(int).tolist()
+        return found
+
+    network = train_task(adapt.task, examples, seed, where, workers, watch)
+    result: dict[str, Any] = {"confusion": tested(network)}
     if row in ("source", "oracle"):
         result["wrong"] = wrong_about_labels(network, data, variant, where)
+
+    # What the target's images teach it without their labels, and which classes it believes they are of.
+    unlabelled = without_labels(data.translated[variant], data.unlabelled)
+    if adapt.self_training is not None and row != "oracle":
+        teacher = with_norms_of(network, unlabelled, where)
+        student = self_trained(adapt.self_training, adapt.task, examples, teacher, unlabelled, seed, where, workers,
+                               watch)
+        result["uses"] = {"adabn": tested(teacher), "self_training": tested(student)}
+        network = teacher
+    if row == "translated":
+        result["target_shares"] = estimated_shares(network, unlabelled, data.source_shares, where).tolist()
     return result
 
 
@@ -176,17 +207,14 @@ def examples_for(data: TableData, row: RowName, seed: int, translated: Examples)
     if row == "oracle":
         assert data.target_train is not None, "a table without an oracle has no such row"
         return data.target_train
-    if row in ("translated", "translated_and_source"):
-        return translated if row == "translated" else translated + data.source
+    source = data.source
     if row == "source":
-        return data.source
-    source, image = data.source, data.target_test.image
-
-    def change(picture: np.ndarray, number: int) -> np.ndarray:
-        key = stable_hash(row, seed, number)
-        like = read_image(data.unlabelled[key % len(data.unlabelled)], image)
-        return at_resolution_of(picture, like) if row == "resolution" else adapted(row, picture, like, key)  # type: ignore[arg-type]
-
+        return source
+    if row == "translated":
+        return translated
+    if row == "translated_and_source":
+        return translated + data.matched
+    change = towards(row, data.unlabelled, data.target_test.image, seed)
     return Examples(source.layout, source.files, source.labels, source.image, source.resize, change)
 
 
@@ -198,7 +226,7 @@ def wrong_about_labels(network: nn.Module, data: TableData, variant: int, where:
     """
     numbers = {path.relative_to(data.images): number for number, path in enumerate(data.source.files)}
     after = data.translated[variant].part(evenly_spaced(len(data.translated[variant]), NUM_ASKED))
-    before = data.source.part([numbers[path.relative_to(data.places[variant])] for path in after.files])
+    before = data.matched.part([numbers[path.relative_to(data.places[variant])] for path in after.files])
     return {name: 1 - accuracy(np.sum(confusions(network, examples, where), axis=0))
             for name, examples in (("untranslated", before), ("translated", after))}
 
@@ -213,22 +241,30 @@ def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str],
 
     value               of a row: the mean over seeds of mIoU (of accuracy, where an image has one class) with the half
                         width of its Student t interval
-    over_source, over_classical    the differences from the source only, and from the strongest classical row, seed by
-                        seed. That row is chosen by its test score, which biases the comparison in its favour
+    over_source, over_classical    the differences from the source only, and from the strongest row without a
+                        translator (a classical one, or what self-training makes of one or of the source), seed by seed.
+                        That row is chosen by its test score, which biases the comparison in its favour
     gap_from_source, gap_from_classical    which part of the way from that row to the oracle is covered
     """
     # One score for each row and seed.
-    confusion = {row: [np.array(each["confusion"]) for each in found] for row, found in results.items()}
+    confusion = dict[str, list[np.ndarray]]()
+    titles: dict[str, str] = {}
+    for name, found in results.items():
+        confusion[name], titles[name] = [np.array(each["confusion"]) for each in found], TITLES[name]
+        for use in found[0].get("uses", ()):
+            confusion[f"{name}+{use}"] = [np.array(each["uses"][use]) for each in found]
+            titles[f"{name}+{use}"] = f"{TITLES[name]}, {TITLES_OF_USES[use]}"
     scores = {row: np.array([float(np.nanmean(class_ious(each))) if per_pixel else accuracy(each) for each in found])
               for row, found in confusion.items()}
-    strongest = max((row for row in CLASSICAL if row in scores), key=lambda row: scores[row].mean())
+    strongest = max((row for row in scores if row.partition("+")[0] in (*CLASSICAL, "source") and row != "source"),
+                    key=lambda row: scores[row].mean())
     oracle = scores["oracle"].mean() if "oracle" in scores else None
 
     # What they say of each row, by itself and beside the others.
     rows = {}
     for row, values in scores.items():
         rows[row] = {
-            "title": TITLES[row], "values": values.tolist(), "value": estimate(values),
+            "title": titles[row], "values": values.tolist(), "value": estimate(values),
             "accuracy": estimate(np.array([accuracy(each) for each in confusion[row]])),
             "over_source": None if row == "source" else estimate(values - scores["source"]),
             "over_classical": None if row == strongest else estimate(values - scores[strongest]),
@@ -243,6 +279,42 @@ def tabulate(results: dict[RowName, list[dict[str, Any]]], names: Sequence[str],
                    for what in ("untranslated", "translated")} for row in results if "wrong" in results[row][0]}
     return {"metric": "mIoU" if per_pixel else "accuracy", "rows": rows, "strongest_classical": strongest,
             "num_seeds": len(scores["source"]), "level": CONFIDENCE, "wrong_about_labels": wrong}
+
+
+def estimated_shares(network: nn.Module, unlabelled: Examples, trained_on: np.ndarray,
+                     where: torch.device) -> np.ndarray:
+    """Return which part of the target's images, or pixels, is of each class, as a network estimates it."""
+    some = unlabelled.part(evenly_spaced(len(unlabelled), NUM_ASKED))
+    pixels = [belief.reshape(len(belief), -1) for belief in beliefs(network, some, where)]
+    chosen = [each[:, evenly_spaced(each.shape[1], NUM_PIXELS_ASKED)] for each in pixels]
+    return class_shares(np.concatenate(chosen, axis=1).T, trained_on)
+
+
+def compare_shares(results: Sequence[dict[str, Any]], source: np.ndarray,
+                   names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the classes' shares in the source and, as the networks of these results estimate them, in the target.
+
+    None where the results are of an older version.
+    """
+    found = np.array([each["target_shares"] for each in results if each["target_shares"]])
+    if not len(found):
+        return None
+    return {"source": dict(zip(names, source.tolist(), strict=True)),
+            "target": {name: estimate(column) for name, column in zip(names, found.T, strict=True)},
+            "differs": estimate(np.array([share_that_differs(source, each) for each in found]))}
+
+
+def warnings_of(shares: dict[str, Any] | None) -> list[str]:
+    """Return a line on classes that are not as frequent in the target as in the source, where that is beyond doubt."""
+    if shares is None or shares["differs"]["mean"] - (shares["differs"]["half"] or 0) <= SHARE_TO_WARN_OF:
+        return []
+    named = sorted(shares["source"], key=lambda name: -abs(shares["target"][name]["mean"] - shares["source"][name]))
+    said = ", ".join(f"{name} {shares['source'][name]:.0%} and {shares['target'][name]['mean']:.0%}"
+                     for name in named[:NUM_CLASSES_NAMED])
+    return [f"classes are not as frequent in the target as in the source: {shares['differs']['mean']:.0%} of it would "
+            f"have to be of another class (estimated without its labels; source and target: {said}). A discriminator "
+            "sees the difference, and a translator is rewarded for changing classes: leave source images out "
+            "(adapt.source.exclude) until the shares are nearer, or raise adapt.semantic.weight"]
 
 
 def estimate(values: np.ndarray) -> dict[str, float | None]:

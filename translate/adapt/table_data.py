@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from translate.adapt.assembling import MANIFEST, STAGES_OF_READING, Row, change_of_source, damage
 from translate.adapt.checking import target_splits
 from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, SetRecord, read_record
+from translate.adapt.matching import matched_source
 from translate.adapt.tasks import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
 from translate.data.label_counts import LabelCounts
@@ -32,6 +35,8 @@ class TableData:
     """What the rows of a table are made of."""
 
     source: Examples
+    matched: Examples  # the source as translators see it: itself, or as adapt.match changes it
+    source_shares: np.ndarray  # (classes,) of the source's images or pixels
     target_test: Examples
     target_train: Examples | None  # None: no oracle
     unlabelled: Sequence[Path]  # the target's training images, as the translator saw them
@@ -46,8 +51,8 @@ class TableData:
 def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None) -> TableData:
     """Return everything that is trained and tested on, after looking at all of its labels.
 
-    `watch` is told how many labels of how many have been looked at. Raises `RecipeError` for images that the classical
-    rows cannot change, and `DataError` or `RunError` for labels and sets that cannot be used.
+    `watch` is told how many labels, or images to match, of how many have been seen to. Raises `RecipeError` for images
+    that the classical rows cannot change, and `DataError` or `RunError` for labels and sets that cannot be used.
     """
     adapt, root = adaptation_of(recipe), data_root()
     resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
@@ -59,9 +64,9 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
     # Labels of the source, of the target's test images, and of its training images for an oracle.
     found = adapt.source.find("train", root)
     test, train, missing = target_splits(adapt)
-    for layout, labelled in ((adapt.source, found), (adapt.target, train)):
-        if labelled is not None:
-            check_labels(layout, labelled, watch)
+    counted = check_labels(adapt.source, found, watch).counted
+    if train is not None:
+        check_labels(adapt.target, train, watch)
     tested = check_labels(adapt.target, test, watch)
     missing += [f"target test labels: {line}; no score of the table says anything about it" for line in
                 tested.warnings()[:1] if tested.absent]
@@ -82,13 +87,16 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
     read = [number for number, path in enumerate(found.files)
             if path.relative_to(found.folder).as_posix() not in unread]
 
+    matched = matched_source(recipe, found, home, watch)
     return TableData(source=Examples.of(adapt.source, found, a, resize).part(read),
-                 target_test=Examples.of(adapt.target, test, b, resize),
-                 target_train=None if train is None else Examples.of(adapt.target, train, b, resize),
-                 unlabelled=recipe.data.build("train", root).files_b,
-                 translated=[Examples.of(adapt.source, each, b, resize) for each in made],
-                 images=found.images, places=[each.images for each in made], missing=tuple(missing),
-                 reports=tuple(reports), tested=tested)
+                     matched=Examples.of(adapt.source, matched, a, resize).part(read),
+                     source_shares=counted / counted.sum(),
+                     target_test=Examples.of(adapt.target, test, b, resize),
+                     target_train=None if train is None else Examples.of(adapt.target, train, b, resize),
+                     unlabelled=recipe.data.build("train", root).files_b,
+                     translated=[Examples.of(adapt.source, each, b, resize) for each in made],
+                     images=found.images, places=[each.images for each in made], missing=tuple(missing),
+                     reports=tuple(reports), tested=tested)
 
 
 def find_sets(recipe: Recipe, home: Path, source: Labelled) -> tuple[list[Path], list[Record]]:
@@ -148,4 +156,6 @@ def fault_of(report: Record, folder: Path, recipe: Recipe, source: Labelled) -> 
         return "nothing was left of it when it was made last (adapt.reject)"
     if report["reject"] != adapt.reject:
         return f"was made with adapt.reject {report['reject']}, and the recipe says {adapt.reject}"
+    if report.get("match") != adapt.match:
+        return f"was made with adapt.match {report.get('match')}, and the recipe says {adapt.match}"
     return damage(folder, adapt.source, report["hash"]) or change_of_source(folder, adapt.source, source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -84,16 +84,21 @@ def opinions(network: nn.Module, examples: Examples, device: torch.device) -> It
     Logits of another size than the truth are resized to it before a class is chosen. The network sees small images of
     one size together.
     """
+    for batch in of_one_size(examples.whole(number) for number in range(len(examples))):
+        yield from _opinions(network, batch, device)
+
+
+def of_one_size(samples: Iterable[tuple[Tensor, np.ndarray]]) -> Iterator[list[tuple[Tensor, np.ndarray]]]:
+    """Yield images (C, H, W) and their classes together, in their order, as many of one size as a network is asked."""
     waiting: list[tuple[Tensor, np.ndarray]] = []
-    for number in range(len(examples)):
-        image, truth = examples.whole(number)
+    for image, truth in samples:
         full = sum(each.shape[1] * each.shape[2] for each, _ in waiting) >= PIXELS_AT_ONCE
         if waiting and (full or (image.shape, truth.shape) != (waiting[0][0].shape, waiting[0][1].shape)):
-            yield from _opinions(network, waiting, device)
+            yield waiting
             waiting = []
         waiting.append((image, truth))
     if waiting:
-        yield from _opinions(network, waiting, device)
+        yield waiting
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from translate import files
 from translate.adapt.examples import Examples
 from translate.adapt.kept import MADE_FROM, TaskRecord, read_record, write_record
+from translate.adapt.matching import MATCHED
 from translate.adapt.tasks import kept_task
 from translate.data.labelled import Labelled
 from translate.data.loading import workers_for
@@ -44,7 +45,8 @@ def source_examples(recipe: Recipe, source: Labelled) -> Examples:
 
 def translators_recipe(recipe: Recipe, home: Path, number: int) -> Recipe:
     """Return what variant `number` is trained from: a seed of its own, and the consistency loss if asked for."""
-    return recipe.with_consistency((home / "task").resolve(), recipe.seed + number)
+    matched = None if adaptation_of(recipe).match is None else (home / MATCHED).resolve()
+    return recipe.with_consistency((home / "task").resolve(), recipe.seed + number, matched)
 
 
 def trained_translator(recipe: Recipe, source: Labelled, home: Path, number: int, report: Reporter, where: torch.device,
@@ -94,12 +96,16 @@ def is_finished(folder: Path, chosen: Recipe) -> bool:
 def saved_recipe(folder: Path, chosen: Recipe) -> Recipe:
     """Return the recipe that a translator was begun with. Raises `RunError` where it is not `chosen`, but for stages.
 
-    Its task network is named where it lies now, as OUT may have been moved; whether that is the network that it began
-    with, `consistency.json` tells by its content.
+    Its task network and matched images are named where they lie now, as OUT may have been moved; whether that is the
+    network that it began with, `consistency.json` tells by its content.
     """
-    document, wanted = load_saved(folder).dump(), chosen.dump()["translator"].get("semantic")
+    document, now = load_saved(folder).dump(), chosen.dump()
+    wanted = now["translator"].get("semantic")
     if wanted is not None and document["translator"].get("semantic") is not None:
         document["translator"]["semantic"]["task"] = wanted["task"]
+    there, here = (Path(each["data"].get("a") or "") for each in (document, now))
+    if there.name == here.name == MATCHED:
+        document["data"]["a"] = str(here)
     saved = validate(Recipe, document, str(folder / RECIPE_FILE))
     refuse_changes(saved, chosen, folder, "take the changes back, or let `translate adapt make` begin anew in another "
                                           f"folder (--out); {folder} may be removed as well, and is then trained anew")

@@ -97,6 +97,8 @@ def evaluate(
 
     for each in adaptation_tables(table):
         say_table(each)
+    for line in table["warnings"]:
+        say(f"warning: {line}")
     for line in table["missing"]:
         say(f"missing: {line}")
     say(f"table: {home / 'table.json'}; with pictures: {home / 'table.html'}")

@@ -109,6 +109,13 @@ class LayoutConfig(PlaceConfig):
         return self.model_copy(update={side: getattr(self, side).model_copy(update={"background": background})
                                        for side, background in backgrounds.items()})
 
+    def with_images_a(self, folder: Path, root: Path) -> Self:
+        """Return the same training data with the images of another folder as A; only of data that are no pairs.
+
+        They have no test images. Raises `DataError` where B has no training images.
+        """
+        raise NotImplementedError
+
     def build(self, split: Split, root: Path) -> Samples:
         """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
         samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)

@@ -15,7 +15,7 @@ in any case, and the order is that of the sorted paths.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -132,6 +132,13 @@ class UnpairedConfig(SidesConfig):
         if folders is None:
             return None
         return UnpairedSamples(self.loading, name, *self.files_of(folders))
+
+    def with_images_a(self, folder: Path, root: Path) -> Self:
+        self.build("train", root)
+        place = self.sides("train", root)
+        assert place is not None, "it has training images"
+        return self.model_copy(update={"card": None, "folder": None, "a": folder, "b": place[1], "test_a": None,
+                                       "test_b": None})
 
     def description(self) -> str:
         return "images of A and of B (trainA and trainB), whose names do not all pair"

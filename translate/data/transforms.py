@@ -25,7 +25,7 @@ from translate.images.resampling import target_shape
 
 Augmentation = Literal["flip", "flip_vertical", "rotate90"]
 
-ClassicalAdaptation = Literal["histogram_matching", "fda", "pixel_distribution"]
+ClassicalAdaptation = Literal["histogram_matching", "fda", "pixel_distribution", "resolution"]
 
 
 NO_UPDATE = "NO_ALBUMENTATIONS_UPDATE"  # with this variable in the environment, importing it asks no network
@@ -119,10 +119,14 @@ class RandomTransform:
 def adapted(kind: ClassicalAdaptation, image: np.ndarray, like: np.ndarray, key: int) -> np.ndarray:
     """Return an image (H, W, C) of 8 bits made like another with as many channels, without learning.
 
+    All but `resolution`, which is that of the other where it is lower, keep its size.
+
     `key` is what chance is drawn from. The image goes all of the way, not a part of it: half an adaptation would be
     half a baseline. Grey images are shown to albumentations as RGB, which all its transforms know, and come back as
     the mean.
     """
+    if kind == "resolution":
+        return at_resolution_of(image, like)
     like = resized(like, image.shape[:2])
     if kind == "pixel_distribution":
         return with_moments_of(image, like)

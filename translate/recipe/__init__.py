@@ -8,7 +8,7 @@ once.
     reading.py     from a file to a recipe
 """
 
-from translate.recipe.adaptation import Adaptation, Downstream, SemanticWeights
+from translate.recipe.adaptation import Adaptation, Downstream, SelfTraining, SemanticWeights
 from translate.recipe.reading import (
     apply_override,
     default_adaptation,
@@ -22,5 +22,5 @@ from translate.recipe.stages import Stage
 from translate.recipe.watching import Cadence, Evaluation, GuardConfig, Sign
 
 __all__ = ["Adaptation", "Cadence", "Downstream", "Evaluation", "GuardConfig", "Precision", "Recipe",
-           "SemanticWeights", "Sign", "Stage", "apply_override", "default_adaptation", "default_run", "differences",
-           "find_recipe", "load_recipe"]
+           "SelfTraining", "SemanticWeights", "Sign", "Stage", "apply_override", "default_adaptation", "default_run",
+           "differences", "find_recipe", "load_recipe"]

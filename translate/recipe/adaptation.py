@@ -6,7 +6,7 @@ import pydantic
 from pydantic import Field
 
 from translate.data.labelled_layouts import LabelledLayout
-from translate.data.transforms import Augmentation
+from translate.data.transforms import Augmentation, ClassicalAdaptation
 from translate.networks.tasks import TaskNetworkConfig
 from translate.schema import Config, Size
 
@@ -37,16 +37,26 @@ class SemanticWeights(Config):
     back: float = Field(0.0, ge=0, le=1e9)
 
 
+class SelfTraining(Config):
+    """Rows of the table that also learn from the target's images without labels, by what their networks are sure of."""
+
+    confidence: float = Field(0.9, gt=0, lt=1)  # probability from which a network's own answer is taken for a label
+    rounds: int = Field(2, ge=1, le=100)  # trainings, each with the labels of the one before
+
+
 class Adaptation(Config):
     """Domain adaptation: labelled images of A become labelled images that look like B, and are put to the test."""
 
     source: LabelledLayout  # labelled images of A
     target: LabelledLayout  # images of B: test labels for the table, training labels for its oracle
     task: Downstream
+    # what is done to the source's images before they are translated; translator, judge and task network see the result
+    match: ClassicalAdaptation | None = None
     semantic: SemanticWeights | None = SemanticWeights()  # null: without; only CycleGANs have it
     variants: int = Field(1, ge=1, le=1000)  # translators to train, from as many seeds; each makes a set
     reject: float | None = Field(None, gt=0, lt=1)  # leave out images of which a larger share changes; null: none
     seeds: int = Field(5, ge=1, le=1000)  # of downstream trainings; seed i takes set i modulo `variants`
+    self_training: SelfTraining | None = None  # null: no row learns from the target's images
 
     @pydantic.model_validator(mode="after")
     def _one_task(self) -> Adaptation:
@@ -59,4 +69,7 @@ class Adaptation(Config):
             raise ValueError(f"task.network: {self.task.network.kind} names "
                              f"{'every pixel' if self.task.network.per_pixel else 'the image as a whole'}, and the "
                              f"labels of {self.source.kind} do not")
+        if self.self_training is not None and self.source.per_pixel and getattr(self.source, "ignore", None) is None:
+            raise ValueError("self_training: pixels that a network is not sure of are ignored, and source.ignore is "
+                             "null; give the number of pixels that do not count")
         return self

@@ -18,6 +18,7 @@ from translate.mistakes import Mistakes
 from translate.networks.growing import level_problems
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.optimizers import Optimizers
+from translate.places import data_root
 from translate.recipe.adaptation import Adaptation
 from translate.recipe.stages import Stage
 from translate.recipe.watching import Cadence, Evaluation, GuardConfig
@@ -70,6 +71,17 @@ class Recipe(Config):
         if self.adapt.semantic is not None and not self.translator.stays_consistent:
             yield Mistake("adapt.semantic", f"is a loss of a CycleGAN, and translator.kind is {self.translator.kind}",
                           "set it to null")
+        if self.adapt.match is None:
+            return
+        if self.data.paired or self.data.protects:
+            yield Mistake("adapt.match", "changes all pixels of A, and data has "
+                          f"{'pairs' if self.data.paired else 'protected regions'}", "set it to null")
+        if self.data.loading.image_a.bits != 8 or a not in (1, 3):
+            yield Mistake("adapt.match", f"knows images of 8 bits with 1 or 3 channels, and data.image_a has "
+                          f"{self.data.loading.image_a.bits} and {a}", "set it to null")
+        if self.needs_test_images:
+            yield Mistake("adapt.match", "changes training images alone, and every.evaluate asks for test images",
+                          "set every.evaluate to null")
 
     def _stage_problems(self) -> Iterator[Mistake]:
         for number, stage in enumerate(self.stages):
@@ -132,12 +144,15 @@ class Recipe(Config):
         return self.every.evaluate is not None and (self.every.evaluate != "auto" or self.evaluate.metric != "auto"
                                                     or self.evaluate.patience is not None)
 
-    def with_consistency(self, task: Path, seed: int) -> Recipe:
+    def with_consistency(self, task: Path, seed: int, images_a: Path | None = None) -> Recipe:
         """Return what `translate adapt make` trains: the translator from `seed`.
 
-        Where there is `adapt.semantic`, it has the loss that asks the network in the folder `task`.
+        Where there is `adapt.semantic`, it has the loss that asks the network in the folder `task`. `images_a` is the
+        folder of other images of A (`adapt.match`). Raises `DataError` where those of B are not there.
         """
         document = self.dump() | {"adapt": None, "seed": seed}
+        if images_a is not None:
+            document["data"] = self.data.with_images_a(images_a, data_root()).model_dump(mode="json")
         if self.adapt is not None and self.adapt.semantic is not None:
             document["translator"]["semantic"] = self.adapt.semantic.model_dump() | {"task": str(task)}
         return validate(Recipe, document, self.name)

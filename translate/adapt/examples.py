@@ -62,14 +62,23 @@ class Examples:
     def __add__(self, other: Examples) -> Examples:
         """Return both, read like these; the others are not changed."""
         change, num = self.change, len(self)
-        return Examples(self.layout, self.files + other.files, self.labels + other.labels, self.image, self.resize,
+        both = Examples(self.layout, self.files + other.files, self.labels + other.labels, self.image, self.resize,
                         None if change is None else
                         lambda image, number: change(image, number) if number < num else image)
+        if (other.image, other.resize, other.change) == (self.image, self.resize, None):  # read alike already
+            both._keep({**self._kept, **{num + number: image for number, image in other._kept.items()}})
+        return both
 
-    def part(self, numbers: Sequence[int]) -> Examples:
-        """Return some of them alone."""
-        return Examples(self.layout, [self.files[number] for number in numbers],
-                        [self.labels[number] for number in numbers], self.image, self.resize, self.change)
+    def part(self, numbers: Sequence[int], labels: Sequence[Path | int | np.ndarray] | None = None) -> Examples:
+        """Return some of them alone, with other labels where these are given."""
+        some = Examples(self.layout, [self.files[number] for number in numbers],
+                        labels or [self.labels[number] for number in numbers], self.image, self.resize, self.change)
+        if self.change is None:  # a change may depend on the number
+            some._keep({new: self._kept[number] for new, number in enumerate(numbers) if number in self._kept})
+        return some
+
+    def _keep(self, images: dict[int, np.ndarray]) -> None:
+        self._kept, self._kept_bytes = images, sum(image.nbytes for image in images.values())
 
     def read(self, number: int) -> np.ndarray:
         """Return an image (H, W, C) as stored, after `change`, at a short side of `resize`. Raises `ImageError`."""

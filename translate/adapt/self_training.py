@@ -74,8 +74,7 @@ def pseudo_labelled(network: nn.Module, unlabelled: Examples, confidence: float,
             sure.append(number)
             labels.append(np.where(certain, found, found if ignore is None else ignore)[..., None]
                           .astype(np.min_scalar_type(max(len(belief), ignore or 0))))
-    chosen = unlabelled.part(sure)
-    return Examples(chosen.layout, chosen.files, labels, chosen.image, chosen.resize)
+    return unlabelled.part(sure, labels)
 
 
 def self_trained(how: SelfTraining, config: Downstream, examples: Examples, teacher: nn.Module, unlabelled: Examples,
@@ -90,10 +89,11 @@ def self_trained(how: SelfTraining, config: Downstream, examples: Examples, teac
         sure = pseudo_labelled(teacher, unlabelled, how.confidence, device)
         if not len(sure):
             break
-        both = examples
-        for _ in range(max(1, round(len(examples) / len(sure)))):
-            both = both + sure
-        trained = train_task(config, both, seed, device, workers, lambda done, total, number=number: watch(  # type: ignore[misc]
-            number * total + done, how.rounds * total))
+        share = [*range(len(sure))] * max(1, round(len(examples) / len(sure)))
+
+        def tell(done: int, total: int, before: int = number) -> None:
+            watch(before * total + done, how.rounds * total)
+
+        trained = train_task(config, examples + sure.part(share), seed, device, workers, tell)
         teacher = with_norms_of(trained, unlabelled, device)
     return teacher

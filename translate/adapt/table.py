@@ -35,13 +35,14 @@ from torch import nn
 from translate import files
 from translate.adapt.assembling import manifest_hash
 from translate.adapt.examples import Examples
-from translate.adapt.kept import digest, refuse_linked_folders
+from translate.adapt.kept import Record, digest, refuse_linked_folders
 from translate.adapt.matching import towards
 from translate.adapt.self_training import beliefs, self_trained, with_norms_of, without_labels
 from translate.adapt.stopping import stopping
 from translate.adapt.table_data import TableData, find_table_data
 from translate.adapt.tasks import confusions, train_task
 from translate.adapt.translators import adaptation_of, numbered
+from translate.convert import Shard
 from translate.data.loading import workers_for
 from translate.errors import visible
 from translate.evaluation.heldout import evenly_spaced
@@ -90,12 +91,38 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     Raises `DataError` where labels cannot be used, there is no adapted set yet, or one is damaged or was made from
     something else, `RunError` where it was made by another recipe, and `Stopped` after a signal.
     """
+    adapt = adaptation_of(recipe)
+    data, results = train_rows(recipe, home, report, device=device)
+    names = [numbered("set", number) for number in range(len(data.translated))]
+
+    # The table, with all that must be known to believe it.
+    shares = compare_shares(results["translated"], data.source_shares, adapt.source.class_names)
+    table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
+        "name": recipe.name, "num_test": len(data.target_test), "num_target": len(data.target_train or ()),
+        "num_source": len(data.source), "num_sets": len(data.translated), "sets": names, "variants": adapt.variants,
+        "missing": list(data.missing), "class_shares": shares, "warnings": warnings_of(shares),
+        "tested_on": data.tested.as_json(),
+        "task": adapt.task.model_dump(mode="json"),
+        "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
+                    "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {choose_device(device)}"}}
+    with files.as_disk_errors(home / TABLE):
+        files.write_json(home / TABLE, table)
+    write_adaptation(table, list(zip(names, data.reports, strict=True)), pictures(data), home / PAGE)
+    return table
+
+
+def train_rows(recipe: Recipe, home: Path, report: Reporter, *, shard: Shard | None = None,
+               device: str = "auto") -> tuple[TableData, dict[RowName, list[Record]]]:
+    """Train and test every row from every seed, or those of a shard, that is not known yet.
+
+    Return what they were trained on, and their results in the order of the seeds. Raises as `evaluate` does.
+    """
     adapt, where = adaptation_of(recipe), choose_device(device)
     refuse_linked_folders(home)
     shape = (adapt.source.num_classes, adapt.source.num_classes + 1)
     known = {record["key"]: record for record in read_lines(home / RESULTS, Result)
-             if all(np.shape(each) == shape for each in (record["confusion"], *record["uses"].values()))}
-    results: dict[RowName, list[dict[str, Any]]] = {}
+             if all(np.shape(each) == shape for each in (record["confusion"], *record.get("uses", {}).values()))}
+    results: dict[RowName, list[Record]] = {}
 
     with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
         # What is trained and tested on.
@@ -114,28 +141,16 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
                        "labels and settings as this version reads them; all rows are trained anew")
 
         # Rows that are not known yet, one after the other.
-        for number, ((seed, row), key) in enumerate(zip(wanted, keys, strict=True)):
+        own = [(seed, row, key) for (seed, row), key in zip(wanted, keys, strict=True)
+               if shard is None or shard.has(f"{row}, seed {seed}")]
+        for number, (seed, row, key) in enumerate(own):
             if key not in known:
                 known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, data, row, seed, where, report)
                 with files.as_disk_errors(home / RESULTS):
                     files.append_line(home / RESULTS, known[key])
             results.setdefault(row, []).append(known[key])
-            report.progress(number + 1, len(wanted), "table", {})
-
-    # The table, with all that must be known to believe it.
-    shares = compare_shares(results["translated"], data.source_shares, adapt.source.class_names)
-    table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
-        "name": recipe.name, "num_test": len(data.target_test), "num_target": len(data.target_train or ()),
-        "num_source": len(data.source), "num_sets": len(data.translated), "sets": names, "variants": adapt.variants,
-        "missing": list(data.missing), "class_shares": shares, "warnings": warnings_of(shares),
-        "tested_on": data.tested.as_json(),
-        "task": adapt.task.model_dump(mode="json"),
-        "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
-                    "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {where}"}}
-    with files.as_disk_errors(home / TABLE):
-        files.write_json(home / TABLE, table)
-    write_adaptation(table, list(zip(names, data.reports, strict=True)), pictures(data), home / PAGE)
-    return table
+            report.progress(number + 1, len(own), "table", {})
+    return data, results
 
 
 def pictures(data: TableData) -> list[Shown]:
@@ -296,7 +311,7 @@ def compare_shares(results: Sequence[dict[str, Any]], source: np.ndarray,
 
     None where the results are of an older version.
     """
-    found = np.array([each["target_shares"] for each in results if each["target_shares"]])
+    found = np.array([each["target_shares"] for each in results if each.get("target_shares")])
     if not len(found):
         return None
     return {"source": dict(zip(names, source.tolist(), strict=True)),

@@ -83,16 +83,28 @@ def say_set(made: MadeSet) -> None:
 def evaluate(
     recipe: AdaptRecipe,
     folder: AdaptFolder = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N|auto", help="Train only part I of N of the rows, such as "
+                                              "1/4; auto: as Slurm, Kubernetes or MPI says.")] = None,
     device: Device = "auto",
     overrides: Overrides = None,
 ) -> None:
-    """Train the same network on the source, classical baselines, the adapted set and the target; test on the target."""
+    """Train the same network on the source, classical baselines, the adapted set and the target; test on the target.
+
+    With --shard it only trains; when all parts are trained, a last call without it makes the table.
+    """
     from translate.adapt import evaluate as evaluate_rows
+    from translate.adapt import train_rows
+    from translate.convert.sharding import choose_shard
     from translate.recipe import default_adaptation, find_recipe, load_recipe
 
     chosen = load_recipe(find_recipe(recipe), overrides or [])
-    home = folder or default_adaptation(chosen)
+    home, part = folder or default_adaptation(chosen), choose_shard(shard)
     with Display(chosen.name) as display, as_errors_of_recipe(recipe):
+        if part is not None:
+            train_rows(chosen, home, display, shard=part, device=device)
+            say(f"shard {part.index} of {part.num} is trained; when all are: translate adapt evaluate "
+                f"{shlex.quote(recipe)}")
+            return
         table = evaluate_rows(chosen, home, display, device=device)
 
     for each in adaptation_tables(table):

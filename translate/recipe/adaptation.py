@@ -41,7 +41,7 @@ class SelfTraining(Config):
     """Rows of the table that also learn from the target's images without labels, by what their networks are sure of."""
 
     confidence: float = Field(0.9, gt=0, lt=1)  # probability from which a network's own answer is taken for a label
-    rounds: int = Field(2, ge=1, le=100)  # trainings, each with the labels of the one before
+    rounds: int = Field(1, ge=1, le=100)  # trainings, each with the labels of the one before
 
 
 class Adaptation(Config):

@@ -1,8 +1,9 @@
 """Bands: the rows of an image that have been made and wait to be read, in memory or on disk, and what they take there.
 
 Rows are added to a band as they are made, read by those that need them, and dropped. There are three kinds: for rows
-that are read in the pass that makes them (`Band`), for rows that later passes read, in memory (`KeptBand`) and on disk
-(`DiskBand`).
+that are read in the pass that makes them (`Band`), and for rows that wait longer, in memory (`KeptBand`) and on disk
+(`DiskBand`). Longer wait those that later passes read; and in one pass, a U-Net's skips, for which the way down and up
+again is far, where there is another place to wait than the device's memory.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ class DiskBand:
             self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, it lives as long as the band
 
     def add(self, rows: RowRange, strip: Tensor) -> None:
+        self.dropped = min(self.dropped, rows.start)  # a later pass may make them again
         content = strip[0].transpose(0, 1).to("cpu", self.dtype).contiguous()
         self._transfer(os.pwrite, content, rows.start)
 
@@ -150,7 +152,7 @@ def rows_of_block(node: Node, dtype: torch.dtype) -> int:
 
 def band(node: Node, schedule: Schedule, settings: Settings, device: torch.device) -> Band | KeptBand | DiskBand:
     """Return the band for a node's rows; `device` is where the network computes."""
-    if not waits(node, schedule):
+    if not waits(node, schedule, settings):
         return Band()
     dtype = settings.dtype or node.dtype
     if settings.place == "disk":
@@ -158,16 +160,19 @@ def band(node: Node, schedule: Schedule, settings: Settings, device: torch.devic
     return KeptBand(node, torch.device("cpu") if settings.place == "host" else device, dtype)
 
 
-def waits(node: Node, schedule: Schedule) -> bool:
-    """Whether rows of a node are read in another pass than the one that makes them."""
-    return node in schedule.kept and schedule.last_read[node] > schedule.made_in[node]
+def waits(node: Node, schedule: Schedule, settings: Settings) -> bool:
+    """Whether rows of a node wait longer than for the next step: for another pass than the one that makes them, or,
+    where they need not wait in the device's memory, for a second reader, as a skip connection is."""
+    if node in schedule.kept and schedule.last_read[node] > schedule.made_in[node]:
+        return True
+    return settings.place != "device" and not node.is_source and len(schedule.readers[node]) > 1
 
 
 class WaitingBytes:
     """Counts a band's bytes without storing rows (for forecasts): those in the device's memory, and those on disk."""
 
     def __init__(self, node: Node, schedule: Schedule, settings: Settings, device: torch.device):
-        self.node, self.waits = node, waits(node, schedule)
+        self.node, self.waits = node, waits(node, schedule, settings)
         dtype = (settings.dtype or node.dtype) if self.waits else node.dtype
         row_bytes = node.floats * dtype.itemsize
         on_disk = self.waits and settings.place == "disk"

@@ -5,6 +5,7 @@
     python tools/lectures_trained.py table modes.jsonl                  what `modes` printed, as a table
     python tools/lectures_trained.py quality --digits data/mnist        does a loss tell of quality? 6 trainings
     python tools/lectures_trained.py tstr --run runs/cgan_mnist         are samples of their class? what do they teach?
+    python tools/lectures_trained.py classes --run runs/infogan --digits data/mnist     which digits does it draw?
     python tools/lectures_trained.py truncation --run runs/cgan_mnist   does truncation trade variety for precision?
     python tools/lectures_trained.py walk --run runs/gan_mnist_conv     is the way from one sample to the next smooth?
     python tools/lectures_trained.py game --run runs/gan_mnist_conv     how often was its discriminator right?
@@ -31,6 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from pydantic import TypeAdapter
 from scipy.stats import sem, spearmanr, t
@@ -38,23 +40,20 @@ from torch import Tensor, nn
 
 from translate import __version__
 from translate.adapt.drawn import add_drawn
-from translate.adapt.examples import Examples
-from translate.adapt.tasks import confusions, train_task
 from translate.data import Batch
 from translate.data.hashing import stable_hash
-from translate.data.labelled_layouts import ClassesConfig
 from translate.evaluation.scoring import Results
 from translate.foreign import read_lines
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor
+from translate.metrics import intervals
 from translate.metrics.distribution import kernel_distance, precision_recall
-from translate.metrics.modes import modes, stacked_modes
+from translate.metrics.modes import histogram, modes, named, stacked_modes
 from translate.networks import memory
 from translate.networks.eval_mode import evaluating
 from translate.networks.tasks import CNNConfig
 from translate.optimizers import Optimizers
 from translate.places import data_root
-from translate.recipe import Downstream
 from translate.runs.records import METRICS
 from translate.sampling.latents import between
 from translate.sampling.nearest import small
@@ -64,9 +63,7 @@ from translate.translators import NoiseConfig, TranslatorConfig
 
 SIDE = 14  # px: digits at half their size, so that seconds of a processor go a long way
 BATCH, CHUNK = 64, 500
-DIGITS = tuple("0123456789")
-CLASSIFIER = Downstream(network=CNNConfig(width=24, downs=2), resolution=SIDE, resize=SIDE, images=64_000,
-                        batch_size=64, lr=3e-3)
+CLASSIFIER_STEPS = 2_000
 ADAM = {"kind": "adam", "lr": 5e-4, "betas": [0.5, 0.999]}  # more than the published 2e-4: there is little time
 CALM_ADAM = {"kind": "adam", "lr": 5e-4, "betas": [0.0, 0.99]}
 PERCEPTRONS = {"generator": {"kind": "mlp", "side": SIDE, "widths": [128, 256], "norm": "batch", "latent": 64},
@@ -164,23 +161,43 @@ def play(game: Game, seconds: float, goes_back: bool = False,
     return times
 
 
-def digits_classifier(digits: Path) -> tuple[nn.Module, float]:
-    """Train a classifier of digits; return it with its accuracy on test digits."""
-    layout = ClassesConfig(folder=digits, names=DIGITS)
-    grey = ImageConfig(channels=1)
-    train, test = (Examples.of(layout, layout.find(split, digits), grey, SIDE)
-                   for split in ("train", "test"))
-    network = train_task(CLASSIFIER, train, 0, torch.device("cpu"))
-    counts = np.sum(confusions(network, test, torch.device("cpu")), axis=0)
-    return network, float(np.trace(counts[:, :10]) / counts.sum())
+def digits_classifier(digits: Path, side: int = SIDE) -> tuple[nn.Module, float]:
+    """Train a classifier of digits of `side` px on real ones; return it with its accuracy on test digits.
+
+    It sees them turned, slanted, scaled and moved a little. As they are, 97.6 % of 14 px would be right and not 98.4.
+    """
+    (images, paths), (test, test_paths) = (images_in(digits / split, 1, side) for split in ("train", "test"))
+    truth, test_truth = (torch.tensor([int(path.parent.name) for path in each]) for each in (paths, test_paths))
+    torch.manual_seed(0)
+    network = CNNConfig(width=24 if side < 28 else 16, downs=2 if side < 28 else 3).build(1, 10)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for step in range(CLASSIFIER_STEPS):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 + np.cos(np.pi * step / CLASSIFIER_STEPS)) / 2
+        chosen = torch.randint(len(images), (BATCH,))
+        loss = F.cross_entropy(network(warped(images[chosen])), truth[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    network.eval()
+    return network, float((named(network, test) == test_truth.numpy()).mean())
 
 
-def images_in(folder: Path, channels: int) -> tuple[Tensor, list[Path]]:
-    """Return all images below a folder, (N, C, SIDE, SIDE) in [-1, 1], and their files."""
+def warped(images: Tensor) -> Tensor:
+    """Return digits (N, 1, H, W) turned by up to 14°, slanted, scaled and moved, each in its own way."""
+    angle, scale, slant = ((torch.rand(3, len(images)) - 0.5) * torch.tensor([[0.5], [0.3], [0.4]])).unbind()
+    down, right = (torch.rand(2, len(images)) - 0.5) * 0.2
+    rows = [(1 + scale) * angle.cos(), slant - (1 + scale) * angle.sin(), right,
+            (1 + scale) * angle.sin(), (1 + scale) * angle.cos(), down]
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images + 1, grid, align_corners=False) - 1  # what comes in from outside is black
+
+
+def images_in(folder: Path, channels: int, side: int = SIDE) -> tuple[Tensor, list[Path]]:
+    """Return all images below a folder, (N, C, side, side) in [-1, 1], and their files."""
     config = ImageConfig(channels=channels)
     paths = sorted(folder.rglob("*.png"))
     images = torch.stack([to_tensor(read_image(path, config), config) for path in paths])
-    return torch.nn.functional.avg_pool2d(images, images.shape[-1] // SIDE), paths
+    return F.avg_pool2d(images, images.shape[-1] // side), paths
 
 
 def try_modes(arguments: argparse.Namespace) -> None:
@@ -268,6 +285,26 @@ def try_tstr(arguments: argparse.Namespace) -> None:
     say({"what": "drawn", **results.about["drawn"]})
 
 
+def try_classes(arguments: argparse.Namespace) -> None:
+    """Which digits a run draws, by a classifier of its own: as many of each as asked for, or as its code says."""
+    sampler = Sampler.load(arguments.run_folder)
+    classifier, accuracy = digits_classifier(arguments.digits, 28)
+    num, config = arguments.samples, sampler.config
+    asked = [number % 10 if sampler.num_classes else None for number in range(num)]
+    drawn = torch.stack(list(sampler.sample(range(num), 0, classes=asked)))
+    found = named(classifier, F.interpolate(drawn, size=28, mode="bilinear", antialias=True))
+    shares = histogram(found, 10) / num
+    line = {"what": "classes", "samples": num, "classifier": accuracy, "rarest": float(shares.min()),
+            "shares": [round(share, 3) for share in shares.tolist()]}
+    if sampler.num_classes:
+        line["as asked"] = str(intervals.mean([float(one == other) for one, other in zip(found, asked, strict=True)]))
+    if sampler.num_values:
+        values = config.draw(range(num), 0)[1][:, :sampler.num_values].argmax(1).numpy()
+        counts = np.array([histogram(found[values == value], 10) for value in range(sampler.num_values)])
+        line |= {"purity": float(counts.max(1).sum() / num), "digits of the values": counts.argmax(1).tolist()}
+    say(line)
+
+
 def try_truncation(arguments: argparse.Namespace) -> None:
     """Precision and recall of a run's samples, by their pixels, at several truncations."""
     sampler = Sampler.load(arguments.run_folder)
@@ -322,18 +359,19 @@ def main() -> None:
     command.add_argument("--only", nargs="*", choices=REMEDIES)
     command.add_argument("--out", type=Path, help="keep samples of each training here")
     for name, run in (("quality", try_quality), ("tstr", try_tstr), ("truncation", try_truncation), ("walk", try_walk),
-                      ("game", try_game)):
+                      ("game", try_game), ("classes", try_classes)):
         command = commands.add_parser(name)
         command.set_defaults(run=run)
-        if name == "quality":
+        if name in ("quality", "classes"):
             command.add_argument("--digits", type=Path, required=True)
+        if name == "quality":
             command.add_argument("--seconds", type=float, default=12.0)
             command.add_argument("--seeds", type=int, default=3)
         else:
             command.add_argument("--run", type=Path, required=True, dest="run_folder")
         if name == "tstr":
             command.add_argument("--images", type=int, default=64_000, help="that each classifier sees")
-        if name == "truncation":
+        if name in ("truncation", "classes"):
             command.add_argument("--samples", type=int, default=1_000)
     command = commands.add_parser("table")
     command.set_defaults(run=show_table)

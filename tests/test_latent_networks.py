@@ -68,6 +68,21 @@ def test_dcgans_draw_and_judge_images_of_their_side(side: int, latent: int) -> N
     assert drawn.shape == (2, 2, side, side) and judged.shape == (2, 1, 1, 1)
 
 
+@pytest.mark.parametrize("network", [
+    lambda: MLPConfig().build(10, 1), lambda: DCGANConfig(side=32, width=32).build(10, 1),
+    lambda: MLPDiscriminatorConfig().build(1, 10)],
+    ids=["mlp", "dcgan", "mlp judge"])
+def test_a_network_hears_a_class_from_its_first_step_as_loud_as_all_that_it_is_joined_to(network: Any) -> None:
+    """A one-hot class of 10 beside 100 latents or 784 pixels would else be a tenth or a 28th as loud."""
+    torch.manual_seed(0)
+    first = network().eval().chain[0].conv
+    joined = first.in_channels - 10
+    silent = first(torch.zeros(1, joined + 10, 1, 1))
+    latents = first(F.pad(torch.randn(200, joined, 1, 1), (0, 0, 0, 0, 0, 10))) - silent
+    classes = first(torch.cat([torch.zeros(10, joined), torch.eye(10)], dim=1)[:, :, None, None]) - silent
+    assert classes.std().item() == pytest.approx(latents.std().item(), rel=0.1)
+
+
 def grown(levels: int = 2) -> tuple[nn.Module, nn.Module]:
     """A generator and a discriminator that have just begun the last of so many levels, double, of one condition."""
     torch.manual_seed(0)

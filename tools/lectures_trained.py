@@ -5,7 +5,7 @@
     python tools/lectures_trained.py table modes.jsonl                  what `modes` printed, as a table
     python tools/lectures_trained.py quality --digits data/mnist        does a loss tell of quality? 6 trainings
     python tools/lectures_trained.py tstr --run runs/cgan_mnist         are samples of their class? what do they teach?
-    python tools/lectures_trained.py classes --run runs/infogan --digits data/mnist     which digits does it draw?
+    python tools/lectures_trained.py classes --digits data/mnist --runs runs/infogan …     which digits do they draw?
     python tools/lectures_trained.py truncation --run runs/cgan_mnist   does truncation trade variety for precision?
     python tools/lectures_trained.py walk --run runs/gan_mnist_conv     is the way from one sample to the next smooth?
     python tools/lectures_trained.py game --run runs/gan_mnist_conv     how often was its discriminator right?
@@ -286,23 +286,26 @@ def try_tstr(arguments: argparse.Namespace) -> None:
 
 
 def try_classes(arguments: argparse.Namespace) -> None:
-    """Which digits a run draws, by a classifier of its own: as many of each as asked for, or as its code says."""
-    sampler = Sampler.load(arguments.run_folder)
+    """Which digits runs draw, by a classifier of its own: as many of each as asked for, or as its code says."""
     classifier, accuracy = digits_classifier(arguments.digits, 28)
-    num, config = arguments.samples, sampler.config
+    say({"what": "classifier", "accuracy": accuracy})
+    for run in arguments.runs:
+        say({"run": run.name} | classes_of(Sampler.load(run), classifier, arguments.samples))
+
+
+def classes_of(sampler: Sampler, classifier: nn.Module, num: int) -> dict[str, Any]:
     asked = [number % 10 if sampler.num_classes else None for number in range(num)]
     drawn = torch.stack(list(sampler.sample(range(num), 0, classes=asked)))
     found = named(classifier, F.interpolate(drawn, size=28, mode="bilinear", antialias=True))
     shares = histogram(found, 10) / num
-    line = {"what": "classes", "samples": num, "classifier": accuracy, "rarest": float(shares.min()),
-            "shares": [round(share, 3) for share in shares.tolist()]}
+    line: dict[str, Any] = {"samples": num, "shares": [round(share, 3) for share in shares.tolist()]}
     if sampler.num_classes:
         line["as asked"] = str(intervals.mean([float(one == other) for one, other in zip(found, asked, strict=True)]))
     if sampler.num_values:
-        values = config.draw(range(num), 0)[1][:, :sampler.num_values].argmax(1).numpy()
+        values = sampler.config.draw(range(num), 0)[1][:, :sampler.num_values].argmax(1).numpy()
         counts = np.array([histogram(found[values == value], 10) for value in range(sampler.num_values)])
         line |= {"purity": float(counts.max(1).sum() / num), "digits of the values": counts.argmax(1).tolist()}
-    say(line)
+    return line
 
 
 def try_truncation(arguments: argparse.Namespace) -> None:
@@ -359,20 +362,24 @@ def main() -> None:
     command.add_argument("--only", nargs="*", choices=REMEDIES)
     command.add_argument("--out", type=Path, help="keep samples of each training here")
     for name, run in (("quality", try_quality), ("tstr", try_tstr), ("truncation", try_truncation), ("walk", try_walk),
-                      ("game", try_game), ("classes", try_classes)):
+                      ("game", try_game)):
         command = commands.add_parser(name)
         command.set_defaults(run=run)
-        if name in ("quality", "classes"):
-            command.add_argument("--digits", type=Path, required=True)
         if name == "quality":
+            command.add_argument("--digits", type=Path, required=True)
             command.add_argument("--seconds", type=float, default=12.0)
             command.add_argument("--seeds", type=int, default=3)
         else:
             command.add_argument("--run", type=Path, required=True, dest="run_folder")
         if name == "tstr":
             command.add_argument("--images", type=int, default=64_000, help="that each classifier sees")
-        if name in ("truncation", "classes"):
+        if name == "truncation":
             command.add_argument("--samples", type=int, default=1_000)
+    command = commands.add_parser("classes")
+    command.set_defaults(run=try_classes)
+    command.add_argument("--digits", type=Path, required=True)
+    command.add_argument("--runs", type=Path, nargs="+", required=True)
+    command.add_argument("--samples", type=int, default=2_000)
     command = commands.add_parser("table")
     command.set_defaults(run=show_table)
     command.add_argument("lines", type=Path, nargs="+")

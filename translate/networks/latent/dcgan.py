@@ -24,9 +24,10 @@ from translate.networks.latent.latents import (
     LatentConfig,
     LatentGenerator,
     WholeConfig,
+    amplify_conditions,
 )
 from translate.networks.layers import Chain, Layer, Norm, make_norm
-from translate.networks.weights import Initialisation, prepared
+from translate.networks.weights import Initialisation, initialise, prepared, spectrally_normed
 
 DCGANSide = Literal[28, 32, 64, 128, 256]
 
@@ -42,8 +43,11 @@ class DCGANConfig(LatentConfig):
     init: Initialisation = "normal"
 
     def build(self, conditions: int, channels: int) -> DCGAN:
-        return prepared(DCGAN(self.latent, conditions, channels, self.side, self.width, self.norm), self.init,
-                        self.spectral)
+        network = initialise(DCGAN(self.latent, conditions, channels, self.side, self.width, self.norm), init=self.init)
+        if self.spectral:
+            return spectrally_normed(network)
+        amplify_conditions(network.chain, conditions)
+        return network
 
     def side_at(self, levels: int) -> int:
         return self.side

@@ -133,6 +133,22 @@ class ChainDiscriminator(WholeDiscriminator):
         return beside(image, condition)
 
 
+@torch.no_grad()
+def amplify_conditions(chain: Chain, conditions: int) -> None:
+    """Enlarge, in place, the first weights of the last `conditions` inputs of a chain's first layer, a dense one.
+
+    A one-hot class or code is of length one, and is joined to a hundred latents or 784 pixels of about one each. With
+    weights like theirs it is a tenth or a 28th as loud, and a network needs its first thousands of steps to hear it. A
+    condition of length one is now as loud as all that it is joined to. (Published networks embed a class by numbers of
+    N(0, 1), or by a layer as wide as the image's: Mirza and Osindero 2014.) Not for a layer under a spectral norm,
+    which would make all other weights as much smaller.
+    """
+    if conditions:
+        conv = cast(Layer, chain[0]).conv
+        inputs = conv.weight if conv.transposed else conv.weight.transpose(0, 1)
+        inputs[-conditions:] *= (len(inputs) - conditions) ** 0.5
+
+
 def beside(image: Tensor, condition: Tensor) -> Tensor:
     """Return an image (N, C, H, W) with a condition (N, K, 1, 1) behind it as K planes of one value each."""
     if not condition.shape[1]:

@@ -14,7 +14,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.networks.discriminators import MinibatchDiscrimination
-from translate.networks.latent.latents import ChainDiscriminator, LatentConfig, LatentGenerator, WholeConfig
+from translate.networks.latent.latents import (
+    ChainDiscriminator,
+    LatentConfig,
+    LatentGenerator,
+    WholeConfig,
+    amplify_conditions,
+)
 from translate.networks.layers import Chain, Layer, Norm, make_norm
 from translate.networks.weights import spectrally_normed
 
@@ -30,7 +36,9 @@ class MLPConfig(LatentConfig):
     norm: Literal["batch", "none"] = "none"  # of all hidden layers but the first; batch: more varied images
 
     def build(self, conditions: int, channels: int) -> MLP:
-        return MLP(self.latent, conditions, channels, self.side, self.widths, self.norm)
+        network = MLP(self.latent, conditions, channels, self.side, self.widths, self.norm)
+        amplify_conditions(network.chain, conditions)
+        return network
 
     @property
     def least_samples(self) -> int:
@@ -69,7 +77,10 @@ class MLPDiscriminatorConfig(WholeConfig):
 
     def build(self, channels: int, conditions: int = 0) -> MLPDiscriminator:
         network = MLPDiscriminator(channels * self.side**2 + conditions, self.widths, self.minibatch_kernels)
-        return spectrally_normed(network) if self.spectral else network
+        if self.spectral:
+            return spectrally_normed(network)
+        amplify_conditions(network.chain, conditions)
+        return network
 
 
 class MLPDiscriminator(ChainDiscriminator):

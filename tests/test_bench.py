@@ -75,3 +75,15 @@ def test_the_tool_for_patches_scores_a_perfect_translation_as_perfect(monkeypatc
     for apply in (patches.whole, patches.in_tiles, patches.in_overlapping_tiles):
         found = patches.scores(lambda shown: -shown, apply, [Sample(image, -image, 0)], 48, "cpu")
         assert found["colour"] < 1e-6 and found["ssim"] > 0.9999 and found["seams"] == pytest.approx(1, abs=1e-4)
+
+
+def test_seams_are_steps_at_the_borders_of_tiles_and_not_pixels_that_an_enlarging_repeats(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(bench.__file__).parent))
+    patches = importlib.import_module("patches")
+    truth = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 516, 516, generator=torch.Generator().manual_seed(0)), 5, 1)
+    repeated = torch.nn.functional.avg_pool2d(truth, 2).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert patches.seams(repeated, truth, 128) == pytest.approx(1, abs=0.05)
+    stepped = truth.clone()
+    stepped[..., 128:256] += 0.1
+    assert patches.seams(stepped, truth, 128) > 1.5

@@ -48,29 +48,32 @@ def main() -> None:
     parser.add_argument("--converted", type=Path, required=True, help="testA, translated")
     parser.add_argument("--picture", type=Path, required=True, help="where the picture goes (.png)")
     words = parser.parse_args()
-    inputs, truths = read_all(words.data / "testA"), read_all(words.data / "testB")
-    outputs = read_all(words.converted)
+    inputs, candidates = baselines(words.data)
+    truths, outputs = read_all(words.data / "testB"), read_all(words.converted)
     if len(outputs) != len(inputs):
         parser.error(f"{words.converted} holds {len(outputs)} images and {words.data / 'testA'} {len(inputs)}")
     inputs, truths, outputs = inputs[::EVERY], truths[::EVERY], outputs[::EVERY]
-    train_a, train_b = read_all(words.data / "trainA"), read_all(words.data / "trainB")
-    colour = np.concatenate([image.reshape(-1, 3) for image in train_b]).mean(0)
-    table = lookup_table(train_a, train_b)
-    candidates: dict[str, Callable[[int], np.ndarray]] = {
-        "identity": lambda i: inputs[i],
-        "mean colour": lambda i: np.broadcast_to(colour.round().astype(np.uint8), truths[i].shape),
-        "lookup table": lambda i: table(inputs[i]),
-        "translated": lambda i: outputs[i]}
+    made = {name: [candidate(image) for image in inputs] for name, candidate in candidates.items()}
     print(f"held-out band, {len(inputs)} images, Diptych {__version__}, torch {torch.__version__}, "
           f"{os.cpu_count()} cores ({platform.machine()}), {datetime.date.today()}")
     print(f"{'':14}" + "".join(f"{title:>16}" for title in MEASURES.values()))
-    for name, candidate in candidates.items():
-        pairs = [(tensor(candidate(i)), tensor(truths[i])) for i in range(len(inputs))]
+    for name, images in (made | {"translated": outputs}).items():
+        pairs = [(tensor(image), tensor(truth)) for image, truth in zip(images, truths, strict=True)]
         scores = [score(*pair) | {"board": board(*pair), "overshoot": overshoot(*pair)} for pair in pairs]
         print(f"{name:14}" + "".join(f"{np.mean([each[measure] for each in scores]):16.3f}" for measure in MEASURES))
     shown = slice(0, None, -(-len(inputs) // ROWS))
     draw(words.picture, inputs[shown], outputs[shown], truths[shown])
     print(f"input | output | truth: {words.picture}")
+
+
+def baselines(data: Path) -> tuple[list[np.ndarray], dict[str, Callable[[np.ndarray], np.ndarray]]]:
+    """Return the held-out inputs of a folder of pairs, and what each baseline makes of one of them."""
+    train_a, train_b = read_all(data / "trainA"), read_all(data / "trainB")
+    colour = np.concatenate([image.reshape(-1, 3) for image in train_b]).mean(0).round().astype(np.uint8)
+    return read_all(data / "testA"), {
+        "identity": lambda image: image,
+        "mean colour": lambda image: np.broadcast_to(colour, image.shape),
+        "lookup table": lookup_table(train_a, train_b)}
 
 
 def read_all(folder: Path) -> list[np.ndarray]:

@@ -118,8 +118,8 @@ def test_what_is_not_known_of_a_training_is_left_out_by_name(tmp_path: Path) -> 
     """Of images that are not here, and of a stage that fits no plan, without whose hours the whole has none."""
     recipe = cyclegan_recipe(tmp_path / "elsewhere", memory={"plan": "split"}, stages=[
         {"resolution": 16, "images": 40, "batch_size": 2},
-        {"resolution": 4096, "resize": 4096, "images": 40, "batch_size": 2}])
-    planned = plan_for_gpu(recipe, "1GB")
+        {"resolution": 256, "resize": 256, "images": 40, "batch_size": 2}])
+    planned = plan_for_gpu(recipe, "20MB")
     assert [stage.chosen is None for stage in planned.stages] == [False, True]
     plan = plan_nodes(recipe, planned, 2)
     assert plan.hours is None and plan.bottleneck is None

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from translate.cli import console
 from translate.cli.console import say, say_table
 from translate.cli.models import at_hand
 from translate.cli.options import Direction, Engine, EngineCores, shared_out
@@ -91,7 +92,8 @@ def evaluate(
     if cluster is not None and (frames or tstr or classes is not None or (not is_run and against is None)):
         raise UsageError("--engine: shares out the images of a run, or of a folder with --against, and nothing else")
 
-    with Display("evaluate") as display, cluster or nullcontext():
+    beside = console.err if json_file == Path("-") else None  # nothing but the document, for programs
+    with Display("evaluate", beside) as display, cluster or nullcontext():
         if frames and source is not None:
             results = evaluate_frames(what, source, low_high=range_of(values), on_progress=display.count)
         elif against is None and source is not None:

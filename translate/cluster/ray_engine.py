@@ -7,7 +7,9 @@ every node must see the folders under the same paths.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,11 +89,16 @@ class RayEngine:
     def __enter__(self) -> RayEngine:
         """Connect. Raises `NetworkError`."""
         where = {} if self.address == "ray" else {"address": self.address}
+        minding = signal.getsignal(signal.SIGTERM)
         try:
             self.ray.init(**where, log_to_driver=False, logging_level="error")
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise NetworkError(f"no Ray cluster answers ({str(error).splitlines()[0]})", self.address, "start one with "
                                "ray start --head; ray://HOST:10001 is its port for clients") from error
+        finally:
+            if callable(minding):  # Ray has put its own in the place of a handler that lets work be saved
+                with suppress(ValueError):  # not the main thread, where Ray has done nothing
+                    signal.signal(signal.SIGTERM, minding)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -62,6 +62,16 @@ def test_a_command_that_was_not_asked_can_be_interrupted_as_before(given_back: l
     assert handlers() == given_back, "a third Ctrl-C ends what the second one's end hangs in"
 
 
+def test_work_around_another_that_is_over_can_still_be_stopped(given_back: list[Any]) -> None:
+    """The one within took the other for itself: it was taken off the list, and the stop ended in a ValueError."""
+    with minding_signals() as around:
+        with minding_signals() as within:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert around and not within
+    assert handlers() == given_back and not signals.MINDING.requests
+
+
 def test_what_was_asked_of_the_work_within_is_asked_of_the_work_around_it(given_back: list[Any]) -> None:
     """A signal in the last step of a training that `adapt` had started was lost, and all its other work went on."""
     with ending_once_stopped(), minding_signals() as around:

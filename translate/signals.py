@@ -17,9 +17,9 @@ class StopAsked(BaseException):
     """A stop was asked for while something was waited for."""
 
 
-@dataclass
+@dataclass(eq=False)
 class StopRequest:
-    """A request to stop: true once a signal has asked for it."""
+    """A request to stop: true once a signal has asked for it. No two are the same one."""
 
     number: int | None = None
     asked_at: float = 0.0  # when it was first asked for

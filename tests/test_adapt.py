@@ -499,7 +499,7 @@ def test_every_row_is_trained_on_what_its_name_says(lines: tuple[Path, Recipe, P
         assert (other != changed).any(), "another seed draws other target images"
     for row in ("histogram_matching", "pixel_distribution"):
         key = stable_hash(row, 0, 0)
-        like = np.array(Image.open(data.unlabelled[key % len(data.unlabelled)])).astype(float)
+        like = np.array(Image.open(data.likes.files[key % len(data.likes)])).astype(float)
         changed = images[row].read(0).astype(float)
         assert abs(changed.mean() - like.mean()) < 6, f"{row}: as dark as a target image, and not darker"
         assert abs(changed.std() - like.std()) < 6, f"{row}: and of its contrast"

@@ -35,7 +35,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Examples, Exa
     folder = write_stripes(tmp_path_factory.mktemp("lines"), 12)
     source, target = (ClassesConfig(folder=folder / side, names=CLASSES["names"]) for side in ("source", "target"))
     examples = Examples.of(source, source.find("train", folder), GREY, None)
-    return folder, examples, without_labels(examples, target.find("train", folder).files)
+    return folder, examples, without_labels(Examples.of(target, target.find("train", folder), GREY, None))
 
 
 class Certain(nn.Module):

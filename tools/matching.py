@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 import torch
 
+from translate.adapt.examples import Examples
 from translate.adapt.matching import towards
 from translate.data.transforms import ClassicalAdaptation, at_resolution_of, resized
 from translate.evaluation.heldout import evenly_spaced
@@ -51,6 +52,7 @@ def main() -> None:
     everything = recipe.data.build("train", data_root()).files_b
     paths = [everything[number] for number in evenly_spaced(len(everything), 2 * NUM_COMPARED)]
     target = [read_image(path, config) for path in paths]
+    likes = Examples(recipe.adapt.source, everything, everything, config, None)
     source = recipe.adapt.source.find("train", data_root())
     numbers = evenly_spaced(len(source), NUM_COMPARED)
     plain = [read_image(source.files[number], recipe.data.image_a) for number in numbers]
@@ -63,7 +65,7 @@ def main() -> None:
     print(f"| target, half to half | {kernel_distance(other, half).value:.3f} | "
           f"{fineness(recipe, target, target):.1%} |")
     for kind in (None, *get_args(ClassicalAdaptation)):
-        change = None if kind is None else towards(kind, everything, config, recipe.seed)
+        change = None if kind is None else towards(kind, likes, recipe.seed)
         images = plain if change is None else [change(image, number) for image, number in zip(plain, numbers,
                                                                                               strict=True)]
         print(f"| source, {kind or 'as it is'} | {kernel_distance(features(images), half).value:.3f} | "

@@ -7,27 +7,27 @@ see them as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from translate import files
-from translate.adapt.examples import Change
+from translate.adapt.examples import Change, Examples
 from translate.adapt.kept import Record, digest, first_changed, kept
 from translate.adapt.tasks import Watch
 from translate.data.hashing import stable_hash
 from translate.data.labelled import Labelled
-from translate.data.transforms import ClassicalAdaptation, adapted
+from translate.data.transforms import ClassicalAdaptation, adapted, resized
 from translate.errors import RECIPE_PLACEHOLDER, RunError
 from translate.foreign import SHA256, Shape
-from translate.images.reading import ImageConfig, read_image
+from translate.images.reading import read_image
 from translate.images.writing import write_image
 from translate.places import data_root
 from translate.recipe import Recipe
 
 MATCHED = "matched"
+VERSION = 2  # raise it when the same images and settings begin to give other results
 
 
 class Matched(Shape):
@@ -36,14 +36,11 @@ class Matched(Shape):
     images: dict[str, SHA256]
 
 
-def towards(kind: ClassicalAdaptation, target: Sequence[Path], image: ImageConfig, seed: int) -> Change:
-    """Return a change that makes each image like one of the target's, drawn from the seed and its number.
-
-    `image` says how the target's are read.
-    """
+def towards(kind: ClassicalAdaptation, target: Examples, seed: int) -> Change:
+    """Return a change that makes each image like one of the target's, drawn from the seed and its number."""
     def change(picture: np.ndarray, number: int) -> np.ndarray:
         key = stable_hash(kind, seed, number)
-        return adapted(kind, picture, read_image(target[key % len(target)], image), key)
+        return adapted(kind, picture, target.read(key % len(target)), key)
 
     return change
 
@@ -51,11 +48,11 @@ def towards(kind: ClassicalAdaptation, target: Sequence[Path], image: ImageConfi
 def matched_source(recipe: Recipe, source: Labelled, home: Path, watch: Watch, may_write: bool = True) -> Labelled:
     """Return the source as translators and networks see it: `source` itself, or its images changed by `adapt.match`.
 
-    Labels and names are those of the source. What is there and whole is kept. Raises `RunError` where it is not there
-    and must not be written (`may_write`), `ImageError` for an image that cannot be read, and `DiskError`.
+    Labels, names and sizes are those of the source. What is there and whole is kept. Raises `RunError` where it is not
+    there and must not be written (`may_write`), `ImageError` for an image that cannot be read, and `DiskError`.
     """
     assert recipe.adapt is not None
-    kind = recipe.adapt.match
+    kind, layout = recipe.adapt.match, recipe.adapt.source
     if kind is None:
         return source
 
@@ -63,7 +60,7 @@ def matched_source(recipe: Recipe, source: Labelled, home: Path, watch: Watch, m
     target = recipe.data.build("train", data_root()).files_b
     a, b = recipe.data.image_a, recipe.data.image_b
     names = [path.relative_to(source.images) for path in source.files]
-    made_from = digest([kind, recipe.seed, a.model_dump(mode="json"), b.model_dump(mode="json"),
+    made_from = digest([VERSION, kind, recipe.seed, a.model_dump(mode="json"), b.model_dump(mode="json"),
                         [name.as_posix() for name in names], [*map(files.checksum, source.files)],
                         [*map(files.checksum, target)]])
     images = home / MATCHED / source.images.relative_to(source.folder)
@@ -72,12 +69,13 @@ def matched_source(recipe: Recipe, source: Labelled, home: Path, watch: Watch, m
         if not may_write:
             raise RunError("the images that adapt.match makes are not there yet, and a shard makes none", images,
                            f"run `translate adapt make {RECIPE_PLACEHOLDER} --prepare` first")
-        change = towards(kind, target, b, recipe.seed)
+        change = towards(kind, Examples(layout, target, target, b, None), recipe.seed)
         with files.as_disk_errors(home / MATCHED):
             files.remove_folder(home / MATCHED)
         for number, (path, name) in enumerate(zip(source.files, names, strict=True)):
             (images / name).parent.mkdir(parents=True, exist_ok=True)
-            write_image(images / name, change(read_image(path, a), number))
+            image = read_image(path, a)
+            write_image(images / name, resized(change(image, number), image.shape[:2]))  # label maps keep their size
             watch(number + 1, len(names))
         return {"images": {name.as_posix(): files.checksum(images / name) for name in names}}
 

@@ -9,8 +9,7 @@ baselines as well.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,10 +25,10 @@ from translate.recipe import Downstream, SelfTraining
 NO_CLASS = np.full(1, -1)  # the label of an image that has none
 
 
-def without_labels(like: Examples, paths: Sequence[Path]) -> Examples:
-    """Return images that are read as those of `like`, in an order of chance: files lie in the order of classes."""
-    mixed = [paths[number] for number in sorted(range(len(paths)), key=lambda number: stable_hash("order", number))]
-    return Examples(like.layout, mixed, [NO_CLASS] * len(mixed), like.image, like.resize)
+def without_labels(examples: Examples) -> Examples:
+    """Return the same images without labels, in an order of chance: files lie in the order of classes."""
+    mixed = sorted(range(len(examples)), key=lambda number: stable_hash("order", number))
+    return examples.part(mixed, [NO_CLASS] * len(mixed))
 
 
 @torch.no_grad()

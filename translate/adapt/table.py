@@ -37,7 +37,7 @@ from translate.adapt.assembling import manifest_hash
 from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, digest, refuse_linked_folders
 from translate.adapt.matching import towards
-from translate.adapt.self_training import beliefs, self_trained, with_norms_of, without_labels
+from translate.adapt.self_training import beliefs, self_trained, with_norms_of
 from translate.adapt.stopping import stopping
 from translate.adapt.table_data import TableData, find_table_data
 from translate.adapt.tasks import confusions, train_task
@@ -176,12 +176,12 @@ def key_of(recipe: Recipe, home: Path, data: TableData, row: RowName, seed: int)
     adapt = adaptation_of(recipe)
     used = None if row in CLASSICAL else manifest_hash(home / numbered("set", seed % len(data.translated)))
     own = data.target_train.digest if row == "oracle" and data.target_train is not None else None
-    like = [files.checksum(path) for path in data.unlabelled] if row in CLASSICAL else None
+    like = [files.checksum(path) for path in data.likes.files] if row in CLASSICAL else None
     image_b = recipe.data.image_b.model_dump(mode="json")
     parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), image_b, used, like, own, data.source.digest,
              data.target_test.digest]
     if adapt.self_training is not None and row != "oracle":
-        parts += [adapt.self_training.model_dump(mode="json"), [*map(files.checksum, data.unlabelled)]]
+        parts += [adapt.self_training.model_dump(mode="json"), [*map(files.checksum, data.likes.files)]]
     return digest(parts)
 
 
@@ -205,7 +205,7 @@ def run_row(recipe: Recipe, data: TableData, row: RowName, seed: int, where: tor
         result["wrong"] = wrong_about_labels(network, data, variant, where)
 
     # What the target's images teach it without their labels, and which classes it believes they are of.
-    unlabelled = without_labels(data.translated[variant], data.unlabelled)
+    unlabelled = data.unlabelled
     if adapt.self_training is not None and row != "oracle":
         teacher = with_norms_of(network, unlabelled, where)
         student = self_trained(adapt.self_training, adapt.task, examples, teacher, unlabelled, seed, where, workers,
@@ -229,7 +229,7 @@ def examples_for(data: TableData, row: RowName, seed: int, translated: Examples)
         return translated
     if row == "translated_and_source":
         return translated + data.matched
-    change = towards(row, data.unlabelled, data.target_test.image, seed)
+    change = towards(row, data.likes, seed)
     return Examples(source.layout, source.files, source.labels, source.image, source.resize, change)
 
 

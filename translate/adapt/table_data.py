@@ -17,6 +17,7 @@ from translate.adapt.checking import target_splits
 from translate.adapt.examples import Examples
 from translate.adapt.kept import Record, SetRecord, read_record
 from translate.adapt.matching import matched_source
+from translate.adapt.self_training import without_labels
 from translate.adapt.tasks import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
 from translate.data.label_counts import LabelCounts
@@ -39,7 +40,8 @@ class TableData:
     source_shares: np.ndarray  # (classes,) of the source's images or pixels
     target_test: Examples
     target_train: Examples | None  # None: no oracle
-    unlabelled: Sequence[Path]  # the target's training images, as the translator saw them
+    unlabelled: Examples  # the target's training images, as the translator saw them, in an order of chance
+    likes: Examples  # the same at their own size, which classical rows make the source like
     translated: Sequence[Examples]  # a set a variant
     images: Path  # the folder of the source's images
     places: Sequence[Path]  # and those of each set
@@ -88,12 +90,14 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
             if path.relative_to(found.folder).as_posix() not in unread]
 
     matched = matched_source(recipe, found, home, watch)
+    files_b = recipe.data.build("train", root).files_b
     return TableData(source=Examples.of(adapt.source, found, a, resize).part(read),
                      matched=Examples.of(adapt.source, matched, a, resize).part(read),
                      source_shares=counted / counted.sum(),
                      target_test=Examples.of(adapt.target, test, b, resize),
                      target_train=None if train is None else Examples.of(adapt.target, train, b, resize),
-                     unlabelled=recipe.data.build("train", root).files_b,
+                     unlabelled=without_labels(Examples(adapt.source, files_b, files_b, b, resize)),
+                     likes=Examples(adapt.source, files_b, files_b, b, None),
                      translated=[Examples.of(adapt.source, each, b, resize) for each in made],
                      images=found.images, places=[each.images for each in made], missing=tuple(missing),
                      reports=tuple(reports), tested=tested)

@@ -119,9 +119,7 @@ def train_rows(recipe: Recipe, home: Path, report: Reporter, *, shard: Shard | N
     """
     adapt, where = adaptation_of(recipe), choose_device(device)
     refuse_linked_folders(home)
-    shape = (adapt.source.num_classes, adapt.source.num_classes + 1)
-    known = {record["key"]: record for record in read_lines(home / RESULTS, Result)
-             if all(np.shape(each) == shape for each in (record["confusion"], *record.get("uses", {}).values()))}
+    known = known_results(home, adapt.source.num_classes)
     results: dict[RowName, list[Record]] = {}
 
     with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
@@ -144,6 +142,8 @@ def train_rows(recipe: Recipe, home: Path, report: Reporter, *, shard: Shard | N
         own = [(seed, row, key) for (seed, row), key in zip(wanted, keys, strict=True)
                if shard is None or shard.has(f"{row}, seed {seed}")]
         for number, (seed, row, key) in enumerate(own):
+            if key not in known:  # other processes may have trained it meanwhile
+                known = known_results(home, adapt.source.num_classes)
             if key not in known:
                 known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, data, row, seed, where, report)
                 with files.as_disk_errors(home / RESULTS):
@@ -151,6 +151,13 @@ def train_rows(recipe: Recipe, home: Path, report: Reporter, *, shard: Shard | N
             results.setdefault(row, []).append(known[key])
             report.progress(number + 1, len(own), "table", {})
     return data, results
+
+
+def known_results(home: Path, classes: int) -> dict[str, Record]:
+    """Return the lines of `results.jsonl` by their keys. Raises `DocumentError`."""
+    return {record["key"]: record for record in read_lines(home / RESULTS, Result)
+            if all(np.shape(each) == (classes, classes + 1)
+                   for each in (record["confusion"], *record.get("uses", {}).values()))}
 
 
 def pictures(data: TableData) -> list[Shown]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Bytecode is kept, also where the environment says otherwise: hundreds of processes would compile the package again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import numpy as np
 import pytest
@@ -30,6 +36,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if "cuda" not in config.option.markexpr.replace("not cuda", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what is collected out of Python's garbage collection, which would go through thousands of tests each time.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def waves(number: int, size: tuple[int, int]) -> np.ndarray:

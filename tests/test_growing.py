@@ -127,7 +127,6 @@ def test_gradients_reach_a_level_as_soon_as_it_fades_in_and_the_old_ends_until_i
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_level_that_is_in_leaves_nothing_of_what_it_replaced(variant: str) -> None:
     """At α = 1 the old ends do nothing; once dropped they are not in memory any more."""
-    gc.freeze()  # what other tests hold, which would take most of the time of a collection
     config, network = make(variant)
     before = sum(parameter.numel() for parameter in network.parameters())
     add_level(config, network)
@@ -140,7 +139,6 @@ def test_a_level_that_is_in_leaves_nothing_of_what_it_replaced(variant: str) -> 
     everything = {id(parameter): weakref.ref(parameter) for parameter in network.parameters()}
     network.drop_faded()
     gc.collect()
-    gc.unfreeze()
     left = {id(parameter) for parameter in network.parameters()}
     gone = [reference for key, reference in everything.items() if key not in left]
     assert gone and all(reference() is None for reference in gone)

@@ -93,7 +93,7 @@ def stripes_recipe(folder: Path, **changes: Any) -> Recipe:
         "translator": {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 2, "blocks": 1}, "pool": 0,
                        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}, "weights": {"identity": 0}},
         "stages": [{"resolution": SIDE, "images": 8, "batch_size": 4}], "precision": "fp32", "workers": 0,
-        "every": {"log": 8, "sample": None, "checkpoint": 4, "evaluate": None},
+        "memory": {"plan": "split"}, "every": {"log": 8, "sample": None, "checkpoint": 4, "evaluate": None},
         **changes, "adapt": adapt | changes.pop("adapt", {})}, "stripes")
 
 
@@ -110,7 +110,7 @@ def scenes_recipe(folder: Path, **changes: Any) -> Recipe:
         "translator": {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 2, "blocks": 1}, "pool": 0,
                        "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}, "weights": {"identity": 1}},
         "stages": [{"resolution": 24, "images": 8, "batch_size": 4}], "precision": "fp32", "workers": 0,
-        "every": {"log": 8, "sample": None, "checkpoint": 4, "evaluate": None},
+        "memory": {"plan": "split"}, "every": {"log": 8, "sample": None, "checkpoint": 4, "evaluate": None},
         **changes, "adapt": adapt | changes.pop("adapt", {})}, "scenes")
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,20 +48,32 @@ BLIND = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": SIDE,
          "lr": 1e-9}
 
 
+class Once(dict[str, Path]):
+    """Stripes and scenes with what `make` has made of them, each when it is first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        write, recipe = {"stripes": (write_stripes, stripes_recipe), "scenes": (write_scenes, scenes_recipe)}[name]
+        self[name] = write(self.folder / name, 20)
+        make(recipe(self[name]), self[name] / "out", Silent(), device="cpu")
+
+        # The same images with a set by the translator that is there, for tests that spoil their own copy.
+        by_model = self.folder / f"{name} by a model"
+        shutil.copytree(self[name], by_model, ignore=lambda _, names: {"out"} & set(names))
+        make(recipe(by_model), by_model / "out", Silent(), models=[self[name] / "out" / "translator"], device="cpu")
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Stripes and scenes with what `make` has made of them: copied for each test, which may spoil its own."""
-    made = {}
-    for name, write, recipe in (("stripes", write_stripes, stripes_recipe), ("scenes", write_scenes, scenes_recipe)):
-        made[name] = write(tmp_path_factory.mktemp(name), 20)
-        make(recipe(made[name]), made[name] / "out", Silent(), device="cpu")
-    return made
+    return Once(tmp_path_factory.mktemp("once"))
 
 
 def copied(once: Path, folder: Path, recipe: Callable[..., Recipe]) -> tuple[Recipe, Path]:
-    """A copy of the images to spoil, and a set of them by the translator that is there."""
-    shutil.copytree(once, folder, ignore=lambda _, names: {"out"} & set(names))
-    make(recipe(folder), folder / "out", Silent(), models=[once / "out" / "translator"], device="cpu")
+    """A copy of the images to spoil, and of a set of them by the translator that is there: with its hard links."""
+    subprocess.run(["cp", "-a", f"{once} by a model", folder], check=True)
     return recipe(folder), folder / "out"
 
 
@@ -76,11 +89,11 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def test_a_judge_that_knows_nothing_is_said_to_know_nothing_wherever_its_report_is_shown(
-        tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+        once: dict[str, Path], tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = stripes_recipe(write_stripes(tmp_path, 20), adapt={"task": BLIND, "semantic": None, "seeds": 1})
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())
     words = (tmp_path / "stripes.yaml", "--out", tmp_path / "out", "--device", "cpu")
-    assert call(monkeypatch, "adapt", "make", *words) == 0
+    assert call(monkeypatch, "adapt", "make", *words, "--model", once["stripes"] / "out" / "translator") == 0
     report = json.loads((tmp_path / "out" / "preservation.json").read_text())
     (line,) = report["warnings"]
     assert line.endswith("of untranslated images: this check says little; train it longer (adapt.task.images)")
@@ -149,6 +162,8 @@ def test_a_damaged_set_is_noticed_and_made_whole(spoil: Callable[[Path], None], 
                                                  tmp_path: Path) -> None:
     """In-place edits of a set go through its hard links into the staged translations, which are made again."""
     recipe, out = copied(once["scenes"], tmp_path / "scenes", scenes_recipe)
+    card = out / "set" / "README.md"  # quotes the recipe, which says where the images lie
+    card.write_text(card.read_text().replace(f"{once['scenes']} by a model", str(tmp_path / "scenes")))
     before = contents(out / "set")
     assert (out / "set/train/images/003.png").samefile(out / "translated/003.png")
     spoil(out)
@@ -159,12 +174,12 @@ def test_a_damaged_set_is_noticed_and_made_whole(spoil: Callable[[Path], None], 
     assert any("put together again" in line for line in report.lines)
 
 
-def test_the_metadata_of_an_imagefolder_is_covered_by_the_manifest(tmp_path: Path) -> None:
+def test_the_metadata_of_an_imagefolder_is_covered_by_the_manifest(once: dict[str, Path], tmp_path: Path) -> None:
     write_stripes(tmp_path)
     write_image_folder(tmp_path / "hf")
     layout = {"kind": "imagefolder", "folder": str(tmp_path / "hf"), "names": CLASSES["names"]}
-    recipe = stripes_recipe(tmp_path, adapt={"source": layout})
-    make(recipe, tmp_path / "out", Silent(), device="cpu")
+    recipe, models = stripes_recipe(tmp_path, adapt={"source": layout}), [once["stripes"] / "out" / "translator"]
+    make(recipe, tmp_path / "out", Silent(), models=models, device="cpu")
     metadata = tmp_path / "out/set/train/metadata.jsonl"
     before = metadata.read_bytes()
     assert {row["label_sha256"] for row in read_lines(tmp_path / "out/set/manifest.jsonl")} == {
@@ -172,7 +187,7 @@ def test_the_metadata_of_an_imagefolder_is_covered_by_the_manifest(tmp_path: Pat
     metadata.write_bytes(before.replace(b"upright", b"lying", 1))
     with pytest.raises(DataError, match=r"metadata.jsonl is missing, or is not the one"):
         evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
-    make(recipe, tmp_path / "out", Silent(), device="cpu")
+    make(recipe, tmp_path / "out", Silent(), models=models, device="cpu")
     assert metadata.read_bytes() == before
 
 
@@ -281,7 +296,7 @@ def test_a_table_says_what_it_was_tested_on_and_what_not(once: dict[str, Path], 
 def test_one_unreadable_source_image_does_not_cost_the_table(once: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "stripes"
     shutil.copytree(once["stripes"], folder)
-    recipe = stripes_recipe(folder, adapt={"seeds": 1})
+    recipe = changed(stripes_recipe(folder, adapt={"seeds": 1}), images=16)
     broken = folder / "source/train/lying/003.png"
     broken.write_bytes(broken.read_bytes()[:60])
     (made,) = make(recipe, folder / "new", Silent(), models=[once["stripes"] / "out/translator"], device="cpu")

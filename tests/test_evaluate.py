@@ -308,10 +308,8 @@ def test_the_automatic_cadence_looks_at_one_pixel_for_twenty_trained_on(shared_p
 
 
 @pytest.fixture(scope="module")
-def run(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "toy"
-    train(cyclegan_recipe(shared_pairs), folder, Silent())
-    return folder
+def run(shared_pairs: Path, trained: Callable[[Recipe], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(trained(cyclegan_recipe(shared_pairs)), tmp_path_factory.mktemp("runs") / "toy"))
 
 
 @pytest.fixture

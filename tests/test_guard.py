@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -424,7 +425,9 @@ def test_looking_changes_nothing(make: Any, shared_pairs: Path, tmp_path: Path) 
 
 
 def test_a_collapse_that_passes_is_rolled_back_and_the_run_goes_on_with_other_data(
-        shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shared_pairs: Path, tmp_path: Path, trained: Callable[[Recipe], Path],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trained(guarded_recipe(shared_pairs))
     break_steps(monkeypatch, 4)
     run, report = tmp_path / "run", Silent()
     train(guarded_recipe(shared_pairs), run, report)
@@ -437,8 +440,6 @@ def test_a_collapse_that_passes_is_rolled_back_and_the_run_goes_on_with_other_da
     assert [record["images"] for record in read_lines(run / "metrics.jsonl") if record["kind"] == "train"] == list(
         range(4, 41, 4)), "what was undone is recorded once"
     assert "back to the healthy checkpoint at 20 images" in (run / "report.html").read_text()
-    whole = tmp_path / "whole"
-    train(guarded_recipe(shared_pairs), whole, Silent())
     assert final_state(run)["generator_ab.safetensors"] != final_state(whole)["generator_ab.safetensors"], "other data"
 
 

@@ -104,7 +104,7 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(share=12, name=list(CONFIGS), batch={"rectangle": ((48, 64), 2), "odd": ((33, 50), 1)}, plan=PLANS)
+@each_value(share=18, name=list(CONFIGS), batch={"rectangle": ((48, 64), 2), "odd": ((33, 50), 1)}, plan=PLANS)
 def test_every_plan_gives_the_gradients_of_the_textbook_step(
         name: str, batch: tuple[tuple[int, int], int], plan: str) -> None:
     translator, (size, samples) = build(CONFIGS[name]), batch
@@ -206,7 +206,7 @@ def test_every_game_has_the_same_gradients_and_losses_under_every_plan(name: str
     torch.testing.assert_close(buffers(translator), advanced, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("num_strips", [2, 5, 64])
+@pytest.mark.parametrize("num_strips", [2, pytest.param(5, marks=pytest.mark.slow), 64])
 def test_any_number_of_strips_gives_the_same_gradients(num_strips: int) -> None:
     translator, batch = build(CONFIGS["resnet"]), make_batch((48, 64), 2)
     plan = memory.MemoryConfig(plan="strips", strips=num_strips).resolve()
@@ -251,7 +251,7 @@ def forwards(translator: Any, batch: Batch) -> None:
                 translator.discriminator_b(torch.cat([a, image], 1))
 
 
-@each_value(share=3, name=["resnet-batch-resize-no-identity", "unet-batch-dropout", "pix2pix-unet-batch-dropout",
+@each_value(share=6, name=["resnet-batch-resize-no-identity", "unet-batch-dropout", "pix2pix-unet-batch-dropout",
                   "pix2pix-resnet-batch-resize-lsgan", "cut-unet-batch-dropout", "pix2pix-generator-first"], plan=PLANS)
 def test_batch_norm_statistics_advance_once_a_pass_under_every_plan(name: str, plan: str) -> None:
     """A forward pass that is repeated for its gradient must not be noticed."""
@@ -313,7 +313,7 @@ def plain_in(precision: str, name: str) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in step_in(precision, "plain", name).values()])
 
 
-@each_value(name=["resnet", "unet-batch-dropout", "cut-resnet"], plan=PLANS[1:])
+@each_value(share=5, name=["resnet", "unet-batch-dropout", "cut-resnet"], plan=PLANS[1:])
 def test_a_bfloat16_step_is_as_exact_under_every_plan_as_under_plain(name: str, plan: str) -> None:
     """Compared with the float32 step. Every weight gets a gradient, also where a generator ran without a graph first:
     autocast could remember the low-precision weights made there."""

@@ -361,7 +361,7 @@ def test_without_a_cadence_there_is_a_picture_of_the_end_alone(shared_pairs: Pat
     assert [re.findall(r"\d+", path.stem)[-1].lstrip("0") for path in (tmp_path / "run" / "samples").iterdir()] == ["8"]
 
 
-@pytest.mark.parametrize("option", one_in(4, [option for option in CHANGES if CHANGES[option][1]]))
+@pytest.mark.parametrize("option", one_in(8, [option for option in CHANGES if CHANGES[option][1]]))
 def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path,
                                                     trained: Callable[[Recipe], Path]) -> None:
     value, observed = CHANGES[option]

@@ -256,7 +256,8 @@ class TestOutOfMemory:
 
     def test_when_even_the_leanest_fails_it_says_so(self) -> None:
         with pytest.raises(DoesNotFit, match="generator phase runs out of memory under strips_blocks"):
-            step_within(LADDER_CONFIG, "split", LADDER_SIZE, ladder_peaks()["strips_blocks"] * 0.7)
+            step_within(LADDER_CONFIG, "split", LADDER_SIZE,
+                        peak_of(LADDER_CONFIG, "strips_blocks", LADDER_SIZE) * 0.7)
 
     @pytest.mark.parametrize("config", [
         pytest.param(CycleGANConfig(generator=UNetConfig(width=4, downs=5), pool=1,

@@ -66,7 +66,7 @@ class Display:
 
     def _say_that_work_goes_on(self) -> None:
         """Where there is no terminal whose clock goes on: a line now and then while one step takes long."""
-        while not self._ended.wait(1.0):
+        while not self._ended.wait(QUIET_SECONDS / 8):
             now = time.monotonic()
             if now - self._last_said > QUIET_SECONDS:
                 self._last_said = now

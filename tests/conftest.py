@@ -12,10 +12,6 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Bytecode is kept, also where the environment says otherwise: hundreds of processes would compile the package again.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 import numpy as np
 import pytest
 import torch
@@ -26,6 +22,10 @@ from translate.cli import console
 from translate.recipe import Recipe
 
 torch.set_num_threads(1)
+
+# Bytecode is kept, also where the environment says otherwise: hundreds of processes would compile the package again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -290,12 +290,13 @@ def try_classes(arguments: argparse.Namespace) -> None:
     classifier, accuracy = digits_classifier(arguments.digits, 28)
     say({"what": "classifier", "accuracy": accuracy})
     for run in arguments.runs:
-        say({"run": run.name} | classes_of(Sampler.load(run), classifier, arguments.samples))
+        for psi in (None, *arguments.truncation):
+            say({"run": run.name, "psi": psi} | classes_of(Sampler.load(run), classifier, arguments.samples, psi))
 
 
-def classes_of(sampler: Sampler, classifier: nn.Module, num: int) -> dict[str, Any]:
+def classes_of(sampler: Sampler, classifier: nn.Module, num: int, psi: float | None) -> dict[str, Any]:
     asked = [number % 10 if sampler.num_classes else None for number in range(num)]
-    drawn = torch.stack(list(sampler.sample(range(num), 0, classes=asked)))
+    drawn = torch.stack(list(sampler.sample(range(num), 0, asked, psi)))
     found = named(classifier, F.interpolate(drawn, size=28, mode="bilinear", antialias=True))
     shares = histogram(found, 10) / num
     line: dict[str, Any] = {"samples": num, "shares": [round(share, 3) for share in shares.tolist()]}
@@ -379,6 +380,7 @@ def main() -> None:
     command.set_defaults(run=try_classes)
     command.add_argument("--digits", type=Path, required=True)
     command.add_argument("--runs", type=Path, nargs="+", required=True)
+    command.add_argument("--truncation", type=float, nargs="*", default=())
     command.add_argument("--samples", type=int, default=2_000)
     command = commands.add_parser("table")
     command.set_defaults(run=show_table)

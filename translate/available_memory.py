@@ -18,6 +18,7 @@ Source: the kernel's Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memor
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import re
 import sys
@@ -84,12 +85,19 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
     controller. `root` is where /proc and the mounts are looked for.
     """
     try:
-        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
-        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+        groups, mounts = ((root / "proc/self" / name).read_text() for name in ("cgroup", "mountinfo"))
     except OSError:
         return
+    yield from _folders(controller, root, groups, mounts)
 
-    for line in mounts:
+
+@functools.lru_cache(maxsize=16)
+def _folders(controller: str, root: Path, groups: str, mounts: str) -> list[tuple[Path, str, str]]:
+    """Return what `cgroup_folders` yields, by the texts of both files: asked for every image, and seldom another one.
+    """
+    found = []
+    in_group = [line.split(":", 2) for line in groups.splitlines()]
+    for line in mounts.splitlines():
         # A mount: which part of the hierarchy is seen, where, of what type, with which controllers.
         place, _, kind = line.partition(" - ")
         seen, mounted = (PurePosixPath(_unescaped(field)) for field in place.split(" ")[3:5])
@@ -99,7 +107,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
 
         # The group of this process in it. What a container cannot see of its path begins at the mount.
         wanted = controller if filesystem == "cgroup" else ""
-        group = next((PurePosixPath(path) for _, names, path in groups if wanted in names.split(",")), None)
+        group = next((PurePosixPath(path) for _, names, path in in_group if wanted in names.split(",")), None)
         if group is None:
             continue
         hidden = ".." in group.parts or not group.is_relative_to(seen)
@@ -107,8 +115,8 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
 
         # It and all groups around it.
         outermost = root / mounted.relative_to("/")
-        for inner in (below, *below.parents):
-            yield outermost / inner, filesystem, f"/{inner}".removesuffix(".")
+        found += [(outermost / inner, filesystem, f"/{inner}".removesuffix(".")) for inner in (below, *below.parents)]
+    return found
 
 
 def give_back_freed() -> None:

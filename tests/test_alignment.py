@@ -66,7 +66,7 @@ def distance(found: Alignment, down: float, right: float, scale: float, degrees:
     return float(np.sqrt((error**2).sum(-1).mean()))
 
 
-@each_value(share=3, colours={name: name for name in COLOURS}, place={name: name for name in PLACES})
+@each_value(share=5, colours={name: name for name in COLOURS}, place={name: name for name in PLACES})
 def test_a_known_place_is_found_to_an_eighth_of_a_pixel(colours: str, place: str) -> None:
     image = scene()
     found = align(tensor(image), tensor(COLOURS[colours](moved(image, *PLACES[place]))))

@@ -157,7 +157,7 @@ def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], float]:
     return expected, rounding_bound(expected, plain)
 
 
-@each_value(share=6, kind=list(CONFIGS), stage=list(STAGES), plan=[plan for plan in memory.PLANS if plan != "plain"])
+@each_value(share=9, kind=list(CONFIGS), stage=list(STAGES), plan=[plan for plan in memory.PLANS if plan != "plain"])
 def test_every_plan_gives_the_gradients_of_the_textbook_step(kind: str, stage: str, plan: str) -> None:
     translator = in_stage(kind, stage)
     step(translator, make_batch((48, 64)), plan)

@@ -19,6 +19,7 @@ from PIL import Image
 from tests.bombs import BOMBS, false_header, huge_tile, peak_bytes
 from tests.commands import call
 from tests.conversions import SERVER, Identity, fill, last_rows, noise, release_of, tiny_release
+from tests.covering import each_value
 from tests.live_bytes import LiveBytes
 from tests.memory_cgroup import enter, memory_cgroup
 from tests.networks import members
@@ -208,8 +209,7 @@ def test_the_command_says_that_images_went_in_strips(tmp_path: Path, left, said:
 # ---- decoding
 
 
-@pytest.mark.parametrize("make", BOMBS)
-@pytest.mark.parametrize("by_rows", [False, True])
+@each_value(make=list(BOMBS), by_rows=[False, True])
 def test_a_file_takes_no_more_than_its_size_needs(tmp_path: Path, make, by_rows: bool) -> None:
     """A TIFF of 16×16 pixels and 3 MB took 2 GB, in the decoder's process and with `--workers 0`."""
     make(path := tmp_path / "x.tif")

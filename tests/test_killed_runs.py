@@ -32,15 +32,16 @@ def state_of(run: Path) -> str:
     return str(json.loads((run / "status.json").read_text())["state"])
 
 
-@pytest.mark.parametrize("name", [f".tmp-0123456789ab-{NOBODY}", f".tmp-0123456789ab-{NOBODY}-0123abcd",
-                                  ".tmp-release", ".tmp-old-release"])
-def test_a_kill_before_there_is_a_recipe_leaves_a_folder_that_a_run_may_begin_in(
-        name: str, shared_pairs: Path, tmp_path: Path) -> None:
+def test_kills_before_there_is_a_recipe_leave_a_folder_that_a_run_may_begin_in(shared_pairs: Path,
+                                                                               tmp_path: Path) -> None:
     """It could neither start ("holds files already") nor resume ("there is no run here")."""
     run = tmp_path / "run"
     run.mkdir()
     (run / ".lock").touch()
-    (run / name).mkdir() if "release" in name else (run / name).write_text("name: half a rec")
+    for name in (f".tmp-0123456789ab-{NOBODY}", f".tmp-0123456789ab-{NOBODY}-0123abcd"):
+        (run / name).write_text("name: half a rec")
+    for name in (".tmp-release", ".tmp-old-release"):
+        (run / name).mkdir()
     train(small(shared_pairs), run, Silent())
     assert state_of(run) == "finished"
     assert not list(run.rglob(f"{files.TEMPORARY}*"))

@@ -133,7 +133,7 @@ def test_where_the_recipe_says_so_a_condition_reaches_neither(name: str) -> None
                        translator.conditional(batch.a.roll(1, dims=1), batch.b)(batch.b))
 
 
-@pytest.mark.parametrize(("name", "plan"), one_in(7, [
+@pytest.mark.parametrize(("name", "plan"), one_in(11, [
     (name, plan) for plan in PLANS if plan != "plain" for name in SMALL]))
 def test_every_plan_gives_the_gradients_of_one_joint_backward_pass(name: str, plan: str) -> None:
     """In micro-batches where no norm mixes samples. Under strips these networks do as under `preact`."""

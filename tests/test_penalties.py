@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrizations
 
+from tests.covering import each_value
 from tests.runs import cyclegan_recipe
 from tests.steps import build, gradients, make_batch, step, worst_error
 from translate.errors import RecipeError
@@ -172,16 +173,15 @@ def test_a_lazy_penalty_comes_every_k_steps_and_counts_k_times(kind: str) -> Non
     assert (found[1, 0] - none).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("config", [
-    CycleGANConfig(generator=GENERATOR, pool=0, discriminator=PatchGANConfig(width=4, layers=1)),
-    Pix2PixConfig(generator=UNetConfig(width=4, downs=4), discriminator=PatchGANConfig(width=4, layers=1)),
-    CUTConfig(generator=GENERATOR, patches=8, discriminator=PatchGANConfig(width=4, layers=1))],
-    ids=lambda config: config.kind)
-@pytest.mark.parametrize(("plan", "micro_batch"), [("plain", None), ("split", 1), ("strips", 2)])
+@each_value(share=3, config={
+    "cyclegan": CycleGANConfig(generator=GENERATOR, pool=0, discriminator=PatchGANConfig(width=4, layers=1)),
+    "pix2pix": Pix2PixConfig(generator=UNetConfig(width=4, downs=4), discriminator=PatchGANConfig(width=4, layers=1)),
+    "cut": CUTConfig(generator=GENERATOR, patches=8, discriminator=PatchGANConfig(width=4, layers=1))},
+    plan_and_pieces=[("plain", None), ("split", 1), ("strips", 2)])
 def test_the_filters_of_all_generators_are_held_apart_once_a_step_and_those_of_nothing_else(
-        config: Any, plan: str, micro_batch: int | None) -> None:
+        config: Any, plan_and_pieces: tuple[str, int | None]) -> None:
     """β times the gradient of the textbook formula, of all channels' rows, whatever the micro-batches."""
-    batch, found = make_batch((33, 50), 2), {}
+    batch, found, (plan, micro_batch) = make_batch((33, 50), 2), {}, plan_and_pieces
     for beta in (0.0, 0.3):
         translator = build(config.model_copy(update={"orthogonal": beta}))
         update = step(translator, batch, plan, micro_batch=micro_batch)

@@ -74,7 +74,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(share=6, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
+@each_value(share=8, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
 def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator = build(CONFIGS[name])
     step(translator, make_batch(size), plan, lr=LR)
@@ -82,8 +82,7 @@ def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int
     assert worst_error(gradients(translator), expected) <= bound
 
 
-@pytest.mark.parametrize("name", ["cyclegan-resnet", "pix2pix-unet", "cut-resnet-flipped-no-identity"])
-@pytest.mark.parametrize("plan", PLANS)
+@each_value(share=3, name=["cyclegan-resnet", "pix2pix-unet", "cut-resnet-flipped-no-identity"], plan=PLANS)
 def test_micro_batches_give_the_gradients_of_the_whole_batch(name: str, plan: str) -> None:
     def stepped(micro_batch: int | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         translator = build(CONFIGS[name])

@@ -17,7 +17,8 @@ A plan a network cannot follow acts as the nearest one it can:
 
     U-Net           has levels instead of ends and blocks: they keep their convolutions' outputs under `preact` and
                     `replay`, and only their inputs under `blocks` and both `strips`. With `image_skip` it has a tail
-    pix2pix         is not replayed: no generator reads its fakes, so nothing else needs memory while the graph waits
+    pix2pix         no generator reads its fakes, so nothing else needs memory while the graph waits: `replay` says
+    and from noise  only whether the fake that D sees, where D moves first, is made again for the generator's turn
     CUT             computes its encoder's features without strips: under both `strips` the head keeps only its input
     attention       keeps only its input where blocks or levels do
     discriminators  never run in strips: they keep their convolutions' outputs under all plans but `plain` and `split`
@@ -49,7 +50,7 @@ class Plan:
 
     name: PlanName
     cut: bool = True  # split backward: the graph is cut at the fake image
-    replay: bool = False  # the generator of a fake runs without a graph, and again when the fake's gradient is known
+    replay: bool = False  # no graph of a fake waits while other networks are trained or read it: it is made again
     head: Keep = "everything"  # of a ResNet: down to a quarter of the resolution
     trunk: Keep = "everything"  # its residual blocks
     tail: Keep = "everything"  # up again
@@ -105,14 +106,14 @@ MORE_WORK: dict[PlanName, tuple[PlanName, ...]] = {
     "strips_blocks": ()}
 
 
-def leaner(plan: Plan, networks: Collection[nn.Module], replays: bool) -> Plan | None:
+def leaner(plan: Plan, networks: Collection[nn.Module], graphs_wait: bool) -> Plan | None:
     """Return the plan to try when `plan` ran out of memory: the next of the ladder that does something else to these
     networks. None after the leanest."""
-    here = effect(plan, networks, replays)
+    here = effect(plan, networks, graphs_wait)
     # `blocks` is not on the ladder; from it go to `strips`, which comes after `replay`.
     position = LADDER.index("replay" if plan.name == "blocks" else plan.name)
     candidates = (replace(PLANS[name], num_strips=plan.num_strips) for name in LADDER[position + 1:])
-    return next((each for each in candidates if effect(each, networks, replays) != here), None)
+    return next((each for each in candidates if effect(each, networks, graphs_wait) != here), None)
 
 
 class MemoryConfig(Config):
@@ -163,13 +164,13 @@ def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
             part.strips_from = min(1, len(part) - 1)
 
 
-def effect(plan: Plan, networks: Collection[nn.Module], replays: bool, num_processes: int = 1) -> tuple[Any, ...]:
-    """Return what `plan` does to these networks, of a translator that `replays` or not. Nothing is changed.
+def effect(plan: Plan, networks: Collection[nn.Module], graphs_wait: bool, num_processes: int = 1) -> tuple[Any, ...]:
+    """Return what `plan` does to these networks, of a translator whose `graphs_wait` or not. Nothing is changed.
 
     Equal for plans that do the same: a step is then the same under both.
     """
     keeps = [keep for network in networks for _, keep in kept_by_parts(plan, network, num_processes)]
-    return plan.cut, plan.replay and replays, plan.num_strips if "strips" in keeps else None, *keeps
+    return plan.cut, plan.replay and graphs_wait, plan.num_strips if "strips" in keeps else None, *keeps
 
 
 def kept_by_parts(plan: Plan, network: nn.Module, num_processes: int) -> Iterator[tuple[Part, Keep]]:

@@ -70,7 +70,7 @@ class StepOnMeta:
 
     def effect(self, plan: Plan, num_processes: int = 1) -> tuple[Any, ...]:
         """Return what `plan` does to these networks; equal where two plans do the same."""
-        return memory.effect(plan, self.translator.networks.values(), self.translator.replays, num_processes)
+        return memory.effect(plan, self.translator.networks.values(), self.translator.graphs_wait, num_processes)
 
     def measure(self, plan: Plan, precision: Format, device: Device, num_processes: int, is_here: bool = True
                 ) -> Measured:

@@ -1,12 +1,12 @@
-"""What a phase changes before its end, so that one that fails can be undone."""
+"""What a phase changes before its end, so that one that fails can be undone, and what made it fail."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from translate.translators import Translator
 
@@ -38,18 +38,6 @@ class BeforePhase:
 
 
 @contextmanager
-def leaving_no_trace(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Restore after the block what forward passes in it advance: running statistics, the vectors of a spectral norm."""
-    held = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in held:
-                buffer.copy_(value)
-
-
-@contextmanager
 def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
     """Compute no gradient for these networks' parameters within the block."""
     held = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
@@ -60,3 +48,16 @@ def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
+
+
+def not_finite(phase: str, translator: Translator, losses: dict[str, Tensor]) -> str:
+    """Say in words what of a phase is not finite: its losses, the weights of any network, the phase's gradients."""
+    broken = [loss for loss, value in losses.items() if not torch.isfinite(value)]
+    weights = [each for each, network in translator.networks.items()
+               if not all(torch.isfinite(parameter).all() for parameter in network.parameters())]
+    gradients = [f"{each}.{parameter}" for each, network in translator.phases[phase].items() for parameter, value in
+                 network.named_parameters() if value.grad is not None and not torch.isfinite(value.grad).all()]
+    found = [f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+             for what, names in (("the weights of", weights), ("the loss", broken), ("the gradient of", gradients))
+             if names]
+    return f"{phase} phase: not finite: {'; '.join(found) or 'something in another process'}"

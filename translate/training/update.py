@@ -35,8 +35,9 @@ from translate.networks.memory import Plan
 from translate.networks.recomputing import recomputing, starting_point
 from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
+from translate.training.previews import Previews
 from translate.training.processes import has_sync_batch_norm, in_any_process
-from translate.training.undo import BeforePhase, frozen, leaving_no_trace
+from translate.training.undo import BeforePhase, frozen, not_finite
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
 
@@ -86,6 +87,7 @@ class Update:
         self.other: Tensor | None = None
         self.has_unknown = False
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
+        self._previews = Previews()
 
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
         """Train the networks of phase `name`: run `body(*arguments, self)`, average the gradients, step the optimizer.
@@ -109,7 +111,7 @@ class Update:
             self.average_gradients(self.translator.phases[name])
             norm = self.step_optimizer(self.optimizers[name])
         except NotFinite:
-            what = self._not_finite(name)
+            what = not_finite(name, self.translator, self.losses)
             self._undo(name, before, recorded)
             raise NotFinite(what) from None
         except (RuntimeError, MemoryError) as error:
@@ -150,13 +152,14 @@ class Update:
         self.losses, self.observed = recorded
         self._waiting = []
         before.restore()
+        self._previews.undo()
 
     def _use_leaner_plan(self, name: str, out_of_memory: str | None) -> None:
         gc.collect()  # the failed attempt's frames, where they form cycles
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
         networks = self.translator.networks.values()
-        plan = memory.leaner(self.plan, networks, self.translator.replays)
+        plan = memory.leaner(self.plan, networks, self.translator.graphs_wait)
         reason = out_of_memory or "another process ran out of memory"
         if plan is None:
             raise DoesNotFit(f"the {name} phase runs out of memory under {self.plan}, the leanest memory plan "
@@ -184,24 +187,27 @@ class Update:
         return hide_unknown(made, real, truth) if self.has_unknown else made
 
     @contextmanager
-    def fake(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None) -> Iterator[Tensor]:
+    def fake(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None, shared: bool = False
+             ) -> Iterator[Tensor]:
         """Yield `generator(real)` as a leaf that gathers its gradient, which goes on through `generator` at the end.
 
-        It is the truth where that or `real` is not known, see `hide_unknown`.
+        It is the truth where that or `real` is not known, see `hide_unknown`. `shared`: `translated` may have made it.
         The leaf is in at least float32: scaled half-precision gradients of several losses could overflow in their sum.
         Under memory plan `plain` there is no cut, and the image is yielded as it is.
         """
+        kept = self._previews.take(generator) if shared else None
         if not self.plan.cut:
-            yield self.hide_unknown(generator(real), real, truth)
+            yield self.hide_unknown(generator(real), real, truth) if kept is None else kept
             return
 
         # In CycleGAN and CUT a generator also reads the fake. Both graphs together would not fit: this one is dropped
         # now and rebuilt when the fake's gradient is known.
         replay = self.plan.replay and self.translator.replays
         start = starting_point(generator) if replay else []
-        with self.without_graph() if replay else nullcontext():
-            image: Tensor | None = self.hide_unknown(generator(real), real, truth)
-        assert image is not None
+        image, kept = kept, None
+        if image is None:
+            with self.without_graph() if replay else nullcontext():
+                image = self.hide_unknown(generator(real), real, truth)
         dtype = image.dtype
 
         # A view, and not the tensor itself: autocast keeps its copies of other leaves to the end.
@@ -239,14 +245,27 @@ class Update:
         self.record(name, loss)
         self._propagate(loss)
 
-    def translated(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None) -> Tensor:
-        """Return `generator(real)` in at least float32, without a graph and without what is not known."""
+    def translated(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None, shared: bool = False
+                   ) -> Tensor:
+        """Return `generator(real)` in at least float32, without a graph and without what is not known.
+
+        `shared`: the generators' phase needs it too. Within `previewing` it is kept for that, with its graph.
+        """
+        if shared and self._previews.may_keep:
+            with self._previews.graph_of(generator):
+                fake = self.hide_unknown(generator(real), real, truth)
+            self._previews.keep(generator, fake)
+            return at_least_float32(fake.detach())
         with self.without_graph():
             return self.hide_unknown(at_least_float32(generator(real)), real, truth)
 
-    def previewing(self, generators: dict[str, nn.Module]) -> AbstractContextManager[object]:
-        """Make fakes within the block that a later phase makes again: these passes leave no trace in the buffers."""
-        return leaving_no_trace(generators.values())
+    def previewing(self, generators: dict[str, nn.Module], num_samples: int) -> AbstractContextManager[object]:
+        """Make fakes of a batch of `num_samples` within the block that the generators' phase needs as well.
+
+        It makes them again, and these leave no trace, unless they are `shared`, of one micro-batch, and may wait.
+        """
+        may_keep = not self.plan.replay and (self.micro_batch or num_samples) >= num_samples
+        return self._previews.within(generators.values(), may_keep)
 
     def record(self, name: str, value: Tensor) -> None:
         """Record a loss, a mean over the micro-batch: it is logged, and a step is left out where it is not finite."""
@@ -374,19 +393,6 @@ class Update:
             values.append(norm.float())
         broken = bool(values) and not torch.isfinite(torch.stack(values)).all().item()
         return in_any_process(broken, self.accelerator)
-
-    def _not_finite(self, name: str) -> str:
-        """Say in words what is not finite in a phase."""
-        losses = [loss for loss, value in self.losses.items() if not torch.isfinite(value)]
-        networks = self.translator.phases[name]
-        weights = [each for each, network in self.translator.networks.items()
-                   if not all(torch.isfinite(parameter).all() for parameter in network.parameters())]
-        gradients = [f"{each}.{parameter}" for each, network in networks.items() for parameter, value in
-                     network.named_parameters() if value.grad is not None and not torch.isfinite(value.grad).all()]
-        found = [f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-                 for what, names in (("the weights of", weights), ("the loss", losses), ("the gradient of", gradients))
-                 if names]
-        return f"{name} phase: not finite: {'; '.join(found) or 'something in another process'}"
 
     def _propagate(self, loss: Tensor) -> None:
         with self.outside_autocast():

@@ -78,7 +78,7 @@ class CUT(Translator):
         fakes = []
         for a, b in update.micro_batches(batch):
             flipped = self.flipped(update)
-            with update.fake(self.generator_ab, mirrored(a, flipped)) as fake:
+            with update.fake(self.generator_ab, mirrored(a, flipped), shared=True) as fake:
                 fooled = self.fool(update, self.discriminator("b"), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 self.keep_protected(update, mirrored(fake, flipped), a)
@@ -93,7 +93,8 @@ class CUT(Translator):
     def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell real images of B from fakes (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
-            fake = fakes[number] if fakes else update.translated(self.generator_ab, mirrored(a, self.flipped(update)))
+            fake = fakes[number] if fakes else update.translated(
+                self.generator_ab, mirrored(a, self.flipped(update)), shared=True)
             self.tell_apart(update, self.discriminator("b"), b, fake)
 
     def flipped(self, update: StepTools) -> Tensor | None:

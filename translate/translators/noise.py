@@ -186,7 +186,7 @@ class Noise(Translator):
             divergence = self.generator_ab.divergence(given)
             if divergence is not None:
                 update.backward("divergence", self.divergence * divergence)
-            with update.fake(self.generator_ab, given) as fake:
+            with update.fake(self.generator_ab, given, shared=True) as fake:
                 judge = self.conditional(a, b)
                 update.backward("adversarial", self.fool(update, judge, fake, b))
                 if self.codes is not None:
@@ -201,7 +201,8 @@ class Noise(Translator):
     def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell real images from drawn ones, each beside its condition (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
-            fake = fakes[number] if fakes else update.translated(self.generator_ab, self.inputs(a, update.keys))
+            fake = fakes[number] if fakes else update.translated(
+                self.generator_ab, self.inputs(a, update.keys), shared=True)
             judge = self.conditional(a, b)
             self.tell_apart(update, judge, b, fake)
             if self.mismatched and update.other is not None:

@@ -78,7 +78,7 @@ class Pix2Pix(Translator):
         """Fool the discriminator and stay near the truth (eq. 4); return the fakes, one a micro-batch."""
         fakes = []
         for a, b in update.micro_batches(batch):
-            with update.fake(self.generator_ab, a, truth=b) as fake:
+            with update.fake(self.generator_ab, a, truth=b, shared=True) as fake:
                 fooled = self.fool(update, self.conditional(update, a), fake, b)
                 update.backward("adversarial", self.weights.adversarial * fooled)
                 self.keep_protected(update, fake, a)
@@ -98,7 +98,7 @@ class Pix2Pix(Translator):
     def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
-            fake = fakes[number] if fakes else update.translated(self.generator_ab, a, truth=b)
+            fake = fakes[number] if fakes else update.translated(self.generator_ab, a, truth=b, shared=True)
             self.tell_apart(update, self.conditional(update, a), b, fake)
 
     def laid_on_truth(self, update: StepTools, fake: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def test_every_kind_of_folder_gets_a_recipe_of_its_own(name: str, tmp_path: Path
     assert line in "\n".join(made.lines) and line in made.text
     assert all(max(stage.size) <= 48 for stage in recipe.stages)  # no image is enlarged
     assert "GPU of 8GB" in made.text.splitlines()[0] and "images/s" in made.text
-    assert "# Hours:    about " in made.text and "taken for an RTX 3060" in made.text
+    assert "# Hours:    about " in made.text and "at the speed of the RTX 3060" in made.text
 
 
 def test_a_heap_of_images_gets_a_recipe_that_draws_others_where_one_asks_for_it(tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_the_command_shows_a_table_or_json_and_says_what_to_change(
     assert call(monkeypatch, "plan", file, "--memory", "8GB") == 0
     shown = capsys.readouterr()
     assert "→ plain" in shown.out and "strips_blocks" in shown.out, "so small a step waits for kernels to start"
-    assert "taken for an RTX 3060" in shown.out and "in all: about" in shown.out
+    assert "at the speed of the RTX 3060" in shown.out and "in all: about" in shown.out
     assert "7 of 7 predictions" in shown.err
     assert call(monkeypatch, "plan", file, "--memory", "5MB", "--json") == 5
     told = capsys.readouterr()

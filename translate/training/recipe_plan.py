@@ -152,7 +152,7 @@ def gpu_to_plan_for(gpu: str | None, memory: str | None, precision: Format) -> P
         speed = published(named, precision) if named else measured(device, precision)  # type: ignore[arg-type]
         return PlannedGPU(budget, memory, speed, speed.of)
     speed = assumed("cuda", precision, num_bytes(memory) if memory else None)
-    return PlannedGPU(budget, memory, speed, f"taken for an {speed.of}, as none is named (--gpu names one)")
+    return PlannedGPU(budget, memory, speed, f"at the speed of the {speed.of}: no GPU is named (--gpu names one)")
 
 
 def samples_of(recipe: Recipe) -> Samples | None:

@@ -68,7 +68,7 @@ RESULTS, TABLE, PAGE = "results.jsonl", "table.json", "table.html"
 NUM_SHOWN = 6
 NUM_CLASSES_NAMED = 4
 NUM_PIXELS_ASKED = 256  # of each image, for the shares of the classes
-SHARE_TO_WARN_OF = 0.1  # of the target's images, or pixels: so much is of other classes than the source's shares say
+SHARE_TO_WARN_OF = 0.25  # of the target; of digits, as frequent on both sides, the estimate was 0.17 off
 NUM_ASKED = 1000  # source images, at most, that a trained network is asked about before and after translation
 VERSION = 2  # raise it when the same data and settings begin to give other results
 

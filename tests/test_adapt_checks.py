@@ -24,7 +24,7 @@ from translate.convert import Shard
 from translate.errors import DataError, Stopped, TranslateError
 from translate.foreign import read_lines
 from translate.networks.memory import PLANS
-from translate.recipe import load_recipe
+from translate.recipe import Recipe, load_recipe
 from translate.training.plan import predict, with_consistency
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +41,15 @@ class Telling(Silent):
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
         self.work.append(stage)
         self.after(stage)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path, Telling]:
+    """A recipe for stripes, the folder of what `make` has made of them, and what it told."""
+    recipe = stripes_recipe(write_stripes(tmp_path_factory.mktemp("stripes"), 4), adapt={"seeds": 1})
+    out, report = tmp_path_factory.mktemp("made") / "out", Telling()
+    make(recipe, out, report, device="cpu")
+    return recipe, out, report
 
 
 def truncate(path: Path) -> None:
@@ -123,12 +132,10 @@ def test_make_says_what_the_table_will_lack_and_which_classes_have_no_image(tmp_
     assert sum("holds no image of class aslant" in line for line in report.lines) == 2
 
 
-def test_a_shard_reads_no_file_that_it_does_not_translate(tmp_path: Path) -> None:
+def test_a_shard_reads_no_file_that_it_does_not_translate(made: tuple[Recipe, Path, Telling], tmp_path: Path) -> None:
     """Else each of eight machines would read everything; the last call does."""
-    recipe = stripes_recipe(write_stripes(tmp_path, 4))
-    make(recipe, tmp_path / "out", Silent(), device="cpu")
-    report = Telling()
-    make(recipe, tmp_path / "two", report, device="cpu", models=[tmp_path / "out" / "translator"], shard=Shard(1, 2))
+    (recipe, out, _), report = made, Telling()
+    make(recipe, tmp_path / "two", report, device="cpu", models=[out / "translator"], shard=Shard(1, 2))
     assert set(report.work) == {"translate"}
 
 
@@ -181,7 +188,7 @@ def test_data_check_of_a_recipe_names_all_that_is_wrong_with_its_labelled_images
     ("check", signal.SIGTERM)]))
 def test_a_signal_stops_make_at_the_next_step_and_the_same_call_goes_on(work: str, number: int,
                                                                         tmp_path: Path) -> None:
-    recipe = stripes_recipe(write_stripes(tmp_path, 12))
+    recipe = stripes_recipe(write_stripes(tmp_path, 4))
     report = Telling(lambda stage: os.kill(os.getpid(), number) if stage == work else None)
     name = signal.Signals(number).name
     with pytest.raises(Stopped, match=rf"stopped by {name} \({work}, .*the same command goes on"):
@@ -209,15 +216,14 @@ def test_a_signal_that_comes_with_the_last_step_of_a_network_is_minded_after_it_
     assert "task network" not in again.work
 
 
-def test_a_signal_stops_the_table_at_the_next_step_and_keeps_its_rows(tmp_path: Path) -> None:
-    recipe = stripes_recipe(write_stripes(tmp_path, 12), adapt={"seeds": 1})
-    make(recipe, tmp_path / "out", Silent(), device="cpu")
+def test_a_signal_stops_the_table_at_the_next_step_and_keeps_its_rows(made: tuple[Recipe, Path, Telling]) -> None:
+    recipe, out, _ = made
     report = Telling(lambda stage: os.kill(os.getpid(), signal.SIGTERM) if stage.startswith("fda") else None)
     with pytest.raises(Stopped, match=r"stopped by SIGTERM \(fda, seed 0, 8 of 160\); finished rows are kept in"):
-        evaluate(recipe, tmp_path / "out", report, device="cpu")
-    assert [row["row"] for row in read_lines(tmp_path / "out" / "results.jsonl")] == ["source", "histogram_matching"]
-    table = evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
-    assert len(table["rows"]) == 8 and len(read_lines(tmp_path / "out" / "results.jsonl")) == 8
+        evaluate(recipe, out, report, device="cpu")
+    assert [row["row"] for row in read_lines(out / "results.jsonl")] == ["source", "histogram_matching"]
+    table = evaluate(recipe, out, Silent(), device="cpu")
+    assert len(table["rows"]) == 8 and len(read_lines(out / "results.jsonl")) == 8
 
 
 def started(tmp_path: Path, workers: int = 0) -> subprocess.Popen[str]:
@@ -311,8 +317,7 @@ def test_prepare_goes_with_nothing_that_comes_after_it(tmp_path: Path, said: io.
     assert f"--run-dir {tmp_path / 'out' / 'translator'}" in said.getvalue()
 
 
-def test_adapt_does_not_print_the_resolved_recipe(tmp_path: Path) -> None:
-    report = Silent()
-    make(stripes_recipe(write_stripes(tmp_path, 4)), tmp_path / "out", report, device="cpu")
+def test_adapt_does_not_print_the_resolved_recipe(made: tuple[Recipe, Path, Telling]) -> None:
+    _, out, report = made
     assert not any("optimizer:" in line for line in report.lines)
-    assert "optimizer:" in (tmp_path / "out" / "translator" / "recipe.yaml").read_text()
+    assert "optimizer:" in (out / "translator" / "recipe.yaml").read_text()

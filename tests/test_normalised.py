@@ -159,7 +159,7 @@ def test_the_kernels_add_up_many_spans_and_blocks_of_channels(monkeypatch: pytes
 
 def errors_in_half_precision(path: Any, kind: str, slope: float, dtype: torch.dtype) -> list[float]:
     """How far a value and its gradients lie from the definition's in float64, of an image and a gradient in `dtype`."""
-    given, amounts = arguments(kind, 1, (32, 32)), (1, 1, 1, 1)
+    given, amounts = arguments(kind, 1, (16, 16)), (1, 1, 1, 1)
     given["z"] = given["z"].to(dtype).double()
 
     def by_definition(z: Tensor, *others: Any) -> Tensor:

@@ -113,6 +113,7 @@ def test_shards_and_launchers_are_not_mixed(run: Path, tmp_path: Path, said: io.
     assert "0 converted, 8 done before, 0 failed" in said.getvalue()
     assert call(monkeypatch, *words, "--shard", "3/2") == 2
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     assert call(monkeypatch, *words, "--shard", "1/2") == 2
     assert "the 2 processes of the launcher share the files" in said.getvalue()
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -336,6 +337,18 @@ def test_a_run_scores_like_the_folder_it_is_converted_to(run: Path, shared_pairs
     assert distance["floor"]["value"] is not None and distance["better"] == "lower"
     assert evaluate_run(run, direction="ba").as_json()["metrics"]["psnr"] != psnr
     assert evaluate_run(run, most=2).as_json()["num_images"] == 2
+
+
+def test_workers_of_a_cluster_find_the_images_of_a_card(run: Path, shared_pairs: Path, tmp_path: Path, cluster: Any,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where data lie is said from the folder of this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIPTYCH_DATA", "mine")
+    monkeypatch.setenv("TORCH_HOME", "none")
+    shutil.copytree(shared_pairs, tmp_path / "mine" / "earth")
+    recipe = Path(shutil.copytree(run, tmp_path / "run")) / "recipe.yaml"
+    recipe.write_text(re.sub("folder: .*", "folder: null", recipe.read_text()).replace("card: null", "card: earth"))
+    assert evaluate_run(tmp_path / "run", most=2, engine=cluster).as_json()["num_images"] == 2
 
 
 def test_workers_of_a_cluster_tell_what_values_they_have_seen(tmp_path: Path, cluster: Any,

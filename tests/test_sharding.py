@@ -54,3 +54,12 @@ def test_what_tells_no_part_is_named(variables: dict[str, str], named: str) -> N
     with pytest.raises(UsageError) as raised:
         shard_of(variables)
     assert named in str(raised.value) and raised.value.advice
+
+
+@pytest.mark.parametrize("rank", [None, ""])
+def test_a_number_of_processes_without_a_rank_is_no_launcher(rank: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert choose_shard(None) is None and choose_shard("2/3") == Shard(2, 3)

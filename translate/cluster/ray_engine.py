@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from translate.cluster.scheduling import Scheduler
 from translate.errors import MissingExtra, NetworkError, UsageError
+from translate.places import data_root
 
 
 class Task(Protocol):
@@ -31,12 +32,13 @@ class Task(Protocol):
 
 
 class Worker:
-    """Does what it is given on one node; an actor."""
+    """Does what it is given on one node, with data from where the driver has them; an actor."""
 
-    def __init__(self, make: Callable[[], Task], cores: int, on_this_node: int):
+    def __init__(self, make: Callable[[], Task], cores: int, on_this_node: int, data: str):
         import torch
 
         os.environ["LOCAL_WORLD_SIZE"] = str(on_this_node)  # each takes its part of memory and cores
+        os.environ["DIPTYCH_DATA"] = data
         torch.set_num_threads(cores)
         self.stopped = StopFlag()
         self.task = make()
@@ -105,12 +107,13 @@ class RayEngine:
         self.ray.shutdown()
 
     def run(self, items: Sequence[Any], make: Callable[[], Task], stop: object,
-            lost: Callable[[Any, str, str], Any]) -> Generator[tuple[list[Any], Any], None, None]:
+            lost: Callable[[Any, str, str], Any], otherwise: str = "") -> Generator[tuple[list[Any], Any], None, None]:
         """Have items done, and yield what `Task.do` returns of some of them, as it comes.
 
-        make   makes the task, on every worker
-        stop   once it is true, workers end after the item in hand
-        lost   returns the result of an item with which several workers have died, by the error's class and words
+        make       makes the task, on every worker
+        stop       once it is true, workers end after the item in hand
+        lost       returns the result of an item with which several workers have died, by the error's class and words
+        otherwise  what else shares the work out, said after the advice to leave --engine out
 
         Raises what a worker cannot go on from, and `UsageError` where the task cannot be sent.
         """
@@ -119,8 +122,8 @@ class RayEngine:
         except Exception as error:  # pickle raises what it likes
             why = (str(error).splitlines() or [""])[0]
             raise UsageError(f"--engine ray: this model cannot be sent to other processes ({why})",
-                             advice="leave --engine out, and use --shard auto on each machine") from error
-        scheduler = Scheduler(self.ray, Worker, held, self.cores, items, stop, lost)
+                             advice=f"leave --engine out{otherwise}") from error
+        scheduler = Scheduler(self.ray, Worker, held, self.cores, str(data_root().absolute()), items, stop, lost)
         try:
             yield from scheduler.results()
         finally:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from translate.errors import DiskError, NetworkError, TranslateError
+from translate.errors import DiskError, NetworkError
 
 CORES_FOR_EACH = 4  # of a worker, where there are no GPUs and its nodes have as many
 NUM_AHEAD = 4096  # items whose sizes are known, of which the largest comes next
@@ -50,17 +50,18 @@ class Handle:
 class Scheduler:
     """Deals items out to workers, and hires others for those that are gone."""
 
-    def __init__(self, ray: Any, worker: type, make: Any, cores: int | None, items: Sequence[Any], stop: object,
-                 lost: Callable[[Any, str, str], Any]):
+    def __init__(self, ray: Any, worker: type, make: Any, cores: int | None, data: str, items: Sequence[Any],
+                 stop: object, lost: Callable[[Any, str, str], Any]):
         """
         ray      the library, connected
         worker   the class of the actors, `translate.cluster.ray_engine.Worker`
         make     what they make their task by, as an object of Ray
         cores    of each worker where there are no GPUs; None: `CORES_FOR_EACH`
+        data     the folder of prepared data sets, on every node
 
         For the others see `RayEngine.run`.
         """
-        self.ray, self.make, self.cores, self.stop, self.lost = ray, make, cores, stop, lost
+        self.ray, self.make, self.cores, self.data, self.stop, self.lost = ray, make, cores, data, stop, lost
         self.unmeasured: Iterator[list[Any]] = parts_of(items, NUM_MEASURED)
         self.heap: list[tuple[int, int, Any]] = []  # the largest first
         self.returned: deque[Bundle] = deque()  # of workers that died
@@ -117,7 +118,7 @@ class Scheduler:
         places = [int(node.get("GPU", 0)) if gpus else int(node.get("CPU", 0)) // cores for node in nodes]
         share = {"num_gpus": 1} if gpus else {"num_cpus": cores}
         for _ in range(min(sum(places), self.num_left) - len(self.workers)):
-            actor = self.remote_worker.options(**share).remote(self.make, cores, max(places))
+            actor = self.remote_worker.options(**share).remote(self.make, cores, max(places), self.data)
             self.workers.append(Handle(actor, tasks={actor.ready.remote(): None}))
         if not self.was_ready and now - self.first_at > SECONDS_FOR_THE_FIRST:
             raise NetworkError("no worker has started on the Ray cluster", advice="see `ray status`: its nodes need a "
@@ -177,7 +178,7 @@ class Scheduler:
             result = self.ray.get(task)
         except self.ray.exceptions.RayTaskError as error:  # what it raised, such as a full disk
             cause = error.cause
-            raise cause if isinstance(cause, TranslateError) else DiskError(str(cause)) from error
+            raise DiskError(str(cause)) if isinstance(cause, OSError) else cause from error
         except self.ray.exceptions.RayError as error:
             yield from self._requeue(worker, error)
             return

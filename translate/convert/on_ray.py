@@ -66,7 +66,8 @@ class OnRay:
     def run(self, jobs: Sequence[Job], stop: object) -> Generator[Entry, None, None]:
         """Have files translated, and yield what became of each as it comes. Raises what a worker cannot go on from."""
         warned: set[str] = set()
-        with closing(self.engine.run(jobs, partial(Conversion, self.plan), stop, killer)) as parts:
+        with closing(self.engine.run(jobs, partial(Conversion, self.plan), stop, killer,
+                                     ", and use --shard auto on each machine")) as parts:
             for entries, told in parts:
                 num_outside, warnings = told or (0, [])
                 self.num_outside += num_outside

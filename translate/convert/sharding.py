@@ -72,7 +72,8 @@ def choose_shard(asked: str | None) -> Shard | None:
     """
     if asked == "auto":
         return shard_of(os.environ)
-    num = int(os.environ.get("WORLD_SIZE", "1"))
+    # Job scripts set WORLD_SIZE for programs of their own; a launcher's process has a RANK too
+    num = int(os.environ.get("WORLD_SIZE") or 1) if os.environ.get("RANK") else 1
     if asked is not None and num > 1:
         raise UsageError(f"--shard {asked}: the {num} processes of the launcher share the files by themselves; leave "
                          "it out")

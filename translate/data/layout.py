@@ -58,7 +58,7 @@ class LayoutConfig(PlaceConfig):
     def loading(self) -> Loading:
         """Return what its samples need to know of it. Each layout has `image_a`, as a field or computed from others."""
         image_a: ImageConfig = self.image_a  # type: ignore[attr-defined]
-        cache = None if self.cache is None else ImageCache(data_root() / CACHE_FOLDER, num_bytes(self.cache))
+        cache = None if self.cache is None else ImageCache(data_root().absolute() / CACHE_FOLDER, num_bytes(self.cache))
         return Loading(image_a, self.image_b, self.resize, self.augment, self.on_unreadable == "skip", self.draft,
                        cache, self.protect)
 

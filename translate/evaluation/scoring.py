@@ -161,7 +161,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     home = home.parent if (home / RELEASE).is_file() and (home.parent / RECIPE_FILE).is_file() else home
     recipe = load_saved(home)  # of a release that lies in its run, the run's: it says where images are
     with naming_moved_places(recipe, home):
-        own = HeldOut(recipe, data_root(), direction, most)
+        own = HeldOut(recipe, data_root().absolute(), direction, most)  # a cluster's workers stand in other folders
     held_out = own.shown(release.fitting)
 
     def score(of: HeldOut, sources: Images | None) -> Results:

@@ -170,7 +170,7 @@ def draw_on(engine: RayEngine, drawing: Drawing, wanted: Wanted, there: set[str]
         number for number in range(plan.num) if number not in plan.repeats and drawing.name(number) not in there))
     num_kept = done = num - len(missing)
     make = Drawing.elsewhere(drawing.sampler, drawing.out, wanted)
-    with closing(engine.run(missing, make, False, deadly)) as parts:
+    with closing(engine.run(missing, make, False, deadly, ", and use --shard auto on each machine")) as parts:
         for numbers, _ in parts:
             done += len(numbers)
             on_progress(done)

@@ -40,12 +40,19 @@ def every_pair(allowed: Callable[..., bool] = lambda *case: True, **factors: Seq
 
 
 def each_value(share: int = 2, **factors: Sequence[Any]) -> pytest.MarkDecorator:
-    """Parametrise a test over the product of `factors`; one case in `share` is quick, and the others are slow.
+    """Parametrise a test over the product of `factors`; about one case in `share` is quick, and the others are slow.
 
-    The quick ones lie on the product's diagonals, so that each value of each factor is among them. A dictionary gives
-    the names of its values.
+    The quick ones lie on the product's diagonals. Where these miss a value of a factor, a case of it is quick as well:
+    each value of each factor is among them. A dictionary gives the names of its values.
     """
-    return _product(factors, lambda numbers: sum(numbers) % share == 0)
+    sizes = [len(values) for values in factors.values()]
+    quick = [numbers for numbers in itertools.product(*map(range, sizes)) if sum(numbers) % share == 0]
+    seen = [{numbers[place] for numbers in quick} for place in range(len(sizes))]
+    missing = [sorted(set(range(size)) - values) for size, values in zip(sizes, seen, strict=True)]
+    for number in range(max(map(len, missing))):
+        quick.append(tuple(left[number % len(left)] if left else (number + place) % size
+                           for place, (left, size) in enumerate(zip(missing, sizes, strict=True))))
+    return _product(factors, set(quick).__contains__)
 
 
 def one_in(share: int, values: Sequence[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,20 +11,31 @@ from torch import nn
 
 from tests.bounds import rounding_bound
 from tests.steps import LR, build, gradients, make_batch, step, worst_error
+from translate.data import Batch
 from translate.networks import PatchGANConfig, UNetConfig
+from translate.networks.latent.dcgan import DCGANConfig, DCGANDiscriminatorConfig
 from translate.training.previews import Previews
 from translate.translators import CUTConfig, Pix2PixConfig, Translator
+from translate.translators.noise import NoiseConfig
 
 # Batch norm advances statistics in every pass, and dropout draws: both must be as if the fake had been made twice.
 UNET, PATCH = UNetConfig(width=2, downs=4), PatchGANConfig(width=2, layers=2, norm="batch")
 CONFIGS = {"pix2pix": Pix2PixConfig(generator=UNET, discriminator=PATCH),
-           "cut": CUTConfig(generator=UNET, discriminator=PATCH, patches=20)}
+           "cut": CUTConfig(generator=UNET, discriminator=PATCH, patches=20),
+           "noise": NoiseConfig(generator=DCGANConfig(side=32, width=2),
+                                discriminator=DCGANDiscriminatorConfig(side=32, width=2))}
 
 
 def stepped(config: Any, plan: str, micro_batch: int | None = None) -> Translator:
     translator = build(config)
-    step(translator, make_batch((32, 32)), plan, micro_batch, lr=LR)
+    step(translator, batch_for(translator), plan, micro_batch, lr=LR)
     return translator
+
+
+def batch_for(translator: Translator) -> Batch:
+    """Two samples; what images from noise are drawn under has no sides."""
+    batch = make_batch((32, 32))
+    return batch if translator.needs_sources else dataclasses.replace(batch, a=batch.a[:, :, :1, :1])
 
 
 def making_twice(patch: pytest.MonkeyPatch) -> None:
@@ -38,7 +50,7 @@ def assert_same(found: Translator, expected: Translator, bound: float) -> None:
             torch.testing.assert_close(found.networks[name].get_buffer(buffer), value, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("plan", ["plain", "split", "blocks"])
+@pytest.mark.parametrize("plan", ["plain", "preact", "blocks"])
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_step_that_makes_the_fake_once_equals_one_that_makes_it_twice(kind: str, plan: str,
                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,16 +62,18 @@ def test_a_step_that_makes_the_fake_once_equals_one_that_makes_it_twice(kind: st
     assert_same(once, twice, bound)
 
 
-@pytest.mark.parametrize(("plan", "micro_batch", "passes"), [
-    ("plain", None, 1), ("split", None, 1), ("blocks", None, 1), ("split", 1, 4), ("replay", None, 2)])
-def test_the_generator_of_pix2pix_runs_once_a_step(plan: str, micro_batch: int | None, passes: int) -> None:
-    """Every step of pix2pix took a forward pass more than it must.
+@pytest.mark.parametrize(("kind", "plan", "micro_batch", "passes"), [
+    ("pix2pix", "plain", None, 1), ("pix2pix", "split", None, 1), ("pix2pix", "blocks", None, 1),
+    ("pix2pix", "split", 1, 4), ("pix2pix", "replay", None, 2), ("cut", "split", None, 2), ("noise", "split", None, 1)])
+def test_the_generator_makes_its_fake_once_a_step(kind: str, plan: str, micro_batch: int | None, passes: int) -> None:
+    """Every step took a forward pass more than it must.
 
-    Of several micro-batches none is kept: the graphs of all would be alive at once. `replay` lets none wait.
+    Of several micro-batches none is kept: the graphs of all would be alive at once. `replay` lets none wait. CUT's
+    generator also makes b of b.
     """
-    translator, seen = build(CONFIGS["pix2pix"]), []
+    translator, seen = build(CONFIGS[kind]), []
     translator.generators["generator_ab"].register_forward_hook(lambda *_: seen.append(1))
-    step(translator, make_batch((32, 32)), plan, micro_batch)
+    step(translator, batch_for(translator), plan, micro_batch)
     assert len(seen) == passes
 
 

@@ -366,6 +366,16 @@ def test_translating_takes_the_memory_that_is_forecast(network: nn.Module, setti
     assert tiling.forecast(network, image.shape, settings=settings).peak_bytes == pytest.approx(counter.peak, rel=0.15)
 
 
+def test_of_one_pass_only_skips_wait_on_the_disk() -> None:
+    """A residual addition reads its rows again a few rows later; each block of a ResNet was written and read back."""
+    shape, settings = (1, 3, 512, 256), Settings(32, 0.0, "disk")
+    skips = tiling.forecast(UNet(3, 3, 8, 6, "none", 0.0), shape, settings=settings)
+    additions = tiling.forecast(ResNet(3, 3, 8, 4, norm="none"), shape, settings=settings)
+    in_memory = tiling.forecast(UNet(3, 3, 8, 6, "none", 0.0), shape, settings=Settings(32, 0.0))
+    assert additions.disk_bytes == 0
+    assert skips.disk_bytes > 0 and skips.peak_bytes < in_memory.peak_bytes
+
+
 @pytest.mark.slow
 def test_settings_follow_from_the_memory_that_is_allowed() -> None:
     network = ResNet(3, 3, 64, 2)

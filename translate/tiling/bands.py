@@ -162,10 +162,10 @@ def band(node: Node, schedule: Schedule, settings: Settings, device: torch.devic
 
 def waits(node: Node, schedule: Schedule, settings: Settings) -> bool:
     """Whether rows of a node wait longer than for the next step: for another pass than the one that makes them, or,
-    where they need not wait in the device's memory, for a second reader, as a skip connection is."""
+    where they need not wait in the device's memory, for what was made of them at a lower resolution, as skips do."""
     if node in schedule.kept and schedule.last_read[node] > schedule.made_in[node]:
         return True
-    return settings.place != "device" and not node.is_source and len(schedule.readers[node]) > 1
+    return settings.place != "device" and not node.is_source and schedule.is_skip(node)
 
 
 class WaitingBytes:

@@ -227,6 +227,12 @@ class Schedule:
         """All multiplications, those that are done again included."""
         return sum(node.macs * rows for each in self.passes for node, rows in each.until.items())
 
+    def is_skip(self, node: Node) -> bool:
+        """Whether a node is read again after its image was halved: a residual addition reads it a few rows later."""
+        first, last = (self.banded.index(each) for each in (node, max(self.readers[node], default=node,
+                                                                      key=self.banded.index)))
+        return any(2 * between.height <= node.height for between in self.banded[first:last])
+
     def band_rows(self, node: Node, want: RowRange) -> dict[Node, RowRange]:
         """Return the rows of bands that the rows `want` of a node are made of: its own, if it has a band."""
         return {node: want} if node in self._has_band else self.feeders(node, want)

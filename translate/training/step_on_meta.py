@@ -81,8 +81,9 @@ class StepOnMeta:
         path = path_on(device, is_here)
         key = (self.effect(plan, num_processes), precision, device, path)
         if key not in self.measured:
-            for network in self.translator.networks.values():
+            for network in [*self.translator.modules.values(), *self.translator.frozen.values()]:
                 network.to(memory_format=layout_for(torch.device(device)))  # operations copy where layouts differ
+            for network in self.translator.networks.values():
                 memory.apply(plan, network, num_processes)
             self.measured[key] = self._run(plan, precision, device, path)
         return self.measured[key]

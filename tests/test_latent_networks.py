@@ -21,6 +21,8 @@ from translate.networks import (
 )
 from translate.networks.growing import add_level, downsampled_2x2, extend, fade_in, upsampled
 from translate.networks.latent.pggan import PixelNorm, equalised
+from translate.translators.codes import Codes
+from translate.translators.noise import NoiseConfig
 
 
 def num_parameters(config: Any, *build: int, levels: int = 0) -> int:
@@ -68,19 +70,40 @@ def test_dcgans_draw_and_judge_images_of_their_side(side: int, latent: int) -> N
     assert drawn.shape == (2, 2, side, side) and judged.shape == (2, 1, 1, 1)
 
 
-@pytest.mark.parametrize("network", [
-    lambda: MLPConfig().build(10, 1), lambda: DCGANConfig(side=32, width=32).build(10, 1),
-    lambda: MLPDiscriminatorConfig().build(1, 10)],
-    ids=["mlp", "dcgan", "mlp judge"])
-def test_a_network_hears_a_class_from_its_first_step_as_loud_as_all_that_it_is_joined_to(network: Any) -> None:
+@pytest.mark.parametrize("name", ["mlp", "dcgan", "mlp judge"])
+def test_a_network_hears_a_class_from_its_first_step_as_loud_as_all_that_it_is_joined_to(name: str) -> None:
     """A one-hot class of 10 beside 100 latents or 784 pixels would else be a tenth or a 28th as loud."""
-    torch.manual_seed(0)
-    first = network().eval().chain[0].conv
+    first = first_layer(name, 10, num_classes=10)
     joined = first.in_channels - 10
     silent = first(torch.zeros(1, joined + 10, 1, 1))
     latents = first(F.pad(torch.randn(200, joined, 1, 1), (0, 0, 0, 0, 0, 10))) - silent
     classes = first(torch.cat([torch.zeros(10, joined), torch.eye(10)], dim=1)[:, :, None, None]) - silent
     assert classes.std().item() == pytest.approx(latents.std().item(), rel=0.1)
+
+
+def first_layer(name: str, conditions: int, num_classes: int, codes: Codes | None = None) -> Any:
+    """The first layer of a translator's generator, or of its judge, with the same draws at each call."""
+    dcgan = name == "dcgan"
+    config = NoiseConfig(
+        generator=DCGANConfig(side=32, width=32) if dcgan else MLPConfig(),
+        discriminator=DCGANDiscriminatorConfig(side=32, width=2) if dcgan else MLPDiscriminatorConfig(), codes=codes)
+    torch.manual_seed(0)
+    translator: Any = config.build(conditions, 1, num_classes=num_classes)
+    network = translator.discriminator_b if name == "mlp judge" else translator.generator_ab
+    return network.eval().chain[0].conv
+
+
+@pytest.mark.parametrize("name", ["mlp", "dcgan", "mlp judge"])
+def test_weights_of_vectors_and_codes_are_as_drawn_beside_those_of_a_class(name: str) -> None:
+    """Of ten conditions the first three are a class, the others a vector; twelve codes stand before them."""
+    codes = Codes(categorical=(10,), continuous=2)
+    drawn, loud = (first_layer(name, 10, number, codes).weight for number in (0, 3))
+    drawn, loud = ((each if name == "dcgan" else each.transpose(0, 1)).flatten(1) for each in (drawn, loud))
+    joined = len(drawn) - 10
+    torch.testing.assert_close(loud[:joined], drawn[:joined], rtol=0, atol=0)
+    torch.testing.assert_close(loud[joined:joined + 3], drawn[joined:joined + 3] * joined**0.5)
+    torch.testing.assert_close(loud[joined + 3:], drawn[joined + 3:], rtol=0, atol=0)
+
 
 
 def grown(levels: int = 2) -> tuple[nn.Module, nn.Module]:

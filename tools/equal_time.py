@@ -50,7 +50,8 @@ def trained(recipe: Any, parts: list[Part], seed: int, seconds: float, device: s
     if rate is not None:
         configs = dict.fromkeys(configs, Adam(lr=rate))
     torch.manual_seed(seed)
-    translator = recipe.translator.build(recipe.data.channels_a, recipe.data.channels_b, seed)
+    translator = recipe.translator.build(recipe.data.channels_a, recipe.data.channels_b, seed,
+                                         recipe.data.num_classes)
     translator.to(torch.device(device))
     samples = recipe.data.build("train", data_root())
     accelerator, plan = Accelerator(cpu=device == "cpu"), memory.PLANS["split"]

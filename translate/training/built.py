@@ -26,7 +26,8 @@ class Built:
         """Build networks in the shape of the first stage, fresh or with the weights of `source`, and optimizers."""
         torch.manual_seed(self.recipe.seed)
         data = self.recipe.data
-        self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed)
+        self.translator = self.recipe.translator.build(data.channels_a, data.channels_b, self.recipe.seed,
+                                                       data.num_classes)
         self.notes = take_over(source, self.translator, self.recipe, self.progress)
         self.translator.to(self.accelerator.device)
         self.shaped_for = 0  # the stage whose shape the networks have

@@ -51,7 +51,7 @@ class CUTConfig(BaseTranslatorConfig):
     needs_pairs: ClassVar[bool] = False
     needs_equal_channels: ClassVar[str | None] = "compares input and output by one encoder"
 
-    def build(self, channels_a: int, channels_b: int, seed: int = 0) -> CUT:
+    def build(self, channels_a: int, channels_b: int, seed: int = 0, num_classes: int = 0) -> CUT:
         return CUT(self, channels_a, channels_b)
 
 

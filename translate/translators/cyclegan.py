@@ -70,7 +70,7 @@ class CycleGANConfig(BaseTranslatorConfig):
         if self.perceptual is not None:
             yield from perceptual_problems(data, "ab")
 
-    def build(self, channels_a: int, channels_b: int, seed: int = 0) -> CycleGAN:
+    def build(self, channels_a: int, channels_b: int, seed: int = 0, num_classes: int = 0) -> CycleGAN:
         return CycleGAN(self, channels_a, channels_b, seed)
 
 

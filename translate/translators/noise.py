@@ -40,7 +40,15 @@ from translate.losses import NonSaturating, Objective, style_ambiguity
 from translate.networks import DCGANConfig, DCGANDiscriminatorConfig, LatentGeneratorConfig, WholeDiscriminatorConfig
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.latent.heads import RecognitionHead
-from translate.networks.latent.latents import LatentGenerator, WholeConfig, WholeDiscriminator, beside
+from translate.networks.latent.latents import (
+    LatentConfig,
+    LatentGenerator,
+    WholeConfig,
+    WholeDiscriminator,
+    amplify_classes,
+    beside,
+)
+from translate.networks.layers import Chain
 from translate.precision import at_least_float32
 from translate.translators.codes import Codes, Styles
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction
@@ -106,8 +114,9 @@ class NoiseConfig(BaseTranslatorConfig):
         """Return how many numbers of a condition both networks see, where the data give so many."""
         return channels_a if self.conditioned else 0
 
-    def build(self, channels_a: int, channels_b: int, seed: int = 0) -> Noise:
-        return Noise(self, channels_a, channels_b)
+    def build(self, channels_a: int, channels_b: int, seed: int = 0, num_classes: int = 0) -> Noise:
+        """Return networks with fresh weights; the first `num_classes` of A's channels are a one-hot class."""
+        return Noise(self, channels_a, channels_b, num_classes)
 
     def build_generator(self, direction: Direction, channels_a: int, channels_b: int) -> LatentGenerator:
         return self.generator.build(self.num_codes + self.conditions_of(channels_a), channels_b)
@@ -162,12 +171,16 @@ class Noise(Translator):
     discriminator as well, as in InfoGAN's code; the head that finds styles is trained with the discriminator.
     """
 
-    def __init__(self, config: NoiseConfig, channels_a: int, channels_b: int):
+    def __init__(self, config: NoiseConfig, channels_a: int, channels_b: int, num_classes: int = 0):
         conditions, judge = config.conditions_of(channels_a), config.discriminator
         self.conditioned, self.judges_whole = config.conditioned, judge.judges_whole
         self.generator_ab = config.build_generator("ab", channels_a, channels_b)
         self.discriminator_b = (cast(WholeConfig, judge).build(channels_b, conditions) if judge.judges_whole else
                                 judge.build(channels_b + conditions))
+        if num_classes and conditions:
+            for part, network in ((config.generator, self.generator_ab), (judge, self.discriminator_b)):
+                if isinstance(part, LatentConfig | WholeConfig) and part.joins_classes:
+                    amplify_classes(cast(Chain, network.chain), num_classes, conditions)
         self.codes, self.styles, self.mismatched = config.codes, config.styles, config.mismatched
         self.divergence = config.divergence
         heads = {name: RecognitionHead(cast(WholeDiscriminator, self.discriminator_b).hidden_size, num)

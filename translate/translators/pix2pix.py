@@ -53,7 +53,7 @@ class Pix2PixConfig(BaseTranslatorConfig):
         if self.perceptual is not None:
             yield from perceptual_problems(data, "b")
 
-    def build(self, channels_a: int, channels_b: int, seed: int = 0) -> Pix2Pix:
+    def build(self, channels_a: int, channels_b: int, seed: int = 0, num_classes: int = 0) -> Pix2Pix:
         return Pix2Pix(self, channels_a, channels_b)
 
 

@@ -19,15 +19,9 @@ from torch import Tensor, nn
 
 from translate.networks.discriminators import MinibatchDiscrimination, MinibatchStd, sequence
 from translate.networks.dropout import PositionalDropout
-from translate.networks.latent.latents import (
-    ChainDiscriminator,
-    LatentConfig,
-    LatentGenerator,
-    WholeConfig,
-    amplify_conditions,
-)
+from translate.networks.latent.latents import ChainDiscriminator, LatentConfig, LatentGenerator, WholeConfig
 from translate.networks.layers import Chain, Layer, Norm, make_norm
-from translate.networks.weights import Initialisation, initialise, prepared, spectrally_normed
+from translate.networks.weights import Initialisation, prepared
 
 DCGANSide = Literal[28, 32, 64, 128, 256]
 
@@ -43,11 +37,12 @@ class DCGANConfig(LatentConfig):
     init: Initialisation = "normal"
 
     def build(self, conditions: int, channels: int) -> DCGAN:
-        network = initialise(DCGAN(self.latent, conditions, channels, self.side, self.width, self.norm), init=self.init)
-        if self.spectral:
-            return spectrally_normed(network)
-        amplify_conditions(network.chain, conditions)
-        return network
+        network = DCGAN(self.latent, conditions, channels, self.side, self.width, self.norm)
+        return prepared(network, self.init, self.spectral)
+
+    @property
+    def joins_classes(self) -> bool:
+        return not self.spectral
 
     def side_at(self, levels: int) -> int:
         return self.side

@@ -40,6 +40,11 @@ class LatentConfig(Config, ABC):
         return self.latent
 
     @property
+    def joins_classes(self) -> bool:
+        """Whether its first layer is a dense one of latents and conditions alike: see `amplify_classes`."""
+        return False
+
+    @property
     def least_samples(self) -> int:
         """How many samples a micro-batch must have, as batch norm of a vector needs two."""
         return 1
@@ -90,6 +95,11 @@ class WholeConfig(Config, ABC):
 
     kind: str
 
+    @property
+    def joins_classes(self) -> bool:
+        """Whether its first layer is a dense one of pixels and conditions alike: see `amplify_classes`."""
+        return False
+
     @abstractmethod
     def build(self, channels: int, conditions: int = 0) -> WholeDiscriminator:
         """Return a discriminator of images (N, channels, side, side) beside conditions (N, conditions, 1, 1)."""
@@ -134,19 +144,20 @@ class ChainDiscriminator(WholeDiscriminator):
 
 
 @torch.no_grad()
-def amplify_conditions(chain: Chain, conditions: int) -> None:
-    """Enlarge, in place, the first weights of the last `conditions` inputs of a chain's first layer, a dense one.
+def amplify_classes(chain: Chain, num_classes: int, conditions: int) -> None:
+    """Enlarge, in place, a class's weights in a chain's first layer, a dense one.
 
-    A one-hot class or code is of length one, and is joined to a hundred latents or 784 pixels of about one each. With
-    weights like theirs it is a tenth or a 28th as loud, and a network needs its first thousands of steps to hear it. A
-    condition of length one is now as loud as all that it is joined to. (Published networks embed a class by numbers of
-    N(0, 1), or by a layer as wide as the image's: Mirza and Osindero 2014.) Not for a layer under a spectral norm,
-    which would make all other weights as much smaller.
+    The last `conditions` of its inputs are what images are drawn under, and the first `num_classes` of those a one-hot
+    class. It is of length one, and is joined to a hundred latents or 784 pixels of about one each. With weights like
+    theirs it is a tenth or a 28th as loud, and a network needs its first thousands of steps to hear it. So it is made
+    as loud as all that it is joined to. (Published networks embed a class by numbers of N(0, 1), or by a layer as wide
+    as the image's: Mirza and Osindero 2014.) Vectors may be of any length, and are left alone. Not for a layer under a
+    spectral norm, which would make all other weights as much smaller.
     """
-    if conditions:
-        conv = cast(Layer, chain[0]).conv
-        inputs = conv.weight if conv.transposed else conv.weight.transpose(0, 1)
-        inputs[-conditions:] *= (len(inputs) - conditions) ** 0.5
+    conv = cast(Layer, chain[0]).conv
+    inputs = conv.weight if conv.transposed else conv.weight.transpose(0, 1)
+    joined = len(inputs) - conditions
+    inputs[joined:joined + num_classes] *= joined ** 0.5
 
 
 def beside(image: Tensor, condition: Tensor) -> Tensor:

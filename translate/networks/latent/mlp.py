@@ -14,13 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.networks.discriminators import MinibatchDiscrimination
-from translate.networks.latent.latents import (
-    ChainDiscriminator,
-    LatentConfig,
-    LatentGenerator,
-    WholeConfig,
-    amplify_conditions,
-)
+from translate.networks.latent.latents import ChainDiscriminator, LatentConfig, LatentGenerator, WholeConfig
 from translate.networks.layers import Chain, Layer, Norm, make_norm
 from translate.networks.weights import spectrally_normed
 
@@ -36,9 +30,11 @@ class MLPConfig(LatentConfig):
     norm: Literal["batch", "none"] = "none"  # of all hidden layers but the first; batch: more varied images
 
     def build(self, conditions: int, channels: int) -> MLP:
-        network = MLP(self.latent, conditions, channels, self.side, self.widths, self.norm)
-        amplify_conditions(network.chain, conditions)
-        return network
+        return MLP(self.latent, conditions, channels, self.side, self.widths, self.norm)
+
+    @property
+    def joins_classes(self) -> bool:
+        return True
 
     @property
     def least_samples(self) -> int:
@@ -77,10 +73,11 @@ class MLPDiscriminatorConfig(WholeConfig):
 
     def build(self, channels: int, conditions: int = 0) -> MLPDiscriminator:
         network = MLPDiscriminator(channels * self.side**2 + conditions, self.widths, self.minibatch_kernels)
-        if self.spectral:
-            return spectrally_normed(network)
-        amplify_conditions(network.chain, conditions)
-        return network
+        return spectrally_normed(network) if self.spectral else network
+
+    @property
+    def joins_classes(self) -> bool:
+        return not self.spectral
 
 
 class MLPDiscriminator(ChainDiscriminator):

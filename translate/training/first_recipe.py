@@ -59,7 +59,7 @@ TRANSLATORS = {True: """\
 FROM_NOISE = """\
   kind: noise
   generator: {{kind: dcgan, side: {side}, width: 64}}
-  discriminator: {{kind: dcgan, side: {side}, width: 64, norm: none}}
+  discriminator: {{kind: dcgan, side: {side}, width: 64, norm: none, init: orthogonal}}
   objective: {{kind: relativistic}}
   penalty: {{kind: r1_r2, weight: 2.0}}   # more: calmer, and slower
   ema: 0.9998               # samples are drawn from the mean of the last 5,000 images' weights
@@ -132,6 +132,8 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
 class Draft:
     """A recipe in the making. `batches`: whether small crops go through several at once."""
 
+    betas = "[0.5, 0.999]"  # of both optimizers
+
     def __init__(self, layout: LayoutConfig, sides: tuple[Headers, Headers], name: str, short: int, gpu: str):
         self.layout, self.sides, self.short, self.gpu = layout, sides, short, gpu
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:100] or "mine"
@@ -198,8 +200,8 @@ class Draft:
                 f"  augment: [flip]           # left and right; [] where that matters, as for text\n"
                 f"translator:\n{self.translator(min(stage['resolution'] for stage in stages))}"
                 f"optimizer:\n"
-                f"  generator:     {{kind: adam, lr: 2.0e-4, betas: [0.5, 0.999]}}\n"
-                f"  discriminator: {{kind: adam, lr: 2.0e-4, betas: [0.5, 0.999]}}\n"
+                f"  generator:     {{kind: adam, lr: 2.0e-4, betas: {self.betas}}}\n"
+                f"  discriminator: {{kind: adam, lr: 2.0e-4, betas: {self.betas}}}\n"
                 f"memory: auto                # the least predicted time that fits the GPU, for each stage\n"
                 f"stages:                     # from small to full; images: how many are shown, with repeats\n{rows}"
                 f"every: {{log: 100, sample: {min(2_000, total // 20)}, checkpoint: {min(5_000, total // 10)}}}"
@@ -312,6 +314,8 @@ class Draft:
 
 class NoiseDraft(Draft):
     """A recipe that draws images like those of a folder: whole ones, at one of the sides that its networks draw."""
+
+    betas = "[0.0, 0.99]"  # recipes/r3.yaml's
 
     def largest_crop(self) -> int:
         return max(side for side in DRAWN_SIDES if side <= max(self.short, DRAWN_SIDES[0]))

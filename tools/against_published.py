@@ -7,7 +7,7 @@ Needs the recipe's card (`translate data prepare terrain_small`) and, for the ke
 features`. Every way trains for the same CPU time of the training thread, on one thread; loading images is left to
 another process.
 
-    ours                 the recipe, as it stands in recipes/
+    ours                 the recipe, as it stands in recipes/, at its first and only size
     published            the defaults of the public code: U-Net-256 of width 64 with batch norm and dropout, PatchGAN
                          70, the GAN of cross-entropy, λ 100, Adam 2e-4, one image a step, loaded at 286 px, crops of
                          256. Translated as its test.py does, at 256 px, with norms and dropout as in training; the
@@ -62,6 +62,8 @@ def main() -> None:
     recipe = load_recipe(find_recipe(asked.recipe), asked.set)
     if recipe.data.card is None:
         parser.error(f"--recipe {asked.recipe}: its data name no card")
+    if len({(stage.size, stage.levels, stage.batch_size) for stage in recipe.stages}) > 1:
+        parser.error(f"--recipe {asked.recipe}: its stages have several sizes; one of a single size can be compared")
     setting = {"recipe": asked.recipe, "changes": asked.set, "seconds": asked.seconds}
 
     truths = [b for _, b, *_ in held_out(recipe.data, data_root(), 10**6, OWN_SIZE)]

@@ -72,16 +72,18 @@ def trained(recipe: Any, parts: list[Part], seed: int, seconds: float, device: s
         stream = batches(samples, seed=seed, start=sum(seen), stop=10**7, batch_size=stage.batch_size,
                          size=stage.size, resize=stage.resize, workers=1 if device == "cpu" else 12)
         seen.append(0)
+        number = 0
         while spent < begun + each.share * seconds:
             batch = next(stream).to(device)
             start = seconds_on(device)
             translator.fade_in((spent - begun) / (each.share * seconds))
             for phase, optimizer in optimizers.items():
                 optimizer.param_groups[0]["lr"] = configs[phase].lr * min(1.0, 2 * (1 - spent / seconds))
-            update = Update(translator, optimizers, accelerator, plan, precision, images=sum(seen))
+            update = Update(translator, optimizers, accelerator, plan, precision, number=number, images=sum(seen))
             translator.step(batch, update)
             translator.update_ema(len(batch), sum(seen))
             seen[-1] += len(batch)
+            number += 1
             spent += seconds_on(device) - start
         begun += each.share * seconds
         translator.fade_in(1.0)

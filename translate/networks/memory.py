@@ -22,8 +22,8 @@ A plan a network cannot follow acts as the nearest one it can:
     CUT             computes its encoder's features without strips: under both `strips` the head keeps only its input
     attention       keeps only its input where blocks or levels do
     discriminators  never run in strips: they keep their convolutions' outputs under all plans but `plain` and `split`
-    from noise      no generator of latents runs in strips, and none is replayed: chains do as discriminators do, and
-                    BigGAN's blocks as the levels of a U-Net
+    from noise      no generator of latents runs in strips, and none is run again in the generator's own phase: chains
+                    do as discriminators do, and BigGAN's blocks as the levels of a U-Net
 """
 
 from __future__ import annotations

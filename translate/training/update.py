@@ -202,7 +202,7 @@ class Update:
 
         # In CycleGAN and CUT a generator also reads the fake. Both graphs together would not fit: this one is dropped
         # now and rebuilt when the fake's gradient is known.
-        replay = self.plan.replay and self.translator.replays
+        replay = self.plan.replay and self.translator.reads_fakes
         start = starting_point(generator) if replay else []
         image, kept = kept, None
         if image is None:

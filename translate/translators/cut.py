@@ -62,7 +62,7 @@ class CUT(Translator):
     steps, and their gradients come from the same backward passes, which belong into one phase.
     """
 
-    replays: ClassVar[bool] = True
+    reads_fakes: ClassVar[bool] = True
 
     def __init__(self, config: CUTConfig, channels_a: int, channels_b: int):
         self.weights, self.temperature, self.patches = config.weights, config.temperature, config.patches

@@ -77,7 +77,7 @@ class CycleGANConfig(BaseTranslatorConfig):
 class CycleGAN(Translator):
     """`generator_ab` and `generator_ba`, judged by `discriminator_b` and `discriminator_a`."""
 
-    replays: ClassVar[bool] = True
+    reads_fakes: ClassVar[bool] = True
 
     def __init__(self, config: CycleGANConfig, channels_a: int, channels_b: int, seed: int = 0):
         self.weights, self.cycle_noise = config.weights, config.cycle_noise

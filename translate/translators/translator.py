@@ -67,7 +67,7 @@ class Translator(ABC):
     `discriminator_b` judges images of B. Images are (N, C, H, W) in [-1, 1].
     """
 
-    replays: ClassVar[bool] = False  # True if a generator also reads fakes (CycleGAN, CUT); then `replay` saves memory
+    reads_fakes: ClassVar[bool] = False  # a generator also reads fakes (CycleGAN, CUT)
 
     def __init__(self, config: BaseTranslatorConfig, generators: dict[str, nn.Module],
                  discriminators: dict[str, nn.Module], pools: dict[str, ImagePool],
@@ -91,7 +91,7 @@ class Translator(ABC):
     @property
     def graphs_wait(self) -> bool:
         """Tell whether the graph of a fake waits while other networks work, unless the memory plan makes it again."""
-        return self.replays or self.first == "discriminator"
+        return self.reads_fakes or self.first == "discriminator"
 
     @property
     def networks(self) -> dict[str, nn.Module]:

@@ -335,7 +335,7 @@ def test_mistakes_of_a_recipe_are_named(digits: Path) -> None:
         recipe_of(digits, translator={"kind": "noise"} | SMALL["dcgan"])
     with pytest.raises(Exception, match="cannot gain levels"):
         recipe_of(digits, stages=[{"resolution": 8, "images": 8}, {"resolution": 16, "images": 8, "levels": 1}])
-    with pytest.raises(Exception, match="micro_batch: batch norm over 1 sample"):
+    with pytest.raises(Exception, match="micro_batch: 1 sample is no batch"):
         recipe_of(digits, translator={"kind": "noise"} | SMALL["codes"],
                   stages=[{"resolution": 8, "images": 8, "batch_size": 4, "micro_batch": 1}])
 

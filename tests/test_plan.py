@@ -20,7 +20,7 @@ from tests.games import GAMES, game
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
 from tests.steps import build, make_batch, peak_of_step
 from translate.errors import DoesNotFit, RecipeError, UsageError
-from translate.networks import live_bytes, memory
+from translate.networks import DCGANDiscriminatorConfig, MLPDiscriminatorConfig, live_bytes, memory
 from translate.networks.live_bytes import LiveBytes
 from translate.optimizers import Optimizers
 from translate.recipe import Recipe, Stage, load_recipe
@@ -39,6 +39,7 @@ from translate.training.plan import (
 from translate.training.speeds import published
 from translate.training.step_on_meta import Networks, StepOnMeta, parameters_of
 from translate.training.update import Update
+from translate.translators import NoiseConfig
 
 ROOT = Path(__file__).parent.parent
 GIB = 2**30
@@ -287,6 +288,19 @@ def test_smaller_pieces_are_advised_where_they_fit_and_for_what_they_are(config:
     assert note in advice
     assert "micro_batch to 1 (" not in advise(pieces, stage, 0, budget - 1, "fp16")
     assert "micro_batch" not in advise(pieces, stage, 0, 0, "fp16", num_processes=4), "they have one each"
+
+
+@pytest.mark.parametrize("judge", [{"minibatch_kernels": 2}, {"minibatch_std": True}], ids=["kernels", "deviation"])
+def test_no_single_sample_is_advised_to_a_discriminator_that_compares_samples(judge: dict[str, Any]) -> None:
+    small = BATCH_RESIZE | {"discriminator": {"kind": "patchgan", "width": 8, "norm": "batch"} | judge}
+    pieces = recipe_of(small, 64, stage={"batch_size": 4})
+    one = pieces.stages[0].model_copy(update={"micro_batch": 1})
+    budget = predict(pieces, one, memory.PLANS["strips_blocks"], "fp16").peak_bytes
+    assert "micro_batch" not in advise(pieces, pieces.stages[0], 0, budget, "fp16")
+    for config in (MLPDiscriminatorConfig, DCGANDiscriminatorConfig):
+        if set(judge) <= set(config.model_fields):
+            assert NoiseConfig(discriminator=config(**judge)).least_samples == 2
+            assert NoiseConfig(discriminator=config()).least_samples == 1
 
 
 def test_batch_norm_over_several_processes_is_planned_as_it_runs() -> None:

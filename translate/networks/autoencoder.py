@@ -28,6 +28,7 @@ class AutoencoderConfig(Config):
     grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = True  # what it judges with are errors of reconstruction
     judges_whole: ClassVar[bool] = False
+    least_samples: ClassVar[int] = 1
 
     def build(self, in_channels: int) -> Autoencoder:
         return initialise(Autoencoder(in_channels, self.width, self.downs, self.norm))

@@ -42,6 +42,11 @@ class PatchGANConfig(Growable):
     reconstructs: ClassVar[bool] = False  # what it judges with are errors of reconstruction (BEGAN)
     judges_whole: ClassVar[bool] = False  # one logit an image, of hidden features, beside a condition
 
+    @property
+    def least_samples(self) -> int:
+        """How many samples a micro-batch must have: of one, what compares samples tells nothing."""
+        return 2 if self.minibatch_std or self.minibatch_kernels else 1
+
     def build(self, in_channels: int) -> PatchGAN | Pyramid:
         patchgans = [self.build_one(in_channels) for _ in range(self.scales)]
         return prepared(patchgans[0] if self.scales == 1 else Pyramid(patchgans), self.init, self.spectral)
@@ -81,6 +86,7 @@ class PixelConfig(Config):
     grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
     judges_whole: ClassVar[bool] = False
+    least_samples: ClassVar[int] = 1
 
     def build(self, in_channels: int) -> Pixel:
         return prepared(Pixel(in_channels, self.width, self.norm), self.init, self.spectral)

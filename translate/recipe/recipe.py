@@ -102,7 +102,8 @@ class Recipe(Config):
                               f"use {rounded}")
             if (size := stage.micro_batch or stage.batch_size) < self.translator.least_samples:
                 what = "micro_batch" if stage.micro_batch else "batch_size"
-                yield Mistake(f"{here}.{what}", f"batch norm over {size} sample without an area knows nothing",
+                yield Mistake(f"{here}.{what}", f"{size} sample is no batch, which batch norm without an area and a "
+                              "discriminator that compares samples need",
                               f"use {self.translator.least_samples} or more")
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
                 yield Mistake(f"{here}.micro_batch", f"{stage.micro_batch} does not divide batch_size "

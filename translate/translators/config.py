@@ -81,8 +81,9 @@ class BaseTranslatorConfig(Config):
 
     @property
     def least_samples(self) -> int:
-        """How many samples a micro-batch must have: of one, batch norm of features without an area knows nothing."""
-        return 1
+        """How many samples a micro-batch must have: of one, batch norm of features without an area knows nothing,
+        and neither does a discriminator that compares samples."""
+        return self.discriminator.least_samples
 
     def build_generator(self, direction: Direction, channels_a: int, channels_b: int) -> nn.Module:
         """Return the generator of a direction, before its first stage, with fresh weights."""

@@ -108,7 +108,7 @@ class NoiseConfig(BaseTranslatorConfig):
     @property
     def least_samples(self) -> int:
         heads = self.codes is not None or self.styles is not None  # which have a batch norm
-        return max(self.generator.least_samples, 2 if heads else 1)
+        return max(self.generator.least_samples, super().least_samples, 2 if heads else 1)
 
     def conditions_of(self, channels_a: int) -> int:
         """Return how many numbers of a condition both networks see, where the data give so many."""

@@ -87,6 +87,10 @@ class DCGANDiscriminatorConfig(WholeConfig):
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each layer's largest singular value is one
     init: Initialisation = "normal"
 
+    @property
+    def least_samples(self) -> int:
+        return 2 if self.minibatch_std or self.minibatch_kernels else 1
+
     def build(self, channels: int, conditions: int = 0) -> DCGANDiscriminator:
         network = DCGANDiscriminator(channels + conditions, self.side, self.width, self.norm, self.dropout,
                                      self.minibatch_std, self.minibatch_kernels)

@@ -96,6 +96,11 @@ class WholeConfig(Config, ABC):
     kind: str
 
     @property
+    def least_samples(self) -> int:
+        """How many samples a micro-batch must have: of one, what compares samples tells nothing."""
+        return 1
+
+    @property
     def joins_classes(self) -> bool:
         """Whether its first layer is a dense one of pixels and conditions alike: see `amplify_classes`."""
         return False

@@ -71,6 +71,10 @@ class MLPDiscriminatorConfig(WholeConfig):
     minibatch_kernels: int = Field(0, ge=0, le=1024)  # kernels that show it how near a sample is to others; 0: none
     spectral: bool = False  # spectral norm (Miyato et al. 2018): each layer's largest singular value is one
 
+    @property
+    def least_samples(self) -> int:
+        return 2 if self.minibatch_kernels else 1
+
     def build(self, channels: int, conditions: int = 0) -> MLPDiscriminator:
         network = MLPDiscriminator(channels * self.side**2 + conditions, self.widths, self.minibatch_kernels)
         return spectrally_normed(network) if self.spectral else network

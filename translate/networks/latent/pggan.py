@@ -62,6 +62,10 @@ class PGGANDiscriminatorConfig(WholeConfig, Growable):
 
     grows: ClassVar[bool] = True
 
+    @property
+    def least_samples(self) -> int:
+        return 2
+
     def build(self, channels: int, conditions: int = 0) -> PGGANDiscriminator:
         return PGGANDiscriminator(channels + conditions, widths(self.width, self.channels))
 

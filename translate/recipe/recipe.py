@@ -76,9 +76,10 @@ class Recipe(Config):
         if self.data.paired or self.data.protects:
             yield Mistake("adapt.match", "changes all pixels of A, and data has "
                           f"{'pairs' if self.data.paired else 'protected regions'}", "set it to null")
-        if self.data.loading.image_a.bits != 8 or a not in (1, 3):
-            yield Mistake("adapt.match", f"knows images of 8 bits with 1 or 3 channels, and data.image_a has "
-                          f"{self.data.loading.image_a.bits} and {a}", "set it to null")
+        bits_a, bits_b = self.data.loading.image_a.bits, self.data.image_b.bits
+        if (bits_a, bits_b) != (8, 8) or a not in (1, 3):
+            yield Mistake("adapt.match", "knows images of 8 bits with 1 or 3 channels, and data.image_a and image_b "
+                          f"have {bits_a} and {bits_b} bits, {a} channels", "set it to null")
         if self.needs_test_images:
             yield Mistake("adapt.match", "changes training images alone, and every.evaluate asks for test images",
                           "set every.evaluate to null")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.adapt.examples import Examples
@@ -35,17 +35,25 @@ def without_labels(examples: Examples) -> Examples:
 def with_norms_of(network: nn.Module, unlabelled: Examples, device: torch.device) -> nn.Module:
     """Return a copy of a network whose batch norms have the statistics of these images (AdaBN), in eval mode.
 
-    They are means over batches. A network without batch norm comes back as it was.
+    They are means over batches. One value of a channel has no variance: a norm that a batch reaches with no more passes
+    it on by the statistics it has, those of the source until another batch has reached it. A network without batch norm
+    comes back as it was.
     """
+    def count_where_possible(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        norm.train(inputs[0].numel() > inputs[0].shape[1])
+
     network = copy.deepcopy(network)
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(count_where_possible) for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.zero_()  # the first batch takes the place of the source's statistics
         norm.momentum = None  # a mean over all batches, where a number would forget the first
-        norm.train()
     for batch in of_one_size(unlabelled.whole(number) for number in range(len(unlabelled) if norms else 0)):
         with autocast(device, task_precision(device)):
             network(torch.stack([image for image, _ in batch]).to(device))
+    for hook in hooks:
+        hook.remove()
     return network.eval()
 
 
@@ -78,14 +86,20 @@ def pseudo_labelled(network: nn.Module, unlabelled: Examples, confidence: float,
 
 def self_trained(how: SelfTraining, config: Downstream, examples: Examples, teacher: nn.Module, unlabelled: Examples,
                  seed: int, device: torch.device, workers: int = 0,
-                 watch: Watch = lambda done, total: None) -> nn.Module:
-    """Return a network trained on `examples` and, as often, on what `teacher` is sure of among the target's images.
+                 watch: Watch = lambda done, total: None) -> tuple[nn.Module, list[int]]:
+    """Return a network trained on `examples` and on what `teacher` is sure of among the target's images.
 
-    It begins anew from `seed`, and is the teacher of the next round. Its batch norms have the target's statistics.
-    Where a teacher is sure of nothing, the teacher itself comes back.
+    It begins anew from `seed`, and is the teacher of the next round. Its batch norms have the target's statistics. What
+    the teacher is sure of is repeated a whole number of times, so that it is 40 to 57 % of what is trained on; where it
+    is more than `examples`, all of it comes once, and its part is larger.
+
+    The list says how many images each round took. It ends with 0 where a teacher is sure of nothing: the teacher itself
+    comes back.
     """
+    taken: list[int] = []
     for number in range(how.rounds):
         sure = pseudo_labelled(teacher, unlabelled, how.confidence, device)
+        taken.append(len(sure))
         if not len(sure):
             break
         share = [*range(len(sure))] * max(1, round(len(examples) / len(sure)))
@@ -95,4 +109,4 @@ def self_trained(how: SelfTraining, config: Downstream, examples: Examples, teac
 
         trained = train_task(config, examples + sure.part(share), seed, device, workers, tell)
         teacher = with_norms_of(trained, unlabelled, device)
-    return teacher
+    return teacher, taken

@@ -14,8 +14,9 @@ The same task network is trained in the same way on
 and tested on the target's test labels, from several seeds. With `adapt.self_training` every row but the oracle has two
 more, which see the target's training images without their labels (`translate.adapt.self_training`).
 
-`OUT/results.jsonl` keeps a line for each row and seed, so that an interrupted table goes on; `OUT/table.json` and
-`OUT/table.html` hold the table.
+`OUT/results.jsonl` keeps a line for each row and seed, so that an interrupted table goes on; of shard I of N it is
+`OUT/results-I-of-N.jsonl`, as no two machines may append to one file. `OUT/table.json` and `OUT/table.html` hold the
+table.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ VERSION = 2  # raise it when the same data and settings begin to give other resu
 
 
 class Result(Shape):
-    """What a line of `results.jsonl` has; one that has not is left out, and trained again."""
+    """What a line of `results*.jsonl` has; one that has not is left out, and trained again."""
 
     key: str
     row: RowName
@@ -82,6 +83,7 @@ class Result(Shape):
     confusion: list[list[Count]]
     wrong: dict[Literal["untranslated", "translated"], float] = Field(default_factory=dict)
     uses: dict[Use, list[list[Count]]] = Field(default_factory=dict)  # confusions of the rows that see the target
+    num_sure: list[Count] = Field(default_factory=list)  # images that each round of self-training took
     target_shares: list[float] = Field(default_factory=list)  # of the classes, as this network estimates them
 
 
@@ -100,7 +102,7 @@ def evaluate(recipe: Recipe, home: Path, report: Reporter, *, device: str = "aut
     table = tabulate(results, adapt.source.class_names, adapt.source.per_pixel) | {
         "name": recipe.name, "num_test": len(data.target_test), "num_target": len(data.target_train or ()),
         "num_source": len(data.source), "num_sets": len(data.translated), "sets": names, "variants": adapt.variants,
-        "missing": list(data.missing), "class_shares": shares, "warnings": warnings_of(shares),
+        "missing": [*data.missing, *nothing_learnt(results)], "class_shares": shares, "warnings": warnings_of(shares),
         "tested_on": data.tested.as_json(),
         "task": adapt.task.model_dump(mode="json"),
         "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
@@ -119,12 +121,14 @@ def train_rows(recipe: Recipe, home: Path, report: Reporter, *, shard: Shard | N
     """
     adapt, where = adaptation_of(recipe), choose_device(device)
     refuse_linked_folders(home)
+    own_results = home / (RESULTS if shard is None else f"results-{shard.index}-of-{shard.num}.jsonl")
     known = known_results(home, adapt.source.num_classes)
     results: dict[RowName, list[Record]] = {}
 
-    with stopping(report, f"finished rows are kept in {home / RESULTS}, one in training begins again") as report:
+    with stopping(report, f"finished rows are kept in {own_results}, one in training begins again") as report:
         # What is trained and tested on.
-        data = find_table_data(recipe, home, lambda done, total: report.progress(done, total, "labels", {}))
+        data = find_table_data(recipe, home, lambda done, total: report.progress(done, total, "labels", {}),
+                               may_write=shard is None)
         wanted: list[tuple[int, RowName]] = [(seed, row) for seed in range(adapt.seeds) for row in TITLES
                                              if row != "oracle" or data.target_train is not None]
         names = [numbered("set", number) for number in range(len(data.translated))]
@@ -135,27 +139,28 @@ def train_rows(recipe: Recipe, home: Path, report: Reporter, *, shard: Shard | N
         # Results that are there and none of these: nobody should wait for all rows again without knowing why.
         keys = [key_of(recipe, home, data, row, seed) for seed, row in wanted]
         if known and known.keys().isdisjoint(keys):
-            report.say(f"warning: none of the {len(known)} results in {visible(home / RESULTS)} is of these images, "
+            report.say(f"warning: none of the {len(known)} results in {visible(home)} is of these images, "
                        "labels and settings as this version reads them; all rows are trained anew")
 
         # Rows that are not known yet, one after the other.
-        own = [(seed, row, key) for (seed, row), key in zip(wanted, keys, strict=True)
-               if shard is None or shard.has(f"{row}, seed {seed}")]
+        own = [(seed, row, key) for number, ((seed, row), key) in enumerate(zip(wanted, keys, strict=True))
+               if shard is None or number % shard.num == shard.index - 1]
         for number, (seed, row, key) in enumerate(own):
             if key not in known:  # other processes may have trained it meanwhile
                 known = known_results(home, adapt.source.num_classes)
             if key not in known:
                 known[key] = {"key": key, "row": row, "seed": seed} | run_row(recipe, data, row, seed, where, report)
-                with files.as_disk_errors(home / RESULTS):
-                    files.append_line(home / RESULTS, known[key])
+                with files.as_disk_errors(own_results):
+                    files.append_line(own_results, known[key])
             results.setdefault(row, []).append(known[key])
             report.progress(number + 1, len(own), "table", {})
     return data, results
 
 
 def known_results(home: Path, classes: int) -> dict[str, Record]:
-    """Return the lines of `results.jsonl` by their keys. Raises `DocumentError`."""
-    return {record["key"]: record for record in read_lines(home / RESULTS, Result)
+    """Return the lines of `results.jsonl`, and of those of shards, by their keys. Raises `DocumentError`."""
+    return {record["key"]: record for path in sorted(home.glob("results*.jsonl"))
+            for record in read_lines(path, Result)
             if all(np.shape(each) == (classes, classes + 1)
                    for each in (record["confusion"], *record.get("uses", {}).values()))}
 
@@ -178,7 +183,8 @@ def pictures(data: TableData) -> list[Shown]:
 def key_of(recipe: Recipe, home: Path, data: TableData, row: RowName, seed: int) -> str:
     """Return what a result belongs to: where anything that it was made from changes, the key is another.
 
-    Digests say what images and labels hold and how they are read, the set's hash what it holds.
+    Digests say what images and labels hold and how they are read, the set's hash what it holds. With `adapt.match`,
+    rows that are trained on the changed source, or are asked about it afterwards, have its digest as well.
     """
     adapt = adaptation_of(recipe)
     used = None if row in CLASSICAL else manifest_hash(home / numbered("set", seed % len(data.translated)))
@@ -187,6 +193,8 @@ def key_of(recipe: Recipe, home: Path, data: TableData, row: RowName, seed: int)
     image_b = recipe.data.image_b.model_dump(mode="json")
     parts = [VERSION, row, seed, adapt.task.model_dump(mode="json"), image_b, used, like, own, data.source.digest,
              data.target_test.digest]
+    if adapt.match is not None and row in ("source", "translated_and_source", "oracle"):
+        parts.append(data.matched.digest)
     if adapt.self_training is not None and row != "oracle":
         parts += [adapt.self_training.model_dump(mode="json"), [*map(files.checksum, data.likes.files)]]
     return digest(parts)
@@ -215,8 +223,8 @@ def run_row(recipe: Recipe, data: TableData, row: RowName, seed: int, where: tor
     unlabelled = data.unlabelled
     if adapt.self_training is not None and row != "oracle":
         teacher = with_norms_of(network, unlabelled, where)
-        student = self_trained(adapt.self_training, adapt.task, examples, teacher, unlabelled, seed, where, workers,
-                               watch)
+        student, result["num_sure"] = self_trained(adapt.self_training, adapt.task, examples, teacher, unlabelled,
+                                                   seed, where, workers, watch)
         result["uses"] = {"adabn": tested(teacher), "self_training": tested(student)}
         network = teacher
     if row == "translated":
@@ -310,6 +318,19 @@ def estimated_shares(network: nn.Module, unlabelled: Examples, trained_on: np.nd
     pixels = [belief.reshape(len(belief), -1) for belief in beliefs(network, some, where)]
     chosen = [each[:, evenly_spaced(each.shape[1], NUM_PIXELS_ASKED)] for each in pixels]
     return class_shares(np.concatenate(chosen, axis=1).T, trained_on)
+
+
+def nothing_learnt(results: dict[RowName, list[dict[str, Any]]]) -> list[str]:
+    """Return a line for each row of which self-training found no image to take, with the seeds and rounds."""
+    lines = []
+    for row, found in results.items():
+        idle = [f"seed {each['seed']}, round {len(each['num_sure'])}" for each in found
+                if 0 in each.get("num_sure", ())]
+        if idle:
+            lines.append(f"{TITLES[row]}, self-training: the network was sure of no image of the target "
+                         f"({'; '.join(idle)}) and stayed as it was before that round; lower "
+                         "adapt.self_training.confidence")
+    return lines
 
 
 def compare_shares(results: Sequence[dict[str, Any]], source: np.ndarray,

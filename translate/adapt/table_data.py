@@ -50,11 +50,13 @@ class TableData:
     reports: tuple[Record, ...] = ()  # of each set, what its preservation.json holds
 
 
-def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None) -> TableData:
+def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, total: None,
+                    may_write: bool = True) -> TableData:
     """Return everything that is trained and tested on, after looking at all of its labels.
 
-    `watch` is told how many labels, or images to match, of how many have been seen to. Raises `RecipeError` for images
-    that the classical rows cannot change, and `DataError` or `RunError` for labels and sets that cannot be used.
+    `watch` is told how many labels, or images to match, of how many have been seen to; `may_write` says whether matched
+    images that are gone may be made again. Raises `RecipeError` for images that the classical rows cannot change, and
+    `DataError` or `RunError` for labels and sets that cannot be used.
     """
     adapt, root = adaptation_of(recipe), data_root()
     resize, a, b = adapt.task.resize, recipe.data.image_a, recipe.data.image_b
@@ -89,7 +91,7 @@ def find_table_data(recipe: Recipe, home: Path, watch: Watch = lambda done, tota
     read = [number for number, path in enumerate(found.files)
             if path.relative_to(found.folder).as_posix() not in unread]
 
-    matched = matched_source(recipe, found, home, watch)
+    matched = matched_source(recipe, found, home, watch, may_write)
     files_b = recipe.data.build("train", root).files_b
     return TableData(source=Examples.of(adapt.source, found, a, resize).part(read),
                      matched=Examples.of(adapt.source, matched, a, resize).part(read),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import pytest
 from PIL import Image
 
 from tests.adaptation import SIDE, contents, save, stripes, stripes_recipe, write_stripes
-from tests.runs import Silent
-from translate.adapt import evaluate, make, prepare
+from tests.runs import Interrupted, Silent
+from translate.adapt import evaluate, make, train_rows
 from translate.adapt.kept import read_record
+from translate.adapt.matching import matched_source
+from translate.adapt.preservation import is_held_out
+from translate.adapt.table import TITLES, key_of
 from translate.adapt.table_data import find_table_data
+from translate.adapt.tasks import Watch
 from translate.convert import Shard
 from translate.errors import DataError, RecipeError, RunError
+from translate.foreign import read_lines
 from translate.recipe import Recipe
 from translate.runs.folder import load_saved
 
@@ -60,11 +66,13 @@ def test_translator_judge_and_loss_see_matched_images_and_the_set_names_the_sour
     for network in ("judge", "task"):
         record = read_record(folder / "out" / network / "task.json")
         assert record is not None
-        seen = record["made_from"]["examples"]
-        assert seen == data.matched.digest if network == "task" else seen != data.source.digest
+        trained_on = data.matched if network == "task" else data.matched.part(
+            [number for number, path in enumerate(data.matched.files)
+             if not is_held_out(path.relative_to(folder / "out/matched/train").as_posix())])
+        assert record["made_from"]["examples"] == trained_on.digest
 
 
-def test_matched_images_are_made_again_where_one_or_the_source_has_changed_and_else_kept(
+def test_matched_images_are_kept_in_a_folder_that_was_moved_and_one_that_was_spoilt_is_made_again(
         matched: tuple[Path, Recipe], tmp_path: Path) -> None:
     folder, recipe = matched
     shutil.copytree(folder / "out", tmp_path / "moved")  # OUT may be moved: nothing is trained again
@@ -78,6 +86,67 @@ def test_matched_images_are_made_again_where_one_or_the_source_has_changed_and_e
     assert spoilt.read_bytes() == before["matched/train/lying/001.png"] and again.hash == made.hash
 
 
+def match(recipe: Recipe, out: Path, watch: Watch = lambda done, total: None) -> dict[str, bytes]:
+    """Match the source of a recipe; what lies in OUT/matched afterwards."""
+    assert recipe.adapt is not None
+    matched_source(recipe, recipe.adapt.source.find("train", out), out, watch)
+    return contents(out / "matched")
+
+
+@pytest.mark.parametrize("what", ["source", "target", "setting"])
+def test_matched_images_are_made_again_where_source_target_or_setting_has_changed(what: str, tmp_path: Path) -> None:
+    recipe = small_target(tmp_path, match="pixel_distribution")
+    before = match(recipe, tmp_path / "out")
+    if what == "setting":
+        recipe = small_target(tmp_path, match="histogram_matching")
+    else:
+        for path in (tmp_path / what / "train").rglob("*.png"):
+            save(path, np.asarray(Image.open(path)) // 2)
+    after = match(recipe, tmp_path / "out")
+    assert after == match(recipe, tmp_path / "new") and after.keys() == before.keys()
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_an_interrupted_matching_goes_on_with_what_is_there(tmp_path: Path) -> None:
+    recipe, seen = small_target(tmp_path), []
+
+    def stop(done: int, total: int) -> None:
+        if done == 5:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        match(recipe, tmp_path / "out", stop)
+    there = {path: path.stat().st_ino for path in (tmp_path / "out" / "matched").rglob("*.png")}
+    found = match(recipe, tmp_path / "out", lambda done, total: seen.append(done))
+    assert len(there) == 5 and all(path.stat().st_ino == inode for path, inode in there.items())
+    assert found == match(recipe, tmp_path / "new") and len(found) == seen[-1] == 8
+
+
+def test_an_image_that_cannot_be_read_ends_no_matching_and_the_converter_names_it(
+        matched: tuple[Path, Recipe], tmp_path: Path) -> None:
+    models = [matched[0] / "out" / "translator"]
+    recipe = small_target(tmp_path, semantic=None)
+    broken = tmp_path / "source/train/lying/003.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    (made,) = make(recipe, tmp_path / "out", Silent(), models=models, device="cpu")
+    (row,) = (row for row in read_lines(made.folder / "manifest.jsonl") if row["status"] == "failed")
+    assert (row["from"], row["stage"], made.kept) == ("train/lying/003.png", "read", 7)
+    assert len(find_table_data(recipe, tmp_path / "out").matched) == 7
+
+
+def test_results_that_depend_on_matched_images_belong_to_them_and_a_shard_of_the_table_makes_none(
+        matched: tuple[Path, Recipe], tmp_path: Path) -> None:
+    folder, recipe = matched
+    shutil.copytree(folder / "out", tmp_path / "out")
+    data = find_table_data(recipe, tmp_path / "out")
+    before, after = ({row: key_of(recipe, tmp_path / "out", each, row, 0) for row in TITLES}
+                     for each in (data, replace(data, matched=data.source)))
+    assert {row for row in TITLES if before[row] != after[row]} == {"source", "translated_and_source", "oracle"}
+    shutil.rmtree(tmp_path / "out" / "matched")
+    with pytest.raises(RunError, match="a shard makes none"):
+        train_rows(recipe, tmp_path / "out", Silent(), shard=Shard(1, 2), device="cpu")
+
+
 def test_a_set_that_was_made_without_matching_is_not_taken_for_one_with_it(tmp_path: Path) -> None:
     plain = small_target(tmp_path, match=None, semantic=None)
     models = [tmp_path / "out" / "translator"]
@@ -89,22 +158,26 @@ def test_a_set_that_was_made_without_matching_is_not_taken_for_one_with_it(tmp_p
              device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["histogram_matching", "fda", "pixel_distribution", "resolution"])
-def test_every_kind_of_matching_makes_other_images_for_the_translator(kind: str, tmp_path: Path) -> None:
-    recipe = small_target(tmp_path, match=kind, semantic=None)
-    prepare(recipe, tmp_path / "out", Silent(), device="cpu")
-    found = contents(tmp_path / "out" / "matched")
+@pytest.mark.parametrize("kind", ["histogram_matching", "pixel_distribution"])
+def test_matching_of_grey_values_brings_their_means_nearer_to_the_targets(kind: str, tmp_path: Path) -> None:
+    """The target is darker by 40. What resolution makes is compared above; FDA leaves the mean of 16 px as it was."""
+    found = match(small_target(tmp_path, match=kind), tmp_path / "out")
     assert found.keys() == contents(tmp_path / "source").keys()
-    for name in found:
-        image, source = (np.asarray(Image.open(place / name)) for place in (tmp_path / "out/matched",
-                                                                           tmp_path / "source"))
-        assert image.shape == source.shape and (image != source).any()
+
+    def means(folder: Path) -> np.ndarray:
+        return np.array([np.asarray(Image.open(path)).mean() for path in sorted(folder.rglob("*.png"))])
+
+    target = means(tmp_path / "target" / "train").mean()
+    before, after = (abs(means(folder) - target).mean() for folder in (tmp_path / "source", tmp_path / "out/matched"))
+    assert after < before / 2
 
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"every": {"evaluate": 8}}, "adapt.match: changes training images alone"),
     ({"data": {"kind": "unpaired", "a": "x", "b": "y", "image_a": {"channels": 1, "bits": 16},
                "image_b": {"channels": 1}}}, "adapt.match: knows images of 8 bits"),
+    ({"data": {"kind": "unpaired", "a": "x", "b": "y", "image_a": {"channels": 1},
+               "image_b": {"channels": 1, "bits": 16}}}, "image_a and image_b have 8 and 16 bits"),
     ({"data": {"kind": "unpaired", "a": "x", "b": "y", "image_a": {"channels": 1}, "image_b": {"channels": 1},
                "protect": {"folder": "m"}}}, "adapt.match: changes all pixels of A, and data has protected regions"),
 ])

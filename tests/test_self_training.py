@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor, nn
 
-from tests.adaptation import CLASSES, scenes_recipe, stripes_recipe, write_scenes, write_stripes
+from tests.adaptation import CLASSES, save, scenes_recipe, stripes, stripes_recipe, write_scenes, write_stripes
 from tests.runs import Silent
 from translate.adapt import evaluate, make, train_rows
 from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.self_training import beliefs, pseudo_labelled, self_trained, with_norms_of, without_labels
-from translate.adapt.table import compare_shares, warnings_of
+from translate.adapt.table import compare_shares, nothing_learnt, warnings_of
 from translate.adapt.tasks import train_task
 from translate.convert import Shard
 from translate.data.labelled_layouts import ClassesConfig, MasksConfig
@@ -67,6 +66,33 @@ def test_norms_of_the_target_have_its_mean_and_variance(lines: tuple[Path, Examp
     assert torch.equal(network[0].weight, adapted[0].weight)  # type: ignore[index, arg-type]
 
 
+def test_a_norm_that_one_value_reaches_keeps_the_statistics_it_has(lines: tuple[Path, Examples, Examples],
+                                                                   tmp_path: Path) -> None:
+    """After a pooling over the whole image, as in DeepLab, a variance needs more images than one."""
+    _, _, unlabelled = lines
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3),
+                            nn.Flatten()).eval()
+    source = torch.full((3,), 0.5)
+    network[3].running_mean.copy_(source)  # type: ignore[union-attr, operator]
+
+    def means(of: Examples) -> list[Tensor]:
+        adapted = with_norms_of(network, of, CPU)
+        adapted(torch.zeros(2, 1, 16, 16))
+        assert not any(module.training for module in adapted.modules()), "nothing is counted after it"
+        return [adapted[1].running_mean, adapted[3].running_mean]  # type: ignore[index, list-item]
+
+    reached = network[0](unlabelled.whole(0)[0][None]).detach().numpy()
+    first, last = means(unlabelled.part([0]))
+    np.testing.assert_allclose(first, reached.mean((0, 2, 3)), rtol=1e-4)
+    assert torch.equal(last, source)
+
+    save(tmp_path / "narrow.png", stripes(1, True)[:, :15])  # of another size: a batch of its own
+    narrow = Examples(unlabelled.layout, [tmp_path / "narrow.png"], [0], GREY, None)
+    (first, last), (first_of_all, last_of_all) = means(unlabelled), means(unlabelled + narrow)
+    assert torch.equal(last_of_all, last) and not torch.equal(last, source) and not torch.equal(first_of_all, first)
+
+
 def test_only_answers_that_are_sure_enough_become_labels(lines: tuple[Path, Examples, Examples]) -> None:
     _, _, unlabelled = lines
     bright = [float(unlabelled.whole(number)[0].mean()) > 0 for number in range(len(unlabelled))]
@@ -106,11 +132,23 @@ def test_self_training_tells_apart_what_its_teacher_could_not(lines: tuple[Path,
             return 1000 * torch.stack([across - down, down - across], 1)
 
     plain = train_task(config, examples, 0, CPU)
-    student = self_trained(SelfTraining(confidence=0.9, rounds=1), config, examples, Knowing(), unlabelled, 0, CPU)
+    student, taken = self_trained(SelfTraining(confidence=0.9, rounds=1), config, examples, Knowing(), unlabelled, 0,
+                                  CPU)
+    assert taken == [len(unlabelled)]
     right = {name: np.mean([int(belief.argmax()) == truth[path] for belief, path in zip(
         beliefs(network, unlabelled, CPU), unlabelled.files, strict=True)])
         for name, network in (("plain", plain), ("student", student), ("teacher", Knowing()))}
     assert right["teacher"] > 0.9 and right["student"] > max(0.9, right["plain"])
+
+
+def test_a_teacher_that_is_sure_of_nothing_comes_back_and_it_is_said(lines: tuple[Path, Examples, Examples]) -> None:
+    folder, examples, unlabelled = lines
+    teacher, config = Certain(0.85), stripes_recipe(folder).adapt.task  # type: ignore[union-attr]
+    how = SelfTraining(confidence=0.9, rounds=3)
+    assert self_trained(how, config, examples, teacher, unlabelled, 0, CPU) == (teacher, [0])
+    results = [{"seed": 0, "num_sure": [4, 0]}, {"seed": 1, "num_sure": [4, 5]}, {"seed": 2}]
+    (line,) = nothing_learnt({"fda": results, "source": results[1:]})
+    assert line.startswith("FDA, self-training: the network was sure of no image of the target (seed 0, round 2)")
 
 
 @pytest.mark.parametrize("option", [{"confidence": 0.99}, {"rounds": 1}])
@@ -121,8 +159,8 @@ def test_every_option_of_self_training_changes_what_is_learnt(option: dict[str, 
     teacher = train_task(config, examples, 0, CPU)  # unsure, and wrong now and then
 
     def weights(**how: Any) -> Tensor:
-        network = self_trained(SelfTraining(**{"confidence": 0.6, "rounds": 2, **how}), config, examples, teacher,
-                               unlabelled, 0, CPU)
+        network, _ = self_trained(SelfTraining(**{"confidence": 0.6, "rounds": 2, **how}), config, examples, teacher,
+                                  unlabelled, 0, CPU)
         return torch.cat([each.flatten() for each in network.parameters()])
 
     assert torch.equal(weights(), weights()) and not torch.equal(weights(), weights(**option))
@@ -140,10 +178,10 @@ def test_with_self_training_each_row_but_the_oracle_has_two_more_and_none_is_tra
     make(recipe, tmp_path / "out", Silent(), device="cpu")
     parts = [train_rows(recipe, tmp_path / "out", Silent(), shard=Shard(index, 2), device="cpu")[1]
              for index in (1, 2)]
-    assert [sum(map(len, part.values())) for part in parts] == [3, 5]
-    shared = (tmp_path / "out" / "results.jsonl").read_bytes()
+    assert [sum(map(len, part.values())) for part in parts] == [4, 4]
     table = evaluate(recipe, tmp_path / "out", Silent(), device="cpu")
-    assert (tmp_path / "out" / "results.jsonl").read_bytes() == shared, "shards leave nothing to train"
+    assert {path.name: len(path.read_bytes().splitlines()) for path in (tmp_path / "out").glob("results*")} == {
+        "results-1-of-2.jsonl": 4, "results-2-of-2.jsonl": 4}, "shards leave nothing to train"
     plain = ["source", "histogram_matching", "fda", "pixel_distribution", "resolution", "translated",
              "translated_and_source"]
     assert list(table["rows"]) == [f"{row}{use}" for row in plain for use in ("", "+adabn", "+self_training")] + [
@@ -153,13 +191,11 @@ def test_with_self_training_each_row_but_the_oracle_has_two_more_and_none_is_tra
     assert "FDA, self-training" in (tmp_path / "out" / "table.html").read_text()
     assert sum(share["mean"] for share in table["class_shares"]["target"].values()) == pytest.approx(1)
 
-    before = (tmp_path / "out" / "results.jsonl").read_bytes()
     assert evaluate(recipe, tmp_path / "out", Silent(), device="cpu")["rows"] == table["rows"]
-    assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
-    keys = {json.loads(line)["key"] for line in before.splitlines()}
-    evaluate(with_confidence(0.7), tmp_path / "out", Silent(), device="cpu")
-    after = {json.loads(line)["key"] for line in (tmp_path / "out" / "results.jsonl").read_bytes().splitlines()}
-    assert len(keys) == 8 and len(after) == 15, "the oracle alone does not see what is new"
+    unsure = evaluate(with_confidence(0.9999), tmp_path / "out", Silent(), device="cpu")
+    assert len((tmp_path / "out" / "results.jsonl").read_bytes().splitlines()) == 7, "the oracle does not see it"
+    assert any(line.startswith("source only, self-training: the network was sure of no") for line in unsure["missing"])
+    assert not any("self-training" in line for line in table["missing"])
 
 
 def test_self_training_of_pixels_without_an_ignored_number_is_refused(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_sizes_that_differ_are_noted_where_there_are_no_pairs(tmp_path: Path) ->
     assert check(config) == []
     save(tmp_path / "testB" / "6.png", np.zeros((40, 40, 3), np.uint8))
     (note,) = check(config)
-    assert note.severity == "note" and note.what == "holds images of 2 sizes, from 30×20 to 40×40"
+    assert note.severity == "note" and note.what == "holds images of 2 sizes, A and B together, from 30×20 to 40×40"
     assert "at their own sizes" in note.advice
     resized = check(config_of(kind="unpaired", folder=tmp_path, resize=24))[0]
     assert "a short side of 24 px" in resized.advice

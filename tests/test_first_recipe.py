@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import shlex
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from PIL import Image
 
 from tests.commands import call
 from tests.conftest import waves
+from translate.cli import console
 from translate.errors import TranslateError, UsageError
 from translate.recipe import Recipe, load_recipe
 from translate.training.first_recipe import first_recipe
@@ -89,7 +91,7 @@ KINDS: dict[str, tuple[Maker, dict[str, Any], str]] = {  # how to make it, what 
                 {"image_b": {"channels": 1, "bits": 16, "range": [0, 4095]}}, "grey, 16 bits"),
     "tiny": (lambda folder: two_sides(folder, size=(20, 20)), {"kind": "unpaired"}, "20×20 px"),
     "mixed sizes": (mixed, {"kind": "unpaired"}, "images are of many sizes"),
-    "one image": (lambda folder: save(folder / "one.jpg"), {"kind": "computed"}, "1 image,"),
+    "one image": (lambda folder: save(folder / "one.jpg"), {"kind": "computed"}, "one image alone"),
     "alpha": (transparent, {"kind": "unpaired"}, "1 may be transparent (shown on white)"),
     "nested, other names, turned": (turned, {"kind": "unpaired"}, "1 turned by EXIF"),
 }
@@ -120,6 +122,7 @@ def test_every_kind_of_folder_gets_a_recipe_of_its_own(name: str, tmp_path: Path
     assert line in "\n".join(made.lines) and line in made.text
     assert all(max(stage.size) <= 48 for stage in recipe.stages)  # no image is enlarged
     assert "GPU of 8GB" in made.text.splitlines()[0] and "images/s" in made.text
+    assert ("out/ --model runs/mine --resize trained\n" in made.text) == (name == "mixed sizes")
     assert "# Hours:    about " in made.text and "at the speed of the RTX 3060" in made.text
 
 
@@ -159,6 +162,20 @@ def test_the_recipe_trains(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     _, file = first(tmp_path)
     assert call(monkeypatch, "train", file, *two_small_steps(file), "--run", "run") == 0, said.getvalue()
     assert (tmp_path / "run" / "release").is_dir()
+
+
+@pytest.mark.parametrize(("make", "kind"), [
+    (lambda folder: two_sides(folder, paired=True), None), (two_sides, None), (two_sides, "images")],
+    ids=["paired", "unpaired", "images"])
+def test_the_try_line_names_options_that_the_recipe_has(make: Maker, kind: Any, tmp_path: Path) -> None:
+    """Full-width networks took a quarter of an hour where minutes were promised."""
+    make(tmp_path / "images")
+    made, file = first(tmp_path, kind=kind)
+    (line,) = (line for line in made.text.splitlines() if line.startswith("# Try:"))
+    words = shlex.split(line)
+    tried = load_recipe(file, [after for word, after in itertools.pairwise(words) if word == "--set"])
+    assert tried.translator.generator.width == tried.translator.discriminator.width == 16
+    assert tried.num_images <= 208 and getattr(tried.translator.generator, "blocks", 2) == 2
 
 
 def test_the_lines_of_the_readme_lead_from_a_folder_to_a_translated_folder(
@@ -218,6 +235,9 @@ def test_a_recipe_that_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: 
     Path("images.yaml").write_text("mine")
     assert call(monkeypatch, "new", "images") == 2 and "--out" in said.getvalue()
     assert Path("images.yaml").read_text() == "mine"
+    monkeypatch.setattr(console, "load_torch", lambda: pytest.fail("before what costs nothing to know"))
+    said.truncate(0)
+    assert call(monkeypatch, "new", "images", "--out", "other.yaml") != 0 and "no such folder" in said.getvalue()
 
 
 def test_a_plan_and_a_training_say_which_images_they_enlarge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

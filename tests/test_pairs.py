@@ -198,6 +198,10 @@ def test_one_uncertain_pair_does_not_silence_the_others(tmp_path: Path) -> None:
 
     said = misregistration([measured(down, 0.1) for down in (-0.9, 0.9, 0.8, -0.8)] + [measured(0, 1.0)], 5, tmp_path)
     assert any("a training will blur" in finding.what for finding in said)
+    said = misregistration([measured(down, 0.1) for down in (0.0, 0.02, 0.01, 21.0)], 4, tmp_path)
+    assert [finding.what for finding in said if "data align" in (finding.advice or "")] == [
+        "1 of 4 pairs is off by more than 2 px"]
+    assert not any("no blur" in finding.what or "larger" in finding.what for finding in said)
 
 
 def test_halves_of_one_file_and_zooms(tmp_path: Path) -> None:

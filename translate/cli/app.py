@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +31,6 @@ from translate.signals import ending_once_stopped
 
 # Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need
-SILENT_SECONDS = 1.0  # that loading PyTorch may take without a word
 
 
 class Command(TyperCommand):
@@ -47,8 +45,7 @@ class TorchCommand(Command):
     """A command that needs PyTorch: where that takes long to load, as after a start of the machine, a line says so."""
 
     def invoke(self, ctx: Any) -> Any:
-        with console.saying_after(SILENT_SECONDS, "loading PyTorch …"):
-            import_module("torch")
+        console.load_torch()
         return super().invoke(ctx)
 
 
@@ -67,7 +64,7 @@ def at_home(value: Any) -> Any:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]})  # which all commands take over
-app.command(cls=TorchCommand)(training.new)
+app.command(cls=Command)(training.new)  # it loads PyTorch when what is asked for can be done
 app.command(cls=TorchCommand)(training.train)
 app.command(cls=TorchCommand, context_settings={"allow_extra_args": True})(converting.convert)  # it says why too many
 app.command(cls=TorchCommand)(sampling.sample)

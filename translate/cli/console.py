@@ -11,6 +11,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rich.text import Text
 from translate.errors import TranslateError, visible
 
 LEAST_TEXT = 20  # columns of a wrapped text, however narrow the terminal
+SILENT_SECONDS = 1.0  # that loading PyTorch may take without a word
 PLAIN_TABLE_WIDTH = 160  # columns of a table where no terminal says how many it has
 
 out = Console(highlight=False)
@@ -67,6 +69,12 @@ def saying_after(seconds: float, text: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def load_torch() -> None:
+    """Import PyTorch, with a line where that takes long."""
+    with saying_after(SILENT_SECONDS, "loading PyTorch …"):
+        import_module("torch")
 
 
 def say_entry(name: str, text: str) -> None:

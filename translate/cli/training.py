@@ -15,7 +15,7 @@ from translate.cli.models import at_hand
 from translate.cli.options import CardMemory, OptionalRecipe, Overrides, PlannedGPU, Recipe, RecipePrecision, one_of
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
-from translate.errors import DoesNotFit, RunError, UsageError, visible
+from translate.errors import DataError, DoesNotFit, RunError, UsageError, visible
 
 _kinds = one_of("unpaired", "paired", "labels", "computed", "images")
 
@@ -99,13 +99,19 @@ def new(
     Nothing is asked and nothing but the recipe is written; of the images only headers are read.
     """
     from translate import files
-    from translate.training.first_recipe import first_recipe
 
+    # What needs no look at the images is refused before torch is loaded, which takes seconds.
     file = out or Path(f"{folder.absolute().resolve().name or 'mine'}.yaml")
     if file.suffix not in (".yaml", ".yml"):
         raise UsageError("a recipe is a file that ends in .yaml", file, "name one with --out")
     if file.exists():
         raise UsageError("is there already and is not overwritten", file, "name another file with --out")
+    if not folder.exists():
+        raise DataError("no such folder", folder)
+
+    console.load_torch()
+    from translate.training.first_recipe import first_recipe
+
     with Display("new", console.err, unit="steps") as display:
         made = first_recipe(folder, file, gpu, kind, display.count)  # type: ignore[arg-type]
     with files.as_disk_errors(file):

@@ -150,14 +150,16 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         short = resize or config.resize  # a stage's own comes first
         loaded = "at their own sizes" if short is None else f"at a short side of {short} px"
         smallest, largest = (choose(met, key=lambda size: (size[0] * size[1], size)) for choose in (min, max))
-        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, from {_size_text(smallest)} to "
-                      f"{_size_text(largest)}", f"all are loaded {loaded}")
+        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, A and B together, "
+                      f"from {_size_text(smallest)} to {_size_text(largest)}", f"all are loaded {loaded}")
 
     # A network knows the scale that it is shown, and no other.
     fitting = Fitting(resize or config.resize, crop or (1, 1))
     if fitting.rescales(met):
-        yield Finding(config.place(root), "note", f"holds images with {sides_in_words(sides_of(met))}, and a training "
-                      f"shows them at {Scale.of(list(met), fitting)}: the network will know that scale, and no other",
+        both = "" if config.paired else " of A and B"
+        yield Finding(config.place(root), "note", f"holds images{both} with {sides_in_words(sides_of(met))}, and a "
+                      f"training shows them at {Scale.of(list(met), fitting)}: the network will know that scale, and "
+                      "no other",
                       "translate with `convert --resize trained`; or " + (
                           "train at their own size, with resize: null and as large a resolution as fits"
                           if resize or config.resize else "use a smaller resolution: they are enlarged to the crops"))

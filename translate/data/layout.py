@@ -52,6 +52,7 @@ class LayoutConfig(PlaceConfig):
     paired: ClassVar[bool] = True  # a training sees pairs
     has_sources: ClassVar[bool] = True  # A are images that a translator starts from
     aligned: ClassVar[bool] = False  # an image file that is no side of its own holds A beside B
+    otherwise: ClassVar[str] = ""  # as what else such a folder may be meant, and what to do then
     shows_a: ClassVar[bool] = True  # A are images as they lie on the disk: their pixels can be kept
 
     @property

@@ -81,7 +81,8 @@ class SidesConfig(LayoutConfig):
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
-            return self.what_a_and_b_hold if split == "train" else "test_a and test_b in the recipe"
+            return self.what_a_and_b_hold if split == "train" else (
+                "folders of their own, named in the recipe: data: {test_a: …, test_b: …}")
         a, b = self.suffixes
         return " or ".join(f"{f'{name} (A beside B), ' if self.aligned else ''}{name}{a} and {name}{b}"
                            for name in FOLDERS_OF[split])
@@ -237,6 +238,8 @@ class ComputedConfig(OneFolderConfig):
     """Photographs (B), and as A what is computed from them: their luma, or their edges."""
 
     shows_a: ClassVar[bool] = False
+    otherwise: ClassVar[str] = ("read as photographs to be coloured; --kind images draws others like them from noise; "
+                                "for a translation between two styles, add a second folder beside it")
 
     kind: Literal["computed"] = "computed"
     input: ComputedInput = "grey"

@@ -27,7 +27,8 @@ MOST_SECONDS = 60.0  # that this may take
 NUM_WORST = 10  # that are named
 BLURS = 0.5  # px by which pairs differ from their common shift, in the median, from which a training blurs
 SHIFTS = 0.5  # px of the common shift, from which its outputs are seen to be shifted
-ADVICE = "translate data align FOLDER OUT writes a copy that is not; or train with translator.registration (pix2pix)"
+FAR = 2.0  # px, from which a pair is counted although most lie well
+ADVICE = "translate data align FOLDER OUT corrects a copy; or train with translator.registration (pix2pix)"
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,24 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
     # What a training makes of it
     limit = max(BLURS, accuracy)
     blurs = spread > limit
+    beyond = max(FAR, accuracy)
+    far = sum(each > beyond for each in off)
     if blurs:
         findings.append(Finding(place, "warning", f"a training will blur: pairs are off by {spread:.1f} px in the "
                                 "median, each in its own way, in the pixels that it shows", ADVICE))
     elif np.hypot(*common) > max(SHIFTS, accuracy):
         findings.append(Finding(place, "warning", "outputs will be shifted: all pairs are off alike, by "
                                 f"{moved_in_words(common)}", ADVICE))
+    elif far:
+        moved = any((each.found.displacement or 0.0) > beyond for each in sure)  # and does not merely seem bent
+        findings.append(Finding(place, "warning" if moved else "note", f"{far} of {len(sure)} pairs "
+                                f"{'is' if far == 1 else 'are'} off by more than {beyond:.2g} px", ADVICE))
     else:
         findings.append(Finding(place, "note", f"no blur is to be expected of that: pairs differ by {spread:.2f} px"))
 
     # The worst by name. Where pairs lie well, one that merely seems bent is not worth a warning.
-    findings += [Finding(each.pair.a, "warning", f"its partner {each.pair.b.name} lies {in_words(each.found)}")
+    advice = None if any(finding.advice for finding in findings) else ADVICE  # once
+    findings += [Finding(each.pair.a, "warning", f"its partner {each.pair.b.name} lies {in_words(each.found)}", advice)
                  for each in worst(measured)
                  if (each.off if blurs else each.found.displacement or 0.0) * each.scale > limit]
     return findings
@@ -128,6 +136,8 @@ def in_words(found: Alignment) -> str:
     assert found.shift is not None
     words = moved_in_words(found.shift)
     if found.scale is not None and found.rotation is not None:
-        words += f", {100 * (found.scale - 1):+.1f} % larger, {found.rotation:+.1f}° clockwise"
+        larger, turned = 100 * (found.scale - 1), found.rotation
+        words += f", {larger:+.1f} % larger" * (abs(larger) >= 0.05)  # what rounds to zero is left out
+        words += f", {turned:+.1f}° clockwise" * (abs(turned) >= 0.05)
         words += f", and {found.warp:.1f} px bent" * ((found.warp or 0.0) > BLURS)
     return visible(words)

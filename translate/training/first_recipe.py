@@ -125,6 +125,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     if kind is None and layout.paired and layout.labelling is None and samples.files_a != samples.files_b:
         draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
                            "number alike: --kind unpaired")
+    draft.notes += [layout.otherwise] if kind is None and layout.otherwise else []
     lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
     return FirstRecipe(draft.text(file, recipe, [each for each in predicted if each], planned, gpu), recipe, lines)
 
@@ -236,11 +237,14 @@ class Draft:
     def said(self, crop: int) -> list[str]:
         """Return what of the images a person should know."""
         lines = [*self.notes, *self.said_of_sizes(crop)]
-        if self.num < FEW:
+        if self.num == 1:
+            lines.append("warning: one image alone teaches nothing that others would need: add more")
+        elif self.num < FEW:
             counted = f"{plural(self.num, 'image')}{'' if self.layout.paired else ' on a side'}"
             lines.append(f"{counted}, which are few: expect colours and textures to be learnt, not new shapes")
         if not self._has_tests():
-            lines.append(f"no images are held out, so there will be no scores; expected {self.layout.expected('test')}")
+            lines.append(f"no images are held out, so there will be no scores; to have scores, "
+                         f"move some images into {self.layout.expected('test')}")
         elif hint := hint_at_features(self.layout.truth_is_known):
             lines.append(hint)
         return lines
@@ -252,7 +256,7 @@ class Draft:
             lines.append(f"{plural(few, 'image')} with a side of fewer than {crop} px: enlarged to it")
         if not self.one_scale:
             lines.append(f"images are of many sizes: all are loaded at a short side of {self.short} px, and "
-                         "what is converted should be too (convert says so)")
+                         "what is converted should be too: convert --resize trained")
         if crop < self.largest_crop():
             lines.append(f"crops of {crop} px are the largest that fit; images keep their own scale, and convert "
                          "translates them whole")
@@ -277,15 +281,16 @@ class Draft:
                  for stage, found in zip(recipe.stages, predicted, strict=True)]
         seconds = sum(stage.images * found.seconds for stage, found in zip(recipe.stages, predicted, strict=True))
         named = f"--memory {self.gpu}" if gpu in (None, self.gpu) else f"--gpu {shlex.quote(str(gpu))}"
-        run = f"runs/{self.name}"
+        run, blocks = f"runs/{self.name}", " --set translator.generator.blocks=2" * ("blocks:" in self.body)
         comments = [
             f"{self.heading()}, at {self.crop} px on a GPU of {self.gpu}.",
             f"Check:    translate data check {name}      every pixel; this recipe has looked at headers alone",
             f"Memory:   translate plan {name} {named}",
             *(f"            {need}" for need in dict.fromkeys(needs)),
             f"Try:      translate train {name} --run {run}-try --set '{self.quick_stages()}' "
+            f"--set translator.generator.width=16{blocks} --set translator.discriminator.width=16 "
             "--set every.sample=100 --set evaluate.images=2",
-            "          minutes on a CPU, to see that all works; pictures of it mean nothing",
+            "          minutes on a CPU, by narrow networks, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
             self.use(run),
             f"Hours:    about {format_duration(seconds)}, loading and scoring not counted; {planned.whose}",
@@ -296,11 +301,12 @@ class Draft:
     def quick_stages(self) -> str:
         """Return stages of a training that is to show that all works."""
         small = min(64, _multiple(self.crop))
-        return f"stages=[{{resolution: {small}, resize: {max(small, 72) if small == 64 else small}, images: 400}}]"
+        return f"stages=[{{resolution: {small}, resize: {max(small, 72) if small == 64 else small}, images: 200}}]"
 
     def use(self, run: str) -> str:
         """Return the heading's line on what is done with the finished run."""
-        return f"Convert:  translate convert {shlex.quote(visible(self._to_convert()))} out/ --model {run}"
+        scale = "" if self.one_scale else " --resize trained"  # all were loaded at one short side
+        return f"Convert:  translate convert {shlex.quote(visible(self._to_convert()))} out/ --model {run}{scale}"
 
     def _to_convert(self) -> Path:
         """Return the folder of inputs that are held out, else of those trained on."""
@@ -335,7 +341,7 @@ class NoiseDraft(Draft):
         return [f"images are loaded and drawn at {crop} px, and squares are cut out of them"]
 
     def quick_stages(self) -> str:
-        return f"stages=[{{resolution: {self.crop}, resize: {self.crop}, images: 400, batch_size: 16}}]"
+        return f"stages=[{{resolution: {self.crop}, resize: {self.crop}, images: 208, batch_size: 16}}]"
 
     def use(self, run: str) -> str:
         return f"Draw:     translate sample {run} out/ --num 64"

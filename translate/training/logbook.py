@@ -127,7 +127,8 @@ class Logbook:
         """Yield in a line each on what is trained, by what, and until when."""
         # Of unpaired sides either has its number; of held-out images those that are scored.
         (a, b), held_out = (len(side) for side in (self.samples.files_a, self.samples.files_b)), self.evaluator
-        trained = f"{a:,} pairs of images" if self.samples.paired else f"{a:,} + {b:,} images"
+        pairs = f"{a:,} pairs of images" if self.recipe.data.has_sources else f"{b:,} images"
+        trained = pairs if self.samples.paired else f"{a:,} + {b:,} images"
         why = ", as every.evaluate is null" * (self.recipe.every.evaluate is None)
         scored = f"nothing is scored{why}" if held_out is None else (
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "

@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,7 @@ class Draft:
             image["image_a"] = a.image
         if "input" in type(self.layout).model_fields and b.image["channels"] == 1:
             data["input"] = "edges"  # there are no colours to be made of grey
-        plain = {"channels": 3}  # of 8 bits
-        return data | {side: said for side, said in sorted(image.items()) if said != plain}
+        return data | {side: said for side, said in sorted(image.items()) if said != {"channels": 3}}  # of 8 bits
 
     def largest_crop(self) -> int:
         """Return the side of the crops at full size, px."""
@@ -243,15 +243,13 @@ class Draft:
             counted = f"{plural(self.num, 'image')}{'' if self.layout.paired else ' on a side'}"
             lines.append(f"{counted}, which are few: expect colours and textures to be learnt, not new shapes")
         if not self._has_tests():
-            lines.append(f"no images are held out, so there will be no scores; to have scores, "
-                         f"move some images into {self.layout.expected('test')}")
+            lines.append(f"no images are held out, so no scores: move some into {self.layout.expected('test')}")
         elif hint := hint_at_features(self.layout.truth_is_known):
             lines.append(hint)
         return lines
 
     def said_of_sizes(self, crop: int) -> list[str]:
-        lines = []
-        shorts = [min(shape) for side in self.sides for shape in side.shapes]
+        lines, shorts = list[str](), [min(shape) for side in self.sides for shape in side.shapes]
         if (few := sum(short < crop for short in shorts)) and self.one_scale:
             lines.append(f"{plural(few, 'image')} with a side of fewer than {crop} px: enlarged to it")
         if not self.one_scale:
@@ -263,11 +261,9 @@ class Draft:
         return lines
 
     def _has_tests(self) -> bool:
-        try:
-            self.layout.build("test", data_root())
-        except DataError:
-            return False
-        return True
+        with suppress(DataError):
+            return len(self.layout.build("test", data_root())) > 0
+        return False
 
     def text(self, file: Path, recipe: Recipe, predicted: list[Prediction], planned: PlannedGPU, gpu: str | None
              ) -> str:

@@ -184,7 +184,7 @@ def test_the_lines_of_the_readme_lead_from_a_folder_to_a_translated_folder(
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     block = readme.split("## Your own images")[1].split("```")[1]
     lines = [re.split(r"\s{2,}", line)[0] for line in block.splitlines() if line.startswith("translate ")]
-    assert [line.split()[1] for line in lines] == ["new", "data", "train", "convert"]
+    assert [line.split()[1] for line in lines] == ["new", "data", "train", "convert", "evaluate", "report"]
 
     monkeypatch.chdir(tmp_path)
     for folder in ("trainA", "trainB", "testA", "testB"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from translate.evaluation.in_words import ENOUGH_FOR_SHARES, scores_in_words, verdict
+from translate.evaluation.in_words import ENOUGH_FOR_SHARES, scores_in_words, shown_metrics, too_few_in_words, verdict
 from translate.metrics.intervals import Estimate
 
 
@@ -37,3 +37,6 @@ def test_few_images_are_called_rough_and_have_no_shares() -> None:
     scores = {"kernel_distance": Estimate(0.3, 0.2, 0.4), "ssim": Estimate(0.5), "precision": Estimate(0.0, 0.0, 0.0)}
     assert scores_in_words(scores, 5) == "kernel_distance ↓ 0.3 [0.2, 0.4], ssim ↑ 0.5 (5 images: rough)"
     assert scores_in_words(scores, ENOUGH_FOR_SHARES).endswith("ssim ↑ 0.5, precision ↑ 0 [0, 0]")
+    results = {"num_images": 4, "num_reals": 60, "metrics": dict.fromkeys(scores)}
+    assert shown_metrics(results) == ["kernel_distance", "ssim"] and too_few_in_words(results).startswith("4 images: ")
+    assert too_few_in_words(results | {"num_images": 10}) == ""

@@ -55,6 +55,7 @@ def evaluate(
     """Score a run on its test images, or any folder of images against real ones."""
     from translate.evaluation.alignment import add_alignment, evaluate_alignment
     from translate.evaluation.frames import evaluate_frames
+    from translate.evaluation.in_words import too_few_in_words
     from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
 
     # Words that do not fit together.
@@ -118,6 +119,8 @@ def evaluate(
         return
     say_table(results_table(document))
     say(HOW_TO_READ)
+    if few := too_few_in_words(document):
+        say(f"note: {few}")
     for line in document["missing"]:
         say(f"missing: {line}")
     for line in document["notes"]:

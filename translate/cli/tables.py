@@ -98,6 +98,8 @@ def results_table(document: dict[str, Any]) -> Table:
 
     `document` is what `results.json` holds.
     """
+    from translate.evaluation.in_words import shown_metrics
+
     baselines = list(dict.fromkeys(name for row in document["metrics"].values() for name in row["baselines"]))
     counted = f"{document['num_images']} images, {document['num_reals']} real ones"
     if document["paired"] and document["direction"] is None:
@@ -113,7 +115,7 @@ def results_table(document: dict[str, Any]) -> Table:
     table = Table("", "better", value, level, *own, document.get("floor_is", "real | real"),
                   *(name.replace("_", " ") for name in baselines), title=f"{document['what']} ({counted})",
                   title_justify="left")
-    for row in document["metrics"].values():
+    for row in (document["metrics"][name] for name in shown_metrics(document)):
         table.add_row(row["title"], row["better"], number(row), interval(row),
                       *([with_interval(row["own_size"])] if own_size else []), with_interval(row["floor"]),
                       *(with_interval(row["baselines"].get(name)) for name in baselines))

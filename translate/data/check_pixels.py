@@ -15,7 +15,6 @@ from translate.images.reading import ImageConfig
 from translate.images.transparency import hidden_colours, is_transparent
 from translate.images.values import Range
 
-NUM_NAMED = 3  # files that a sentence names
 FULL_RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "float32": (-1, 1)}
 USED_PARTS = {"uint8": 0.1, "uint16": 0.5, "float32": 0.5}  # as much or less is said: 15 bits of 16, [0, 1] of [-1, 1]
 Said = tuple[Path | None, Literal["note", "warning"], str, str | None]  # a file or all, a severity, what, advice
@@ -125,14 +124,16 @@ class PixelCount:
             return
         what = f"is transparent, as {len(self.transparent)} of {self.num} images of {self.name} are"
         differ = len(self.hidden) > 1
-        examples = [f"{shown(colour)} in {path.name}" for colour, path in list(self.hidden.items())[:NUM_NAMED]]
-        hiding = f"the colours that nobody sees under it differ ({', '.join(examples)})"
+        hiding = "hidden colours differ"
+        if differ:
+            colour, path = list(self.hidden.items())[1]  # another than in the file that the line begins with
+            hiding += f" ({shown(colour)} in {path.name})"
         if self.config.background is not None:
             yield (self.transparent[0], "note", f"{what}: shown on {self.config.background}"
                    + (f"; {hiding}, and are not trained on" if differ else ""), f"{self.name}.background chooses")
             return
         yield (self.transparent[0], "warning" if differ else "note",
-               f"{what}: the colours that nobody sees are trained on" + (f", and {hiding}" if differ else ""),
+               f"{what}: hidden colours are trained on" if not differ else f"{what}: {hiding}, and are trained on",
                f"set {self.name}.background to white, black or [red, green, blue]")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES
 
 ENOUGH_FOR_SHARES = 50  # images; precision and recall of fewer are mostly 0 or 1, whatever they show
 NEED_MANY = ("precision", "recall")
+ENOUGH_FOR_ANY = 10  # images; scores of fewer are those of these images, and of no network
 NO_BETTER = 0.02  # of the way from the untouched input to real images
 # What a score is at best, where that is known without looking; of the others real images tell (their floor)
 PERFECT = {"ssim": 1.0, "ms_ssim": 1.0, "l1": 0.0, "gradient_error": 0.0}
@@ -20,6 +22,19 @@ def scores_in_words(scores: Mapping[str, Estimate], num_images: int) -> str:
     said = ", ".join(f"{name} {'↑' if MEASURES[name].better == 'higher' else '↓'} {score}"
                      for name, score in scores.items() if not (few and name in NEED_MANY))
     return f"{said} ({num_images} images: rough)" if few else said
+
+
+def shown_metrics(document: Mapping[str, Any]) -> list[str]:
+    """Return the names of those scores of a `results.json` that its number of images allows to be shown."""
+    few = min(document["num_images"], document["num_reals"]) < ENOUGH_FOR_SHARES
+    return [name for name in document["metrics"] if not (few and name in NEED_MANY)]
+
+
+def too_few_in_words(document: Mapping[str, Any]) -> str:
+    """Say that scores of a `results.json` are of too few images to mean anything; nothing where they are not."""
+    num = document["num_images"]
+    few = num < ENOUGH_FOR_ANY and document["num_reals"] > 0  # where an image lies on its source is known of each alone
+    return f"{num} image{'' if num == 1 else 's'}: too few for these scores to mean anything" if few else ""
 
 
 def verdict(metric: str, scores: Mapping[str, Estimate], untouched: Mapping[str, Estimate],

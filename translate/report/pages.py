@@ -21,6 +21,7 @@ from PIL import Image
 
 from translate import files
 from translate.errors import DocumentError, TranslateError, UsageError
+from translate.evaluation.in_words import shown_metrics, too_few_in_words
 from translate.foreign import opened
 from translate.html.templates import templates_in
 from translate.metrics.observations import MEASURES
@@ -244,6 +245,7 @@ def _templates() -> jinja2.Environment:
     environment.filters |= {"format_bytes": format_bytes, "duration": format_duration, "short": short,
                             "speed": format_speed}
     environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "NUM_COLOURS": NUM_COLOURS,
+                            "shown_metrics": shown_metrics, "too_few_in_words": too_few_in_words,
                             "version": version("diptych"),
                             "now": lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes")}
     return environment

@@ -281,6 +281,7 @@ def test_conversion_says_the_scale_and_warns_and_is_right_at_it(
         said.truncate(0)
         assert call(monkeypatch, *words, "--resize", "trained", "--size", size) == 0
         assert "3 converted" in said.getvalue() and "warning" not in said.getvalue()
+        assert ("--size input brings them back" in said.getvalue()) == (size == "resized")
         assert share_right(tmp_path / "out", truth) > 0.95
         assert {Image.open(path).size for path in (tmp_path / "out").glob("*.png")} == {(side, side)}
     assert call(monkeypatch, *words, "--resize", 32, "--size", "input") == 0 and "3 done before" in said.getvalue()

@@ -158,6 +158,8 @@ def say_summary(summary: Summary, target: Path | str, dry_run: bool, shown: set[
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
         f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → "
         f"{visible(target)}")
+    if summary.resized:
+        say("outputs have the size the network works at; --size input brings them back to the input's")
     if summary.outside:
         say(f"{summary.outside} of them at another scale than the model was trained at")
     if summary.stopped:

@@ -19,15 +19,15 @@ Who calls whom:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import closing
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from translate.cluster.ray_engine import RayEngine
 from translate.convert.converter import Converter
-from translate.convert.jobs import FileFormat, Naming, Shard, plan_jobs
+from translate.convert.jobs import FileFormat, Job, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
 from translate.convert.on_ray import OnRay, Plan
 from translate.convert.protecting import Protection
@@ -36,11 +36,13 @@ from translate.convert.saving import Options, remove_leftovers
 from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating
 from translate.convert.workers import workers_by_cores
-from translate.errors import UsageError
+from translate.errors import ImageError, MissingExtra, UsageError
+from translate.images.decoding import inspect
 from translate.images.pictures import MAX_PIXELS
 from translate.runs.release import Release
 from translate.signals import minding_signals
 
+NUM_HEADS = 100  # of files that are looked at to see whether outputs are of another size
 __all__ = ["LEDGER", "Entry", "Shard", "Summary", "convert"]
 
 
@@ -57,6 +59,7 @@ class Summary:
     in_strips: list[Entry] = field(default_factory=list)  # done in strips, as there was no memory for all at once
     skipped: list[str] = field(default_factory=list)  # files that are no images by their suffix, hidden ones among them
     outside: int = 0  # translated at another scale than the model knows, by more than a third
+    resized: bool = False  # outputs have another size than their inputs
     stopped: bool = False  # by a signal, with files left to do
 
     @property
@@ -90,6 +93,7 @@ class Summary:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failed, self.skipped = self.failed + other.failed, self.skipped + other.skipped
         self.noted, self.in_strips = self.noted + other.noted, self.in_strips + other.in_strips
+        self.resized |= other.resized
         self.stopped |= other.stopped
 
 
@@ -205,7 +209,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             remove_leftovers(jobs)
 
     # A signal lets the converter finish the file in hand; it counts as a stop only if files are left.
-    summary = Summary(len(jobs), skipped=skipped)
+    summary = Summary(len(jobs), skipped=skipped, resized=give_another_size(jobs, scaling))
     with closing(ledger), minding_signals() as stop, closing(run(jobs, stop=stop)) as entries:
         for number, entry in enumerate(entries, 1):
             summary.count(entry)
@@ -214,6 +218,18 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         summary.outside = worker.num_outside
         summary.stopped = bool(stop) and summary.num_seen < len(jobs)
     return summary
+
+
+def give_another_size(jobs: Sequence[Job], scaling: Scaling) -> bool:
+    """Tell whether outputs are of another size than their inputs, by the heads of the first files."""
+    if scaling.sides is None or scaling.give_back == "input":
+        return False
+    for job in jobs[:NUM_HEADS]:
+        with suppress(ImageError, MissingExtra):  # the conversion itself says it of each file
+            info = inspect(job.source)
+            if scaling.shape_of((info.height, info.width)) != (info.height, info.width):
+                return True
+    return False
 
 
 def check_quality(quality: int | None, file_format: FileFormat | None) -> None:

@@ -203,7 +203,8 @@ class Converter:
         """Count a file whose images are translated in shapes beyond the model's scale; warn of the first."""
         fault = next(filter(None, (outside(self.translating.release.scale, shape) for shape in shapes)), "")
         if fault and not self.num_outside:
-            self.warn(f"{visible(job.name)} {fault}; --resize trained translates at that scale")
+            self.warn(f"{visible(job.name)} {fault}; --resize trained translates at that scale, and "
+                      "--size input brings outputs back to the input's size")
         self.num_outside += bool(fault)
 
     def _foretell(self, read: Input) -> Entry:

@@ -33,7 +33,7 @@ from translate.runs.release import load_release
 from translate.schema import read_document
 from translate.training.loop import Run, train
 from translate.training.processes import make_accelerator
-from translate.translators import Direction
+from translate.translators import Direction, Translator
 
 EARLIER = Path(__file__).parent / "data" / "run-b2bf1ce"
 GENERATORS_FIRST = {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 0},
@@ -92,9 +92,16 @@ def test_the_best_checkpoint_of_an_earlier_version_is_found(earlier: Path) -> No
 
 
 def test_a_run_of_an_earlier_version_goes_on_to_where_that_version_went(
-        earlier: Path, command: Callable[..., str], outputs: dict[str, torch.Tensor]) -> None:
+        earlier: Path, command: Callable[..., str], outputs: dict[str, torch.Tensor],
+        monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends a hundred times nearer to what the earlier version made without a stop than it has come since the
-    checkpoint. A resume that forgets something does not (the next test)."""
+    checkpoint. A resume that forgets something does not (the next test).
+
+    But for one thing that is meant to be otherwise: averages reach back over a ninth of so short a training, and that
+    version's over all of it. Here they do as late in a training, where both are the same.
+    """
+    update = Translator.update_ema
+    monkeypatch.setattr(Translator, "update_ema", lambda self, num, seen: update(self, num, seen + 1_000_000))
     said = command("train", "--resume", "--run", "run", "--set", "data.truth=true")
     assert "resumed at 28 images" in said and "refused" not in said
     status = json.loads(Path("run/status.json").read_text())

@@ -444,7 +444,7 @@ def test_every_option_of_the_data_changes_what_is_read(kind: str, tmp_path: Path
     options = data_options(kind, tmp_path)
     assert options.keys() == type(config_of(**fields)).model_fields.keys() - {
         "kind", "on_unreadable", "cache", "draft", "protect", "scale"}, (
-        "an option without a test (these have test_unreadable.py, test_image_cache.py, test_protected.py, test_scale.py)")
+        "an option without a test (test_unreadable, test_image_cache, test_protected and test_scale have these)")
     for option, (before, after) in options.items():
         seen = [everything_read({name: value for name, value in (fields | change).items() if value is not None},
                                 tmp_path) for change in (before, after)]

@@ -69,7 +69,7 @@ class Store:
             import fsspec
 
             self.files, root = fsspec.core.url_to_fs(self.at, use_listings_cache=False, skip_instance_cache=True,
-                                                         **(S3 if self.scheme == "s3" else {}))
+                                                     **(S3 if self.scheme == "s3" else {}))
         except ImportError as error:
             raise MissingExtra(LIBRARIES.get(self.scheme, "fsspec"), "remote", f"{self.scheme}://") from error
         except Exception as error:  # each library has errors of its own

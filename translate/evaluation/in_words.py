@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from translate.data.headers import plural
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES
 
@@ -34,7 +35,7 @@ def too_few_in_words(document: Mapping[str, Any]) -> str:
     """Say that scores of a `results.json` are of too few images to mean anything; nothing where they are not."""
     num = document["num_images"]
     few = num < ENOUGH_FOR_ANY and document["num_reals"] > 0  # where an image lies on its source is known of each alone
-    return f"{num} image{'' if num == 1 else 's'}: too few for these scores to mean anything" if few else ""
+    return f"{plural(num, 'image')}: too few for these scores to mean anything" if few else ""
 
 
 def verdict(metric: str, scores: Mapping[str, Estimate], untouched: Mapping[str, Estimate],

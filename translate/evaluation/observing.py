@@ -117,6 +117,12 @@ class Observing:
         return observe(image, truth, self.observers.networks, small=diversity.THUMBNAIL_SIDE,
                        lpips=self.observers.lpips)
 
+    @property
+    def values(self) -> dict[Side, PixelCount]:
+        """What values have been seen in the files of each side that has files."""
+        sides: dict[Side, Images | None] = {"reals": self.reals, "images": self.images, "sources": self.sources}
+        return {side: of.values for side, of in sides.items() if of is not None and of.values is not None}
+
     def sizes(self, items: Sequence[Item]) -> list[int]:
         """Return the work of each image: as if all were alike."""
         return [PIXELS] * len(items)
@@ -129,8 +135,7 @@ class Observing:
             if stop:
                 break
             found.append(((side, number), look[side](number)))
-        sides: dict[Side, Images | None] = {"reals": self.reals, "images": self.images, "sources": self.sources}
-        return found, {side: of.values for side, of in sides.items() if of is not None and of.values is not None}
+        return found, self.values
 
 
 def look_at(task: Observing, items: Sequence[Item], engine: RayEngine | None,
@@ -151,9 +156,8 @@ def look_at(task: Observing, items: Sequence[Item], engine: RayEngine | None,
         for seen, values in parts:
             found.update(seen)
             for side, count in (values or {}).items():
-                mine = {"reals": task.reals, "images": task.images, "sources": task.sources}[side]
-                if mine is not None and mine.values is not None:
-                    mine.values.add(count)
+                if side in task.values:
+                    task.values[side].add(count)
             on_progress(len(found))
     return found
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-Buffers = list[tuple[Tensor, Tensor]]
+from translate.training.undo import Buffers, held_buffers, put_back
 
 
 class Previews:
@@ -28,10 +28,10 @@ class Previews:
     def within(self, generators: Iterable[nn.Module], may_keep: bool) -> Iterator[None]:
         """Keep what is made within the block, if that `may_keep`. What is not kept leaves no trace in the buffers.
 
-        Traces are what a forward pass advances: running statistics, the vectors of a spectral norm.
+        Traces are what `held_buffers` copies.
         """
         for generator in generators:
-            self._buffers[generator] = [(buffer, buffer.clone()) for buffer in generator.buffers()]
+            self._buffers[generator] = held_buffers([generator])
             self._trained[generator] = [each for each in generator.parameters() if each.requires_grad]
         self.may_keep = may_keep
         try:
@@ -39,7 +39,7 @@ class Previews:
         finally:
             self.may_keep = False
             for generator in self._buffers.keys() - self._fakes.keys():
-                _restore(self._buffers.pop(generator))
+                put_back(self._buffers.pop(generator))
 
     @contextmanager
     def graph_of(self, generator: nn.Module) -> Iterator[None]:
@@ -65,10 +65,4 @@ class Previews:
         self.may_keep = False
         self._fakes.clear()
         for buffers in self._buffers.values():
-            _restore(buffers)
-
-
-@torch.no_grad()
-def _restore(buffers: Buffers) -> None:
-    for buffer, value in buffers:
-        buffer.copy_(value)
+            put_back(buffers)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from translate.translators import Translator
+
+Buffers = list[tuple[Tensor, Tensor]]  # each as it is, and as it was
+
+
+def held_buffers(networks: Iterable[nn.Module]) -> Buffers:
+    """Copy what forward passes advance: running statistics, the vectors of a spectral norm."""
+    return [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
+
+
+@torch.no_grad()
+def put_back(buffers: Buffers) -> None:
+    """Make buffers what they were when they were held."""
+    for buffer, value in buffers:
+        buffer.copy_(value)
 
 
 class BeforePhase:
@@ -20,8 +34,7 @@ class BeforePhase:
 
     def __init__(self, translator: Translator, device: torch.device):
         self.translator, self.device = translator, device
-        self.buffers = [(buffer, buffer.clone()) for network in translator.networks.values()
-                        for buffer in network.buffers()]
+        self.buffers = held_buffers(translator.networks.values())
         self.random = torch.get_rng_state()
         self.random_cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
@@ -29,9 +42,7 @@ class BeforePhase:
         """Restore them, and make the pools forget the exchanges they have staged."""
         for pool in self.translator.pools.values():
             pool.undo()
-        with torch.no_grad():
-            for buffer, value in self.buffers:
-                buffer.copy_(value)
+        put_back(self.buffers)
         torch.set_rng_state(self.random)
         if self.random_cuda is not None:
             torch.cuda.set_rng_state(self.random_cuda, self.device)

@@ -77,14 +77,14 @@ class RayEngine:
         address   `ray` (the cluster that is here, else one of this machine alone) or `ray://HOST:PORT`
         cores     of each worker where there are no GPUs
 
-        Raises `MissingExtra` and `UsageError`.
+        Raises `UsageError` and `MissingExtra`.
         """
+        if address != "ray" and not address.startswith("ray://"):
+            raise UsageError(f"--engine {address}: expected ray, or ray://HOST:PORT")
         try:
             import ray
         except ImportError:
             raise MissingExtra("ray", "ray", "--engine ray") from None
-        if address != "ray" and not address.startswith("ray://"):
-            raise UsageError(f"--engine {address}: expected ray, or ray://HOST:PORT")
         self.ray: Any = ray
         self.address, self.cores = address, cores
 

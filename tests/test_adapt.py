@@ -53,6 +53,7 @@ from translate.errors import DataError, RecipeError, RunError
 from translate.foreign import read_lines
 from translate.images.reading import ImageConfig
 from translate.metrics.segmentation import LabelScores, class_ious, totals
+from translate.networks.tasks import CNNConfig
 from translate.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -549,6 +550,18 @@ def test_a_task_network_is_a_function_of_its_seed_and_of_nothing_else(
     first = weights(0)
     assert torch.equal(first, weights(0)) and torch.equal(first, weights(0, workers=1))
     assert not torch.equal(first, weights(1))
+
+
+def test_an_image_left_for_a_last_batch_of_its_own_ends_no_training(lines: tuple[Path, Recipe, Path, MadeSet]) -> None:
+    """Pooled to one pixel, it is a single value a channel for batch norm, which torch refuses."""
+    folder, recipe, _, _ = lines
+    assert recipe.adapt is not None
+    examples = Examples.of(recipe.adapt.source, recipe.adapt.source.find("train", folder), ImageConfig(channels=1), 8)
+    task = recipe.adapt.task.model_copy(update={"network": CNNConfig(width=2, downs=3), "resolution": 8, "resize": 8,
+                                                "images": 9, "batch_size": 4})
+    told: list[tuple[int, int]] = []
+    train_task(task, examples, 0, CPU, watch=lambda done, total: told.append((done, total)))
+    assert told == [(4, 8), (8, 8)]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

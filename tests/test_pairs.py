@@ -167,6 +167,37 @@ def test_every_depth_keeps_its_format(stored: Callable[[np.ndarray], np.ndarray]
         assert np.nanmax(made.pixels) <= np.nanmax(given.pixels), "no value is mixed with no data"
 
 
+@pytest.mark.parametrize("tagged", ["trainA", "trainB"])
+def test_a_corrected_geotiff_shows_every_place_where_it_was(tagged: str, tmp_path: Path) -> None:
+    """A, which stays, gives its place to both; B, which is moved, knows its own, and still shows the same there."""
+    source = pairs(tmp_path / "in", OFF[:1], ".tif")
+    size, west, north = 10.0, 500_000.0, 5_300_000.0
+    geo = (33550, "d", 3, (size, size, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, west, north, 0.0), True)
+    given = tifffile.imread(source / tagged / "0.tif")
+    tifffile.imwrite(source / tagged / "0.tif", given, photometric="rgb", extratags=geo, metadata=None)
+    assert align_pairs(source, tmp_path / "out", "shift").moved == 1
+
+    places = {}
+    for side in ("trainA", "trainB"):
+        with tifffile.TiffFile(tmp_path / "out" / side / "0.tif") as file:
+            made = file.pages[0].asarray()
+            places[side] = file.pages[0].tags.valueof(33922)
+        assert (places[side] is None) == (tagged == "trainB" and side == "trainA")
+    assert tagged == "trainB" or places["trainA"] == places["trainB"]
+    column, row, _, x, y, _ = places["trainB"]
+    left, top = ((x - west) / size - column, (north - y) / size - row)  # of the copy's first pixel in the original
+
+    # What lies there in the original, found without tags
+    if tagged == "trainA":
+        made = tifffile.imread(tmp_path / "out" / "trainA" / "0.tif")
+        np.testing.assert_array_equal(made, given[round(top):, round(left):][:made.shape[0], :made.shape[1]])
+        assert (top, left) == (round(top), round(left)) and made.shape != given.shape
+    else:
+        inner = made[20:-20, 20:-20]
+        found = cv2.minMaxLoc(cv2.matchTemplate(given, inner, cv2.TM_SQDIFF))[2]
+        assert abs(found[0] - 20 - left) < 0.6 and abs(found[1] - 20 - top) < 0.6
+
+
 @pytest.mark.parametrize("edges", ["crop", "mark"])
 def test_what_cannot_be_written_leaves_no_half_of_a_pair(edges: str, tmp_path: Path) -> None:
     """And is counted once: whole numbers of 32 bits would become floats, and a PNG cannot mark what has no data."""

@@ -19,6 +19,7 @@ from tests.covering import each_value, one_in
 from tests.games import GAMES, game
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
 from tests.steps import build, make_batch, peak_of_step
+from translate.data.protected import ProtectConfig
 from translate.errors import DoesNotFit, RecipeError, UsageError
 from translate.networks import DCGANDiscriminatorConfig, MLPDiscriminatorConfig, live_bytes, memory
 from translate.networks.live_bytes import LiveBytes
@@ -36,7 +37,7 @@ from translate.training.plan import (
     plan_recipe,
     predict,
 )
-from translate.training.speeds import published
+from translate.training.speeds import Speed, published
 from translate.training.step_on_meta import Networks, StepOnMeta, parameters_of
 from translate.training.update import Update
 from translate.translators import NoiseConfig
@@ -141,6 +142,19 @@ class TestAgainstRealSteps:
         config = {"kind": "cyclegan"}
         found = self.measured(config, 256, memory.PLANS[plan], precision)
         assert prediction(config, 256, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)
+
+
+def test_protected_pixels_are_counted() -> None:
+    """The weights of a batch are an image of one channel, and the loss reads output and input and makes a few more."""
+    recipe = recipe_of(SMALL_CYCLEGAN, 64)
+    protecting = recipe.model_copy(update={"data": recipe.data.model_copy(
+        update={"protect": ProtectConfig(folder=Path("masks"))})})
+    copying = Speed(flops=1e18, moved_bytes=1.0, kernel_seconds=0.0, moving=1.0, of="bytes alone")
+    found = [predict(each, each.stages[0], memory.PLANS["split"], "fp32", "cpu", speed=copying)
+             for each in (recipe, protecting)]
+    channel = 64 * 64 * 4  # bytes
+    assert 8 * channel <= found[1].seconds - found[0].seconds <= 100 * channel
+    assert channel <= found[1].peak_bytes - found[0].peak_bytes <= 10 * channel
 
 
 def test_a_step_takes_the_same_whatever_was_measured_before_it() -> None:

@@ -23,6 +23,7 @@ from translate.convert.translating import Translating
 from translate.data.labels import Labelling
 from translate.errors import ImageError, UsageError
 from translate.images.pictures import Bits
+from translate.images.reading import read_image
 from translate.images.writing import write_image
 from translate.recipe import Recipe
 from translate.runs.release import Release
@@ -123,6 +124,35 @@ def test_arrays_come_back_in_the_recipe_s_depth(bits: Bits, channels: int) -> No
     np.testing.assert_array_equal(model.convert(made), made)  # and go in in that depth
     if channels == 1:
         np.testing.assert_array_equal(model.convert(floats[..., 0]), made[..., 0])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_what_is_protected_in_memory_is_what_the_converter_protects(bits: Bits, tmp_path: Path) -> None:
+    model = model_of(tiny_release().generator, bits=bits)
+    image, mask = noise(20, 30, 3, 0, np.uint8 if bits == 8 else np.uint16), np.zeros((20, 30), np.uint8)
+    mask[3:9, 5:20] = 255
+    for folder, pixels in (("in", image), ("masks", mask[..., None])):
+        (tmp_path / folder).mkdir()
+        write_image(tmp_path / folder / "x.png", pixels)
+    convert(tmp_path / "in", tmp_path / "out", model._translating.release, precision="fp32", protect=tmp_path / "masks")
+    made = model.convert(image, protect=mask)
+    np.testing.assert_array_equal(made, read_image(tmp_path / "out" / "x.png", model.image_out))
+    np.testing.assert_array_equal(made[mask > 0], image[mask > 0])
+    np.testing.assert_array_equal(made[mask == 0], model.convert(image)[mask == 0])
+    if bits == 8:
+        shown = model.convert(Image.fromarray(image), protect=Image.fromarray(mask > 0))
+        np.testing.assert_array_equal(np.asarray(shown), made)
+
+
+def test_a_mask_in_memory_that_cannot_be_meant_is_refused() -> None:
+    model, image = model_of(), noise(20, 30)
+    for given, mask, words in (
+            (image, np.zeros((30, 20), np.uint8), r"mask \(30, 20\)"), (image, np.zeros((20, 30)), "float64"),
+            (torch.zeros(3, 20, 30), np.zeros((20, 30), bool), "got a tensor")):
+        with pytest.raises(UsageError, match=words):
+            model.convert(given, protect=mask)
+    with pytest.raises(UsageError, match="outputs of another size"):
+        model.convert(image, resize=10, protect=np.zeros((20, 30), bool))
 
 
 def test_tensors_come_back_as_floats_of_the_same_kind() -> None:

@@ -35,9 +35,10 @@ from translate.errors import UsageError
 from translate.evaluation.heldout import HeldOut
 from translate.evaluation.scoring import evaluate_run
 from translate.foreign import read_json, read_lines
+from translate.images.georeference import resized_geo
 from translate.images.reading import ImageConfig
 from translate.images.resampling import Resampling
-from translate.images.resized import ResizedSink, resized_geo, resized_image
+from translate.images.resized import ResizedSink, resized_image
 from translate.images.tensors import to_array
 from translate.images.writing import write_image
 from translate.networks.resnet import ResNet

@@ -135,7 +135,7 @@ class TrainingExamples(Loadable):
 
     def batches(self, workers: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield images (N, C, H, W) and classes (N, H, W) or (N,). Raises as `translate.data.loading.load` does."""
-        return load(self, Shares(0, self.config.images, self.config.batch_size), stacked, workers)
+        return load(self, Shares(0, self.config.num_seen, self.config.batch_size), stacked, workers)
 
 
 def stacked(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

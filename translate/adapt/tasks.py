@@ -38,7 +38,7 @@ def train_task(config: Downstream, examples: Examples, seed: int, device: torch.
         optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         precision = task_precision(device)
         ignored = getattr(layout, "ignore", None)
-        steps = math.ceil(config.images / config.batch_size)
+        steps = math.ceil(config.num_seen / config.batch_size)
 
         # Loaders of earlier versions drew this number. Without it, dropout would give other results than tables hold.
         torch.empty((), dtype=torch.int64).random_()
@@ -55,7 +55,7 @@ def train_task(config: Downstream, examples: Examples, seed: int, device: torch.
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
-                watch(min((step + 1) * config.batch_size, config.images), config.images)
+                watch(min((step + 1) * config.batch_size, config.num_seen), config.num_seen)
     return network.eval().requires_grad_(False)
 
 

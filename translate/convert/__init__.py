@@ -30,7 +30,7 @@ from translate.convert.converter import Converter
 from translate.convert.jobs import FileFormat, Job, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
 from translate.convert.on_ray import OnRay, Plan
-from translate.convert.protecting import Protection
+from translate.convert.protecting import Protection, refuse_unkept
 from translate.convert.remote import Remote
 from translate.convert.saving import Options, remove_leftovers
 from translate.convert.scaling import Resize, Scaling, Size
@@ -190,7 +190,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     scaling = Scaling.of(resize, size, release.scale)
     protection = Protection.of(protect, feather) if isinstance(protect, Path) else protect
     if protection is not None:
-        protection.refuse_unkept(release, scaling, quality)
+        refuse_unkept(release, scaling, quality)
         protection.check(jobs)
         protection = protection if engine is None else protection.absolute()
     options = Options(overwrite, max_pixels, file_format, quality, compression,

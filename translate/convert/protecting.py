@@ -74,21 +74,6 @@ class Protection:
         return replace(self, folder=self.folder.absolute(),
                        masks={name: mask.absolute() for name, mask in self.masks.items()})
 
-    def refuse_unkept(self, release: Release, scaling: Scaling, quality: int | None) -> None:
-        """Raise `UsageError` for a model or words under which no pixel could be kept."""
-        shown, made = release.image_in, release.image_out
-        if release.labels is not None or (shown.channels, shown.bits) != (made.channels, made.bits):
-            what = "label maps" if release.labels is not None else f"{shown.channels} channels, bits: {shown.bits}"
-            raise UsageError(f"protect: this model makes {made.channels} channels, bits: {made.bits}, of {what}: no "
-                             "sample of an input can stand in its output")
-        if shown.pages is not None:
-            raise UsageError("protect: this model takes the pages of a file for channels, and a mask is of one page")
-        if scaling.sides is not None and scaling.give_back != "input":
-            raise UsageError("protect: outputs of another size have no pixel of their input; add --size input, or "
-                             "leave --resize out")
-        if quality is not None:
-            raise UsageError(f"protect: quality {quality} makes files that lose something; leave it out")
-
     def check(self, jobs: Sequence[Job]) -> None:
         """Raise `DataError`, which names them, for images without a mask, or with one of another size or kind.
 
@@ -174,6 +159,36 @@ class Protection:
             raise ImageError(mask, "read", f"is {sizes[1][0]}×{sizes[1][1]} pixels, and its image {sizes[0][0]}×"
                              f"{sizes[0][1]}")
         return Composing(pages[0], masks[0], mask, self.feather)
+
+
+def refuse_unkept(release: Release, scaling: Scaling, quality: int | None) -> None:
+    """Raise `UsageError` for a model or words under which no pixel could be kept."""
+    shown, made = release.image_in, release.image_out
+    if release.labels is not None or (shown.channels, shown.bits) != (made.channels, made.bits):
+        what = "label maps" if release.labels is not None else f"{shown.channels} channels, bits: {shown.bits}"
+        raise UsageError(f"protect: this model makes {made.channels} channels, bits: {made.bits}, of {what}: no "
+                         "sample of an input can stand in its output")
+    if shown.pages is not None:
+        raise UsageError("protect: this model takes the pages of a file for channels, and a mask is of one page")
+    if scaling.sides is not None and scaling.give_back != "input":
+        raise UsageError("protect: outputs of another size have no pixel of their input; add --size input, or "
+                         "leave --resize out")
+    if quality is not None:
+        raise UsageError(f"protect: quality {quality} makes files that lose something; leave it out")
+
+
+def protected_by(mask: Any, image: Picture, pixels: np.ndarray) -> np.ndarray:
+    """Return an output (H, W, C) as files hold it, with the samples of its image where a mask (H, W) is not 0.
+
+    The mask is an array or a PIL image of whole numbers or truth values. Raises `UsageError` for another size or kind,
+    and `ImageError` for samples of another type or number of channels.
+    """
+    numbers = np.asarray(mask)
+    if numbers.shape != pixels.shape[:2] or numbers.dtype.kind not in "bui":
+        raise UsageError(f"protect: got a mask {numbers.shape} of {numbers.dtype}; expected {pixels.shape[:2]} of "
+                         f"whole numbers or truth values, 0 where the image may change: {UPRIGHT}")
+    shown = Picture(Path("mask"), (numbers != 0).astype(np.uint8)[..., None])
+    return composed(Composing(FilePage.of_picture(image), FilePage.of_picture(shown), shown.path, 0.0), pixels)
 
 
 def _not_of_one_page(job: Job, num_pages: int, num_masks: int) -> ImageError:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from translate.convert.protecting import protected_by, refuse_unkept
 from translate.convert.scaling import Resize, Scaling, Size, outside
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling, numbers_of
@@ -38,6 +40,7 @@ LOSSLESS_FORMATS = {"1": "PNG", "L": "PNG", "LA": "PNG", "P": "PNG", "RGB": "PNG
                     "PA": "TIFF", "CMYK": "TIFF", "F": "TIFF"}
 # Modes that no file holds, or that Pillow does not read back as it has written them, and what they become
 FILE_MODES = {"RGBX": "RGB", "YCbCr": "RGB", "RGBa": "RGBA", "La": "LA"}
+Mask = np.ndarray | Image.Image  # (H, W), 0 where an image may change
 
 
 class Model:
@@ -63,18 +66,24 @@ class Model:
         raise UsageError("sample: this model translates images and draws none from noise; use convert(image)")
 
     @overload
-    def convert(self, image: Image.Image, resize: Resize | None = None, size: Size = "resized") -> Image.Image: ...
+    def convert(self, image: Image.Image, resize: Resize | None = None, size: Size = "resized",
+                protect: Mask | None = None) -> Image.Image: ...
     @overload
-    def convert(self, image: np.ndarray, resize: Resize | None = None, size: Size = "resized") -> np.ndarray: ...
+    def convert(self, image: np.ndarray, resize: Resize | None = None, size: Size = "resized",
+                protect: Mask | None = None) -> np.ndarray: ...
     @overload
-    def convert(self, image: Tensor, resize: Resize | None = None, size: Size = "resized") -> Tensor: ...
+    def convert(self, image: Tensor, resize: Resize | None = None, size: Size = "resized",
+                protect: Mask | None = None) -> Tensor: ...
 
-    def convert(self, image: Any, resize: Resize | None = None, size: Size = "resized") -> Any:
+    def convert(self, image: Any, resize: Resize | None = None, size: Size = "resized",
+                protect: Mask | None = None) -> Any:
         """Translate an image; what comes out is of the kind that went in, and of the same height and width.
 
         resize   translate it at another scale: a short side in px, or `trained`, the range of short sides that the
                  model was trained on (`model.scale`), into which the image's is brought by as little as can be
         size     what comes out then has the size that it was translated in (`resized`), or the image's (`input`)
+        protect  a mask of the image's height and width, upright as it is: where it is not 0, what comes out has the
+                 image's own samples. For PIL images and arrays
 
         PIL image    of any mode that a file read by the converter has, turned upright → L, RGB, RGBA, I;16 or F, as
                      the recipe declares; with its alpha, and its ICC profile and EXIF in `info`
@@ -89,9 +98,16 @@ class Model:
         declares or cannot be read (closed, cut off), and for an output that is not finite, `DoesNotFit` where there is
         too little memory.
         """
-        translating = replace(self._translating, scaling=Scaling.of(resize, size, self.scale))
+        scaling = Scaling.of(resize, size, self.scale)
+        if protect is not None:
+            refuse_unkept(self._translating.release, scaling, None)
+            if isinstance(image, Tensor):
+                raise UsageError("protect: got a tensor, whose samples are no file's; torch.where(mask, image, output) "
+                                 "does it")
+        translating = replace(self._translating, scaling=scaling)
         ways: dict[type, Callable[[Any, Translating], Any]] = {
-            Image.Image: self._convert_pil, np.ndarray: self._convert_array, Tensor: self._convert_tensor}
+            Image.Image: functools.partial(self._convert_pil, protect=protect),
+            np.ndarray: functools.partial(self._convert_array, protect=protect), Tensor: self._convert_tensor}
         convert = next((way for kind, way in ways.items() if isinstance(image, kind)), None)
         if convert is not None:
             try:
@@ -104,7 +120,7 @@ class Model:
         raise UsageError(f"convert: got {type(image).__name__}; expected a PIL image, a NumPy array or a tensor "
                          "(files are for `translate convert`)")
 
-    def _convert_pil(self, image: Image.Image, translating: Translating) -> Image.Image:
+    def _convert_pil(self, image: Image.Image, translating: Translating, protect: Mask | None) -> Image.Image:
         # What comes out must be an image of Pillow's as well.
         bits, channels = self.image_out.bits, self.image_out.channels
         signed = self.image_out.file_dtype == np.int16
@@ -119,16 +135,22 @@ class Model:
             picture = Picture(Path("image"), numbers_of(loaded(image), Path("image"))) \
                 if self._translating.release.labels else picture_of(image)
 
-        # Alpha, profile and EXIF go along.
+        # Alpha, profile and EXIF go along, and what is protected stays.
+        own = picture
         picture, pixels = self._translated(picture, translating)
+        alpha = None
         if picture.alpha is not None and holds(".png", channels, bits, alpha=True):
             alpha = change_bits(picture.alpha, bits)
-            pixels = np.dstack([under_alpha(pixels, alpha, self.image_in, self.image_out), alpha])
+            pixels = under_alpha(pixels, alpha, self.image_in, self.image_out)
+        if protect is not None:
+            pixels = protected_by(protect, own, pixels)
+        if alpha is not None:
+            pixels = np.dstack([pixels, alpha])
         made = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         made.info |= {name: value for name, value in (("icc_profile", picture.icc), ("exif", picture.exif)) if value}
         return made
 
-    def _convert_array(self, array: np.ndarray, translating: Translating) -> np.ndarray:
+    def _convert_array(self, array: np.ndarray, translating: Translating, protect: Mask | None) -> np.ndarray:
         if np.ma.isMaskedArray(array):
             raise UsageError("convert: got a masked array; put a value where it is masked (array.filled)")
         taken = [np.uint8, np.uint16, np.float32, *([np.int16] if self.image_in.value_range is not None else [])]
@@ -138,7 +160,10 @@ class Model:
         pixels = array[..., None] if array.ndim == 2 else array
         if array.dtype == np.float32:
             check_range(float(array.min()), float(array.max()))
-        _, made = self._translated(Picture(Path("array"), pixels), translating)
+        own = Picture(Path("array"), pixels)
+        _, made = self._translated(own, translating)
+        if protect is not None:
+            made = protected_by(protect, own, made)
         return made[..., 0] if array.ndim == 2 and made.shape[2] == 1 else made
 
     def _convert_tensor(self, tensor: Tensor, translating: Translating) -> Tensor:

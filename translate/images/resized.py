@@ -6,20 +6,17 @@ Alpha goes along; so do resolution and the tags by which a GeoTIFF says where it
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from translate.images.georeference import resized_geo
 from translate.images.pages import Page
 from translate.images.pictures import Picture, usable_dpi
 from translate.images.reading import change_bits
 from translate.images.resampling import HeightWidth, Resampling
 from translate.images.sinks import RowSink
-
-PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # tags (OGC GeoTIFF 1.1, 7.1)
-RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a geo key, and its value where coordinates are of a pixel's centre
 
 
 def resized_picture(picture: Picture, shape: HeightWidth) -> Picture:
@@ -132,26 +129,3 @@ def holes(unknown: np.ndarray) -> np.ndarray:
 def resized_dpi(dpi: tuple[float, float] | None, old: HeightWidth, new: HeightWidth) -> tuple[float, float] | None:
     """Return the dots per inch, across and down, of an image that keeps its size on paper."""
     return None if dpi is None else usable_dpi(dpi[0] * new[1] / old[1], dpi[1] * new[0] / old[0])
-
-
-def resized_geo(geo: tuple[Any, ...], old: HeightWidth, new: HeightWidth) -> tuple[Any, ...]:
-    """Return a GeoTIFF's tags, (code, type, count, value, once), for the same place on Earth in other pixels."""
-    across, down = new[1] / old[1], new[0] / old[0]
-    keys = next((tag[3] for tag in geo if tag[0] == GEO_KEYS), ())
-    shift = 0.5 if (RASTER_TYPE, 0, 1, PIXEL_IS_POINT) in zip(*[iter(keys)] * 4, strict=False) else 0.0
-
-    def changed(code: int, values: Any) -> tuple[float, ...]:
-        if code == PIXEL_SCALE:  # (across, down, depth) of a pixel
-            return (values[0] / across, values[1] / down, *values[2:])
-        if code == TIE_POINTS:  # sixes: a pixel (column, row, 0), and where it lies
-            return tuple(((value + shift) * (down if number % 6 else across) - shift) if number % 6 < 2 else value
-                         for number, value in enumerate(values))
-
-        # A matrix of four rows: (column, row, depth, 1) to where that lies
-        rows = [values[place:place + 4] for place in range(0, len(values), 4)]
-        return tuple(value for a, b, c, d in rows for value in (
-            a / across, b / down, c, d + a * (shift / across - shift) + b * (shift / down - shift)))
-
-    return tuple((code, kind, count, changed(code, value), once)
-                 if code in (PIXEL_SCALE, TIE_POINTS, TRANSFORMATION) else (code, kind, count, value, once)
-                 for code, kind, count, value, once in geo)

@@ -23,6 +23,7 @@ from translate import files
 from translate.data.recognising import Kind, read_as
 from translate.errors import DataError, DiskError, ImageError, TranslateError, UsageError
 from translate.foreign import Shape, read_lines
+from translate.images.georeference import geo_from, place_of
 from translate.images.pictures import Picture, bits_of
 from translate.images.values import NoData
 from translate.images.writing import holds, write_image
@@ -185,6 +186,7 @@ class _Copy:
         places = sources(found, flow, self.model, (shape[0], shape[1]))
         nearest = pair.labels and self.move == "a"
         brought, inside = moved(images[self.move], places, nearest)
+        brought = replace(brought, geo=self._place(images[still], images[self.move], found))
         part = valid_part(inside)
         if min(each.stop - each.start for each in part) < SMALLEST:
             return None
@@ -199,6 +201,15 @@ class _Copy:
             unknown = ~inside if brought.unknown is None else brought.unknown | ~inside
             made[self.move] = replace(brought, unknown=unknown)
         return _Correction(made, part if self.edges == "crop" else None, _off(again, self.model))
+
+    def _place(self, still: Picture, moving: Picture, found: Alignment) -> tuple[Any, ...]:
+        """Return where on Earth a picture lies after it was moved: where its partner does.
+
+        If that does not say, where it lay before, which only a shift leaves simple to tell; else nothing.
+        """
+        if still.geo or self.model != "shift" or found.shift is None:
+            return place_of(still.geo)
+        return geo_from(place_of(moving.geo), found.shift[1], found.shift[0])
 
     def _write(self, pair: Pair, images: dict[str, Picture]) -> list[Path]:
         """Write the images of a pair. Raises `ImageError` for what a format cannot hold."""

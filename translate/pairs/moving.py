@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from translate.errors import ImageError
+from translate.images.georeference import geo_from
 from translate.images.pictures import Picture
 from translate.metrics.alignment import Alignment
 
@@ -46,8 +47,8 @@ def sources(found: Alignment, flow: np.ndarray | None, model: Model, shape: tupl
 def moved(picture: Picture, places: np.ndarray, nearest: bool) -> tuple[Picture, np.ndarray]:
     """Return a picture whose pixels come from `places` (H, W, 2), and which of them (H, W) lie in it.
 
-    Cubic, or the `nearest` pixel for class numbers. A pixel that would be mixed with one without data has none. It is
-    said of the whole picture where on Earth it lies, which is true no more. Raises `ImageError` for too large a one.
+    Cubic, or the `nearest` pixel for class numbers. A pixel that would be mixed with one without data has none. Where
+    on Earth it lies is not said any more. Raises `ImageError` for too large a one.
     """
     height, width = picture.pixels.shape[:2]
     if max(height, width) > LARGEST_SIDE:
@@ -94,8 +95,7 @@ def valid_part(inside: np.ndarray) -> Part:
 
 
 def cropped(picture: Picture, part: Part) -> Picture:
-    """Return a part of a picture, of which its tags no longer say where on Earth it lies."""
-    whole = part == tuple(slice(0, side) for side in picture.pixels.shape[:2])
+    """Return a part of a picture, which lies where it lay on Earth."""
     alpha, unknown = (None if each is None else each[part] for each in (picture.alpha, picture.unknown))
     return replace(picture, pixels=picture.pixels[part], alpha=alpha, unknown=unknown,
-                   geo=picture.geo if whole else ())
+                   geo=geo_from(picture.geo, part[0].start, part[1].start))

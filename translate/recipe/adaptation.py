@@ -28,6 +28,14 @@ class Downstream(Config):
         """(height, width) of the crops."""
         return self.resolution if isinstance(self.resolution, tuple) else (self.resolution, self.resolution)
 
+    @property
+    def num_seen(self) -> int:
+        """How many images are seen: all, without one that would be left for a last batch of its own.
+
+        Batch norm may have a single value a channel there, which torch refuses and which says nothing.
+        """
+        return self.images - (self.images > self.batch_size > 1 and self.images % self.batch_size == 1)
+
 
 class SemanticWeights(Config):
     """The consistency loss that `translate adapt make` adds to a CycleGAN, with a network that it trains first."""

@@ -48,16 +48,20 @@ class Networks(Config):
 
 
 @functools.lru_cache(maxsize=64)
-def step_on_meta(networks: str, channels: tuple[int, int], stage: Stage) -> StepOnMeta:
-    """Return the step of `networks` (a `Networks` as JSON) for images of so many channels (A, B) in `stage`."""
-    return StepOnMeta(Networks.model_validate_json(networks), channels, stage)
+def step_on_meta(networks: str, channels: tuple[int, int], stage: Stage, protects: bool = False) -> StepOnMeta:
+    """Return the step of `networks` (a `Networks` as JSON) for images of so many channels (A, B) in `stage`.
+
+    `protects`: some pixels of A are to stay as they are.
+    """
+    return StepOnMeta(Networks.model_validate_json(networks), channels, stage, protects)
 
 
 class StepOnMeta:
     """A step of one process in a stage, as shapes: not its first, so that optimizers have states."""
 
-    def __init__(self, networks: Networks, channels: tuple[int, int], stage: Stage):
+    def __init__(self, networks: Networks, channels: tuple[int, int], stage: Stage, protects: bool = False):
         self.stage, self.channels, self.warmup = stage, channels, networks.translator.pace.warmup
+        self.protects = protects
         self.measured: dict[Any, Measured] = {}
         self.translator = build_on_meta(networks.translator, channels, stage)
         self.optimizers = {phase: getattr(networks.optimizer, phase).build(parameters_of(self.translator, phase))
@@ -98,6 +102,7 @@ class StepOnMeta:
                         for value in state.values() if isinstance(value, Tensor))
             a, b = (torch.empty(stage.batch_size, num, *size, device="meta") for num, size in zip(
                 self.channels, (stage.size if translator.needs_sources else (1, 1), stage.size), strict=True))
+            protected = torch.empty(stage.batch_size, 1, *stage.size, device="meta") if self.protects else None
             for parameter in (each for phase in translator.phases for each in parameters_of(translator, phase)):
                 # A frozen weight has no gradient; what the optimizer knows of it is kept for later.
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
@@ -108,7 +113,7 @@ class StepOnMeta:
                                 stage.micro_batch, images=self.warmup)
             update.device, update.counter = device, counter
             with computed_by(path):
-                translator.step(Batch(a, b, tuple(range(stage.batch_size)), other=a), update)
+                translator.step(Batch(a, b, tuple(range(stage.batch_size)), protected=protected, other=a), update)
         return Measured(counter.peak, counter.work)
 
 

@@ -15,6 +15,7 @@ import pydantic
 from pydantic import Field
 
 from translate.cards.archives import only_folder, unpack
+from translate.cards.coasts import CoastsConfig
 from translate.cards.crops import CropsConfig
 from translate.cards.digits import DigitsConfig, MNISTConfig, StackedDigitsConfig
 from translate.cards.download import ManualSource, PackagesSource, Source, at_pinned_version, pin, verify
@@ -82,8 +83,8 @@ class Card(Config):
     name: Name
     title: str
     source: Source
-    make: Annotated[UnpackConfig | PhotographsConfig | RastersConfig | CropsConfig | DigitsConfig | MNISTConfig
-                    | StackedDigitsConfig, Field(discriminator="kind")] = UnpackConfig()
+    make: Annotated[UnpackConfig | PhotographsConfig | RastersConfig | CropsConfig | CoastsConfig | DigitsConfig
+                    | MNISTConfig | StackedDigitsConfig, Field(discriminator="kind")] = UnpackConfig()
     layout: DataConfig  # what a recipe writes under `data` to read it
     size: str  # to download, and on the disk, in words
     largest: int = Field(default=20_000_000_000, ge=1, le=10**15)  # bytes; an archive that unpacks to more is refused

@@ -1,0 +1,76 @@
+"""Label maps drawn from coastlines, and the crops of two maps that they belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from translate.cards.coasts import ICE, LAND, SEA, UNKNOWN, CoastsConfig, drawn, polygons
+from translate.errors import DataError
+from translate.images.reading import ImageConfig, read_image
+
+HEIGHT, WIDTH = 90, 180  # px: two degrees each
+
+
+def star(longitude: float, latitude: float, radius: float, seed: int) -> np.ndarray:
+    """A jagged outline around a place, (N, 2) in degrees."""
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    reach = radius * np.random.default_rng(seed).uniform(0.6, 1.0, angles.shape)
+    return np.stack([longitude + reach * np.cos(angles), latitude + reach * np.sin(angles)], 1).astype("<f4")
+
+
+def inside(points: np.ndarray, longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
+    """Which places lie in a polygon, by the number of its edges to the east of them."""
+    (x, y), (to_x, to_y) = points.astype(np.float64).T, np.roll(points, -1, 0).astype(np.float64).T
+    crosses = (y > latitude[..., None]) != (to_y > latitude[..., None])
+    where = x + (latitude[..., None] - y) * (to_x - x) / np.where(to_y == y, 1, to_y - y)
+    return np.asarray((crosses & (where > longitude[..., None])).sum(-1) % 2 == 1)
+
+
+def test_a_pixel_is_of_the_class_in_which_its_middle_lies() -> None:
+    """Also across 180° of longitude; a lake is no class, whichever polygon comes first."""
+    latitude, longitude = np.meshgrid(89 - 2.0 * np.arange(HEIGHT), -179 + 2.0 * np.arange(WIDTH), indexing="ij")
+    island, lake, across, ice = star(20, 30, 40, 0), star(18, 32, 12, 1), star(178, -10, 25, 2), star(-90, -60, 25, 3)
+    found = drawn(iter([(2, lake), (1, island), (1, across), (3, star(18, 32, 4, 4)), (5, ice)]), HEIGHT, WIDTH)
+
+    expected = np.full((HEIGHT, WIDTH), SEA)
+    for shape, number in ((island, LAND), (across, LAND), (ice, ICE), (lake, UNKNOWN)):
+        for turn in (0, 360):
+            expected[inside(shape, longitude + turn, latitude)] = number
+    wrong = found != expected
+    assert {SEA, LAND, ICE, UNKNOWN} == set(np.unique(found).tolist()) and (found[:, 0] == LAND).any()
+    assert wrong.mean() < 0.004, "a sixth of a pixel is drawn too much at borders; half of one off would be 0.01"
+
+
+def test_source_and_target_share_no_place_and_labels_lie_under_their_images(tmp_path: Path) -> None:
+    config = CoastsConfig(input="a", target="b", coasts="c", coasts_about="d", side=15, band=(0, 60))
+    place = np.arange(HEIGHT * WIDTH)
+    a = np.stack([place % 256, place // 256, place * 0], -1).reshape(HEIGHT, WIDTH, 3).astype(np.uint8)
+    b, labels = np.full_like(a, 255) - a, (place % 3).reshape(HEIGHT, WIDTH).astype(np.uint8)
+    counts = config.cut(a, b, labels, tmp_path)
+
+    places = {}
+    for name in ("trainA", "trainB", "testA", "testB"):
+        paths = sorted((tmp_path / name).iterdir())
+        assert len(paths) == counts[name] > 0
+        numbers = []
+        for path in paths:
+            image = read_image(path, ImageConfig(channels=3)).astype(int)
+            image = 255 - image if name.endswith("B") else image
+            numbers.append(image[..., 0] + 256 * image[..., 1])
+            stored = read_image(tmp_path / "labels" / name / path.name, ImageConfig(channels=1))[..., 0]
+            np.testing.assert_array_equal(stored, numbers[-1] % 3)
+        places[name] = set(np.concatenate(numbers, None).tolist())
+    assert not places["trainA"] & places["trainB"] and places["testA"] == places["testB"]
+    assert not (places["trainA"] | places["trainB"]) & places["testA"]
+    assert sum(counts["pixels"]["trainA"].values()) == counts["trainA"] * 225
+
+
+@pytest.mark.parametrize("line", ["1 2.0 9 0 0 0 72 x", "1 2.0 2 0 0 0 16", "1 2.0 1 0 0 -8 8 x", "? 2.0 1 0 0 0 8 x"])
+def test_a_line_that_names_no_points_is_an_error_that_names_it(line: str, tmp_path: Path) -> None:
+    (tmp_path / "points").write_bytes(star(0, 0, 5, 0)[:2].tobytes())
+    (tmp_path / "about").write_text(f"1 2.0 2 0 0 0 16 good\n{line}\n")
+    with pytest.raises(DataError, match="line 2 says nothing"):
+        list(polygons(tmp_path / "about", tmp_path / "points"))

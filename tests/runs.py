@@ -74,10 +74,11 @@ class Silent:
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                 seconds_left: float | None = None) -> None:
         self.after_step(images)
 
-    def scoring(self, done: int, total: int, later: int) -> None:
+    def scoring(self, done: int, total: int) -> None:
         self.scored.append((done, total))
 
 

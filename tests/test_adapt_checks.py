@@ -38,7 +38,8 @@ class Telling(Silent):
         self.work: list[str] = []
         self.after = after
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                 seconds_left: float | None = None) -> None:
         self.work.append(stage)
         self.after(stage)
 
@@ -287,7 +288,7 @@ def test_the_planner_counts_the_network_of_the_consistency_loss_before_it_is_tra
     assert before == predict(load_recipe(prepared), stage, plain, "fp32").peak_bytes, "as of the trained one"
     assert before > predict(recipe, stage, plain, "fp32").peak_bytes
     (tmp_path / "scenes.yaml").write_text(recipe.dump_yaml())
-    assert call(monkeypatch, "plan", tmp_path / "scenes.yaml", "--memory", "8GB") == 0
+    assert call(monkeypatch, "plan", tmp_path / "scenes.yaml", "--gpu", "8GB") == 0
     assert "with the network of the consistency loss, as `translate adapt make` trains" in said.getvalue()
 
 

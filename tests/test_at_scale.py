@@ -78,13 +78,13 @@ def test_a_training_on_nodes_is_planned(shared_pairs: Path, tmp_path: Path, said
         plan_nodes(recipe, planned, 3)
 
     (tmp_path / "r.yaml").write_text(recipe.dump_yaml())
-    assert call(monkeypatch, "plan", tmp_path / "r.yaml", "--memory", "8GB", "--nodes", "2", "--images", "400") == 0
+    assert call(monkeypatch, "plan", tmp_path / "r.yaml", "--gpu", "8GB", "--nodes", "2", "--images", "400") == 0
     assert "on 2 nodes with such a GPU each" in said.getvalue() and "bottleneck: " in said.getvalue()
 
     # As JSON it is there too.
     said.seek(0)
     said.truncate()
-    assert call(monkeypatch, "plan", tmp_path / "r.yaml", "--memory", "8GB", "--nodes", "2", "--json") == 0
+    assert call(monkeypatch, "plan", tmp_path / "r.yaml", "--gpu", "8GB", "--nodes", "2", "--json") == 0
     text = said.getvalue()
     found = json.JSONDecoder().raw_decode(text[text.index("{"):])[0]["nodes"]
     assert (found["num"], found["images"], found["bytes_sent_each"]) == (2, 40, two.bytes_sent)
@@ -134,7 +134,7 @@ def test_what_is_not_known_of_a_training_is_left_out_by_name(tmp_path: Path) -> 
     assert plan.lines[1] == "loading images is not counted: they are not here to be tried"
 
 
-@pytest.mark.parametrize("words", [["--json"], ["--memory", "8GB"], ["--gpu", "RTX 4090"], ["--precision", "fp32"],
+@pytest.mark.parametrize("words", [["--json"], ["--gpu", "RTX 4090"], ["--precision", "fp32"],
                                    ["--set", "workers=1"]], ids=lambda words: words[0])
 def test_words_for_a_training_are_refused_beside_a_conversion(words: list[str], tmp_path: Path, said: io.StringIO,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,12 +60,14 @@ def test_convert_keeps_tree_names_and_sizes_and_counts_what_failed(run: Path, sh
         assert image.size == (47, 33)
     printed = said.getvalue()
     assert "broken.png: read:" in printed and "notes.txt" in printed
+    assert "direction: A to B; the other way, B to A: --direction ba" in printed
     assert "1 converted, 0 done before, 1 failed, 1 skipped, of 2 images" in printed
     assert call(monkeypatch, "convert", source, out, "--model", run) == 3
     assert "0 converted, 1 done before, 1 failed" in said.getvalue()
     (source / "broken.png").unlink()
     words = ("--model", run / "release", "--direction", "ba", "--overwrite")
     assert call(monkeypatch, "convert", source, out, *words) == 0
+    assert "direction: B to A; the other way, A to B: --direction ab" in said.getvalue()
 
 
 def test_a_conversion_in_bounded_memory_gives_the_same_images(run: Path, tmp_path: Path, said: io.StringIO,
@@ -291,24 +293,22 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
     assert last.startswith("convert: 118 of 140 images, 2.0 s/image, 1.5 megapixels/s, 0:00:44 left")
 
 
-def test_the_time_left_counts_the_evaluations_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images a second, and after every 10 an evaluation of 20 s, the first of 40 s, as it looks at the real images
-    too: what is shown is right from then on."""
+def test_progress_of_stages_tells_each_ones_speed_and_not_that_of_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images a second and an evaluation of 20 s, then one a second."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     text = io.StringIO()
     with Display("toy", Console(file=text, width=300)) as display:
-        for images in range(1, 41):
-            now[0] += 0.5
-            if images % 10 == 0:
-                looks = 8 if images == 10 else 4
-                for done in range(looks + 1):
-                    display.scoring(done, looks, later=4 * (40 - images) // 10)
-                    now[0] += 5.0 * (done < looks)
-            display.progress(images, 40, "", {})
-            if images in (10, 20):  # 5 s of work between two evaluations
-                left = "0:01:15 left" if images == 10 else "0:00:50 left"
-                assert display._bar.tasks[0].fields["left"] == left
+        for images in range(1, 21):
+            now[0] += 0.5 if images <= 10 else 1.0
+            if images == 10:
+                for done in range(5):
+                    display.scoring(done, 4)
+                    now[0] += 5.0 * (done < 4)
+            display.progress(images, 20, f"stage {1 + images // 11}/2, level 1", {}, 77.0)
+            if images in (10, 20):
+                assert display._bar.tasks[0].fields["speed"] == f"{20 / images:.1f} images/s"
+                assert display._bar.tasks[0].fields["left"] == ("0:01:17 left" if images < 20 else "")
     assert "toy: scoring held-out images, 3 of 4, 0:00:05 left of it" in text.getvalue()
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from translate import data
 from translate.data.labels import Labelling, read_labels
 from translate.data.layout import LayoutConfig
-from translate.data.layouts import DataConfig
+from translate.data.layouts import DataConfig, UnpairedConfig
 from translate.data.pairing import list_images, match
 from translate.data.samples import drawn_edges, grey
 from translate.data.scale import Fitting
@@ -547,3 +547,12 @@ def test_listing_follows_linked_folders_and_survives_loops(tmp_path: Path) -> No
     (tmp_path / "set" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "set")
     assert [path.name for path in list_images(tmp_path / "set")] == ["0.png", "1.png"]
+
+
+def test_domains_are_called_as_their_folders(tmp_path: Path) -> None:
+    """So that `convert` can say which way a run translates."""
+    def domains(a: str, b: str) -> tuple[str, str]:
+        return UnpairedConfig(a=tmp_path / a, b=tmp_path / b).domains
+
+    assert domains("summer", "winter") == domains("summer/train", "winter/train") == ("A (summer)", "B (winter)")
+    assert domains("a", "B") == UnpairedConfig(folder=tmp_path).domains == ("A", "B")

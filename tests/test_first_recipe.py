@@ -250,7 +250,7 @@ def test_a_plan_and_a_training_say_which_images_they_enlarge(tmp_path: Path, mon
     recipe = cyclegan_recipe(tmp_path / "images", guard=None, stages=[{"resolution": 96, "resize": 100, "images": 2}])
     file = tmp_path / "mine.yaml"
     file.write_text(recipe.dump_yaml())
-    assert call(monkeypatch, "plan", file, "--memory", "8GB") == 0
+    assert call(monkeypatch, "plan", file, "--gpu", "8GB") == 0
     assert "usable: 80% of 8GB = 7.45 GiB" in said.getvalue() and "plain: the textbook step" in said.getvalue()
     assert "warning: stage 1 wants crops of 96×96 px from images at a short side of 100 px" in said.getvalue()
 

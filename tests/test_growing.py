@@ -466,7 +466,8 @@ def test_a_finished_run_gives_away_what_it_ended_with_and_said_how_far_a_level_h
     seen: dict[int, str] = {}
 
     class Listening(Silent):
-        def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+        def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                     seconds_left: float | None = None) -> None:
             seen[images] = stage
 
     train(growing_recipe(shared_pairs), tmp_path / "run", report := Listening())

@@ -127,7 +127,7 @@ def test_every_command_can_print_whatever_the_stream_encodes(encoding: str, comm
     source = images(tmp_path / "in", [*FINE, HOSTILE[-1]])
     (source / "broken é写.png").write_bytes(b"x")
     stages = "stages=[{resolution: 64, images: 1, memory: {plan: plain}}]"
-    words = [("plan", "earth", "--memory", "8GB", "--set", stages),
+    words = [("plan", "earth", "--gpu", "8GB", "--set", stages),
              ("convert", source, tmp_path / "out", "--model", EARLIER / "release", "--workers", "0"),
              ("data", "check", source), ("report", shutil.copytree(EARLIER / "run", tmp_path / "runé写"))]
     for each in words:

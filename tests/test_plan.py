@@ -363,12 +363,12 @@ def test_the_command_shows_a_table_or_json_and_says_what_to_change(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "r.yaml"
     file.write_text(recipe_of(SMALL_CYCLEGAN, 256).dump_yaml())
-    assert call(monkeypatch, "plan", file, "--memory", "8GB") == 0
+    assert call(monkeypatch, "plan", file, "--gpu", "8GB") == 0
     shown = capsys.readouterr()
     assert "→ plain" in shown.out and "strips_blocks" in shown.out, "so small a step waits for kernels to start"
     assert "at the speed of the RTX 3060" in shown.out and "in all: about" in shown.out
     assert "7 of 7 predictions" in shown.err
-    assert call(monkeypatch, "plan", file, "--memory", "5MB", "--json") == 5
+    assert call(monkeypatch, "plan", file, "--gpu", "5MB", "--json") == 5
     told = capsys.readouterr()
     assert "stages.0.resolution" in told.err or "width" in told.err
     (stage,) = json.loads(told.out)["stages"]
@@ -451,9 +451,9 @@ def test_the_large_recipes_plan_as_their_own_headers_say(name: str) -> None:
     file = ROOT / "recipes" / f"{name}.yaml"
     recipe = load_recipe(file)
     header = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    assert any(f"translate plan recipes/{name}.yaml --memory" in line for line in header)
+    assert any(f"translate plan recipes/{name}.yaml --gpu" in line for line in header)
     card, num_checked, named_before = "", 0, Counter[tuple[str, str]]()
-    pattern = r"(\d+) px (\w+) ([\d.]+) GiB, ([\d.]+)×|(?:--memory )?(\d+) ?GB:?"
+    pattern = r"(\d+) px (\w+) ([\d.]+) GiB, ([\d.]+)×|(?:--gpu )?(\d+) ?GB:?"
     for size, plan, peak, compute, named in re.findall(pattern, "\n".join(header[1:])):
         if named:
             card = f"{named}GB"

@@ -119,6 +119,10 @@ def test_a_folder_in_memory_is_converted_and_resumed(tmp_path: Path, monkeypatch
     assert converted(tmp_path / "in", "memory://c/out").exit_code == 0
     assert objects(files, "/c/out") == whole(tmp_path / "in")
 
+    # Another size is told of storage as of a folder.
+    assert not first.resized and converted("memory://b/in", "memory://d/out", resize=8).resized
+    assert not converted("memory://b/in", "memory://d/out", resize=8, size="input").resized
+
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Any:

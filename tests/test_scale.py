@@ -274,6 +274,7 @@ def test_conversion_says_the_scale_and_warns_and_is_right_at_it(
     assert call(monkeypatch, *words) == 0 and share_right(tmp_path / "out", truth) < 0.5
     text = said.getvalue()
     assert "scale: trained on images with a short side of 32 px, 0.5 of their own size" in text
+    assert "direction: A to B, the only one of this model" in text
     assert text.count("warning: ") == 1 and "0.png is translated with a short side of 64 px" in text
     assert "--resize trained" in text and "3 of them at another scale" in text
 

@@ -27,9 +27,9 @@ from translate.places import shipped_recipes
 from translate.recipe import Stage, load_recipe
 from translate.schema import validate
 from translate.sizes import format_duration
-from translate.training import speeds
+from translate.training import hours, speeds
 from translate.training.gpus import GPUS, gpu_named, like_one_of, size_and_gpu
-from translate.training.hours import Loading, end_in_words, loading_of
+from translate.training.hours import Loading, Pace, end_in_words, loading_of
 from translate.training.plan import PLAIN_GAIN, budget_of, choose, predict
 from translate.training.recipe_plan import plan_for_gpu
 from translate.training.speeds import assumed, measured, published
@@ -278,7 +278,7 @@ class TestMeasured:
 
 class TestHours:
     def test_loading_covers_a_step_that_is_quicker_where_workers_do_it(self) -> None:
-        assert Loading(2.0, is_apart=True).beside(1.0) == 2.0 and Loading(2.0, is_apart=False).beside(1.0) == 3.0
+        assert Loading(2.0).beside(1.0) == 2.0 and Loading(2.0, num_workers=0).beside(1.0) == 3.0
         assert Loading(0.5).beside(1.0) == 1.0 and Loading(None).beside(1.0) == 1.0
         assert Loading(2.0).holds_up(1.0) and not Loading(0.5).holds_up(1.0)
 
@@ -286,8 +286,39 @@ class TestHours:
         recipe = cyclegan_recipe(shared_pairs)
         samples = recipe.data.build("train", Path())
         alone = loading_of(samples, recipe.model_copy(update={"workers": 0}), recipe.stages[0])
-        assert alone.seconds and 0 < alone.seconds < 1 and not alone.is_apart
-        assert loading_of(samples, recipe.model_copy(update={"workers": 2}), recipe.stages[0]).is_apart
+        assert alone.seconds and 0 < alone.seconds < 1 and alone.num_workers == 0
+        assert loading_of(samples, recipe.model_copy(update={"workers": 2}), recipe.stages[0]).num_workers
+
+    def test_the_first_sample_which_loads_libraries_does_not_count(self, shared_pairs: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+        """A training of small images was to take 20 times as long: its first sample had imported a library."""
+        recipe = cyclegan_recipe(shared_pairs)
+        samples = recipe.data.build("train", Path())
+        now, taken = [0.0], iter([30.0, *[0.25] * 99])
+
+        def fitted(*_: Any) -> None:
+            now[0] += next(taken)
+
+        monkeypatch.setattr(hours.Stream, "sample", fitted)
+        monkeypatch.setattr(hours.time, "perf_counter", lambda: now[0])
+        recipe = recipe.model_copy(update={"workers": 0})
+        assert loading_of(samples, recipe, recipe.stages[0]).seconds == pytest.approx(0.25)
+
+    def test_loading_takes_cores_from_a_step_on_a_cpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One worker of two cores, on both of which a step computes: neither is done before the cores did both."""
+        monkeypatch.setattr(hours, "num_cores", lambda: 2)
+        assert Loading(1.0, num_workers=1, step_cores=1.0).beside(1.0) == 1.5
+        assert Loading(1.0, num_workers=1, step_cores=0.5).beside(1.0) == 1.0, "a core each"
+        assert Loading(9.0, num_workers=1, step_cores=1.0).beside(1.0) == 9.0
+
+    def test_the_start_of_a_stage_names_what_holds_it_up(self) -> None:
+        """A speed ten times too high stood there, of the step alone, while images were decoded."""
+        assert Pace(0.1, Loading(1.0)).in_words().startswith(
+            "1.0 images/s, held up by loading images (decoding, resizing): 1.0 s an image, by 1 process beside the "
+            "step, and 0.1 s its step. More processes load with --set workers=N")
+        assert "before each step" in Pace(0.1, Loading(1.0, num_workers=0)).in_words()
+        assert Pace(1.0, Loading(0.1)).in_words() == "1.0 images/s, held up by the step, not by loading images"
+        assert Pace(0.5, Loading()).in_words() == "2.0 images/s, loading not counted"
 
     def test_images_that_cannot_be_read_leave_it_unknown(self, shared_pairs: Path, monkeypatch: pytest.MonkeyPatch
                                                          ) -> None:
@@ -312,9 +343,11 @@ class TestHours:
     def test_the_end_is_told_from_what_is_left(self) -> None:
         stages = [Stage(resolution=64, images=100), Stage(resolution=64, images=1000)]
         now = datetime(2026, 11, 30, 22, 0)
-        assert end_in_words(stages, [36.0, 36.0], 50, now) == (
-            "this stage 30 min, to the end 10 h: on 2026-12-01 about 08:30")
-        assert end_in_words(stages[:1], [1.0], 0, now) == "to the end 2 min: today about 22:01"
+        paces = [Pace(36.0, Loading())] * 2
+        assert end_in_words(stages, paces, 50, now) == (
+            "this stage 30 min, to the end 10 h: on 2026-12-01 about 08:30; 36.0 s/image, loading not counted")
+        alone = end_in_words(stages[:1], [Pace(1.0, Loading())], 0, now)
+        assert alone.startswith("to the end 2 min: today about 22:01")
 
     @pytest.mark.parametrize(("seconds", "text"), [
         (0.4, "0.4 s"), (9.97, "10 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"),
@@ -343,7 +376,7 @@ class TestHours:
         planned = plan_for_gpu(recipe, gpu="RTX 4090")
         assert planned.times[0].startswith("in all: about ") and planned.times[0].endswith(planned.gpu.speed.of)
         slow, unknown = ([loading] * len(recipe.stages) for loading in (Loading(9.0), Loading()))
-        assert "waits for images" in replace(planned, loading=slow).times[1]
+        assert "held up by loading images" in replace(planned, loading=slow).times[1]
         assert "stage 1 loads 9.0 s/image" in replace(planned, loading=slow).times[1]
         assert "loading images is not counted" in replace(planned, loading=unknown).times[1]
         assert call(monkeypatch, "plan", file, "--gpu", "RTX 4080") == 2

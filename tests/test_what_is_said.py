@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from tests.conftest import waves
 from tests.runs import Silent, pix2pix_recipe, train_until
 from tests.theirs import ResNetOfTheirs
 from translate.cli import training
+from translate.cli.options import KINDS_OF_DATA
 from translate.data.check import check
+from translate.data.recognising import Kind
 from translate.errors import Stopped
 from translate.foreign import read_lines
 from translate.training.loop import train
@@ -145,3 +148,14 @@ def test_a_report_says_what_the_newest_score_amounts_to(shared_pairs: Path, tmp_
 def test_a_picture_that_is_shown_alone_is_one(tmp_path: Path) -> None:
     Image.fromarray(waves(0, (48, 64))).save(tmp_path / "one.png")
     assert not [each for each in check(tmp_path) if "1 images" in each.what]
+
+
+def test_kinds_of_data_have_one_set_of_words_each_of_them_explained(monkeypatch: pytest.MonkeyPatch,
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    """`--kind` of one command said "as it seems", and of another nothing of what the words mean."""
+    assert set(KINDS_OF_DATA) == set(get_args(Kind))
+    monkeypatch.setenv("COLUMNS", "2000")
+    for command, kinds in ((("new",), set(KINDS_OF_DATA)), (("data", "align"), {"paired", "labels"})):
+        assert call(monkeypatch, *command, "--help") == 0
+        help_of_kind = next(line for line in capsys.readouterr().out.splitlines() if "--kind" in line)
+        assert {kind for kind, meaning in KINDS_OF_DATA.items() if f"{kind}: {meaning}" in help_of_kind} == kinds

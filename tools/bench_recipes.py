@@ -180,15 +180,16 @@ class Told:
         if "memory" in line:
             self.lines.append(line)
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                 seconds_left: float | None = None) -> None:
         print(f"  {images} of {total}, {stage}", flush=True)
 
-    def scoring(self, done: int, total: int, later: int) -> None:
+    def scoring(self, done: int, total: int) -> None:
         pass
 
 
 def train_briefly(name: str, card: str) -> str:
-    """`translate train NAME --memory CARD` on made pictures, two steps a stage, with all that a training does."""
+    """`translate train NAME --gpu CARD` on made pictures, two steps a stage, with all that a training does."""
     fresh()
     AcceleratorState._reset_state(reset_partial_state=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -229,7 +230,7 @@ def page(card: str, limit: int, rows: list[str], trained: list[str]) -> str:
         "textbook step, predicted | s an image |", "|---|---|---|---|---|---|---|---|---|---|", *rows, ""]
     if trained:
         lines += [
-            f"`translate train NAME --memory {card}` under the same limit, every stage two steps long, on pictures of "
+            f"`translate train NAME --gpu {card}` under the same limit, every stage two steps long, on pictures of "
             "2100 px: with loading, guard, samples, checkpoints and release.", "",
             "| recipe | images | phases that ran out | s |", "|---|---|---|---|",
             *trained, ""]

@@ -9,8 +9,9 @@ class Silent:
     def say(self, line: str) -> None:
         pass
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                 seconds_left: float | None = None) -> None:
         pass
 
-    def scoring(self, done: int, total: int, later: int) -> None:
+    def scoring(self, done: int, total: int) -> None:
         pass

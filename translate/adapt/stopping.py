@@ -23,13 +23,14 @@ class StoppingReporter:
         self.report.say(line)
         self._end("")
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
-        self.report.progress(images, total, stage, losses)
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                 seconds_left: float | None = None) -> None:
+        self.report.progress(images, total, stage, losses, seconds_left)
         if images < total:  # else it is finished, and is saved next
             self._end(f" ({stage}, {images:,} of {total:,})")
 
-    def scoring(self, done: int, total: int, later: int) -> None:
-        self.report.scoring(done, total, later)
+    def scoring(self, done: int, total: int) -> None:
+        self.report.scoring(done, total)
 
     def _end(self, where: str) -> None:
         if self.stop:

@@ -101,10 +101,14 @@ def convert(
         say(f"refused {reason}")
     say(f"weights: {visible(release.weights)}" + (f" ({release.growth})" if release.growth else ""))
 
+    first, second = map(visible, release.domains)
+    say(f"direction: {first} to {second}" + (
+        f"; the other way, {second} to {first}: --direction {direction[::-1]}" if release.has_other else
+        ", the only one of this model"))
     if release.scale is not None:
         say(f"scale: trained on images with {release.scale}")
 
-    with Display(f"convert with {release.name}") as display, cluster or nullcontext(), ExitStack() as storage:
+    with Display(f"convert with {model}") as display, cluster or nullcontext(), ExitStack() as storage:
         source, target = local(source), local(target)
         remote = storage.enter_context(Remote(source, target)) if address(source) or address(target) else None
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from translate.cli.console import say, say_entry
-from translate.cli.options import one_of
+from translate.cli.options import kind_of_data, one_of
 from translate.cli.progress import Display
 from translate.errors import DataError, UsageError, visible
 
@@ -153,8 +153,7 @@ def align(
     out: Annotated[Path, typer.Argument(help="The folder of the corrected copy.")],
     model: Annotated[str, typer.Option(help="shift; similarity: also scale and rotation; flow: each pixel's own.",
                                        callback=one_of("shift", "similarity", "flow"))] = "shift",
-    kind: Annotated[str | None, typer.Option(help="paired or labels: what the folder holds.",
-                                             show_default="as it seems", callback=one_of("paired", "labels"))] = None,
+    kind: Annotated[str | None, kind_of_data("paired", "labels")] = None,
     move: Annotated[str, typer.Option(help="a or b: the image of a pair that is brought onto the other.",
                                       callback=one_of("a", "b"))] = "b",
     edges: Annotated[str, typer.Option(help="crop: cut off what has no source; mark: keep the size, it has no data "

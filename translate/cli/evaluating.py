@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -103,7 +104,7 @@ def evaluate(
             results = evaluate_run(what, direction=direction, most=most, engine=cluster,  # type: ignore[arg-type]
                                    on_progress=display.count)
             if tstr:
-                add_drawn(results, what, most, on_progress=display.count)
+                add_drawn(results, what, most, on_progress=partial(display.count, stage="classes of samples"))
         elif classes is not None:
             results = evaluate_labels(what, against, classes, ignored_number(ignore, classes), ids_of(ids),
                                       on_progress=display.count)
@@ -111,7 +112,8 @@ def evaluate(
             results = evaluate_folder(what, against, source, truth=truth, most=most, low_high=range_of(values),
                                       engine=cluster, on_progress=display.count)
             if source is not None:
-                add_alignment(results, what, source, most, range_of(values), display.count)
+                add_alignment(results, what, source, most, range_of(values),
+                              partial(display.count, stage="as they lie on their sources"))
 
     document = results.as_json()
     if json_file == Path("-"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,21 @@ def one_of(*allowed: str) -> Callable[[typer.CallbackParam, str | None], str | N
     return check
 
 
+KINDS_OF_DATA = {
+    "unpaired": "two sets of images that have nothing to do with each other",
+    "paired": "images of A and B that show the same, by their names or side by side in one file",
+    "labels": "label maps and images of the same names",
+    "computed": "photographs alone, whose grey copies or edges go in",
+    "images": "photographs alone, others like which are drawn from noise"}
+
+
+def kind_of_data(*kinds: str) -> Any:
+    """Return the option that says which of some kinds of data a folder holds, each explained."""
+    said = "; ".join(f"{kind}: {KINDS_OF_DATA[kind]}" for kind in kinds)
+    return typer.Option("--kind", help=f"What the folder holds. {said}.", show_default="what it seems to hold",
+                        callback=one_of(*kinds))
+
+
 _recipe = typer.Argument(help="A recipe file, or the name of a shipped one.")
 _precision_words = one_of("auto", "fp32", "bf16", "fp16")
 
@@ -33,11 +48,9 @@ OptionalRecipe = Annotated[str | None, _recipe]
 AdaptRecipe = Annotated[str, typer.Argument(help="A recipe with `adapt`: a file, or the name of a shipped one.")]
 Overrides = Annotated[list[str] | None, typer.Option(
     "--set", metavar="A.B=C", help="Change a field of the recipe; repeatable.")]
-CardMemory = Annotated[str | None, typer.Option(
-    "--memory", help="The size of the GPU to plan for, such as 8GB.", show_default="the one there is")]
 PlannedGPU = Annotated[str | None, typer.Option(
-    "--gpu", help="The GPU to plan for: its name, such as \"RTX 4090\", or the size of its memory.",
-    show_default="the one there is")]
+    "--gpu", "--memory", help="The GPU to plan for: the size of its memory, such as 8GB, or its name, such as "
+    "\"RTX 4090\". --memory is an earlier spelling.", show_default="the one there is")]
 RecipePrecision = Annotated[str | None, typer.Option(
     "--precision", help="auto, fp32, bf16 or fp16.", show_default="the recipe's", callback=_precision_words)]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", callback=_precision_words)]

@@ -37,11 +37,9 @@ class Display:
                                 left, detail, console=self.console, transient=True)
         self._task = self._bar.add_task(self.title, total=None, speed="", left="", detail="", start=False)
         self._first: tuple[float, int, float] | None = None  # where speed is counted from: (time, worked, megapixels)
-        self._worked = 0
+        self._worked, self._part = 0, ""  # the stage whose speed is counted
         self._scoring_since: float | None = None  # the time at which an evaluation began that is going on
         self._scoring_seconds = 0.0  # of all evaluations
-        self._scored, self._later = 1, 0  # images that this evaluation looks at, and that those that follow will
-        self._scoring_left = 0.0  # seconds that those will take
         self._last_line = self._last_said = self._last_news = time.monotonic()
         self._where = self.title  # how far the work is, in words
         self._ended = threading.Event()
@@ -77,16 +75,11 @@ class Display:
         """Show that so many of all images are done, where there are no losses to show."""
         self.progress(done, total, stage, {})
 
-    def scoring(self, done: int, total: int, later: int) -> None:
-        """Show how far an evaluation is, for which the work that is counted waits.
-
-        done, total   images it has looked at, of all
-        later         images that the evaluations that follow will look at
-        """
+    def scoring(self, done: int, total: int) -> None:
+        """Show how many images an evaluation has looked at, of all, for which the work that is counted waits."""
         now = time.monotonic()
         if self._scoring_since is None:
             self._scoring_since = now
-        self._scored, self._later = max(total, 1), later
         what = f"scoring held-out images, {done} of {total}"
         self._where, self._last_news = f"{self.title}: {what}", now
         self._bar.update(self._task, description=f"{self.title} {what}")
@@ -95,32 +88,33 @@ class Display:
             left = (now - self._scoring_since) / max(done, 1) * (total - done)
             self.say(f"{self.title}: {what}" + (f", {timedelta(seconds=round(left))} left of it" if done else ""))
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float], *,
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                 seconds_left: float | None = None, *,
                  worked: int | None = None, megapixels: float | None = None) -> None:
         """Show how far the work is.
 
         images, total   done, of all
         stage           which part of the work this is, shown behind the title
         losses          shown by name
+        seconds_left    of all the work, of which each stage has its own speed; None: by the speed so far
         worked          how many of `images` took work; the others were done before. None: all
         megapixels      how many were made so far; None: not shown
         """
         now = time.monotonic()
         worked = images if worked is None else worked
 
-        # An evaluation has ended: its time is not the work's, and an image will take the next ones as long.
+        # An evaluation has ended: its time is not the work's.
         if self._scoring_since is not None:
-            took = now - self._scoring_since
-            self._scoring_seconds += took * (self._first is not None)
-            self._scoring_left = took / self._scored * self._later
+            self._scoring_seconds += (now - self._scoring_since) * (self._first is not None)
             self._scoring_since = None
 
         # Speed is counted from the first call, and again from the start of each kind of work.
-        if self._first is None or worked < self._worked:
+        part = stage.partition(",")[0] if seconds_left is not None else self._part
+        if self._first is None or worked < self._worked or part != self._part:
             self._first = (now, worked, megapixels or 0.0)
             self._scoring_seconds = 0.0
             self._bar.start_task(self._task)
-        self._worked = worked
+        self._worked, self._part = worked, part
         first_time, first_worked, first_megapixels = self._first
         elapsed = now - first_time - self._scoring_seconds
         rate = (worked - first_worked) / elapsed if elapsed > 0 else 0.0
@@ -131,8 +125,9 @@ class Display:
         heading = f"{self.title} {visible(stage)}".strip()
         self._where, self._last_news = f"{heading}: {images:,} of {total:,} {self.unit}", now
         detail = "  ".join(f"{visible(name)} {value:.3f}" for name, value in losses.items())
-        seconds_left = (total - images) / rate + self._scoring_left if rate else 0.0
-        left = f"{timedelta(seconds=round(seconds_left))} left" if rate and images < total else ""
+        if seconds_left is None and rate:
+            seconds_left = (total - images) / rate
+        left = "" if seconds_left is None or images >= total else f"{timedelta(seconds=round(seconds_left))} left"
         self._bar.update(self._task, completed=images, total=total, description=heading, speed=speed, left=left,
                          detail=detail)
 

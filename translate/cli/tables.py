@@ -86,7 +86,8 @@ def plan_table(planned: Any) -> Table:
             name = f"{each.plan.name}, here the same as {each.same_as}" if each.same_as else each.plan
             missing = each.peak_bytes - (budget or 0)
             fits = [] if budget is None else ["yes" if missing <= 0 else f"{format_bytes(missing)} too much"]
-            times = format_speed(1 / each.seconds), format_duration(3600 * planned.hours(of_stage, each))
+            hours = planned.hours(of_stage, each)  # beside the loading of images
+            times = format_speed(stage.images / (3600 * hours)), format_duration(3600 * hours)
             table.add_row(*heading, f"{'→' if chosen else ' '} {name}", format_bytes(each.peak_bytes), *times, *fits,
                           end_section=each is of_stage.predictions[-1], style="bold" if chosen else "")
             heading = [""] * len(heading)

@@ -12,12 +12,18 @@ import typer
 from translate.cli import console
 from translate.cli.console import as_errors_of_recipe, say, say_entry, say_table
 from translate.cli.models import at_hand
-from translate.cli.options import CardMemory, OptionalRecipe, Overrides, PlannedGPU, Recipe, RecipePrecision, one_of
+from translate.cli.options import (
+    KINDS_OF_DATA,
+    OptionalRecipe,
+    Overrides,
+    PlannedGPU,
+    Recipe,
+    RecipePrecision,
+    kind_of_data,
+)
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
 from translate.errors import DataError, DoesNotFit, RunError, UsageError, visible
-
-_kinds = one_of("unpaired", "paired", "labels", "computed", "images")
 
 
 def train(
@@ -27,7 +33,7 @@ def train(
                                              "option.")] = None,
     overrides: Overrides = None,
     precision: RecipePrecision = None,
-    memory: CardMemory = None,
+    gpu: PlannedGPU = None,
     start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Begin with the weights of a run, a "
                                                "release (or hf:org/name), or a checkpoint of another project.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
@@ -41,6 +47,7 @@ def train(
     from translate.runs.extending import extended, more_images, nothing_left
     from translate.runs.folder import RECIPE_FILE, load_saved
     from translate.training.cadences import with_cadences
+    from translate.training.gpus import size_and_gpu
     from translate.training.loop import train as train_run
 
     # A run that is resumed knows its recipe.
@@ -74,8 +81,9 @@ def train(
     chosen = with_cadences(chosen)
     if show_recipe:
         say(chosen.dump_yaml())
-    with Display(chosen.name) as display, as_errors_of_recipe(recipe or file):
-        train_run(chosen, folder, display, resume=resume, gpu_memory=memory)
+    with Display(f"train {folder.name}") as display, as_errors_of_recipe(recipe or file):
+        train_run(chosen, folder, display, resume=resume,
+                  gpu_memory=None if gpu is None else size_and_gpu(gpu)[0])
     page = folder / "report.html"
     say(f"finished: {visible(folder)}" + (f"; its report: {visible(page)}" if page.is_file() else ""))
     quoted = shlex.quote(visible(folder))
@@ -88,9 +96,7 @@ def new(
                                            "two folders of them, trainA and trainB, A beside B, photographs …")],
     gpu: Annotated[str | None, typer.Option(help="The GPU: the size of its memory, such as 8GB, or its name, such as "
                                             "\"RTX 4090\".", show_default="the one there is, else 8GB")] = None,
-    kind: Annotated[str | None, typer.Option(help="What the folder holds: unpaired, paired, labels, computed; "
-                                             "or images: draw others like them from noise.",
-                                             show_default="what it seems to hold", callback=_kinds)] = None,
+    kind: Annotated[str | None, kind_of_data(*KINDS_OF_DATA)] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The recipe to write.",
                                              show_default="<name of the folder>.yaml, here")] = None,
 ) -> None:
@@ -124,7 +130,6 @@ def new(
 
 def plan(
     recipe: Recipe,
-    memory: CardMemory = None,
     gpu: PlannedGPU = None,
     precision: RecipePrecision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
@@ -147,7 +152,7 @@ def plan(
     from translate.training.recipe_plan import plan_for_gpu
 
     if convert is not None:
-        of_training = {"--memory": memory, "--gpu": gpu, "--precision": precision, "--json": as_json or None,
+        of_training = {"--gpu": gpu, "--precision": precision, "--json": as_json or None,
                        "--set": overrides or None}
         if given := [name for name, value in of_training.items() if value is not None]:
             raise UsageError(f"{', '.join(given)}: of the plan of a training; a conversion is tried on this machine, "
@@ -158,7 +163,7 @@ def plan(
         raise UsageError("--images of a training goes with --nodes", advice="add --nodes 1, or --convert FOLDER")
     chosen = load_recipe(find_recipe(recipe), overrides or [])
     with Display("plan", console.err, unit="predictions") as display:
-        planned = plan_for_gpu(chosen, memory, precision, display.count, gpu)
+        planned = plan_for_gpu(chosen, gpu, precision, display.count)
     on_nodes = None if nodes is None else plan_nodes(chosen, planned, nodes, images)
     if as_json:
         say(json.dumps(planned.as_json() | ({} if on_nodes is None else {"nodes": on_nodes.as_json()}), indent=2))
@@ -172,7 +177,7 @@ def plan(
         for line in planned.enlarged:
             say(f"warning: {line}")
         if planned.gpu.budget is None:
-            say("add --memory 8GB to see what fits a GPU of that size")
+            say("add --gpu 8GB to see what fits a GPU of that size")
         for line in [] if on_nodes is None else on_nodes.lines:
             say(line)
     if planned.misfits:

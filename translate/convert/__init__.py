@@ -196,9 +196,14 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     options = Options(overwrite, max_pixels, file_format, quality, compression,
                       workers_by_cores() if workers is None else workers, dry_run, verify, protection)
     make = partial(Translating.with_release, release, device, precision, memory, scaling)
+    summary = Summary(len(jobs), skipped=skipped)
+
+    def look(these: Sequence[Job]) -> None:
+        summary.resized |= give_another_size(these, scaling)
+
     if engine is None:
         worker: Converter | OnRay = (converter := Converter(make(), ledger, options, warn))
-        run = converter.run if remote is None else partial(remote.run, converter=converter)
+        run = converter.run if remote is None else partial(remote.run, converter=converter, look=look)
     else:
         worker = OnRay(engine, Plan(make, out if ledger.keeps else None,
                                     replace(options, workers=-1 if workers is None else workers)), warn)
@@ -209,7 +214,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             remove_leftovers(jobs)
 
     # A signal lets the converter finish the file in hand; it counts as a stop only if files are left.
-    summary = Summary(len(jobs), skipped=skipped, resized=give_another_size(jobs, scaling))
+    if remote is None:
+        look(jobs)
     with closing(ledger), minding_signals() as stop, closing(run(jobs, stop=stop)) as entries:
         for number, entry in enumerate(entries, 1):
             summary.count(entry)

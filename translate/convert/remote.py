@@ -16,7 +16,7 @@ import tempfile
 import uuid
 from array import array
 from bisect import bisect_left
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
@@ -203,19 +203,27 @@ class Remote:
         """Return the ledgers of the output folder."""
         return RemoteLedger(self.out, self.here / "ledgers")
 
-    def run(self, jobs: Jobs, converter: Converter, stop: object) -> Generator[Entry, None, None]:
-        """Translate files as `Converter.run` does; what it yields is done and there."""
+    def run(self, jobs: Jobs, converter: Converter, look: Callable[[Sequence[Job]], object],
+            stop: object) -> Generator[Entry, None, None]:
+        """Translate files as `Converter.run` does; what it yields is done and there.
+
+        `look` is shown the first files, when they are on this machine and before they are translated.
+        """
         ledger = converter.ledger
         assert isinstance(ledger, RemoteLedger)
         with ThreadPoolExecutor(THREADS) as pool, ThreadPoolExecutor(1) as putting:
             windows = self._windows(jobs)
             ahead = self._fetch(windows, pool)
             put: Future[list[Entry]] | None = None
+            is_first = True
             try:
                 while ahead is not None:
                     now = ahead
                     ready = [self._ready(job, fetched) for job, fetched in zip(now.jobs, now.fetched, strict=True)]
                     ahead = None if stop else self._fetch(windows, pool)
+                    if is_first:
+                        look(ready)
+                        is_first = False
                     ledger.begin_window()
                     with closing(converter.run(ready, stop)) as made:
                         entries = list(made)

@@ -100,6 +100,11 @@ class LayoutConfig(PlaceConfig):
         return ()
 
     @property
+    def domains(self) -> tuple[str, str]:
+        """What images of A and of B are called, as far as the folders say it."""
+        return "A", "B"
+
+    @property
     def open_backgrounds(self) -> list[str]:
         """The sides, image_a or image_b, of which it is left open on what transparent images are shown."""
         return [side for side in ("image_a", "image_b") if side in type(self).model_fields

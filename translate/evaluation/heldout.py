@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -43,6 +42,7 @@ from translate.data.scale import OWN_SIZE, Fitting, measured, typical_side
 from translate.data.stream import TRUTH_ADVICE
 from translate.errors import DataError, ImageError, TranslateError
 from translate.evaluation.in_words import verdict
+from translate.evaluation.schedule import Schedule
 from translate.images.resampling import HeightWidth
 from translate.images.tensors import hide_unknown
 from translate.metrics.features import FeatureNetwork, MobileNet, features_folder, find_mobilenet
@@ -58,8 +58,6 @@ from translate.tiling.where_it_fits import apply_where_it_fits
 from translate.translators import Direction, Translator
 
 T = TypeVar("T")
-PIXELS_TRAINED_PER_PIXEL_EVALUATED = 20  # so that evaluations take some 5 % of the time of a training, or less
-MAX_EVALUATIONS = 100  # of a run whose cadence is auto
 SIMILARITY_SIDE = 64  # px: how alike outputs are is told from copies of this size while training
 MIN_SIDE = {"ssim": MIN_SIDE_SSIM, "ms_ssim": MIN_SIDE_MS_SSIM, "gradient_error": 2,
             "sliced_wasserstein": SMALLEST_LEVEL}  # px
@@ -160,11 +158,12 @@ class Evaluator:
         if not self.has_sources:
             self.networks.append(PyramidPatches())
         self.metric = self._deciding(recipe.evaluate.metric, recipe.fitting(recipe.stages[-1]))
-        self.cadence = self._cadence(recipe)
         self._reals: dict[Fitting, dict[int, Observed]] = {}  # by their number
         # What the untouched input would score: where it could be an output
         self.comparable = (recipe.data.channels_a == recipe.data.channels_b and recipe.data.labelling is None
                            and self.has_sources)
+        self.schedule = Schedule.of(recipe, self.held_out.shapes, len(self.held_out.sources), bool(self.networks) * len(
+            self.held_out.reals) + self.comparable * len(self.held_out.sources))
         self._sources: dict[Fitting, dict[int, Observed]] = {}
         self._beside: dict[Fitting, tuple[dict[str, Estimate], dict[str, Estimate]]] = {}  # their scores, and the floor
         self._looked: Callable[[], object] = lambda: None
@@ -357,25 +356,6 @@ class Evaluator:
                 if not skips or number == len(shown.sources) - 1:
                     raise DataError.of(error, CHECK_ALL if skips else OR_SKIP) from None
         raise AssertionError("a test split without images")
-
-    def _cadence(self, recipe: Recipe) -> int:
-        """Return how many training images lie between two evaluations.
-
-        Note which share of the time of the training they take together, if a pixel costs as much in both.
-        """
-        own = next(iter(self.held_out.shapes), (1, 1))  # of files that do not say it, whoever scores them will
-        evaluated = trained = 0.0
-        for stage in recipe.stages:
-            fitting, share = recipe.fitting(stage), stage.images / recipe.num_images
-            also_own = math.prod(own) if fitting.rescales(self.held_out.shapes) else 0
-            evaluated += share * len(self.held_out.sources) * (math.prod(fitting.shape_of(own)) + also_own)
-            trained += share * math.prod(stage.size)
-        auto = math.ceil(max(PIXELS_TRAINED_PER_PIXEL_EVALUATED * evaluated / trained,
-                             recipe.num_images / MAX_EVALUATIONS))
-        cadence = recipe.every.evaluate if isinstance(recipe.every.evaluate, int) else auto
-        num = math.ceil(recipe.num_images / cadence)
-        self.share = num * evaluated / (trained * recipe.num_images)
-        return cadence
 
 
 @torch.no_grad()

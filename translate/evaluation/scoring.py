@@ -68,7 +68,7 @@ from translate.runs.release import RELEASE, Release, load_generator
 from translate.translators import Direction
 
 RESULTS = "results.json"
-OnProgress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], object]
 
 
 @dataclass
@@ -142,7 +142,7 @@ class Fakes:
 
 
 def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = None, engine: RayEngine | None = None,
-                 on_progress: OnProgress = lambda done, total: None) -> Results:
+                 on_progress: Callable[[int, int, str], object] = lambda done, total, what: None) -> Results:
     """Translate the test images of a run's (or release's) recipe and score what comes out, as `convert` would write it.
 
     They are shown as the last stage of the training showed images, but whole; and, where that is another scale than
@@ -151,7 +151,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     path         a run folder, `<run>/best`, or a release folder
     most         at most so many test images, evenly spaced; None: all
     engine       a connected cluster that translates and looks at the images, in place of this process
-    on_progress  called with the number of images looked at, and of all there are
+    on_progress  called with the number of images looked at, of all there are, and in which size
 
     Raises `UsageError`, `CheckpointError`, `ImageError`.
     """
@@ -164,15 +164,21 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
         own = HeldOut(recipe, data_root().absolute(), direction, most)  # a cluster's workers stand in other folders
     held_out = own.shown(release.fitting)
 
+    rescales = release.fitting.rescales(own.shapes)
+
+    def shown_at(of: HeldOut) -> str:
+        return "" if not rescales else f"in their own size, {of.side} px" if of is own else f"at {of.side} px"
+
     def score(of: HeldOut, sources: Images | None) -> Results:
         return compare(Images(len(of.sources), Fakes(release, recipe, of)), Images(len(of.reals), of.real),
-                       sources, paired=of.paired, sources_paired=True, on_progress=on_progress,
+                       sources, paired=of.paired, sources_paired=True,
+                       on_progress=lambda done, total: on_progress(done, total, shown_at(of)),
                        beside=[] if recipe.translator.needs_sources else [PyramidPatches()], engine=engine)
 
     # Neither label maps nor what images are conditioned on are images: there are no baselines of them
     compares = release.labels is None and recipe.translator.needs_sources
     results = score(held_out, Images(len(held_out.sources), held_out.source) if compares else None)
-    if release.fitting.rescales(own.shapes):
+    if rescales:
         try:
             results.own_size = score(own, None).scores
         except (RuntimeError, MemoryError) as error:

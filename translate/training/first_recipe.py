@@ -276,7 +276,7 @@ class Draft:
                  f"{format_bytes(found.peak_bytes)}, {format_speed(1 / found.seconds)}"
                  for stage, found in zip(recipe.stages, predicted, strict=True)]
         seconds = sum(stage.images * found.seconds for stage, found in zip(recipe.stages, predicted, strict=True))
-        named = f"--memory {self.gpu}" if gpu in (None, self.gpu) else f"--gpu {shlex.quote(str(gpu))}"
+        named = f"--gpu {shlex.quote(gpu or self.gpu)}"
         run, blocks = f"runs/{self.name}", " --set translator.generator.blocks=2" * ("blocks:" in self.body)
         comments = [
             f"{self.heading()}, at {self.crop} px on a GPU of {self.gpu}.",
@@ -289,7 +289,8 @@ class Draft:
             "          minutes on a CPU, by narrow networks, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
             self.use(run),
-            f"Hours:    about {format_duration(seconds)}, loading and scoring not counted; {planned.whose}",
+            f"Hours:    about {format_duration(seconds)}, without loading, which `translate plan` counts, and scoring; "
+            f"{planned.whose}",
             *(f"{'Images:' if not number else '':<9} {line}" for number, line in enumerate(
                 self.looked() + self.said(self.crop)))]
         return "".join(f"# {visible(line)}\n" for line in comments) + self.body
@@ -347,7 +348,7 @@ def _planned(gpu: str | None) -> tuple[PlannedGPU, str]:
     """Return the GPU that is planned for, and the size of its memory in words."""
     if gpu is None and not torch.cuda.is_available():
         gpu = DEFAULT_GPU
-    planned = gpu_to_plan_for(gpu, None, "fp16")
+    planned = gpu_to_plan_for(gpu, "fp16")
     return planned, planned.memory or f"{torch.cuda.mem_get_info()[1] / 1e9:.0f}GB"
 
 

@@ -15,10 +15,12 @@ from translate.data.loading import workers_for
 from translate.data.samples import Samples
 from translate.data.stream import Stream
 from translate.recipe import Recipe, Stage
-from translate.sizes import format_duration
+from translate.sizes import format_duration, format_speed
 
 GPU = torch.device("cuda")
-TRIED_SAMPLES, TRIED_SECONDS = 4, 0.3  # loaded to see how long it takes: no more than either
+# Loaded to see how long it takes: no more than either, but for one, besides the first, which also loads libraries.
+TRIED_SAMPLES, TRIED_SECONDS = 5, 0.3
+FASTER_LOADING = "More processes load with --set workers=N; --set data.cache=20GB keeps what is shrunk"
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,47 @@ class Loading:
     """How long it takes to load an image of a stage, by all who do it together."""
 
     seconds: float | None = None  # None: not known
-    is_apart: bool = True  # other processes do it while the training computes
+    num_workers: int = 1  # processes that do it while the training computes, at once; 0: it waits for each image
+    step_cores: float = 0.0  # share of the cores that a step computes with, which loading then takes from it
 
     def beside(self, step_seconds: float) -> float:
         """Return the seconds that an image takes, of which its step takes `step_seconds`."""
         if self.seconds is None:
             return step_seconds
-        return max(step_seconds, self.seconds) if self.is_apart else step_seconds + self.seconds
+        if not self.num_workers:
+            return step_seconds + self.seconds
+        # On a CPU neither can be done sooner than all cores do the work of both.
+        together = self.step_cores * step_seconds + self.seconds * self.num_workers / num_cores()
+        return max(step_seconds, self.seconds, together if self.step_cores else 0.0)
 
     def holds_up(self, step_seconds: float) -> bool:
         """Tell whether the step waits for images more than a tenth of the time."""
         return self.beside(step_seconds) > 1.1 * step_seconds
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long an image of a stage takes, as predicted."""
+
+    step_seconds: float
+    loading: Loading
+
+    @property
+    def seconds(self) -> float:
+        """Of both together."""
+        return self.loading.beside(self.step_seconds)
+
+    def in_words(self) -> str:
+        """Return the speed, and what holds it up."""
+        speed, loading = format_speed(1 / self.seconds), self.loading.seconds
+        if loading is None:
+            return f"{speed}, loading not counted"
+        if not self.loading.holds_up(self.step_seconds):
+            return f"{speed}, held up by the step, not by loading images"
+        num = self.loading.num_workers
+        how = f"by {num} process{'es' * (num > 1)} beside the step" if num else "before each step"
+        return (f"{speed}, held up by loading images (decoding, resizing): {format_duration(loading)} an image, {how}, "
+                f"and {format_duration(self.step_seconds)} its step. {FASTER_LOADING}")
 
 
 def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: int = 1,
@@ -47,7 +79,7 @@ def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: in
     """
     stream, taken = Stream(samples, recipe.seed, stage.size, stage.resize), list[float]()
     with suppress(Exception):  # this is only told: of what cannot be loaded the training itself tells
-        while len(taken) < min(TRIED_SAMPLES, len(samples)) and sum(taken) < TRIED_SECONDS:
+        while len(taken) < TRIED_SAMPLES and sum(taken[1:]) < TRIED_SECONDS:
             if samples.loading.cache is not None:
                 stream.sample(len(taken))
             begin = time.perf_counter()
@@ -55,23 +87,25 @@ def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: in
             taken.append(time.perf_counter() - begin)
     if not taken:
         return Loading()
-    later = taken[1:] or taken  # the first also loads libraries
+    later = taken[1:] or taken
     workers = workers_for(recipe.workers, device, num_processes)
     loaders = min(max(workers, 1) * num_processes, num_cores())
-    return Loading(sum(later) / len(later) / loaders, workers > 0)
+    step_cores = min(1.0, torch.get_num_threads() * num_processes / num_cores()) if device.type == "cpu" else 0.0
+    return Loading(sum(later) / len(later) / loaders, loaders if workers else 0, step_cores)
 
 
-def end_in_words(stages: Sequence[Stage], seconds: Sequence[float], done: int, now: datetime) -> str:
-    """Return when a training ends, as predicted.
+def end_in_words(stages: Sequence[Stage], paces: Sequence[Pace], done: int, now: datetime) -> str:
+    """Return how fast a training is and when it ends, as predicted.
 
     stages   that are left, the one that begins or goes on first
-    seconds  an image of each takes
+    paces    of each
     done     images of the first that have been seen
     now      when it is
     """
-    each = [stage.images * an_image for stage, an_image in zip(stages, seconds, strict=True)]
-    each[0] -= done * seconds[0]
+    each = [stage.images * pace.seconds for stage, pace in zip(stages, paces, strict=True)]
+    each[0] -= done * paces[0].seconds
     end = now + timedelta(seconds=sum(each))
     day = "today" if end.date() == now.date() else f"on {end:%Y-%m-%d}"
     of_stage = f"this stage {format_duration(each[0])}, " if len(stages) > 1 else ""
-    return f"{of_stage}to the end {format_duration(sum(each))}: {day} about {end:%H:%M}"
+    return (f"{of_stage}to the end {format_duration(sum(each))}: {day} about {end:%H:%M}; "
+            f"{paces[0].in_words()}")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 
@@ -36,10 +37,12 @@ from translate.runs.checkpoint import Progress
 from translate.runs.folder import RECIPE_FILE, RunFolder
 from translate.runs.records import Tracker, sample_grid
 from translate.sampling.sheets import training_sheet
+from translate.training.hours import Pace, end_in_words
 from translate.training.machine import describe_machine, take_peak_bytes
 from translate.training.plan import Choice
 from translate.training.probe import Probe
 from translate.training.processes import Means, by_main_process
+from translate.training.time_left import TimeLeft
 from translate.translators import Translator
 
 NUM_SAMPLES = 4  # held-out images in a grid
@@ -55,14 +58,12 @@ class Reporter(Protocol):
     def say(self, line: str) -> None:
         """Tell one thing worth knowing."""
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float]) -> None:
-        """Tell how far a training is, after every step; `losses` are the latest recorded means."""
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                 seconds_left: float | None = None) -> None:
+        """Tell how far a training is, after every step: the latest means of losses, and the seconds left, if known."""
 
-    def scoring(self, done: int, total: int, later: int) -> None:
-        """Tell how many images of how many an evaluation has looked at, first 0, and how many later ones will.
-
-        The training waits for it.
-        """
+    def scoring(self, done: int, total: int) -> None:
+        """Tell how many images of how many an evaluation has looked at, first 0. The training waits for it."""
 
 
 class Logbook:
@@ -98,6 +99,8 @@ class Logbook:
         self._probe: Probe | None = None
         self._losses, self._observed = Means(), Means()
         self._since = (time.monotonic(), 0)
+        self._left = TimeLeft(recipe, self.evaluator.schedule if self.evaluator else None)
+        self._scoring_since: float | None = None  # when an evaluation began, since the last step
         self._shown: dict[str, float] = {}
 
     def begin(self, resumed: bool, notes: Sequence[str] = ()) -> None:
@@ -132,11 +135,11 @@ class Logbook:
         why = ", as every.evaluate is null" * (self.recipe.every.evaluate is None)
         scored = f"nothing is scored{why}" if held_out is None else (
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
-            f"scored at the end and every {held_out.cadence:,} images (every.evaluate, evaluate.images)")
+            f"scored at the end and every {held_out.schedule.cadence:,} images (every.evaluate, evaluate.images)")
         yield f"data: {trained} to train on; {scored}"
-        if held_out is not None and held_out.share > MUCH_SCORING:
-            yield (f"scoring may take about {held_out.share:.1g} times as long as all of the training: fewer images "
-                   "with --set evaluate.images=N, none with --set every.evaluate=null")
+        if held_out is not None and (share := held_out.schedule.share) > MUCH_SCORING:
+            yield (f"scoring may take about {share:.1g} times as long as all of the training: fewer images with "
+                   "--set evaluate.images=N, none with --set every.evaluate=null")
         processes = f" × {self.accelerator.num_processes}" * (self.accelerator.num_processes > 1)
         yield f"device: {self.accelerator.device}{processes}, {self.precision}"
         total = self.recipe.num_images
@@ -148,16 +151,23 @@ class Logbook:
         self.report.say(line)
         self.tracker.event(self.progress.images, what, line)
 
-    def stage_began(self, number: int, stage: Stage, translator: Translator, choice: Choice, ahead: str) -> None:
-        """Tell that stage `number` begins or goes on under the memory plan of `choice`; `ahead` says until when."""
+    def stage_began(self, number: int, stage: Stage, translator: Translator, choice: Choice, paces: Sequence[Pace]
+                    ) -> None:
+        """Tell that stage `number` begins or goes on under the memory plan of `choice`.
+
+        `paces` are predicted: of it and of each one that follows.
+        """
+        self._left.begin_stage(number, paces)
+        self._scoring_since = None
         height, width = stage.size
         self._show(stage, translator, max(MOST_CROPS * height * width, ALWAYS_WHOLE_PIXELS))
         shown = scales_in_words(self.progress.scales)
         self.report.say(f"stage {number + 1} of {len(self.recipe.stages)}: crops of {height}×{width} px{stage.level}, "
                         f"{stage.images:,} images, batch {stage.batch_size}; images are shown at {shown}")
         self.report.say(f"memory: {choice.line}")
-        self.report.say(f"time, as predicted for a machine that does nothing else, scoring not counted: {ahead}; the "
-                        "time left that is shown from here on goes by the measured speed")
+        ahead = end_in_words(self.recipe.stages[number:], paces, self.progress.stage_images, datetime.now())
+        self.report.say(f"time, as predicted for a machine that does nothing else, scoring not counted: {ahead}. The "
+                        "time left that is shown from here on goes by what is measured, and counts scoring")
         self.tracker.event(self.progress.images, "stage", f"memory {choice.line}", stage=number, plan=choice.plan.name,
                            predicted_bytes=choice.peak_bytes, shown=shown)
 
@@ -226,7 +236,12 @@ class Logbook:
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
         if at.fade:
             stage += f", level {at.levels} α {self.progress.stage_images / at.images:.2f}"
-        self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown)
+        if self._scoring_since is not None:
+            self._left.scored(time.monotonic() - self._scoring_since)
+            self._scoring_since = None
+        self._left.advanced(self.progress.stage_images)
+        self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown,
+                             self._left.seconds(self.progress.images, self.progress.stage_images))
 
     def picture(self, translator: Translator) -> None:
         """Add a grid of the held-out samples as they are translated now, or of what is drawn from noise."""
@@ -243,18 +258,16 @@ class Logbook:
         """Score the held-out images when it is time to. Return whether this is the best so far, to be saved then."""
         # Scores, where they can be had.
         progress = self.progress
-        if self.evaluator is None or not self._evaluation_is_due(self.evaluator.cadence):
+        if self.evaluator is None or not self._evaluation_is_due(self.evaluator.schedule.cadence):
             return False
         progress.evaluated = progress.images
-        start, fitting = time.monotonic(), self.recipe.fitting(self.recipe.stages[progress.stage])
+        self._scoring_since = start = time.monotonic()
+        fitting = self.recipe.fitting(self.recipe.stages[progress.stage])
         if self.showcase is not None and self.accelerator.is_main_process:
             self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
         self.accelerator.wait_for_everyone()
-        later = math.ceil((self.recipe.num_images - progress.images) / self.evaluator.cadence)
-        later *= self.evaluator.num_looks(fitting)
         try:
-            scored = self.evaluator(translator, fitting, self._keeping(translator),
-                                    lambda done, total: self.report.scoring(done, total, later))
+            scored = self.evaluator(translator, fitting, self._keeping(translator), self.report.scoring)
         except TranslateError as error:
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False

@@ -192,9 +192,8 @@ class Run(Built):
             self.guard.forget_scales()
         choice = self.plans.apply(number, self.translator)
         with self.saving_first():
-            self.supply.together(lambda: self.log.stage_began(
-                number, stage, self.translator, choice, self.plans.ahead(number, self.progress.stage_images,
-                                                                         self.samples)))
+            self.supply.together(lambda: self.log.stage_began(number, stage, self.translator, choice,
+                                                              self.plans.paces(number, self.samples)))
 
     def batches(self, stage: Stage) -> Iterator[Batch]:
         """Yield this process's share of every global batch left in the stage; set the learning rate before each."""

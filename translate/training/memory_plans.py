@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from translate.precision import Format
 from translate.recipe import Recipe
 from translate.runs.folder import RunFolder
 from translate.training import plan as planner
-from translate.training.hours import end_in_words, loading_of
+from translate.training.hours import Pace, loading_of
 from translate.training.machine import resident_bytes
 from translate.training.processes import by_main_process
 from translate.training.update import Update
@@ -53,9 +52,9 @@ class MemoryPlans:
         self._use(choice.plan, choice.asked, number, translator)
         return choice
 
-    def ahead(self, number: int, num_done: int, samples: Samples) -> str:
-        """Return when stage `number`, of which `num_done` images are done, and the training end as predicted."""
-        return by_main_process(partial(self._ahead, number, num_done, samples), self.accelerator)
+    def paces(self, number: int, samples: Samples) -> list[Pace]:
+        """Return how long an image takes in stage `number` and in each one that follows, as predicted."""
+        return by_main_process(partial(self._paces, number, samples), self.accelerator)
 
     @contextmanager
     def minding(self, update: Update, number: int, translator: Translator) -> Iterator[None]:
@@ -75,13 +74,10 @@ class MemoryPlans:
                                       self.accelerator.num_processes, self.gpu_memory,
                                       held_bytes=max(resident_bytes() - self.resident, 0))
 
-    def _ahead(self, number: int, num_done: int, samples: Samples) -> str:
-        left, seconds = self.recipe.stages[number:], list[float]()
-        for later, stage in enumerate(left, number):
-            loading = loading_of(samples, self.recipe, stage, self.accelerator.num_processes,
-                                 self.accelerator.device)
-            seconds.append(loading.beside(self.choices[later].seconds))
-        return end_in_words(left, seconds, num_done, datetime.now())
+    def _paces(self, number: int, samples: Samples) -> list[Pace]:
+        return [Pace(self.choices[later].seconds, loading_of(samples, self.recipe, stage,
+                                                             self.accelerator.num_processes, self.accelerator.device))
+                for later, stage in enumerate(self.recipe.stages[number:], number)]
 
     def _use(self, plan: memory.Plan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
         """Give the networks a plan, and remember it in the run folder, with what it was chosen for if that is new."""

@@ -26,7 +26,7 @@ from translate.networks.tasks import save_shapes
 from translate.networks.weights import bytes_of
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
-from translate.sizes import format_bytes, format_speed, num_bytes
+from translate.sizes import format_bytes, format_duration, num_bytes
 from translate.training.hours import Loading
 from translate.training.speeds import Speed, assumed, measured
 from translate.training.step_on_meta import Device, Networks, StepOnMeta, step_on_meta
@@ -179,7 +179,7 @@ class Choice:
     """The memory plan a training takes for a stage, what it was chosen for, and a line that says what it needs."""
 
     plan: Plan
-    asked: dict[str, Any]  # what the recipe and --memory asked for: the choice holds as long as they ask for the same
+    asked: dict[str, Any]  # what the recipe and --gpu asked for: the choice holds as long as they ask for the same
     line: str
     peak_bytes: int  # as predicted
     seconds: float  # an image, as predicted
@@ -191,7 +191,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
                    held_bytes: int = 0, speed: Speed | None = None) -> Choice:
     """Choose the memory plan of stage `number`. The first of these that applies:
 
-    1. the plan in the run folder (`before`), if the recipe's memory and --memory are unchanged
+    1. the plan in the run folder (`before`), if the recipe's memory and --gpu are unchanged
     2. the plan that the recipe names
     3. under `memory: auto`, the one of the least predicted time that fits into `gpu_memory` or into what the GPU, or
        on a CPU the machine and the cgroups around this process, have left
@@ -203,7 +203,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     device         what trains
     precision      of the training
     num_processes  that share the stage's batch equally
-    gpu_memory     the size given by --memory, such as 8GB
+    gpu_memory     the size given by --gpu, such as 8GB
     held_bytes     what of the prediction this process already holds
     speed          of the device; None: as it was measured on this machine
 
@@ -250,7 +250,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
         line += f" of {format_bytes(budget)} usable{limit_from}"
         if not found.fits(budget):
             line += f" (warning: {format_bytes(found.peak_bytes - budget)} more than that)"
-    line += f"; predicted speed {format_speed(1 / found.seconds)} ({speed.of})"
+    line += f"; a step alone takes {format_duration(found.seconds)} an image, as predicted ({speed.of})"
     is_tight = kind == "cpu" and budget is not None and found.peak_bytes > budget / 2
     return Choice(found.plan, asked, line, found.peak_bytes, found.seconds, is_tight)
 

@@ -16,7 +16,7 @@ from translate.precision import Format
 from translate.recipe import Recipe
 from translate.sizes import format_bytes, format_duration, format_speed, num_bytes
 from translate.training.gpus import size_and_gpu
-from translate.training.hours import Loading, loading_of
+from translate.training.hours import FASTER_LOADING, Loading, loading_of
 from translate.training.plan import (
     USABLE,
     OnProgress,
@@ -76,12 +76,13 @@ class RecipePlan:
         # The loading of images.
         if all(each.seconds is None for each in self.loading):
             return [*lines, "loading images is not counted: they are not here to be tried"] if chosen else lines
-        waits = [f"stage {stage.number + 1} loads {format_speed(1 / seconds)}" for stage, found in chosen
+        waits = [f"stage {stage.number + 1} loads {format_speed(1 / seconds)}, and its steps could take "
+                 f"{format_speed(1 / found.seconds)}" for stage, found in chosen
                  if self.loading[stage.number].holds_up(found.seconds)
                  and (seconds := self.loading[stage.number].seconds)]
         if waits:
-            lines.append(f"the training waits for images, as this machine loads them: {'; '.join(waits)} (more: "
-                         "--set workers=N)")
+            lines.append("held up by loading images (decoding, resizing), as fast as this machine does it: "
+                         f"{'; '.join(waits)}. {FASTER_LOADING}")
         return lines
 
     @property
@@ -107,21 +108,20 @@ class RecipePlan:
                            for stage, loading in zip(self.stages, self.loading, strict=True)]}
 
 
-def plan_for_gpu(recipe: Recipe, gpu_memory: str | None = None, precision: str | None = None,
-                 on_progress: OnProgress = lambda done, total, what: None, gpu: str | None = None) -> RecipePlan:
+def plan_for_gpu(recipe: Recipe, gpu: str | None = None, precision: str | None = None,
+                 on_progress: OnProgress = lambda done, total, what: None) -> RecipePlan:
     """Predict every stage of `recipe` on a CUDA GPU.
 
-    gpu_memory  its size, such as "8GB"; None: that of the named GPU, else of the GPU there is, if there is one
+    gpu         its name, such as "RTX 4090", or the size of its memory, such as "8GB"; None: the GPU there is, if
+                there is one
     precision   a number format; None: the recipe's; "auto" is planned as fp16
     on_progress told before each prediction, and at the end
-    gpu         its name, such as "RTX 4090", or its size; None: the GPU there is, else one of the table that has as
-                much memory
 
     Raises `UsageError` for a size that is none, a GPU that is not known, and a format that it has not.
     """
     asked = precision or recipe.precision
     planned_format: Format = "fp16" if asked == "auto" else asked  # type: ignore[assignment]
-    planned_gpu = gpu_to_plan_for(gpu, gpu_memory, planned_format)
+    planned_gpu = gpu_to_plan_for(gpu, planned_format)
 
     # The predictions, and what the images say where they are here.
     samples = samples_of(recipe)
@@ -133,14 +133,13 @@ def plan_for_gpu(recipe: Recipe, gpu_memory: str | None = None, precision: str |
                           tuple(enlarged_by(recipe, samples)))
 
 
-def gpu_to_plan_for(gpu: str | None, memory: str | None, precision: Format) -> PlannedGPU:
-    """Return the GPU that is meant by its name or its size, and by the size of its memory where that is another.
+def gpu_to_plan_for(gpu: str | None, precision: Format) -> PlannedGPU:
+    """Return the GPU that is meant by its name or the size of its memory; None: the one there is, if there is one.
 
-    None for both: the GPU there is, if there is one. Raises `UsageError`.
+    Raises `UsageError`.
     """
     # Its memory.
-    size, named = (None, None) if gpu is None else size_and_gpu(gpu)
-    memory = memory or size
+    memory, named = (None, None) if gpu is None else size_and_gpu(gpu)
     device = torch.device("cuda") if torch.cuda.is_available() else None
     if memory is not None:
         budget: int | None = budget_of(memory)
@@ -152,7 +151,8 @@ def gpu_to_plan_for(gpu: str | None, memory: str | None, precision: Format) -> P
         speed = published(named, precision) if named else measured(device, precision)  # type: ignore[arg-type]
         return PlannedGPU(budget, memory, speed, speed.of)
     speed = assumed("cuda", precision, num_bytes(memory) if memory else None)
-    return PlannedGPU(budget, memory, speed, f"at the speed of the {speed.of}: no GPU is named (--gpu names one)")
+    return PlannedGPU(budget, memory, speed, f"at the speed of the {speed.of}; --gpu with a name, such as \"RTX 4090\", "
+                                             "gives that of another")
 
 
 def samples_of(recipe: Recipe) -> Samples | None:

@@ -1,0 +1,88 @@
+"""How long a training will still take: as predicted, times how much longer than predicted it has taken so far.
+
+The mean speed so far says little where stages differ in size: the last one often takes most of the time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from translate.evaluation.schedule import Schedule
+from translate.recipe import Recipe
+from translate.training.hours import Pace
+
+STEPS_OF_BEFORE = 5  # the steps of a stage that count for as much as what the stage before it has shown
+
+
+class TimeLeft:
+    """The seconds that are left of a training: of its steps, and of the evaluations of held-out images that follow."""
+
+    def __init__(self, recipe: Recipe, schedule: Schedule | None):
+        """`schedule` is that of the evaluations; None: there are none."""
+        self.recipe, self.schedule = recipe, schedule
+        self._stage, self._paces = 0, dict[int, Pace]()
+        self._before: float | None = None  # measured by predicted time of the stages before
+        self._measured = self._predicted = 0.0  # seconds of this stage's steps, but the first
+        self._last: tuple[float, int] | None = None  # when a step ended, and how many images the stage had seen
+        self._scoring = 0.0  # seconds since then that were no work of a step
+        self._pixel_seconds: float | None = None  # of the last evaluation
+        self._scored = set[int]()  # stages in which this process has scored
+
+    def begin_stage(self, number: int, paces: Sequence[Pace]) -> None:
+        """Begin stage `number`, or go on with it; `paces` are predicted, of it and of those that follow."""
+        self._before, self._stage = self.factor, number
+        self._paces = dict(enumerate(paces, number))
+        self._measured = self._predicted = self._scoring = 0.0
+        self._last = None
+
+    def scored(self, seconds: float) -> None:
+        """Count an evaluation, with all that was done because of it."""
+        assert self.schedule is not None
+        pixels = self.schedule.pixels[self._stage]
+        pixels += self.schedule.once[self._stage] * (self._stage not in self._scored)
+        self._scored.add(self._stage)
+        self._pixel_seconds = seconds / max(pixels, 1.0)
+        self._scoring += seconds
+
+    def advanced(self, stage_images: int) -> None:
+        """Count a step, after which the stage has seen so many images. The first one is not: it starts up much."""
+        now = time.monotonic()
+        if self._last is not None and stage_images > self._last[1]:  # less of it where the training went back
+            then, images = self._last
+            self._measured += now - then - self._scoring
+            self._predicted += (stage_images - images) * self._paces[self._stage].seconds
+        self._last, self._scoring = (now, stage_images), 0.0
+
+    @property
+    def factor(self) -> float | None:
+        """Return how many times as long as predicted steps take; None before there are any."""
+        measured, predicted = self._measured, self._predicted
+        if self._before is not None:
+            stage = self.recipe.stages[self._stage]
+            weight = STEPS_OF_BEFORE * stage.batch_size * self._paces[self._stage].seconds
+            measured, predicted = measured + self._before * weight, predicted + weight
+        return measured / predicted if predicted > 0 else None
+
+    def seconds(self, images: int, stage_images: int) -> float | None:
+        """Return the seconds left after `images` of the run, `stage_images` of the stage; None: nothing is known yet.
+        """
+        factor = self.factor
+        if factor is None:
+            return None
+        steps = sum(self.recipe.stages[number].images * pace.seconds for number, pace in self._paces.items())
+        steps -= stage_images * self._paces[self._stage].seconds
+        return factor * steps + self._scoring_ahead(images, factor)
+
+    def _scoring_ahead(self, images: int, factor: float) -> float:
+        """Return the seconds of the evaluations that follow: by the last one, before there is one by training steps."""
+        if self.schedule is None:
+            return 0.0
+        total = 0.0
+        for number, pixels in self.schedule.ahead(self.recipe, images):
+            a_pixel = self._pixel_seconds
+            if a_pixel is None:
+                a_pixel = factor * self._paces[number].step_seconds / math.prod(self.recipe.stages[number].size)
+            total += a_pixel * pixels
+        return total

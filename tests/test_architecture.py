@@ -1,4 +1,4 @@
-"""The house stays as the README draws it: floors, no cycles, one place that prints, a tree that is true."""
+"""The house stays as it is drawn: floors, no cycles, one place that prints, trees that are true."""
 
 from __future__ import annotations
 
@@ -117,10 +117,10 @@ def test_recipes_and_datasets_hold_no_python() -> None:
     assert not list((ROOT / "datasets").rglob("*.py")) and not list((ROOT / "recipes").rglob("*.py"))
 
 
-def test_the_readmes_tree_is_the_real_tree() -> None:
+def test_the_tree_of_the_house_is_the_real_tree() -> None:
     """One line a file of the package; folders, with their files."""
-    readme = (ROOT / "README.md").read_text()
-    block = readme[readme.index("\ntranslate/\n"):]
+    page = (ROOT / "docs" / "house.md").read_text()
+    block = page[page.index("\ntranslate/\n"):]
     block = block[:block.index("```")]
     drawn, folders = set(), list[str]()
     for line in block.splitlines():
@@ -134,7 +134,15 @@ def test_the_readmes_tree_is_the_real_tree() -> None:
             drawn.add("".join([*folders, name]))
     real = {str(path.relative_to(PACKAGE)) for path in modules()
             if path.name != "__init__.py" or path.parent == PACKAGE}
-    assert drawn == real, f"not in the README: {sorted(real - drawn)}; only there: {sorted(drawn - real)}"
+    assert drawn == real, f"not in docs/house.md: {sorted(real - drawn)}; only there: {sorted(drawn - real)}"
+
+
+def test_the_readme_names_every_wing_as_the_house_does() -> None:
+    def wings(page: str) -> dict[str, str]:
+        return dict(re.findall(r"^  (\w+)/ +(.*)$", (ROOT / page).read_text(), re.MULTILINE))
+
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file() or any(path.glob("*.css"))}
+    assert wings("README.md") == wings("docs/house.md") and set(wings("README.md")) == folders
 
 
 def test_every_top_level_entry_is_in_the_readme() -> None:

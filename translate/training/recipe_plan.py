@@ -151,8 +151,8 @@ def gpu_to_plan_for(gpu: str | None, precision: Format) -> PlannedGPU:
         speed = published(named, precision) if named else measured(device, precision)  # type: ignore[arg-type]
         return PlannedGPU(budget, memory, speed, speed.of)
     speed = assumed("cuda", precision, num_bytes(memory) if memory else None)
-    return PlannedGPU(budget, memory, speed, f"at the speed of the {speed.of}; --gpu with a name, such as \"RTX 4090\", "
-                                             "gives that of another")
+    whose = f"at the speed of the {speed.of}; --gpu with a name, such as \"RTX 4090\", gives that of another"
+    return PlannedGPU(budget, memory, speed, whose)
 
 
 def samples_of(recipe: Recipe) -> Samples | None:

@@ -276,12 +276,11 @@ class Draft:
                  f"{format_bytes(found.peak_bytes)}, {format_speed(1 / found.seconds)}"
                  for stage, found in zip(recipe.stages, predicted, strict=True)]
         seconds = sum(stage.images * found.seconds for stage, found in zip(recipe.stages, predicted, strict=True))
-        named = f"--gpu {shlex.quote(gpu or self.gpu)}"
         run, blocks = f"runs/{self.name}", " --set translator.generator.blocks=2" * ("blocks:" in self.body)
         comments = [
             f"{self.heading()}, at {self.crop} px on a GPU of {self.gpu}.",
             f"Check:    translate data check {name}      every pixel; this recipe has looked at headers alone",
-            f"Memory:   translate plan {name} {named}",
+            f"Memory:   translate plan {name} --gpu {shlex.quote(gpu or self.gpu)}",
             *(f"            {need}" for need in dict.fromkeys(needs)),
             f"Try:      translate train {name} --run {run}-try --set '{self.quick_stages()}' "
             f"--set translator.generator.width=16{blocks} --set translator.discriminator.width=16 "

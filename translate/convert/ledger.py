@@ -38,25 +38,30 @@ from translate.foreign import MAX_COUNT, SHA256, Count, each_line, one_of_lines,
 LEDGER = f"{LEDGERS}.jsonl"
 SECONDS_UNTIL_SEEN = 65.0  # until what another machine has written shows here: NFS keeps what it knows up to 60 s
 SECONDS_BETWEEN_LOOKS = 1.0
-LINE_BYTES = 512  # few lines are longer
+BLOCK_BYTES = 2**14  # read of a ledger at once: the lines of files that were done one after the other
 MOST_OPEN = 64  # ledgers at once
 
 
-class Row(TypedDict, total=False):
-    """A line of a ledger. One that is none is left out: what it was about is translated again."""
+class Placed(TypedDict, total=False):
+    """What of a line decides whether it counts: alone read of each of millions of lines."""
 
     __pydantic_config__ = ConfigDict(extra="ignore", strict=True)  # type: ignore[misc]
 
     path: Required[str]
     status: Required[Literal["started", "done", "failed"]]
     output: str | None
+    run: Count
+
+
+class Row(Placed, total=False):
+    """A line of a ledger. One that is none is left out: what it was about is translated again."""
+
     key: str | None
     pixels: Count | None
     sha256: SHA256 | None
     size: Count | None
     mtime_ns: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
     note: str | None
-    run: Count
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Rows:
         self._places: dict[int, int] = {}  # by the hash of the path: run, done?; ledger and byte; is the output ours?
         self._outputs: set[int] = set()  # the hashes of what we have written under another name than that of its input
 
-    def add(self, row: Row, ledger: int, start: int) -> None:
+    def add(self, row: Placed, ledger: int, start: int) -> None:
         """Take in the row that stands in that ledger from that byte on."""
         path, status, output, run = row["path"], row["status"], row.get("output"), row.get("run", 0)
         name = hash(path)
@@ -137,6 +142,7 @@ class Ledger:
         # What all processes of earlier runs have written.
         self.damaged: set[str] = set()  # the paths whose outputs were changed after they were written
         self._folder, self._shard = folder, shard
+        self._shape: type[Placed] = Placed  # what each line is held to
         self._own: Held | None = None
         self._lock = threading.RLock()
         self._seen_late = SECONDS_UNTIL_SEEN if folder is not None and files.is_shared(folder) else 0.0
@@ -148,6 +154,7 @@ class Ledger:
         self._rows, self._ends = Rows(), dict[Path, int]()  # and up to which byte each ledger was read
         self._paths: list[Path] = []  # of the ledgers, by number
         self._open: dict[int, BufferedReader] = {}  # some of them
+        self._blocks: dict[int, tuple[int, bytes]] = {}  # what was last read of each of these, and from which byte on
 
     @property
     def path(self) -> Path | None:
@@ -200,7 +207,7 @@ class Ledger:
             self._ends[path] = 0
         number, add = self._paths.index(path), self._rows.add
         try:
-            for begins, ends, row in each_line(path, Row, start):
+            for begins, ends, row in each_line(path, self._shape, start):
                 if row is not None:
                     add(row, number, begins)
                 self._ends[path] = ends
@@ -216,7 +223,17 @@ class Ledger:
         """Return what others rely on of the entry of a path that counts."""
         line = self._line(path)
         row: Row | None = one_of_lines(line, Row) if line else None
-        return row if row is not None and row["path"] == path else None  # not another's with the same hash
+        if row is not None:
+            return row if row["path"] == path else None  # another's with the same hash
+
+        # A line that counts turns out to be none: from here on, whole lines decide, of which an earlier one counts.
+        if line and self._shape is Placed:
+            with self._lock:
+                self._shape = Row
+                self._forget()
+            self.look_again()
+            return self.last_row(path)
+        return None
 
     def _line(self, path: str) -> bytes:
         """Return the line of the entry of a path that counts, or of one with the same hash."""
@@ -230,17 +247,23 @@ class Ledger:
 
     def _line_at(self, ledger: int, start: int) -> bytes:
         """Return the line that stands in a ledger from a byte on. Raises `OSError`."""
+        # Of the block that was last read, where it holds the whole line: lines never change.
+        first, block = self._blocks.get(ledger, (0, b""))
+        if first <= start and (end := block.find(b"\n", start - first)) >= 0:
+            return block[start - first:end]
+
         if ledger not in self._open:
             if len(self._open) == MOST_OPEN:
                 self._close_all()
             self._open[ledger] = opened(self._paths[ledger])
-        content = os.pread(self._open[ledger].fileno(), LINE_BYTES, start)
-        if not content:  # the name leads to a longer copy since: `files.unshare`
+        block = os.pread(self._open[ledger].fileno(), BLOCK_BYTES, start)
+        if not block:  # the name leads to a longer copy since: `files.unshare`
             self._open.pop(ledger).close()
             self._open[ledger] = opened(self._paths[ledger])
-            content = os.pread(self._open[ledger].fileno(), LINE_BYTES, start)
-        line, _, rest = content.partition(b"\n")
-        if rest or len(line) < LINE_BYTES:
+            block = os.pread(self._open[ledger].fileno(), BLOCK_BYTES, start)
+        self._blocks[ledger] = start, block
+        line, end_of_line, _ = block.partition(b"\n")
+        if end_of_line or len(block) < BLOCK_BYTES:
             return line
         self._open[ledger].seek(start)
         return self._open[ledger].readline()
@@ -248,7 +271,7 @@ class Ledger:
     def _close_all(self) -> None:
         for file in self._open.values():
             file.close()
-        self._open = {}
+        self._open, self._blocks = {}, {}
 
     def key_of(self, job: Job, verify: bool = False, note: bool = True) -> str | None:
         """Return the key of the job's output, where it is done and is still what was written.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from translate.available_memory import num_processes_here
 from translate.convert.jobs import Shard
 from translate.convert.sharding import choose_shard, shard_of
 from translate.errors import UsageError
+from translate.launcher import NAMES, check_launcher
+from translate.precision import choose_device
 
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "10",
          "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_STEP": "3", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
@@ -56,10 +59,19 @@ def test_what_tells_no_part_is_named(variables: dict[str, str], named: str) -> N
     assert named in str(raised.value) and raised.value.advice
 
 
-@pytest.mark.parametrize("rank", [None, ""])
+@pytest.mark.parametrize("rank", [None, "", "north", "-1"])
 def test_a_number_of_processes_without_a_rank_is_no_launcher(rank: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
     assert choose_shard(None) is None and choose_shard("2/3") == Shard(2, 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variable_that_no_launcher_sets_is_named_before_libraries_take_it(name: str, monkeypatch: pytest.MonkeyPatch,
+                                                                            ) -> None:
+    monkeypatch.setenv(name, "north")
+    with pytest.raises(UsageError, match=f"{name}=north .* a launcher"):
+        check_launcher()
+    assert choose_device("auto") and num_processes_here(3) == 3

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
+from translate.launcher import launched
 from translate.sizes import format_bytes
 
 SHARE = 0.7  # of what is left; the rest is for other programs, and for what no forecast knows of
@@ -128,7 +128,7 @@ def give_back_freed() -> None:
 
 def num_processes_here(otherwise: int = 1) -> int:
     """Return how many processes of one launcher share this machine, as it tells; `otherwise` without a launcher."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", otherwise))
+    return launched("LOCAL_WORLD_SIZE", otherwise)
 
 
 def give_back_what_will_be_freed() -> None:

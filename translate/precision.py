@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Protocol
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from translate.errors import UsageError
+from translate.launcher import launched
 
 Format = Literal["fp32", "bf16", "fp16"]
 
@@ -114,7 +114,7 @@ def choose_device(asked: str) -> torch.device:
     if asked == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        return torch.device("cuda", launched("LOCAL_RANK", 0) % torch.cuda.device_count())
     try:
         device = torch.device(asked)
         torch.empty(0, device=device)

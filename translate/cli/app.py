@@ -27,6 +27,7 @@ from translate.cli import (
     training,
 )
 from translate.errors import Stopped, TranslateError, UsageError
+from translate.launcher import launched
 from translate.signals import ending_once_stopped
 
 # Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
@@ -108,7 +109,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 def main() -> None:
     """Run the command that was typed; turn an error of ours into its message and exit code."""
     console.speak_any_encoding()
-    console.out.quiet = os.environ.get("RANK", "0") != "0"  # of the processes a launcher starts, only the first speaks
+    console.out.quiet = launched("RANK", 0) > 0  # of the processes a launcher starts, only the first speaks
     try:
         with ending_once_stopped():
             app()

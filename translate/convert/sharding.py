@@ -17,6 +17,7 @@ from torch import distributed
 from translate.convert import Summary
 from translate.convert.jobs import Shard
 from translate.errors import UsageError
+from translate.launcher import launched
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,14 @@ def choose_shard(asked: str | None) -> Shard | None:
     if asked == "auto":
         return shard_of(os.environ)
     # Job scripts set WORLD_SIZE for programs of their own; a launcher's process has a RANK too
-    num = int(os.environ.get("WORLD_SIZE") or 1) if os.environ.get("RANK") else 1
+    rank = launched("RANK", -1)
+    num = launched("WORLD_SIZE", 1) if rank >= 0 else 1
     if asked is not None and num > 1:
         raise UsageError(f"--shard {asked}: the {num} processes of the launcher share the files by themselves; leave "
                          "it out")
     if asked is not None:
         return Shard.parse(asked)
-    return Shard(int(os.environ["RANK"]) + 1, num) if num > 1 else None
+    return Shard(rank + 1, num) if num > 1 else None
 
 
 def shard_of(environment: Mapping[str, str]) -> Shard:
@@ -104,7 +106,7 @@ def add_up(summary: Summary) -> Summary:
 
     One that a signal has stopped does not wait and returns its own summary: the others may be gone.
     """
-    if summary.stopped or not distributed.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+    if summary.stopped or not distributed.is_torchelastic_launched() or launched("WORLD_SIZE", 1) == 1:
         return summary
     distributed.init_process_group("gloo", timeout=timedelta(days=30))
     try:

@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from translate.errors import TranslateError, UsageError
+from translate.launcher import check_launcher
 from translate.networks.statistics import has_batch_norm
 from translate.precision import choose_precision
 from translate.recipe import Recipe
@@ -21,6 +22,8 @@ Made = TypeVar("Made")
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
     """Return Accelerate's part: the device, the processes, the gradient scaler of fp16, and the trackers."""
+    check_launcher()
+
     # cpu=True makes Accelerate join torchrun's processes. Without it each process of a CPU would train alone.
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     state = PartialState(cpu=cpu)

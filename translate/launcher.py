@@ -1,0 +1,35 @@
+"""What a launcher such as torchrun tells each of its processes, by environment variables.
+
+    RANK, WORLD_SIZE               which of how many it is
+    LOCAL_RANK, LOCAL_WORLD_SIZE   the same among those of its machine
+
+Job scripts have variables of these names for ends of their own: one that holds no whole number is no launcher's.
+"""
+
+from __future__ import annotations
+
+import os
+
+from translate.errors import UsageError, visible
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+def launched(name: str, otherwise: int) -> int:
+    """Return the number that a launcher has set, at least 0; `otherwise` where there is no launcher."""
+    number = _number(os.environ.get(name, ""))
+    return otherwise if number is None else number
+
+
+def check_launcher() -> None:
+    """Raise `UsageError`, which names the variable, where one holds what no launcher sets: libraries take it as theirs.
+    """
+    for name in NAMES:
+        value = os.environ.get(name, "0")
+        if _number(value) is None:
+            raise UsageError(f"{name}={visible(value)} in the environment: expected the whole number that a launcher "
+                             "sets", advice=f"unset {name}, or start the processes with torchrun")
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else None

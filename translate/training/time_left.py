@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from translate.evaluation.schedule import Schedule
+from translate.evaluation.schedule import PIXEL_SCORED, Schedule
 from translate.recipe import Recipe
 from translate.training.hours import Pace
 
@@ -76,13 +76,14 @@ class TimeLeft:
         return factor * steps + self._scoring_ahead(images, factor)
 
     def _scoring_ahead(self, images: int, factor: float) -> float:
-        """Return the seconds of the evaluations that follow: by the last one, before there is one by training steps."""
+        """Return the seconds of the evaluations that follow: by the last one; before there is one, by the steps."""
         if self.schedule is None:
             return 0.0
         total = 0.0
         for number, pixels in self.schedule.ahead(self.recipe, images):
             a_pixel = self._pixel_seconds
             if a_pixel is None:
-                a_pixel = factor * self._paces[number].step_seconds / math.prod(self.recipe.stages[number].size)
+                step_pixel = self._paces[number].step_seconds / math.prod(self.recipe.stages[number].size)
+                a_pixel = factor * PIXEL_SCORED * step_pixel
             total += a_pixel * pixels
         return total

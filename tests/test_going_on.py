@@ -102,8 +102,8 @@ def test_scoring_that_will_take_long_is_said_before(shared_pairs: Path, tmp_path
         raise Interrupted
 
     # 6 images of 40×44 px as they are shown and of 72×80 in their own size, for every 10 of 40×40 px
-    assert said_at(10, 20) == ["scoring may take about 0.3 times as long as all of the training: fewer images with --set "
-                               "evaluate.images=N, none with --set every.evaluate=null"]
+    assert said_at(10, 20) == ["scoring may take about 0.3 times as long as all of the training: fewer images with "
+                               "--set evaluate.images=N, none with --set every.evaluate=null"]
     assert said_at(1000, 1000) == []
 
 

@@ -207,7 +207,7 @@ class Draft:
                 f"stages:                     # from small to full; images: how many are shown, with repeats\n{rows}"
                 f"every: {{log: 100, sample: {min(2_000, total // 20)}, checkpoint: {min(5_000, total // 10)}}}"
                 "   # in images\n"
-                "evaluate: {images: 64}      # held-out ones at most; scored as often as takes 5 % of the time\n")
+                "evaluate: {images: 64}      # held-out ones at most; scoring takes 5 % of the time at most\n")
 
     def translator(self, smallest: int) -> str:
         """Return the translator as YAML, for stages of `smallest` px and more."""

@@ -201,6 +201,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stamp(path: Path) -> list[int] | None:
+    """Return the size of a file and when it was written, which tell without reading it whether it is the same.
+
+    None where there is none.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
 _checksums: dict[tuple[int, int, int, int], str] = {}
 
 

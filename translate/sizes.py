@@ -1,4 +1,4 @@
-"""Sizes of memory as text, read from what people write and written for people; speeds and durations."""
+"""Numbers as text for people: sizes of memory (read from what they write, too), speeds, durations, counts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def num_bytes(size: int | str) -> int:
     if number > 0:
         return number
     raise UsageError(f"{size!r} is not a size of memory; write it as 800MB, 4GB or 4GiB")
+
+
+def plural(number: int, what: str) -> str:
+    """Return a number with what it counts: 1 image, 2 images."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def format_bytes(size: float) -> str:

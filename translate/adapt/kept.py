@@ -130,8 +130,4 @@ def first_changed(expected: Iterable[tuple[Path, str | None]]) -> Path | None:
 
 def stamp(path: Path) -> list[Any]:
     """Return what tells whether a file is the same without reading it; of one that is not there, its name alone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return [str(path)]
-    return [str(path), status.st_size, status.st_mtime_ns]
+    return [str(path), *(files.stamp(path) or ())]

@@ -13,6 +13,7 @@ from translate.cli.console import say, say_entry
 from translate.cli.options import kind_of_data, one_of
 from translate.cli.progress import Display
 from translate.errors import DataError, UsageError, visible
+from translate.sizes import plural
 
 if TYPE_CHECKING:
     from translate.data.check import Finding
@@ -102,7 +103,7 @@ def check(
     for line in finding_lines(findings):
         say(line)
     counts = count_severities(findings)
-    say(", ".join(f"{number} {severity}{'' if number == 1 else 's'}" for severity, number in counts.items()))
+    say(", ".join(plural(number, severity) for severity, number in counts.items()))
     raise typer.Exit(5 if counts["error"] else 0)
 
 

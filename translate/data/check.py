@@ -27,6 +27,7 @@ from translate.images.decoding import decode, inspect, read_content
 from translate.images.listing import no_files_beside
 from translate.images.reading import ImageConfig, fit
 from translate.images.resampling import target_shape
+from translate.sizes import plural
 
 Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
 SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
@@ -313,7 +314,7 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
         yield Finding(path, "warning", "is CMYK, and is converted to sRGB (by its colour profile, where it has one)",
                       "convert it yourself to choose how")
     elif info.channels != wanted.channels:
-        yield Finding(path, "warning", f"has {info.channels} channel{'s' * (info.channels > 1)} ({info.mode}); the "
+        yield Finding(path, "warning", f"has {plural(info.channels, 'channel')} ({info.mode}); the "
                       f"recipe declares {wanted.channels}", advice)
     elif info.bits != wanted.bits and wanted.value_range is None:
         yield Finding(path, "warning", f"has {info.bits} bits a sample; the recipe declares {wanted.bits}", advice)

@@ -14,6 +14,7 @@ from translate.data.scale import HeightWidth, thinned
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
 from translate.images.pictures import ImageInfo
+from translate.sizes import plural
 
 FEW = 100  # images of a side that are trained on; fewer are said to be few
 NUM_VALUES_READ = 5  # files of more than 8 bits that are decoded all the same, to know which values they use
@@ -139,8 +140,3 @@ def _range_of(files: Sequence[Path], whole: bool) -> list[float] | None:
     if -1 <= low < 0 and high <= 1:
         return None
     return [0, 1] if low >= 0 and high <= 1 else [low, max(high, low + 1)]
-
-
-def plural(number: int, what: str) -> str:
-    """Return a number with what it counts: 1 image, 2 images."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from translate.data.headers import plural
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES
+from translate.sizes import plural
 
 ENOUGH_FOR_SHARES = 50  # images; precision and recall of fewer are mostly 0 or 1, whatever they show
 NEED_MANY = ("precision", "recall")

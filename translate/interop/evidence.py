@@ -31,6 +31,7 @@ from translate.networks import (
 )
 from translate.networks.growing import extend
 from translate.networks.layers import Norm, Upsample
+from translate.sizes import plural
 
 State = dict[str, Tensor]
 LOAD_AND_CROP = (286, 256)  # px: the short side that pix2pix, CycleGAN and CUT load images at by default, and the crop
@@ -130,7 +131,7 @@ def identify_discriminator(state: State) -> FoundDiscriminator:
                 width=len(first), norm=_norm(state, "net.2.bias")), first.shape[1])
         if convolutions[:1] == ["model.0.weight"] and first.shape[2:] == (4, 4):
             layers = len(convolutions) - 2
-            source = f"a PatchGAN of pix2pix, CycleGAN and CUT with {layers} strided layer{'s' * (layers > 1)}"
+            source = f"a PatchGAN of pix2pix, CycleGAN and CUT with {plural(layers, 'strided layer')}"
             return FoundDiscriminator(source, PatchGANConfig(
                 width=len(first), layers=layers, norm=_norm(state, "model.2.bias")), first.shape[1])
     except pydantic.ValidationError as error:
@@ -184,7 +185,7 @@ def _coarse_to_fine(state: State, choices: Choices) -> Found:
     if ends.config["width"] % 2**levels:
         raise NotKnown(f"looks like pix2pixHD's generator, but {ends.config['width']} channels cannot be halved "
                        f"{levels} times")
-    source = f"pix2pixHD's generator with {levels} local enhancer{'s' * (levels > 1)}"
+    source = f"pix2pixHD's generator with {plural(levels, 'local enhancer')}"
     side = HD_SIDE * 2**levels
     return Found(source, CoarseToFineConfig(**ends.config, fine_blocks=len(blocks)), ends.in_channels, out_channels,
                  ends.layout, "pix2pix", (side, side), levels, ends.notes)

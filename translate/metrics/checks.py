@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from translate.errors import DataError
+from translate.sizes import plural
 
 TOLERANCE = 1e-3  # how far values may lie outside [-1, 1]: half precision rounds, and so do resampling filters
 
@@ -33,4 +34,4 @@ def check_pair(image: Tensor, truth: Tensor) -> None:
 
 def _size(image: Tensor) -> str:
     *_, channels, height, width = image.shape
-    return f"{width}×{height} px of {channels} channel{'s' * (channels != 1)}"
+    return f"{width}×{height} px of {plural(channels, 'channel')}"

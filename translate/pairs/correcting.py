@@ -144,7 +144,7 @@ class _Copy:
         key = " ".join([str(files.checksum(pair.a)), str(files.checksum(pair.b)), self.model, self.move, self.edges])
         row = self.done.get(name)
         if row is not None and row["key"] == key and all(
-                self._stamp(self.out / path) == stamp for path, stamp in row["outputs"].items()):
+                files.stamp(self.out / path) == stamp for path, stamp in row["outputs"].items()):
             summary.already += 1
             return
 
@@ -171,7 +171,7 @@ class _Copy:
 
         # Write the images, or copy their files; then the line that says that they are there
         written = self._write(pair, correction.images) if correction is not None else self._copied(pair)
-        record["outputs"] = {path.relative_to(self.out).as_posix(): self._stamp(path) for path in written}
+        record["outputs"] = {path.relative_to(self.out).as_posix(): files.stamp(path) for path in written}
         self.done[name] = record
         if row is not None:
             self._remove(set(row["outputs"]).difference(*(each["outputs"] for each in self.done.values())))
@@ -270,15 +270,6 @@ class _Copy:
             if path.parent.resolve().is_relative_to(self.out.resolve()):  # whatever the ledger says
                 with files.as_disk_errors(path):
                     path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _stamp(path: Path) -> list[int] | None:
-        """Return the size of a file and when it was written; None where there is none."""
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        return [status.st_size, status.st_mtime_ns]
 
 
 @dataclass(frozen=True)

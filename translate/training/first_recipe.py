@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from translate.data.headers import FEW, Headers, look_at, plural
+from translate.data.headers import FEW, Headers, look_at
 from translate.data.layout import LayoutConfig
 from translate.data.recognising import Kind, read_as
 from translate.data.scale import differ
@@ -26,7 +26,7 @@ from translate.metrics.features import hint_at_features
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.schema import read_yaml, validate
-from translate.sizes import format_bytes, format_duration, format_speed
+from translate.sizes import format_bytes, format_duration, format_speed, plural
 from translate.training.plan import Prediction, choose
 from translate.training.recipe_plan import PlannedGPU, gpu_to_plan_for
 

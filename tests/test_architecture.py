@@ -117,6 +117,12 @@ def test_recipes_and_datasets_hold_no_python() -> None:
     assert not list((ROOT / "datasets").rglob("*.py")) and not list((ROOT / "recipes").rglob("*.py"))
 
 
+def test_the_floors_of_the_house_are_those_that_are_held() -> None:
+    page = (ROOT / "docs" / "house.md").read_text()
+    drawn = page.split("```floors\n")[1].split("\n```")[0].splitlines()
+    assert drawn[0] == "the bolts" and [line.split() for line in drawn[1:]] == FLOORS[1:-1]
+
+
 def test_the_tree_of_the_house_is_the_real_tree() -> None:
     """One line a file of the package; folders, with their files."""
     page = (ROOT / "docs" / "house.md").read_text()

@@ -9,7 +9,7 @@ what its multiplications and its bytes must take at the speed that is published 
 reached of it (translate/training/gpus.py). What there is no time for is left out and said. Without a GPU the floors are
 those of an H200, and nothing is measured.
 
-The newest run stands first on the page, and those before it stay.
+The newest measured run stands first on the page, and those before it stay; floors alone come last.
 """
 
 from __future__ import annotations
@@ -349,9 +349,10 @@ def page(heading: str, parts: list[str], place: Path) -> str:
     """The page: this run, and the runs before it that were measured, as they stood there."""
     earlier = [f"## {section.strip()}" for section in sections(place)
                if not section.startswith(heading) and NO_GPU not in section.splitlines()[0]]
-    opening = ("# Benchmarks\n\nWritten by `tools/bench.py`, run by run; the newest stands first. Every stage of the "
-               "recipes for 2000×2000 px on a GPU: [benchmarks-recipes.md](benchmarks-recipes.md).")
-    return "\n\n".join([opening, f"## {heading}", *parts, *earlier]) + "\n"
+    opening = ("# Benchmarks\n\nWritten by `tools/bench.py`, run by run; the newest measured one stands first. Every "
+               "stage of the recipes for 2000×2000 px on a GPU: [benchmarks-recipes.md](benchmarks-recipes.md).")
+    now = "\n\n".join([f"## {heading}", *parts])
+    return "\n\n".join([opening, *([*earlier, now] if NO_GPU in heading else [now, *earlier])]) + "\n"
 
 
 def sections(place: Path) -> Iterator[str]:

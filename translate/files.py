@@ -43,7 +43,7 @@ class Written:
     sha256: str = ""
 
     def note(self, file: BinaryIO) -> None:
-        """Take down what a file is that is whole and on the disk."""
+        """Record size, time and hash of a file that is finished, and on the disk."""
         file.seek(0)
         self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         status = os.fstat(file.fileno())
@@ -84,7 +84,7 @@ def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
         temporary = path.with_name(f"{temporary_start(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
         file = temporary.open("xb+")
         fcntl.flock(file, fcntl.LOCK_EX)
-        if temporary.exists():  # not taken for a leftover before it was held
+        if temporary.exists():  # nobody has removed it as a leftover before it was locked
             return temporary, file
         file.close()
 
@@ -92,8 +92,9 @@ def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
 def remove_left_behind(temporary: Path) -> None:
     """Remove a temporary file of `replacing` where it is that of a process that was killed.
 
-    Its name tells which process that was, and one of this number may run in another container or on another machine. So
-    nobody may hold it either, which the disk tells to all who share it. Raises `OSError` where somebody does.
+    Its name tells the number of that process. Another one may have the same number in another container or on another
+    machine, so the file's lock is asked as well, which holds for all who share the disk. Raises `OSError` where
+    somebody has it.
     """
     name = re.fullmatch(re.escape(TEMPORARY) + r"[0-9a-f]{12}-(\d{1,10})(-[0-9a-f]{8})?", temporary.name)
     if name is not None and (int(name[1]) == os.getpid() or not _is_running(int(name[1]))):

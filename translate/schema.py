@@ -34,7 +34,7 @@ class Config(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _numbers_are_numbers(cls, document: Any) -> Any:
-        """Accept `1e3` as a whole number, which pydantic does not; refuse `true` as a number, which it takes as 1."""
+        """Accept `1e3` as a whole number and refuse `true` as a number: pydantic does neither."""
         if not isinstance(document, Mapping):
             return document
         return {name: _number(value, set(leaves(cls.model_fields[name].annotation)))
@@ -103,7 +103,7 @@ def validate(model: type[Model], document: Any, source: str | Callable[[str], st
 
 
 def read_document(path: Path, advice: str) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds. `advice` says what to do when there is no such file."""
+    """Return the mapping that a YAML file holds. `advice` says what to do where it cannot be read."""
     try:
         with path.open("rb") as file:  # which may be endless
             text = file.read(MAX_DOCUMENT_BYTES + 1)

@@ -5,8 +5,12 @@ was made from, and is compared with what it would be made from now; the rest is 
 
     checked.json        labels and images that were found good
     task.json           a task network (in judge/ and in task/)
-    consistency.json    the task network that the translators have begun with: a copy of its record
+    matched.json        source images that were made to look like the target without a translator
     preservation.json   an adapted set, and what the judge says of it
+
+Three other things tell for themselves whether they are reused: translations by the ledger of the converter, translators
+by their run folders (`translate.adapt.translators`), rows of the table by what they were trained on
+(`translate.adapt.table`).
 """
 
 from __future__ import annotations

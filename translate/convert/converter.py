@@ -95,7 +95,7 @@ class Converter:
     def _workers_that_fit(self, jobs: Sequence[Job], decoders: Decoders) -> int:
         """Return how many workers there is room for, and say so where these are not all."""
         fitting = that_fit(self.options.workers, jobs, decoders,
-                                   lambda job: self._request(job, None, self._are_by_rows, math.inf), self.share)
+                           lambda job: self._request(job, None, self._are_by_rows, math.inf), self.share)
         if fitting.reason:
             self.warn(fitting.reason)
         self.share = self.share.shared_by(fitting.number)

@@ -8,8 +8,8 @@
 
 Processes that share a folder have a ledger each (`translate.convert.ledger_files`) and read all of them, again before
 an output counts as foreign: another one may have written it meanwhile. Entries are ordered by run number (`run`), not
-time: each run's is one more than the highest in the ledgers it has read. Within a run `done` counts before what another
-process has begun or failed: whether its output is still there, size, time and content tell.
+time: each run's is one more than the highest in the ledgers it has read. Within a run `done` outranks what another
+process has begun or failed, as the output itself is looked at later: its size, its time, its content.
 
 An output of another size or time than when it was written counts as done only where its content is still the same.
 """
@@ -43,7 +43,7 @@ MOST_OPEN = 64  # ledgers at once
 
 
 class Placed(TypedDict, total=False):
-    """What of a line decides whether it counts: alone read of each of millions of lines."""
+    """The fields that decide whether a line counts: the only ones parsed where all lines are read."""
 
     __pydantic_config__ = ConfigDict(extra="ignore", strict=True)  # type: ignore[misc]
 
@@ -97,13 +97,15 @@ class Entry:
 
 
 class Rows:
-    """Where the entry of each path stands that counts. Of a million paths it takes 110 MB, as their entries stay on the
-    disk.
+    """Where the line of each path stands that counts. A million take 110 MB, as the lines stay on the disk.
+
+    A place is one integer, from its lowest bit: 1 bit, whether the output of this name is ours; 40 bits, the line's
+    first byte; 24 bits, the number of the ledger; 1 bit, whether it is done; the run. The last two rank it.
     """
 
     def __init__(self) -> None:
         self.run = 0  # the highest
-        self._places: dict[int, int] = {}  # by the hash of the path: run, done?; ledger and byte; is the output ours?
+        self._places: dict[int, int] = {}  # by the hash of the path
         self._outputs: set[int] = set()  # the hashes of what we have written under another name than that of its input
 
     def add(self, row: Placed, ledger: int, start: int) -> None:
@@ -226,7 +228,7 @@ class Ledger:
         if row is not None:
             return row if row["path"] == path else None  # another's with the same hash
 
-        # A line that counts turns out to be none: from here on, whole lines decide, of which an earlier one counts.
+        # The line that counts is malformed: from here on whole lines are parsed, and an earlier one counts.
         if line and self._shape is Placed:
             with self._lock:
                 self._shape = Row

@@ -75,7 +75,7 @@ class Saving:
               strips: str | None = None) -> Entry:
         """Write the output of a picture, and both of its entries.
 
-        It is (H, W, C) as files hold it, or what waits for (C, H, W) in [-1, 1]. Raises `DiskError`.
+        `made` is (H, W, C) as files hold it, or a function that waits for (C, H, W) in [-1, 1]. Raises `DiskError`.
         """
         try:
             pixels = made if isinstance(made, np.ndarray) else to_file(made(), self.image_out)

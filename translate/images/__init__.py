@@ -10,9 +10,10 @@ whom:
     apart   decoder_process → decoding, row_readers                    the same in a process that a file may crash
     write   writing (whole files), sinks → tiffs (rows)                write_image(…), writing_pages(…) → sinks
 
-How is a TIFF read by rows? `pages.open_pages` asks `row_readers.open_file` for the file's pages; each has a
-`tiffs.TiffRowReader`, whose `read(start, stop)` decodes only the strips or tiles that these rows touch.
+How is a TIFF read by rows? `pages.open_pages` asks `row_readers.open_file` for the file's pages; one that lies upright
+has a `tiffs.TiffRowReader`, whose `read(start, stop)` decodes only the strips or tiles that these rows touch. One that
+lies on its side, or is compressed in a way that only Pillow knows, is decoded whole first.
 
-`tensors`, `pages` and `sinks` make tensors of arrays and back. The other files know nothing of torch, so that a process
-that only decodes is ready in a fraction of a second.
+`tensors`, `pages`, `resized` and `sinks` make tensors of arrays and back. The other files know nothing of torch, so
+that a process that only decodes is ready in a fraction of a second.
 """

@@ -9,7 +9,7 @@ gradient g that arrives, gathered from the places each pixel was mirrored to, an
 
     dβ = Σ g        dγ = Σ g·(z − µ)·r        dz = γ·r·(g − dβ/N − (z − µ)·r·dγ/N)
 
-where Σ runs over the N values that µ was taken of. Where µ and r are given as numbers (a norm in eval mode; strips, see
+where Σ runs over the N values that µ was taken of. Where µ and σ² are given (a norm in eval mode; strips, see
 `translate.networks.strips`), dz = γ·r·g.
 
 There are three ways to compute it, which give the same to rounding, and a device has one of them (`path_of`):

@@ -1,4 +1,6 @@
 """`translate.networks.normalised` by Triton's kernels (`kernels`), for cards of compute capability 8.0 or more.
+
+`spread` is what a norm divides by: the factor r where statistics are found of z, the variance σ² where they are given.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from translate.networks.normalised.form import Form
 
 BLOCK_PIXELS, BLOCK_CHANNELS = 64, 64  # of a tile: 4,096 numbers, 32 for each thread of four warps
 SPAN_PIXELS = 2048  # that one program sums, unless there would be more spans than MOST_SPANS
-MOST_SPANS = 256  # which one program then adds up
+MOST_SPANS = 256  # one program then sums all of them
 
 
 def works_on(device: torch.device) -> bool:
@@ -57,7 +59,7 @@ def backward(form: Form, given: tuple[Tensor, Tensor] | None, gradient: Tensor, 
         if form.norm == "found" or scale is not None:
             d_shift, d_scale = _sums(form, gradient, z, mean, spread, scale, shift, size)
         if dz.numel():
-            _find_gradient(form, gradient, z, dz, mean, spread, scale, shift, d_shift, d_scale)
+            _write_gradient(form, gradient, z, dz, mean, spread, scale, shift, d_shift, d_scale)
     return (dz, None, None) if scale is None else (dz, d_scale, d_shift)
 
 
@@ -123,7 +125,7 @@ def _sums(form: Form, gradient: Tensor, z: Tensor, mean: Any, spread: Any, scale
     return found[0], found[1]
 
 
-def _find_gradient(form: Form, gradient: Tensor, z: Tensor, dz: Tensor, mean: Tensor | None, spread: Tensor | None,
+def _write_gradient(form: Form, gradient: Tensor, z: Tensor, dz: Tensor, mean: Tensor | None, spread: Tensor | None,
                    scale: Tensor | None, shift: Tensor | None, d_shift: Tensor | None, d_scale: Tensor | None) -> None:
     from translate.networks.normalised import kernels
 

@@ -299,9 +299,11 @@ def classes_of(sampler: Sampler, classifier: nn.Module, num: int, psi: float | N
     drawn = torch.stack(list(sampler.sample(range(num), 0, asked, psi)))
     found = named(classifier, F.interpolate(drawn, size=28, mode="bilinear", antialias=True))
     shares = histogram(found, 10) / num
-    line: dict[str, Any] = {"samples": num, "shares": [round(share, 3) for share in shares.tolist()]}
+    line: dict[str, Any] = {"samples": num, "shares": [round(share, 3) for share in shares.tolist()],
+                            "deviation": float(drawn.std(0).mean())}
     if sampler.num_classes:
-        line["as asked"] = str(intervals.mean([float(one == other) for one, other in zip(found, asked, strict=True)]))
+        share = intervals.mean([float(one == other) for one, other in zip(found, asked, strict=True)])
+        line |= {"as asked": share.value, "interval": [share.low, share.high]}
     if sampler.num_values:
         values = sampler.config.draw(range(num), 0)[1][:, :sampler.num_values].argmax(1).numpy()
         counts = np.array([histogram(found[values == value], 10) for value in range(sampler.num_values)])

@@ -107,28 +107,28 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     crop = most = draft.largest_crop()
     while True:
         on_progress(0, 1, f"planning {crop} px")
-        stages = draft.stages(crop)
-        recipe = draft.recipe(stages)
-        predicted = [choose(recipe, stage, planned.budget, "fp16", speed=planned.speed) for stage in recipe.stages]
-        if all(predicted):
+        recipe, predicted = draft.recipe(draft.stages(crop)), list[Prediction]()
+        for stage in reversed(recipe.stages):  # the largest first: where it does not fit, no other need be predicted
+            found = choose(recipe, stage, planned.budget, "fp16", speed=planned.speed)
+            if found is None:
+                break
+            predicted.insert(0, found)
+        else:
             break
-        several = any(not found and stage.batch_size > 1
-                      for found, stage in zip(predicted, recipe.stages, strict=True))
-        if several:
+        if stage.batch_size > 1:
             draft.batches = False
         else:
             crop = draft.smaller_crop(crop)
         if crop < min(LEAST_PIXELS * 4, most):
-            raise DoesNotFit(f"no training of these networks fits a GPU of {card} "
-                             f"({format_bytes(planned.budget or 0)} usable)",
-                             advice="name a larger one with --gpu")
+            raise DoesNotFit(f"no training of these networks fits a GPU of {card} ({format_bytes(planned.budget or 0)} "
+                             "usable)", advice="name a larger one with --gpu")
     on_progress(1, 1, "")
     if kind is None and layout.paired and layout.labelling is None and samples.files_a != samples.files_b:
         draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
                            "number alike: --kind unpaired")
     draft.notes += [layout.otherwise] if kind is None and layout.otherwise else []
     lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
-    return FirstRecipe(draft.text(file, recipe, [each for each in predicted if each], planned, gpu), recipe, lines)
+    return FirstRecipe(draft.text(file, recipe, predicted, planned, gpu), recipe, lines)
 
 
 class Draft:

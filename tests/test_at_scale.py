@@ -15,7 +15,7 @@ import torch
 
 from tests.commands import call
 from tests.conversions import fill, noise, tiny_release
-from tests.runs import cyclegan_recipe
+from tests.runs import cyclegan_recipe, least_recipe
 from tests.steps import gradients, make_batch, step
 from translate.convert import convert
 from translate.convert.at_scale import ConversionPlan, plan_conversion
@@ -66,8 +66,8 @@ def test_what_is_read_by_rows_is_tried_and_what_cannot_be_converted_is_named(tmp
 
 def test_a_training_on_nodes_is_planned(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = cyclegan_recipe(shared_pairs, memory={"plan": "split"},
-                             stages=[{"resolution": 16, "images": 40, "batch_size": 2}])
+    recipe = least_recipe(shared_pairs, memory={"plan": "split"},
+                          stages=[{"resolution": 16, "images": 40, "batch_size": 2}])
     planned = plan_for_gpu(recipe, "8GB")
     one, two = (plan_nodes(recipe, planned, num) for num in (1, 2))
     mean = sum(path.stat().st_size for path in shared_pairs.glob("train*/*.png")) / 6
@@ -116,9 +116,9 @@ def test_gradients_and_checkpoints_have_the_bytes_of_real_ones(shared_pairs: Pat
 
 def test_what_is_not_known_of_a_training_is_left_out_by_name(tmp_path: Path) -> None:
     """Of images that are not here, and of a stage that fits no plan, without whose hours the whole has none."""
-    recipe = cyclegan_recipe(tmp_path / "elsewhere", memory={"plan": "split"}, stages=[
+    recipe = least_recipe(tmp_path / "elsewhere", memory={"plan": "split"}, stages=[
         {"resolution": 16, "images": 40, "batch_size": 2},
-        {"resolution": 256, "resize": 256, "images": 40, "batch_size": 2}])
+        {"resolution": 512, "resize": 512, "images": 40, "batch_size": 2}])
     planned = plan_for_gpu(recipe, "20MB")
     assert [stage.chosen is None for stage in planned.stages] == [False, True]
     plan = plan_nodes(recipe, planned, 2)

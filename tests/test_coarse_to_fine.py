@@ -150,7 +150,7 @@ def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], float]:
     """The gradients of the plan `plain`, and their bound."""
     def plain() -> dict[str, Tensor]:
         translator = in_stage(kind, stage)
-        step(translator, make_batch((48, 64)), "plain")
+        step(translator, make_batch((32, 48)), "plain")
         return known(translator)
 
     expected = plain()
@@ -160,7 +160,7 @@ def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], float]:
 @each_value(share=9, kind=list(CONFIGS), stage=list(STAGES), plan=[plan for plan in memory.PLANS if plan != "plain"])
 def test_every_plan_gives_the_gradients_of_the_textbook_step(kind: str, stage: str, plan: str) -> None:
     translator = in_stage(kind, stage)
-    step(translator, make_batch((48, 64)), plan)
+    step(translator, make_batch((32, 48)), plan)
     found, (expected, bound) = known(translator), textbook(kind, stage)
     assert found.keys() == expected.keys()
     assert worst_error(found, expected) <= bound
@@ -244,7 +244,7 @@ def test_while_the_enhancer_is_trained_alone_the_weights_inside_do_not_move(shar
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "build", remembering)
-        train(coarse_cyclegan(shared_pairs), tmp_path / "run", Watching())
+        train(coarse_pix2pix(shared_pairs), tmp_path / "run", Watching())
     first, second, frozen, still, thawed, last = seen
     for name in frozen:
         assert torch.equal(second[name], frozen[name]) and torch.equal(frozen[name], still[name]), name

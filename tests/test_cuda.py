@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from tests.conversions import noise, release_of, tree
-from tests.runs import Silent, cyclegan_recipe, final_state, growing_recipe, train_until
+from tests.runs import Silent, cyclegan_recipe, final_state, growing_cyclegan_recipe, train_until
 from tests.steps import peak_of_step, strengthen
 from translate import tiling
 from translate.convert import convert
@@ -173,7 +173,7 @@ def fp16_recipe(data: Path, **changes: Any) -> Recipe:
     return cyclegan_recipe(data, precision="fp16", **changes)
 
 
-@pytest.mark.parametrize("recipe_of", [fp16_recipe, lambda data: growing_recipe(data, precision="fp16")],
+@pytest.mark.parametrize("recipe_of", [fp16_recipe, lambda data: growing_cyclegan_recipe(data, precision="fp16")],
                          ids=["cyclegan", "growing"])
 def test_a_training_in_fp16_goes_on_where_it_was_interrupted(recipe_of: Any, shared_pairs: Path, tmp_path: Path
                                                              ) -> None:

@@ -73,13 +73,13 @@ def test_more_images_are_for_a_run_that_is_there(tmp_path: Path, monkeypatch: py
 def test_a_training_begins_with_a_few_lines_and_counts_what_it_scores(shared_pairs: Path, tmp_path: Path) -> None:
     """A hundred lines of recipe hid how many images there were; an evaluation of minutes was silence."""
     told = Silent()
-    train(cyclegan_recipe(shared_pairs, precision="fp32", every={"log": 4, "sample": None, "evaluate": 40}),
+    train(cyclegan_recipe(shared_pairs, precision="fp32", every={"log": 4, "sample": None, "evaluate": 20}),
           tmp_path / "run", told)
     begun = [line for line in told.lines if line.split(":")[0] in ("data", "device", "end", "stage 1 of 2", "memory")]
     assert begun[0].startswith("data: 6 + 6 images to train on; ") and "held-out ones are scored" in begun[0]
     assert begun[1] == "device: cpu, fp32"
-    assert begun[2].startswith("end: after 40 images, each of these shown 6.7 times;")
-    assert begun[3].startswith("stage 1 of 2: crops of 16×16 px, 24 images, batch 2; images are shown at ")
+    assert begun[2].startswith("end: after 20 images, each of these shown 3.3 times;")
+    assert begun[3].startswith("stage 1 of 2: crops of 16×16 px, 12 images, batch 2; images are shown at ")
     assert begun[4].startswith("memory: plan ") and not any("optimizer:" in line for line in told.lines)
     assert "a step alone takes" in begun[4] and "measured" in begun[4]
     ends = [line for line in told.lines if line.startswith("time, as predicted")]
@@ -108,8 +108,9 @@ def test_scoring_that_will_take_long_is_said_before(shared_pairs: Path, tmp_path
 
 
 def test_a_short_run_has_curves_and_pictures_and_what_a_recipe_says_is_kept(shared_pairs: Path) -> None:
-    every = with_cadences(cyclegan_recipe(shared_pairs, every={"checkpoint": 4})).every  # 40 images
-    assert (every.log, every.sample, every.checkpoint) == (1, 4, 4)
+    hundred = {"resolution": 16, "images": 100}
+    every = with_cadences(cyclegan_recipe(shared_pairs, every={"checkpoint": 4}, stages=[hundred])).every
+    assert (every.log, every.sample, every.checkpoint) == (2, 10, 4)
     every = with_cadences(cyclegan_recipe(shared_pairs, every={"log": 7, "sample": None})).every
     assert (every.log, every.sample) == (7, None)
     long = {"resolution": 16, "images": 1_000_000}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, train_until
+from tests.runs import Silent, final_state, in_a_process, least_recipe, train_until
 from translate import files
 from translate.errors import RunError
 from translate.foreign import read_lines
@@ -24,7 +24,7 @@ NOBODY = 2**22 + 1  # no process has this number
 
 
 def small(data: Path, workers: int = 0) -> Recipe:
-    return cyclegan_recipe(data, stages=[{"resolution": 16, "images": 8, "batch_size": 2}], workers=workers,
+    return least_recipe(data, stages=[{"resolution": 16, "images": 8, "batch_size": 2}], workers=workers,
                            every={"log": 2, "sample": 100, "checkpoint": 2, "evaluate": None})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import subprocess
@@ -104,7 +105,7 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(share=18, name=list(CONFIGS), batch={"rectangle": ((48, 64), 2), "odd": ((33, 50), 1)}, plan=PLANS)
+@each_value(share=18, name=list(CONFIGS), batch={"rectangle": ((32, 48), 2), "odd": ((33, 50), 1)}, plan=PLANS)
 def test_every_plan_gives_the_gradients_of_the_textbook_step(
         name: str, batch: tuple[tuple[int, int], int], plan: str) -> None:
     translator, (size, samples) = build(CONFIGS[name]), batch
@@ -323,49 +324,46 @@ def test_a_bfloat16_step_is_as_exact_under_every_plan_as_under_plain(name: str, 
     assert (found - exact).norm() <= 1.5 * (plain - exact).norm()
 
 
-OF_THE_WHOLE_BATCH = [name for name in GAMES if not name.startswith("minibatch")
-                      and "cyclegan" in kinds_of(name)]
+Step = tuple[str, str, str]  # of a config or a game, by which translator, under which plan
+SHARED_GAMES = [name for name in GAMES if not name.startswith("minibatch")]
+EVERY_STEP: list[Step] = [*((name, "", plan) for name in ("resnet", "cut-resnet") for plan in PLANS),
+                          *((name, kind, "preact") for name in SHARED_GAMES for kind in kinds_of(name))]
+EACH_ONCE: list[Step] = [  # each plan and each game, of the quickest translator that can play it
+    *zip(itertools.cycle(("resnet", "cut-resnet")), itertools.repeat(""), PLANS),
+    *((name, min(kinds_of(name), key=["pix2pix", "cut", "cyclegan"].index), "preact") for name in SHARED_GAMES)]
 
 
-def in_a_process_of_two(folder: str, steps: list[tuple[str, str]]) -> None:
+def in_a_process_of_two(folder: Path, steps: list[Step]) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     accelerator = Accelerator(cpu=True)
-    own = make_batch((32, 40), 4).micro_batches(2)[accelerator.process_index]
-    for name, plan in steps:
-        translator = build_game(name, "cyclegan") if name in GAMES else build(CONFIGS[name])
-        step(translator, own, plan, accelerator=accelerator, lr=LR)
+    own = make_batch((32, 40), 2).micro_batches(1)[accelerator.process_index]
+    for name, kind, plan in steps:
+        if kind:
+            step(translator := build_game(name, kind), own, plan, accelerator=accelerator)
+        else:
+            step(translator := build(CONFIGS[name]), own, plan, accelerator=accelerator, lr=LR)
         torch.save((gradients(translator), buffers(translator)),
-                   Path(folder) / f"{name} {plan} {accelerator.process_index}.pt")
+                   folder / f"{name} {kind} {plan} {accelerator.process_index}.pt")
 
 
-@pytest.fixture(scope="module")
-def of_two_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What each of two processes has after every step that a test asks for: of one launch, which takes seconds."""
-    asked = [item.callspec.params for item in request.session.items
-             if "of_two_processes" in getattr(item, "fixturenames", ())]
-    folder = tmp_path_factory.mktemp("two")
-    steps = [(each["name"], each.get("plan", "preact")) for each in asked]
-    debug_launcher(in_a_process_of_two, (str(folder), steps), num_processes=2)
-    return folder
-
-
-@each_value(share=8, name=["resnet", "cut-resnet"], plan=PLANS)
-def test_two_processes_give_the_gradients_of_the_whole_batch(name: str, plan: str, of_two_processes: Path) -> None:
-    expected, bound = joint_step(name, (32, 40), 4)
-    for process in range(2):
-        found, _ = torch.load(of_two_processes / f"{name} {plan} {process}.pt")
-        assert worst_error(found, expected) <= bound
-
-
-@each_value(share=8, name=OF_THE_WHOLE_BATCH)
-def test_two_processes_play_every_game_as_one_does(name: str, of_two_processes: Path) -> None:
-    played = functools.partial(play, name, "cyclegan", "preact", (32, 40), 4)
-    expected, _, advanced_once = played()
-    bound = rounding_bound(expected, lambda: played()[0])
-    for process in range(2):
-        found, advanced = torch.load(of_two_processes / f"{name} preact {process}.pt")
-        assert worst_error(found, expected) <= bound
-        torch.testing.assert_close(advanced, advanced_once, rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("steps", [pytest.param(EACH_ONCE, id="each once"),
+                                   pytest.param(EVERY_STEP, id="all", marks=pytest.mark.slow)])
+def test_two_processes_give_the_gradients_of_the_whole_batch_in_every_game(steps: list[Step], tmp_path: Path) -> None:
+    """One test, because one launch is enough for all."""
+    debug_launcher(in_a_process_of_two, (tmp_path, steps), num_processes=2)
+    for name, kind, plan in steps:
+        if kind:
+            played = functools.partial(play, name, kind, plan, (32, 40), 2)
+            expected, _, advanced_once = played()
+            bound = rounding_bound(expected, lambda: played()[0])  # noqa: B023 (called at once)
+        else:
+            expected, bound = joint_step(name, (32, 40), 2)
+            advanced_once = {}
+        for process in range(2):
+            found, advanced = torch.load(tmp_path / f"{name} {kind} {plan} {process}.pt")
+            assert worst_error(found, expected) <= bound, (name, kind, plan)
+            if kind:
+                torch.testing.assert_close(advanced, advanced_once, rtol=1e-9, atol=1e-12, msg=f"{name} {kind}")
 
 
 def test_plans_from_most_to_least_do_ever_less() -> None:
@@ -408,12 +406,13 @@ def test_asking_what_a_plan_does_changes_nothing() -> None:
 
 def test_a_plan_is_applied_whatever_was_applied_before() -> None:
     """The ladder changes plans in the middle of a training."""
-    for first in PLANS:
-        for second in PLANS:
-            changed, fresh = (build(CONFIGS["resnet"]).generator_ab for _ in range(2))
+    changed = build(CONFIGS["resnet"]).generator_ab
+    for second in PLANS:
+        fresh = build(CONFIGS["resnet"]).generator_ab
+        memory.apply(memory.PLANS[second], fresh)
+        for first in PLANS:
             memory.apply(memory.PLANS[first], changed)
             memory.apply(memory.PLANS[second], changed)
-            memory.apply(memory.PLANS[second], fresh)
             for one, other in zip(changed.modules(), fresh.modules(), strict=True):
                 assert getattr(one, "keep", None) == getattr(other, "keep", None), (first, second)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.conftest import waves, write_pairs
 from tests.covering import one_in
-from tests.runs import Silent, cut_recipe, cyclegan_recipe, final_state, pix2pix_recipe
+from tests.runs import Silent, cut_recipe, cyclegan_recipe, final_state, least_recipe
 from translate.data import ComputedConfig, LabelsConfig, PairedConfig, UnpairedConfig
 from translate.errors import RecipeError
 from translate.foreign import read_lines
@@ -286,7 +286,7 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.weights.features": (1.0, weights), "translator.weights.nce": (3.0, weights),
     "translator.temperature": (0.2, weights), "translator.patches": (4, weights),
     "translator.flip_equivariance": (False, weights),
-    "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "vanilla"}, weights),
+    "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "hinge"}, weights),
     "translator.objective.smoothing": (0.1, weights), "translator.objective.flips": (0.4, weights),
     "translator.objective.clip": (0.02, weights),
     "translator.objective.gamma": (0.7, weights), "translator.objective.rate": (0.5, weights),
@@ -299,8 +299,9 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.orthogonal": (0.1, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
-MADE_BY = {  # options that CycleGAN does not have
-    "translator.weights.l1": pix2pix_recipe, "translator.weights.features": pix2pix_recipe,
+MADE_BY = {  # options that pix2pix does not have
+    **dict.fromkeys(("translator.weights.cycle", "translator.weights.identity", "translator.pool",
+                     "translator.cycle_noise"), cyclegan_recipe),
     "translator.weights.nce": cut_recipe, "translator.temperature": cut_recipe, "translator.patches": cut_recipe,
     "translator.flip_equivariance": cut_recipe,
 }
@@ -357,7 +358,7 @@ def test_every_option_has_a_test() -> None:
 
 
 def test_without_a_cadence_there_is_a_picture_of_the_end_alone(shared_pairs: Path, tmp_path: Path) -> None:
-    train(cyclegan_recipe(shared_pairs, stages=[SMALL_STAGE], every={"sample": None}), tmp_path / "run", Silent())
+    train(least_recipe(shared_pairs, stages=[SMALL_STAGE], every={"sample": None}), tmp_path / "run", Silent())
     assert [re.findall(r"\d+", path.stem)[-1].lstrip("0") for path in (tmp_path / "run" / "samples").iterdir()] == ["8"]
 
 
@@ -365,12 +366,11 @@ def test_without_a_cadence_there_is_a_picture_of_the_end_alone(shared_pairs: Pat
 def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path,
                                                     trained: Callable[[Recipe], Path]) -> None:
     value, observed = CHANGES[option]
-    make = MADE_BY.get(option, cyclegan_recipe)
+    make = MADE_BY.get(option, least_recipe)
     document = make(shared_pairs).dump() | {"precision": "fp32", "every": {"log": 4, "sample": 8, "checkpoint": 4},
                                             "evaluate": {"images": 2}}
-    if make is cyclegan_recipe:
-        document["stages"] = [SMALL_STAGE]
-        document["translator"] |= {"pool": 1, "ema": None}
+    document["stages"] = [SMALL_STAGE]
+    document["translator"] |= {"ema": None} | ({"pool": 1} if make is cyclegan_recipe else {})
     if option == "translator.objective.clip":
         document["translator"]["objective"] = {"kind": "wasserstein"}
     if option.startswith("translator.penalty."):

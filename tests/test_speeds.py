@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from tests.commands import call
 from tests.covering import one_in
-from tests.runs import cyclegan_recipe
+from tests.runs import cyclegan_recipe, least_recipe
 from translate.errors import UsageError
 from translate.networks import memory, normalised
 from translate.networks.live_bytes import LiveBytes, Work
@@ -113,6 +113,7 @@ def test_auto_takes_the_least_predicted_time_of_what_fits(name: str, gpu: str, s
         assert all(every[less].compute <= every[more].compute + 1e-9 for more in those)
 
 
+@pytest.mark.slow  # the next one is quick
 def test_strips_are_no_longer_taken_where_blocks_fit_and_are_faster() -> None:
     """`auto` ranked plans by multiplications: strips, 2.24 times the textbook step on an H200, before blocks, 1.45.
 
@@ -357,7 +358,7 @@ class TestHours:
 
     def test_a_plan_tells_the_hours_of_a_named_gpu(self, shared_pairs: Path, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-        recipe = cyclegan_recipe(shared_pairs)
+        recipe = least_recipe(shared_pairs, stages=[{"resolution": size, "images": 8} for size in (16, 24)])
         file = tmp_path / "r.yaml"
         file.write_text(recipe.dump_yaml())
         assert call(monkeypatch, "plan", file, "--gpu", "rtx 4090", "--json") == 0

@@ -62,17 +62,17 @@ def finished(recipe: Any, folder: Path) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(shared_pairs: Path, tmp_path: Path) -> None:
-    run = finished(cyclegan_recipe(shared_pairs, every={"log": 4, "sample": 20, "checkpoint": 4, "evaluate": 20}),
+    run = finished(cyclegan_recipe(shared_pairs, every={"log": 4, "sample": 20, "checkpoint": 4, "evaluate": 12}),
                    tmp_path / "run")
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     best = json.loads((run / "status.json").read_text())["best"]["images"]
-    assert {int(path.name) for path in (run / "checkpoints").iterdir()} == {36, 40, best}
+    assert {int(path.name) for path in (run / "checkpoints").iterdir()} == {16, 20, best}
     records = read_lines(run / "metrics.jsonl")
-    assert [record["images"] for record in records if record["kind"] == "train"] == list(range(4, 41, 4))
+    assert [record["images"] for record in records if record["kind"] == "train"] == list(range(4, 21, 4))
     assert {"adversarial_ab", "cycle_ba", "identity_ab", "discriminator_a", "lr"} <= records[0].keys()
     scores = [record for record in records if record["kind"] == "evaluation"]
-    assert [record["images"] for record in scores] == [20, 40] and all("psnr" in record for record in scores)
-    with Image.open(run / "samples" / "000000000040.png") as grid:
+    assert [record["images"] for record in scores] == [12, 20] and all("psnr" in record for record in scores)
+    with Image.open(run / "samples" / "000000000020.png") as grid:
         assert grid.size == (4 * (44 + 2) + 2, 4 * (40 + 2) + 2)  # a, a → b, b, b → a of four held-out images, whole
     for direction in ("ab", "ba"):
         from_run, given_away = load_release(run, direction), load_release(run / "release", direction)
@@ -82,12 +82,12 @@ def test_a_run_leaves_what_it_promises(shared_pairs: Path, tmp_path: Path) -> No
 
 def test_the_learning_rate_follows_its_schedule(shared_pairs: Path, tmp_path: Path) -> None:
     """Constant in the first stage, then linear to zero over the images of the second."""
-    run = finished(cyclegan_recipe(shared_pairs, every={"log": 2, "sample": 40, "checkpoint": 40}), tmp_path / "run")
+    run = finished(cyclegan_recipe(shared_pairs, every={"log": 2, "sample": 20, "checkpoint": 20}), tmp_path / "run")
     rates = {record["images"]: record["lr"] for record in read_lines(run / "metrics.jsonl") if "lr" in record}
-    assert rates[24] == 2e-4
-    assert rates[26] == 2e-4  # the first step of the second stage begins at its start
-    assert rates[34] == pytest.approx(2e-4 * (1 - 8 / 16))
-    assert rates[40] == pytest.approx(2e-4 * (1 - 14 / 16))
+    assert rates[12] == 2e-4
+    assert rates[14] == 2e-4  # the first step of the second stage begins at its start
+    assert rates[18] == pytest.approx(2e-4 * (1 - 4 / 8))
+    assert rates[20] == pytest.approx(2e-4 * (1 - 6 / 8))
 
 
 @pytest.mark.parametrize("make", [
@@ -126,21 +126,21 @@ MUTANTS = {
 
 
 @pytest.fixture(scope="module")
-def stopped_at_22(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped_at_10(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that ended in the middle of its first stage, once for all tests that go on with a copy of it."""
     run = tmp_path_factory.mktemp("stopped") / "run"
-    train_until(cyclegan_recipe(shared_pairs), run, 22)
+    train_until(cyclegan_recipe(shared_pairs), run, 10)
     return run
 
 
 @pytest.mark.parametrize("forgotten", one_in(3, list(MUTANTS)))
 def test_a_restore_that_forgets_something_is_caught(forgotten: str, shared_pairs: Path, tmp_path: Path,
-                                                    stopped_at_22: Path, trained: Trained,
+                                                    stopped_at_10: Path, trained: Trained,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the comparison above can fail: each mutant of the restore ends in another state."""
     recipe = cyclegan_recipe(shared_pairs)
     whole = final_state(trained(recipe))
-    shutil.copytree(stopped_at_22, tmp_path / "run")
+    shutil.copytree(stopped_at_10, tmp_path / "run")
     owner, name, mutate = MUTANTS[forgotten]
     torch.manual_seed(12345)
     with monkeypatch.context() as patch:

@@ -74,7 +74,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
     return expected, rounding_bound(expected, joint)
 
 
-@each_value(share=8, name=list(CONFIGS), size={"square": (64, 64), "odd": (33, 50)}, plan=PLANS)
+@each_value(share=8, name=list(CONFIGS), size={"square": (32, 32), "odd": (33, 50)}, plan=PLANS)
 def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator = build(CONFIGS[name])
     step(translator, make_batch(size), plan, lr=LR)
@@ -155,14 +155,14 @@ def scaled_step(plan: str, scale: float, num_steps: int = 1) -> tuple[Translator
                   for phase, networks in translator.phases.items()}
     for _ in range(num_steps):
         update = Update(translator, optimizers, accelerator, memory.PLANS[plan], "fp16")  # type: ignore[arg-type]
-        translator.step(make_batch((61, 83), 1, torch.float32), update)
+        translator.step(make_batch((37, 51), 1, torch.float32), update)
     return translator, accelerator
 
 
 class TestScaling:
     """fp16, which a CPU emulates: slow, and enough to see gradients scaled and unscaled."""
 
-    @pytest.mark.parametrize("plan", PLANS)
+    @pytest.mark.parametrize("plan", PLANS[1:])
     def test_every_plan_is_as_near_to_single_precision_as_the_plain_step(self, plan: str) -> None:
         def moved(translator: Translator) -> Tensor:
             return torch.cat([(value - begun[name]).flatten() for name, value in weights(translator).items()])
@@ -173,7 +173,7 @@ class TestScaling:
         optimizers = {phase: SGD(lr=1e-2).build(parameter for network in networks.values()
                                                 for parameter in network.parameters())
                       for phase, networks in exact.phases.items()}
-        exact.step(make_batch((61, 83), 1, torch.float32),
+        exact.step(make_batch((37, 51), 1, torch.float32),
                    Update(exact, optimizers, Accelerator(cpu=True), memory.PLANS["plain"], "fp32"))
         truth = moved(exact)
         errors = [((moved(scaled_step(each, 2.0**6)[0]) - truth).norm() / truth.norm()).item()
@@ -255,7 +255,7 @@ class TestOutOfMemory:
 
     def test_when_even_the_leanest_fails_it_says_so(self) -> None:
         with pytest.raises(DoesNotFit, match="generator phase runs out of memory under strips_blocks"):
-            step_within(LADDER_CONFIG, "split", LADDER_SIZE,
+            step_within(LADDER_CONFIG, "strips", LADDER_SIZE,
                         peak_of(LADDER_CONFIG, "strips_blocks", LADDER_SIZE) * 0.7)
 
     @pytest.mark.parametrize("config", [
@@ -286,7 +286,7 @@ class TestOutOfMemory:
                 patch.setattr(kind, "train_discriminators", once)
                 torch.manual_seed(7)
                 for _ in range(3):
-                    update = step(translator, make_batch((64, 64), 1), "preact")
+                    update = step(translator, make_batch((32, 32), 1), "preact")
                     num_notes += len(update.notes)
             assert num_notes == fails
             return translator, update, torch.rand(1)

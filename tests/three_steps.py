@@ -28,7 +28,7 @@ RECIPES: dict[str, Callable[[Path], Recipe]] = {
     "cut": lambda data: cut_recipe(data, **STEPS, translator={
         "kind": "cut", "generator": RESNET, "discriminator": PATCHGAN, "patches": 30, "flip_equivariance": True}),
     "pix2pix": lambda data: pix2pix_recipe(data, **STEPS, translator={
-        "kind": "pix2pix", "generator": {"kind": "unet", "width": 4, "downs": 6, "norm": "instance"},
+        "kind": "pix2pix", "generator": {"kind": "unet", "width": 4, "downs": 4, "norm": "instance"},
         "discriminator": PATCHGAN | {"norm": "none"}}),
 }
 

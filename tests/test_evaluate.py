@@ -302,7 +302,7 @@ def test_the_automatic_cadence_looks_at_one_pixel_for_twenty_trained_on(shared_p
     """6 test images shown at 70×78 px beside crops of 64: 6 · 70 · 78 / 64² · 20 = 159.96 images."""
     for images, cadence in ((1000, 160), (50_000, 500)):
         recipe = pix2pix_recipe(shared_pairs, stages=[{"resolution": 64, "images": images}])
-        assert Evaluator(recipe, Accelerator(cpu=True), "fp32").cadence == cadence
+        assert Evaluator(recipe, Accelerator(cpu=True), "fp32").schedule.cadence == cadence
 
 
 # -- translate evaluate ------------------------------------------------------------------------------------------------

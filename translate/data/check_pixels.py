@@ -124,16 +124,16 @@ class PixelCount:
             return
         what = f"is transparent, as {len(self.transparent)} of {self.num} images of {self.name} are"
         differ = len(self.hidden) > 1
-        hiding = "hidden colours differ"
+        hiding = "the colours that transparent parts hide"
         if differ:
             colour, path = list(self.hidden.items())[1]  # another than in the file that the line begins with
-            hiding += f" ({shown(colour)} in {path.name})"
+            hiding += f", which differ ({shown(colour)} in {path.name}),"
         if self.config.background is not None:
             yield (self.transparent[0], "note", f"{what}: shown on {self.config.background}"
-                   + (f"; {hiding}, and are not trained on" if differ else ""), f"{self.name}.background chooses")
+                   + (f"; {hiding} are not trained on" if differ else ""), f"{self.name}.background chooses")
             return
         yield (self.transparent[0], "warning" if differ else "note",
-               f"{what}: hidden colours are trained on" if not differ else f"{what}: {hiding}, and are trained on",
+               f"{what}: {hiding} are trained on",
                f"set {self.name}.background to white, black or [red, green, blue]")
 
 

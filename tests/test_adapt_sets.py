@@ -349,7 +349,7 @@ def test_images_that_are_read_in_another_way_have_other_results(once: dict[str, 
 class Breaking(Silent):
     """Breaks off without a goodbye once a translator has seen so many images."""
 
-    def progress(self, images: int, total: int, stage: str, losses: dict[str, float], **_: Any) -> None:
+    def progress(self, images: int, total: int, stage: str, losses: dict[str, float], *_: Any) -> None:
         if losses and images >= 4:
             raise Interrupted
 

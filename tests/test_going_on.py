@@ -81,7 +81,7 @@ def test_a_training_begins_with_a_few_lines_and_counts_what_it_scores(shared_pai
     assert begun[2].startswith("end: after 20 images, each of these shown 3.3 times;")
     assert begun[3].startswith("stage 1 of 2: crops of 16×16 px, 12 images, batch 2; images are shown at ")
     assert begun[4].startswith("memory: plan ") and not any("optimizer:" in line for line in told.lines)
-    assert "a step alone takes" in begun[4] and "measured" in begun[4]
+    assert "; steps alone at " in begun[4] and "measured" in begun[4]
     ends = [line for line in told.lines if line.startswith("time, as predicted")]
     assert len(ends) == 2 and "this stage" in ends[0] and all("to the end" in line for line in ends)
     assert told.scored and told.scored[-1][0] == told.scored[-1][1]  # all that it has looked at

@@ -315,8 +315,8 @@ class TestHours:
     def test_the_start_of_a_stage_names_what_holds_it_up(self) -> None:
         """A speed ten times too high stood there, of the step alone, while images were decoded."""
         assert Pace(0.1, Loading(1.0)).in_words().startswith(
-            "1.0 images/s, held up by loading images (decoding, resizing): 1.0 s an image, by 1 process beside the "
-            "step, and 0.1 s its step. More processes load with --set workers=N")
+            "1.0 images/s, held up by loading images (decoding and resizing, by 1 process beside the step); steps "
+            "alone would be at 10.0 images/s. More processes load with --set workers=N")
         assert "before each step" in Pace(0.1, Loading(1.0, num_workers=0)).in_words()
         assert Pace(1.0, Loading(0.1)).in_words() == "1.0 images/s, held up by the step, not by loading images"
         assert Pace(0.5, Loading()).in_words() == "2.0 images/s, loading not counted"

@@ -60,15 +60,14 @@ class Pace:
 
     def in_words(self) -> str:
         """Return the speed, and what holds it up."""
-        speed, loading = format_speed(1 / self.seconds), self.loading.seconds
-        if loading is None:
+        speed, num = format_speed(1 / self.seconds), self.loading.num_workers
+        if self.loading.seconds is None:
             return f"{speed}, loading not counted"
         if not self.loading.holds_up(self.step_seconds):
             return f"{speed}, held up by the step, not by loading images"
-        num = self.loading.num_workers
         how = f"by {num} process{'es' * (num > 1)} beside the step" if num else "before each step"
-        return (f"{speed}, held up by loading images (decoding, resizing): {format_duration(loading)} an image, {how}, "
-                f"and {format_duration(self.step_seconds)} its step. {FASTER_LOADING}")
+        return (f"{speed}, held up by loading images (decoding and resizing, {how}); steps alone would be at "
+                f"{format_speed(1 / self.step_seconds)}. {FASTER_LOADING}")
 
 
 def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: int = 1,

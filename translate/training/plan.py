@@ -26,7 +26,7 @@ from translate.networks.tasks import save_shapes
 from translate.networks.weights import bytes_of
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
-from translate.sizes import format_bytes, format_duration, num_bytes
+from translate.sizes import format_bytes, format_speed, num_bytes
 from translate.training.hours import Loading
 from translate.training.speeds import Speed, assumed, measured
 from translate.training.step_on_meta import Device, Networks, StepOnMeta, step_on_meta
@@ -250,7 +250,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
         line += f" of {format_bytes(budget)} usable{limit_from}"
         if not found.fits(budget):
             line += f" (warning: {format_bytes(found.peak_bytes - budget)} more than that)"
-    line += f"; a step alone takes {format_duration(found.seconds)} an image, as predicted ({speed.of})"
+    line += f"; steps alone at {format_speed(1 / found.seconds)}, as predicted ({speed.of})"
     is_tight = kind == "cpu" and budget is not None and found.peak_bytes > budget / 2
     return Choice(found.plan, asked, line, found.peak_bytes, found.seconds, is_tight)
 

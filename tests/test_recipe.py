@@ -299,9 +299,10 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.orthogonal": (0.1, weights),
     "translator.ema": (0.5, lambda run: sorted(final_state(run))),
 }
-MADE_BY = {  # options that pix2pix does not have
+MADE_BY = {  # options that pix2pix does not have, and BEGAN's: its balance there stays 0 in the few steps here
     **dict.fromkeys(("translator.weights.cycle", "translator.weights.identity", "translator.pool",
-                     "translator.cycle_noise"), cyclegan_recipe),
+                     "translator.cycle_noise", "translator.objective.gamma", "translator.objective.rate"),
+                    cyclegan_recipe),
     "translator.weights.nce": cut_recipe, "translator.temperature": cut_recipe, "translator.patches": cut_recipe,
     "translator.flip_equivariance": cut_recipe,
 }

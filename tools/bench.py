@@ -7,7 +7,7 @@ First whether the gradients are right, and the ten longest kernels at 1024 px; t
 public code of pix2pix and CycleGAN, a copy of which is named and read, and nothing of it kept. The floor of a step is
 what its multiplications and its bytes must take at the speed that is published of the GPU, by the share that can be
 reached of it (translate/training/gpus.py). What there is no time for is left out and said. Without a GPU the floors are
-those of an H200, and nothing is measured.
+those of an H200, and nothing is measured but how the public code's step compares with ours on this CPU (with --public).
 
 The newest measured run stands first on the page, and those before it stay; floors alone come last.
 """
@@ -182,17 +182,21 @@ def our_step(config: Any, size: int, batch: int, plan: memory.Plan, precision: F
 
 
 def fastest(steps: list[Callable[[], None]], rounds: int) -> list[float]:
-    """The seconds of the fastest of several rounds, in which steps take turns; the peak is counted from here on."""
+    """The seconds of the fastest of several rounds, in which steps take turns; the peak is counted from here on.
+
+    Without a GPU seconds of CPU time, which other processes disturb less.
+    """
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     taken: list[list[float]] = [[] for _ in steps]
     for _ in range(rounds):
         for step, times in zip(steps, taken, strict=True):
             synchronise()
-            begin = time.perf_counter()
+            begin = clock()
             step()
             synchronise()
-            times.append(time.perf_counter() - begin)
+            times.append(clock() - begin)
     return [min(times) for times in taken]
 
 
@@ -266,8 +270,10 @@ def beside_public(public: Path | None, ours: dict[str, Any], precision: Format, 
                   report: Report) -> str:
     """The public code's own steps and ours, taking turns in this process."""
     title = "**The public code's own step and ours**, batch 1, plan `split`, taking turns"
-    if public is None or device is None:
-        return f"{title}: {NO_GPU} (it takes a GPU, and --public, which names a copy of that code)."
+    if public is None:
+        return f"{title}: {NO_GPU} (--public names a copy of that code)."
+    if device is None:
+        return beside_public_on_a_cpu(public, ours)
     lines = [f"{title}. Public under autocast: all of its step in it, without a scaler.", "",
              "| step | px | public fp32, ms | public autocast, ms | ours, ms | fp32 / ours | autocast / ours |",
              "|---|---|---|---|---|---|---|"]
@@ -281,6 +287,21 @@ def beside_public(public: Path | None, ours: dict[str, Any], precision: Format, 
                 config, size, 1, memory.PLANS["split"], precision, device)], TIMED)
             lines.append(f"| {model} | {size} | {full * 1e3:.0f} | {low * 1e3:.0f} | {mine * 1e3:.0f} | "
                          f"{full / mine:.2f} | {low / mine:.2f} |")
+    return "\n".join(lines)
+
+
+def beside_public_on_a_cpu(public: Path, ours: dict[str, Any]) -> str:
+    """What our step takes of the public code's: ratios alone, as seconds of a CPU say nothing of another one."""
+    cpu = torch.device("cpu")
+    plans = [memory.PLANS[name] for name in ("plain", "split")]
+    lines = ["**Our step on a CPU by the public code's**, CPU time, 256 px, batch 1, fp32, "
+             f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, the fastest of {TIMED} "
+             "each, taking turns", "",
+             "| step | plan `plain` | plan `split` |", "|---|---|---|"]
+    for model, config in ours.items():
+        theirs, *mine = fastest([public_step(public, model, 256, cpu),
+                                 *(our_step(config, 256, 1, plan, "fp32", cpu) for plan in plans)], TIMED)
+        lines.append(f"| {model} | {' | '.join(f'{seconds / theirs:.2f}' for seconds in mine)} |")
     return "\n".join(lines)
 
 

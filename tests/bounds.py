@@ -42,10 +42,11 @@ class Rough(TorchDispatchMode):
     """
 
     eps = 2.0**-40
+    offs = 1 + eps * (torch.rand(2**20, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 - 1)
 
     def __init__(self) -> None:
         super().__init__()
-        self.chance = torch.Generator().manual_seed(0)
+        self.place = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -53,6 +54,14 @@ class Rough(TorchDispatchMode):
             for value in tree_iter(result):
                 # A tensor that autograd knows to be zero has no memory, and no rounding.
                 if isinstance(value, Tensor) and value.dtype == torch.float64 and not value._is_zerotensor():
-                    off = torch.rand(value.shape, generator=self.chance, dtype=torch.float64) * 2 - 1
-                    value.mul_(off.mul_(self.eps).add_(1))
+                    value.mul_(self._drawn(value.numel()).view(value.shape))
         return result
+
+    def _drawn(self, number: int) -> Tensor:
+        """Return the next factors: of numbers drawn once, as drawing takes longer than most of what is computed."""
+        if number > len(self.offs):
+            return self.offs.repeat(-(-number // len(self.offs)))[:number]
+        if self.place + number > len(self.offs):
+            self.place = 0
+        self.place += number
+        return self.offs[self.place - number:self.place]

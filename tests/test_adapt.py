@@ -381,10 +381,16 @@ def test_opinions_about_pixels_are_counted_by_class_without_ignored_ones(tmp_pat
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
+def briefly(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with a task network of one seed and two steps, for what a table shows whatever was learnt."""
+    assert recipe.adapt is not None
+    task = recipe.adapt.task.model_copy(update={"images": 2 * recipe.adapt.task.batch_size})
+    return recipe.model_copy(update={"adapt": recipe.adapt.model_copy(update={"seeds": 1, "task": task} | changes)})
+
+
 def test_the_table_has_every_row_tested_on_real_target_labels(scenes: tuple[Path, Recipe, Path, MadeSet]) -> None:
     _, recipe, out, _ = scenes
-    assert recipe.adapt is not None
-    recipe = recipe.model_copy(update={"adapt": recipe.adapt.model_copy(update={"seeds": 1})})
+    recipe = briefly(recipe)
     table = evaluate(recipe, out, Silent(), device="cpu")
     assert list(table["rows"]) == ["source", "histogram_matching", "fda", "pixel_distribution", "resolution",
                                    "translated", "translated_and_source", "oracle"]
@@ -403,8 +409,7 @@ def test_without_target_training_labels_there_is_no_oracle_and_the_table_says_so
         lines: tuple[Path, Recipe, Path, MadeSet]) -> None:
     _, recipe, out, _ = lines
     assert recipe.adapt is not None
-    target = recipe.adapt.target.model_copy(update={"train": "nowhere"})
-    changed = recipe.model_copy(update={"adapt": recipe.adapt.model_copy(update={"target": target, "seeds": 1})})
+    changed = briefly(recipe, target=recipe.adapt.target.model_copy(update={"train": "nowhere"}))
     table = evaluate(changed, out, Silent(), device="cpu")
     assert "oracle" not in table["rows"] and table["missing"][0].startswith("no oracle")
     assert table["rows"]["translated"]["gap_from_source"] is None

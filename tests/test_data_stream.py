@@ -87,7 +87,7 @@ def test_the_number_of_workers_and_the_point_of_resuming_never_change_the_stream
         samples: Callable[..., Samples], toy: Path) -> None:
     data = samples(toy, resize=45, augment=("flip", "flip_vertical", "rotate90"))
     whole = digest(stream(data))
-    for workers in (1, 2, 4):
+    for workers in (1, 3):
         assert digest(stream(data, workers=workers)) == whole
     rest = digest(itertools.islice(stream(data), 3, None))
     assert digest(stream(data, start=12, workers=2)) == rest != whole

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import translate
 from tests.commands import call
-from tests.covering import one_in
+from tests.covering import each_value, one_in
 from tests.live_bytes import LiveBytes
 from tests.theirs import (
     NORMS,
@@ -62,7 +62,7 @@ def images(size: tuple[int, int], channels: int = 3) -> Tensor:
     return torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(size[0])) * 2 - 1
 
 
-@pytest.mark.parametrize("row", one_in(2, list(TABLE)))
+@pytest.mark.parametrize("row", one_in(3, list(TABLE)))
 def test_a_generator_translates_here_as_it_does_there(row: str, tmp_path: Path) -> None:
     make, bound, sizes = TABLE[row]
     theirs = shaken(make())
@@ -75,9 +75,8 @@ def test_a_generator_translates_here_as_it_does_there(row: str, tmp_path: Path) 
         assert (found - expected).abs().max().item() <= bound, size
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("make", [PixelOfTheirs, *(partial(PatchGANOfTheirs, layers=layers) for layers in (1, 3, 4))],
-                         ids=["pixel", "1 layer", "3 layers", "4 layers"])
+@each_value(share=3, norm=NORMS, make={"pixel": PixelOfTheirs, **{
+    f"{layers} layers": partial(PatchGANOfTheirs, layers=layers) for layers in (1, 3, 4)}})
 def test_a_discriminator_judges_here_as_it_does_there(make: Callable[..., nn.Module], norm: str,
                                                       tmp_path: Path) -> None:
     """In training as well, where a batch norm takes the statistics of the batch."""

@@ -92,15 +92,15 @@ def test_no_command_is_silent_for_ten_seconds(tmp_path: Path) -> None:
 
 def test_one_step_of_a_minute_is_not_silent(monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
     """Lines came with images alone: between two of them a log file stood still."""
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.1)
     with Display("toy") as display:
-        time.sleep(0.6)
+        time.sleep(0.3)
         display.count(1, 3)
-        time.sleep(0.6)
+        time.sleep(0.3)
     lines = said.getvalue().splitlines()
     assert lines[0].startswith("toy; still at work, 0:00:0"), "before the first image, too"
     assert lines[-1].startswith("toy: 1 of 3 images; still at work, 0:00:0")
-    time.sleep(0.6)
+    time.sleep(0.3)
     assert said.getvalue().splitlines() == lines, "the work has ended"
 
 

@@ -423,7 +423,7 @@ def test_who_takes_no_answer_does_not_keep_the_server_from_ending(folder: Path) 
         body = form(png(noise(1_300, 1_300)))
         page = f"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()
         for number, asked in enumerate((head("POST", "/translate", server, len(body)) + body, page * 2_000)):
-            clients.append(socket.create_connection(("127.0.0.1", server.port), timeout=0.5))
+            clients.append(socket.create_connection(("127.0.0.1", server.port), timeout=0.2))
             clients[number].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
             with suppress(TimeoutError):
                 clients[number].sendall(asked)

@@ -358,7 +358,8 @@ class TestHours:
 
     def test_a_plan_tells_the_hours_of_a_named_gpu(self, shared_pairs: Path, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-        recipe = least_recipe(shared_pairs, stages=[{"resolution": size, "images": 8} for size in (16, 24)])
+        recipe = least_recipe(shared_pairs, memory={"plan": "split"},
+                              stages=[{"resolution": size, "images": 8} for size in (16, 24)])
         file = tmp_path / "r.yaml"
         file.write_text(recipe.dump_yaml())
         assert call(monkeypatch, "plan", file, "--gpu", "rtx 4090", "--json") == 0

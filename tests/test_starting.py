@@ -28,13 +28,15 @@ from translate.training.starting import read_source
 
 RESNET = {"kind": "resnet", "width": 2, "blocks": 1}
 PATCH = {"kind": "patchgan", "width": 2, "layers": 1}
+UNSEEN = {"log": 4, "sample": None, "checkpoint": 4, "evaluate": None}  # a training of which nothing is shown
 
 
 @pytest.fixture(scope="module")
 def before(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished CycleGAN, with averages."""
     folder = tmp_path_factory.mktemp("runs") / "before"
-    train(cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 4, "batch_size": 2}]), folder, Silent())
+    train(cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 4, "batch_size": 2}], every=UNSEEN),
+          folder, Silent())
     return folder
 
 
@@ -114,7 +116,7 @@ def test_a_checkpoint_of_another_project_is_trained_on_and_the_card_tells_where_
     file = tmp_path / "latest_net_G_A.pth"
     torch.save(shaken(ResNetOfTheirs(width=2, blocks=1)).state_dict(), file)
     import_release(file, tmp_path / "release")
-    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 4}])
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 4}], every=UNSEEN)
     (tmp_path / "toy.yaml").write_text(recipe.dump_yaml())
     for name, model in (("a", file), ("b", tmp_path / "release")):
         assert call(monkeypatch, "train", tmp_path / "toy.yaml", "--from", model, "--run", tmp_path / name) == 0
@@ -151,7 +153,7 @@ def test_a_run_that_began_with_weights_resumes_bit_identically_and_without_them(
     def recipe(**changes: Any) -> Recipe:
         return cyclegan_recipe(shared_pairs, stages=[
             {"resolution": 16, "images": 6, "batch_size": 2, "freeze": "trunk"},
-            {"resolution": 16, "images": 6, "batch_size": 2}], **changes)
+            {"resolution": 16, "images": 6, "batch_size": 2}], every=UNSEEN, **changes)
 
     train(recipe(start=str(before)), tmp_path / "whole", Silent())
     train_until(recipe(start=str(before)), tmp_path / "cut", 8)
@@ -164,7 +166,7 @@ def test_a_run_that_began_with_weights_resumes_bit_identically_and_without_them(
 
 
 def test_a_frozen_trunk_rests_until_its_stage_ends(before: Path, shared_pairs: Path, tmp_path: Path) -> None:
-    recipe = cyclegan_recipe(shared_pairs, start=str(before), keep_checkpoints=9, stages=[
+    recipe = cyclegan_recipe(shared_pairs, start=str(before), keep_checkpoints=9, every=UNSEEN, stages=[
         {"resolution": 16, "images": 4, "batch_size": 2, "freeze": "trunk"},
         {"resolution": 16, "images": 4, "batch_size": 2}])
     train(recipe, tmp_path / "run", Silent())

@@ -358,8 +358,8 @@ class Blank:
     pytest.param(ResNet(3, 3, 64, 2), Settings(2000, math.inf), marks=pytest.mark.slow),
     (UNet(3, 3, 32, 6, "instance", 0.0), Settings(64, 16.0))])
 def test_translating_takes_the_memory_that_is_forecast(network: nn.Module, settings: Settings) -> None:
-    """The bytes of all tensors at 1000 × 1500, on the meta device: the same run, without values."""
-    network, image = copy.deepcopy(network).to("meta"), Blank(1, 3, 1000, 1500)
+    """The bytes of all tensors at 500 × 1500, on the meta device: the same run, without values."""
+    network, image = copy.deepcopy(network).to("meta"), Blank(1, 3, 500, 1500)
     with LiveBytes([*network.parameters()]) as image.counter:
         counter = image.counter
         tiling.apply(network, image, settings=settings, out=image)

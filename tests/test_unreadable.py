@@ -231,7 +231,7 @@ def test_a_signal_ends_the_wait_for_a_read_that_hangs_and_everything_is_saved(
     def arm(images: int) -> None:
         if images == 6 and not (tmp_path / "armed").exists():
             (tmp_path / "armed").touch()
-            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
     monkeypatch.setattr(Samples, "stored", hanging)
     began = time.monotonic()

@@ -45,6 +45,15 @@ def least_recipe(data: Path, /, **changes: Any) -> Recipe:
         "every": {"log": 4, "sample": 20, "checkpoint": 4}, "workers": 0, **changes}, "toy")
 
 
+UNSEEN = {"log": 4, "sample": None, "checkpoint": 4, "evaluate": None}  # no picture and no score, which take time
+
+
+def unseen_recipe(data: Path, /, **changes: Any) -> Recipe:
+    """Half of the least training, of which nothing is shown."""
+    stages = [{"resolution": 16, "images": 12, "batch_size": 2}]
+    return least_recipe(data, **{"stages": stages, "every": UNSEEN} | changes)
+
+
 def cut_recipe(data: Path, /, **changes: Any) -> Recipe:
     """A FastCUT with an identity loss besides, so that all there is of CUT is trained; with an average."""
     return validate(Recipe, {

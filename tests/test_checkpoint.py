@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.covering import one_in
-from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
+from tests.runs import UNSEEN, Silent, cyclegan_recipe, final_state, train_until, unseen_recipe
 from translate import files
 from translate.errors import CheckpointError, DiskError
 from translate.foreign import read_lines
@@ -178,7 +178,7 @@ def test_a_checkpoint_holds_no_pickle(run: Run) -> None:
 
 
 def test_checkpoints_are_kept_as_many_as_the_recipe_says(shared_pairs: Path, tmp_path: Path) -> None:
-    recipe = pix2pix_recipe(shared_pairs, keep_checkpoints=3, every={"log": 4, "sample": 8, "checkpoint": 2})
+    recipe = unseen_recipe(shared_pairs, keep_checkpoints=3, every=UNSEEN | {"checkpoint": 2})
     train(recipe, tmp_path / "run", Silent())
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
         "000000000008", "000000000010", "000000000012"]
@@ -195,10 +195,10 @@ def test_what_was_the_best_at_the_healthy_checkpoint_is_kept_with_it(run: Run) -
 
 def test_what_a_resume_refused_never_crowds_out_what_it_saves(shared_pairs: Path, tmp_path: Path) -> None:
     """Checkpoints of 8 and 12 images are damaged and the run goes on from 4: the new ones have lower numbers."""
-    train_until(cyclegan_recipe(shared_pairs, keep_checkpoints=3, guard=None), tmp_path / "run", 12)
+    train_until(cyclegan_recipe(shared_pairs, keep_checkpoints=3, every=UNSEEN, guard=None), tmp_path / "run", 12)
     for name in ("000000000008", "000000000012"):
         (tmp_path / "run" / "checkpoints" / name / "MANIFEST.json").write_text("{}x")
-    recipe = cyclegan_recipe(shared_pairs, every={"log": 4, "sample": 20, "checkpoint": 2}, guard=None)
+    recipe = cyclegan_recipe(shared_pairs, every=UNSEEN | {"checkpoint": 2}, guard=None)
     held = Run(recipe, RunFolder(tmp_path / "run"), make_accelerator(recipe, tmp_path / "run"), Silent())
     held.restore()
     assert held.progress.images == 4

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests.commands import Command, call, launch
 from tests.conftest import waves
-from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe
+from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, unseen_recipe
 from translate.cli import progress
 from translate.cli.progress import Display
 from translate.foreign import read_lines
@@ -222,7 +222,7 @@ def test_what_points_to_the_check_names_what_to_give_it(shared_pairs: Path, tmp_
 
 def test_a_direction_a_model_does_not_have_is_named(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    train(pix2pix_recipe(shared_pairs), tmp_path / "run", Silent())
+    train(unseen_recipe(shared_pairs), tmp_path / "run", Silent())
     words = ("convert", shared_pairs / "testA", tmp_path / "out", "--model", tmp_path / "run", "--direction")
     assert call(monkeypatch, *words, "ba") == 2
     assert "does not translate b to a" in said.getvalue()

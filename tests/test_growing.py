@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from tests.bounds import rounding_bound
 from tests.covering import each_value
 from tests.networks import DISCRIMINATORS, GENERATORS, SMALL, randomise
-from tests.runs import GROWTH, Silent, final_state, growing_cyclegan_recipe, growing_recipe, pix2pix_recipe, train_until
+from tests.runs import (
+    GROWTH,
+    UNSEEN,
+    Silent,
+    final_state,
+    growing_cyclegan_recipe,
+    growing_recipe,
+    pix2pix_recipe,
+    train_until,
+)
 from tests.steps import known, make_batch, step, strengthen, worst_error
 from translate import tiling
 from translate.data import held_out
@@ -334,14 +343,14 @@ def test_a_grown_generator_in_strips_gives_the_whole_images_output(variant: str,
 
 def growing_unet_recipe(data: Path) -> Recipe:
     """With batch norm, dropout, an average, and a spectral norm in what grows of the discriminator."""
-    return pix2pix_recipe(data, stages=GROWTH, translator={
+    return pix2pix_recipe(data, stages=GROWTH, every=UNSEEN, translator={
         "kind": "pix2pix", "generator": {"kind": "unet", "width": 2, "downs": 4}, "ema": 0.9,
         "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "spectral": True}})
 
 
 def growing_pyramid_recipe(data: Path) -> Recipe:
     """With all that looks at what a pyramid says: features, a penalty, and an average."""
-    return pix2pix_recipe(data, stages=GROWTH, translator={
+    return pix2pix_recipe(data, stages=GROWTH, every=UNSEEN, translator={
         "kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 1}, "ema": 0.9, "orthogonal": 0.01,
         "discriminator": {"kind": "patchgan", "width": 2, "layers": 1, "scales": 2}, "weights": {"features": 3.0},
         "penalty": {"kind": "r1"}})
@@ -359,11 +368,11 @@ def test_a_run_whose_pyramid_grows_resumes_bit_identically_in_the_middle_of_a_fa
 
 def test_a_last_stage_that_fades_cannot_be_made_longer(shared_pairs: Path, tmp_path: Path) -> None:
     """Its share follows from how many images it has: it would jump back."""
-    train(growing_recipe(shared_pairs, stages=GROWTH[:2]), tmp_path / "run", Silent())
+    train(growing_recipe(shared_pairs, stages=GROWTH[:2], every=UNSEEN), tmp_path / "run", Silent())
     longer = [GROWTH[0], GROWTH[1] | {"images": 16}]
     with pytest.raises(RunError, match=r"stages.1.images: 8 → 16"):
-        train(growing_recipe(shared_pairs, stages=longer), tmp_path / "run", Silent(), resume=True)
-    train(growing_recipe(shared_pairs, stages=[*GROWTH[:2], GROWTH[2]]), tmp_path / "run", Silent(), resume=True)
+        train(growing_recipe(shared_pairs, stages=longer, every=UNSEEN), tmp_path / "run", Silent(), resume=True)
+    train(growing_recipe(shared_pairs, stages=GROWTH[:3], every=UNSEEN), tmp_path / "run", Silent(), resume=True)
 
 
 INSTANTS = [8, 10, 14, 16, 20, 26]  # at the end of a stage, in the middle of a fade, after one, in that of a second

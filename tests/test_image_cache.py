@@ -17,7 +17,7 @@ import torch
 from PIL import Image, features
 
 from tests.conversions import noise
-from tests.runs import Silent, cyclegan_recipe, final_state
+from tests.runs import UNSEEN, Silent, cyclegan_recipe, final_state
 from tests.test_data_layouts import config_of, members_of_the_union, two_data_sets
 from translate import data
 from translate.data import image_cache, samples
@@ -77,7 +77,8 @@ def test_a_training_sees_the_same_pixels_with_the_cache_and_without(
 def test_a_trained_network_is_bit_identical_with_the_cache(root: Path) -> None:
     photographs(root / "photos/trainA")
     photographs(root / "photos/trainB", 3, (70, 60), ".png")
-    recipe = cyclegan_recipe(root / "photos", stages=[{"resolution": 16, "images": 4, "batch_size": 2}])
+    recipe = cyclegan_recipe(root / "photos", every=UNSEEN,
+                             stages=[{"resolution": 16, "images": 4, "batch_size": 2}])
     document = recipe.dump()
     document["data"] |= {"resize": 20}
     found = []

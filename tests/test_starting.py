@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.commands import call
-from tests.runs import Silent, cut_recipe, cyclegan_recipe, final_state, pix2pix_recipe, train_until
+from tests.runs import UNSEEN, Silent, cut_recipe, cyclegan_recipe, final_state, pix2pix_recipe, train_until
 from tests.theirs import PatchGANOfTheirs, ResNetOfTheirs, shaken
 from translate.errors import CheckpointError, RunError, UsageError
 from translate.interop.importing import import_release
@@ -28,7 +28,6 @@ from translate.training.starting import read_source
 
 RESNET = {"kind": "resnet", "width": 2, "blocks": 1}
 PATCH = {"kind": "patchgan", "width": 2, "layers": 1}
-UNSEEN = {"log": 4, "sample": None, "checkpoint": 4, "evaluate": None}  # a training of which nothing is shown
 
 
 @pytest.fixture(scope="module")

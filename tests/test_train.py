@@ -29,6 +29,7 @@ from tests.commands import Command
 from tests.covering import one_in
 from tests.runs import (
     ROOT,
+    UNSEEN,
     Interrupted,
     Silent,
     cut_recipe,
@@ -38,6 +39,7 @@ from tests.runs import (
     pix2pix_recipe,
     stabilised_recipe,
     train_until,
+    unseen_recipe,
 )
 from translate import files
 from translate.data import Sample
@@ -236,7 +238,7 @@ def test_what_a_start_that_failed_has_left_is_in_nobodys_way(shared_pairs: Path,
     shutil.copytree(shared_pairs, home)
     for path in (home / "trainA").iterdir():
         path.write_bytes(b"no image")
-    recipe = pix2pix_recipe(home)
+    recipe = unseen_recipe(home)
     with pytest.raises(DataError, match="no image"):
         train(recipe, tmp_path / "run", Silent())
     assert (tmp_path / "run" / "status.json").is_file()
@@ -248,7 +250,7 @@ def test_what_a_start_that_failed_has_left_is_in_nobodys_way(shared_pairs: Path,
 
 
 def test_a_run_is_never_overwritten(shared_pairs: Path, tmp_path: Path) -> None:
-    recipe = pix2pix_recipe(shared_pairs)
+    recipe = unseen_recipe(shared_pairs)
     run = finished(recipe, tmp_path / "run")
     before = final_state(run)
     with pytest.raises(RunError, match="--resume"):
@@ -260,23 +262,23 @@ def test_a_run_is_never_overwritten(shared_pairs: Path, tmp_path: Path) -> None:
 
 def test_resuming_with_a_changed_recipe_lists_the_changes(shared_pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train_until(pix2pix_recipe(shared_pairs), run, 6)
-    changed = pix2pix_recipe(shared_pairs, seed=5)
+    train_until(unseen_recipe(shared_pairs), run, 6)
+    changed = unseen_recipe(shared_pairs, seed=5)
     with pytest.raises(RunError, match="seed: 0 → 5"):
         train(changed, run, Silent(), resume=True)
 
 
 def test_a_run_can_be_extended_by_a_stage_and_by_cadence(shared_pairs: Path, tmp_path: Path) -> None:
-    recipe = pix2pix_recipe(shared_pairs)
+    recipe = unseen_recipe(shared_pairs)
     run = finished(recipe, tmp_path / "run")
-    stages = [*recipe.dump()["stages"], {"resolution": 64, "images": 4, "batch_size": 2}]
-    train(pix2pix_recipe(shared_pairs, stages=stages, every={"log": 2}), run, Silent(), resume=True)
+    stages = [*recipe.dump()["stages"], {"resolution": 16, "images": 4, "batch_size": 2}]
+    train(unseen_recipe(shared_pairs, stages=stages, every=UNSEEN | {"log": 2}), run, Silent(), resume=True)
     assert final_state(run)["images"] == "000000000016"
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(shared_pairs: Path, tmp_path: Path,
                                                                   trained: Trained) -> None:
-    recipe = pix2pix_recipe(shared_pairs)
+    recipe = unseen_recipe(shared_pairs)
     run = tmp_path / "run"
     train_until(recipe, run, 10)
     newest = sorted((run / "checkpoints").iterdir())[-1]
@@ -290,11 +292,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(shared_pairs: 
 
 def test_when_no_checkpoint_verifies_the_run_says_so_and_starts_nothing(shared_pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train_until(pix2pix_recipe(shared_pairs), run, 6)
+    train_until(unseen_recipe(shared_pairs), run, 6)
     for manifest in (run / "checkpoints").glob("*/MANIFEST.json"):
         manifest.write_text("{")
     with pytest.raises(CheckpointError, match="none of its"):
-        train(pix2pix_recipe(shared_pairs), run, Silent(), resume=True)
+        train(unseen_recipe(shared_pairs), run, Silent(), resume=True)
 
 
 def test_an_average_keeps_its_memory_when_the_batch_size_changes(shared_pairs: Path, tmp_path: Path) -> None:
@@ -459,7 +461,7 @@ def test_a_rotten_test_image_costs_its_scores_and_not_the_run(shared_pairs: Path
 
 def test_a_run_belongs_to_one_process_at_a_time(shared_pairs: Path, tmp_path: Path) -> None:
     """A requeued job beside a dying one must not mix its files with those of the other."""
-    recipe = pix2pix_recipe(shared_pairs)
+    recipe = unseen_recipe(shared_pairs)
     train_until(recipe, tmp_path / "run", 6)
     holder = RunFolder(tmp_path / "run")
     holder.claim(recipe)
@@ -513,7 +515,7 @@ def test_a_disk_that_fills_up_ends_with_74(shared_pairs: Path, tmp_path: Path, m
 
     monkeypatch.setattr(files, "append_line", full)
     with pytest.raises(DiskError, match=r"No space left on device .* bytes free"):
-        train(pix2pix_recipe(shared_pairs), tmp_path / "run", Silent())
+        train(unseen_recipe(shared_pairs), tmp_path / "run", Silent())
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 74)
 
@@ -530,6 +532,6 @@ def test_interrupted_is_not_swallowed(shared_pairs: Path, tmp_path: Path) -> Non
         raise Interrupted("by the test")
 
     with pytest.raises(Interrupted):
-        train(pix2pix_recipe(shared_pairs), tmp_path / "run", Silent(fail))
+        train(unseen_recipe(shared_pairs), tmp_path / "run", Silent(fail))
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "failed" and "by the test" in status["message"]

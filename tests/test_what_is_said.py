@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.commands import call
 from tests.conftest import waves
-from tests.runs import Silent, pix2pix_recipe, train_until
+from tests.runs import Silent, pix2pix_recipe, train_until, unseen_recipe
 from tests.theirs import ResNetOfTheirs
 from translate.cli import training
 from translate.cli.options import KINDS_OF_DATA
@@ -81,7 +81,7 @@ def test_a_resume_on_other_images_says_so(change: str, shared_pairs: Path, tmp_p
     """It went on without a word, and did not repeat bit for bit."""
     data, run, report = tmp_path / "pairs", tmp_path / "run", Silent()
     shutil.copytree(shared_pairs, data)
-    train_until(pix2pix_recipe(data), run, 6)
+    train_until(unseen_recipe(data), run, 6)
     for side in "AB":
         first = data / f"train{side}" / "0.png"
         if change == "added":
@@ -95,7 +95,7 @@ def test_a_resume_on_other_images_says_so(change: str, shared_pairs: Path, tmp_p
         data = tmp_path / "elsewhere"
         saved = (run / "recipe.yaml").read_text()
         (run / "recipe.yaml").write_text(saved.replace(str(tmp_path / "pairs"), str(data)))
-    train(pix2pix_recipe(data), run, report, resume=True)
+    train(unseen_recipe(data), run, report, resume=True)
     lines = [line for line in report.lines if "not those of before (6 + 6 files then" in line]
     assert len(lines) == (change != "none")
     assert len([each for each in read_lines(run / "events.jsonl") if "not those of before" in each["message"]]) == len(

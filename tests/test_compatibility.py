@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import translate
 from tests.conftest import write_pairs
-from tests.runs import Silent, final_state, pix2pix_recipe, train_until
+from tests.runs import Silent, final_state, train_until, unseen_recipe
 from translate.cli import main
 from translate.errors import RunError
 from translate.foreign import read_lines
@@ -171,12 +171,12 @@ def older(folder: Path) -> None:
 def test_a_run_of_before_the_order_could_be_chosen_goes_on_with_the_generators_first(
         shared_pairs: Path, tmp_path: Path) -> None:
     """A pix2pix or CUT that was half trained would else go on under the rules of another game, without a word."""
-    before, run = pix2pix_recipe(shared_pairs, translator=GENERATORS_FIRST), tmp_path / "run"
+    before, run = unseen_recipe(shared_pairs, translator=GENERATORS_FIRST), tmp_path / "run"
     train(before, tmp_path / "whole", Silent())
     train_until(before, run, 6)
     older(run)
     assert load_saved(EARLIER / "run").translator.first == load_saved(run).translator.first == "generator"
-    now = pix2pix_recipe(shared_pairs, translator=GENERATORS_FIRST | {"pace": {}})
+    now = unseen_recipe(shared_pairs, translator=GENERATORS_FIRST | {"pace": {}})
     assert now.translator.first == "discriminator"
     with pytest.raises(RunError, match=r"translator.pace.first: 'generator' → 'discriminator'"):
         train(now.with_first("discriminator"), run, Silent(), resume=True)

@@ -61,7 +61,7 @@ def spoilt_recipe(data: Path, **changes: Any) -> Recipe:
     document["optimizer"]["generator"] = {"kind": "adam", "lr": 2e-3}
     document["stages"] = [{"resolution": 16, "images": 12, "batch_size": 2},
                           {"resolution": 16, "images": 40, "batch_size": 2, "lr": {"kind": "constant", "factor": 1000}}]
-    document |= {"every": {"log": 4, "sample": 100, "checkpoint": 4, "evaluate": 4},
+    document |= {"every": {"log": 4, "sample": None, "checkpoint": 4, "evaluate": 4},
                  "evaluate": {"metric": "l1", "patience": 3}, **changes}
     return validate(Recipe, document, "spoilt")
 

@@ -115,7 +115,7 @@ def test_a_check_and_a_training_name_what_they_leave_out(kind: str, shared_pairs
     report, small = Silent(), {"kind": "resnet", "width": 2, "blocks": 0}
     train(pix2pix_recipe(data, translator={"kind": "pix2pix", "generator": small, "discriminator": {
         "kind": "patchgan", "width": 2, "layers": 1}}, stages=[{"resolution": 16, "images": 2, "batch_size": 2}],
-        every={"log": 2, "sample": 100, "checkpoint": 100, "evaluate": 2}), tmp_path / "run", report)
+        every={"log": 2, "sample": None, "checkpoint": 100, "evaluate": 2}), tmp_path / "run", report)
     (told,) = (line for line in report.lines if "left out" in line)
     assert told.startswith("warning: 2 among the images") and "testA/9.png" in told and "trainB/9.png" in told
 

@@ -41,7 +41,7 @@ from translate.training.loop import train
 SMALL = {"translator": {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 0},
                         "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}},
          "stages": [{"resolution": 16, "images": 24, "batch_size": 2}],
-         "every": {"log": 10, "sample": 100, "checkpoint": 100, "evaluate": None}}
+         "every": {"log": 10, "sample": None, "checkpoint": 100, "evaluate": None}}
 
 
 def small(data: Path, skipping: bool = False, **changes: Any) -> Recipe:

@@ -141,9 +141,9 @@ def test_strips_that_nobody_asked_for_are_exact(left) -> None:
 
 
 def test_what_fits_nowhere_says_whose_limit_it_is(left) -> None:
-    left(80 * MB)
-    with pytest.raises(DoesNotFit, match=r"3000×3000 pixels needs .* may be taken: 70% of the .* \(a test's memory\)"):
-        translating().way(3000, 3000)
+    left(20 * MB)
+    with pytest.raises(DoesNotFit, match=r"1000×1000 pixels needs .* may be taken: 70% of the .* \(a test's memory\)"):
+        translating().way(1000, 1000)
 
 
 def test_a_launchers_processes_share_what_is_left(left, monkeypatch: pytest.MonkeyPatch) -> None:

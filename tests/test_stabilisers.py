@@ -92,7 +92,7 @@ def moves(**pace: int) -> list[str]:
     found = []
     for number in range(6):
         translator = build(config)
-        update = step(translator, make_batch((32, 32)), number=number, images=2 * number)
+        update = step(translator, make_batch((16, 16)), number=number, images=2 * number)
         trained = {name.split("_")[0] for name, value in gradients(translator).items() if value is not None}
         assert ("adversarial" in update.losses) == ("generator" in trained)
         found.append("".join(sorted(name[0].upper() for name in trained)))

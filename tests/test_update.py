@@ -155,7 +155,7 @@ def scaled_step(plan: str, scale: float, num_steps: int = 1) -> tuple[Translator
                   for phase, networks in translator.phases.items()}
     for _ in range(num_steps):
         update = Update(translator, optimizers, accelerator, memory.PLANS[plan], "fp16")  # type: ignore[arg-type]
-        translator.step(make_batch((37, 51), 1, torch.float32), update)
+        translator.step(make_batch((25, 34), 1, torch.float32), update)
     return translator, accelerator
 
 
@@ -173,7 +173,7 @@ class TestScaling:
         optimizers = {phase: SGD(lr=1e-2).build(parameter for network in networks.values()
                                                 for parameter in network.parameters())
                       for phase, networks in exact.phases.items()}
-        exact.step(make_batch((37, 51), 1, torch.float32),
+        exact.step(make_batch((25, 34), 1, torch.float32),
                    Update(exact, optimizers, Accelerator(cpu=True), memory.PLANS["plain"], "fp32"))
         truth = moved(exact)
         errors = [((moved(scaled_step(each, 2.0**6)[0]) - truth).norm() / truth.norm()).item()

@@ -198,6 +198,28 @@ def test_a_corrected_geotiff_shows_every_place_where_it_was(tagged: str, tmp_pat
         assert abs(found[0] - 20 - left) < 0.6 and abs(found[1] - 20 - top) < 0.6
 
 
+@pytest.mark.parametrize("placed", [("trainA", "trainB"), ("trainB",)])
+def test_a_moved_geotiff_keeps_what_gdal_says_of_its_values(placed: tuple[str, ...], tmp_path: Path) -> None:
+    """And its place, beside a partner that tells GDAL's things and no place; no value becomes that for no data."""
+    source = pairs(tmp_path / "in", OFF[:1], ".tif", lambda image: as_bytes(image)[..., :1])
+    place = (33550, "d", 3, (10.0, 10.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 5e5, 53e5, 0.0), True)
+    own = {"trainA": {42112: "<GDALMetadata>A</GDALMetadata>", 42113: "99"},
+           "trainB": {42112: "<GDALMetadata>B</GDALMetadata>", 42113: "100"}}
+    for side, tags in own.items():
+        given = tifffile.imread(source / side / "0.tif")
+        given[given == int(tags[42113])] += 1
+        tifffile.imwrite(source / side / "0.tif", given, photometric="minisblack", metadata=None, extratags=[
+            *(place if side in placed else ()), *((code, "s", 0, text, True) for code, text in tags.items())])
+    assert align_pairs(source, tmp_path / "out", "shift").moved == 1
+
+    for side, tags in own.items():
+        with tifffile.TiffFile(tmp_path / "out" / side / "0.tif") as file:
+            found = file.pages[0].tags
+            assert {code: found.valueof(code) for code in tags} == tags
+            assert (found.valueof(33922) is not None) == (side in placed)
+            assert int(tags[42113]) not in file.pages[0].asarray()
+
+
 @pytest.mark.parametrize("edges", ["crop", "mark"])
 def test_what_cannot_be_written_leaves_no_half_of_a_pair(edges: str, tmp_path: Path) -> None:
     """And is counted once: whole numbers of 32 bits would become floats, and a PNG cannot mark what has no data."""

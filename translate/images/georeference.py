@@ -9,15 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 from translate.images.resampling import HeightWidth
-from translate.images.values import NODATA_TAG
 
 PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS = 33550, 33922, 34264, 34735  # tags (OGC GeoTIFF 1.1, 7.1)
+PLACE_TAGS = (PIXEL_SCALE, TIE_POINTS, TRANSFORMATION, GEO_KEYS, 34736, 34737)  # the last two: what keys refer to
 RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a geo key, and its value where coordinates are of a pixel's centre
 
 
 def place_of(geo: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the tags that say where on Earth an image lies, without the one that names its value for no data."""
-    return tuple(tag for tag in geo if tag[0] != NODATA_TAG)
+    """Return the tags that say where on Earth an image lies, without GDAL's, which say what its values are."""
+    return tuple(tag for tag in geo if tag[0] in PLACE_TAGS)
 
 
 def geo_from(geo: tuple[Any, ...], top: float, left: float) -> tuple[Any, ...]:
@@ -27,10 +27,7 @@ def geo_from(geo: tuple[Any, ...], top: float, left: float) -> tuple[Any, ...]:
             return tuple(values)
         if code == TIE_POINTS:  # sixes: a pixel (column, row, 0), and where it lies
             return tuple(value - (left, top, 0, 0, 0, 0)[number % 6] for number, value in enumerate(values))
-
-        # A matrix of four rows: (column, row, depth, 1) to where that lies
-        rows = [values[place:place + 4] for place in range(0, len(values), 4)]
-        return tuple(value for a, b, c, d in rows for value in (a, b, c, d + a * left + b * top))
+        return tuple(value for a, b, c, d in _rows_of(values) for value in (a, b, c, d + a * left + b * top))
 
     return _changed(geo, changed)
 
@@ -47,13 +44,15 @@ def resized_geo(geo: tuple[Any, ...], old: HeightWidth, new: HeightWidth) -> tup
         if code == TIE_POINTS:  # sixes: a pixel (column, row, 0), and where it lies
             return tuple(((value + shift) * (down if number % 6 else across) - shift) if number % 6 < 2 else value
                          for number, value in enumerate(values))
-
-        # A matrix of four rows: (column, row, depth, 1) to where that lies
-        rows = [values[place:place + 4] for place in range(0, len(values), 4)]
-        return tuple(value for a, b, c, d in rows for value in (
+        return tuple(value for a, b, c, d in _rows_of(values) for value in (
             a / across, b / down, c, d + a * (shift / across - shift) + b * (shift / down - shift)))
 
     return _changed(geo, changed)
+
+
+def _rows_of(matrix: Any) -> list[Any]:
+    """Return the four rows of a matrix that leads from (column, row, depth, 1) to where that lies."""
+    return [matrix[first:first + 4] for first in range(0, len(matrix), 4)]
 
 
 def _changed(geo: tuple[Any, ...], change: Callable[[int, Any], tuple[float, ...]]) -> tuple[Any, ...]:

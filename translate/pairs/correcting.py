@@ -23,7 +23,7 @@ from translate import files
 from translate.data.recognising import Kind, read_as
 from translate.errors import DataError, DiskError, ImageError, TranslateError, UsageError
 from translate.foreign import Shape, read_lines
-from translate.images.georeference import geo_from, place_of
+from translate.images.georeference import PLACE_TAGS, geo_from, place_of
 from translate.images.pictures import Picture, bits_of
 from translate.images.values import NoData
 from translate.images.writing import holds, write_image
@@ -186,7 +186,7 @@ class _Copy:
         places = sources(found, flow, self.model, (shape[0], shape[1]))
         nearest = pair.labels and self.move == "a"
         brought, inside = moved(images[self.move], places, nearest)
-        brought = replace(brought, geo=self._place(images[still], images[self.move], found))
+        brought = replace(brought, geo=self._geo(images[still], images[self.move], found))
         part = valid_part(inside)
         if min(each.stop - each.start for each in part) < SMALLEST:
             return None
@@ -202,14 +202,15 @@ class _Copy:
             made[self.move] = replace(brought, unknown=unknown)
         return _Correction(made, part if self.edges == "crop" else None, _off(again, self.model))
 
-    def _place(self, still: Picture, moving: Picture, found: Alignment) -> tuple[Any, ...]:
-        """Return where on Earth a picture lies after it was moved: where its partner does.
+    def _geo(self, still: Picture, moving: Picture, found: Alignment) -> tuple[Any, ...]:
+        """Return a GeoTIFF's tags of a picture after it was moved: its own, and that it lies where its partner does.
 
-        If that does not say, where it lay before, which only a shift leaves simple to tell; else nothing.
+        If that does not say, it lies where it lay before, which only a shift leaves simple to tell; else nowhere.
         """
-        if still.geo or self.model != "shift" or found.shift is None:
-            return place_of(still.geo)
-        return geo_from(place_of(moving.geo), found.shift[1], found.shift[0])
+        place = place_of(still.geo)
+        if not place and self.model == "shift" and found.shift is not None:
+            place = geo_from(place_of(moving.geo), found.shift[1], found.shift[0])
+        return (*place, *(tag for tag in moving.geo if tag[0] not in PLACE_TAGS))
 
     def _write(self, pair: Pair, images: dict[str, Picture]) -> list[Path]:
         """Write the images of a pair. Raises `ImageError` for what a format cannot hold."""
@@ -241,6 +242,8 @@ class _Copy:
                 raise DataError(f"cannot mark pixels without data in {suffix} of {pixels.dtype}", origin,
                                 "take --edges crop, or files that name a value for no data (TIFF)")
             pixels, geo = nodata.put(pixels, picture.unknown), nodata.tags(geo)
+        elif picture.nodata is not None:  # a resampled value may be like it
+            pixels = NoData(picture.nodata, True).put(pixels, None)
         return _Stored(origin, path, replace(picture, pixels=pixels, geo=geo))
 
     def _write_file(self, stored: _Stored, labels: bool = False) -> Path:

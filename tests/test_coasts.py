@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from translate.errors import DataError
 from translate.images.reading import ImageConfig, read_image
 
 HEIGHT, WIDTH = 90, 180  # px: two degrees each
+NAMES = ("trainA", "trainB", "testA", "testB")
 
 
 def star(longitude: float, latitude: float, radius: float, seed: int) -> np.ndarray:
@@ -52,7 +54,7 @@ def test_source_and_target_share_no_place_and_labels_lie_under_their_images(tmp_
     counts = config.cut(a, b, labels, tmp_path)
 
     places = {}
-    for name in ("trainA", "trainB", "testA", "testB"):
+    for name in NAMES:
         paths = sorted((tmp_path / name).iterdir())
         assert len(paths) == counts[name] > 0
         numbers = []
@@ -68,9 +70,33 @@ def test_source_and_target_share_no_place_and_labels_lie_under_their_images(tmp_
     assert sum(counts["pixels"]["trainA"].values()) == counts["trainA"] * 225
 
 
-@pytest.mark.parametrize("line", ["1 2.0 9 0 0 0 72 x", "1 2.0 2 0 0 0 16", "1 2.0 1 0 0 -8 8 x", "? 2.0 1 0 0 0 8 x"])
+@pytest.mark.parametrize(("side", "band", "refused"), [
+    (46, (0, 100), None), (45, (0, 180), None), (46, (0, 180), "train has 90×90 px .* at least 92×46"),
+    (46, (0, 90), "test has 45×90 px .* at least 46×46"), (91, (0, 180), "train has 90×90 px .* at least 182×91")])
+def test_a_part_of_the_world_holds_a_crop_of_each_domain_or_is_refused(side: int, band: tuple[float, float],
+                                                                       refused: str | None, tmp_path: Path) -> None:
+    """A and B share the columns of train, and are cut of the same places of test."""
+    config = CoastsConfig(input="a", target="b", coasts="c", coasts_about="d", side=side, band=band)
+    shown, labels = np.zeros((HEIGHT, WIDTH, 3), np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
+    with nullcontext() if refused is None else pytest.raises(DataError, match=refused):
+        assert min(config.cut(shown, shown, labels, tmp_path)[name] for name in NAMES) > 0
+
+
+def test_folders_that_would_hold_no_crop_are_named(tmp_path: Path) -> None:
+    """Where B shows water everywhere but in the column that becomes train's first, which is A's."""
+    config = CoastsConfig(input="a", target="b", coasts="c", coasts_about="d", side=30, band=(0, 60), min_land=0.5)
+    b = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    b[..., 2] = 200
+    b[:, 120:150] = 100  # the band ends at 120
+    with pytest.raises(DataError, match=r"^trainB, testA, testB: no crop is at least 50% land") as error:
+        config.cut(b, b, np.zeros((HEIGHT, WIDTH), np.uint8), tmp_path)
+    assert error.value.advice == "make min_land smaller"
+
+
+@pytest.mark.parametrize("line", ["1 2.0 9 0 0 0 72 x", "1 2.0 3 0 0 0 24", "1 2.0 3 0 0 -8 24 x", "? 2.0 3 0 0 0 24 x",
+                                  "1 2.0 0 0 0 0 0 x", "1 2.0 2 0 0 0 16 x"])
 def test_a_line_that_names_no_points_is_an_error_that_names_it(line: str, tmp_path: Path) -> None:
-    (tmp_path / "points").write_bytes(star(0, 0, 5, 0)[:2].tobytes())
-    (tmp_path / "about").write_text(f"1 2.0 2 0 0 0 16 good\n{line}\n")
+    (tmp_path / "points").write_bytes(star(0, 0, 5, 0)[:3].tobytes())
+    (tmp_path / "about").write_text(f"1 2.0 3 0 0 0 24 good\n{line}\n")
     with pytest.raises(DataError, match="line 2 says nothing"):
         list(polygons(tmp_path / "about", tmp_path / "points"))

@@ -55,8 +55,9 @@ class CoastsConfig(WorldConfig):
     def cut(self, a: np.ndarray, b: np.ndarray, labels: np.ndarray, folder: Path) -> dict[str, Any]:
         """Cut maps (H, W, 3) and labels (H, W), and return how many crops there are of each, and of which classes.
 
-        Crops of B with too little land are left out, and those of A at the same places. Raises `DataError` where a part
-        of the world is smaller than a crop.
+        Crops of B with too little land are left out, and those of A at the same places. Raises `DataError` where the
+        band is smaller than a crop, or the rest of the world than one of A beside one of B, and where all crops of A or
+        of B are left out.
         """
         counts: dict[str, Any] = {}
         shares: dict[str, np.ndarray] = {}
@@ -64,9 +65,11 @@ class CoastsConfig(WorldConfig):
         for split in ("train", "test"):
             shown = dict(zip("AB", (parts[0][split], parts[1][split]), strict=True))
             height, width = parts[2][split].shape
-            if min(height, width) < 2 * self.side:
-                raise DataError(f"{width}×{height} px of the world, and a crop is {self.side}", split,
-                                "make side smaller, or the band or the latitudes larger")
+            least = 2 * self.side if split == "train" else self.side  # a column of A and one of B, or one of both
+            if height < self.side or width < least:
+                raise DataError(f"{split} has {width}×{height} px of the world; expected at least {least}×{self.side}",
+                                advice="make side smaller, or latitudes larger, or the band "
+                                f"{'smaller' if split == 'train' else 'larger'}")
             for column, left in enumerate(range(0, width - self.side + 1, self.side)):
                 for top in range(0, height - self.side + 1, self.side):
                     window = np.s_[top:top + self.side, left:left + self.side]
@@ -79,6 +82,9 @@ class CoastsConfig(WorldConfig):
                         _write(folder / "labels" / name / f"{top:04}_{left:04}.png", classes[..., None])
                         counts[name] = counts.get(name, 0) + 1
                         shares[name] = shares.get(name, 0) + np.bincount(classes.ravel(), minlength=256)
+        if missing := [name for name in ("trainA", "trainB", "testA", "testB") if name not in counts]:
+            raise DataError(f"{', '.join(missing)}: no crop is at least {self.min_land:.0%} land",
+                            advice="make min_land smaller")
         return counts | {"pixels": {name: {"sea": int(each[SEA]), "land": int(each[LAND]), "ice": int(each[ICE]),
                                            "unknown": int(each[UNKNOWN])} for name, each in shares.items()}}
 
@@ -90,6 +96,8 @@ def polygons(about: Path, points: Path) -> Iterator[Polygon]:
         try:
             level, _, num, _, _, start, num_bytes, _ = line.split()
             found = np.frombuffer(content, "<f4", int(num_bytes) // 4, int(start)).reshape(int(num), 2)
+            if len(found) < 3:
+                raise ValueError(f"{len(found)} points; expected 3 or more")
             yield int(level), found
         except ValueError as error:
             raise DataError(f"line {number} says nothing of a polygon in {points.name} ({error})", about) from None

@@ -556,3 +556,5 @@ def test_domains_are_called_as_their_folders(tmp_path: Path) -> None:
 
     assert domains("summer", "winter") == domains("summer/train", "winter/train") == ("A (summer)", "B (winter)")
     assert domains("a", "B") == UnpairedConfig(folder=tmp_path).domains == ("A", "B")
+    assert domains("day/images/train", "night/images/train") == ("A", "B"), "one name for both tells nothing"
+    assert UnpairedConfig(a=Path("train"), b=Path("night/train")).domains == ("A", "B (night)")

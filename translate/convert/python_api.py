@@ -82,8 +82,8 @@ class Model:
         resize   translate it at another scale: a short side in px, or `trained`, the range of short sides that the
                  model was trained on (`model.scale`), into which the image's is brought by as little as can be
         size     what comes out then has the size that it was translated in (`resized`), or the image's (`input`)
-        protect  a mask of the image's height and width, upright as it is: where it is not 0, what comes out has the
-                 image's own samples. For PIL images and arrays
+        protect  a mask of the image's height and width; of a PIL image, those that it has once it is upright. Where the
+                 mask is not 0, what comes out has the image's own samples. For PIL images and arrays
 
         PIL image    of any mode that a file read by the converter has, turned upright → L, RGB, RGBA, I;16 or F, as
                      the recipe declares; with its alpha, and its ICC profile and EXIF in `info`

@@ -59,7 +59,10 @@ class SidesConfig(LayoutConfig):
         if self.a is None or self.b is None:
             return super().domains
         a, b = (side.parent if side.name in FOLDERS_OF["train"] else side for side in (self.a, self.b))
-        return "A" if a.name in ("a", "A") else f"A ({a.name})", "B" if b.name in ("b", "B") else f"B ({b.name})"
+        if a.name == b.name:
+            return super().domains
+        return ("A" if a.name in ("", "a", "A") else f"A ({a.name})",
+                "B" if b.name in ("", "b", "B") else f"B ({b.name})")
 
     def sides(self, name: str, root: Path) -> tuple[Path, Path] | None:
         """Return the folders of A and B for a split; None where there is no such split.

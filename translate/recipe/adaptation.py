@@ -32,7 +32,8 @@ class Downstream(Config):
     def num_seen(self) -> int:
         """How many images are seen: all, without one that would be left for a last batch of its own.
 
-        Batch norm may have a single value a channel there, which torch refuses and which says nothing.
+        Batch norm may have a single value a channel there, which torch refuses and which says nothing. With a
+        batch_size of 1, or a single image, every batch is like that, and all images are seen.
         """
         return self.images - (self.images > self.batch_size > 1 and self.images % self.batch_size == 1)
 

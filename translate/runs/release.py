@@ -290,8 +290,8 @@ def _scale(progress: Progress, direction: Direction, fitting: Fitting, fixed: bo
 def _domains(recipe: Recipe, direction: Direction) -> tuple[str, str]:
     """Return what goes in and what comes out, in words: by the folders of a run's images, which a release leaves out.
     """
-    told = any(str(path).startswith(LEFT_OUT) for path in places_of(recipe).values())
-    a, b = ("A", "B") if told else recipe.data.domains
+    left_out = any(str(path).startswith(LEFT_OUT) for path in places_of(recipe).values())
+    a, b = ("A", "B") if left_out else recipe.data.domains
     return (a, b) if direction == "ab" else (b, a)
 
 

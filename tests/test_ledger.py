@@ -267,6 +267,28 @@ def test_lines_that_are_none_block_no_folder(ending: bytes, source: Path, tmp_pa
     assert tree(out) == before
 
 
+def test_threads_that_meet_a_malformed_line_together_find_the_earlier_one(tmp_path: Path) -> None:
+    """One thread read all lines anew, and to the others nothing was done meanwhile."""
+    rows = [{"path": "a.png", "status": "done", "output": "a.png", "key": key, "run": run}
+            for run, key in enumerate(["whole", 5], 1)]
+    (tmp_path / LEDGER).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Ledger(tmp_path).last("a.png")["key"] == "whole"
+    for _ in range(10):
+        ledger, together, found = Ledger(tmp_path), threading.Barrier(4), list[object]()
+
+        def look(ledger: Ledger = ledger, together: threading.Barrier = together,
+                 found: list[object] = found) -> None:
+            together.wait()
+            found.append((ledger.last_row("a.png") or {}).get("key"))
+
+        threads = [threading.Thread(target=look) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == ["whole"] * 4
+
+
 def test_a_line_of_the_highest_run_leaves_a_folder_that_can_be_gone_on_with(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     converted(source, out)

@@ -68,10 +68,10 @@ def test_a_number_of_processes_without_a_rank_is_no_launcher(rank: str | None, m
     assert choose_shard(None) is None and choose_shard("2/3") == Shard(2, 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_variable_that_no_launcher_sets_is_named_before_libraries_take_it(name: str, monkeypatch: pytest.MonkeyPatch,
-                                                                            ) -> None:
-    monkeypatch.setenv(name, "north")
-    with pytest.raises(UsageError, match=f"{name}=north .* a launcher"):
+@pytest.mark.parametrize(("name", "value"), [*((name, "north") for name in NAMES), ("LOCAL_WORLD_SIZE", "0")])
+def test_a_variable_that_no_launcher_sets_is_named_before_libraries_take_it(name: str, value: str,
+                                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"{name}={value} .* a launcher"):
         check_launcher()
     assert choose_device("auto") and num_processes_here(3) == 3

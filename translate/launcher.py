@@ -16,8 +16,8 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 def launched(name: str, otherwise: int) -> int:
-    """Return the number that a launcher has set, at least 0; `otherwise` where there is no launcher."""
-    number = _number(os.environ.get(name, ""))
+    """Return the number that a launcher has set, of processes at least 1; `otherwise` where there is no launcher."""
+    number = _number(name, os.environ.get(name, ""))
     return otherwise if number is None else number
 
 
@@ -25,11 +25,12 @@ def check_launcher() -> None:
     """Raise `UsageError`, which names the variable, where one holds what no launcher sets: libraries take it as theirs.
     """
     for name in NAMES:
-        value = os.environ.get(name, "0")
-        if _number(value) is None:
+        value = os.environ.get(name)
+        if value is not None and _number(name, value) is None:
             raise UsageError(f"{name}={visible(value)} in the environment: expected the whole number that a launcher "
                              "sets", advice=f"unset {name}, or start the processes with torchrun")
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
+def _number(name: str, text: str) -> int | None:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
+    return None if number == 0 and name.endswith("SIZE") else number

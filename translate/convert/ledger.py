@@ -218,24 +218,23 @@ class Ledger:
 
     def last(self, path: str) -> dict[str, Any]:
         """Return the entry of a path that counts; empty where there is none."""
-        line = self._line(path)
-        return parse(line, Row) if line and self.last_row(path) else {}
+        with self._lock:
+            return parse(self._line(path), Row) if self.last_row(path) else {}
 
     def last_row(self, path: str) -> Row | None:
         """Return what others rely on of the entry of a path that counts."""
-        line = self._line(path)
-        row: Row | None = one_of_lines(line, Row) if line else None
-        if row is not None:
-            return row if row["path"] == path else None  # another's with the same hash
+        with self._lock:
+            line = self._line(path)
+            row: Row | None = one_of_lines(line, Row) if line else None
+            if line and row is None and self._shape is Placed:
 
-        # The line that counts is malformed: from here on whole lines are parsed, and an earlier one counts.
-        if line and self._shape is Placed:
-            with self._lock:
+                # The line that counts is malformed: from here on whole lines are parsed, and an earlier one counts.
                 self._shape = Row
+                self._close_all()
                 self._forget()
-            self.look_again()
-            return self.last_row(path)
-        return None
+                self.look_again()
+                return self.last_row(path)
+        return row if row is not None and row["path"] == path else None  # not another's with the same hash
 
     def _line(self, path: str) -> bytes:
         """Return the line of the entry of a path that counts, or of one with the same hash."""

@@ -15,13 +15,14 @@ from translate.networks import PatchGANConfig, ResNetConfig
 from translate.translators import CycleGANConfig
 
 MEASURED = "## 2026-11-28, NVIDIA H200, commit 02c068d\n\n| plan | ms |\n|---|---|\n| `plain` | 291 |\n"
+ON_A_CPU = "## 2026-11-30, a CPU (AVX2), commit 71af654\n\n| step | `plain` |\n|---|---|\n| cycle_gan | 0.98 |\n"
 
 
 def test_without_a_gpu_floors_are_written_and_nothing_that_was_measured_is_lost(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "benchmarks.md"
     page.write_text(f"# Benchmarks\n\nOld words.\n\n## 2026-11-01, not measured, floors of an H200, commit x\n\nold\n\n"
-                    f"{MEASURED}")
+                    f"{ON_A_CPU}\n{MEASURED}")
     monkeypatch.setattr(bench, "SIZES", ((32, 1),))
     small = CycleGANConfig(generator=ResNetConfig(width=2, blocks=1), discriminator=PatchGANConfig(width=2, layers=2))
     monkeypatch.setattr(bench, "games", lambda width: (small, small))
@@ -29,7 +30,7 @@ def test_without_a_gpu_floors_are_written_and_nothing_that_was_measured_is_lost(
     bench.main()
     said, text = capsys.readouterr().out, page.read_text()
     assert "CycleGAN, 32×32 px, batch 1" in said and "| `strips_blocks` |" in said and "not measured" in said
-    assert text.count("\n## ") == 2 and MEASURED in text and "\nold\n" not in text
+    assert text.count("\n## ") == 3 and MEASURED in text and ON_A_CPU in text and "\nold\n" not in text
     assert text.index("NVIDIA H200, commit 02c068d") < text.index("not measured, floors of an H200")
 
 

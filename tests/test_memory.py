@@ -333,10 +333,10 @@ EACH_ONCE: list[Step] = [  # each plan and each game, of the quickest translator
     *((name, min(kinds_of(name), key=["pix2pix", "cut", "cyclegan"].index), "preact") for name in SHARED_GAMES)]
 
 
-def in_a_process_of_two(folder: Path, steps: list[Step]) -> None:
+def in_a_process_of_two(folder: Path, steps: list[Step], samples: int) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
     accelerator = Accelerator(cpu=True)
-    own = make_batch((32, 40), 2).micro_batches(1)[accelerator.process_index]
+    own = make_batch((32, 40), samples).micro_batches(samples // 2)[accelerator.process_index]
     for name, kind, plan in steps:
         if kind:
             step(translator := build_game(name, kind), own, plan, accelerator=accelerator)
@@ -346,18 +346,20 @@ def in_a_process_of_two(folder: Path, steps: list[Step]) -> None:
                    folder / f"{name} {kind} {plan} {accelerator.process_index}.pt")
 
 
-@pytest.mark.parametrize("steps", [pytest.param(EACH_ONCE, id="each once"),
-                                   pytest.param(EVERY_STEP, id="all", marks=pytest.mark.slow)])
-def test_two_processes_give_the_gradients_of_the_whole_batch_in_every_game(steps: list[Step], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("steps", "samples"), [
+    pytest.param(EACH_ONCE, 2, id="each once"), pytest.param(EVERY_STEP, 4, id="all", marks=pytest.mark.slow),
+    pytest.param(EACH_ONCE[:3], 4, id="several samples a process")])
+def test_two_processes_give_the_gradients_of_the_whole_batch_in_every_game(steps: list[Step], samples: int,
+                                                                           tmp_path: Path) -> None:
     """One test, because one launch is enough for all."""
-    debug_launcher(in_a_process_of_two, (tmp_path, steps), num_processes=2)
+    debug_launcher(in_a_process_of_two, (tmp_path, steps, samples), num_processes=2)
     for name, kind, plan in steps:
         if kind:
-            played = functools.partial(play, name, kind, plan, (32, 40), 2)
+            played = functools.partial(play, name, kind, plan, (32, 40), samples)
             expected, _, advanced_once = played()
             bound = rounding_bound(expected, lambda: played()[0])  # noqa: B023 (called at once)
         else:
-            expected, bound = joint_step(name, (32, 40), 2)
+            expected, bound = joint_step(name, (32, 40), samples)
             advanced_once = {}
         for process in range(2):
             found, advanced = torch.load(tmp_path / f"{name} {kind} {plan} {process}.pt")

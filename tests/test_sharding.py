@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import cast
+
 import pytest
 
 from translate.available_memory import num_processes_here
 from translate.convert.jobs import Shard
 from translate.convert.sharding import choose_shard, shard_of
 from translate.errors import UsageError
-from translate.launcher import NAMES, check_launcher
+from translate.launcher import NAMES
 from translate.precision import choose_device
+from translate.recipe import Recipe
+from translate.training.processes import make_accelerator
 
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "10",
          "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_STEP": "3", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
@@ -73,5 +78,5 @@ def test_a_variable_that_no_launcher_sets_is_named_before_libraries_take_it(name
                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=f"{name}={value} .* a launcher"):
-        check_launcher()
+        make_accelerator(cast(Recipe, None), Path())  # what a training begins with
     assert choose_device("auto") and num_processes_here(3) == 3

@@ -7,7 +7,7 @@ First whether the gradients are right, and the ten longest kernels at 1024 px; t
 public code of pix2pix and CycleGAN, a copy of which is named and read, and nothing of it kept. The floor of a step is
 what its multiplications and its bytes must take at the speed that is published of the GPU, by the share that can be
 reached of it (translate/training/gpus.py). What there is no time for is left out and said. Without a GPU the floors are
-those of an H200, and nothing is measured but how the public code's step compares with ours on this CPU (with --public).
+those of an H200, and nothing is measured. With --public only that is done: the public code's step and ours on the CPU.
 
 The newest measured run stands first on the page, and those before it stay; floors alone come last.
 """
@@ -99,15 +99,22 @@ def main() -> None:
     asked = parser.parse_args()
     device = torch.device("cuda") if torch.cuda.is_available() else None
     name = torch.cuda.get_device_name() if device else f"{NO_GPU}, floors of an H200"
+    if device is None and asked.public is not None:  # which is measured, and stands by itself
+        name = f"a CPU ({torch.backends.cpu.get_cpu_capability()})"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     today = datetime.date.today().isoformat()
     report = Report(f"{today}, {name}, commit {commit.strip() or 'unknown'}",
                     time.monotonic() + 60 * asked.minutes, asked.out)
-    report.add(f"`{' '.join(['tools/bench.py', *sys.argv[1:]])}`; torch {torch.__version__}, Python "
+    words = ["COPY" if word == str(asked.public) else word for word in sys.argv[1:]]
+    report.add(f"`{' '.join(['tools/bench.py', *words])}`; torch {torch.__version__}, Python "
                f"{platform.python_version()}; {asked.precision}, width {asked.width}, identity loss on, random images.")
 
     # What must be right, and what takes long, before what takes how long.
     cyclegan, pix2pix = games(asked.width)
+    public = {"cycle_gan": cyclegan, "pix2pix": pix2pix}
+    if device is None and asked.public is not None:
+        report.add(beside_public_on_a_cpu(asked.public, public))
+        return
     if device:
         report.add(correctness(device))
         report.add(longest_kernels(cyclegan, device, asked.precision))
@@ -118,8 +125,7 @@ def main() -> None:
             rows = [row(cyclegan, plan, size, batch, asked.precision, device, floors, here, report)
                     for plan in memory.PLANS.values()]
             report.add(f"**{title}**\n\n{table(rows)}")
-    report.add(beside_public(asked.public, {"cycle_gan": cyclegan, "pix2pix": pix2pix}, asked.precision, device,
-                             report))
+    report.add(beside_public(asked.public, public, asked.precision, device, report))
 
 
 def games(width: int) -> tuple[CycleGANConfig, Pix2PixConfig]:
@@ -270,10 +276,8 @@ def beside_public(public: Path | None, ours: dict[str, Any], precision: Format, 
                   report: Report) -> str:
     """The public code's own steps and ours, taking turns in this process."""
     title = "**The public code's own step and ours**, batch 1, plan `split`, taking turns"
-    if public is None:
+    if public is None or device is None:
         return f"{title}: {NO_GPU} (--public names a copy of that code)."
-    if device is None:
-        return beside_public_on_a_cpu(public, ours)
     lines = [f"{title}. Public under autocast: all of its step in it, without a scaler.", "",
              "| step | px | public fp32, ms | public autocast, ms | ours, ms | fp32 / ours | autocast / ours |",
              "|---|---|---|---|---|---|---|"]
@@ -295,8 +299,8 @@ def beside_public_on_a_cpu(public: Path, ours: dict[str, Any]) -> str:
     cpu = torch.device("cpu")
     plans = [memory.PLANS[name] for name in ("plain", "split")]
     lines = ["**Our step on a CPU by the public code's**, CPU time, 256 px, batch 1, fp32, "
-             f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, the fastest of {TIMED} "
-             "each, taking turns", "",
+             f"{torch.get_num_threads()} of its threads, {torch.backends.cpu.get_cpu_capability()}, the fastest of "
+             f"{TIMED} each, taking turns", "",
              "| step | plan `plain` | plan `split` |", "|---|---|---|"]
     for model, config in ours.items():
         theirs, *mine = fastest([public_step(public, model, 256, cpu),

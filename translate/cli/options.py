@@ -30,7 +30,7 @@ KINDS_OF_DATA = {
     "paired": "images of A and B that show the same, by their names or side by side in one file",
     "labels": "label maps and images of the same names",
     "computed": "photographs alone, whose grey copies or edges go in",
-    "images": "photographs alone, others like which are drawn from noise"}
+    "images": "photographs alone, to draw others like them from noise"}
 
 
 def kind_of_data(*kinds: str) -> Any:
@@ -49,8 +49,9 @@ AdaptRecipe = Annotated[str, typer.Argument(help="A recipe with `adapt`: a file,
 Overrides = Annotated[list[str] | None, typer.Option(
     "--set", metavar="A.B=C", help="Change a field of the recipe; repeatable.")]
 PlannedGPU = Annotated[str | None, typer.Option(
-    "--gpu", "--memory", help="The GPU to plan for: the size of its memory, such as 8GB, or its name, such as "
-    "\"RTX 4090\". --memory is an earlier spelling.", show_default="the one there is")]
+    "--gpu", help="The GPU to plan for: the size of its memory, such as 8GB, its name, such as \"RTX 4090\", or both, "
+    "such as \"V100 16GB\". --memory is an earlier spelling.", show_default="the one there is")]
+EarlierGPU = Annotated[str | None, typer.Option("--memory", hidden=True)]
 RecipePrecision = Annotated[str | None, typer.Option(
     "--precision", help="auto, fp32, bf16 or fp16.", show_default="the recipe's", callback=_precision_words)]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", callback=_precision_words)]
@@ -66,6 +67,14 @@ EngineCores = Annotated[int | None, typer.Option(
     help="Cores of each of the cluster's workers, where it has no GPUs.", show_default="4")]
 AdaptFolder = Annotated[Path | None, typer.Option(
     "--out", metavar="OUT", help="The folder of the adaptation.", show_default="runs/<name>-adapt")]
+
+
+def one_gpu(gpu: str | None, earlier: str | None) -> str | None:
+    """Return the GPU that `--gpu` says, or its earlier spelling `--memory`. Raises `UsageError` where both do."""
+    if gpu is not None and earlier is not None:
+        raise UsageError(f"--gpu {gpu} --memory {earlier}: two spellings of one option",
+                         advice="give --gpu alone, which takes a name with a size: --gpu \"V100 16GB\"")
+    return earlier if gpu is None else gpu
 
 
 def shared_out(shard: str | None, engine: str | None, engine_cores: int | None) -> tuple[Part | None, RayEngine | None]:

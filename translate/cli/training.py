@@ -14,12 +14,14 @@ from translate.cli.console import as_errors_of_recipe, say, say_entry, say_table
 from translate.cli.models import at_hand
 from translate.cli.options import (
     KINDS_OF_DATA,
+    EarlierGPU,
     OptionalRecipe,
     Overrides,
     PlannedGPU,
     Recipe,
     RecipePrecision,
     kind_of_data,
+    one_gpu,
 )
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
@@ -34,6 +36,7 @@ def train(
     overrides: Overrides = None,
     precision: RecipePrecision = None,
     gpu: PlannedGPU = None,
+    memory: EarlierGPU = None,
     start: Annotated[Path | None, typer.Option("--from", metavar="MODEL", help="Begin with the weights of a run, a "
                                                "release (or hf:org/name), or a checkpoint of another project.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
@@ -49,6 +52,8 @@ def train(
     from translate.training.cadences import with_cadences
     from translate.training.gpus import size_and_gpu
     from translate.training.loop import train as train_run
+
+    gpu = one_gpu(gpu, memory)
 
     # A run that is resumed knows its recipe.
     changes = [*(overrides or []), *([f"precision={precision}"] if precision else []),
@@ -94,8 +99,9 @@ def train(
 def new(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Images to train on, in any layout that is known: "
                                            "two folders of them, trainA and trainB, A beside B, photographs …")],
-    gpu: Annotated[str | None, typer.Option(help="The GPU: the size of its memory, such as 8GB, or its name, such as "
-                                            "\"RTX 4090\".", show_default="the one there is, else 8GB")] = None,
+    gpu: Annotated[str | None, typer.Option(help="The GPU: the size of its memory, such as 8GB, its name, such as "
+                                            "\"RTX 4090\", or both, such as \"V100 16GB\".",
+                                            show_default="the one there is, else 8GB")] = None,
     kind: Annotated[str | None, kind_of_data(*KINDS_OF_DATA)] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The recipe to write.",
                                              show_default="<name of the folder>.yaml, here")] = None,
@@ -131,6 +137,7 @@ def new(
 def plan(
     recipe: Recipe,
     gpu: PlannedGPU = None,
+    memory: EarlierGPU = None,
     precision: RecipePrecision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     nodes: Annotated[int | None, typer.Option(min=1, metavar="K", help="Say what it takes on K machines, too.")] = None,
@@ -151,6 +158,7 @@ def plan(
     from translate.training.node_hours import plan_nodes
     from translate.training.recipe_plan import plan_for_gpu
 
+    gpu = one_gpu(gpu, memory)
     if convert is not None:
         of_training = {"--gpu": gpu, "--precision": precision, "--json": as_json or None,
                        "--set": overrides or None}

@@ -65,15 +65,19 @@ def gpu_named(name: str) -> GPU:
 
 
 def size_and_gpu(gpu: str) -> tuple[str, GPU | None]:
-    """Return the size of a GPU's memory, such as 24GB, and the GPU, of what `--gpu` says: a name, or a size alone.
+    """Return the size of a GPU's memory, such as 24GB, and the GPU, of what `--gpu` says: a name, a size, or both.
 
-    Raises `UsageError` for what is neither.
+    A name alone has the most memory that the GPU is sold with; "V100 16GB" is one with less. Raises `UsageError` for
+    what is none of these, and for more memory than that.
     """
     if re.match(r"\s*[\d.]+\s*[kmgt]i?b?\s*$", gpu, re.IGNORECASE):
         num_bytes(gpu)
         return gpu, None
-    found = gpu_named(gpu)
-    return f"{found.memory_gb}GB", found
+    both = re.fullmatch(r"(.*\S)[\s-]+([\d.]+\s*gi?b?)\s*", gpu, re.IGNORECASE)
+    found = gpu_named(both[1] if both else gpu)
+    if both and num_bytes(both[2]) > num_bytes(f"{found.memory_gb}GiB"):
+        raise UsageError(f"{gpu!r}: no {found.name} has so much memory; the largest has {found.memory_gb}GB")
+    return both[2] if both else f"{found.memory_gb}GB", found
 
 
 def like_one_of(memory_bytes: int, precision: Format) -> GPU:

@@ -112,8 +112,8 @@ def plan_for_gpu(recipe: Recipe, gpu: str | None = None, precision: str | None =
                  on_progress: OnProgress = lambda done, total, what: None) -> RecipePlan:
     """Predict every stage of `recipe` on a CUDA GPU.
 
-    gpu         its name, such as "RTX 4090", or the size of its memory, such as "8GB"; None: the GPU there is, if
-                there is one
+    gpu         its name, such as "RTX 4090", the size of its memory, such as "8GB", or both, such as "V100 16GB"; None:
+                the GPU there is, if there is one
     precision   a number format; None: the recipe's; "auto" is planned as fp16
     on_progress told before each prediction, and at the end
 

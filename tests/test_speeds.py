@@ -186,6 +186,22 @@ class TestGPUs:
             assert gpu_named(name).name == "RTX 4090"
         assert size_and_gpu("v100") == ("32GB", gpu_named("V100")) and size_and_gpu("8GB") == ("8GB", None)
 
+    def test_one_that_is_sold_in_several_sizes_may_be_named_with_its_own(self) -> None:
+        for name in ("V100 16GB", "v100-16GB", "Tesla V100 16GB "):
+            assert size_and_gpu(name) == ("16GB", gpu_named("V100"))
+        with pytest.raises(UsageError, match="no V100 has so much memory; the largest has 32GB"):
+            size_and_gpu("V100 64GB")
+        with pytest.raises(UsageError, match="'RTX 3060 Ti' is no GPU that is known"):
+            size_and_gpu("RTX 3060 Ti")
+
+    def test_both_spellings_of_the_option_at_once_are_refused(self, monkeypatch: pytest.MonkeyPatch, capsys: Any
+                                                              ) -> None:
+        """The one before was dropped, silently."""
+        for command in ("plan", "train"):
+            assert call(monkeypatch, command, "earth", "--gpu", "V100", "--memory", "16GB") == 2
+            said = " ".join(capsys.readouterr().err.split())
+            assert "--gpu V100 --memory 16GB: two spellings of one option" in said and '--gpu "V100 16GB"' in said
+
     @pytest.mark.parametrize(("name", "hint"), [("RTX 4080", "did you mean RTX 4090"), ("Voodoo 2", "known"), ("", "")])
     def test_an_unknown_one_is_refused_with_those_that_are_known(self, name: str, hint: str) -> None:
         with pytest.raises(UsageError) as caught:
@@ -317,6 +333,7 @@ class TestHours:
         assert Pace(0.1, Loading(1.0)).in_words().startswith(
             "1.0 images/s, held up by loading images (decoding and resizing, by 1 process beside the step); steps "
             "alone would be at 10.0 images/s. More processes load with --set workers=N")
+        assert "More processes" not in Pace(1.0, Loading(0.8, num_workers=1, step_cores=1.0)).in_words()
         assert "before each step" in Pace(0.1, Loading(1.0, num_workers=0)).in_words()
         assert Pace(1.0, Loading(0.1)).in_words() == "1.0 images/s, held up by the step, not by loading images"
         assert Pace(0.5, Loading()).in_words() == "2.0 images/s, loading not counted"

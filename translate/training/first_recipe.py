@@ -207,7 +207,7 @@ class Draft:
                 f"stages:                     # from small to full; images: how many are shown, with repeats\n{rows}"
                 f"every: {{log: 100, sample: {min(2_000, total // 20)}, checkpoint: {min(5_000, total // 10)}}}"
                 "   # in images\n"
-                "evaluate: {images: 64}      # held-out ones at most; scoring takes 5 % of the time at most\n")
+                "evaluate: {images: 64}      # held-out ones at most; scoring takes 5 % of the time or far less\n")
 
     def translator(self, smallest: int) -> str:
         """Return the translator as YAML, for stages of `smallest` px and more."""
@@ -288,8 +288,8 @@ class Draft:
             "          minutes on a CPU, by narrow networks, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
             self.use(run),
-            f"Hours:    about {format_duration(seconds)}, without loading, which `translate plan` counts, and scoring; "
-            f"{planned.whose}",
+            f"Hours:    about {format_duration(seconds)} of steps; loading (`translate plan` counts it) and scoring "
+            f"come on top; {planned.whose}",
             *(f"{'Images:' if not number else '':<9} {line}" for number, line in enumerate(
                 self.looked() + self.said(self.crop)))]
         return "".join(f"# {visible(line)}\n" for line in comments) + self.body

@@ -18,9 +18,11 @@ from translate.recipe import Recipe, Stage
 from translate.sizes import format_duration, format_speed
 
 GPU = torch.device("cuda")
-# Loaded to see how long it takes: no more than either, but for one, besides the first, which also loads libraries.
+# So many samples are loaded to see how long one takes; fewer where these seconds have passed. The first one also loads
+# libraries: its time is not counted, nor of these seconds, if a second could be loaded.
 TRIED_SAMPLES, TRIED_SECONDS = 5, 0.3
-FASTER_LOADING = "More processes load with --set workers=N; --set data.cache=20GB keeps what is shrunk"
+CACHED = "--set data.cache=20GB keeps what is shrunk"
+FASTER_LOADING = f"More processes load with --set workers=N; {CACHED}"
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,17 @@ class Loading:
             return step_seconds
         if not self.num_workers:
             return step_seconds + self.seconds
-        # On a CPU neither can be done sooner than all cores do the work of both.
-        together = self.step_cores * step_seconds + self.seconds * self.num_workers / num_cores()
-        return max(step_seconds, self.seconds, together if self.step_cores else 0.0)
+        return max(step_seconds, self.seconds, self._on_all_cores(step_seconds))
+
+    def _on_all_cores(self, step_seconds: float) -> float:
+        """Return the seconds that all cores need for both, where a step computes with cores: on a CPU. Else 0."""
+        if self.seconds is None or not self.step_cores:
+            return 0.0
+        return self.step_cores * step_seconds + self.seconds * self.num_workers / num_cores()
+
+    def shares_cores(self, step_seconds: float) -> bool:
+        """Tell whether the cores are what bounds both together, so that more processes would load no faster."""
+        return self.num_workers > 0 and self._on_all_cores(step_seconds) >= max(step_seconds, self.seconds or 0.0)
 
     def holds_up(self, step_seconds: float) -> bool:
         """Tell whether the step waits for images more than a tenth of the time."""
@@ -65,9 +75,12 @@ class Pace:
             return f"{speed}, loading not counted"
         if not self.loading.holds_up(self.step_seconds):
             return f"{speed}, held up by the step, not by loading images"
+        advice = FASTER_LOADING
         how = f"by {num} process{'es' * (num > 1)} beside the step" if num else "before each step"
+        if self.loading.shares_cores(self.step_seconds):
+            how, advice = f"{how}, on the cores that the step computes with", CACHED
         return (f"{speed}, held up by loading images (decoding and resizing, {how}); steps alone would be at "
-                f"{format_speed(1 / self.step_seconds)}. {FASTER_LOADING}")
+                f"{format_speed(1 / self.step_seconds)}. {advice}")
 
 
 def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: int = 1,

@@ -94,7 +94,7 @@ class Silent:
         self.lines.append(line)
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                 seconds_left: float | None = None) -> None:
+                 seconds_left: float | None = None, stage_number: int = 0) -> None:
         self.after_step(images)
 
     def scoring(self, done: int, total: int) -> None:

@@ -39,7 +39,7 @@ class Telling(Silent):
         self.after = after
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                 seconds_left: float | None = None) -> None:
+                 seconds_left: float | None = None, stage_number: int = 0) -> None:
         self.work.append(stage)
         self.after(stage)
 

@@ -409,7 +409,7 @@ def test_a_folder_with_records_of_an_earlier_version_is_taken_as_it_is(once: dic
         work: ClassVar[set[str]] = set()
 
         def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                     seconds_left: float | None = None) -> None:
+                     seconds_left: float | None = None, stage_number: int = 0) -> None:
             self.work.add(stage)
 
     make(recipe, out, Telling(), device="cpu")

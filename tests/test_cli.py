@@ -305,7 +305,7 @@ def test_progress_of_stages_tells_each_ones_speed_and_not_that_of_evaluations(mo
                 for done in range(5):
                     display.scoring(done, 4)
                     now[0] += 5.0 * (done < 4)
-            display.progress(images, 20, f"stage {1 + images // 11}/2, level 1", {}, 77.0)
+            display.progress(images, 20, f"stage {1 + images // 11}/2, level 1", {}, 77.0, images // 11)
             if images in (10, 20):
                 assert display._bar.tasks[0].fields["speed"] == f"{20 / images:.1f} images/s"
                 assert display._bar.tasks[0].fields["left"] == ("0:01:17 left" if images < 20 else "")

@@ -231,7 +231,7 @@ def test_while_the_enhancer_is_trained_alone_the_weights_inside_do_not_move(shar
 
     class Watching(Silent):
         def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                     seconds_left: float | None = None) -> None:
+                     seconds_left: float | None = None, stage_number: int = 0) -> None:
             seen.append({name: value.clone() for name, value in runs[0].translator.networks[
                 "generator_ab"].coarse.named_parameters()})
 

@@ -481,7 +481,7 @@ def test_a_finished_run_gives_away_what_it_ended_with_and_said_how_far_a_level_h
 
     class Listening(Silent):
         def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                     seconds_left: float | None = None) -> None:
+                     seconds_left: float | None = None, stage_number: int = 0) -> None:
             seen[images] = stage
 
     train(growing_recipe(shared_pairs), tmp_path / "run", report := Listening())

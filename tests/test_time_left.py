@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import cyclegan_recipe
-from translate.evaluation.schedule import Schedule
+from translate.evaluation.schedule import PIXEL_SCORED, Schedule
 from translate.training import time_left
 from translate.training.hours import Loading, Pace
 from translate.training.time_left import TimeLeft
@@ -31,8 +31,8 @@ def told(folder: Path, monkeypatch: pytest.MonkeyPatch, scoring_seconds: float =
             images += 1
             now[0] += TRUE_SECONDS[number]
             if schedule is not None and images % 40 == 0:
+                left.scoring_began(number)
                 now[0] += scoring_seconds
-                left.scored(scoring_seconds)
             left.advanced(done)
             said.append((now[0], left.seconds(images, done), images))
     return [(seconds, now[0] - when, number) for when, seconds, number in said if seconds is not None]
@@ -63,8 +63,100 @@ def test_evaluations_are_planned_by_stage(shared_pairs: Path) -> None:
     schedule = Schedule.of(recipe, [(32, 32)], num_sources=2, num_once=3)
     area = 16 * 16 + 32 * 32  # in the stage's size and in their own
     assert schedule.pixels == (2 * area, 2 * 1024) and schedule.once == (3 * area, 3 * 1024)
+    assert schedule.alike == (0, 1)
     later = (1, 3 * 2048 + 3 * 1024)  # at 120, 160 and 190 images
     assert list(schedule.ahead(recipe, 0)) == [(0, 4 * area + 3 * area), later]  # at 40 and 80
-    assert list(schedule.ahead(recipe, 40)) == [(0, 2 * area), later]
-    assert list(schedule.ahead(recipe, 120)) == [(1, 2 * 2048)]
+    assert list(schedule.ahead(recipe, 40, {0})) == [(0, 2 * area), later]
+    assert list(schedule.ahead(recipe, 40)) == [(0, 2 * area + 3 * area), later], "by a process that was resumed"
+    assert list(schedule.ahead(recipe, 120, {0, 1})) == [(1, 2 * 2048)]
     assert list(schedule.ahead(recipe, 190)) == []
+
+
+def test_stages_at_one_size_look_once_at_the_real_images(shared_pairs: Path) -> None:
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "resize": 16, "images": 100}] * 2,
+                             every={"evaluate": 100})
+    schedule = Schedule.of(recipe, [(16, 16)], num_sources=2, num_once=3)
+    assert schedule.alike == (0, 0)
+    assert list(schedule.ahead(recipe, 0)) == [(0, 5 * 256), (1, 2 * 256)]
+    assert list(schedule.ahead(recipe, 100)) == [(1, 5 * 256)], "by a process that was resumed"
+
+
+def test_a_step_over_several_multiples_of_the_cadence_is_scored_once(shared_pairs: Path) -> None:
+    """Batches of 100 with `every.evaluate` of 10: evaluations were counted ten times."""
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "resize": 16, "images": 300, "batch_size": 100},
+                                                   {"resolution": 16, "resize": 16, "images": 50, "batch_size": 1}],
+                             every={"evaluate": 10})
+    schedule = Schedule.of(recipe, [(16, 16)], num_sources=1, num_once=0)
+    assert list(schedule.ahead(recipe, 0)) == [(0, 3 * 256), (1, 5 * 256)]  # at 100, 200, 300; at 310 … 350
+    assert list(schedule.ahead(recipe, 200)) == [(0, 256), (1, 5 * 256)]
+    assert schedule.share == pytest.approx(PIXEL_SCORED * 8 / 350)
+
+
+@pytest.fixture
+def two_stages(shared_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TimeLeft, list[float]]:
+    """Two stages of 2000 steps of a second, scored at 64×64 px every 100, of which nothing has been done; and a clock.
+    """
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 64, "images": 2000, "batch_size": 1}] * 2,
+                             data={"kind": "unpaired", "folder": str(shared_pairs)}, every={"evaluate": 100})
+    now = [50.0]
+    monkeypatch.setattr(time_left.time, "monotonic", lambda: now[0])
+    return TimeLeft(recipe, Schedule.of(recipe, [(64, 64)], num_sources=5, num_once=15)), now
+
+
+ONE_SECOND = [Pace(1.0, Loading())] * 2
+
+
+def steps(left: TimeLeft, now: list[float], first: int, last: int) -> None:
+    """Do steps of two seconds, which are twice as long as predicted."""
+    for done in range(first, last + 1):
+        now[0] += 2.0
+        left.advanced(done)
+
+
+def test_nothing_of_a_rollback_into_an_earlier_stage_counts_as_steps(two_stages: tuple[TimeLeft, list[float]]) -> None:
+    """The images of two stages were subtracted from each other, and 15 minutes were left in place of an hour."""
+    left, now = two_stages
+    left.schedule = None
+    left.begin_stage(0, ONE_SECOND)
+    steps(left, now, 1, 2000)
+    left.begin_stage(1, ONE_SECOND[1:])
+    steps(left, now, 1, 100)
+    left.went_back()
+    now[0] += 5.0
+    left.advanced(1990)
+    assert left.seconds(1990, 1990) is None, "until the stage begins"
+    left.begin_stage(0, ONE_SECOND)
+    steps(left, now, 1991, 2000)
+    left.begin_stage(1, ONE_SECOND[1:])
+    steps(left, now, 1, 1)
+    assert left.seconds(2001, 1) == pytest.approx(2 * 1999)
+
+
+def test_an_evaluation_before_the_first_stage_of_a_resumed_run_counts(two_stages: tuple[TimeLeft, list[float]]) -> None:
+    """It was forgotten, and the next one taken for the first, which looks at real images, too."""
+    left, now = two_stages
+    left.scoring_began(0)
+    now[0] += 40.0  # 5 + 15 images: two seconds each
+    left.scoring_ended()
+    left.begin_stage(0, ONE_SECOND)
+    now[0] += 30.0  # the start of the stage is nothing of it
+    steps(left, now, 1901, 1902)
+    evaluations = 10.0 * 21  # at 2000, 2100, … 4000
+    assert left.seconds(1902, 1902) == pytest.approx(2 * 2098 + evaluations)
+    now[0] += 2.0
+    left.scoring_began(0)
+    now[0] += 10.0
+    left.advanced(1903)
+    assert left.seconds(1903, 1903) == pytest.approx(2 * 2097 + evaluations)
+
+
+def test_a_failed_evaluation_is_no_price_of_later_ones_and_no_step(two_stages: tuple[TimeLeft, list[float]]) -> None:
+    left, now = two_stages
+    left.begin_stage(0, ONE_SECOND)
+    steps(left, now, 1, 50)
+    before = left.seconds(50, 50)
+    left.scoring_began(0)
+    now[0] += 500.0
+    left.scoring_ended(failed=True)
+    steps(left, now, 51, 51)
+    assert before is not None and left.seconds(51, 51) == pytest.approx(before - 2.0)

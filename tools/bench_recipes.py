@@ -181,7 +181,7 @@ class Told:
             self.lines.append(line)
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                 seconds_left: float | None = None) -> None:
+                 seconds_left: float | None = None, stage_number: int = 0) -> None:
         print(f"  {images} of {total}, {stage}", flush=True)
 
     def scoring(self, done: int, total: int) -> None:

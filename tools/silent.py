@@ -10,7 +10,7 @@ class Silent:
         pass
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                 seconds_left: float | None = None) -> None:
+                 seconds_left: float | None = None, stage_number: int = 0) -> None:
         pass
 
     def scoring(self, done: int, total: int) -> None:

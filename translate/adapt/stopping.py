@@ -24,8 +24,8 @@ class StoppingReporter:
         self._end("")
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                 seconds_left: float | None = None) -> None:
-        self.report.progress(images, total, stage, losses, seconds_left)
+                 seconds_left: float | None = None, stage_number: int = 0) -> None:
+        self.report.progress(images, total, stage, losses, seconds_left, stage_number)
         if images < total:  # else it is finished, and is saved next
             self._end(f" ({stage}, {images:,} of {total:,})")
 

@@ -37,7 +37,7 @@ class Display:
                                 left, detail, console=self.console, transient=True)
         self._task = self._bar.add_task(self.title, total=None, speed="", left="", detail="", start=False)
         self._first: tuple[float, int, float] | None = None  # where speed is counted from: (time, worked, megapixels)
-        self._worked, self._part = 0, ""  # the stage whose speed is counted
+        self._worked, self._stage_number = 0, 0  # the stage whose speed is counted
         self._scoring_since: float | None = None  # the time at which an evaluation began that is going on
         self._scoring_seconds = 0.0  # of all evaluations
         self._last_line = self._last_said = self._last_news = time.monotonic()
@@ -89,14 +89,15 @@ class Display:
             self.say(f"{self.title}: {what}" + (f", {timedelta(seconds=round(left))} left of it" if done else ""))
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                 seconds_left: float | None = None, *,
+                 seconds_left: float | None = None, stage_number: int = 0, *,
                  worked: int | None = None, megapixels: float | None = None) -> None:
         """Show how far the work is.
 
         images, total   done, of all
         stage           which part of the work this is, shown behind the title
         losses          shown by name
-        seconds_left    of all the work, of which each stage has its own speed; None: by the speed so far
+        seconds_left    of all the work; None: by the speed so far
+        stage_number    which stage of a training this is, from 0: each has its own speed
         worked          how many of `images` took work; the others were done before. None: all
         megapixels      how many were made so far; None: not shown
         """
@@ -109,12 +110,11 @@ class Display:
             self._scoring_since = None
 
         # Speed is counted from the first call, and again from the start of each kind of work.
-        part = stage.partition(",")[0] if seconds_left is not None else self._part
-        if self._first is None or worked < self._worked or part != self._part:
+        if self._first is None or worked < self._worked or stage_number != self._stage_number:
             self._first = (now, worked, megapixels or 0.0)
             self._scoring_seconds = 0.0
             self._bar.start_task(self._task)
-        self._worked, self._part = worked, part
+        self._worked, self._stage_number = worked, stage_number
         first_time, first_worked, first_megapixels = self._first
         elapsed = now - first_time - self._scoring_seconds
         rate = (worked - first_worked) / elapsed if elapsed > 0 else 0.0

@@ -17,8 +17,9 @@ class Cadence(Config):
     probe: int = Field(200, ge=1, le=10**12)  # a look at what the generators make of a few held-out images, in numbers
     sample: int | None = Field(2_000, ge=1, le=10**12)  # a grid of pictures; null: only at the end
     checkpoint: int = Field(10_000, ge=1, le=10**12)
-    evaluate: int | Literal["auto"] | None = "auto"  # held-out scores; auto: as often as 5 % of the time allows, where
-    # there is a test set; null: never
+    # held-out scores; auto: where there is a test set, at the end and so seldom before that scoring takes 5 % of the
+    # time at most, usually far less; null: never
+    evaluate: int | Literal["auto"] | None = "auto"
 
     @pydantic.field_validator("evaluate")
     @classmethod

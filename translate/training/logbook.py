@@ -59,7 +59,7 @@ class Reporter(Protocol):
         """Tell one thing worth knowing."""
 
     def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
-                 seconds_left: float | None = None) -> None:
+                 seconds_left: float | None = None, stage_number: int = 0) -> None:
         """Tell how far a training is, after every step: the latest means of losses, and the seconds left, if known."""
 
     def scoring(self, done: int, total: int) -> None:
@@ -99,8 +99,7 @@ class Logbook:
         self._probe: Probe | None = None
         self._losses, self._observed = Means(), Means()
         self._since = (time.monotonic(), 0)
-        self._left = TimeLeft(recipe, self.evaluator.schedule if self.evaluator else None)
-        self._scoring_since: float | None = None  # when an evaluation began, since the last step
+        self.time_left = TimeLeft(recipe, self.evaluator.schedule if self.evaluator else None)
         self._shown: dict[str, float] = {}
 
     def begin(self, resumed: bool, notes: Sequence[str] = ()) -> None:
@@ -157,8 +156,7 @@ class Logbook:
 
         `paces` are predicted: of it and of each one that follows.
         """
-        self._left.begin_stage(number, paces)
-        self._scoring_since = None
+        self.time_left.begin_stage(number, paces)
         height, width = stage.size
         self._show(stage, translator, max(MOST_CROPS * height * width, ALWAYS_WHOLE_PIXELS))
         shown = scales_in_words(self.progress.scales)
@@ -229,6 +227,7 @@ class Logbook:
         """Go back to `num_images`: forget what was recorded and gathered since."""
         self._losses, self._observed, self._since = Means(), Means(), (time.monotonic(), num_images)
         self.tracker.resume_at(num_images)
+        self.time_left.went_back()
 
     def show_progress(self) -> None:
         """Say where the training stands."""
@@ -236,12 +235,10 @@ class Logbook:
         stage = f"stage {self.progress.stage + 1}/{len(self.recipe.stages)}"
         if at.fade:
             stage += f", level {at.levels} α {self.progress.stage_images / at.images:.2f}"
-        if self._scoring_since is not None:
-            self._left.scored(time.monotonic() - self._scoring_since)
-            self._scoring_since = None
-        self._left.advanced(self.progress.stage_images)
+        self.time_left.advanced(self.progress.stage_images)
         self.report.progress(self.progress.images, self.recipe.num_images, stage, self._shown,
-                             self._left.seconds(self.progress.images, self.progress.stage_images))
+                             self.time_left.seconds(self.progress.images, self.progress.stage_images),
+                             self.progress.stage)
 
     def picture(self, translator: Translator) -> None:
         """Add a grid of the held-out samples as they are translated now, or of what is drawn from noise."""
@@ -261,7 +258,8 @@ class Logbook:
         if self.evaluator is None or not self._evaluation_is_due(self.evaluator.schedule.cadence):
             return False
         progress.evaluated = progress.images
-        self._scoring_since = start = time.monotonic()
+        start = time.monotonic()
+        self.time_left.scoring_began(progress.stage)
         fitting = self.recipe.fitting(self.recipe.stages[progress.stage])
         if self.showcase is not None and self.accelerator.is_main_process:
             self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
@@ -269,6 +267,7 @@ class Logbook:
         try:
             scored = self.evaluator(translator, fitting, self._keeping(translator), self.report.scoring)
         except TranslateError as error:
+            self.time_left.scoring_ended(failed=True)
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
             return False
 

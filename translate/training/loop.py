@@ -119,6 +119,7 @@ class Run(Built):
             self.plans.choose(self.progress.stage)
             if self.log.evaluate(self.translator):  # due, but a signal stopped the run before it
                 self.save()
+            self.log.time_left.scoring_ended()
 
     def restore(self) -> None:
         """Continue from the newest checkpoint that verifies; say which were refused, and what else is different."""

@@ -27,29 +27,48 @@ class TimeLeft:
         self._measured = self._predicted = 0.0  # seconds of this stage's steps, but the first
         self._last: tuple[float, int] | None = None  # when a step ended, and how many images the stage had seen
         self._scoring = 0.0  # seconds since then that were no work of a step
+        self._scoring_since: tuple[float, int] | None = None  # when an evaluation began that is not counted, its stage
         self._pixel_seconds: float | None = None  # of the last evaluation
-        self._scored = set[int]()  # stages in which this process has scored
+        self._looked = set[int]()  # sizes (`Schedule.alike`) at which this process has scored
+        self._went_back = False  # and the stage that it led to has not begun
 
     def begin_stage(self, number: int, paces: Sequence[Pace]) -> None:
         """Begin stage `number`, or go on with it; `paces` are predicted, of it and of those that follow."""
         self._before, self._stage = self.factor, number
         self._paces = dict(enumerate(paces, number))
         self._measured = self._predicted = self._scoring = 0.0
-        self._last = None
+        self._last, self._went_back = None, False
 
-    def scored(self, seconds: float) -> None:
-        """Count an evaluation, with all that was done because of it."""
-        assert self.schedule is not None
-        pixels = self.schedule.pixels[self._stage]
-        pixels += self.schedule.once[self._stage] * (self._stage not in self._scored)
-        self._scored.add(self._stage)
-        self._pixel_seconds = seconds / max(pixels, 1.0)
+    def went_back(self) -> None:
+        """Tell of no time left until the stage begins to which the training went back."""
+        self._last, self._went_back = None, True
+
+    def scoring_began(self, stage: int) -> None:
+        """Count the time from here on as that of an evaluation, with all that is done because of it."""
+        self._scoring_since = time.monotonic(), stage
+
+    def scoring_ended(self, failed: bool = False) -> None:
+        """Count the evaluation that began, if one did. One that `failed` says nothing of what others will take."""
+        if self._scoring_since is None:
+            return
+        (then, stage), self._scoring_since = self._scoring_since, None
+        seconds = time.monotonic() - then
         self._scoring += seconds
+        if failed or self.schedule is None:
+            return
+        size = self.schedule.alike[stage]
+        pixels = self.schedule.pixels[stage] + self.schedule.once[stage] * (size not in self._looked)
+        self._looked.add(size)
+        self._pixel_seconds = seconds / max(pixels, 1.0)
 
     def advanced(self, stage_images: int) -> None:
-        """Count a step, after which the stage has seen so many images. The first one is not: it starts up much."""
+        """Count a step, after which the stage has seen so many images, and an evaluation that it led to.
+
+        The first step is not counted: it starts up much.
+        """
+        self.scoring_ended()
         now = time.monotonic()
-        if self._last is not None and stage_images > self._last[1]:  # less of it where the training went back
+        if self._last is not None:
             then, images = self._last
             self._measured += now - then - self._scoring
             self._predicted += (stage_images - images) * self._paces[self._stage].seconds
@@ -69,7 +88,7 @@ class TimeLeft:
         """Return the seconds left after `images` of the run, `stage_images` of the stage; None: nothing is known yet.
         """
         factor = self.factor
-        if factor is None:
+        if factor is None or self._went_back:
             return None
         steps = sum(self.recipe.stages[number].images * pace.seconds for number, pace in self._paces.items())
         steps -= stage_images * self._paces[self._stage].seconds
@@ -80,7 +99,7 @@ class TimeLeft:
         if self.schedule is None:
             return 0.0
         total = 0.0
-        for number, pixels in self.schedule.ahead(self.recipe, images):
+        for number, pixels in self.schedule.ahead(self.recipe, images, self._looked):
             a_pixel = self._pixel_seconds
             if a_pixel is None:
                 step_pixel = self._paces[number].step_seconds / math.prod(self.recipe.stages[number].size)

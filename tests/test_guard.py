@@ -522,9 +522,13 @@ def test_it_goes_back_over_the_border_of_a_stage(shared_pairs: Path, tmp_path: P
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     break_steps(monkeypatch, 4)
     stages = [{"resolution": 16, "images": 22, "batch_size": 2}, {"resolution": 20, "images": 18, "batch_size": 2}]
-    train(guarded_recipe(shared_pairs, stages=stages), tmp_path / "run", Silent())
+    report, left = Silent(), list[tuple[int, bool]]()
+    monkeypatch.setattr(report, "progress", lambda images, total, stage, losses, seconds_left, stage_number:
+                        left.append((images, seconds_left is not None)))
+    train(guarded_recipe(shared_pairs, stages=stages), tmp_path / "run", report)
     (rollback,) = told(tmp_path / "run", "rollback")
     assert rollback["images"] == 20
+    assert [is_told for images, is_told in left if images == 20] == [True, False], "no time left where it went back to"
     assert [event["stage"] for event in told(tmp_path / "run", "stage")] == [0, 1, 0, 1]
     assert final_state(tmp_path / "run")["images"] == f"{40:012d}"
 

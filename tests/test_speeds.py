@@ -333,7 +333,8 @@ class TestHours:
         assert Pace(0.1, Loading(1.0)).in_words().startswith(
             "1.0 images/s, held up by loading images (decoding and resizing, by 1 process beside the step); steps "
             "alone would be at 10.0 images/s. More processes load with --set workers=N")
-        assert "More processes" not in Pace(1.0, Loading(0.8, num_workers=1, step_cores=1.0)).in_words()
+        shared = Pace(1.0, Loading(0.8, num_workers=1, step_cores=1.0)).in_words()
+        assert "sharing its cores" in shared and "More processes" not in shared and "--set data.cache" in shared
         assert "before each step" in Pace(0.1, Loading(1.0, num_workers=0)).in_words()
         assert Pace(1.0, Loading(0.1)).in_words() == "1.0 images/s, held up by the step, not by loading images"
         assert Pace(0.5, Loading()).in_words() == "2.0 images/s, loading not counted"

@@ -26,7 +26,7 @@ class Schedule:
     cadence  training images between two of them
     share    of the time of the training that they take together, about
     pixels   that one of them looks at, by stage
-    once     how many more the first one of a process at the stage's size looks at: real images, and sources as they are
+    once     that a process looks at besides, in its first one at the stage's size: real images, and sources as they are
     alike    by stage, the first stage that shows images at the same size
     """
 

@@ -18,8 +18,8 @@ from translate.recipe import Recipe, Stage
 from translate.sizes import format_duration, format_speed
 
 GPU = torch.device("cuda")
-# So many samples are loaded to see how long one takes; fewer where these seconds have passed. The first one also loads
-# libraries: its time is not counted, nor of these seconds, if a second could be loaded.
+# So many samples are loaded to see how long one takes, or fewer, once those after the first have taken so many seconds.
+# The first one also loads libraries, so that its time counts only where no other could be loaded.
 TRIED_SAMPLES, TRIED_SECONDS = 5, 0.3
 CACHED = "--set data.cache=20GB keeps what is shrunk"
 FASTER_LOADING = f"More processes load with --set workers=N; {CACHED}"
@@ -78,7 +78,7 @@ class Pace:
         advice = FASTER_LOADING
         how = f"by {num} process{'es' * (num > 1)} beside the step" if num else "before each step"
         if self.loading.shares_cores(self.step_seconds):
-            how, advice = f"{how}, on the cores that the step computes with", CACHED
+            how, advice = f"{how}, sharing its cores", CACHED
         return (f"{speed}, held up by loading images (decoding and resizing, {how}); steps alone would be at "
                 f"{format_speed(1 / self.step_seconds)}. {advice}")
 

@@ -26,11 +26,14 @@ ROOT = Path(__file__).parent.parent
 FILES = ROOT / "integrations" / "clusters"
 
 
+PAGES = {"README.md": 12, "docs/clusters.md": 4, "docs/commands.md": 40}
+
+
 def commands(text: str) -> list[list[str]]:
-    """The words of every `translate …` in a text, as a shell cuts them; what follows three spaces is a comment."""
-    lines = [re.split(r"\s{3,}", line.strip())[0] for line in text.replace("\\\n", " ").splitlines()]
-    found = [re.search(r"(?:^|-m |')(translate .*?)(?:'|&|$)", line) for line in lines if "translate " in line]
-    return [shlex.split(each[1]) for each in found if each is not None]
+    """The words of every `translate …` in a text, as a shell cuts them; what follows two spaces is a comment."""
+    lines = [re.split(r"\s{2,}", line.strip())[0] for line in text.replace("\\\n", " ").splitlines()]
+    found = [re.search(r"'(translate [^']*)'|(?:^|-m )(translate .*?)(?:&|$)", line) for line in lines]
+    return [shlex.split(each[1] or each[2]) for each in found if each is not None]
 
 
 def parse(words: list[str]) -> None:
@@ -38,10 +41,10 @@ def parse(words: list[str]) -> None:
     typer.main.get_command(app).commands[words[1]].make_context(words[1], words[2:])  # type: ignore[attr-defined]
 
 
-def test_the_page_s_commands_are_read_by_the_command_line() -> None:
-    page = (ROOT / "docs" / "clusters.md").read_text()
-    found = [words for block in page.split("```")[1::2] for words in commands(block)]
-    assert len(found) >= 4
+@pytest.mark.parametrize(("page", "least"), PAGES.items())
+def test_a_page_s_commands_are_read_by_the_command_line(page: str, least: int) -> None:
+    found = [words for block in (ROOT / page).read_text().split("```")[1::2] for words in commands(block)]
+    assert len(found) >= least
     for words in found:
         parse(words)
 

@@ -328,11 +328,12 @@ class TestHours:
         assert Loading(1.0, num_workers=1, step_cores=0.5).beside(1.0) == 1.0, "a core each"
         assert Loading(9.0, num_workers=1, step_cores=1.0).beside(1.0) == 9.0
 
-    def test_the_start_of_a_stage_names_what_holds_it_up(self) -> None:
+    def test_the_start_of_a_stage_names_what_holds_it_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A speed ten times too high stood there, of the step alone, while images were decoded."""
         assert Pace(0.1, Loading(1.0)).in_words().startswith(
             "1.0 images/s, held up by loading images (decoding and resizing, by 1 process beside the step); steps "
             "alone would be at 10.0 images/s. More processes load with --set workers=N")
+        monkeypatch.setattr(hours, "num_cores", lambda: 2)
         shared = Pace(1.0, Loading(0.8, num_workers=1, step_cores=1.0)).in_words()
         assert "sharing its cores" in shared and "More processes" not in shared and "--set data.cache" in shared
         assert "before each step" in Pace(0.1, Loading(1.0, num_workers=0)).in_words()

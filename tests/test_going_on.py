@@ -15,7 +15,7 @@ from translate.errors import UsageError
 from translate.optimizers import Constant, Linear
 from translate.recipe import Recipe
 from translate.runs.checkpoint import newest_checkpoint, read_progress
-from translate.runs.extending import extended, more_images
+from translate.runs.extending import extended, more_images, with_images_of
 from translate.runs.folder import load_saved
 from translate.sizes import format_speed
 from translate.training.cadences import with_cadences
@@ -53,6 +53,24 @@ def test_a_rate_that_has_come_to_zero_begins_again_in_a_stage_of_its_own(shared_
     assert longer.stages[:2] == recipe.stages and longer.num_images == recipe.num_images + 10
     assert longer.stages[2].lr == Linear(start=0.5, to=0.0) and longer.stages[2].size == recipe.stages[1].size
     assert what.startswith("a stage of 10 images is added") and Constant().again() == Constant()
+
+
+def test_more_images_are_refused_where_the_recipe_that_is_named_is_of_another_run(
+        trained: Callable[[Recipe], Path], shared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        said: io.StringIO) -> None:
+    """It was ignored, and the run of the other recipe trained on."""
+    run, file, recipe = tmp_path / "run", tmp_path / "named.yaml", short(shared_pairs)
+    shutil.copytree(trained(recipe), run)
+    for changes in ({"seed": recipe.seed + 1}, {"stages": (recipe.stages[0].model_copy(update={"resolution": 32}),)}):
+        file.write_text(recipe.model_copy(update=changes).dump_yaml())
+        assert call(monkeypatch, "train", file, "--resume", "--run", run, "--images", "+2") != 0
+        assert "belongs to another recipe" in said.getvalue() and "images more" not in said.getvalue()
+        assert images_seen(run) == 4
+        said.truncate(0)
+    saved, longer = load_saved(run), recipe.stages[0].model_copy(update={"images": 6})
+    for stages in ((longer,), (longer, recipe.stages[0])):
+        merged = with_images_of(saved.model_copy(update={"stages": stages}), recipe)
+        assert merged.stages == stages, "the run's own recipe, as it was before it was given more images"
 
 
 @pytest.mark.parametrize("text", ["50_000", "+", "+0", "-3", "+3 000", "+1e3", "all"])

@@ -47,8 +47,8 @@ def train(
 ) -> None:
     """Train a recipe; leaves a run folder."""
     from translate.recipe import default_run, find_recipe, load_recipe
-    from translate.runs.extending import extended, more_images, nothing_left
-    from translate.runs.folder import RECIPE_FILE, load_saved
+    from translate.runs.extending import extended, more_images, nothing_left, with_images_of
+    from translate.runs.folder import RECIPE_FILE, load_saved, refuse_changes
     from translate.training.cadences import with_cadences
     from translate.training.gpus import size_and_gpu
     from translate.training.loop import train as train_run
@@ -78,7 +78,11 @@ def train(
                              "stages.0.images=N")
         if not (folder / RECIPE_FILE).is_file():
             raise RunError("there is no run here to resume", folder)
-        chosen, what = extended(load_saved(folder, changes), more)
+        if recipe is not None:
+            saved = load_saved(folder)
+            chosen = with_images_of(saved, chosen)
+            refuse_changes(saved, chosen, folder)
+        chosen, what = extended(chosen, more)
         say(what)
     elif resume and (ended := nothing_left(folder, chosen)):
         say(ended)
@@ -117,7 +121,9 @@ def new(
     if file.suffix not in (".yaml", ".yml"):
         raise UsageError("a recipe is a file that ends in .yaml", file, "name one with --out")
     if file.exists():
-        raise UsageError("is there already and is not overwritten", file, "name another file with --out")
+        command = f"translate new {shlex.quote(visible(folder))}" + (f" --kind {kind}" if kind else "")
+        raise UsageError("is there already and is not overwritten", file, f"remove it, or name another: {command} "
+                         f"--out {shlex.quote(f'{file.stem}-2.yaml')}")
     if not folder.exists():
         raise DataError("no such folder", folder)
 

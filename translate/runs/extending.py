@@ -40,6 +40,14 @@ def extended(recipe: Recipe, num: int) -> tuple[Recipe, str]:
     return validate(Recipe, document, "--images"), what
 
 
+def with_images_of(saved: Recipe, recipe: Recipe) -> Recipe:
+    """Return a recipe whose stages see as many images as those of a run, with the stages that only the run has."""
+    stages = [stage.model_copy(update={"images": other.images})
+              for stage, other in zip(recipe.stages, saved.stages, strict=False)]
+    num = len(stages)
+    return recipe.model_copy(update={"stages": (*stages, *recipe.stages[num:], *saved.stages[num:])})
+
+
 def nothing_left(run: Path, recipe: Recipe) -> str:
     """Say of a run that has finished how it can go on; nothing of one that has images left."""
     try:

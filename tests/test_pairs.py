@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -242,6 +243,21 @@ def test_images_of_any_proportions_are_an_answer(tmp_path: Path) -> None:
     assert align_pairs(tmp_path / "in", tmp_path / "out", "shift").unsure == 1
     with pytest.raises(ImageError, match="at most 32,766 px a side"):
         shift_of(Picture(Path("x.png"), strip), np.zeros((*strip.shape[:2], 2), np.float32), False)
+
+
+@pytest.mark.parametrize(("num", "severity", "line"), [
+    (16, "warning", "in none of 16 measured pairs (of 20 in all) are A and B seen to show the same thing"),
+    (2, "note", "2 measured pairs (of 20 in all): how A and B lie on each other cannot be told")])
+def test_pairs_that_are_no_pairs_are_warned_of(num: int, severity: str, line: str, tmp_path: Path) -> None:
+    """It was a note, "cannot be told of any of 0 of 16 measured pairs"."""
+    unknown = align(tensor(scene(0, 64, 64)), tensor(scene(1, 64, 64)))
+    assert not unknown.confident
+    pair = Pair("train", Path("a.png"), Path("b.png"))
+    (finding,) = misregistration([Measured(pair, unknown, 1.0)] * num, 20, tmp_path)
+    assert finding.severity == severity and finding.what.startswith(line)
+    assert ("--kind unpaired" in (finding.advice or "")) == (severity == "warning")
+    labels = Measured(replace(pair, labels=True), unknown, 1.0)
+    assert [found.severity for found in misregistration([labels] * num, 20, tmp_path)] == ["note"]
 
 
 def test_one_uncertain_pair_does_not_silence_the_others(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from translate.errors import ImageError, visible
 from translate.images.resampling import target_shape
 from translate.metrics.alignment import OF_ONE_SENSOR, OF_TWO_SENSORS, Alignment, align
 from translate.pairs.reading import Pair, as_measured, pairs_of
+from translate.sizes import plural
 
 NUM_PAIRS = 64  # that are measured where nobody asks for all
 MOST_SECONDS = 60.0  # that this may take
 NUM_WORST = 10  # that are named
 BLURS = 0.5  # px by which pairs differ from their common shift, in the median, from which a training blurs
 SHIFTS = 0.5  # px of the common shift, from which its outputs are seen to be shifted
+SEVERAL = 4  # pairs: where so many tell nothing, it is no chance
 FAR = 2.0  # px, from which a pair is counted although most lie well
 ADVICE = "translate data align FOLDER OUT corrects a copy; or train with translator.registration (pix2pix)"
 
@@ -83,9 +85,19 @@ def worst(measured: Sequence[Measured]) -> list[Measured]:
 def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -> list[Finding]:
     """Return as findings how far pairs are off, which are the worst, and what a training will make of it."""
     sure = [each for each in measured if each.found.confident]
-    told = f"{len(sure)} of {len(measured)} measured pairs ({num_pairs} there are)"
+    num_measured = plural(len(measured), "measured pair")
+    in_all = f" (of {num_pairs:,} in all)" * (num_pairs > len(measured))
+    if not measured:
+        return []
     if not sure:
-        return [Finding(place, "note", f"whether pairs lie on each other cannot be told of any of {told}")]
+        # Label maps have too few edges to say that of them
+        if len(measured) < SEVERAL or any(each.pair.labels for each in measured):
+            return [Finding(place, "note", f"{num_measured}{in_all}: how A and B lie on each other cannot be told")]
+        apart_in_files = any(each.pair.a != each.pair.b for each in measured)
+        return [Finding(place, "warning", f"in none of {num_measured}{in_all} are A and B seen to show the same thing: "
+                        "perhaps they are no pairs", "if so: translate new FOLDER --kind unpaired" if apart_in_files
+                        else None)]
+    told = f"{len(sure)} of {num_measured}{in_all}"
 
     # Each pair's shift as a training shows it, the one that they share, and how they differ from it
     shifts = np.array([np.array(each.found.shift) * each.scale for each in sure])

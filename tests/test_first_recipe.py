@@ -233,7 +233,8 @@ def test_a_recipe_that_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: 
                                                    said: io.StringIO) -> None:
     monkeypatch.chdir(tmp_path)
     Path("images.yaml").write_text("mine")
-    assert call(monkeypatch, "new", "images") == 2 and "--out" in said.getvalue()
+    assert call(monkeypatch, "new", "images", "--kind", "unpaired") == 2
+    assert "translate new images --kind unpaired --out images-2.yaml" in " ".join(said.getvalue().split())
     assert Path("images.yaml").read_text() == "mine"
     monkeypatch.setattr(console, "load_torch", lambda: pytest.fail("before what costs nothing to know"))
     said.truncate(0)
@@ -251,7 +252,7 @@ def test_a_plan_and_a_training_say_which_images_they_enlarge(tmp_path: Path, mon
     file = tmp_path / "mine.yaml"
     file.write_text(recipe.dump_yaml())
     assert call(monkeypatch, "plan", file, "--gpu", "8GB") == 0
-    assert "usable: 80% of 8GB = 7.45 GiB" in said.getvalue() and "plain: the textbook step" in said.getvalue()
+    assert "usable: 80% of 8GB (7.45 GiB)" in said.getvalue() and "plain: the textbook step" in said.getvalue()
     assert "warning: stage 1 wants crops of 96×96 px from images at a short side of 100 px" in said.getvalue()
 
     def stop(images: int) -> None:

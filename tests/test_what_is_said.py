@@ -60,7 +60,8 @@ def test_what_a_recipe_is_for_is_on_the_screen_and_its_names_stay_as_they_are(
     assert call(monkeypatch, "new", tmp_path / "photos") == 0
     assert "of A and " in said.getvalue() and "either made of the other (CycleGAN)" in said.getvalue()
     assert "6 images on a side, which are few" in said.getvalue()
-    assert "data: {test_a: …, test_b: …}" in " ".join(said.getvalue().split())
+    assert f"outside {tmp_path / 'photos'}, named in the recipe as data.test_a and data.test_b" in (
+        " ".join(said.getvalue().split()))
     assert (tmp_path / "photos.yaml").read_text().startswith("# of A and of B, either made of the other")
     assert call(monkeypatch, "new", next((shared_pairs / "trainA").iterdir()), "--out", "x.yaml") != 0
     assert "is a file, and a folder of images is needed" in said.getvalue()

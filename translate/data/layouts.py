@@ -32,7 +32,7 @@ from translate.data.samples import (
     Samples,
     UnpairedSamples,
 )
-from translate.errors import DataError
+from translate.errors import DataError, visible
 from translate.images.reading import ImageConfig
 
 LabelNumber = Annotated[int, Field(ge=0, le=65_535)]
@@ -91,8 +91,11 @@ class SidesConfig(LayoutConfig):
 
     def expected(self, split: Split) -> str:
         if self.a is not None:
-            return self.what_a_and_b_hold if split == "train" else (
-                "folders of their own, named in the recipe: data: {test_a: …, test_b: …}")
+            if split == "train":
+                return self.what_a_and_b_hold
+            beside = self.b is not None and self.a.parent == self.b.parent  # a third folder there is another layout
+            outside = f"outside {visible(self.a.parent)}, " if beside else ""
+            return f"folders of their own, {outside}named in the recipe as data.test_a and data.test_b"
         a, b = self.suffixes
         return " or ".join(f"{f'{name} (A beside B), ' if self.aligned else ''}{name}{a} and {name}{b}"
                            for name in FOLDERS_OF[split])

@@ -89,7 +89,7 @@ class RecipePlan:
     def usable(self) -> str:
         """What predictions may fill, in words, and of what that is a share."""
         size = self.gpu.memory
-        share = "of what is free" if size is None else f"of {size} = {format_bytes(num_bytes(size))}"
+        share = "of what is free" if size is None else f"of {size} ({format_bytes(num_bytes(size))})"
         return f"{format_bytes(self.gpu.budget or 0)} usable: {USABLE:.0%} {share}"
 
     @property

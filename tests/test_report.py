@@ -253,7 +253,12 @@ def test_a_table_of_scores_says_which_checkpoint_it_is_of(run: Path, tmp_path: P
     copied = shutil.copytree(run, tmp_path / "run")
     results = evaluate_run(copied)
     results.write(copied / "results.json")
-    assert ", of the checkpoint at 12 images" in Page(write_report(copied)).text
+    text = Page(write_report(copied)).text
+    assert ", of the checkpoint at 12 images" in text and "Test set, newest checkpoint" in text
+    document = json.loads((copied / "results.json").read_text())
+    (copied / "results.json").write_text(json.dumps(document | {"weights": "8"}))
+    text = Page(write_report(copied)).text
+    assert "Test set, an earlier checkpoint" in text and "The run has seen 12 since" in text
 
 
 def test_a_release_has_no_report(run: Path) -> None:

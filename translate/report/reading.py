@@ -151,6 +151,13 @@ class RunRecord:
         return self.folder.resolve().name
 
     @cached_property
+    def outdated(self) -> int | None:
+        """Return the images of the checkpoint of the table of the newest one where the run has gone on since."""
+        weights = str(self.results.get(RESULTS["results.json"], {}).get("weights") or "")
+        goes_on = self.status.get("state") != "finished" or not weights.isdigit()
+        return None if goes_on or int(weights) >= self.status["images"] else int(weights)
+
+    @cached_property
     def best(self) -> dict[str, Any] | None:
         """Return {images, metric, value, num_images} of the best checkpoint; None where no score decided."""
         return next((record["best"] for record in reversed(self.evaluations)

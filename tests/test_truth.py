@@ -58,11 +58,11 @@ def test_files_that_are_numbered_alike_are_no_pairs(names: tuple[str, str], test
     folder = write(tmp_path, *names, test)
     held_out = HeldOut(recipe_of(folder), tmp_path)
     assert not held_out.paired and held_out.pair(0)[1] is None
-    (note,) = [finding.what for finding in check(recipe_of(folder).data) if "says nothing" in finding.what]
-    assert note.startswith("3 test images of A have the names of test images of B, such as ") and "truth: true" in note
+    (note,) = [finding.what for finding in check(recipe_of(folder).data) if "names alone" in finding.what]
+    assert note.startswith("3 test images of A are named like test images of B, such as ") and "truth: true" in note
     known = HeldOut(recipe_of(folder, truth=True), tmp_path)
     assert known.paired and known.pair(0)[1] is not None
-    assert not any("says nothing" in finding.what for finding in check(recipe_of(folder, truth=True).data))
+    assert not any("names alone" in finding.what for finding in check(recipe_of(folder, truth=True).data))
 
 
 def test_two_folders_of_ones_own_are_no_pairs_either(tmp_path: Path) -> None:

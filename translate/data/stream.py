@@ -283,6 +283,7 @@ def hint_at_truth(config: LayoutConfig, root: Path) -> str:
     with suppress(DataError):
         pairs = paired_by_name(config, config.build("test", root), root)
         a, b = (visible(files[0].name) for files in (pairs.files_a, pairs.files_b))
-        return (f"{len(pairs)} test images of A have the names of test images of B, such as {a} and {b}, which says "
-                f"nothing; {TRUTH_ADVICE}")
+        alike = a if a == b else f"{a} and {b}"
+        return (f"{len(pairs)} test images of A are named like test images of B, such as {alike}; names alone make no "
+                f"pairs, so no image is taken for the truth of another; {TRUTH_ADVICE}")
     return ""

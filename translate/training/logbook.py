@@ -377,7 +377,7 @@ class Logbook:
         """
         if self.recipe.every.evaluate is None:
             return None
-        if hint := hint_at_truth(self.recipe.data, data_root()):
+        if not self.begun and (hint := hint_at_truth(self.recipe.data, data_root())):
             self.notes.append(("data", hint))
         try:
             return Evaluator(self.recipe, self.accelerator, self.precision, lambda line: self.tell("unreadable", line))

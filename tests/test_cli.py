@@ -293,6 +293,18 @@ def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) ->
     assert last.startswith("convert: 118 of 140 images, 2.0 s/image, 1.5 megapixels/s, 0:00:44 left")
 
 
+def test_progress_tells_no_speed_where_nothing_was_done_or_one_thing_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for total, worked in ((32, 0), (1, 1)):
+        text = io.StringIO()
+        with Display("new", Console(file=text, width=300)) as display:
+            display.progress(0, total, "", {}, worked=0, megapixels=0.0)
+            now[0] += 5.6
+            display.progress(total, total, "", {}, worked=worked, megapixels=0.0)
+        assert text.getvalue().splitlines()[-1].strip() == f"new: {total} of {total} images"
+
+
 def test_progress_of_stages_tells_each_ones_speed_and_not_that_of_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images a second and an evaluation of 20 s, then one a second."""
     now = [100.0]

@@ -42,6 +42,7 @@ from translate.metrics.intervals import Estimate
 from translate.networks import features as pretrained
 from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.runs.checkpoint import best_checkpoint
+from translate.runs.folder import RECIPE_FILE
 from translate.runs.manifest import verify
 from translate.runs.release import load_release
 from translate.schema import validate
@@ -318,6 +319,23 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     (tmp_path / "elsewhere").mkdir()
     return Elsewhere(tmp_path / "elsewhere")
+
+
+def test_a_score_that_the_own_size_has_is_not_called_missing(run: Path, shared_pairs: Path, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """MS-SSIM "needs images with sides of 176 px", of images that had them."""
+    for side, number in itertools.product("AB", range(2)):
+        path = tmp_path / "large" / f"test{side}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(waves(number, (176, 176))).save(path)
+    copied = shutil.copytree(run, tmp_path / "run")
+    saved = (copied / RECIPE_FILE).read_text()
+    (copied / RECIPE_FILE).write_text(saved.replace(str(shared_pairs), str(tmp_path / "large")))
+    monkeypatch.setenv("DIPTYCH_DATA", str(tmp_path))  # no networks that look at images, which take most of the time
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    results = evaluate_run(copied)
+    assert results.missing and not any("MS-SSIM" in line for line in results.missing)
+    assert results.notes == [f"MS-SSIM in their own size alone, 176 px: {results.own_size['ms_ssim'].value:.4g}"]
 
 
 def test_a_run_scores_like_the_folder_it_is_converted_to(run: Path, shared_pairs: Path, with_features: None,

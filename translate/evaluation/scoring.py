@@ -180,7 +180,12 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     results = score(held_out, Images(len(held_out.sources), held_out.source) if compares else None)
     if rescales:
         try:
-            results.own_size = score(own, None).scores
+            in_own_size = score(own, None)
+            results.own_size = in_own_size.scores
+            # A score that there is in their own size alone has no row in the table, and is not missing
+            results.missing = [line for line in results.missing if line in in_own_size.missing]
+            results.notes += [f"{MEASURES[name].title} in their own size alone, {own.side} px: {found.value:.4g}"
+                              for name, found in results.own_size.items() if name not in results.scores]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -62,6 +62,10 @@ def test_what_a_recipe_is_for_is_on_the_screen_and_its_names_stay_as_they_are(
     assert "6 images on a side, which are few" in said.getvalue()
     assert f"outside {tmp_path / 'photos'}, named in the recipe as data.test_a and data.test_b" in (
         " ".join(said.getvalue().split()))
+    said.truncate(0)
+    shutil.copytree(shared_pairs, tmp_path / "mine", ignore=shutil.ignore_patterns("test*"))
+    assert call(monkeypatch, "new", tmp_path / "mine", "--kind", "unpaired") == 0
+    assert "move some into testA and testB beside them, named in the recipe" in " ".join(said.getvalue().split())
     assert (tmp_path / "photos.yaml").read_text().startswith("# of A and of B, either made of the other")
     assert call(monkeypatch, "new", next((shared_pairs / "trainA").iterdir()), "--out", "x.yaml") != 0
     assert "is a file, and a folder of images is needed" in said.getvalue()

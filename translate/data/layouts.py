@@ -93,9 +93,14 @@ class SidesConfig(LayoutConfig):
         if self.a is not None:
             if split == "train":
                 return self.what_a_and_b_hold
-            beside = self.b is not None and self.a.parent == self.b.parent  # a third folder there is another layout
-            outside = f"outside {visible(self.a.parent)}, " if beside else ""
-            return f"folders of their own, {outside}named in the recipe as data.test_a and data.test_b"
+            assert self.b is not None, "a and b are given together"
+            named = "named in the recipe as data.test_a and data.test_b"
+            names, beside = (self.a.name, self.b.name), self.a.parent == self.b.parent
+            if beside and all(name.startswith("train") for name in names):
+                a, b = (visible(name.replace("train", "test", 1)) for name in names)
+                return f"{a} and {b} beside them, {named}"
+            outside = f"outside {visible(self.a.parent)}, " if beside else ""  # a third folder there is another layout
+            return f"folders of their own, {outside}{named}"
         a, b = self.suffixes
         return " or ".join(f"{f'{name} (A beside B), ' if self.aligned else ''}{name}{a} and {name}{b}"
                            for name in FOLDERS_OF[split])

@@ -20,7 +20,7 @@ def told(folder: Path, monkeypatch: pytest.MonkeyPatch, scoring_seconds: float =
     """Train two stages of 100 steps each; return the seconds left as told, those that were, and the image's number."""
     recipe = cyclegan_recipe(folder, stages=[{"resolution": 16, "images": 100, "batch_size": 1},
                                              {"resolution": 64, "images": 100, "batch_size": 1}],
-                             data={"kind": "unpaired", "folder": str(folder)}, every={"evaluate": 40})
+                             data={"kind": "unpaired", "folder": str(folder), "resize": 64}, every={"evaluate": 40})
     schedule = Schedule.of(recipe, [(64, 64)], num_sources=5, num_once=10) if scoring_seconds else None
     now = [50.0]
     monkeypatch.setattr(time_left.time, "monotonic", lambda: now[0])
@@ -53,6 +53,17 @@ def test_evaluations_to_come_are_counted_as_the_last_one_took(shared_pairs: Path
     """Each takes as long as ten steps of the last stage."""
     found = told(shared_pairs, monkeypatch, scoring_seconds=80.0)
     assert all(1 / 1.5 <= seconds / true <= 1.5 for seconds, true, images in found if 40 <= images < 200)
+
+
+def test_before_the_first_evaluation_its_pixels_are_a_tenth_of_those_of_steps(shared_pairs: Path,
+                                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are after 40, 80, 120, 160 and 200 images, of 5 images of 64 px, and the first of each stage of 10 more."""
+    (with_scores,), (without,) = ([seconds for seconds, _, images in told(shared_pairs, monkeypatch, scoring)
+                                   if images == 10] for scoring in (80.0, 0.0))
+    a_pixel = [0.1 * 4 * predicted / side**2 for predicted, side in zip(PREDICTED, (16, 64), strict=True)]
+    looked_at = [(2 * 5 + 10) * 64**2, (3 * 5 + 10) * 64**2]
+    assert with_scores - without == pytest.approx(sum(each * pixels for each, pixels in zip(a_pixel, looked_at,
+                                                                                           strict=True)))
 
 
 def test_evaluations_are_planned_by_stage(shared_pairs: Path) -> None:

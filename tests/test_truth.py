@@ -78,7 +78,7 @@ def test_a_training_its_scores_and_its_report_take_no_truth_from_names(tmp_path:
     folder = write(tmp_path / "data", "horse ({}).png", "zebra ({}).png")
     report = Silent()
     train(recipe_of(folder), tmp_path / "run", report)
-    assert any("horse (1).png and zebra (1).png, which says nothing" in line for line in report.lines)
+    assert any("horse (1).png and zebra (1).png; names alone make no pairs" in line for line in report.lines)
     assert any(line.startswith("no held-out scores: the truth of the test images is not") for line in report.lines)
     assert not any(record["kind"] == "evaluation" for record in read_lines(tmp_path / "run" / "metrics.jsonl"))
     assert all("truth" not in shown.pictures for shown in make_shown(tmp_path / "run", recipe_of(folder)))

@@ -390,7 +390,7 @@ def test_diagnostics_are_logged_with_the_losses_and_shown_in_the_report(shared_p
     """And the progress line stays with the losses."""
     shown: list[dict[str, float]] = []
     report = Silent()
-    report.progress = lambda images, total, stage, losses, seconds_left=None: shown.append(losses)  # type: ignore[method-assign]
+    report.progress = lambda images, total, stage, losses, *_: shown.append(losses)  # type: ignore[method-assign]
     stages = [{"resolution": 16, "images": 8, "batch_size": 2}]
     for guard_config in ({}, None):
         run = tmp_path / str(guard_config)

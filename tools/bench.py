@@ -99,20 +99,22 @@ def main() -> None:
     asked = parser.parse_args()
     device = torch.device("cuda") if torch.cuda.is_available() else None
     name = torch.cuda.get_device_name() if device else f"{NO_GPU}, floors of an H200"
-    if device is None and asked.public is not None:  # which is measured, and stands by itself
+    on_cpu = device is None and asked.public is not None  # which is measured, and stands by itself
+    if on_cpu:
         name = f"a CPU ({torch.backends.cpu.get_cpu_capability()})"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     today = datetime.date.today().isoformat()
     report = Report(f"{today}, {name}, commit {commit.strip() or 'unknown'}",
                     time.monotonic() + 60 * asked.minutes, asked.out)
+    precision = "fp32" if on_cpu else asked.precision
     words = ["COPY" if word == str(asked.public) else word for word in sys.argv[1:]]
     report.add(f"`{' '.join(['tools/bench.py', *words])}`; torch {torch.__version__}, Python "
-               f"{platform.python_version()}; {asked.precision}, width {asked.width}, identity loss on, random images.")
+               f"{platform.python_version()}; {precision}, width {asked.width}, identity loss on, random images.")
 
     # What must be right, and what takes long, before what takes how long.
     cyclegan, pix2pix = games(asked.width)
     public = {"cycle_gan": cyclegan, "pix2pix": pix2pix}
-    if device is None and asked.public is not None:
+    if on_cpu:
         report.add(beside_public_on_a_cpu(asked.public, public))
         return
     if device:

@@ -28,7 +28,7 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
-from translate.launcher import launched
+from translate.launcher import num_processes_here
 from translate.sizes import format_bytes
 
 SHARE = 0.7  # of what is left; the rest is for other programs, and for what no forecast knows of
@@ -124,11 +124,6 @@ def give_back_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
-
-
-def num_processes_here(otherwise: int = 1) -> int:
-    """Return how many processes of one launcher share this machine, as it tells; `otherwise` without a launcher."""
-    return launched("LOCAL_WORLD_SIZE", otherwise)
 
 
 def give_back_what_will_be_freed() -> None:

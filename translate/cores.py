@@ -7,7 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from translate.available_memory import cgroup_folders, num_processes_here
+from translate.available_memory import cgroup_folders
+from translate.launcher import num_processes_here
 
 
 def num_cores(root: Path = Path("/")) -> int:

@@ -21,6 +21,11 @@ def launched(name: str, otherwise: int) -> int:
     return otherwise if number is None else number
 
 
+def num_processes_here(otherwise: int = 1) -> int:
+    """Return how many processes of one launcher share this machine, as it tells; `otherwise` without a launcher."""
+    return launched("LOCAL_WORLD_SIZE", otherwise)
+
+
 def check_launcher() -> None:
     """Raise `UsageError`, which names the variable, where one holds what no launcher sets: libraries take it as theirs.
     """

@@ -148,15 +148,16 @@ class Ledger:
         self._own: Held | None = None
         self._lock = threading.RLock()
         self._seen_late = SECONDS_UNTIL_SEEN if folder is not None and files.is_shared(folder) else 0.0
+        self._open: dict[int, BufferedReader] = {}  # some of the ledgers, by number
+        self._blocks: dict[int, tuple[int, bytes]] = {}  # what was last read of each of these, and from which byte on
         self._forget()
         self.look_again()
         self.run = min(1 + self._rows.run, MAX_COUNT)  # what is written here must be readable, whatever was read
 
     def _forget(self) -> None:
+        self._close_all()
         self._rows, self._ends = Rows(), dict[Path, int]()  # and up to which byte each ledger was read
         self._paths: list[Path] = []  # of the ledgers, by number
-        self._open: dict[int, BufferedReader] = {}  # some of them
-        self._blocks: dict[int, tuple[int, bytes]] = {}  # what was last read of each of these, and from which byte on
 
     @property
     def path(self) -> Path | None:
@@ -227,10 +228,8 @@ class Ledger:
             line = self._line(path)
             row: Row | None = one_of_lines(line, Row) if line else None
             if line and row is None and self._shape is Placed:
-
                 # The line that counts is malformed: from here on whole lines are parsed, and an earlier one counts.
                 self._shape = Row
-                self._close_all()
                 self._forget()
                 self.look_again()
                 return self.last_row(path)

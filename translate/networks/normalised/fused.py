@@ -126,7 +126,7 @@ def _sums(form: Form, gradient: Tensor, z: Tensor, mean: Any, spread: Any, scale
 
 
 def _write_gradient(form: Form, gradient: Tensor, z: Tensor, dz: Tensor, mean: Tensor | None, spread: Tensor | None,
-                   scale: Tensor | None, shift: Tensor | None, d_shift: Tensor | None, d_scale: Tensor | None) -> None:
+                    scale: Tensor | None, shift: Tensor | None, d_shift: Tensor | None, d_scale: Tensor | None) -> None:
     from translate.networks.normalised import kernels
 
     samples, channels, height, width = dz.shape

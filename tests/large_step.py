@@ -37,7 +37,7 @@ def recipe_of(what: str) -> Recipe:
     return load_recipe(find_recipe(what))
 
 
-def main(what: str, plan: memory.Plan, limit: int) -> None:
+def main(what: str, plan: memory.MemoryPlan, limit: int) -> None:
     torch.set_num_threads(2)
     recipe = recipe_of(what)
     stage = recipe.stages[-1]

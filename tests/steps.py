@@ -10,7 +10,7 @@ from torch import Tensor
 
 from translate.data import Batch
 from translate.networks import memory
-from translate.networks.memory import Plan
+from translate.networks.memory import MemoryPlan
 from translate.optimizers import SGD, Optimizers
 from translate.recipe import Stage
 from translate.training.step_on_meta import Networks, StepOnMeta
@@ -26,7 +26,7 @@ def make_batch(size: tuple[int, int], samples: int = 2, dtype: torch.dtype = tor
     return Batch(a, b, tuple(range(40, 40 + samples)))
 
 
-def peak_of_step(config: Any, size: int, plan: Plan, precision: Any, device: Any) -> int:
+def peak_of_step(config: Any, size: int, plan: MemoryPlan, precision: Any, device: Any) -> int:
     """The predicted peak of a step of one sample of size × size px, three channels each, Adam; bytes."""
     networks = Networks(translator=config, optimizer=Optimizers())
     return StepOnMeta(networks, (3, 3), Stage(resolution=size, images=1)).measure(plan, precision, device, 1).peak_bytes
@@ -58,7 +58,7 @@ def strengthen(translator: Translator) -> Translator:
     return translator
 
 
-def step(translator: Translator, batch: Batch, plan: str | memory.Plan = "split", micro_batch: int | None = None,
+def step(translator: Translator, batch: Batch, plan: str | memory.MemoryPlan = "split", micro_batch: int | None = None,
          accelerator: Accelerator | None = None, number: int = 0, images: int = 0, lr: float = 1e-30) -> Update:
     """One step with SGD at a learning rate too small to move the weights: the gradients stay to be looked at.
 

@@ -44,7 +44,7 @@ from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.preservation import compare_opinions, is_held_out, summarise
 from translate.adapt.table import RowName, examples_for, tabulate, wrong_about_labels
 from translate.adapt.table_data import find_table_data
-from translate.adapt.tasks import confusions, train_task
+from translate.adapt.task_training import confusions, train_task
 from translate.convert import Shard
 from translate.data.hashing import stable_hash
 from translate.data.labelled import check_labels
@@ -53,7 +53,7 @@ from translate.errors import DataError, RecipeError, RunError
 from translate.foreign import read_lines
 from translate.images.reading import ImageConfig
 from translate.metrics.segmentation import LabelScores, class_ious, totals
-from translate.networks.tasks import CNNConfig
+from translate.networks.task_networks import CNNConfig
 from translate.recipe import Recipe
 
 CPU = torch.device("cpu")

@@ -15,12 +15,12 @@ from PIL import Image
 from tests.adaptation import SIDE, contents, save, stripes, stripes_recipe, write_stripes
 from tests.runs import Interrupted, Silent
 from translate.adapt import evaluate, make, train_rows
-from translate.adapt.kept import read_record
 from translate.adapt.matching import matched_source
 from translate.adapt.preservation import is_held_out
+from translate.adapt.result_cache import read_record
 from translate.adapt.table import TITLES, key_of
 from translate.adapt.table_data import find_table_data
-from translate.adapt.tasks import Watch
+from translate.adapt.task_training import Watch
 from translate.convert import Shard
 from translate.errors import DataError, RecipeError, RunError
 from translate.foreign import read_lines

@@ -17,14 +17,14 @@ import pytest
 from tests.adaptation import stripes_recipe
 from translate import foreign
 from translate.adapt.assembling import damage, manifest_hash
-from translate.adapt.kept import SetRecord, TaskRecord, kept, read_record
+from translate.adapt.result_cache import SetRecord, TaskRecord, cached, read_record
 from translate.adapt.table import Result
 from translate.adapt.table_data import find_sets
 from translate.adapt.translators import is_finished
 from translate.data.labelled import Labelled
 from translate.errors import CheckpointError, DataError, DocumentError, TranslateError
 from translate.foreign import Count, Shape, examine_lines, read_json, read_lines
-from translate.networks.tasks import RECORD, CNNConfig, load_task, save_task
+from translate.networks.task_networks import RECORD, CNNConfig, load_task, save_task
 from translate.report import write_comparison, write_report
 from translate.runs.checkpoint import read_progress
 from translate.runs.folder import RunFolder
@@ -311,8 +311,8 @@ def test_a_record_that_cannot_be_read_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "checked.json"
     for content in HOSTILE.values():
         path.write_bytes(content)
-        assert kept(path, "x", lambda: {"images": 3})["images"] == 3
-        assert kept(path, "x", lambda: pytest.fail("it is there"))["images"] == 3
+        assert cached(path, "x", lambda: {"images": 3})["images"] == 3
+        assert cached(path, "x", lambda: pytest.fail("it is there"))["images"] == 3
 
 
 def test_a_task_folder_that_names_another_network_is_refused(tmp_path: Path) -> None:

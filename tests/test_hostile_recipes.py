@@ -14,7 +14,7 @@ from tests.test_foreign import EARLIER
 from tests.test_mistakes import CASES, kind_of, lines_of
 from translate import files
 from translate.errors import CheckpointError, DoesNotFit
-from translate.networks.tasks import RECORD, FCNConfig, load_task, save_task
+from translate.networks.task_networks import RECORD, FCNConfig, load_task, save_task
 from translate.recipe import Recipe, load_recipe
 from translate.runs.manifest import seal
 from translate.runs.release import load_release

@@ -23,7 +23,7 @@ from translate.convert import convert
 from translate.errors import CheckpointError, NetworkError, TranslateError, UsageError
 from translate.publish.card import END, read_front_matter
 from translate.publish.publishing import publish
-from translate.runs.places import absolute, without_places
+from translate.runs.recipe_paths import absolute, without_places
 from translate.runs.release import load_release
 from translate.training.starting import read_source
 

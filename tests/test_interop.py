@@ -40,10 +40,10 @@ from translate import tiling
 from translate.data.scale import Scale
 from translate.errors import CheckpointError, UsageError
 from translate.evaluation.scoring import evaluate_run
+from translate.interop.checkpoint_tensors import read_tensors
 from translate.interop.evidence import Choices
 from translate.interop.exporting import export_pth
 from translate.interop.importing import Training, import_release, read_discriminator, read_generator
-from translate.interop.reading import read_tensors
 from translate.networks.memory import PLANS
 from translate.recipe import Recipe, load_recipe
 from translate.runs.release import load_release, write_generators

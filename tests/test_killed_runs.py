@@ -15,7 +15,7 @@ from translate import files
 from translate.errors import RunError
 from translate.foreign import read_lines
 from translate.recipe import Recipe
-from translate.report.reading import read_run
+from translate.report.run_contents import read_run
 from translate.runs import lock
 from translate.runs.folder import RunFolder
 from translate.training.loop import train

@@ -31,7 +31,7 @@ from translate.networks.memory import PLANS
 from translate.optimizers import Optimizers
 from translate.places import shipped_recipes
 from translate.recipe import Recipe, Stage
-from translate.recipe.reading import load_recipe
+from translate.recipe.recipe_files import load_recipe
 from translate.runs.manifest import read_tensors
 from translate.schema import validate
 from translate.training.loop import Run, train

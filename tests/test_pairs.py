@@ -24,7 +24,7 @@ from translate.metrics.alignment import Alignment, align
 from translate.pairs.correcting import LEDGER, align_pairs
 from translate.pairs.measuring import Measured, misregistration
 from translate.pairs.moving import moved as shift_of
-from translate.pairs.reading import Pair
+from translate.pairs.pair_files import Pair
 
 HEIGHT, WIDTH = 120, 150
 OFF = [(3.0, -2.0), (-1.5, 4.0), (0.0, 0.0)]  # down and right, px: each pair in its own way

@@ -79,7 +79,7 @@ class TestAgainstRealSteps:
     """A real step on this CPU, its live bytes counted on real tensors. A quicker one makes the optimizers' states."""
 
     @staticmethod
-    def measured(translator_config: dict[str, Any], size: int, plan: memory.Plan, precision: Any) -> int:
+    def measured(translator_config: dict[str, Any], size: int, plan: memory.MemoryPlan, precision: Any) -> int:
         recipe = recipe_of(translator_config, size)
         translator = build(recipe.translator, torch.float32)
         batch = make_batch((size, size), 1, torch.float32)

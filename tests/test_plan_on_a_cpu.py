@@ -20,7 +20,7 @@ from translate.available_memory import Available
 from translate.errors import DoesNotFit
 from translate.networks import memory
 from translate.recipe import Recipe
-from translate.report.reading import read_run
+from translate.report.run_contents import read_run
 from translate.training import plan as planner
 from translate.training.plan import PROCESS_BYTES, USABLE, WORKER_BYTES, predict
 

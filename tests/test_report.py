@@ -43,7 +43,7 @@ from translate.report.charts import (
     ticks,
 )
 from translate.report.pages import words
-from translate.report.reading import read_run
+from translate.report.run_contents import read_run
 from translate.runs.manifest import verify
 from translate.runs.release import load_release
 from translate.training.loop import train

@@ -18,7 +18,7 @@ from translate.errors import NoData, RunError
 from translate.evaluation.scoring import evaluate_run
 from translate.recipe import Recipe, load_recipe
 from translate.runs.folder import RunFolder, refuse_changes
-from translate.runs.places import absolute, places_of, without_places
+from translate.runs.recipe_paths import absolute, places_of, without_places
 from translate.schema import validate
 from translate.training.loop import train
 

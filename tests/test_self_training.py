@@ -17,7 +17,7 @@ from translate.adapt import evaluate, make, train_rows
 from translate.adapt.examples import Examples, TrainingExamples
 from translate.adapt.self_training import beliefs, pseudo_labelled, self_trained, with_norms_of, without_labels
 from translate.adapt.table import compare_shares, nothing_learnt, warnings_of
-from translate.adapt.tasks import train_task
+from translate.adapt.task_training import train_task
 from translate.convert import Shard
 from translate.data.labelled_layouts import ClassesConfig, MasksConfig
 from translate.errors import RecipeError

@@ -19,7 +19,15 @@ from tests.textbook import cyclegan_reference
 from translate import files
 from translate.errors import CheckpointError, RecipeError
 from translate.networks import PatchGANConfig, ResNetConfig, memory
-from translate.networks.tasks import RECORD, CNNConfig, FCNConfig, TaskConfig, TorchvisionConfig, load_task, save_task
+from translate.networks.task_networks import (
+    RECORD,
+    CNNConfig,
+    FCNConfig,
+    TaskConfig,
+    TorchvisionConfig,
+    load_task,
+    save_task,
+)
 from translate.schema import validate
 from translate.translators import CycleGANConfig
 from translate.translators.cyclegan import SemanticConfig

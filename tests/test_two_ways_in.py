@@ -18,7 +18,7 @@ from translate.convert.python_api import Model
 from translate.convert.translating import Translating
 from translate.data.labels import Labelling
 from translate.errors import DoesNotFit, ImageError, TranslateError, UsageError
-from translate.report.reading import read_run
+from translate.report.run_contents import read_run
 from translate.runs.release import Release
 
 

@@ -149,7 +149,7 @@ def speeds_for(name: str, device: torch.device | None, precision: Format) -> tup
         return here, here  # a GPU that is not in the table
 
 
-def row(config: Any, plan: memory.Plan, size: int, batch: int, precision: Format, device: torch.device | None,
+def row(config: Any, plan: memory.MemoryPlan, size: int, batch: int, precision: Format, device: torch.device | None,
         floors: Speed, here: Speed, report: Report) -> Row:
     """One plan, measured where there is a GPU with room for it and time is left."""
     step = StepOnMeta(Networks(translator=config, optimizer=Optimizers()), (3, 3),
@@ -166,7 +166,7 @@ def row(config: Any, plan: memory.Plan, size: int, batch: int, precision: Format
     return found
 
 
-def our_step(config: Any, size: int, batch: int, plan: memory.Plan, precision: Format, device: torch.device
+def our_step(config: Any, size: int, batch: int, plan: memory.MemoryPlan, precision: Format, device: torch.device
              ) -> Callable[[], None]:
     """A step that can be made again and again, warm. Raises what torch does where it does not fit."""
     torch.manual_seed(0)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes, Work
-from translate.networks.memory import Plan
+from translate.networks.memory import MemoryPlan
 from translate.networks.normalised import Path as Way
 from translate.networks.normalised import computed_by
 from translate.optimizers import Optimizers
@@ -53,7 +53,7 @@ class Counted:
         return Work(self.flops, sum(self.moved_bytes.values()), sum(self.kernels.values()))
 
 
-def count(config: TranslatorConfig, size: int, plan: Plan, way: Way) -> Counted:
+def count(config: TranslatorConfig, size: int, plan: MemoryPlan, way: Way) -> Counted:
     """Count the step of a translator for one image of size × size px, in fp16 on CUDA, its layers computed `way`."""
     step = StepOnMeta(Networks(translator=config, optimizer=Optimizers()), (3, 3), Stage(resolution=size, images=1))
     found = Counted()

@@ -51,7 +51,7 @@ from translate.metrics.distribution import kernel_distance, precision_recall
 from translate.metrics.modes import histogram, modes, named, stacked_modes
 from translate.networks import memory
 from translate.networks.eval_mode import evaluating
-from translate.networks.tasks import CNNConfig
+from translate.networks.task_networks import CNNConfig
 from translate.optimizers import Optimizers
 from translate.places import data_root
 from translate.runs.records import METRICS

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from translate import files
-from translate.adapt.kept import first_changed
+from translate.adapt.result_cache import first_changed
 from translate.cards.cards import find_card
 from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.labelled_layouts import METADATA, metadata_rows

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from translate.adapt.kept import Record, digest, kept, stamp
-from translate.adapt.tasks import Watch
+from translate.adapt.result_cache import Record, cached, digest, stamp
+from translate.adapt.task_training import Watch
 from translate.data.check import Finding, count_findings
 from translate.data.label_counts import LabelCounts
 from translate.data.labelled import Labelled, LabelledConfig, check_labels, first_of
@@ -73,7 +73,7 @@ def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Repor
         refuse_unreadable(images, lambda done, total: report.progress(done, total, "reading images", {}))
         return {"images": len(images), "told": told}
 
-    for line in kept(home / CHECKED, digest_of(parts, images), look_at_all, shape=Checked)["told"]:
+    for line in cached(home / CHECKED, digest_of(parts, images), look_at_all, shape=Checked)["told"]:
         report.say(line)
 
 

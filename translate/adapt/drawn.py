@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from translate.adapt.examples import Examples
-from translate.adapt.tasks import opinions, train_task
+from translate.adapt.task_training import opinions, train_task
 from translate.data.conditioned import ImagesConfig
 from translate.data.labelled_layouts import ClassesConfig
 from translate.errors import UsageError
@@ -25,7 +25,7 @@ from translate.evaluation.scoring import Results
 from translate.metrics import intervals
 from translate.metrics.intervals import Estimate
 from translate.metrics.modes import histogram
-from translate.networks.tasks import CNNConfig
+from translate.networks.task_networks import CNNConfig
 from translate.places import data_root
 from translate.recipe import Downstream
 from translate.sampling.drawing import draw

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from translate import files
-from translate.adapt.kept import digest
+from translate.adapt.result_cache import digest
 from translate.data.labelled import Labelled, LabelledConfig
 from translate.data.loading import Loadable, Shares, load
 from translate.data.stream import drawn

@@ -14,7 +14,7 @@
 
 Further variants are `translator-2`, `translated-2`, `set-2` and so on. `manifest.jsonl` holds a row for every source
 image: what became of it (kept, rejected, failed), where it came from, and checksums; its own is the hash of the set.
-Whatever is finished is kept (`translate.adapt.kept`): called again, all goes on where it was stopped.
+Whatever is finished is kept (`translate.adapt.result_cache`): called again, all goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from translate import files
 from translate.adapt.assembling import STAGES_OF_READING, Translations, assemble, check_names, damage, manifest_hash
 from translate.adapt.checking import check_everything
 from translate.adapt.examples import Examples
-from translate.adapt.kept import Record, SetRecord, digest, kept, refuse_linked_folders, write_record
 from translate.adapt.matching import matched_source
 from translate.adapt.preservation import Opinion, compare_opinions, is_held_out, summarise, warnings_of
 from translate.adapt.protection import check_protection, made_from, protection_of, violations
+from translate.adapt.result_cache import Record, SetRecord, cached, digest, refuse_linked_folders, write_record
 from translate.adapt.stopping import stopping
-from translate.adapt.tasks import kept_task
+from translate.adapt.task_training import cached_task
 from translate.adapt.translators import (
     adaptation_of,
     notes_on_consistency,
@@ -63,11 +63,11 @@ from translate.images.reading import read_image
 from translate.images.tensors import to_tensor
 from translate.metrics.distribution import kernel_distance
 from translate.metrics.features import MobileNet, find_mobilenet
-from translate.networks.tasks import WEIGHTS
+from translate.networks.task_networks import WEIGHTS
 from translate.places import data_root
 from translate.precision import choose_device
 from translate.recipe import Recipe
-from translate.runs.places import absolute
+from translate.runs.recipe_paths import absolute
 from translate.runs.release import Release, load_release
 from translate.training.loop import Reporter
 
@@ -214,7 +214,7 @@ def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], h
     seen = [number for number, name in enumerate(names_of(source)) if not is_held_out(name) and name not in unreadable]
     if not seen:
         raise DataError("holds too few images to train the judge on", source.images)
-    return kept_task(home / "judge", adaptation_of(recipe).task, examples.part(seen), SEED_OF_JUDGE, where,
+    return cached_task(home / "judge", adaptation_of(recipe).task, examples.part(seen), SEED_OF_JUDGE, where,
                      workers_for(recipe.workers, where), lambda done, total: report.progress(done, total, "judge", {}))
 
 
@@ -249,7 +249,7 @@ def finish_set(recipe: Recipe, source: Labelled, shown: Labelled, home: Path, nu
         return fault is None
 
     notes = notes_on_consistency(recipe, home) if call["trained_here"] else []
-    about = kept(path, depends_on, lambda: call | judged_set(recipe, source, shown, final, release, made, judge,
+    about = cached(path, depends_on, lambda: call | judged_set(recipe, source, shown, final, release, made, judge,
                                                             report, where, notes), is_whole, SetRecord)
 
     # A reused set may come from a call with other --model or adapt.variants: update its record.

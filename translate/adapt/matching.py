@@ -15,8 +15,8 @@ import numpy as np
 
 from translate import files
 from translate.adapt.examples import Change, Examples
-from translate.adapt.kept import MADE_FROM, Record, digest, first_changed, kept, read_record, write_record
-from translate.adapt.tasks import Watch
+from translate.adapt.result_cache import MADE_FROM, Record, cached, digest, first_changed, read_record, write_record
+from translate.adapt.task_training import Watch
 from translate.data.hashing import stable_hash
 from translate.data.labelled import Labelled
 from translate.data.transforms import ClassicalAdaptation, adapted, resized
@@ -100,7 +100,7 @@ def matched_source(recipe: Recipe, source: Labelled, home: Path, watch: Watch, m
             return
         write_image(place, resized(change(image, number), image.shape[:2]))  # label maps keep their size
 
-    kept(path_of_record, made_from, write, lambda record: len(record["images"]) == len(names) and first_changed(
+    cached(path_of_record, made_from, write, lambda record: len(record["images"]) == len(names) and first_changed(
         (images / name, sha256) for name, sha256 in record["images"].items()) is None, Matched)
     return replace(source, images=images, files=tuple(images / name for name in names))
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from translate.adapt.examples import Examples
-from translate.adapt.tasks import opinions
+from translate.adapt.task_training import opinions
 
 ONE_HELD_OUT_IN = 10  # images: that one is not shown to the judge in its training
 ALARM_SHARE = 0.25  # a class is flagged where so much more of it changes than the judge gets wrong untranslated

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from translate.adapt.examples import Examples
-from translate.adapt.tasks import Watch, of_one_size, task_precision, train_task
+from translate.adapt.task_training import Watch, of_one_size, task_precision, train_task
 from translate.data.hashing import stable_hash
 from translate.precision import autocast
 from translate.recipe import Downstream, SelfTraining

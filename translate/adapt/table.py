@@ -36,12 +36,12 @@ from torch import nn
 from translate import files
 from translate.adapt.assembling import manifest_hash
 from translate.adapt.examples import Examples
-from translate.adapt.kept import Record, digest, refuse_linked_folders
 from translate.adapt.matching import towards
+from translate.adapt.result_cache import Record, digest, refuse_linked_folders
 from translate.adapt.self_training import beliefs, self_trained, with_norms_of
 from translate.adapt.stopping import stopping
 from translate.adapt.table_data import TableData, find_table_data
-from translate.adapt.tasks import confusions, train_task
+from translate.adapt.task_training import confusions, train_task
 from translate.adapt.translators import adaptation_of, numbered
 from translate.convert import Shard
 from translate.data.loading import workers_for

@@ -15,10 +15,10 @@ import numpy as np
 from translate.adapt.assembling import MANIFEST, STAGES_OF_READING, Row, change_of_source, damage
 from translate.adapt.checking import target_splits
 from translate.adapt.examples import Examples
-from translate.adapt.kept import Record, SetRecord, read_record
 from translate.adapt.matching import matched_source
+from translate.adapt.result_cache import Record, SetRecord, read_record
 from translate.adapt.self_training import without_labels
-from translate.adapt.tasks import Watch
+from translate.adapt.task_training import Watch
 from translate.adapt.translators import adaptation_of, is_finished, numbered, saved_recipe, translators_recipe
 from translate.data.label_counts import LabelCounts
 from translate.data.labelled import Labelled, check_labels

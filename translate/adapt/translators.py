@@ -8,13 +8,13 @@ import torch
 
 from translate import files
 from translate.adapt.examples import Examples
-from translate.adapt.kept import MADE_FROM, TaskRecord, read_record, write_record
 from translate.adapt.matching import MATCHED
-from translate.adapt.tasks import kept_task
+from translate.adapt.result_cache import MADE_FROM, TaskRecord, read_record, write_record
+from translate.adapt.task_training import cached_task
 from translate.data.labelled import Labelled
 from translate.data.loading import workers_for
 from translate.errors import RECIPE_PLACEHOLDER, DocumentError, Mistake, RecipeError, RunError, Stopped
-from translate.networks.tasks import RECORD, read_task
+from translate.networks.task_networks import RECORD, read_task
 from translate.recipe import Adaptation, Recipe, differences
 from translate.runs.folder import RECIPE_FILE, load_saved, read_status, refuse_changes
 from translate.schema import validate
@@ -123,7 +123,7 @@ def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Re
         return
     begun = next((path.parent for path in sorted(home.glob(f"translator*/{RECIPE_FILE}"))), None)
     if begun is None:
-        kept_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where,
+        cached_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where,
                   workers_for(recipe.workers, where),
                   lambda done, total: report.progress(done, total, "task network", {}))
 

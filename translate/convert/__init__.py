@@ -29,7 +29,7 @@ from translate.cluster.ray_engine import RayEngine
 from translate.convert.converter import Converter
 from translate.convert.jobs import FileFormat, Job, Naming, Shard, plan_jobs
 from translate.convert.ledger import LEDGER, Entry, Ledger
-from translate.convert.on_ray import OnRay, Plan
+from translate.convert.on_ray import OnRay, WorkerSetup
 from translate.convert.protecting import Protection, refuse_unkept
 from translate.convert.remote import Remote
 from translate.convert.saving import Options, remove_leftovers
@@ -205,7 +205,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         worker: Converter | OnRay = (converter := Converter(make(), ledger, options, warn))
         run = converter.run if remote is None else partial(remote.run, converter=converter, look=look)
     else:
-        worker = OnRay(engine, Plan(make, out if ledger.keeps else None,
+        worker = OnRay(engine, WorkerSetup(make, out if ledger.keeps else None,
                                     replace(options, workers=-1 if workers is None else workers)), warn)
         run = worker.run
     if not dry_run:

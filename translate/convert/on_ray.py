@@ -23,7 +23,7 @@ from translate.images.decoding import inspect
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkerSetup:
     """What a worker needs to know, besides which files."""
 
     make: Callable[[], Translating]
@@ -34,14 +34,14 @@ class Plan:
 class Conversion:
     """What a worker does: files translated by a converter of its own."""
 
-    def __init__(self, plan: Plan):
+    def __init__(self, setup: WorkerSetup):
         self.warnings: list[str] = []
-        ledger = Ledger(plan.out)
-        if not plan.options.dry_run:
+        ledger = Ledger(setup.out)
+        if not setup.options.dry_run:
             ledger.open()
-        options = replace(plan.options, workers=workers_by_cores() if plan.options.workers < 0 else
-                          plan.options.workers)
-        self.converter = Converter(plan.make(), ledger, options, self.warnings.append)
+        options = replace(setup.options, workers=workers_by_cores() if setup.options.workers < 0 else
+                          setup.options.workers)
+        self.converter = Converter(setup.make(), ledger, options, self.warnings.append)
 
     def sizes(self, jobs: Sequence[Job]) -> list[int]:
         """Return the pixels of each file."""
@@ -59,14 +59,14 @@ class Conversion:
 class OnRay:
     """A cluster in the place of a converter."""
 
-    def __init__(self, engine: RayEngine, plan: Plan, warn: Callable[[str], None]):
-        self.engine, self.plan, self.warn = engine, plan, warn
+    def __init__(self, engine: RayEngine, setup: WorkerSetup, warn: Callable[[str], None]):
+        self.engine, self.setup, self.warn = engine, setup, warn
         self.num_outside = 0  # images translated at another scale than the model knows
 
     def run(self, jobs: Sequence[Job], stop: object) -> Generator[Entry, None, None]:
         """Have files translated, and yield what became of each as it comes. Raises what a worker cannot go on from."""
         warned: set[str] = set()
-        with closing(self.engine.run(jobs, partial(Conversion, self.plan), stop, killer,
+        with closing(self.engine.run(jobs, partial(Conversion, self.setup), stop, killer,
                                      ", and use --shard auto on each machine")) as parts:
             for entries, told in parts:
                 num_outside, warnings = told or (0, [])

@@ -19,8 +19,8 @@ import pydantic
 
 from translate.data.label_counts import LabelCounts
 from translate.data.layout import Split
+from translate.data.layout_folder import PlaceConfig
 from translate.data.pairing import NUM_NAMED, list_images
-from translate.data.places import PlaceConfig
 from translate.errors import DataError, ImageError, NoData
 from translate.schema import Config
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from translate.data.image_cache import ImageCache
 from translate.data.labels import Labelling
-from translate.data.places import PlaceConfig
+from translate.data.layout_folder import PlaceConfig
 from translate.data.protected import ProtectConfig
 from translate.data.samples import Loading, Samples
 from translate.data.transforms import Augmentation

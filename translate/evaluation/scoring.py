@@ -63,7 +63,7 @@ from translate.places import data_root
 from translate.precision import choose_precision, is_out_of_memory
 from translate.recipe import Recipe
 from translate.runs.folder import RECIPE_FILE, load_saved
-from translate.runs.places import naming_moved_places, relative_places
+from translate.runs.recipe_paths import naming_moved_places, relative_places
 from translate.runs.release import RELEASE, Release, load_generator
 from translate.translators import Direction
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from translate import files
 from translate.errors import CheckpointError, UsageError
+from translate.interop.checkpoint_tensors import read_tensors
 from translate.interop.evidence import (
     NOTHING_SAID,
     Choices,
@@ -24,9 +25,8 @@ from translate.interop.evidence import (
     identify,
     identify_discriminator,
 )
-from translate.interop.reading import read_tensors
 from translate.recipe import Recipe
-from translate.runs.places import PLACEHOLDER
+from translate.runs.recipe_paths import PLACEHOLDER
 from translate.runs.release import write_generators
 from translate.schema import validate
 from translate.translators import Direction

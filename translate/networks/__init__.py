@@ -23,13 +23,13 @@ from pydantic import Field
 from translate.networks.autoencoder import AutoencoderConfig
 from translate.networks.coarse_to_fine import CoarseToFineConfig
 from translate.networks.discriminators import PatchGANConfig, PixelConfig
-from translate.networks.heads import ProjectionHeads
 from translate.networks.latent.began import BEGANConfig
 from translate.networks.latent.biggan import BigGANConfig, BigGANDiscriminatorConfig
 from translate.networks.latent.dcgan import DCGANConfig, DCGANDiscriminatorConfig
 from translate.networks.latent.mlp import MLPConfig, MLPDiscriminatorConfig
 from translate.networks.latent.pggan import PGGANConfig, PGGANDiscriminatorConfig
 from translate.networks.latent.stackgan import StackGANConfig, StackGANDiscriminatorConfig
+from translate.networks.projection_heads import ProjectionHeads
 from translate.networks.registration import RegistrationConfig
 from translate.networks.resnet import ResNetConfig
 from translate.networks.unet import UNetConfig

@@ -45,7 +45,7 @@ PlanName = Literal["plain", "split", "preact", "replay", "blocks", "strips", "st
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What one memory plan does: to the step (`cut`, `replay`) and to the parts of a network (what each keeps)."""
 
     name: PlanName
@@ -66,19 +66,19 @@ class Plan:
         return f"{self.name} ({self.num_strips} strips)" if self.in_strips else self.name
 
 
-PLANS: dict[PlanName, Plan] = {plan.name: plan for plan in (
-    Plan("plain", cut=False),
-    Plan("split"),
-    Plan("preact", head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
-         discriminator="convolutions"),
-    Plan("replay", replay=True, head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
-         discriminator="convolutions"),
-    Plan("blocks", head="input", trunk="input", tail="input", levels="input", discriminator="convolutions"),
+PLANS: dict[PlanName, MemoryPlan] = {plan.name: plan for plan in (
+    MemoryPlan("plain", cut=False),
+    MemoryPlan("split"),
+    MemoryPlan("preact", head="convolutions", trunk="convolutions", tail="convolutions", levels="convolutions",
+               discriminator="convolutions"),
+    MemoryPlan("replay", replay=True, head="convolutions", trunk="convolutions", tail="convolutions",
+               levels="convolutions", discriminator="convolutions"),
+    MemoryPlan("blocks", head="input", trunk="input", tail="input", levels="input", discriminator="convolutions"),
     # The head's backward pass is the last: the trunk's graph is gone by then, and there is room to run it whole.
-    Plan("strips", replay=True, head="input", trunk="convolutions", tail="strips", levels="input",
-         discriminator="convolutions"),
-    Plan("strips_blocks", replay=True, head="input", trunk="input", tail="strips", levels="input",
-         discriminator="convolutions"),
+    MemoryPlan("strips", replay=True, head="input", trunk="convolutions", tail="strips", levels="input",
+               discriminator="convolutions"),
+    MemoryPlan("strips_blocks", replay=True, head="input", trunk="input", tail="strips", levels="input",
+               discriminator="convolutions"),
 )}
 
 # In a few words, for tables: docs/memory.md has more
@@ -106,7 +106,7 @@ MORE_WORK: dict[PlanName, tuple[PlanName, ...]] = {
     "strips_blocks": ()}
 
 
-def leaner(plan: Plan, networks: Collection[nn.Module], graphs_wait: bool) -> Plan | None:
+def leaner(plan: MemoryPlan, networks: Collection[nn.Module], graphs_wait: bool) -> MemoryPlan | None:
     """Return the plan to try when `plan` ran out of memory: the next of the ladder that does something else to these
     networks. None after the leanest."""
     here = effect(plan, networks, graphs_wait)
@@ -129,7 +129,7 @@ class MemoryConfig(Config):
                              "or strips_blocks")
         return self
 
-    def resolve(self) -> Plan:
+    def resolve(self) -> MemoryPlan:
         """Return the plan that this names."""
         plan = PLANS[self.plan]
         return plan if self.strips is None else replace(plan, num_strips=self.strips)
@@ -154,7 +154,7 @@ AutoMemory = Annotated[Annotated[Literal["auto"], Tag("auto")] | Annotated[Memor
                        Discriminator(_kind), BeforeValidator(_explained)]
 
 
-def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
+def apply(plan: MemoryPlan, network: nn.Module, num_processes: int = 1) -> None:
     """Tell every part of `network` what to keep under `plan`, whatever it was told before."""
     for part, keep in kept_by_parts(plan, network, num_processes):
         part.keep = keep
@@ -164,7 +164,8 @@ def apply(plan: Plan, network: nn.Module, num_processes: int = 1) -> None:
             part.strips_from = min(1, len(part) - 1)
 
 
-def effect(plan: Plan, networks: Collection[nn.Module], graphs_wait: bool, num_processes: int = 1) -> tuple[Any, ...]:
+def effect(plan: MemoryPlan, networks: Collection[nn.Module], graphs_wait: bool, num_processes: int = 1
+           ) -> tuple[Any, ...]:
     """Return what `plan` does to these networks, of a translator whose `graphs_wait` or not. Nothing is changed.
 
     Equal for plans that do the same: a step is then the same under both.
@@ -173,7 +174,7 @@ def effect(plan: Plan, networks: Collection[nn.Module], graphs_wait: bool, num_p
     return plan.cut, plan.replay and graphs_wait, plan.num_strips if "strips" in keeps else None, *keeps
 
 
-def kept_by_parts(plan: Plan, network: nn.Module, num_processes: int) -> Iterator[tuple[Part, Keep]]:
+def kept_by_parts(plan: MemoryPlan, network: nn.Module, num_processes: int) -> Iterator[tuple[Part, Keep]]:
     """Yield every part of `network` that plans address, and what it keeps under `plan`, in an order that is always
     the same."""
     in_blocks = {part.chain for part in network.modules() if isinstance(part, Block)}

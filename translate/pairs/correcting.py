@@ -29,7 +29,7 @@ from translate.images.values import NoData
 from translate.images.writing import holds, write_image
 from translate.metrics.alignment import Alignment, align, align_pixels
 from translate.pairs.moving import Model, Part, cropped, moved, sources, valid_part
-from translate.pairs.reading import Pair, as_measured, pairs_of
+from translate.pairs.pair_files import Pair, as_measured, pairs_of
 from translate.signals import minding_signals
 
 LEDGER = ".translate-align.jsonl"

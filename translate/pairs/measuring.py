@@ -20,7 +20,7 @@ from translate.data.layouts import LayoutConfig
 from translate.errors import ImageError, visible
 from translate.images.resampling import target_shape
 from translate.metrics.alignment import OF_ONE_SENSOR, OF_TWO_SENSORS, Alignment, align
-from translate.pairs.reading import Pair, as_measured, pairs_of
+from translate.pairs.pair_files import Pair, as_measured, pairs_of
 from translate.sizes import plural
 
 NUM_PAIRS = 64  # that are measured where nobody asks for all

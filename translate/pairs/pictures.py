@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from translate import files
 from translate.errors import TranslateError, visible
 from translate.pairs.measuring import Measured, in_words
-from translate.pairs.reading import as_measured
+from translate.pairs.pair_files import as_measured
 
 SIDE = 384  # px, of each picture's longer side at most
 SQUARES = 8  # of the checkerboard, along the shorter side

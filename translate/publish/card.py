@@ -18,7 +18,7 @@ from translate.cards.cards import Record
 from translate.errors import UsageError
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe
-from translate.report.reading import RunRecord, read_card
+from translate.report.run_contents import RunRecord, read_card
 from translate.report.showcase import Shown
 from translate.runs.hub import is_address
 

@@ -10,7 +10,7 @@ from typing import Any
 from translate.errors import CheckpointError, UsageError
 from translate.foreign import read_json
 from translate.publish.card import EXAMPLE, card_of, example, score_table
-from translate.report.reading import read_run
+from translate.report.run_contents import read_run
 from translate.report.showcase import read_shown
 from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.hub import CARD, Address, as_our_errors, file_of, program

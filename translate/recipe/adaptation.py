@@ -7,7 +7,7 @@ from pydantic import Field
 
 from translate.data.labelled_layouts import LabelledLayout
 from translate.data.transforms import Augmentation, ClassicalAdaptation
-from translate.networks.tasks import TaskNetworkConfig
+from translate.networks.task_networks import TaskNetworkConfig
 from translate.schema import Config, Size
 
 

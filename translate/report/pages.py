@@ -28,9 +28,9 @@ from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe
 from translate.report import showcase
 from translate.report.charts import Curve, line_chart, short
-from translate.report.reading import RunRecord, flat, read_run
+from translate.report.run_contents import RunRecord, flat, read_run
 from translate.report.showcase import Shown
-from translate.runs.places import NEEDED_TO_TRAIN, places_of, text_for_others
+from translate.runs.recipe_paths import NEEDED_TO_TRAIN, places_of, text_for_others
 from translate.sizes import format_bytes, format_duration, format_speed
 
 REPORT = "report.html"

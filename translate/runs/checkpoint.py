@@ -28,7 +28,7 @@ from translate.foreign import read_json
 from translate.recipe import Recipe
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
 from translate.runs.own_state import other_processes, restore_own, write_own
-from translate.runs.places import absolute
+from translate.runs.recipe_paths import absolute
 from translate.runs.states import State
 from translate.schema import validate
 from translate.translators import Translator

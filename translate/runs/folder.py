@@ -23,10 +23,10 @@ from translate import files
 from translate.errors import DocumentError, RunError, visible
 from translate.foreign import Count, Shape, read_json
 from translate.images.transparency import Background
-from translate.networks.memory import Plan, PlanName
+from translate.networks.memory import MemoryPlan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
 from translate.runs.lock import LOCK, hold, let_go, while_free
-from translate.runs.places import absolute, comparable, refuse_moved
+from translate.runs.recipe_paths import absolute, comparable, refuse_moved
 
 RECIPE_FILE, STATUS, MEMORY = "recipe.yaml", "status.json", "memory.json"
 FOLDERS = ("checkpoints", "samples", "held_out")  # that a training writes into
@@ -166,7 +166,7 @@ class RunFolder:
         except DocumentError:  # plans are equal in what they compute: others are chosen
             return {}
 
-    def remember_memory(self, number: int, asked: dict[str, Any] | None, plan: Plan) -> None:
+    def remember_memory(self, number: int, asked: dict[str, Any] | None, plan: MemoryPlan) -> None:
         """Note the memory plan of stage `number` for a later resume.
 
         `asked` is what it was chosen by, see `translate.training.plan`; None leaves that as it was.

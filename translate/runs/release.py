@@ -35,7 +35,7 @@ from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoi
 from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.hub import here
 from translate.runs.manifest import read_network, seal, verify, write_network
-from translate.runs.places import LEFT_OUT, places_of, without_places
+from translate.runs.recipe_paths import LEFT_OUT, places_of, without_places
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"

@@ -35,7 +35,7 @@ from translate.runs.records import sheet_of
 from translate.runs.release import Release
 from translate.sampling.nearest import nearest, pooled
 from translate.sampling.output_folder import IMAGES, SAMPLES, SHEET, claim
-from translate.sampling.planning import MOST_ON_SHEET, Plan, Wanted, planned
+from translate.sampling.planning import MOST_ON_SHEET, DrawPlan, Wanted, planned
 from translate.sampling.sampler import Precision, Sampler
 
 SHEET_PIXELS = 2**24  # of a sheet's images, which are shrunk where they are more
@@ -55,7 +55,7 @@ class Drawn:
 class Drawing:
     """Images of a draw, each into its file."""
 
-    def __init__(self, sampler: Sampler, out: Path, plan: Plan):
+    def __init__(self, sampler: Sampler, out: Path, plan: DrawPlan):
         self.sampler, self.out, self.plan = sampler, out, plan
         self.suffix = suffix_for(".png", sampler.release.image_out)
 
@@ -182,7 +182,7 @@ def deadly(number: int, error: str, what: str) -> int:
     raise TranslateError(f"image {number}: {what} ({error})")
 
 
-def record_of(sampler: Sampler, wanted: Wanted, plan: Plan) -> dict[str, Any]:
+def record_of(sampler: Sampler, wanted: Wanted, plan: DrawPlan) -> dict[str, Any]:
     """Return what `samples.json` says of a draw: all that its images depend on, and how many there are."""
     release = sampler.release
     return {"model": release.name, "weights": release.weights and release.weights.name,
@@ -193,7 +193,7 @@ def record_of(sampler: Sampler, wanted: Wanted, plan: Plan) -> dict[str, Any]:
             "precision": sampler.precision, "diptych": version("diptych")}
 
 
-def cell_side(plan: Plan, num_shown: int, *, beside: bool) -> int:
+def cell_side(plan: DrawPlan, num_shown: int, *, beside: bool) -> int:
     """Return the largest side, in px, of images on the sheet; `beside`: a real image stands behind each row."""
     rows = Counter(map(plan.row, range(num_shown)))
     fields = len(rows) * (max(rows.values(), default=0) + beside)

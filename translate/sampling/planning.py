@@ -58,7 +58,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrawPlan:
     """Images by their numbers, 0 … num − 1.
 
     name      what the file of one is called, without suffix; below the folder of all
@@ -74,7 +74,7 @@ class Plan:
     repeats: frozenset[int] = frozenset()
 
 
-def planned(sampler: Sampler, wanted: Wanted) -> Plan:
+def planned(sampler: Sampler, wanted: Wanted) -> DrawPlan:
     """Return what is to be drawn.
 
     Raises `UsageError` for words that do not fit together or the model, `DataError` for vectors that do not.
@@ -174,17 +174,17 @@ class _Under:
         return name if number is None else f"{self.folders[number]}/{name}"
 
 
-def _plain(sampler: Sampler, wanted: Wanted, num: int, under: _Under) -> Plan:
+def _plain(sampler: Sampler, wanted: Wanted, num: int, under: _Under) -> DrawPlan:
     """Return samples by their numbers; on the sheet they fill a square."""
     columns = math.ceil(math.sqrt(min(num, MOST_ON_SHEET)))
 
     def cell(number: int) -> Cell:
         return Cell(*_latent(sampler, wanted, number), under.at(number, number))
 
-    return Plan(num, lambda number: under.name(number, f"{number:08d}"), cell, lambda number: number // columns)
+    return DrawPlan(num, lambda number: under.name(number, f"{number:08d}"), cell, lambda number: number // columns)
 
 
-def _grid(sampler: Sampler, wanted: Wanted, num: int, under: _Under) -> Plan:
+def _grid(sampler: Sampler, wanted: Wanted, num: int, under: _Under) -> DrawPlan:
     """Return a row for each class, or value of the first code, and a column for each latent."""
     values = torch.eye(sampler.num_values)
 
@@ -200,10 +200,10 @@ def _grid(sampler: Sampler, wanted: Wanted, num: int, under: _Under) -> Plan:
             return Cell(latent, code, under.within(under.classes[row], column))
         return Cell(latent, torch.cat([values[row], code[len(values):]]), under.at(0, column))
 
-    return Plan(num * (len(under.classes) or len(values)), name, cell, lambda number: number // num)
+    return DrawPlan(num * (len(under.classes) or len(values)), name, cell, lambda number: number // num)
 
 
-def _ways(sampler: Sampler, wanted: Wanted, num: int, steps: int, under: _Under) -> Plan:
+def _ways(sampler: Sampler, wanted: Wanted, num: int, steps: int, under: _Under) -> DrawPlan:
     """Return `num` ways, each from sample 2k to sample 2k + 1 in `steps` images under one class."""
     def name(number: int) -> str:
         way, step = divmod(number, steps)
@@ -214,10 +214,10 @@ def _ways(sampler: Sampler, wanted: Wanted, num: int, steps: int, under: _Under)
         (start, code), (end, _) = (_latent(sampler, wanted, each) for each in (2 * way, 2 * way + 1))
         return Cell(between(start, end, step / (steps - 1), sampler.distribution), code, under.at(way, 2 * way))
 
-    return Plan(num * steps, name, cell, lambda number: number // steps)
+    return DrawPlan(num * steps, name, cell, lambda number: number // steps)
 
 
-def _sum(sampler: Sampler, wanted: Wanted, under: _Under) -> Plan:
+def _sum(sampler: Sampler, wanted: Wanted, under: _Under) -> DrawPlan:
     """Return a row for each term of a sum, its samples and their mean, and one for the result.
 
     All are drawn under one class and code, those of the first sample. Means and sums are brought to where latents lie.
@@ -245,7 +245,7 @@ def _sum(sampler: Sampler, wanted: Wanted, under: _Under) -> Plan:
     cells = [(row, under.name(first, name), latent) for row, each in enumerate(rows) for name, latent in each]
     names = [name for _, name, _ in cells]
     condition = under.at(first, first)
-    return Plan(num, lambda number: names[number], lambda number: Cell(cells[number][2], code, condition),
+    return DrawPlan(num, lambda number: names[number], lambda number: Cell(cells[number][2], code, condition),
                 lambda number: cells[number][0],
                 frozenset(number for number, name in enumerate(names) if names.index(name) < number))
 

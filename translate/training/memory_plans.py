@@ -79,7 +79,7 @@ class MemoryPlans:
                                                              self.accelerator.num_processes, self.accelerator.device))
                 for later, stage in enumerate(self.recipe.stages[number:], number)]
 
-    def _use(self, plan: memory.Plan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
+    def _use(self, plan: memory.MemoryPlan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
         """Give the networks a plan, and remember it in the run folder, with what it was chosen for if that is new."""
         self.current = plan
         for network in translator.modules.values():

@@ -21,9 +21,9 @@ from translate.available_memory import available_bytes
 from translate.data.loading import workers_for
 from translate.errors import DoesNotFit
 from translate.launcher import num_processes_here
-from translate.networks.memory import LADDER, MORE_WORK, PLANS, MemoryConfig, Plan, PlanName
+from translate.networks.memory import LADDER, MORE_WORK, PLANS, MemoryConfig, MemoryPlan, PlanName
 from translate.networks.statistics import has_batch_norm
-from translate.networks.tasks import save_shapes
+from translate.networks.task_networks import save_shapes
 from translate.networks.weights import bytes_of
 from translate.precision import Format
 from translate.recipe import Recipe, Stage
@@ -44,7 +44,7 @@ PROCESS_BYTES, WORKER_BYTES = 128 * 2**20, 64 * 2**20
 class Prediction:
     """What one stage needs under one memory plan."""
 
-    plan: Plan
+    plan: MemoryPlan
     peak_bytes: int  # live bytes at the worst moment of a step
     compute: float  # convolutions' multiplications relative to those of the plans that compute nothing twice
     seconds: float  # an image
@@ -128,7 +128,7 @@ def refuse_what_has_no_room(recipe: Recipe) -> None:
                          advice="use a smaller width, or fewer blocks")
 
 
-def predict(recipe: Recipe, stage: Stage, plan: Plan, precision: Format, device: Device = "cuda",
+def predict(recipe: Recipe, stage: Stage, plan: MemoryPlan, precision: Format, device: Device = "cuda",
             num_processes: int = 1, speed: Speed | None = None) -> Prediction:
     """Predict a step of `stage` under `plan`, for one of `num_processes` equal processes of this `speed`.
 
@@ -179,7 +179,7 @@ def least_time(predicted: Callable[[PlanName], Prediction], budget: int | None, 
 class Choice:
     """The memory plan a training takes for a stage, what it was chosen for, and a line that says what it needs."""
 
-    plan: Plan
+    plan: MemoryPlan
     asked: dict[str, Any]  # what the recipe and --gpu asked for: the choice holds as long as they ask for the same
     line: str
     peak_bytes: int  # as predicted
@@ -362,7 +362,7 @@ def _step_of(recipe: Recipe, stage: Stage, num_processes: int = 1) -> StepOnMeta
         **stage.model_dump(include={"resolution", "micro_batch", "levels", "fade", "freeze"})), recipe.data.protects)
 
 
-def _predict(step: StepOnMeta, plan: Plan, precision: Format, device: Device, num_processes: int, speed: Speed
+def _predict(step: StepOnMeta, plan: MemoryPlan, precision: Format, device: Device, num_processes: int, speed: Speed
              ) -> Prediction:
     found = step.measure(plan, precision, device, num_processes, speed.is_measured)
     least = step.measure(PLANS["split"], precision, device, num_processes, speed.is_measured)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from translate.data import Batch
 from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes, Work, emulated_autocast
-from translate.networks.memory import Plan
+from translate.networks.memory import MemoryPlan
 from translate.networks.normalised import Path, computed_by, path_on
 from translate.optimizers import Optimizers
 from translate.precision import Format, layout_for
@@ -73,11 +73,11 @@ class StepOnMeta:
                     parameter.grad = torch.empty_like(parameter)
                 optimizer.step()
 
-    def effect(self, plan: Plan, num_processes: int = 1) -> tuple[Any, ...]:
+    def effect(self, plan: MemoryPlan, num_processes: int = 1) -> tuple[Any, ...]:
         """Return what `plan` does to these networks; equal where two plans do the same."""
         return memory.effect(plan, self.translator.networks.values(), self.translator.graphs_wait, num_processes)
 
-    def measure(self, plan: Plan, precision: Format, device: Device, num_processes: int, is_here: bool = True
+    def measure(self, plan: MemoryPlan, precision: Format, device: Device, num_processes: int, is_here: bool = True
                 ) -> Measured:
         """Return what the step takes under `plan`, on `device` in `precision`: on this machine's, if it `is_here`.
 
@@ -94,7 +94,7 @@ class StepOnMeta:
                 self.measured[key] = self._run(plan, precision, device, path)
         return self.measured[key]
 
-    def _run(self, plan: Plan, precision: Format, device: Device, path: Path) -> Measured:
+    def _run(self, plan: MemoryPlan, precision: Format, device: Device, path: Path) -> Measured:
         translator, stage, counter = self.translator, self.stage, LiveBytes("meta")
         with counter:
             # What is there before the step: weights, optimizer states, images, and the gradients of the step before.

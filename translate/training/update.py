@@ -31,7 +31,7 @@ from translate.losses import Penalty
 from translate.networks import memory
 from translate.networks.discriminators import Discriminator
 from translate.networks.dropout import seed_dropout
-from translate.networks.memory import Plan
+from translate.networks.memory import MemoryPlan
 from translate.networks.recomputing import recomputing, starting_point
 from translate.optimizers import clip_gradients, gradient_norm
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
@@ -72,7 +72,7 @@ class Update:
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,
-                 plan: Plan, precision: Format, micro_batch: int | None = None, number: int = 0, images: int = 0,
+                 plan: MemoryPlan, precision: Format, micro_batch: int | None = None, number: int = 0, images: int = 0,
                  guarded: bool = False):
         self.translator, self.optimizers, self.accelerator = translator, optimizers, accelerator
         self.plan, self.precision, self.micro_batch = plan, precision, micro_batch

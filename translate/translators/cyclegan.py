@@ -14,7 +14,7 @@ from translate.errors import Mistake
 from translate.losses import LeastSquares, Objective, Perceptual, l1_loss, semantic_consistency
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, ResNetConfig
 from translate.networks.discriminators import Discriminator
-from translate.networks.tasks import load_task
+from translate.networks.task_networks import load_task
 from translate.precision import at_least_float32
 from translate.schema import Config
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction, perceptual_problems

@@ -39,7 +39,6 @@ from translate.errors import Mistake
 from translate.losses import NonSaturating, Objective, style_ambiguity
 from translate.networks import DCGANConfig, DCGANDiscriminatorConfig, LatentGeneratorConfig, WholeDiscriminatorConfig
 from translate.networks.discriminators import Discriminator, Logits
-from translate.networks.latent.heads import RecognitionHead
 from translate.networks.latent.latents import (
     LatentConfig,
     LatentGenerator,
@@ -48,6 +47,7 @@ from translate.networks.latent.latents import (
     amplify_classes,
     beside,
 )
+from translate.networks.latent.recognition_heads import RecognitionHead
 from translate.networks.layers import Chain
 from translate.precision import at_least_float32
 from translate.translators.codes import Codes, Styles

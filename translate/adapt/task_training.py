@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from translate.adapt.examples import Examples, TrainingExamples
-from translate.adapt.kept import Record, TaskRecord, kept
+from translate.adapt.result_cache import Record, TaskRecord, cached
 from translate.metrics.segmentation import LabelScores
-from translate.networks.tasks import RECORD, load_task, read_task, save_task
+from translate.networks.task_networks import RECORD, load_task, read_task, save_task
 from translate.precision import Format, autocast, choose_precision
 from translate.recipe import Downstream
 
@@ -59,7 +59,7 @@ def train_task(config: Downstream, examples: Examples, seed: int, device: torch.
     return network.eval().requires_grad_(False)
 
 
-def kept_task(folder: Path, config: Downstream, examples: Examples, seed: int, device: torch.device, workers: int,
+def cached_task(folder: Path, config: Downstream, examples: Examples, seed: int, device: torch.device, workers: int,
               watch: Watch = lambda done, total: None) -> nn.Module:
     """Return the network of a task folder, trained as by `train_task` where it was trained otherwise or is damaged."""
     made_from = {"training": config.model_dump(mode="json"), "seed": seed, "examples": examples.digest}
@@ -68,7 +68,7 @@ def kept_task(folder: Path, config: Downstream, examples: Examples, seed: int, d
         network = train_task(config, examples, seed, device, workers, watch)
         return save_task(folder, network, config.network, examples.image.channels, examples.layout.num_classes)
 
-    kept(folder / RECORD, made_from, make, lambda _: read_task(folder) is not None, TaskRecord)
+    cached(folder / RECORD, made_from, make, lambda _: read_task(folder) is not None, TaskRecord)
     return load_task(folder, examples.image.channels).to(device)
 
 

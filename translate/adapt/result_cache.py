@@ -70,7 +70,7 @@ class SetRecord(Shape):
     kernel_distance: dict[Literal["untranslated", "translated"], float] | None
 
 
-def kept(path: Path, made_from: Any, make: Callable[[], Record],
+def cached(path: Path, made_from: Any, make: Callable[[], Record],
          is_whole: Callable[[Record], bool] = lambda record: True, shape: Any = Document) -> Record:
     """Return the record of something that is made from `made_from`, after making it where that is needed.
 

@@ -52,6 +52,11 @@ class Command:
         self._process = multiprocessing.get_context("fork").Process(target=work)
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
     def runs(self) -> bool:
         return self._process.is_alive()
 

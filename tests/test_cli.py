@@ -18,7 +18,7 @@ from rich.console import Console
 from tests.commands import Command, call, launch
 from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, unseen_recipe
-from translate.cli import progress
+from translate.cli import console, progress
 from translate.cli.progress import Display
 from translate.foreign import read_lines
 from translate.recipe import Recipe
@@ -333,6 +333,38 @@ def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.Mon
 def test_a_recipe_document_is_what_was_read(shared_pairs: Path) -> None:
     recipe = cyclegan_recipe(shared_pairs)
     assert validate(type(recipe), recipe.dump(), "dump") == recipe
+
+
+def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, said: io.StringIO,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong words were told after 7 to 11 seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "load_torch", lambda: pytest.fail("torch is loaded"))
+    (tmp_path / "in").mkdir()
+    for words, expected in (
+            ("train nowhere.yaml", "nowhere.yaml: No such file"), ("plan monet2phto", "did you mean monet2photo"),
+            ("convert nowhere out --model in", "nowhere: no such file or folder"),
+            ("convert in out --model nowhere", "nowhere: no such folder; a model is a run"),
+            ("convert in out --model in --resize small", "--resize small: expected trained, or"),
+            ("convert in out --model in --workers many", "--workers many: expected auto, or"),
+            ("convert in out --model in --wrong", "No such option: --wrong"),
+            ("evaluate runs/nowhere", "runs/nowhere: no such file or folder"),
+            ("data check nowhere", "nowhere: no such file or folder, and no shipped recipe"),
+            ("report nowhere", "nowhere: no such file or folder")):
+        said.truncate(0)
+        assert call(monkeypatch, *words.split()) == 2
+        assert expected in said.getvalue() or "--wrong" in words
+
+
+def test_a_folder_of_outputs_among_the_inputs_is_said(run: Path, tmp_path: Path, said: io.StringIO,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next training on that folder would take translations for photographs."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(waves(1, (33, 47))).save(tmp_path / "in" / "x.png")
+    for number in range(2):
+        assert call(monkeypatch, "convert", tmp_path / "in", tmp_path / "in" / "out", "--model", run) == 0
+        assert f"{1 - number} converted, {number} done before" in said.getvalue()
+    assert "convert takes no output for an input, and a training on that folder would" in said.getvalue()
 
 
 def test_a_glob_without_quotes_is_told_to_take_them(tmp_path: Path, said: io.StringIO,

@@ -14,6 +14,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from tests.runs import cyclegan_recipe
 from translate import data
 from translate.data.labels import Labelling, read_labels
 from translate.data.layout import LayoutConfig
@@ -25,6 +26,8 @@ from translate.errors import DataError, ImageError
 from translate.images.reading import ImageConfig
 from translate.images.tensors import to_tensor
 from translate.images.writing import write_image
+from translate.runs.checkpoint import Progress
+from translate.runs.release import load_release, write_release
 
 
 def coordinates(height: int = 24, width: int = 32, blue: int = 0) -> np.ndarray:
@@ -558,3 +561,12 @@ def test_domains_are_called_as_their_folders(tmp_path: Path) -> None:
     assert domains("a", "B") == UnpairedConfig(folder=tmp_path).domains == ("A", "B")
     assert domains("day/images/train", "night/images/train") == ("A", "B"), "one name for both tells nothing"
     assert UnpairedConfig(a=Path("train"), b=Path("night/train")).domains == ("A", "B (night)")
+
+
+def test_a_release_knows_what_its_domains_are_called(tmp_path: Path) -> None:
+    """Its recipe leaves the folders out; those who were given it read of A and B alone."""
+    recipe = cyclegan_recipe(tmp_path, data={"kind": "unpaired", "a": str(tmp_path / "summer"),
+                                             "b": str(tmp_path / "winter")})
+    write_release(tmp_path / "release", recipe, recipe.translator.build(3, 3), Progress())
+    assert load_release(tmp_path / "release", "ba").domains == ("B (winter)", "A (summer)")
+    assert str(tmp_path) not in (tmp_path / "release" / "release.json").read_text()

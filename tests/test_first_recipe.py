@@ -19,7 +19,8 @@ from PIL import Image
 from tests.commands import call
 from tests.conftest import waves
 from translate.cli import console
-from translate.errors import TranslateError, UsageError
+from translate.data.recognising import other_way, read_as
+from translate.errors import DataError, TranslateError, UsageError
 from translate.recipe import Recipe, load_recipe
 from translate.training.first_recipe import first_recipe
 
@@ -122,7 +123,7 @@ def test_every_kind_of_folder_gets_a_recipe_of_its_own(name: str, tmp_path: Path
     assert line in "\n".join(made.lines) and line in made.text
     assert all(max(stage.size) <= 48 for stage in recipe.stages)  # no image is enlarged
     assert "GPU of 8GB" in made.text.splitlines()[0] and "images/s" in made.text
-    assert ("out/ --model runs/mine --resize trained\n" in made.text) == (name == "mixed sizes")
+    assert ("out/ --model runs/mine --resize trained --size input\n" in made.text) == (name == "mixed sizes")
     assert "# Hours:    about " in made.text and "at the speed of the RTX 3060" in made.text
 
 
@@ -182,7 +183,7 @@ def test_the_lines_of_the_readme_lead_from_a_folder_to_a_translated_folder(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
     """Each is run as it stands, one after the other; only the training is made short."""
     readme = (Path(__file__).parent.parent / "README.md").read_text()
-    block = readme.split("## Your own images")[1].split("```")[1]
+    _, block, _, python, *_ = readme.split("## Your own images")[1].split("```")
     lines = [re.split(r"\s{2,}", line)[0] for line in block.splitlines() if line.startswith("translate ")]
     assert [line.split()[1] for line in lines] == ["new", "data", "train", "convert", "evaluate", "report"]
 
@@ -194,10 +195,29 @@ def test_the_lines_of_the_readme_lead_from_a_folder_to_a_translated_folder(
         _, *words = shlex.split(line)
         short = two_small_steps(Path("photos.yaml")) if words[0] == "train" else []
         assert call(monkeypatch, *words, *short) == 0, said.getvalue()
+        if words[0] == "train":
+            assert len(list(Path("runs/photos/held_out").glob("*-output.jpg"))) == 3, "pictures need no features"
+    save(Path("photo.jpg"))
+    exec(python.removeprefix("python"), {})
+    assert Image.open("translated.jpg").size == (64, 48)
     assert sorted(path.name for path in Path("out/holiday").glob("*.JPG")) == [
         f"IMG {number} testA.JPG" for number in range(3)]
     assert "train B: 3 images, 64×48 px, colour, 8 bits; few" in said.getvalue()  # said by `data check`
     assert Path("runs/photos/report.html").is_file() and "written: photos.yaml" in said.getvalue()
+
+
+def test_what_is_called_b_is_made_into_a_where_that_is_asked_for(tmp_path: Path) -> None:
+    """Of pairs and of two styles, in every way they may lie; label maps are the source, and nothing else."""
+    for name, make in (("unpaired", two_sides), ("paired", lambda folder: two_sides(folder, paired=True)),
+                       ("named", lambda folder: two_sides(folder, "monet", "photo")), ("halves", halves)):
+        make(tmp_path / name)
+        found = read_as(tmp_path / name, None)
+        there, back = (layout.build("train", Path()) for layout in (found, other_way(found)))
+        assert sorted(there.files_a) == sorted(back.files_b) and sorted(there.files_b) == sorted(back.files_a)
+        np.testing.assert_array_equal(there.whole(0).b, back.whole(0).a)
+    labels(tmp_path / "labels")
+    with pytest.raises(DataError, match="translated one way alone; leave --direction out"):
+        other_way(read_as(tmp_path / "labels", None))
 
 
 def test_large_images_are_trained_from_small_to_full_in_crops_that_the_card_takes(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from tests.conversions import Identity, fill, last_rows, noise, release_of, tree
 from translate import files
@@ -499,3 +500,65 @@ def test_a_million_names_are_planned_and_resumed_within_300_mb() -> None:
                           capture_output=True, text=True).stdout
     assert int(said.split("memory at most")[1].split()[0]) < 300, said
     assert float(said.split("both of the ledger")[1].split(",")[1].split()[0]) < 1.5, said
+
+
+# -- two sources, two models -------------------------------------------------------------------------------------------
+
+
+def test_the_output_of_another_folder_s_image_of_the_same_name_is_never_replaced_unasked(tmp_path: Path) -> None:
+    """A second folder of camera names, converted into the same one, took the place of the first without a word."""
+    one, two, out = tmp_path / "one", tmp_path / "two", tmp_path / "out"
+    for folder, seed in ((one, 0), (two, 5)):
+        folder.mkdir()
+        for name in ("IMG_1.png", "IMG_2.png" if seed else "IMG_2.gif"):  # another name, of the same output
+            Image.fromarray(noise(24, 20, seed=seed)).save(folder / name)
+    shutil.copy(one / "IMG_1.png", one / "same.png")
+    shutil.copy(one / "IMG_1.png", two / "same.png")
+    (two / "IMG_1.png").rename(tmp_path / "whole.png")
+    assert converted(one, out, precision="fp32").exit_code == 0
+    before = tree(out)
+
+    # Whether the second one can be read or not, and however often it is tried.
+    for content in (b"rotten", *[(tmp_path / "whole.png").read_bytes()] * 2):
+        (two / "IMG_1.png").write_bytes(content)
+        summary = converted(two, out, precision="fp32")
+        assert (summary.exit_code, summary.already) == (3, 1), "what is the same is done"
+        assert {entry.path for entry in summary.failed} == {"IMG_1.png", "IMG_2.png"}
+    told = {entry.path: str(entry.message) for entry in summary.failed}
+    assert f"was made from another image, {one / 'IMG_1.png'}; choose another folder" in told["IMG_1.png"]
+    assert str(one / "IMG_2.gif") in told["IMG_2.png"] and "--overwrite" in told["IMG_2.png"]
+    assert before.items() <= tree(out).items()
+    assert converted(one, out, precision="fp32").already == 3, "what was refused is not noted in its place"
+
+    # A folder that has moved is the same, and what is asked for is done.
+    one.rename(tmp_path / "moved")
+    assert converted(tmp_path / "moved", out, precision="fp32").already == 3
+    assert converted(two, out, overwrite=True, precision="fp32").exit_code == 0
+    assert tree(out)["IMG_1.png"] != before["IMG_1.png"]
+
+
+def test_what_is_replaced_is_counted_by_what_it_was_made_from(source: Path, tmp_path: Path) -> None:
+    """Another model's outputs went without a word."""
+    out, warned = tmp_path / "out", list[str]()
+    converted(source, out, precision="fp32")
+    first = source / "000.png"
+    write_image(first, noise(24, 20, seed=99))
+    for dry_run in (True, False):
+        summary = converted(source, out, precision="bf16", dry_run=dry_run, warn=warned.append)
+        assert summary.replaced == {"another model or other settings": summary.total - 1,
+                                    "images that have changed since": 1}
+    assert warned == [warned[0]] * 2 and "are replaced; another folder for the outputs would keep them" in warned[0]
+    assert not converted(source, out, precision="bf16", warn=warned.append).replaced and len(warned) == 2
+
+
+def test_a_ledger_that_names_no_source_goes_on_as_before(source: Path, tmp_path: Path) -> None:
+    """Those of earlier versions."""
+    out = tmp_path / "out"
+    converted(source, out, precision="fp32")
+    rows = [{key: value for key, value in row.items() if key not in ("source", "content")}
+            for row in read_lines(out / LEDGER)]
+    (out / LEDGER).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source.rename(tmp_path / "moved")
+    assert converted(tmp_path / "moved", out, precision="fp32").converted == 0
+    summary = converted(tmp_path / "moved", out, precision="bf16")
+    assert summary.replaced == {"another model or other settings": summary.total}

@@ -256,8 +256,9 @@ def test_a_table_of_scores_says_which_checkpoint_it_is_of(run: Path, tmp_path: P
     text = Page(write_report(copied)).text
     assert ", of the checkpoint at 12 images" in text and "Test set, newest checkpoint" in text
     document = json.loads((copied / "results.json").read_text())
-    (copied / "results.json").write_text(json.dumps(document | {"weights": "8"}))
+    (copied / "results.json").write_text(json.dumps(document | {"weights": "8", "notes": ["<b>rough"]}))
     text = Page(write_report(copied)).text
+    assert "note: <b>rough" in text, "what the command says beside its table"
     assert "Test set, an earlier checkpoint" in text and "The run has seen 12 since" in text
 
 

@@ -69,7 +69,7 @@ def test_a_part_is_advised_only_by_callers_that_have_one(engine: RayEngine) -> N
     with pytest.raises(UsageError, match="cannot be sent") as raised:
         list(engine.run([7], lambda: Looking(), False, lost))
     assert raised.value.advice == "leave --engine out"
-    setup = WorkerSetup(lambda: None, None, Options())  # type: ignore[arg-type, return-value]
+    setup = WorkerSetup(lambda: None, None, "", Options())  # type: ignore[arg-type, return-value]
     with pytest.raises(UsageError, match="cannot be sent") as raised:
         list(OnRay(engine, setup, lambda line: None).run([], False))
     assert raised.value.advice == "leave --engine out, and use --shard auto on each machine"

@@ -7,6 +7,8 @@ import io
 import os
 import shutil
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +26,8 @@ from translate.data.check import check
 from translate.data.recognising import Kind
 from translate.errors import Stopped
 from translate.foreign import read_lines
+from translate.recipe import Recipe
+from translate.runs.release import scale_of
 from translate.training.loop import train
 
 
@@ -59,6 +63,9 @@ def test_what_a_recipe_is_for_is_on_the_screen_and_its_names_stay_as_they_are(
     unlike(shared_pairs, tmp_path / "photos" / "of A", tmp_path / "photos" / "of B")
     assert call(monkeypatch, "new", tmp_path / "photos") == 0
     assert "of A and " in said.getvalue() and "either made of the other (CycleGAN)" in said.getvalue()
+    assert "no GPU is here; on this machine's CPU it takes about" in said.getvalue()
+    written = (tmp_path / "photos.yaml").read_text()
+    assert 0 < written.index("# Here:     no GPU is here") < written.index("# Hours:"), "its own hours come first"
     assert "6 images on a side, which are few" in said.getvalue()
     assert f"outside {tmp_path / 'photos'}, named in the recipe as data.test_a and data.test_b" in (
         " ".join(said.getvalue().split()))
@@ -69,6 +76,30 @@ def test_what_a_recipe_is_for_is_on_the_screen_and_its_names_stay_as_they_are(
     assert (tmp_path / "photos.yaml").read_text().startswith("# of A and of B, either made of the other")
     assert call(monkeypatch, "new", next((shared_pairs / "trainA").iterdir()), "--out", "x.yaml") != 0
     assert "is a file, and a folder of images is needed" in said.getvalue()
+
+
+def test_a_bare_folder_is_checked_as_the_recipe_that_new_writes_would_load_it(tmp_path: Path) -> None:
+    """286 px were assumed, which no recipe says for a folder of one's own."""
+    for number in range(3):
+        for side in "AB":
+            path = tmp_path / "photos" / f"train{side}" / f"{side}{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(waves(number, (48, 64))).save(path)
+    alike = "\n".join(f"{each.what}; {each.advice}" for each in check(tmp_path / "photos"))
+    assert "loaded in their own size, as by the recipe that `translate new` writes" in alike
+    assert "286" not in alike and "the network will know that scale" not in alike
+    Image.fromarray(waves(9, (200, 300))).save(tmp_path / "photos" / "trainB" / "large.png")
+    mixed = "\n".join(f"{each.what}; {each.advice}" for each in check(tmp_path / "photos"))
+    assert "loaded at a short side of 48 px" in mixed and "`convert --resize trained --size input`" in mixed
+
+
+def test_a_run_names_the_options_of_convert_that_its_scale_asks_for(
+        shared_pairs: Path, trained: Callable[[Recipe], Path]) -> None:
+    """README, the recipe that `new` writes and the last line of `train` named three."""
+    scale = scale_of(trained(pix2pix_recipe(shared_pairs)))
+    assert scale is not None and scale.convert_options == "", "70 px of 72 are their own size"
+    assert replace(scale, factors=(0.4, 0.5)).convert_options == "--resize trained --size input"
+    assert replace(scale, factors=(0.4, 0.5), fixed=True).convert_options == ""
 
 
 def test_a_file_that_cannot_be_read_has_two_ways_out(shared_pairs: Path, tmp_path: Path) -> None:

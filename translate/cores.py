@@ -29,6 +29,23 @@ def num_cores(root: Path = Path("/")) -> int:
     return cores
 
 
+def seconds_waited() -> dict[str, float]:
+    """Return how long each thread of this process has waited for a core that others held; empty where no system tells.
+
+    Source: the kernel's Documentation/scheduler/sched-stats.rst (/proc/<pid>/schedstat).
+    """
+    waited: dict[str, float] = {}
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):
+            waited[file.parent.name] = int(file.read_text().split()[1]) / 1e9
+    return waited
+
+
+def waited_since(before: dict[str, float]) -> float:
+    """Return the longest that one thread has waited for a core since `seconds_waited` said `before`."""
+    return max((seconds - before.get(thread, 0.0) for thread, seconds in seconds_waited().items()), default=0.0)
+
+
 def cores_for_each(num_processes: int = 1) -> int:
     """Return the cores for each of the processes of a launcher that share this machine, at least one.
 

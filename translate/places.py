@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
+
+MODEL_ADVICE = ("a model is a run (runs/<name>), its best checkpoint (runs/<name>/best) or the folder of a release")
 
 
 def data_root() -> Path:
@@ -26,6 +29,13 @@ def card_files() -> list[Path]:
 def shipped_recipes() -> list[Path]:
     """List the YAML files of the shipped recipes, sorted by name."""
     return _shipped("recipes")
+
+
+def shipped_advice(name: str) -> str:
+    """Return what to say where there is no recipe of this name."""
+    names = [path.stem for path in shipped_recipes()]
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return (f"did you mean {', '.join(close)}? " if close else "") + "`translate recipes` lists what is shipped"
 
 
 def purpose_of(recipe: Path) -> str:

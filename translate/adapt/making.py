@@ -181,7 +181,7 @@ def translate_all(source: Labelled, staged: Path, release: Release, shard: Shard
 
     summary = convert(source.images, staged, release, device=device, shard=shard, only=frozenset(names),
                       verify=shard is None, resize=resize, size="input", protect=protection,
-                      engine=engine, on_progress=tell)
+                      owned=True, engine=engine, on_progress=tell)
     for row in summary.failed:
         report.say(str(row))
     if summary.stopped:

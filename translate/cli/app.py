@@ -26,6 +26,7 @@ from translate.cli import (
     serving,
     training,
 )
+from translate.cli.existence import refuse_missing
 from translate.errors import Stopped, TranslateError, UsageError
 from translate.launcher import launched
 from translate.signals import ending_once_stopped
@@ -46,6 +47,12 @@ class TorchCommand(Command):
     """A command that needs PyTorch: where that takes long to load, as after a start of the machine, a line says so."""
 
     def invoke(self, ctx: Any) -> Any:
+        # What costs nothing to know is said first.
+        words, inside = [ctx.info_name], ctx.parent
+        while inside is not None and inside.parent is not None:
+            words, inside = [inside.info_name, *words], inside.parent
+        if not ctx.args:  # too many words are said first
+            refuse_missing(" ".join(words), {name: at_home(value) for name, value in ctx.params.items()})
         console.load_torch()
         return super().invoke(ctx)
 

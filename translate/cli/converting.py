@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 DRY_RUN_WORDS = {"todo": "to do: ", "already": "done: ", "failed": "would fail: "}  # what an entry's status means there
 
 
+def checked(read: Callable[[str], object]) -> Callable[[str | None], str | None]:
+    """Return a check of an option's value by what reads it later, so that a wrong one is said at once."""
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            read(value)
+        return value
+
+    return check
+
+
 def short_side(text: str | None) -> int | str | None:
     """Read the value of `--resize`. Raises `UsageError` for what is neither `trained` nor a number of pixels."""
     if text is None or text == "trained":
@@ -52,7 +62,7 @@ def convert(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Convert again what is done already, and replace "
-                                            "files that no conversion wrote.")] = False,
+                                            "files that no conversion wrote, or one of another folder.")] = False,
     max_pixels: Annotated[int | None, typer.Option(help="Refuse images with more pixels.",
                                                    show_default="200,000,000")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit for translating one image, such as 2GB, not counting "
@@ -65,10 +75,12 @@ def convert(
     compression: Annotated[int | None, typer.Option(help="Of PNG and TIFF, 0 (none) to 9 (smallest, slowest); same "
                                                     "pixels.", show_default="6 and 1")] = None,
     workers: Annotated[str, typer.Option(metavar="auto|N", help="Number of decoder processes, and of writer threads; "
-                                         "0: none. auto: by cores and memory.")] = "auto",
+                                         "0: none. auto: by cores and memory.",
+                                         callback=checked(number_or_auto))] = "auto",
     resize: Annotated[str | None, typer.Option(metavar="trained|N", help="Translate at another scale: that of the "
                                                "model's training, or a short side of N px.",
-                                               show_default="each image as it is")] = None,
+                                               show_default="each image as it is",
+                                               callback=checked(short_side))] = None,
     size: Annotated[str, typer.Option(help="Size of outputs after --resize: resized, or input, as it was before.",
                                       callback=one_of("resized", "input"))] = "resized",
     protect: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Masks, by the names of the images: where "
@@ -110,6 +122,9 @@ def convert(
 
     with Display(f"convert with {model}") as display, cluster or nullcontext(), ExitStack() as storage:
         source, target = local(source), local(target)
+        if source.is_dir() and source.resolve() in target.resolve().parents:
+            display.say(f"note: {visible(target)} lies in {visible(source)}: convert takes no output for an input, and "
+                        "a training on that folder would; a folder outside it is safer")
         remote = storage.enter_context(Remote(source, target)) if address(source) or address(target) else None
         summary = convert_files(source, target, release, device=device, precision=precision,  # type: ignore[arg-type]
                                 overwrite=overwrite, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels,
@@ -162,6 +177,8 @@ def say_summary(summary: Summary, target: Path | str, dry_run: bool, shown: set[
     say(f"{f'{summary.todo} to convert' if dry_run else f'{summary.converted} converted'}, {summary.already} done "
         f"before, {len(summary.failed)} failed, {len(summary.skipped)} skipped, of {summary.total} images → "
         f"{visible(target)}")
+    for what, num in summary.replaced.items():
+        say(f"{num} of them {'would replace' if dry_run else 'replaced'} outputs of {what}")
     if summary.resized:
         say("outputs have the size the network works at; --size input brings them back to the input's")
     if summary.outside:

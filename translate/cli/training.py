@@ -14,6 +14,7 @@ from translate.cli.console import as_errors_of_recipe, say, say_entry, say_table
 from translate.cli.models import at_hand
 from translate.cli.options import (
     KINDS_OF_DATA,
+    Direction,
     EarlierGPU,
     OptionalRecipe,
     Overrides,
@@ -49,6 +50,7 @@ def train(
     from translate.recipe import default_run, find_recipe, load_recipe
     from translate.runs.extending import extended, more_images, nothing_left, with_images_of
     from translate.runs.folder import RECIPE_FILE, load_saved, refuse_changes
+    from translate.runs.release import scale_of
     from translate.training.cadences import with_cadences
     from translate.training.gpus import size_and_gpu
     from translate.training.loop import train as train_run
@@ -96,8 +98,12 @@ def train(
     page = folder / "report.html"
     say(f"finished: {visible(folder)}" + (f"; its report: {visible(page)}" if page.is_file() else ""))
     quoted = shlex.quote(visible(folder))
-    say(f"convert with: translate convert IN OUT --model {quoted}" if chosen.translator.needs_sources else
-        f"draw images with: translate sample {quoted} OUT")
+    if chosen.translator.needs_sources:
+        scale = scale_of(folder)
+        options = f" {scale.convert_options}" if scale is not None and scale.convert_options else ""
+        say(f"convert with: translate convert IN OUT --model {quoted}{options}")
+    else:
+        say(f"draw images with: translate sample {quoted} OUT")
 
 
 def new(
@@ -107,6 +113,7 @@ def new(
                                             "\"RTX 4090\", or both, such as \"V100 16GB\".",
                                             show_default="the one there is, else 8GB")] = None,
     kind: Annotated[str | None, kind_of_data(*KINDS_OF_DATA)] = None,
+    direction: Direction = "ab",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The recipe to write.",
                                              show_default="<name of the folder>.yaml, here")] = None,
 ) -> None:
@@ -131,7 +138,7 @@ def new(
     from translate.training.first_recipe import first_recipe
 
     with Display("new", console.err, unit="steps") as display:
-        made = first_recipe(folder, file, gpu, kind, display.count)  # type: ignore[arg-type]
+        made = first_recipe(folder, file, gpu, kind, direction, display.count)  # type: ignore[arg-type]
     with files.as_disk_errors(file):
         files.write_bytes(file, made.text.encode())
     for line in made.lines:

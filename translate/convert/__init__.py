@@ -19,6 +19,8 @@ Who calls whom:
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
@@ -58,6 +60,7 @@ class Summary:
     noted: list[Entry] = field(default_factory=list)  # done, and something of the input had to be left out
     in_strips: list[Entry] = field(default_factory=list)  # done in strips, as there was no memory for all at once
     skipped: list[str] = field(default_factory=list)  # files that are no images by their suffix, hidden ones among them
+    replaced: Counter[str] = field(default_factory=Counter)  # outputs made again, by what the former were made from
     outside: int = 0  # translated at another scale than the model knows, by more than a third
     resized: bool = False  # outputs have another size than their inputs
     stopped: bool = False  # by a signal, with files left to do
@@ -86,6 +89,8 @@ class Summary:
             self.noted.append(entry)
         if entry.strips is not None:
             self.in_strips.append(entry)
+        if entry.replaces is not None:
+            self.replaced[entry.replaces] += 1
 
     def add(self, other: Summary) -> None:
         """Add what another process has done."""
@@ -93,6 +98,7 @@ class Summary:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failed, self.skipped = self.failed + other.failed, self.skipped + other.skipped
         self.noted, self.in_strips = self.noted + other.noted, self.in_strips + other.in_strips
+        self.replaced += other.replaced
         self.resized |= other.resized
         self.stopped |= other.stopped
 
@@ -104,7 +110,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             only: Collection[str] | None = None, workers: int | None = None, dry_run: bool = False,
             verify: bool = False, resize: Resize | None = None, size: Size = "resized",
             protect: Path | Protection | None = None, feather: float = 0.0,
-            engine: RayEngine | None = None, remote: Remote | None = None,
+            owned: bool = False, engine: RayEngine | None = None, remote: Remote | None = None,
             warn: Callable[[str], None] = lambda line: None,
             on_progress: Callable[[Entry, int, int], None] | None = None) -> Summary:
     """Translate files into `out`, and go on where an earlier call was interrupted.
@@ -115,8 +121,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     many channels). Where another file claims a name, the suffix is added to the whole name (x.gif beside x.png →
     x.gif.png).
 
-    Files already done are left alone, and so is a file at an output's place that this folder's ledgers do not know;
-    that one is reported.
+    Files already done are left alone, and so are a file at an output's place that this folder's ledgers do not know and
+    the output of another folder's file of the same name; these are reported. Where the model, the settings or an image
+    are others than before, its output is replaced, and counted.
 
     source        an image, a folder (every image below it), or a glob (`**` too), whose matches keep their tree below
                   the glob's fixed part
@@ -124,7 +131,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     release       the generator and what goes in and out of it
     device        `auto` takes CUDA where there is one
     precision     `auto` computes outputs of 8 bits in the device's fast format, deeper ones in fp32
-    overwrite     replace what is done, and what the ledgers do not know
+    overwrite     replace what is done, what the ledgers do not know, and what was made from another folder
     max_pixels    the largest image that is decoded at once
     memory        (such as "2GB") bounds what translating takes beyond the image: exact strips, somewhat slower. None:
                   at once what fits into a share of the memory that is left, the rest in strips
@@ -147,6 +154,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     protect       a folder of masks, one for each image by its name: where a mask is not 0, an output has the samples of
                   its input (`translate.convert.protecting`). Masks are looked at before anything is translated
     feather       px inside of a mask's border, over which the translation fades into the input
+    owned         `out` is the caller's own: outputs of another folder's files are replaced, too
     engine        a Ray cluster that does the work, in place of this process
     remote        the folders in storage that stand for `source` and `out`
     warn          called with a line about the first image that is translated at a scale beyond the model's, by more
@@ -180,7 +188,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         if engine is not None:  # whose workers stand in other folders
             source, out = source.absolute(), out.absolute()
         jobs, skipped = plan_jobs(source, out, naming)
-        ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard)
+        ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard,
+                        None if owned else os.path.realpath(jobs.source))
     if only is not None:
         jobs = jobs.where(lambda name: name in only)
     if shard is not None:
@@ -205,7 +214,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         worker: Converter | OnRay = (converter := Converter(make(), ledger, options, warn))
         run = converter.run if remote is None else partial(remote.run, converter=converter, look=look)
     else:
-        worker = OnRay(engine, WorkerSetup(make, out if ledger.keeps else None,
+        worker = OnRay(engine, WorkerSetup(make, out if ledger.keeps else None, ledger.source,
                                     replace(options, workers=-1 if workers is None else workers)), warn)
         run = worker.run
     if not dry_run:

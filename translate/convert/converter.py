@@ -23,13 +23,14 @@ from translate import files
 from translate.available_memory import give_back_freed
 from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
-from translate.convert.ledger import Entry, Ledger
+from translate.convert.ledger import Entry, Ledger, Replaced
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
 from translate.convert.pools import Decoders, InlineExecutor, prefetch, thread_pool
 from translate.convert.saving import Input, Options, Saving, failure, holds_pages
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
 from translate.convert.workers import that_fit
+from translate.data.scale import AS_TRAINED
 from translate.errors import DiskError, DoesNotFit, ImageError, TooLarge, TranslateError, visible
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
@@ -39,6 +40,7 @@ from translate.images.resampling import HeightWidth
 from translate.images.sinks import ArraySink, writing_pages
 from translate.sizes import format_bytes
 
+OTHERWISE_MADE: Replaced = "another model or other settings"
 OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
 MASK_BYTES = 1  # a pixel
 
@@ -61,6 +63,7 @@ class Converter:
                                 options.quality, OUTPUT_VERSION, *translating.scaling.key])
         self.warn = warn
         self.num_outside = 0  # images translated at another scale than the model knows
+        self._replaces = False
 
     def run(self, jobs: Sequence[Job], stop: object) -> Generator[Entry, None, None]:
         """Translate files, and yield what became of each, in their order. What cannot be translated is an entry too.
@@ -121,7 +124,26 @@ class Converter:
             if isinstance(error, TranslateError) and not isinstance(error, ImageError):
                 raise
             return failure(job, error)
-        return self.read_input(job, read, known)
+        made = self.read_input(job, read, known)
+        return made if options.overwrite or isinstance(made, Entry) else self._replacing(made, known)
+
+    def _replacing(self, read: Input, known: str | None) -> Input | Entry:
+        """Return what was read with what its output replaces; the entry of a failure where that is not to be replaced:
+        the output of another folder's file of the same name. `known`: the key of the output that stands there."""
+        job, ledger = read.job, self.ledger
+        before = ledger.made_before(job)
+        if before is None:
+            return read
+        source, content = before.get("source"), before.get("content")
+        if source not in (None, ledger.source) and content != read.content:
+            other = f"{source}/{before['path']}"
+            return failure(job, ImageError(job.output, "write", f"{visible(job.output)} was made from another image, "
+                                           f"{visible(other)}; choose another folder for the outputs, or use "
+                                           "--overwrite"))
+        if known is None:
+            return read
+        changed = content is not None and content != read.content
+        return replace(read, replaces="images that have changed since" if changed else OTHERWISE_MADE)
 
     def read_input(self, job: Job, read: Callable[[Request], Answer], known: str | None) -> Input | Entry:
         """Read a file with `read`; where `known` is the key of its output, it is one that is there `already`."""
@@ -131,7 +153,7 @@ class Converter:
 
             # Pages of a TIFF are opened when it is their turn; a picture is made ready for the generator now.
             if answer.num_pages:
-                return Input(job, answer.key)
+                return Input(job, answer.key, content=answer.content)
             if answer.picture is None:
                 return Entry(job.name, "already", job.output_name, answer.key)
             protection = self.options.protection
@@ -139,8 +161,9 @@ class Converter:
                                                                               self.options.max_pixels)
             if self._are_by_rows:
                 page = Page.of_picture(answer.picture, self.image_in)  # what it cannot be is refused here
-                return Input(job, answer.key, replace(answer.picture, notes=page.notes), composing=composing)
-            return Input(job, answer.key, *self.translating.prepare(answer.picture), composing)
+                return Input(job, answer.key, replace(answer.picture, notes=page.notes), composing=composing,
+                             content=answer.content)
+            return Input(job, answer.key, *self.translating.prepare(answer.picture), composing, answer.content)
         except NoDecoder:
             raise
         except Exception as error:
@@ -168,6 +191,10 @@ class Converter:
         """Translate what has been read, and give it to the writers."""
         if isinstance(read, Entry):
             return writers.submit(self.saving.record, read)
+        if read.replaces == OTHERWISE_MADE and not self._replaces:
+            self._replaces = True
+            self.warn(f"outputs of {OTHERWISE_MADE} stand here, such as {visible(read.job.output_name)}, and are "
+                      "replaced; another folder for the outputs would keep them")
         try:
             if self.options.dry_run:
                 return writers.submit(self.saving.record, self._foretell(read))
@@ -203,8 +230,8 @@ class Converter:
         """Count a file whose images are translated in shapes beyond the model's scale; warn of the first."""
         fault = next(filter(None, (outside(self.translating.release.scale, shape) for shape in shapes)), "")
         if fault and not self.num_outside:
-            self.warn(f"{visible(job.name)} {fault}; --resize trained translates at that scale, and "
-                      "--size input brings outputs back to the input's size")
+            self.warn(f"{visible(job.name)} {fault}; {AS_TRAINED} translates at that scale, and brings outputs back "
+                      "to the input's size")
         self.num_outside += bool(fault)
 
     def _foretell(self, read: Input) -> Entry:
@@ -214,14 +241,14 @@ class Converter:
                 self._note_scale(read.job, *((shown.height, shown.width) for shown, _ in pages))
                 for page in pages:
                     self._way(read.job, page, pages)
-            return Entry(read.job.name, "todo", read.job.output_name, read.key)
+            return foretold(read)
         if read.image is not None:
             shape = read.image.shape[1], read.image.shape[2]
         else:
             shape = self.translating.scaling.shape_of((read.picture.pixels.shape[0], read.picture.pixels.shape[1]))
         self._note_scale(read.job, shape)
         self.translating.way(*shape)
-        return Entry(read.job.name, "todo", read.job.output_name, read.key)
+        return foretold(read)
 
     @contextmanager
     def _pages(self, job: Job) -> Iterator[Sequence[ShownAndGiven]]:
@@ -309,3 +336,8 @@ class Converter:
         return self.saving.done(read, written, sum(page.height * page.width for page in given_back),
                           (*(note for page in given_back for note in page.notes), *notes),
                           "; ".join(sorted(reason for reason in reasons if reason)) or None)
+
+
+def foretold(read: Input) -> Entry:
+    """Return the entry of what would be translated."""
+    return Entry(read.job.name, "todo", read.job.output_name, read.key, replaces=read.replaces)

@@ -3,7 +3,8 @@
 `OUT/.translate-ledger.jsonl` holds one JSON object a line; the last one of a path counts:
 
     started   the output is about to be written; what lies under its name is ours from here on
-    done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written
+    done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written,
+              `source` and `content` of which folder's file, so that another folder's of the same name is told from it
     failed    why: the stage (find, read, convert, write), the class of the error, its message
 
 Processes that share a folder have a ledger each (`translate.convert.ledger_files`) and read all of them, again before
@@ -42,6 +43,9 @@ BLOCK_BYTES = 2**14  # read of a ledger at once: the lines of files that were do
 MOST_OPEN = 64  # ledgers at once
 
 
+Replaced = Literal["another model or other settings", "images that have changed since"]
+
+
 class Placed(TypedDict, total=False):
     """The fields that decide whether a line counts: the only ones parsed where all lines are read."""
 
@@ -62,6 +66,8 @@ class Row(Placed, total=False):
     size: Count | None
     mtime_ns: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
     note: str | None
+    source: str | None
+    content: SHA256 | None
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,9 @@ class Entry:
     size: int | None = None  # of the output, in bytes, and
     mtime_ns: int | None = None  # when it was written: where both are the same, it is not read again
     note: str | None = None  # what of the input was left out because it cannot be read
+    source: str | None = None  # the folder of the input; earlier versions wrote neither this
+    content: str | None = None  # nor the SHA-256 of the input
+    replaces: Replaced | None = None  # where it is made again: what its output was made from before
 
     @classmethod
     def failure(cls, job: Job, stage: str, error: str, message: str) -> Entry:
@@ -137,10 +146,12 @@ class Rows:
 class Ledger:
     """All ledgers of a folder as one; entries are added to the one of this process. Without a folder, to none.
 
-    Several threads may use it. Raises `DiskError`.
+    `source`: the folder that is translated; None: outputs are not told from another's. Several threads may use it.
+    Raises `DiskError`.
     """
 
-    def __init__(self, folder: Path | None, shard: Shard | None = None):
+    def __init__(self, folder: Path | None, shard: Shard | None = None, source: str | None = None):
+        self.source = source
         # What all processes of earlier runs have written.
         self.damaged: set[str] = set()  # the paths whose outputs were changed after they were written
         self._folder, self._shard = folder, shard
@@ -332,13 +343,40 @@ class Ledger:
             self.look_again()
         return False
 
+    def made_before(self, job: Job) -> Row | None:
+        """Return the entry of what stands at the job's output name, also where a file of another name was made into it.
+        """
+        if self._status(job) is None or not self._rows.has_written(job.output_name):
+            return None
+        for name in dict.fromkeys((job.name, job.output_name)):
+            if (row := self.last_row(name)) and row["status"] != "failed" and row.get("output") == job.output_name:
+                return row
+        return self._renamed().get(job.output_name)
+
+    def _renamed(self) -> dict[str | None, Row]:
+        """Return the last entry of each output that is not called as its input. All lines are read: it is rarely asked.
+        """
+        found: dict[str | None, Row] = {}
+        with self._lock:
+            rows = [row for path in self._paths for _, _, row in each_line(path, Row)
+                    if row is not None and row["status"] != "failed" and row.get("output") != row["path"]]
+        for row in sorted(rows, key=lambda row: row.get("run", 0)):
+            found[row.get("output")] = row
+        return found
+
     def append(self, entry: Entry) -> None:
-        """Add an entry, flushed to the disk."""
-        if self._own is None:
+        """Add an entry, flushed to the disk; none of a failure, where an output of another folder's file is known."""
+        if self._own is None or self._hides(entry):
             return
         record = {name: value for name, value in asdict(entry).items() if value is not None} | {"run": self.run}
         with self._lock, files.as_disk_errors(self._own.path):
             files.append_line(self._own.path, record)
+
+
+    def _hides(self, entry: Entry) -> bool:
+        """Return whether an entry would take the place of what is known of another folder's file of the same name."""
+        known = self.last_row(entry.path) if entry.status == "failed" else None
+        return bool(known) and known["status"] != "failed" and known.get("source") not in (None, self.source)
 
 
 def kept_lines(ledgers: Sequence[Path]) -> Iterator[bytes]:

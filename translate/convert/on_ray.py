@@ -28,6 +28,7 @@ class WorkerSetup:
 
     make: Callable[[], Translating]
     out: Path | None  # the folder with the ledgers; None: without
+    source: str | None  # the folder that is translated, where its outputs are told from those of others
     options: Options
 
 
@@ -36,7 +37,7 @@ class Conversion:
 
     def __init__(self, setup: WorkerSetup):
         self.warnings: list[str] = []
-        ledger = Ledger(setup.out)
+        ledger = Ledger(setup.out, source=setup.source)
         if not setup.options.dry_run:
             ledger.open()
         options = replace(setup.options, workers=workers_by_cores() if setup.options.workers < 0 else

@@ -41,7 +41,7 @@ MOST_LEDGER_BYTES = 2**32  # of all that lie in a folder: ten million rows
 class RemoteLedger(Ledger):
     """The ledgers of a folder in storage. What is added to it waits, until `take` puts it where the outputs are."""
 
-    def __init__(self, store: Store, folder: Path):
+    def __init__(self, store: Store, folder: Path, source: str):
         """Raises `DataError` where ledgers are too large, and what storage raises."""
         self.store, self.sizes = store, dict[int, int]()  # the bytes of each output by the hash of its name
         self.rows: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class RemoteLedger(Ledger):
         with suppress(FileNotFoundError):
             self.sizes.update((hash(name), size) for name, size in store.sizes())
         self._fetch_ledgers()
-        super().__init__(folder)
+        super().__init__(folder, source=source)
 
     def _fetch_ledgers(self) -> None:
         """Fetch the ledgers that are new or have grown. A note that goes meanwhile is in a ledger by then."""
@@ -90,6 +90,8 @@ class RemoteLedger(Ledger):
 
     def append(self, entry: Entry) -> None:
         """Add an entry, which waits to be put."""
+        if self._hides(entry):
+            return
         with self._lock:
             self.rows.append(self.row(entry))
 
@@ -201,7 +203,7 @@ class Remote:
 
     def ledger(self) -> RemoteLedger:
         """Return the ledgers of the output folder."""
-        return RemoteLedger(self.out, self.here / "ledgers")
+        return RemoteLedger(self.out, self.here / "ledgers", self.source.at)
 
     def run(self, jobs: Jobs, converter: Converter, look: Callable[[Sequence[Job]], object],
             stop: object) -> Generator[Entry, None, None]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from translate import files
 from translate.convert.jobs import FileFormat, Job, Jobs
 from translate.convert.label_rows import LabelRows
-from translate.convert.ledger import Entry, Ledger
+from translate.convert.ledger import Entry, Ledger, Replaced
 from translate.convert.ledger_files import REST_SECONDS
 from translate.convert.protecting import Composing, Protection, composed
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
@@ -53,6 +53,8 @@ class Input:
     picture   None where the file is to be read when it is its turn, and alone: pages, and what is large
     image     what the generator is shown of the picture, (C, H, W); None where it is to be translated by rows
     composing puts protected samples of the file into the output; None where nothing is protected, or without picture
+    content   the SHA-256 of the file
+    replaces  what the output that stands there was made from, where that is another image, model or setting
     """
 
     job: Job
@@ -60,6 +62,8 @@ class Input:
     picture: Picture | None = None
     image: Tensor | None = None
     composing: Composing | None = None
+    content: str | None = None
+    replaces: Replaced | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class Saving:
 
     def begin(self, read: Input) -> None:
         """Log that the output is about to be written, and make its folder."""
-        self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key))
+        self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key,
+                                 source=self.ledger.source, content=read.content))
         make_folder(read.job)
 
     def save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,
@@ -130,7 +135,8 @@ class Saving:
         return Entry(read.job.name, "done", read.job.output_name, read.key, pixels=num_pixels,
                      sha256=written.sha256, size=written.size, mtime_ns=written.mtime_ns,
                      message="was changed after it was made, and is made again" if damaged else None,
-                     note="; ".join(dict.fromkeys(notes)) or None, strips=strips)
+                     note="; ".join(dict.fromkeys(notes)) or None, strips=strips,
+                     source=self.ledger.source, content=read.content, replaces=read.replaces)
 
     def record(self, entry: Entry) -> Entry:
         """Put an entry into the ledger, unless it says nothing new. Raises `DiskError`."""

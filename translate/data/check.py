@@ -13,13 +13,14 @@ import numpy as np
 
 from translate.data.check_pixels import PixelCount
 from translate.data.duplicates import Pictures
+from translate.data.headers import size_to_load
 from translate.data.label_counts import LabelCounts
 from translate.data.labels import Labelling, read_labels
 from translate.data.layout import FOLDERS_OF, LayoutConfig
 from translate.data.layouts import SidesConfig
 from translate.data.pairing import match, named
 from translate.data.recognising import matched, recognise, train_sides, unknown_layout
-from translate.data.scale import Fitting, Scale, sides_in_words, sides_of
+from translate.data.scale import AS_TRAINED, Fitting, Scale, sides_in_words, sides_of
 from translate.data.stream import hint_at_truth
 from translate.data.transforms import check_loaded
 from translate.errors import DataError, ImageError, TranslateError, visible
@@ -67,7 +68,10 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     config = recognise(data)
     if config is None:
         return [Finding.of(unknown_layout(data))]
-    note = Finding(data, "note", f"read as kind: {config.kind}, {config.description()}",  # type: ignore[attr-defined]
+    config = config.model_copy(update={"resize": size_to_load(config, root)})
+    loaded = "in their own size" if config.resize is None else f"at a short side of {config.resize} px"
+    note = Finding(data, "note", f"read as kind: {config.kind}, "  # type: ignore[attr-defined]
+                   f"{config.description()}; loaded {loaded}, as by the recipe that `translate new` writes",
                    "if it holds something else, write a recipe for it (`translate new FOLDER --kind …`) and check that")
     return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
 
@@ -161,7 +165,7 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         yield Finding(config.place(root), "note", f"holds images{both} with {sides_in_words(sides_of(met))}, and a "
                       f"training shows them at {Scale.of(list(met), fitting)}: the network will know that scale, and "
                       "no other",
-                      "translate with `convert --resize trained`; or " + (
+                      f"translate with `convert {AS_TRAINED}`; or " + (
                           "train at their own size, with resize: null and as large a resolution as fits"
                           if resize or config.resize else "use a smaller resolution: they are enlarged to the crops"))
 

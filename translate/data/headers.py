@@ -10,7 +10,7 @@ from typing import Any
 
 from translate.data.layout import LayoutConfig
 from translate.data.samples import Samples
-from translate.data.scale import HeightWidth, thinned
+from translate.data.scale import HeightWidth, differ, thinned
 from translate.errors import DataError, ImageError, TranslateError, visible
 from translate.images.decoding import decode, inspect, read_content
 from translate.images.pictures import ImageInfo
@@ -98,6 +98,29 @@ def seen(layout: LayoutConfig, root: Path) -> Iterator[str]:
         for side, headers in ({"": a} if a is b else {" A": a, " B": b}).items():
             few = split == "train" and len(headers.files) < FEW
             yield f"{split}{side}: {headers}" + "; few: expect colours and textures, not new shapes" * few
+
+
+def size_to_load(layout: LayoutConfig, root: Path) -> int | None:
+    """Return the short side, px, at which the images of a bare folder are to be loaded: None, their own, where they
+    are much alike in size, or cannot be looked at."""
+    try:
+        sides = look_at(layout.build("train", root))
+    except TranslateError:  # a finding of the check
+        return None
+    return None if of_one_scale(sides) else short_side(sides)
+
+
+def short_side(sides: tuple[Headers, Headers]) -> int:
+    """Return the short side, px, that nine of ten images have."""
+    shorts = sorted(min(shape) for side in sides for shape in side.shapes)
+    return shorts[len(shorts) // 10]
+
+
+def of_one_scale(sides: tuple[Headers, Headers]) -> bool:
+    """Return whether images are so much alike in size that each can keep its own: most within a third of each other."""
+    shorts = sorted(min(shape) for side in sides for shape in side.shapes)
+    tenth = len(shorts) // 10
+    return not differ(shorts[tenth], shorts[-1 - tenth])
 
 
 def _headers(samples: Samples, files: Sequence[Path]) -> Headers:

@@ -23,6 +23,7 @@ from translate.images.resampling import HeightWidth, target_shape
 
 TOLERANCE = 4 / 3  # two scales that differ by no more than a third count as one
 ENLARGED = 1.15  # times its own size: beyond that an image that is shown so is said to be enlarged
+AS_TRAINED = "--resize trained --size input"  # what `convert` is to be told where images were loaded at another size
 MOST_MEASURED = 1_000  # files of a side whose headers are read, evenly spaced, to know the sizes of all
 
 
@@ -87,6 +88,12 @@ class Scale:
     def dump(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
         return {"sides": list(self.sides), "factors": self.factors and list(self.factors)}
+
+    @property
+    def convert_options(self) -> str:
+        """Return what `convert` is to be told, so that images of any size are translated at this scale: nothing where
+        they were shown at their own."""
+        return "" if self.fixed or self.is_own else AS_TRAINED
 
     def knows(self, side: int) -> bool:
         """Return whether a short side of `side` px lies in the range, or no more than a third outside it."""

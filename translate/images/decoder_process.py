@@ -83,6 +83,7 @@ class Answer:
     key: str
     picture: Picture | None
     num_pages: int = 0
+    content: str | None = None  # the SHA-256 of the file
 
 
 @dataclass(frozen=True)
@@ -153,21 +154,23 @@ def read_file(request: Request) -> Answer:
         file.seek(0)
         has_gaps = request.labels is None and is_tiff(file) and names_no_data(file)
     key = hashlib.sha256(digest + request.salt.encode() + GAPS_ARE_KEPT * has_gaps).hexdigest()
+    content = digest.hex()
     if key == request.known:
-        return Answer(key, None)
+        return Answer(key, None, content=content)
 
     # The picture, unless it is to be read by rows.
     head = head_of(request)
     if head.by_rows:
-        return Answer(key, None, head.num_pages)
+        return Answer(key, None, head.num_pages, content)
     if head.bytes_in_flight > request.max_bytes:
-        return Answer(key, None, 1)
+        return Answer(key, None, 1, content)
     if request.labels is None:
-        content = read_content(request.path)
-        return Answer(key, decode(content, request.path, request.max_pixels, request.stacked))
+        read = read_content(request.path)
+        return Answer(key, decode(read, request.path, request.max_pixels, request.stacked), content=content)
     with open_image(request.path) as file:
         _, notes = without_bad_chunks(file, request.path)
-    return Answer(key, Picture(request.path, request.labels.read(request.path, request.max_pixels), notes=notes))
+    picture = Picture(request.path, request.labels.read(request.path, request.max_pixels), notes=notes)
+    return Answer(key, picture, content=content)
 
 
 class DecoderProcess:

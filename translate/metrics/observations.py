@@ -44,7 +44,7 @@ MEASURES: dict[str, Measure] = {
     "as_asked": Measure("samples of the class asked for", "higher"),
     "rarest_class": Measure("share of the rarest class", "higher"),
     "tstr": Measure("accuracy, trained on samples (TSTR)", "higher"),
-    "similarity": Measure("similarity within", "lower"),
+    "similarity": Measure("likeness to each other (1: all the same)", "lower"),
     "flicker": Measure("flicker", "lower"),
     "displacement": Measure("displacement (px)", "lower"),
     "warp": Measure("warp (px)", "lower"),

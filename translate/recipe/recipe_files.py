@@ -7,7 +7,6 @@ the command line as `stages.0.images=2000`.
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any
 
 from translate.errors import Mistake, RecipeError
 from translate.mistakes import as_written, shown
-from translate.places import shipped_recipes
+from translate.places import shipped_advice, shipped_recipes
 from translate.recipe.recipe import Recipe
 from translate.schema import read_document, read_yaml, validate
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply `a.b=c` overrides, validate. Raises `RecipeError` with all mistakes."""
-    document = read_document(path, "" if path.exists() else _shipped_advice(path.stem))
+    document = read_document(path, "" if path.exists() else shipped_advice(path.stem))
     written = copy.deepcopy(document)
     for override in overrides:
         apply_override(document, override)
@@ -66,13 +65,7 @@ def find_recipe(name: str) -> Path:
         what = "a folder" if path.is_dir() else "no recipe"
         raise RecipeError(Mistake(name, f"is {what}", "a recipe is a YAML file (.yaml, .yml), or the name of a shipped "
                                               "one"))
-    raise RecipeError(Mistake(name, "no such file or folder, and no shipped recipe", _shipped_advice(path.name)))
-
-
-def _shipped_advice(name: str) -> str:
-    names = [path.stem for path in shipped_recipes()]
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    return (f"did you mean {', '.join(close)}? " if close else "") + "`translate recipes` lists what is shipped"
+    raise RecipeError(Mistake(name, "no such file or folder, and no shipped recipe", shipped_advice(path.name)))
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

@@ -100,6 +100,7 @@ class ResultsShape(Shape):
     weights: str | None = None
     metrics: dict[str, ScoreRow]
     missing: list[str]
+    notes: list[str] = Field(default_factory=list)
     made_by: MadeBy
 
 

@@ -28,14 +28,18 @@ from pydantic import Field
 from torch import Tensor
 
 from translate import files
-from translate.errors import DocumentError
+from translate.data.scale import Fitting
+from translate.errors import DataError, DocumentError, ImageError
 from translate.evaluation.heldout import HeldOut, evenly_spaced, translate_whole
 from translate.foreign import Count, Shape, opened, read_json
+from translate.networks.eval_mode import evaluating
 from translate.places import data_root
+from translate.precision import Format
 from translate.recipe import Recipe
 from translate.report.arrows import with_arrows
 from translate.runs.records import to_rgb
 from translate.runs.release import load_generator
+from translate.translators import Translator
 
 FOLDER, INDEX = "held_out", "index.json"
 NUM_SHOWN = 4  # held-out images
@@ -70,11 +74,39 @@ class Showcase:
     """
 
     def __init__(self, run: Path, held_out: HeldOut, needs_sources: bool = True):
-        self.folder = run / FOLDER
+        self.folder, self.held_out = run / FOLDER, held_out
         self.names = {number: held_out.names[number] for number in evenly_spaced(len(held_out.sources), NUM_SHOWN)}
         self.labels, self.needs_sources = held_out.samples.labels[0], needs_sources
         self.own_side = held_out.side
         self.fault = ""  # what could not be kept since the last `note`
+
+    @classmethod
+    def unscored(cls, run: Path, recipe: Recipe) -> Showcase | None:
+        """Return that of a training whose held-out images cannot be scored; None where there are none."""
+        try:
+            held_out = HeldOut(recipe, data_root(), most=NUM_SHOWN)
+        except DataError:
+            return None
+        return cls(run, held_out, recipe.translator.needs_sources)
+
+    def make(self, translator: Translator, fitting: Fitting, device: torch.device, precision: Format, num_images: int
+             ) -> str:
+        """Translate and keep the few, where no evaluation does it. Returns what went wrong; empty if nothing did.
+
+        Raises `DoesNotFit`, and what torch raises where memory runs out.
+        """
+        shown, generator = self.held_out.shown(fitting), translator.generator("ab")
+        self.show_at(shown.side)
+        with evaluating(generator):
+            for number in self.names:
+                try:
+                    source, truth = shown.pair(number)
+                except ImageError as error:
+                    self.fault = str(error)
+                    continue
+                given = translator.inputs(source[None], [shown.key(number)])[0]
+                self.keep(number, source, translate_whole(generator, given, device, precision), truth)
+        return self.note(num_images, shown.side, best=False)
 
     def show_at(self, side: int) -> None:
         """Say at which typical short side, px, images are shown from now on; pictures at another one are removed."""

@@ -30,6 +30,7 @@ from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
 from translate.networks.growing import Growable, extend, fade_in
 from translate.networks.weights import refuse_other_shapes
+from translate.places import MODEL_ADVICE
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.folder import RECIPE_FILE, load_saved
@@ -49,6 +50,7 @@ class About(Shape):
     stage: Count = 0
     stage_images: Count = 0
     scales: dict[str, ScaleState] = Field(default_factory=dict)
+    domains: Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2, max_length=2)] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,7 @@ def find_weights(path: Path) -> Weights:
         raise UsageError("is a file, such as other projects keep weights in, and no run or release", path,
                          f"a release is made of it by: translate import {shlex.quote(visible(path))}")
     if not path.is_dir():
-        raise UsageError("no such folder", path, "a model is a run (runs/<name>), its best checkpoint "
-                         "(runs/<name>/best) or the folder of a release")
+        raise UsageError("no such folder", path, MODEL_ADVICE)
 
     # A release holds the weights itself; of a run, the newest checkpoint that verifies does
     refused: list[str] = []
@@ -180,7 +181,7 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
     write_generators(folder, without_places(recipe), {way: translator.generator(way) for way in translator.directions},
                      {"name": recipe.name, "directions": translator.directions, "images": progress.images,
                       "stage": progress.stage, "stage_images": progress.stage_images, "scales": progress.scales,
-                      "chosen": chosen},
+                      "domains": recipe.data.domains, "chosen": chosen},
                      _model_card(recipe, translator, progress.images, chosen, progress.began))
 
 
@@ -253,8 +254,16 @@ def _read(recipe: Recipe, found: Weights, direction: Direction) -> Release:
                    hashlib.sha256(identity.encode()).hexdigest(), data.labelling if direction == "ab" else None,
                    weights, found.refused, growth=_growth(recipe, progress), fitting=fitting,
                    scale=_scale(progress, direction, fitting, data.scale == "fixed"),
-                   domains=_domains(recipe, direction),
+                   domains=_domains(recipe, weights, direction),
                    has_other=(weights / f"generator_{direction[::-1]}.safetensors").is_file())
+
+
+def scale_of(run: Path) -> Scale | None:
+    """Return at what scale a run was shown images of A; None where that is not known. Raises as `load_release` does."""
+    found = find_weights(run)
+    recipe = load_saved(found.folder)
+    progress = progress_of(found.weights, recipe)
+    return _scale(progress, "ab", recipe.fitting(stage_of(recipe, progress)[0]), recipe.data.scale == "fixed")
 
 
 def progress_of(weights: Path, recipe: Recipe) -> Progress:
@@ -287,11 +296,14 @@ def _scale(progress: Progress, direction: Direction, fitting: Fitting, fixed: bo
     return known or (None if fitting.resize is None else Scale((fitting.resize, fitting.resize)))
 
 
-def _domains(recipe: Recipe, direction: Direction) -> tuple[str, str]:
-    """Return what goes in and what comes out, in words: by the folders of a run's images, which a release leaves out.
+def _domains(recipe: Recipe, weights: Path, direction: Direction) -> tuple[str, str]:
+    """Return what goes in and what comes out, in words: by the names of the folders of a run's images. The recipe of a
+    release leaves these out; it says itself what they were, but for those of earlier versions.
     """
     left_out = any(str(path).startswith(LEFT_OUT) for path in places_of(recipe).values())
     a, b = ("A", "B") if left_out else recipe.data.domains
+    if (weights / RELEASE).is_file():
+        a, b = read_json(weights / RELEASE, About).get("domains") or (a, b)
     return (a, b) if direction == "ab" else (b, a)
 
 

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 
-from translate.data.headers import FEW, Headers, look_at
+from translate.data.headers import FEW, Headers, look_at, of_one_scale, short_side
 from translate.data.layout import LayoutConfig
-from translate.data.recognising import Kind, read_as
-from translate.data.scale import differ
+from translate.data.recognising import Kind, other_way, read_as
+from translate.data.scale import AS_TRAINED
 from translate.errors import DataError, DoesNotFit, ImageError, visible
 from translate.metrics.features import hint_at_features
 from translate.places import data_root
@@ -28,7 +28,7 @@ from translate.recipe import Recipe
 from translate.schema import read_yaml, validate
 from translate.sizes import format_bytes, format_duration, format_speed, plural
 from translate.training.plan import Prediction, choose
-from translate.training.recipe_plan import PlannedGPU, gpu_to_plan_for
+from translate.training.recipe_plan import PlannedGPU, gpu_to_plan_for, seconds_on_cpu
 
 DEFAULT_GPU = "8GB"  # where none is named, and none is there
 MOST_PIXELS = 4_000  # a side of a crop
@@ -77,6 +77,7 @@ class FirstRecipe:
 
 
 def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | None = None,
+                 direction: Literal["ab", "ba"] = "ab",
                  on_progress: Callable[[int, int, str], object] = lambda done, total, what: None) -> FirstRecipe:
     """Look at a folder of images, and return a recipe for it that fits a GPU.
 
@@ -84,6 +85,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     file         where the recipe will lie; its name becomes the recipe's
     gpu          the size of the GPU, such as 8GB, or its name; None: the one there is, else DEFAULT_GPU
     kind         what the folder holds; None: what it seems to hold
+    direction    `ba`: what the folder calls B goes in, and A comes out
     on_progress  told before each look and prediction
 
     Raises `DataError` for a folder that nothing can be trained on as it is, `DoesNotFit` for a GPU that no recipe would
@@ -93,6 +95,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     planned, card = _planned(gpu)
     on_progress(0, 1, "looking at the images")
     layout = read_as(folder.absolute(), kind)
+    layout = layout if direction == "ab" else other_way(layout)
     try:
         samples = layout.build("train", data_root())
         sides = look_at(samples)
@@ -100,7 +103,9 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
         raise DataError.of(error) from None
     if layout.paired and (fault := _unequal(sides)):
         raise DataError(fault, folder, "the images of a pair need one size")
-    short = _short_side(sides)
+    if (short := short_side(sides)) < LEAST_PIXELS:
+        raise DataError(f"holds images of {short} px on their short side; a training needs {LEAST_PIXELS}",
+                        sides[0].files[0].parent, "use larger images")
 
     # The largest crop that the images have and the card takes, and stages up to it.
     draft = (Draft if layout.has_sources else NoiseDraft)(layout, sides, file.stem, short, gpu=card)
@@ -127,8 +132,10 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
         draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
                            "number alike: --kind unpaired")
     draft.notes += [layout.otherwise] if kind is None and layout.otherwise else []
-    lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
-    return FirstRecipe(draft.text(file, recipe, predicted, planned, gpu), recipe, lines)
+    here = "" if gpu is not None or torch.cuda.is_available() else hours_here(recipe)
+    lines = [draft.heading(), *draft.looked(), *draft.said(crop), *([f"{here}: planned for one of {card}; name yours "
+                                                                     "with --gpu"] if here else [])]
+    return FirstRecipe(draft.text(file, recipe, predicted, planned, gpu, here), recipe, lines)
 
 
 class Draft:
@@ -142,7 +149,7 @@ class Draft:
         self.num = max(len(side.files) for side in sides)
         self.batches = True
         self.notes: list[str] = []
-        self.one_scale = _of_one_scale(sides)
+        self.one_scale = of_one_scale(sides)
         self.data = self._data()
         self.crop = 0
 
@@ -254,7 +261,7 @@ class Draft:
             lines.append(f"{plural(few, 'image')} with a side of fewer than {crop} px: enlarged to it")
         if not self.one_scale:
             lines.append(f"images are of many sizes: all are loaded at a short side of {self.short} px, and "
-                         "what is converted should be too: convert --resize trained")
+                         f"what is converted should be too: convert {AS_TRAINED}")
         if crop < self.largest_crop():
             lines.append(f"crops of {crop} px are the largest that fit; images keep their own scale, and convert "
                          "translates them whole")
@@ -265,11 +272,11 @@ class Draft:
             return len(self.layout.build("test", data_root())) > 0
         return False
 
-    def text(self, file: Path, recipe: Recipe, predicted: list[Prediction], planned: PlannedGPU, gpu: str | None
-             ) -> str:
+    def text(self, file: Path, recipe: Recipe, predicted: list[Prediction], planned: PlannedGPU, gpu: str | None,
+             here: str) -> str:
         """Return the recipe with its heading: what it is, the commands, what was seen, what it needs of which GPU.
 
-        `gpu` is how that was named.
+        `gpu` is how that was named, `here` says how long it takes on this machine where that has no GPU.
         """
         name = shlex.quote(str(file))
         needs = [f"{'×'.join(map(str, dict.fromkeys(stage.size)))} px {found.plan.name} "
@@ -288,8 +295,9 @@ class Draft:
             "          minutes on a CPU, by narrow networks, to see that all works; pictures of it mean nothing",
             f"Train:    translate train {name}      (after an interruption: the same with --resume)",
             self.use(run),
-            f"Hours:    about {format_duration(seconds)} of steps; loading (`translate plan` counts it) and scoring "
-            f"come on top; {planned.whose}",
+            *([f"Here:     {here}"] if here else []),
+            f"Hours:    about {format_duration(seconds)} of steps on that GPU; loading and scoring (`translate plan` "
+            f"counts them) come on top; {planned.whose}",
             *(f"{'Images:' if not number else '':<9} {line}" for number, line in enumerate(
                 self.looked() + self.said(self.crop)))]
         return "".join(f"# {visible(line)}\n" for line in comments) + self.body
@@ -301,7 +309,7 @@ class Draft:
 
     def use(self, run: str) -> str:
         """Return the heading's line on what is done with the finished run."""
-        scale = "" if self.one_scale else " --resize trained"  # all were loaded at one short side
+        scale = "" if self.one_scale else f" {AS_TRAINED}"  # all were loaded at one short side
         return f"Convert:  translate convert {shlex.quote(visible(self._to_convert()))} out/ --model {run}{scale}"
 
     def _to_convert(self) -> Path:
@@ -351,21 +359,10 @@ def _planned(gpu: str | None) -> tuple[PlannedGPU, str]:
     return planned, planned.memory or f"{torch.cuda.mem_get_info()[1] / 1e9:.0f}GB"
 
 
-def _short_side(sides: tuple[Headers, Headers]) -> int:
-    """Return the short side, px, that nine of ten images have. Raises `DataError` for images that show nothing."""
-    shorts = sorted(min(shape) for side in sides for shape in side.shapes)
-    short = shorts[len(shorts) // 10]
-    if short < LEAST_PIXELS:
-        raise DataError(f"holds images of {short} px on their short side; a training needs {LEAST_PIXELS}",
-                        sides[0].files[0].parent, "use larger images")
-    return short
-
-
-def _of_one_scale(sides: tuple[Headers, Headers]) -> bool:
-    """Return whether images are so much alike in size that each can keep its own: most within a third of each other."""
-    shorts = sorted(min(shape) for side in sides for shape in side.shapes)
-    tenth = len(shorts) // 10
-    return not differ(shorts[tenth], shorts[-1 - tenth])
+def hours_here(recipe: Recipe) -> str:
+    """Say how long a recipe takes on the CPU of a machine without a GPU."""
+    seconds, cpu = seconds_on_cpu(recipe)
+    return f"no GPU is here; on this machine's CPU it takes about {format_duration(seconds)} ({cpu})"
 
 
 def _unequal(sides: tuple[Headers, Headers]) -> str:

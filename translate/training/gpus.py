@@ -70,7 +70,7 @@ def size_and_gpu(gpu: str) -> tuple[str, GPU | None]:
     A name alone has the most memory that the GPU is sold with; "V100 16GB" is one with less. Raises `UsageError` for
     what is none of these, and for more memory than that.
     """
-    if re.match(r"\s*[\d.]+\s*[kmgt]i?b?\s*$", gpu, re.IGNORECASE):
+    if re.match(r"\s*[\d.]+\s*(?:[kmgt]i?b|[kmg]i?)\s*$", gpu, re.IGNORECASE):  # 3060 Ti is a name
         num_bytes(gpu)
         return gpu, None
     both = re.fullmatch(r"(.*\S)[\s-]+([\d.]+\s*gi?b?)\s*", gpu, re.IGNORECASE)

@@ -10,10 +10,15 @@ from datetime import datetime, timedelta
 
 import torch
 
-from translate.cores import num_cores
+from translate.cores import num_cores, seconds_waited, waited_since
 from translate.data.loading import workers_for
 from translate.data.samples import Samples
 from translate.data.stream import Stream
+from translate.errors import TranslateError
+from translate.evaluation.heldout import HeldOut
+from translate.evaluation.schedule import Schedule
+from translate.metrics.features import find_mobilenet
+from translate.places import data_root
 from translate.recipe import Recipe, Stage
 from translate.sizes import format_duration, format_speed
 
@@ -94,9 +99,9 @@ def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: in
         while len(taken) < TRIED_SAMPLES and sum(taken[1:]) < TRIED_SECONDS:
             if samples.loading.cache is not None:
                 stream.sample(len(taken))
-            begin = time.perf_counter()
+            begin, before = time.perf_counter(), seconds_waited()
             stream.sample(len(taken))
-            taken.append(time.perf_counter() - begin)
+            taken.append(time.perf_counter() - begin - waited_since(before))
     if not taken:
         return Loading()
     later = taken[1:] or taken
@@ -104,6 +109,20 @@ def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: in
     loaders = min(max(workers, 1) * num_processes, num_cores())
     step_cores = min(1.0, torch.get_num_threads() * num_processes / num_cores()) if device.type == "cpu" else 0.0
     return Loading(sum(later) / len(later) / loaders, loaders if workers else 0, step_cores)
+
+
+def scoring_share(recipe: Recipe) -> float | None:
+    """Return what part of the time of a training's steps its evaluations take, about; None where there is nothing that
+    could be scored, or it is not here."""
+    if recipe.every.evaluate is None:
+        return 0.0
+    try:
+        held_out = HeldOut(recipe, data_root(), most=recipe.evaluate.images)
+    except TranslateError:
+        return None
+    if not held_out.paired and find_mobilenet() is None:
+        return None
+    return Schedule.of(recipe, held_out.shapes, len(held_out.sources), 0).share
 
 
 def end_in_words(stages: Sequence[Stage], paces: Sequence[Pace], done: int, now: datetime) -> str:

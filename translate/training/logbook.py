@@ -92,8 +92,8 @@ class Logbook:
                                         *held_out.files_a, *held_out.files_b]):
             self.notes.append(("warning", f"warning: {len(left_out):,} among the images are pipes, sockets or devices, "
                                           f"and are left out: {names_of(left_out)}"))
-        self.showcase = None if self.evaluator is None else Showcase(
-            self.folder, self.evaluator.held_out, recipe.translator.needs_sources)
+        self.showcase = Showcase(self.folder, self.evaluator.held_out, recipe.translator.needs_sources) if (
+            self.evaluator) else Showcase.unscored(self.folder, recipe) if self.unscored else None
         self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
         self._held_out: list[Sample] = []
         self._probe: Probe | None = None
@@ -253,7 +253,8 @@ class Logbook:
 
     def evaluate(self, translator: Translator) -> bool:
         """Score the held-out images when it is time to. Return whether this is the best so far, to be saved then."""
-        # Scores, where they can be had.
+        if self.evaluator is None:
+            self._show_unscored(translator)
         progress = self.progress
         if self.evaluator is None or not self._evaluation_is_due(self.evaluator.schedule.cadence):
             return False
@@ -265,7 +266,8 @@ class Logbook:
             self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
         self.accelerator.wait_for_everyone()
         try:
-            scored = self.evaluator(translator, fitting, self._keeping(translator), self.report.scoring)
+            keep = self.showcase and partial(self.showcase.keep, deform=translator.deformation)
+            scored = self.evaluator(translator, fitting, keep, self.report.scoring)
         except TranslateError as error:
             self.time_left.scoring_ended(failed=True)
             self.tell("warning", f"warning: no scores at {progress.images:,} images: {error}")
@@ -308,6 +310,13 @@ class Logbook:
                 and (fault := self.showcase.note(progress.images, scored.side, better))):
             self.report.say(f"warning: not all held-out images could be kept for the report: {fault}")
         return better
+
+    def _show_unscored(self, translator: Translator) -> None:
+        """Keep pictures of held-out images for the report, at the end of a training that has no scores."""
+        images, fitting = self.progress.images, self.recipe.fitting(self.recipe.stages[self.progress.stage])
+        if self.showcase and images >= self.recipe.num_images and self.accelerator.is_main_process:
+            with self._going_on_without("pictures of held-out images"):
+                self.showcase.make(translator, fitting, self.accelerator.device, self.precision, images)
 
     def write_report(self) -> None:
         """Write the page of the run as it stands. A fault in it is no reason to lose a training."""
@@ -361,8 +370,7 @@ class Logbook:
 
         Raises `DataError` where nothing could be learnt from them.
         """
-        counts = samples.count_labels(MAX_MAPS_BEFORE_TRAINING)
-        if counts is None or not counts.num_labels:
+        if (counts := samples.count_labels(MAX_MAPS_BEFORE_TRAINING)) is None or not counts.num_labels:
             return []
         if (fault := counts.fault()) is not None:
             raise DataError(f"label maps: {fault}", self.recipe.data.place(data_root()),
@@ -387,11 +395,6 @@ class Logbook:
             self.unscored = f"no held-out scores: {error}"
             return None
 
-    def _keeping(self, translator: Translator) -> Callable[[int, Tensor, Tensor, Tensor | None], None] | None:
-        """Return what keeps pictures of held-out images, if any are kept."""
-        return None if self.showcase is None else partial(self.showcase.keep, deform=translator.deformation)
-
     def _evaluation_is_due(self, cadence: int) -> bool:
         images, evaluated = self.progress.images, self.progress.evaluated
-        at_the_end = images >= self.recipe.num_images and images != evaluated
-        return images // cadence > evaluated // cadence or at_the_end
+        return images // cadence > evaluated // cadence or evaluated != images >= self.recipe.num_images

@@ -341,7 +341,7 @@ def _plan_stage(recipe: Recipe, number: int, budget: int | None, precision: Form
 
     # A training takes the plan that the recipe names or, under `auto`, the one of the least time; if it fits.
     by_name = {each.plan.name: each for each in predictions}
-    fitting = least_time(by_name.__getitem__, budget, may_be_plain=device == "cuda" and budget is not None)
+    fitting = least_time(by_name.__getitem__, budget, may_be_plain=device == "cuda")
     wanted = by_name[named.plan] if named else fitting
     chosen = wanted if wanted and wanted.fits(budget) else None
 

@@ -10,13 +10,13 @@ import torch
 from translate.data.samples import Samples
 from translate.data.scale import Shapes
 from translate.errors import TranslateError
-from translate.networks.memory import GLOSSES
+from translate.networks.memory import GLOSSES, PLANS
 from translate.places import data_root
-from translate.precision import Format
+from translate.precision import Format, choose_precision
 from translate.recipe import Recipe
 from translate.sizes import format_bytes, format_duration, format_speed, num_bytes
 from translate.training.gpus import size_and_gpu
-from translate.training.hours import FASTER_LOADING, Loading, loading_of
+from translate.training.hours import FASTER_LOADING, Loading, loading_of, scoring_share
 from translate.training.plan import (
     USABLE,
     OnProgress,
@@ -24,6 +24,7 @@ from translate.training.plan import (
     StagePlan,
     budget_of,
     plan_recipe,
+    predict,
     usable_bytes,
     with_consistency,
 )
@@ -50,6 +51,7 @@ class RecipePlan:
     stages: list[StagePlan]
     gpu: PlannedGPU
     loading: list[Loading]  # of each stage's images
+    scoring_share: float | None = None  # that scoring takes of the time of the steps; None: it is not known
     enlarged: tuple[str, ...] = ()  # what its stages enlarge of the images, where they are here to be looked at
 
     @property
@@ -63,14 +65,22 @@ class RecipePlan:
         return stage.hours(prediction, self.loading[stage.number])
 
     @property
+    def scoring_hours(self) -> float | None:
+        """How long the evaluations of held-out images take together, about; None where that is not known."""
+        steps = sum(stage.stage.images * stage.chosen.seconds for stage in self.stages if stage.chosen is not None)
+        return None if self.scoring_share is None else self.scoring_share * steps / 3600
+
+    @property
     def times(self) -> list[str]:
         """Lines on how long the training takes, by which numbers, and whether it waits for images."""
         # The whole of it, under the plans that are taken.
         chosen = [(stage, stage.chosen) for stage in self.stages if stage.chosen is not None]
         num_images = sum(stage.stage.images for stage, _ in chosen)
-        total = sum(self.hours(stage, found) for stage, found in chosen)
+        total = sum(self.hours(stage, found) for stage, found in chosen) + (self.scoring_hours or 0.0)
         whole = "in all" if len(chosen) == len(self.stages) else "the stages that fit"
-        lines = [f"{whole}: about {format_duration(3600 * total)} for {num_images:,} images, scoring not counted; "
+        scoring = "scoring not counted" if self.scoring_hours is None else (
+            f"{format_duration(3600 * self.scoring_hours)} of it scoring")
+        lines = [f"{whole}: about {format_duration(3600 * total)} for {num_images:,} images, {scoring}; "
                  f"{self.gpu.whose}"] if chosen else []
 
         # The loading of images.
@@ -103,7 +113,7 @@ class RecipePlan:
         return {"recipe": self.recipe, "device": "cuda", "precision": self.precision, "usable_bytes": self.gpu.budget,
                 "speed": {"of": self.gpu.speed.of, "is_measured": self.gpu.speed.is_measured},
                 "hours": sum(self.hours(stage, stage.chosen) for stage in self.stages if stage.chosen is not None),
-                "consistency": self.with_consistency,
+                "scoring_hours": self.scoring_hours, "consistency": self.with_consistency,
                 "stages": [stage.as_json(self.gpu.budget, loading)
                            for stage, loading in zip(self.stages, self.loading, strict=True)]}
 
@@ -130,7 +140,16 @@ def plan_for_gpu(recipe: Recipe, gpu: str | None = None, precision: str | None =
         stages = plan_recipe(planned, planned_gpu.budget, planned_format, on_progress=on_progress,
                              speed=planned_gpu.speed)
         return RecipePlan(recipe.name, planned_format, planned is not recipe, stages, planned_gpu, loading,
-                          tuple(enlarged_by(recipe, samples)))
+                          scoring_share(recipe), tuple(enlarged_by(recipe, samples)))
+
+
+def seconds_on_cpu(recipe: Recipe) -> tuple[float, str]:
+    """Return how long the steps of a recipe take on the CPU of this machine, as predicted, and that CPU in words."""
+    cpu = torch.device("cpu")
+    precision = choose_precision(recipe.precision, cpu)
+    speed = measured(cpu, precision)
+    return sum(stage.images * predict(recipe, stage, PLANS["split"], precision, "cpu", speed=speed).seconds
+               for stage in recipe.stages), speed.of
 
 
 def gpu_to_plan_for(gpu: str | None, precision: Format) -> PlannedGPU:

@@ -23,12 +23,14 @@ from pydantic import Field
 from torch import nn
 
 from translate import files
+from translate.cores import seconds_waited, waited_since
 from translate.errors import TranslateError
 from translate.foreign import Shape, read_json
 from translate.networks.live_bytes import LiveBytes, Work
 from translate.networks.normalised import FUSED_FROM, path_of
 from translate.places import cache_folder
 from translate.precision import Format, autocast, is_out_of_memory
+from translate.sizes import plural
 from translate.training.gpus import BANDWIDTH_REACHED, GPU, like_one_of
 from translate.training.machine import processor
 
@@ -87,8 +89,9 @@ def measured(device: torch.device, precision: Format) -> Speed:
     kind: Literal["cuda", "cpu"] = "cpu" if device.type == "cpu" else "cuda"
     name = processor() if kind == "cpu" else (
         torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
-    threads = f", {torch.get_num_threads()} threads" * (kind == "cpu")
-    key = f"{name}{threads}, torch {torch.__version__}, {precision}"
+    threads = f", {plural(torch.get_num_threads(), 'thread')}" * (kind == "cpu")
+    alone = " alone" * (kind == "cpu")  # without waiting for cores, as earlier versions did not know it
+    key = f"{name}{threads}{alone}, torch {torch.__version__}, {precision}"
     found = _numbers(key, device, precision)
     if found is None:
         size = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
@@ -170,12 +173,16 @@ def measure(device: torch.device, precision: Format) -> Numbers:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the fastest of several times, after one that does not count."""
+    """Return the seconds of the fastest of several times, after one that does not count.
+
+    On a CPU without those for which its threads waited for cores that other programs held: these may be gone later.
+    """
     taken = []
     for _ in range(1 + ROUNDS):
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), seconds_waited()
         work()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        taken.append(time.perf_counter() - begin)
+        waited = waited_since(before) if device.type == "cpu" else 0.0
+        taken.append(time.perf_counter() - begin - waited)
     return min(taken[1:])

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.commands import call
 from tests.conftest import waves
 from translate.cli import console
-from translate.data.recognising import other_way, read_as
+from translate.data.recognising import read_as
 from translate.errors import DataError, TranslateError, UsageError
 from translate.recipe import Recipe, load_recipe
 from translate.training.first_recipe import first_recipe
@@ -212,12 +212,12 @@ def test_what_is_called_b_is_made_into_a_where_that_is_asked_for(tmp_path: Path)
                        ("named", lambda folder: two_sides(folder, "monet", "photo")), ("halves", halves)):
         make(tmp_path / name)
         found = read_as(tmp_path / name, None)
-        there, back = (layout.build("train", Path()) for layout in (found, other_way(found)))
+        there, back = (layout.build("train", Path()) for layout in (found, found.other_way()))
         assert sorted(there.files_a) == sorted(back.files_b) and sorted(there.files_b) == sorted(back.files_a)
         np.testing.assert_array_equal(there.whole(0).b, back.whole(0).a)
     labels(tmp_path / "labels")
     with pytest.raises(DataError, match="translated one way alone; leave --direction out"):
-        other_way(read_as(tmp_path / "labels", None))
+        read_as(tmp_path / "labels", None).other_way()
 
 
 def test_large_images_are_trained_from_small_to_full_in_crops_that_the_card_takes(tmp_path: Path) -> None:

@@ -328,6 +328,7 @@ class TestHours:
 
         monkeypatch.setattr(hours.Stream, "sample", fitted)
         monkeypatch.setattr(hours.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(hours, "waited_since", lambda before: 0.0)
         recipe = recipe.model_copy(update={"workers": 0})
         assert loading_of(samples, recipe, recipe.stages[0]).seconds == pytest.approx(0.25)
 

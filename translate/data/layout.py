@@ -122,6 +122,12 @@ class LayoutConfig(PlaceConfig):
         """
         raise NotImplementedError
 
+    def other_way(self) -> Self:
+        """Return the same with its sides exchanged, so that B is made into A. Raises `DataError` where A is no image.
+        """
+        raise DataError(f"holds {self.description()}, which are translated one way alone", self.folder,
+                        "leave --direction out")
+
     def build(self, split: Split, root: Path) -> Samples:
         """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
         samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)

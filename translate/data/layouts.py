@@ -15,7 +15,7 @@ in any case, and the order is that of the sorted paths.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -117,6 +117,14 @@ class SidesConfig(LayoutConfig):
     def place(self, root: Path) -> Path:
         return self.a.expanduser() if self.a is not None else super().place(root)
 
+    def exchanged(self) -> Self:
+        """Return two folders of A and B, and those of their test images, the other way round."""
+        sides = {"": self.sides("train", Path())} | {
+            "test_": next((each for test in FOLDERS_OF["test"] if (each := self.sides(test, Path()))), None)}
+        where: dict[str, Any] = {f"{split}{side}": folder for split, folders in sides.items() if folders is not None
+                                 for side, folder in zip("ba", folders, strict=True)}
+        return type(self)(**where)
+
     def given(self) -> list[str]:
         return super().given() + [side for side in "ab" if getattr(self, side) is not None][:1]
 
@@ -159,6 +167,9 @@ class UnpairedConfig(SidesConfig):
         return self.model_copy(update={"card": None, "folder": None, "a": folder, "b": place[1], "test_a": None,
                                        "test_b": None})
 
+    def other_way(self) -> Self:
+        return self.exchanged()
+
     def description(self) -> str:
         return "images of A and of B (trainA and trainB), whose names do not all pair"
 
@@ -184,6 +195,11 @@ class PairedConfig(SidesConfig):
             return None
         aligned = self.list_files(self.place(root) / name)
         return AlignedSamples(self.loading, name, aligned, swapped=self.direction == "ba")
+
+    def other_way(self) -> Self:
+        if self.a is not None:
+            return self.exchanged()
+        return self.model_copy(update={"direction": "ba" if self.direction == "ab" else "ab"})
 
     def description(self) -> str:
         by_name = self.a is not None or self.sides("train", Path()) is not None

@@ -90,20 +90,6 @@ def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
     return PairedConfig(**where) if kind == "paired" else UnpairedConfig(**where)
 
 
-def other_way(layout: LayoutConfig) -> LayoutConfig:
-    """Return a layout with its sides exchanged, so that B is made into A. Raises `DataError` where A is no image."""
-    if isinstance(layout, PairedConfig) and layout.a is None:
-        return layout.model_copy(update={"direction": "ba" if layout.direction == "ab" else "ab"})
-    if not isinstance(layout, UnpairedConfig | PairedConfig):
-        raise DataError(f"holds {layout.description()}, which are translated one way alone", layout.folder,
-                        "leave --direction out")
-    sides = {"": layout.sides("train", Path())} | {
-        "test_": next((each for test in FOLDERS_OF["test"] if (each := layout.sides(test, Path()))), None)}
-    where = {f"{split}{side}": folder for split, folders in sides.items() if folders is not None
-             for side, folder in zip("ba", folders, strict=True)}
-    return type(layout)(**where)
-
-
 def splits_further_down(folder: Path) -> list[Path]:
     """Return the folders, below one that has no splits itself, that have some: all of its images are not one set."""
     return sorted({path.parent for path in folder.glob("*/**/") if path.name in FOLDERS_OF["train"] + FOLDERS_OF["test"]

@@ -19,7 +19,7 @@ import yaml
 
 from translate.data.headers import FEW, Headers, look_at, of_one_scale, short_side
 from translate.data.layout import LayoutConfig
-from translate.data.recognising import Kind, other_way, read_as
+from translate.data.recognising import Kind, read_as
 from translate.data.scale import AS_TRAINED
 from translate.errors import DataError, DoesNotFit, ImageError, visible
 from translate.metrics.features import hint_at_features
@@ -95,7 +95,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     planned, card = _planned(gpu)
     on_progress(0, 1, "looking at the images")
     layout = read_as(folder.absolute(), kind)
-    layout = layout if direction == "ab" else other_way(layout)
+    layout = layout if direction == "ab" else layout.other_way()
     try:
         samples = layout.build("train", data_root())
         sides = look_at(samples)

@@ -376,7 +376,7 @@ class Ledger:
     def _hides(self, entry: Entry) -> bool:
         """Return whether an entry would take the place of what is known of another folder's file of the same name."""
         known = self.last_row(entry.path) if entry.status == "failed" else None
-        return bool(known) and known["status"] != "failed" and known.get("source") not in (None, self.source)
+        return known is not None and known["status"] != "failed" and known.get("source") not in (None, self.source)
 
 
 def kept_lines(ledgers: Sequence[Path]) -> Iterator[bytes]:

@@ -204,8 +204,8 @@ class Model:
         fault = outside(self.scale, shape)
         if fault and not self._warned:
             self._warned = True
-            warnings.warn(f"the image {fault}; convert(image, resize=\"trained\") translates it at that scale",
-                          stacklevel=callers)
+            warnings.warn(f"the image {fault}; convert(image, resize=\"trained\", size=\"input\") translates "
+                          "it at that scale, and gives it back in its own size", stacklevel=callers)
 
     def _translated(self, picture: Picture, translating: Translating) -> tuple[Picture, np.ndarray]:
         """Return the picture in the recipe's depth, of the size that is given back, and its translation (H, W, C')."""

@@ -266,7 +266,7 @@ class Logbook:
             self.showcase.show_at(self.evaluator.held_out.shown(fitting).side)
         self.accelerator.wait_for_everyone()
         try:
-            keep = self.showcase and partial(self.showcase.keep, deform=translator.deformation)
+            keep = None if self.showcase is None else partial(self.showcase.keep, deform=translator.deformation)
             scored = self.evaluator(translator, fitting, keep, self.report.scoring)
         except TranslateError as error:
             self.time_left.scoring_ended(failed=True)

@@ -169,7 +169,7 @@ def plan(
     """
     from translate.recipe import find_recipe, load_recipe
     from translate.training.node_hours import plan_nodes
-    from translate.training.recipe_plan import plan_for_gpu
+    from translate.training.recipe_plan import hours_here, plan_for_gpu
 
     gpu = one_gpu(gpu, memory)
     if convert is not None:
@@ -198,7 +198,7 @@ def plan(
         for line in planned.enlarged:
             say(f"warning: {line}")
         if planned.gpu.budget is None:
-            say("add --gpu 8GB to see what fits a GPU of that size")
+            say(f"{hours_here(chosen)}; add --gpu 8GB to see what fits a GPU of that size")
         for line in [] if on_nodes is None else on_nodes.lines:
             say(line)
     if planned.misfits:

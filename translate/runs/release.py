@@ -182,7 +182,9 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
                      {"name": recipe.name, "directions": translator.directions, "images": progress.images,
                       "stage": progress.stage, "stage_images": progress.stage_images, "scales": progress.scales,
                       "domains": recipe.data.domains, "chosen": chosen},
-                     _model_card(recipe, translator, progress.images, chosen, progress.began))
+                     _model_card(recipe, translator, progress.images, chosen, progress.began,
+                                 _scale(progress, "ab", recipe.fitting(stage_of(recipe, progress)[0]),
+                                        recipe.data.scale == "fixed")))
 
 
 def write_generators(folder: Path, recipe: Recipe, generators: Mapping[Direction, nn.Module], about: dict[str, Any],
@@ -316,15 +318,16 @@ def _growth(recipe: Recipe, progress: Progress) -> str:
     return f"a network that is still growing: {stage.levels} of {levels} levels{faded}"
 
 
-def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str, began: str) -> str:
-    """Return the README.md of a release."""
+def _model_card(recipe: Recipe, translator: Translator, num_images: int, chosen: str, began: str,
+                scale: Scale | None) -> str:
+    """Return the README.md of a release, whose network knows a `scale`."""
     directions = ", ".join(f"{direction[0].upper()} → {direction[1].upper()}" for direction in translator.directions)
-    data = recipe.data.card or "images of its maker"
+    data, options = recipe.data.card or "images of its maker", scale.convert_options if scale is not None else ""
     return "\n".join([
         "---", "library_name: diptych", "tags: [image-to-image, " + recipe.translator.kind + "]", "---", "",
         f"# {recipe.name}", "",
         f"A {recipe.translator.kind} translator ({directions}), trained by Diptych {version('diptych')} on {data}, "
         f"{num_images:,} images ({chosen}).", "",
         *([f"It began with the weights of {began}.", ""] if began else []),
-        "```", "translate convert photos/ out/ --model <this folder>", "```", "",
+        "```", f"translate convert photos/ out/ --model <this folder> {options}".rstrip(), "```", "",
         "`recipe.yaml` says everything about its training.", ""])

@@ -28,7 +28,7 @@ from translate.recipe import Recipe
 from translate.schema import read_yaml, validate
 from translate.sizes import format_bytes, format_duration, format_speed, plural
 from translate.training.plan import Prediction, choose
-from translate.training.recipe_plan import PlannedGPU, gpu_to_plan_for, seconds_on_cpu
+from translate.training.recipe_plan import PlannedGPU, gpu_to_plan_for, hours_here
 
 DEFAULT_GPU = "8GB"  # where none is named, and none is there
 MOST_PIXELS = 4_000  # a side of a crop
@@ -132,7 +132,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
         draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
                            "number alike: --kind unpaired")
     draft.notes += [layout.otherwise] if kind is None and layout.otherwise else []
-    here = "" if gpu is not None or torch.cuda.is_available() else hours_here(recipe)
+    here = "" if gpu is not None else hours_here(recipe)
     lines = [draft.heading(), *draft.looked(), *draft.said(crop), *([f"{here}: planned for one of {card}; name yours "
                                                                      "with --gpu"] if here else [])]
     return FirstRecipe(draft.text(file, recipe, predicted, planned, gpu, here), recipe, lines)
@@ -357,12 +357,6 @@ def _planned(gpu: str | None) -> tuple[PlannedGPU, str]:
         gpu = DEFAULT_GPU
     planned = gpu_to_plan_for(gpu, "fp16")
     return planned, planned.memory or f"{torch.cuda.mem_get_info()[1] / 1e9:.0f}GB"
-
-
-def hours_here(recipe: Recipe) -> str:
-    """Say how long a recipe takes on the CPU of a machine without a GPU."""
-    seconds, cpu = seconds_on_cpu(recipe)
-    return f"no GPU is here; on this machine's CPU it takes about {format_duration(seconds)} ({cpu})"
 
 
 def _unequal(sides: tuple[Headers, Headers]) -> str:

@@ -143,13 +143,16 @@ def plan_for_gpu(recipe: Recipe, gpu: str | None = None, precision: str | None =
                           scoring_share(recipe), tuple(enlarged_by(recipe, samples)))
 
 
-def seconds_on_cpu(recipe: Recipe) -> tuple[float, str]:
-    """Return how long the steps of a recipe take on the CPU of this machine, as predicted, and that CPU in words."""
+def hours_here(recipe: Recipe) -> str:
+    """Say how long the steps of a recipe take on the CPU of a machine without a GPU; nothing where there is one."""
+    if torch.cuda.is_available():
+        return ""
     cpu = torch.device("cpu")
-    precision = choose_precision(recipe.precision, cpu)
+    precision = choose_precision("auto" if recipe.precision == "fp16" else recipe.precision, cpu)
     speed = measured(cpu, precision)
-    return sum(stage.images * predict(recipe, stage, PLANS["split"], precision, "cpu", speed=speed).seconds
-               for stage in recipe.stages), speed.of
+    seconds = sum(stage.images * predict(recipe, stage, PLANS["split"], precision, "cpu", speed=speed).seconds
+                  for stage in recipe.stages)
+    return f"no GPU is here; on this machine's CPU it takes about {format_duration(seconds)} ({speed.of})"
 
 
 def gpu_to_plan_for(gpu: str | None, precision: Format) -> PlannedGPU:

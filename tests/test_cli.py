@@ -264,7 +264,7 @@ def test_the_release_says_what_it_is(run: Path) -> None:
     about = json.loads((run / "release" / "release.json").read_text())
     assert about["directions"] == ["ab", "ba"] and about["images"] == 20
     assert "cyclegan" in (run / "release" / "README.md").read_text()
-    assert "--model <this folder>\n" in (run / "release" / "README.md").read_text()
+    assert "--model <this folder> --resize trained --size input\n" in (run / "release" / "README.md").read_text()
     assert load_release(run / "release").name == "toy"
 
 

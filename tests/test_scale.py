@@ -282,7 +282,8 @@ def test_conversion_says_the_scale_and_warns_and_is_right_at_it(
     for size, side in (("resized", 32), ("input", 64)):
         said.truncate(0)
         assert call(monkeypatch, *words, "--resize", "trained", "--size", size) == 0
-        assert "3 converted" in said.getvalue() and "warning" not in said.getvalue()
+        assert "3 converted" in said.getvalue() and "at another scale" not in said.getvalue()
+        assert "3 of them replaced outputs of another model or other settings" in said.getvalue()
         assert ("--size input brings them back" in said.getvalue()) == (size == "resized")
         assert share_right(tmp_path / "out", truth) > 0.95
         assert {Image.open(path).size for path in (tmp_path / "out").glob("*.png")} == {(side, side)}

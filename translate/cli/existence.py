@@ -25,14 +25,19 @@ def refuse_recipe(value: str) -> None:
 
 def refuse_model(value: Path) -> None:
     """Raise `UsageError` for a model that is not there."""
-    if not value.exists() and not (value.name == "best" and value.parent.exists()):
+    if not is_there(value):
         raise UsageError("no such folder", value, MODEL_ADVICE)
 
 
 def refuse_path(value: Path) -> None:
     """Raise `DataError` for a file or folder that is not there."""
-    if not value.exists():
+    if not is_there(value):
         raise DataError("no such file or folder", value)
+
+
+def is_there(value: Path) -> bool:
+    """Return whether a file or folder is there; RUN/best, which is no folder, where the run is."""
+    return value.exists() or (value.name == "best" and value.parent.exists())
 
 
 NEEDED: dict[str, dict[str, Callable[[Any], None]]] = {  # by command: which of its parameters must be there

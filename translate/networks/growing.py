@@ -48,6 +48,10 @@ class LevelStage(Protocol):
         """Whether of the generators the newest level is trained alone, or all but the trunk."""
 
     @property
+    def hold_statistics(self) -> bool:
+        """Whether the generators' batch norm goes by its running statistics, which stay as they are."""
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the images, px."""
 

@@ -22,6 +22,13 @@ def has_batch_norm(network: nn.Module) -> bool:
     return any(isinstance(part, _BatchNorm) for part in network.modules())
 
 
+def hold_statistics(network: nn.Module, hold: bool) -> None:
+    """Have batch norm go by its running statistics, which stay as they are, or by those of each batch."""
+    for part in network.modules():
+        if isinstance(part, _BatchNorm):
+            part.train(not hold)
+
+
 class Moments:
     """The number of values, their mean and `m2`, the sum of squared deviations from it, of every channel so far.
 

@@ -109,6 +109,11 @@ class Recipe(Config):
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
                 yield Mistake(f"{here}.micro_batch", f"{stage.micro_batch} does not divide batch_size "
                               f"{stage.batch_size}")
+            if stage.hold_statistics and getattr(self.translator.generator, "norm", "batch") != "batch":
+                yield Mistake(f"{here}.hold_statistics", "translator.generator has no batch norm", "leave it out")
+            elif stage.hold_statistics and not number and self.start is None:
+                yield Mistake(f"{here}.hold_statistics", "no statistics have been counted before the first stage",
+                              "set it in a later one")
 
     def _level_problems(self) -> Iterator[Mistake]:
         if self.translator.grows:

@@ -26,6 +26,9 @@ class Stage(Config):
     fade: bool = False  # the newest level fades in over this stage's images; what it replaces is gone in the next
     # true: of the generators the newest level is trained alone in this stage; trunk: all but their trunk is
     freeze: bool | Literal["trunk"] = False
+    # the generators' batch norm goes by its running statistics in this stage, as it does in translating: what they were
+    # counted on is then no matter of chance, since the weights learn beside them. For the end of a training
+    hold_statistics: bool = False
     memory: AutoMemory | None = None  # null: the recipe's
 
     @property

@@ -359,7 +359,8 @@ def _step_of(recipe: Recipe, stage: Stage, num_processes: int = 1) -> StepOnMeta
     networks = Networks(translator=recipe.translator, optimizer=recipe.optimizer).model_dump_json()
     return step_on_meta(networks, (recipe.data.channels_a, recipe.data.channels_b), Stage(
         images=1, batch_size=stage.batch_size // num_processes,  # and the other fields that a prediction depends on
-        **stage.model_dump(include={"resolution", "micro_batch", "levels", "fade", "freeze"})), recipe.data.protects)
+        **stage.model_dump(include={"resolution", "micro_batch", "levels", "fade", "freeze", "hold_statistics"})),
+        recipe.data.protects)
 
 
 def _predict(step: StepOnMeta, plan: MemoryPlan, precision: Format, device: Device, num_processes: int, speed: Speed

@@ -18,6 +18,7 @@ from translate.losses import Penalty, non_orthogonality, over_scales, weighted_l
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.growing import Growable, Grown, LevelStage, add_level, fade_in
 from translate.networks.layers import Generator
+from translate.networks.statistics import hold_statistics
 from translate.precision import layout_for
 from translate.translators.augmentation import cut_out, moved, recoloured
 from translate.translators.config import BaseTranslatorConfig, Direction
@@ -202,7 +203,8 @@ class Translator(ABC):
         return images
 
     def take_shape(self, stage: LevelStage) -> None:
-        """Give the networks the shape they have in `stage`: grow, let go of what has faded out, freeze and thaw.
+        """Give the networks the shape they have in `stage`: grow, let go of what has faded out, freeze and thaw,
+        hold the statistics of batch norm.
 
         The shape is a function of the stage alone, so this may be called again, and after a `build` for any stage: a
         resumed run does so before it loads weights. New levels have fresh weights, the same in a network and its
@@ -236,6 +238,7 @@ class Translator(ABC):
                 part.requires_grad_(True)
             for part in cast(Generator, network).trunk_parts() if stage.freeze == "trunk" else []:
                 part.requires_grad_(False)
+            hold_statistics(network, stage.hold_statistics)
         self.fading = stage.fade
         self.fade_in(0.0)
 

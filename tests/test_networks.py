@@ -205,6 +205,20 @@ def test_orthogonal_weights_keep_the_size_of_what_goes_through_them(norm: str) -
             torch.testing.assert_close(product, torch.eye(len(product)), rtol=0, atol=1e-5)
 
 
+def test_half_of_the_filters_that_an_image_joins_begin_with_its_differences_alone() -> None:
+    """Their weights sum to zero, so that an image of one value says nothing to them. Both halves are louder than the
+    features that are joined, unless a spectral norm would make these as much softer."""
+    torch.manual_seed(0)
+    plain, bounded = (UNetConfig(width=8, downs=4, image_skip=64, spectral=spectral).build(2, 3).tail[0].conv.weight
+                      for spectral in (False, True))
+    sums = plain[:, -2:].sum((2, 3)).abs()
+    assert sums[:32].max() < 1e-4 and sums[32:].mean() > 0.3
+    features, differences, values = plain[:, :-2].std(), plain[:32, -2:].std(), plain[32:, -2:].std()
+    assert (differences / features).item() == pytest.approx(256 * (8 / 9) ** 0.5, rel=0.1)
+    assert (values / features).item() == pytest.approx(16, rel=0.1)
+    assert (bounded[:, -2:].std() / bounded[:, :-2].std()).item() == pytest.approx(1, rel=0.1)
+
+
 def test_a_pyramid_judges_the_image_at_each_size_as_a_patchgan_of_its_own_would() -> None:
     image = torch.randn(2, 3, 65, 48)
     pyramid = PatchGANConfig(width=4, layers=1, scales=3).build(3)

@@ -314,6 +314,7 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "stages.0.fade": ("test_growing.py", "test_gradients_reach_a_level_as_soon_as_it_fades_in"),
     "start": ("test_starting.py", "test_a_run_begins_with_all_networks"),
     "stages.0.freeze": ("test_growing.py", "test_a_level_that_is_trained_alone"),
+    "stages.0.hold_statistics": ("test_statistics.py", "gradients_are_those_of_the_network_that_translates"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.semantic": ("test_semantic.py", "test_every_option_of_the_consistency_changes_the_gradients"),
     "adapt": ("test_adapt.py", "test_every_option_of_an_adaptation_changes_what_comes_of_it"),

@@ -64,7 +64,8 @@ def stages(hold: bool) -> list[dict[str, object]]:
 def recipe_of(data: Path, hold: bool = True) -> Recipe:
     return pix2pix_recipe(
         data, stages=stages(hold),
-        translator={"kind": "pix2pix", "generator": NORM, "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}},
+        translator={"kind": "pix2pix", "generator": NORM,
+                    "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}},
         every={"log": 4, "sample": None, "checkpoint": 4, "evaluate": 12}, keep_checkpoints=4)
 
 

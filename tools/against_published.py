@@ -7,7 +7,8 @@ Needs the recipe's card (`translate data prepare terrain_small`) and, for the ke
 features`. Every way trains for the same CPU time of the training thread, on one thread; loading images is left to
 another process.
 
-    ours                 the recipe, as it stands in recipes/, at its first and only size
+    ours                 the recipe, as it stands in recipes/, of one size; its stages share the time as they share
+                         its images
     published            the defaults of the public code: U-Net-256 of width 64 with batch norm and dropout, PatchGAN
                          70, the GAN of cross-entropy, λ 100, Adam 2e-4, one image a step, loaded at 286 px, crops of
                          256. Translated as its test.py does, at 256 px, with norms and dropout as in training; the
@@ -82,8 +83,7 @@ def main() -> None:
     for seed in asked.seeds:
         for way in asked.ways:
             if not done(asked.out, way=way, seed=seed, setting=setting):
-                trained_recipe, stage = recipe_of(way, recipe, asked)
-                translator, images = trained(trained_recipe, [Part(1.0, stage)], seed, asked.seconds)
+                translator, images = trained(*recipe_of(way, recipe, asked), seed, asked.seconds)
                 add(way, seed, images, translated(way, recipe, translator.generator("ab")))
 
     lines = [each for each in read_lines(asked.out) if each["setting"] == setting]
@@ -91,15 +91,16 @@ def main() -> None:
           f"run, {len(truths)} held-out tiles; {lines[-1]['machine']}.")
 
 
-def recipe_of(way: str, recipe: Any, asked: argparse.Namespace) -> tuple[Any, Stage]:
-    """Return what a way trains, on the recipe's data, and at which sizes."""
+def recipe_of(way: str, recipe: Any, asked: argparse.Namespace) -> tuple[Any, list[Part]]:
+    """Return what a way trains, on the recipe's data, and in which parts of the time."""
     if way == "ours":
-        return recipe, recipe.stages[0]
+        return recipe, [Part(stage.images / recipe.num_images, stage) for stage in recipe.stages]
     published = load_recipe(find_recipe("facades"))
     changed = load_recipe(find_recipe(asked.recipe), [
         *asked.set, f"translator={published.translator.model_dump_json()}",
         f"optimizer={published.optimizer.model_dump_json()}"])
-    return changed, Stage(resolution=CROP, resize=LOADED if way == "published" else None, images=1, batch_size=1)
+    stage = Stage(resolution=CROP, resize=LOADED if way == "published" else None, images=1, batch_size=1)
+    return changed, [Part(1.0, stage)]
 
 
 @torch.no_grad()

@@ -29,7 +29,9 @@ from translate.networks.layers import (
     make_norm,
     pad_to_fit,
 )
-from translate.networks.weights import Initialisation, prepared
+from translate.networks.weights import Initialisation, initialise, prepared, spectrally_normed
+
+DIFFERENCES, VALUES = 256.0, 16.0  # how loud they are at first where an image joins features at full size
 
 
 class UNetConfig(Growable):
@@ -52,7 +54,10 @@ class UNetConfig(Growable):
     def build(self, in_channels: int, out_channels: int) -> UNet:
         network = UNet(in_channels, out_channels, self.width, self.downs, self.norm, self.dropout, self.upsample,
                        self.downsample, self.attention, self.image_skip)
-        return prepared(network, self.init, self.spectral)
+        initialise(network, init=self.init)
+        if network.tail is not None and not self.spectral:
+            amplify_detail(network.tail, in_channels)
+        return spectrally_normed(network) if self.spectral else network
 
     def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
         """Yield what is wrong with the stages' levels: with `image_skip` the outermost level makes no image, which
@@ -167,6 +172,26 @@ class UNet(Generator):
             y = self.down[number - 1](y)
             picked.append(pick(number, y))
         return picked
+
+
+@torch.no_grad()
+def amplify_detail(tail: Chain, in_channels: int) -> None:
+    """Enlarge, in place, the first weights of a tail for the image that joins it, the last `in_channels` of its inputs.
+
+    Neighbouring pixels differ by a hundredth of what all pixels do, and the features that they are joined to are of
+    about one each: with weights like theirs, what is seen at full size alone would not be heard for thousands of steps.
+    So half of the filters see nothing but differences of pixels (their weights sum to zero), `DIFFERENCES` times as
+    loud; the others see pixels, `VALUES` times as loud. Not under a spectral norm, which would make all other weights
+    as much smaller.
+    """
+    conv = cast(Layer, tail[0]).conv
+    if conv.weight.is_meta:
+        return
+    of_image = conv.weight[:, -in_channels:]
+    differences, values = of_image.tensor_split(2)
+    differences -= differences.mean((2, 3), keepdim=True)
+    differences *= DIFFERENCES
+    values *= VALUES
 
 
 def upsampling_level(in_channels: int, out_channels: int, upsample: Upsample, bias: bool, *,

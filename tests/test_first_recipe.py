@@ -203,6 +203,7 @@ def test_the_lines_of_the_readme_lead_from_a_folder_to_a_translated_folder(
     assert sorted(path.name for path in Path("out/holiday").glob("*.JPG")) == [
         f"IMG {number} testA.JPG" for number in range(3)]
     assert "train B: 3 images, 64×48 px, colour, 8 bits; few" in said.getvalue()  # said by `data check`
+    assert "IN OUT --model runs/photos --resize trained --size input" in said.getvalue(), "it was shown 20 px of 48"
     assert Path("runs/photos/report.html").is_file() and "written: photos.yaml" in said.getvalue()
 
 

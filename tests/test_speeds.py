@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from tests.commands import call
 from tests.covering import one_in
 from tests.runs import cyclegan_recipe, least_recipe
+from translate import cores
 from translate.errors import UsageError
 from translate.networks import memory, normalised
 from translate.networks.live_bytes import LiveBytes, Work
@@ -327,8 +328,8 @@ class TestHours:
             now[0] += next(taken)
 
         monkeypatch.setattr(hours.Stream, "sample", fitted)
-        monkeypatch.setattr(hours.time, "perf_counter", lambda: now[0])
-        monkeypatch.setattr(hours, "waited_since", lambda before: 0.0)
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(cores, "seconds_waited", dict)
         recipe = recipe.model_copy(update={"workers": 0})
         assert loading_of(samples, recipe, recipe.stages[0]).seconds == pytest.approx(0.25)
 
@@ -373,9 +374,9 @@ class TestHours:
 
     def test_waiting_for_a_core_that_others_hold_is_no_time_of_the_work(self) -> None:
         """On a machine where others computed a CPU was measured at a quarter of its speed, and kept so."""
-        cores, numbers = os.sched_getaffinity(0), list(range(150_000))
+        allowed, numbers = os.sched_getaffinity(0), list(range(60_000))
         other = multiprocessing.get_context("fork").Process(target=spin, daemon=True)
-        os.sched_setaffinity(0, {min(cores)})  # of this thread, and of the process that it starts
+        os.sched_setaffinity(0, {min(allowed)})  # of this thread, and of the process that it starts
         try:
             other.start()
             begin, of_core = time.perf_counter(), time.process_time()
@@ -383,9 +384,20 @@ class TestHours:
             wall, of_core = (now - then for now, then in ((time.perf_counter(), begin), (time.process_time(), of_core)))
         finally:
             other.kill()
-            os.sched_setaffinity(0, cores)
+            os.sched_setaffinity(0, allowed)
         assert wall > 1.5 * of_core, "the other has its half"
         assert seconds == pytest.approx(of_core / (1 + speeds.ROUNDS), rel=0.4)
+
+    def test_what_a_thread_waited_before_the_clock_began_makes_no_time_negative(
+            self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A speed of less than nothing ended `translate new` on two busy cores."""
+        waited = iter([{"1": 0.0}, {"1": 9.0, "2": 9.0}])
+        monkeypatch.setattr(cores, "seconds_waited", lambda: next(waited))
+        clock = cores.CoreClock()
+        begin = time.thread_time()
+        sum(range(100_000))
+        least = time.thread_time() - begin
+        assert clock.seconds() >= least > 0
 
     def test_the_end_is_told_from_what_is_left(self) -> None:
         stages = [Stage(resolution=64, images=100), Stage(resolution=64, images=1000)]

@@ -7,8 +7,6 @@ import io
 import os
 import shutil
 import signal
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,10 +22,9 @@ from translate.cli import training
 from translate.cli.options import KINDS_OF_DATA
 from translate.data.check import check
 from translate.data.recognising import Kind
+from translate.data.scale import Scale
 from translate.errors import Stopped
 from translate.foreign import read_lines
-from translate.recipe import Recipe
-from translate.runs.release import scale_of
 from translate.training.loop import train
 
 
@@ -93,13 +90,11 @@ def test_a_bare_folder_is_checked_as_the_recipe_that_new_writes_would_load_it(tm
     assert "loaded at a short side of 48 px" in mixed and "`convert --resize trained --size input`" in mixed
 
 
-def test_a_run_names_the_options_of_convert_that_its_scale_asks_for(
-        shared_pairs: Path, trained: Callable[[Recipe], Path]) -> None:
+def test_the_options_of_convert_are_those_that_a_scale_asks_for() -> None:
     """README, the recipe that `new` writes and the last line of `train` named three."""
-    scale = scale_of(trained(pix2pix_recipe(shared_pairs)))
-    assert scale is not None and scale.convert_options == "", "70 px of 72 are their own size"
-    assert replace(scale, factors=(0.4, 0.5)).convert_options == "--resize trained --size input"
-    assert replace(scale, factors=(0.4, 0.5), fixed=True).convert_options == ""
+    assert Scale((70, 70), (0.97, 0.97)).convert_options == "", "their own size"
+    assert Scale((70, 70), (0.4, 0.5)).convert_options == "--resize trained --size input"
+    assert Scale((70, 70), (0.4, 0.5), fixed=True).convert_options == ""
 
 
 def test_a_file_that_cannot_be_read_has_two_ways_out(shared_pairs: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,24 @@ def num_cores(root: Path = Path("/")) -> int:
     return cores
 
 
+class CoreClock:
+    """A clock that stands still while this process waits for a core that other programs hold, where the system tells.
+
+    Without that it is a plain clock. Started when it is made.
+    """
+
+    def __init__(self) -> None:
+        self._waited, self._own, self._begin = seconds_waited(), time.thread_time(), time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return the seconds since the start: no fewer than this thread has computed."""
+        passed, own = time.perf_counter() - self._begin, time.thread_time() - self._own
+        # Of a thread that stood in the queue before the start all its waiting counts, so that it may be too much
+        now = seconds_waited()
+        waited = max((now[thread] - before for thread, before in self._waited.items() if thread in now), default=0.0)
+        return max(passed - waited, own)
+
+
 def seconds_waited() -> dict[str, float]:
     """Return how long each thread of this process has waited for a core that others held; empty where no system tells.
 
@@ -39,11 +58,6 @@ def seconds_waited() -> dict[str, float]:
         with suppress(OSError, ValueError, IndexError):
             waited[file.parent.name] = int(file.read_text().split()[1]) / 1e9
     return waited
-
-
-def waited_since(before: dict[str, float]) -> float:
-    """Return the longest that one thread has waited for a core since `seconds_waited` said `before`."""
-    return max((seconds - before.get(thread, 0.0) for thread, seconds in seconds_waited().items()), default=0.0)
 
 
 def cores_for_each(num_processes: int = 1) -> int:

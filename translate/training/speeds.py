@@ -12,7 +12,6 @@ come.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pydantic import Field
 from torch import nn
 
 from translate import files
-from translate.cores import seconds_waited, waited_since
+from translate.cores import CoreClock
 from translate.errors import TranslateError
 from translate.foreign import Shape, read_json
 from translate.networks.live_bytes import LiveBytes, Work
@@ -175,14 +174,13 @@ def measure(device: torch.device, precision: Format) -> Numbers:
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of the fastest of several times, after one that does not count.
 
-    On a CPU without those for which its threads waited for cores that other programs held: these may be gone later.
+    Without those for which threads waited for cores that other programs held: these may be gone later.
     """
     taken = []
     for _ in range(1 + ROUNDS):
-        begin, before = time.perf_counter(), seconds_waited()
+        clock = CoreClock()
         work()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        waited = waited_since(before) if device.type == "cpu" else 0.0
-        taken.append(time.perf_counter() - begin - waited)
+        taken.append(clock.seconds())
     return min(taken[1:])

@@ -155,6 +155,8 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_over_in_all_its_parts(earli
         torch.testing.assert_close(load_file(saved / path.name), load_file(path), rtol=0, atol=0)
     assert (saved / "rank0.json").read_text() == (before / "rank0.json").read_text()
     now, then = (json.loads((folder / "state.json").read_text()) for folder in (saved, before))
+    for group in (group for groups in then["groups"].values() for group in groups):
+        group["fused"] = True  # how a step is computed is the machine's affair, and later versions fuse it on a CPU too
     assert all(now[name] == then[name] for name in ("groups", "scaler", "num_processes"))
     then["progress"]["best"] |= {"side": None}  # later versions know at which size images were shown
     assert all(now["progress"][name] == value for name, value in then["progress"].items())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -124,6 +124,19 @@ def choose_device(asked: str) -> torch.device:
             reason = "is not a device of this machine"
         raise UsageError(reason, f"device {asked}", "expected auto, cpu, cuda, cuda:1 …") from None
     return device
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of ordinary memory on a device, without waiting for what that is doing.
+
+    A GPU copies from memory that is not pinned only when all that it was asked before is done, and the host waits.
+    """
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def on_device(values: Sequence[Any], device: torch.device) -> Tensor:
+    """Return numbers, or nested sequences of them, on a device, without waiting as `torch.tensor` would."""
+    return sent(torch.tensor(values), device)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from translate.data.hashing import stable_hash
+from translate.precision import on_device
 
 
 def uniform(keys: Sequence[int], name: str, device: torch.device) -> Tensor:
     """Draw one number in [0, 1) for each sample: float32 (N,)."""
-    return torch.tensor([(stable_hash(key, name) >> 39) / 2**24 for key in keys], device=device)
+    return on_device([(stable_hash(key, name) >> 39) / 2**24 for key in keys], device)
 
 
 def normal(keys: Sequence[int], name: str, like: Tensor) -> Tensor:
@@ -42,4 +43,4 @@ def places(keys: Sequence[int], name: str, num: int, size: tuple[int, int], devi
              for key in keys]
     rows, columns = ([[index // width for index in each] for each in drawn],
                      [[index % width for index in each] for each in drawn])
-    return torch.tensor([rows, columns], device=device)
+    return on_device([rows, columns], device)

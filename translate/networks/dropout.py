@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from translate.precision import on_device
+
 
 class PositionalDropout(nn.Module):
     """Dropout of the images (N, C, H, W) whose samples `seed_dropout` has named; `layer` tells it from other dropouts.
@@ -62,7 +64,7 @@ def positional_mask(shape: torch.Size, keys: tuple[int, ...], layer: int, p: flo
     """
     samples, channels, rows, columns = shape
     named = keys if len(keys) == samples else keys[:1] * samples
-    sample = _mix(torch.tensor([key & 0xFFFFFFFF for key in named], device=device) + layer * 0x9E3779B1)
+    sample = _mix(on_device([key & 0xFFFFFFFF for key in named], device) + layer * 0x9E3779B1)
     channel = _mix(sample[:, None] + torch.arange(channels, device=device))
     row = _mix(channel[:, :, None] + torch.arange(first_row, first_row + rows, device=device))
     column = _mix(row[..., None] + torch.arange(columns, device=device))

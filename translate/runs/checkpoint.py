@@ -306,11 +306,16 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
-    """Take over what `_optimizer_state` returned, each tensor in the memory layout of its parameter as it was."""
+    """Take over what `_optimizer_state` returned, each tensor in the memory layout of its parameter as it was.
+
+    Whether a step is fused is this machine's own affair, and not that of the one that saved it.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
+    groups = [group | {key: own[key] for key in ("fused",) if key in own}
+              for group, own in zip(groups, optimizer.param_groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
         for key, value in values.items():

@@ -145,10 +145,10 @@ class Logbook:
         yield (f"end: after {total:,} images, each of these shown {total / len(self.samples):,.1f} times; the time "
                f"left is shown as it goes. The recipe with all its defaults: {self.folder / RECIPE_FILE}")
 
-    def tell(self, what: str, line: str) -> None:
-        """Say one thing worth knowing, and keep it for the report."""
+    def tell(self, what: str, line: str, images: int | None = None) -> None:
+        """Say one thing worth knowing, and keep it for the report, as of now or of `images` images."""
         self.report.say(line)
-        self.tracker.event(self.progress.images, what, line)
+        self.tracker.event(self.progress.images if images is None else images, what, line)
 
     def stage_began(self, number: int, stage: Stage, translator: Translator, choice: Choice, paces: Sequence[Pace]
                     ) -> None:

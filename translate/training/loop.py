@@ -13,7 +13,6 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from translate.data import Batch
-from translate.data.hashing import stable_hash
 from translate.data.scale import Shapes
 from translate.errors import CheckpointError, Collapsed, Stopped, TranslateError
 from translate.places import data_root
@@ -37,6 +36,7 @@ from translate.runs.release import write_release
 from translate.signals import minding_signals
 from translate.training.built import Built
 from translate.training.guard import Guard, Trouble
+from translate.training.late import LateStep, judges_late
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
 from translate.training.nodes import naming_the_lost
@@ -84,8 +84,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
             run.begin(resume)
             for stage in run.stages():
                 for batch in run.batches(stage):
-                    update = run.step(stage, batch)
-                    run.advance(len(batch) * accelerator.num_processes, update)
+                    run.step(stage, batch)
+                    run.advance(len(batch) * accelerator.num_processes)
             run.finish()
 
 
@@ -107,6 +107,8 @@ class Run(Built):
         self.guard = None if recipe.guard is None else Guard(
             recipe.guard, recipe.translator.objective.sure_scores, accelerator)
         self.rolled_back = False
+        self.judges_late = self.guard is not None and judges_late(accelerator, self.optimizers)
+        self.unsettled: LateStep | None = None  # the newest step, where it is not judged yet
         self.supply = Supply(self.samples, recipe.workers, accelerator, lambda line: self.log.tell("unreadable", line))
 
     def begin(self, resume: bool) -> None:
@@ -183,6 +185,7 @@ class Run(Built):
 
     def start_stage(self, number: int) -> None:
         """Begin, or go on with, stage `number`."""
+        self.settle()
         stage = self.recipe.stages[number]
         if self.progress.stage != number:
             self.progress.stage, self.progress.stage_images = number, 0
@@ -206,7 +209,7 @@ class Run(Built):
                     batch = self.supply.next(stream)
                 if batch is None:
                     return
-                self._schedule(stage)
+                self.schedule(stage)
                 yield batch.to(self.accelerator.device)
 
     @contextmanager
@@ -227,18 +230,14 @@ class Run(Built):
                                        f"with: {command}")
             raise
 
-    @property
-    def data_seed(self) -> int:
-        """What the order of the data and all chance of its samples is drawn from: another after each rollback."""
-        seed, rollbacks = self.recipe.seed, self.progress.rollbacks
-        return stable_hash(seed, "rollback", rollbacks) if rollbacks else seed
-
     def step(self, stage: Stage, batch: Batch) -> Update:
         """Do one step. With a guard, a phase whose numbers are not finite is undone, and the rest of the step skipped.
+
+        Where steps are judged late, it is the step before that is judged, and counted, once this one is launched.
         """
         update = Update(self.translator, self.optimizers, self.accelerator, self.plans.current, self.precision,
                         stage.micro_batch, self.progress.stage_images // stage.batch_size, self.progress.images,
-                        guarded=self.guard is not None)
+                        guarded=self.guard is not None, late=self.judges_late, settle=self.settle)
 
         # Save once before the first step: the first place to roll back to.
         if self.guard is not None and self.progress.images == 0:
@@ -254,13 +253,28 @@ class Run(Built):
         for note in update.notes:
             self.log.tell("memory", note)
 
+        late = LateStep(update) if self.judges_late else None
+        self.settle()
+        self.unsettled = late
+        if late is None:
+            self._count(update, why_skipped)
+        return update
+
+    def settle(self) -> None:
+        """Judge and count the newest step, if that has not been done: wait until the device has done it."""
+        step, self.unsettled = self.unsettled, None
+        if step is not None:
+            self._count(step.update, step.judge())
+
+    def _count(self, update: Update, why_skipped: str) -> None:
+        """Gather what a step recorded for the log and the guard; tell of one that was left out."""
+        self.log.note(update.losses, update.observed)
         if self.guard is not None:
             line = self.guard.note(update.observed, bool(update.overflowed), why_skipped)
             if line is not None:
-                self.log.tell("skipped", f"{self.progress.images:,} images: {line}")
-        return update
+                self.log.tell("skipped", f"{update.images:,} images: {line}", update.images)
 
-    def advance(self, num_images: int, update: Update) -> None:
+    def advance(self, num_images: int) -> None:
         """End a step: count, average, let the guard look, record, save. Raises `Stopped` if a signal asked for it."""
         # Count the images, of the run and of its stage.
         self.translator.update_ema(num_images, self.progress.images)
@@ -268,7 +282,6 @@ class Run(Built):
         self.progress.images += num_images
         self.progress.stage_images += num_images
         self.translator.fade_in(self.share)
-        self.log.note(update.losses, update.observed)
 
         # A signal may reach one process, or several at different steps: all agree now.
         stopping = in_any_process(bool(self.supply.stop), self.accelerator)
@@ -288,6 +301,8 @@ class Run(Built):
         """Probe the generators where that is due; return what the guard says of the training, None where all is well.
         """
         looking = self._is_due(self.recipe.every.probe, images_before) or self.ended
+        if looking:
+            self.settle()
         probed = self.log.probe() if looking else {}
         if self.guard is None:
             return None
@@ -312,6 +327,7 @@ class Run(Built):
             self.log.write_report()
 
     def _record_losses(self) -> None:
+        self.settle()
         self.log.record_losses(self.optimizers["generator"].param_groups[0]["lr"])
 
     def _is_due(self, cadence: int | None, images_before: int) -> bool:
@@ -320,6 +336,7 @@ class Run(Built):
     def roll_back(self, trouble: Trouble) -> None:
         """Go back to the newest healthy checkpoint, and on from there with other data. Raises `Collapsed`."""
         # Find the newest healthy checkpoint; give up where there is none, or after too many rollbacks.
+        self.settle()
         guard = self.guard
         assert guard is not None
         images, count, most = self.progress.images, self.progress.rollbacks, guard.config.rollbacks
@@ -343,6 +360,7 @@ class Run(Built):
 
     def save(self) -> None:
         """Write a checkpoint, and the status."""
+        self.settle()
         self.progress.guard, self.progress.clear = {}, None
         if self.guard is not None:
             self.progress.guard = self.guard.pack()
@@ -373,24 +391,3 @@ class Run(Built):
     def skipped(self) -> int:
         """The number of steps that the guard has left out."""
         return 0 if self.guard is None else self.guard.state.skipped
-
-    @property
-    def ended(self) -> bool:
-        """Whether all images have been seen, or the scores say that more of them do no good."""
-        return self.progress.images >= self.recipe.num_images or bool(self.why_stop)
-
-    @property
-    def why_stop(self) -> str:
-        """What the scores say for ending early; empty where they do not."""
-        return self.progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
-
-    @property
-    def share(self) -> float:
-        """The share of its images that the stage has seen."""
-        return self.progress.stage_images / self.recipe.stages[self.progress.stage].images
-
-    def _schedule(self, stage: Stage) -> None:
-        factor = stage.lr.at(self.share)
-        for phase, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = getattr(self.recipe.optimizer, phase).lr * factor

@@ -110,6 +110,19 @@ def in_any_process(here: bool, accelerator: Accelerator) -> bool:
     return bool(flag.item())
 
 
+def average_gradients(networks: dict[str, nn.Module], accelerator: Accelerator) -> None:
+    """Replace gradients by their means over all processes, in one flattened all-reduce."""
+    if accelerator.num_processes == 1:
+        return
+    gradients = [parameter.grad for network in networks.values() for parameter in network.parameters()
+                 if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= accelerator.num_processes
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
 def has_sync_batch_norm(networks: Iterable[nn.Module]) -> bool:
     """Tell whether a forward pass of these networks talks to other processes."""
     return any(isinstance(part, nn.SyncBatchNorm) for network in networks for part in network.modules())

@@ -21,7 +21,7 @@ from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes, Work, emulated_autocast
 from translate.networks.memory import MemoryPlan
 from translate.networks.normalised import Path, computed_by, path_on
-from translate.optimizers import Optimizers
+from translate.optimizers import Optimizers, clip_gradients, gradient_norm
 from translate.precision import Format, layout_for
 from translate.recipe import Stage
 from translate.schema import Config
@@ -67,6 +67,7 @@ class StepOnMeta:
         self.translator = build_on_meta(networks.translator, channels, stage)
         self.optimizers = {phase: getattr(networks.optimizer, phase).build(parameters_of(self.translator, phase))
                            for phase in self.translator.phases}
+        self.fused = [each for phase, each in self.optimizers.items() if getattr(networks.optimizer, phase).is_fused]
         with LiveBytes("meta"):
             for phase, optimizer in self.optimizers.items():  # the first step makes the states
                 for parameter in parameters_of(self.translator, phase):
@@ -113,7 +114,7 @@ class StepOnMeta:
             counter.peak, counter.work = counter.live, Work()
             update = MetaUpdate(translator, self.optimizers, cast(Any, MetaAccelerator()), plan, precision,
                                 stage.micro_batch, images=self.warmup)
-            update.device, update.counter = device, counter
+            update.device, update.counter, update.fused = device, counter, self.fused
             with computed_by(path):
                 translator.step(Batch(a, b, tuple(range(stage.batch_size)), protected=protected, other=a), update)
         return Measured(counter.peak, counter.work)
@@ -149,6 +150,7 @@ class MetaUpdate(Update):
 
     device: Device = "cuda"
     counter: LiveBytes
+    fused: list[torch.optim.Optimizer]
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
@@ -165,11 +167,16 @@ class MetaUpdate(Update):
         return torch.no_grad()
 
     def step_optimizer(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        before = self.counter.work
-        norm = super().step_optimizer(optimizer)
+        # What is fused copies nothing; of others the copies count.
+        before, is_fused = self.counter.work, optimizer in self.fused
+        if is_fused:
+            norm = gradient_norm(optimizer)
+            clip_gradients(optimizer)
+        else:
+            norm = super().step_optimizer(optimizer)
 
-        # On CUDA the optimizer is fused: it reads and writes each of its numbers once.
-        if self.device == "cuda":
+        # Where it is fused, and on a card, one kernel is for many weights, and reads and writes each number once.
+        if is_fused or self.device == "cuda":
             trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             held = [*trained, *(parameter.grad for parameter in trained),
                     *(value for state in optimizer.state.values() for value in state.values())]

@@ -64,11 +64,25 @@ def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
 def not_finite(phase: str, translator: Translator, losses: dict[str, Tensor]) -> str:
     """Say in words what of a phase is not finite: its losses, the weights of any network, the phase's gradients."""
     broken = [loss for loss, value in losses.items() if not torch.isfinite(value)]
-    weights = [each for each, network in translator.networks.items()
-               if not all(torch.isfinite(parameter).all() for parameter in network.parameters())]
-    gradients = [f"{each}.{parameter}" for each, network in translator.phases[phase].items() for parameter, value in
-                 network.named_parameters() if value.grad is not None and not torch.isfinite(value.grad).all()]
+    gradients = [name for name, value in gradients_of(translator, phase).items() if not torch.isfinite(value).all()]
+    return in_words(phase, without_finite_weights(translator), broken, gradients)
+
+
+def gradients_of(translator: Translator, phase: str) -> dict[str, Tensor]:
+    """Return the gradients of a phase by the names of its networks and of their parameters."""
+    return {f"{each}.{parameter}": value.grad for each, network in translator.phases[phase].items()
+            for parameter, value in network.named_parameters() if value.grad is not None}
+
+
+def without_finite_weights(translator: Translator) -> list[str]:
+    """Return the names of networks with weights that are not finite."""
+    return [each for each, network in translator.networks.items()
+            if not all(torch.isfinite(parameter).all() for parameter in network.parameters())]
+
+
+def in_words(phase: str, weights: list[str], losses: list[str], gradients: list[str]) -> str:
+    """Say what of a phase is not finite, by the names of networks, losses and gradients."""
     found = [f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-             for what, names in (("the weights of", weights), ("the loss", broken), ("the gradient of", gradients))
+             for what, names in (("the weights of", weights), ("the loss", losses), ("the gradient of", gradients))
              if names]
     return f"{phase} phase: not finite: {'; '.join(found) or 'something in another process'}"

@@ -9,7 +9,8 @@ of a phase.
 
 A phase that runs out of memory is undone and run again under the next leaner memory plan. Optimizers, pools and the
 gradient scaler change only at a phase's end, so until then there is little to undo. A phase with a non-finite loss or
-gradient is undone in the same way: nothing of it reaches weights, buffers or pools.
+gradient is undone in the same way: nothing of it reaches weights, buffers or pools. How the host need not wait to know:
+`translate.training.late`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from translate.networks.discriminators import Discriminator
 from translate.networks.dropout import seed_dropout
 from translate.networks.memory import MemoryPlan
 from translate.networks.recomputing import recomputing, starting_point
-from translate.optimizers import clip_gradients, gradient_norm
+from translate.optimizers import clip_gradients, gradient_norm, lay_like_weights
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
+from translate.training.late import LatePhase
 from translate.training.previews import Previews
-from translate.training.processes import has_sync_batch_norm, in_any_process
+from translate.training.processes import average_gradients, has_sync_batch_norm, in_any_process
 from translate.training.undo import BeforePhase, frozen, not_finite
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
@@ -67,17 +69,20 @@ class Update:
         notes       messages about changes of the memory plan
         overflowed  the phases whose optimizer step the gradient scaler of fp16 left out, as it does now and then
                     (filled only if `guarded`)
+        unjudged    the phases of which the host does not know yet whether they count (filled only if `late`)
 
-    `guarded`: a phase raises `NotFinite` rather than learn from numbers that are not finite.
+    `guarded`: a phase raises `NotFinite` rather than learn from numbers that are not finite; if `late`, it goes on, and
+    changes nothing. `settle` is called before the pools are used: they must know whether the step before counts.
     """
 
     def __init__(self, translator: Translator, optimizers: dict[str, torch.optim.Optimizer], accelerator: Accelerator,
                  plan: MemoryPlan, precision: Format, micro_batch: int | None = None, number: int = 0, images: int = 0,
-                 guarded: bool = False):
+                 guarded: bool = False, late: bool = False, settle: Callable[[], object] = lambda: None):
         self.translator, self.optimizers, self.accelerator = translator, optimizers, accelerator
         self.plan, self.precision, self.micro_batch = plan, precision, micro_batch
-        self.number, self.images, self.guarded = number, images, guarded
+        self.number, self.images, self.guarded, self.late, self.settle = number, images, guarded, late, settle
         self.overflowed: list[str] = []
+        self.unjudged: list[LatePhase] = []
         self.losses: dict[str, Tensor] = {}
         self.observed: dict[str, Tensor] = {}
         self.notes: list[str] = []
@@ -108,7 +113,9 @@ class Update:
 
         # Step the optimizer; if a number is not finite, undo the phase.
         try:
-            self.average_gradients(self.translator.phases[name])
+            average_gradients(self.translator.phases[name], self.accelerator)
+            if self.late:
+                self.unjudged.append(LatePhase(name, before, recorded))
             norm = self.step_optimizer(self.optimizers[name])
         except NotFinite:
             what = not_finite(name, self.translator, self.losses)
@@ -121,11 +128,12 @@ class Update:
                              "on from the newest checkpoint under a leaner memory plan (--set memory.plan=…)") from None
 
         # Note the gradient's norm for the log and the guard, and make the pools' exchanges final.
-        if self.guarded and self.accelerator.scaler is not None and not math.isfinite(norm.item()):
+        scaled = self.guarded and not self.late and self.accelerator.scaler is not None
+        if scaled and not math.isfinite(norm.item()):
             self.overflowed.append(name)
         else:
             self.observed[f"gradient_{name}"] = norm
-        for pool in self.translator.pools.values():
+        for pool in [] if self.late else self.translator.pools.values():
             pool.commit()
         return result
 
@@ -301,7 +309,8 @@ class Update:
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes (N, C, H, W) with a pool of past ones; the exchange counts when the phase has ended."""
-        return pool.exchange(fakes)
+        self.settle()
+        return pool.exchange(fakes, waits=not self.late)
 
     def uniform(self, name: str) -> Tensor:
         """Draw a number in [0, 1) for each sample (N,) of the micro-batch; the same when this step is done again."""
@@ -327,9 +336,7 @@ class Update:
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def outside_autocast(self) -> AbstractContextManager[object]:
-        """Turn autocast off for a backward pass: autograd keeps each operation's format.
-
-        Apart from `full_precision` because `MetaUpdate` overrides the two differently.
+        """Turn autocast off for a backward pass; apart from `full_precision` because `MetaUpdate` overrides them apart.
         """
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
@@ -346,18 +353,6 @@ class Update:
             context.enter_context(torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False))
         return context
 
-    def average_gradients(self, networks: dict[str, nn.Module]) -> None:
-        """Replace gradients by their means over all processes, in one flattened all-reduce."""
-        if self.accelerator.num_processes == 1:
-            return
-        gradients = [parameter.grad for network in networks.values() for parameter in network.parameters()
-                     if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= self.accelerator.num_processes
-        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
-
     def step_optimizer(self, optimizer: torch.optim.Optimizer) -> Tensor:
         """Step an optimizer, its gradients clipped; under fp16 they are unscaled, and the step is left out when one
         overflowed.
@@ -370,6 +365,9 @@ class Update:
         scaler = self.accelerator.scaler
         if scaler is not None:
             scaler.unscale_(optimizer)  # notes what is not finite; its `step` then leaves the optimizer's step out
+        lay_like_weights(optimizer)
+        if self.late:
+            return self.unjudged[-1].step(self, optimizer)
         norm = gradient_norm(optimizer)
         if self.guarded and self._is_broken(norm):
             if scaler is not None:

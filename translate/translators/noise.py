@@ -49,7 +49,7 @@ from translate.networks.latent.latents import (
 )
 from translate.networks.latent.recognition_heads import RecognitionHead
 from translate.networks.layers import Chain
-from translate.precision import at_least_float32
+from translate.precision import at_least_float32, sent
 from translate.translators.codes import Codes, Styles
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction
 from translate.translators.stabilisers import Side
@@ -144,7 +144,7 @@ class NoiseConfig(BaseTranslatorConfig):
     def joined(self, latents: Tensor, codes: Tensor, conditions: Tensor) -> Tensor:
         """Return what the generator is given, (N, D, 1, 1): on the device and in the number format of the conditions
         (N, channels_a, 1, 1)."""
-        drawn = torch.cat([latents, codes], dim=1)[:, :, None, None].to(conditions)
+        drawn = sent(torch.cat([latents, codes], dim=1), conditions.device)[:, :, None, None].to(conditions.dtype)
         return torch.cat([drawn, conditions], dim=1) if self.conditioned else drawn
 
     def inputs(self, images: Tensor, keys: Sequence[int]) -> Tensor:
@@ -203,8 +203,8 @@ class Noise(Translator):
                 judge = self.conditional(a, b)
                 update.backward("adversarial", self.fool(update, judge, fake, b))
                 if self.codes is not None:
-                    update.backward("information", self.codes.loss(self.recognised("codes", update, judge, fake),
-                                                                   self.codes.drawn(update.keys).to(fake)))
+                    told, codes = self.recognised("codes", update, judge, fake), self.codes.drawn(update.keys)
+                    update.backward("information", self.codes.loss(told, sent(codes, fake.device).to(fake.dtype)))
                 if self.styles is not None:
                     style = style_ambiguity(self.recognised("styles", update, judge, fake))
                     update.backward("ambiguity", self.styles.weight * style)
@@ -224,8 +224,8 @@ class Noise(Translator):
                 update.backward("mismatched", self.mismatched * self.objective.total_discriminator_loss(
                     judge, judge(real), beside_other, update.uniform))
             if self.codes is not None:
-                update.backward("information_b", self.codes.loss(self.recognised("codes", update, judge, fake),
-                                                                 self.codes.drawn(update.keys).to(fake)))
+                told, codes = self.recognised("codes", update, judge, fake), self.codes.drawn(update.keys)
+                update.backward("information_b", self.codes.loss(told, sent(codes, fake.device).to(fake.dtype)))
             if self.styles is not None:
                 update.backward("styles", F.cross_entropy(
                     at_least_float32(self.recognised("styles", update, judge, b)), a.flatten(1)))

@@ -12,6 +12,8 @@ import random
 import torch
 from torch import Tensor
 
+from translate.precision import sent
+
 
 class ImagePool:
     """`capacity` past fakes. Changes are staged until `commit`, so that a phase which failed can be undone."""
@@ -23,19 +25,21 @@ class ImagePool:
         self._staged: dict[int, Tensor] = {}
         self._before = self.random.getstate()
 
-    def exchange(self, fakes: Tensor) -> Tensor:
+    def exchange(self, fakes: Tensor, waits: bool = True) -> Tensor:
         """Show `fakes` (N, C, H, W) to the pool; get back as many, each with even chance itself or a past one.
 
-        While the pool is not full every fake is kept and returned unchanged.
+        While the pool is not full every fake is kept and returned unchanged. If not `waits`, what is kept may still be
+        on its way from the device, and must have arrived before `commit` is called.
         """
         if self.capacity == 0:
             return fakes
-        return torch.stack([self._exchange_one(fake) for fake in fakes])
+        return torch.stack([self._exchange_one(fake, waits) for fake in fakes])
 
     def commit(self) -> None:
         """Make the staged exchanges final."""
         for slot in sorted(self._staged):
-            self.images[slot:slot + 1] = [self._staged[slot]]
+            staged = self._staged[slot]
+            self.images[slot:slot + 1] = [staged.clone() if staged.is_pinned() else staged]
         self._staged = {}
         self._before = self.random.getstate()
 
@@ -44,19 +48,19 @@ class ImagePool:
         self._staged = {}
         self.random.setstate(self._before)
 
-    def _exchange_one(self, fake: Tensor) -> Tensor:
+    def _exchange_one(self, fake: Tensor, waits: bool) -> Tensor:
         filled = max(len(self.images), max(self._staged, default=-1) + 1)
         if filled < self.capacity:
-            self._staged[filled] = to_bytes(fake)
+            self._staged[filled] = to_bytes(fake, waits)
             return fake
         if self.random.random() < 0.5:
             return fake
         slot = self.random.randrange(self.capacity)
         past = self._staged[slot] if slot in self._staged else self.images[slot]
         if past.shape != fake.shape:  # stored at an earlier stage's resolution: it has nothing to teach any more
-            self._staged[slot] = to_bytes(fake)
+            self._staged[slot] = to_bytes(fake, waits)
             return fake
-        self._staged[slot] = to_bytes(fake)
+        self._staged[slot] = to_bytes(fake, waits)
         return from_bytes(past, fake)
 
     def state(self) -> tuple[list[Tensor], list[object]]:
@@ -87,11 +91,12 @@ def dealt(pools: list[tuple[list[Tensor], list]], rank: int, num_processes: int,
     return images[rank::num_processes][:capacity], [version, list(own), gauss]
 
 
-def to_bytes(image: Tensor) -> Tensor:
-    """Return an image in [-1, 1] as bytes, 0 … 255, on the CPU."""
-    return image.detach().float().add(1).mul(127.5).round().clamp(0, 255).to("cpu", torch.uint8)
+def to_bytes(image: Tensor, waits: bool = True) -> Tensor:
+    """Return an image in [-1, 1] as bytes, 0 … 255, on the CPU; if not `waits`, before they have come from a GPU."""
+    levels = image.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.to("cpu", non_blocking=not waits)
 
 
 def from_bytes(stored: Tensor, like: Tensor) -> Tensor:
     """Return bytes as an image in [-1, 1], with the device and dtype of `like`."""
-    return stored.to(like.device, non_blocking=True).to(like.dtype).div(127.5).sub(1)
+    return sent(stored, like.device).to(like.dtype).div(127.5).sub(1)

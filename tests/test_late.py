@@ -38,16 +38,16 @@ NAN = float("nan")
 
 
 class Struck(Run):
-    """A run in which steps 3 and 5 see an image that is not finite, and in 4 and 6 a gradient of D is not."""
+    """A run in which steps 2 and 5 see an image that is not finite, and in 6 a gradient of D is not."""
 
     number = 0
 
     def step(self, stage: Stage, batch: Batch) -> Update:
         Struck.number += 1
-        if Struck.number in (3, 5):
+        if Struck.number in (2, 5):
             batch.a[0, 0, 5, 6] = NAN
         weight = next(self.translator.networks["discriminator_b"].parameters())
-        if Struck.number not in (4, 6):
+        if Struck.number != 6:
             return super().step(stage, batch)
         handle = weight.register_hook(lambda gradient: gradient * NAN)
         update = super().step(stage, batch)

@@ -37,6 +37,7 @@ class Step(Protocol):
 
     translator: Translator
     accelerator: Accelerator
+    images: int
     losses: dict[str, Tensor]
     observed: dict[str, Tensor]
     overflowed: list[str]

@@ -36,7 +36,7 @@ from translate.runs.release import write_release
 from translate.signals import minding_signals
 from translate.training.built import Built
 from translate.training.guard import Guard, Trouble
-from translate.training.late import LateStep, judges_late
+from translate.training.late import LateStep, Step, judges_late
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
 from translate.training.nodes import naming_the_lost
@@ -266,7 +266,7 @@ class Run(Built):
         if step is not None:
             self._count(step.update, step.judge())
 
-    def _count(self, update: Update, why_skipped: str) -> None:
+    def _count(self, update: Step, why_skipped: str) -> None:
         """Gather what a step recorded for the log and the guard; tell of one that was left out."""
         self.log.note(update.losses, update.observed)
         if self.guard is not None:

@@ -68,5 +68,7 @@ def test_crops_of_the_world_hold_the_band_out_and_leave_the_sea_out(tmp_path: Pa
             land = crop[..., 2] == 0
             assert crop.shape == (16, 16, 3) and land.mean() >= 0.9
             assert (inside[land] == (split == "test")).all()
-    with pytest.raises(DataError, match="and a crop is 64"):
-        config.model_copy(update={"side": 64}).cut(world, tmp_path / "large")
+    for side, split, wider in ((64, "test", "the band or"), (100, "train", "the band narrower or")):
+        with pytest.raises(DataError, match=f"^{split} has .* and a crop is {side}") as error:
+            config.model_copy(update={"side": side}).cut(world, tmp_path / "large")
+        assert error.value.advice == f"make side smaller, or {wider} the latitudes wider"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from translate.cards.coasts import ICE, LAND, SEA, UNKNOWN, CoastsConfig, drawn, polygons
+from translate.cards.world import land
 from translate.errors import DataError
 from translate.images.reading import ImageConfig, read_image
 
@@ -80,6 +81,23 @@ def test_a_part_of_the_world_holds_a_crop_of_each_domain_or_is_refused(side: int
     shown, labels = np.zeros((HEIGHT, WIDTH, 3), np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
     with nullcontext() if refused is None else pytest.raises(DataError, match=refused):
         assert min(config.cut(shown, shown, labels, tmp_path)[name] for name in NAMES) > 0
+
+
+def test_crops_with_less_land_than_the_card_asks_for_are_left_out(tmp_path: Path) -> None:
+    """By the colours of B, which alone tell water: of A the crops of the same places."""
+    config = CoastsConfig(input="a", target="b", coasts="c", coasts_about="d", side=15, band=(0, 60), min_land=0.4)
+    water = np.random.default_rng(0).random((HEIGHT // 15, WIDTH // 15)).repeat(15, 0).repeat(15, 1)
+    rows = np.arange(HEIGHT)[:, None] % 15 / 15
+    b = np.where((rows < water)[..., None], (0, 0, 200), (100, 100, 100)).astype(np.uint8)
+    counts = config.cut(255 - b, b, np.zeros((HEIGHT, WIDTH), np.uint8), tmp_path)
+    images = {name: [read_image(path, ImageConfig(channels=3)) for path in (tmp_path / name).iterdir()]
+              for name in NAMES}
+    least = [min(land(image if name.endswith("B") else 255 - image) for image in images[name]) for name in NAMES]
+    assert min(least) >= 0.4 and {name: len(each) for name, each in images.items()} == {
+        name: counts[name] for name in NAMES}
+    all_of_them = config.model_copy(update={"min_land": 0.0}).cut(
+        255 - b, b, np.zeros((HEIGHT, WIDTH), np.uint8), tmp_path / "all")
+    assert all(counts[name] < all_of_them[name] for name in NAMES)
 
 
 def test_folders_that_would_hold_no_crop_are_named(tmp_path: Path) -> None:

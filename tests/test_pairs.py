@@ -201,7 +201,9 @@ def test_a_corrected_geotiff_shows_every_place_where_it_was(tagged: str, tmp_pat
 
 @pytest.mark.parametrize("placed", [("trainA", "trainB"), ("trainB",)])
 def test_a_moved_geotiff_keeps_what_gdal_says_of_its_values(placed: tuple[str, ...], tmp_path: Path) -> None:
-    """And its place, beside a partner that tells GDAL's things and no place; no value becomes that for no data."""
+    """And its place, beside a partner that tells GDAL's things and in what coordinates places are given, but no place;
+    no value becomes that for no data."""
+    keys = (34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True)
     source = pairs(tmp_path / "in", OFF[:1], ".tif", lambda image: as_bytes(image)[..., :1])
     place = (33550, "d", 3, (10.0, 10.0, 0.0), True), (33922, "d", 6, (0.0, 0.0, 0.0, 5e5, 53e5, 0.0), True)
     own = {"trainA": {42112: "<GDALMetadata>A</GDALMetadata>", 42113: "99"},
@@ -210,7 +212,7 @@ def test_a_moved_geotiff_keeps_what_gdal_says_of_its_values(placed: tuple[str, .
         given = tifffile.imread(source / side / "0.tif")
         given[given == int(tags[42113])] += 1
         tifffile.imwrite(source / side / "0.tif", given, photometric="minisblack", metadata=None, extratags=[
-            *(place if side in placed else ()), *((code, "s", 0, text, True) for code, text in tags.items())])
+            keys, *(place if side in placed else ()), *((code, "s", 0, text, True) for code, text in tags.items())])
     assert align_pairs(source, tmp_path / "out", "shift").moved == 1
 
     for side, tags in own.items():

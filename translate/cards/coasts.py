@@ -16,7 +16,7 @@ from pydantic import Field
 
 from translate.cards.archives import unpack
 from translate.cards.rasters import same_size
-from translate.cards.world import WorldConfig, land
+from translate.cards.world import ROOM, WorldConfig, land
 from translate.errors import DataError
 from translate.images.reading import ImageConfig, read_image
 from translate.images.writing import write_image
@@ -68,8 +68,7 @@ class CoastsConfig(WorldConfig):
             least = 2 * self.side if split == "train" else self.side  # a column of A and one of B, or one of both
             if height < self.side or width < least:
                 raise DataError(f"{split} has {width}×{height} px of the world; expected at least {least}×{self.side}",
-                                advice="make side smaller, or latitudes larger, or the band "
-                                f"{'smaller' if split == 'train' else 'larger'}")
+                                advice=f"make side smaller, or {ROOM[split]}")
             for column, left in enumerate(range(0, width - self.side + 1, self.side)):
                 for top in range(0, height - self.side + 1, self.side):
                     window = np.s_[top:top + self.side, left:left + self.side]

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from translate.cards.archives import unpack
-from translate.cards.world import WorldConfig, land
+from translate.cards.world import ROOM, WorldConfig, land
 from translate.errors import DataError
 from translate.images.reading import ImageConfig, read_image
 from translate.images.writing import write_image
@@ -39,8 +39,9 @@ class CropsConfig(WorldConfig):
         counts: dict[str, Any] = {}
         for split, part in self.parted(raster).items():
             if min(part.shape[:2]) < self.side:
-                raise DataError(f"{part.shape[1]}×{part.shape[0]} px of the world, and a crop is {self.side}", split,
-                                "make side smaller, or the band or the latitudes larger")
+                size = f"{part.shape[1]}×{part.shape[0]}"
+                raise DataError(f"{split} has {size} px of the world, and a crop is {self.side}",
+                                advice=f"make side smaller, or {ROOM[split]}")
             counts[split] = counts[f"{split}_left_out"] = 0
             for top in range(0, part.shape[0] - self.side + 1, self.step):
                 for left in range(0, part.shape[1] - self.side + 1, self.step):

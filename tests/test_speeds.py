@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from itertools import product
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import cv2
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 from tests.commands import call
 from tests.covering import one_in
 from tests.runs import cyclegan_recipe, least_recipe
+from tests.test_workers import machine
 from translate import cores
 from translate.errors import UsageError
 from translate.networks import memory, normalised
@@ -329,7 +332,6 @@ class TestHours:
 
         monkeypatch.setattr(hours.Stream, "sample", fitted)
         monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-        monkeypatch.setattr(cores, "seconds_waited", dict)
         recipe = recipe.model_copy(update={"workers": 0})
         assert loading_of(samples, recipe, recipe.stages[0]).seconds == pytest.approx(0.25)
 
@@ -372,26 +374,61 @@ class TestHours:
         monkeypatch.setattr(type(samples), "fitted", fitted)
         assert loading_of(samples, recipe, recipe.stages[0]).seconds is None
 
+    @pytest.fixture
+    def shared_core(self) -> Iterator[None]:
+        """A core that this thread, and those that it starts, have together with another program."""
+        if any(True for _ in cores.quotas()):
+            pytest.skip("this process has a CPU quota, under which no wait for a core is left out")
+        allowed = os.sched_getaffinity(0)
+        other = multiprocessing.get_context("fork").Process(target=spin, daemon=True)
+        os.sched_setaffinity(0, {min(allowed)})
+        other.start()
+        yield
+        other.kill()
+        os.sched_setaffinity(0, allowed)
+
+    @pytest.mark.usefixtures("shared_core")
     def test_waiting_for_a_core_that_others_hold_is_no_time_of_the_work(self) -> None:
         """On a machine where others computed a CPU was measured at a quarter of its speed, and kept so."""
-        allowed, numbers = os.sched_getaffinity(0), list(range(60_000))
-        other = multiprocessing.get_context("fork").Process(target=spin, daemon=True)
-        os.sched_setaffinity(0, {min(allowed)})  # of this thread, and of the process that it starts
-        try:
-            other.start()
-            begin, of_core = time.perf_counter(), time.process_time()
-            seconds = speeds._seconds(lambda: sorted(numbers, key=str), CPU)
-            wall, of_core = (now - then for now, then in ((time.perf_counter(), begin), (time.process_time(), of_core)))
-        finally:
-            other.kill()
-            os.sched_setaffinity(0, allowed)
+        numbers = list(range(60_000))
+        begin, of_core = time.perf_counter(), time.process_time()
+        seconds = speeds._seconds(lambda: sorted(numbers, key=str), CPU)
+        wall, of_core = (now - then for now, then in ((time.perf_counter(), begin), (time.process_time(), of_core)))
         assert wall > 1.5 * of_core, "the other has its half"
         assert seconds == pytest.approx(of_core / (1 + speeds.ROUNDS), rel=0.4)
+
+    @pytest.mark.usefixtures("shared_core")
+    def test_waiting_for_a_core_counts_under_a_quota(self, tmp_path: Path) -> None:
+        """In a container with a third of a core, whose quota holds threads up as others do, hours were a third."""
+        container = machine(tmp_path, 2, cpu__max="30000 100000")
+        clock, in_container, begin = cores.CoreClock(), cores.CoreClock(container), time.perf_counter()
+        sorted(range(150_000), key=str)
+        passed = time.perf_counter() - begin
+        assert in_container.seconds() == pytest.approx(passed, rel=0.1) and clock.seconds() < 0.8 * passed
+
+    @pytest.mark.usefixtures("shared_core")
+    def test_waiting_for_anything_else_counts_whatever_other_threads_wait_for(self) -> None:
+        """Where others held the cores, a GPU or a disk that took half a second was measured at a hundredth of it."""
+        data, done = bytes(2**20), Event()
+
+        def compute() -> None:
+            while not done.is_set():
+                hashlib.sha256(data)
+
+        others = [Thread(target=compute) for _ in range(3)]
+        for other in others:
+            other.start()
+        clock = cores.CoreClock()
+        time.sleep(0.2)
+        assert clock.seconds() >= 0.19
+        done.set()
+        for other in others:
+            other.join()
 
     def test_what_a_thread_waited_before_the_clock_began_makes_no_time_negative(
             self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A speed of less than nothing ended `translate new` on two busy cores."""
-        waited = iter([{"1": 0.0}, {"1": 9.0, "2": 9.0}])
+        waited = iter([0.0, 9.0])
         monkeypatch.setattr(cores, "seconds_waited", lambda: next(waited))
         clock = cores.CoreClock()
         begin = time.thread_time()

@@ -40,6 +40,7 @@ from translate.runs.recipe_paths import LEFT_OUT, places_of, without_places
 from translate.translators import Direction, Translator
 
 RELEASE = "release.json"
+DomainName = Annotated[str, Field(max_length=300)]  # holds the name of a folder, which has up to 255 letters
 
 
 class About(Shape):
@@ -50,7 +51,7 @@ class About(Shape):
     stage: Count = 0
     stage_images: Count = 0
     scales: dict[str, ScaleState] = Field(default_factory=dict)
-    domains: Annotated[list[Annotated[str, Field(max_length=200)]], Field(min_length=2, max_length=2)] | None = None
+    domains: Annotated[list[DomainName], Field(min_length=2, max_length=2)] | None = None
 
 
 @dataclass(frozen=True)

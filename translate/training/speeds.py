@@ -12,6 +12,7 @@ come.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from translate.training.gpus import BANDWIDTH_REACHED, GPU, like_one_of
 from translate.training.machine import processor
 
 CACHE_FILE = "speeds.json"
+MEASURED_BY = "own clock"  # part of the keys in it: numbers that earlier versions measured otherwise are not taken
 # So many times as long as a copy of the same bytes takes what is no convolution: passes and changes of layout that no
 # count sees. Apart: with an operation for each norm, activation and padding; measured steps of an H200 say 3.7, those
 # of a CPU 3 (tools/seconds.py). Together: with one operation for all three, as on CUDA, which reads twice or thrice
@@ -89,8 +91,7 @@ def measured(device: torch.device, precision: Format) -> Speed:
     name = processor() if kind == "cpu" else (
         torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
     threads = f", {plural(torch.get_num_threads(), 'thread')}" * (kind == "cpu")
-    alone = " alone" * (kind == "cpu")  # without waiting for cores, as earlier versions did not know it
-    key = f"{name}{threads}{alone}, torch {torch.__version__}, {precision}"
+    key = f"{name}{threads}, torch {torch.__version__}, {precision}, {MEASURED_BY}"
     found = _numbers(key, device, precision)
     if found is None:
         size = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
@@ -174,13 +175,15 @@ def measure(device: torch.device, precision: Format) -> Numbers:
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of the fastest of several times, after one that does not count.
 
-    Without those for which threads waited for cores that other programs held: these may be gone later.
+    On a CPU without those for which this thread waited for a core that other programs held: these may be gone later.
     """
     taken = []
     for _ in range(1 + ROUNDS):
-        clock = CoreClock()
+        clock, begin = CoreClock(), time.perf_counter()
         work()
-        if device.type != "cpu":
+        if device.type == "cpu":
+            taken.append(clock.seconds())
+        else:
             torch.accelerator.synchronize(device)
-        taken.append(clock.seconds())
+            taken.append(time.perf_counter() - begin)
     return min(taken[1:])

@@ -48,6 +48,11 @@ class CoarseToFineConfig(Growable):
                         self.downsample, self.attention)
         return CoarseToFine(prepared(coarse, self.init, self.spectral), in_channels, out_channels)
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it has norms that count statistics, which a stage may hold."""
+        return self.norm == "batch"
+
     def grow(self, network: CoarseToFine) -> None:
         """Add an enhancer, of half as many channels as what is inside; it is there at once."""
         width, odd = divmod(self.width, 2**(network.levels + 1))

@@ -54,6 +54,11 @@ class ResNetConfig(Growable):
                          self.downsample, self.attention)
         return prepared(network, self.init, self.spectral)
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it has norms that count statistics, which a stage may hold."""
+        return self.norm == "batch"
+
     def grow(self, network: ResNet) -> None:
         """Add one more downsampling and upsampling around `network`, which fade in."""
         network.grow(self.norm, self.upsample, self.downsample)

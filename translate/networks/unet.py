@@ -59,6 +59,11 @@ class UNetConfig(Growable):
             amplify_detail(network.tail, in_channels)
         return spectrally_normed(network) if self.spectral else network
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it has norms that count statistics, which a stage may hold."""
+        return self.norm == "batch"
+
     def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
         """Yield what is wrong with the stages' levels: with `image_skip` the outermost level makes no image, which
         another could replace."""

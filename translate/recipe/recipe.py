@@ -109,11 +109,15 @@ class Recipe(Config):
             if stage.micro_batch is not None and stage.batch_size % stage.micro_batch:
                 yield Mistake(f"{here}.micro_batch", f"{stage.micro_batch} does not divide batch_size "
                               f"{stage.batch_size}")
-            if stage.hold_statistics and getattr(self.translator.generator, "norm", "batch") != "batch":
+            before = self.stages[number - 1].levels if number else None
+            if stage.hold_statistics and not self.translator.generator.has_batch_norm:
                 yield Mistake(f"{here}.hold_statistics", "translator.generator has no batch norm", "leave it out")
-            elif stage.hold_statistics and not number and self.start is None:
+            elif stage.hold_statistics and before is None and self.start is None:
                 yield Mistake(f"{here}.hold_statistics", "no statistics have been counted before the first stage",
                               "set it in a later one")
+            elif stage.hold_statistics and (stage.fade if before is None else stage.levels > before):
+                yield Mistake(f"{here}.hold_statistics", "no statistics of the level that this stage adds have been "
+                              "counted", "set it in a later one, of as many levels")
 
     def _level_problems(self) -> Iterator[Mistake]:
         if self.translator.grows:

@@ -105,6 +105,10 @@ def take_over(source: Source | None, translator: Translator, recipe: Recipe, pro
                          str(recipe.start), f"set stages.0.levels to {source.levels}, and those of later stages to no "
                          "less")
 
+    if recipe.stages[0].hold_statistics and source.levels < recipe.stages[0].levels:
+        raise UsageError(f"has networks with {source.levels} levels, and no statistics of those that the first stage "
+                         "adds have been counted", str(recipe.start), "leave out stages.0.hold_statistics")
+
     # What has no shape: the same weights make another image with another norm or filter.
     generator = recipe.translator.generator.model_dump(mode="json")
     other = [line for line in differences(source.generator, generator) if line.split(":")[0] not in WITHOUT_MEANING]

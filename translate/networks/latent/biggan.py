@@ -53,6 +53,10 @@ class BigGANConfig(LatentConfig):
         return prepared(BigGAN(self.latent, conditions, channels, widths, self.shared, self.attention), self.init,
                         self.spectral)
 
+    @property
+    def has_batch_norm(self) -> bool:
+        return True
+
     def side_at(self, levels: int) -> int:
         return self.side
 

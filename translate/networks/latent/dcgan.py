@@ -44,6 +44,10 @@ class DCGANConfig(LatentConfig):
     def joins_classes(self) -> bool:
         return not self.spectral
 
+    @property
+    def has_batch_norm(self) -> bool:
+        return self.norm == "batch"
+
     def side_at(self, levels: int) -> int:
         return self.side
 

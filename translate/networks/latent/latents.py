@@ -45,6 +45,11 @@ class LatentConfig(Config, ABC):
         return False
 
     @property
+    def has_batch_norm(self) -> bool:
+        """Whether it has norms that count statistics, which a stage may hold."""
+        return False
+
+    @property
     def least_samples(self) -> int:
         """How many samples a micro-batch must have, as batch norm of a vector needs two."""
         return 1

@@ -40,6 +40,10 @@ class MLPConfig(LatentConfig):
     def least_samples(self) -> int:
         return 2 if self.norm == "batch" else 1
 
+    @property
+    def has_batch_norm(self) -> bool:
+        return self.norm == "batch" and len(self.widths) > 1
+
     def side_at(self, levels: int) -> int:
         return self.side
 

@@ -64,6 +64,10 @@ class StackGANConfig(LatentConfig, Growable):
         for part in network.newest():
             initialise(part, init=self.init)
 
+    @property
+    def has_batch_norm(self) -> bool:
+        return True
+
     def side_at(self, levels: int) -> int:
         return side_of(self.side, levels)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from translate.translators import Translator
+from translate.translators.pool import ImagePool, Mark
 
 Buffers = list[tuple[Tensor, Tensor]]  # each as it is, and as it was
 
@@ -29,19 +30,28 @@ class BeforePhase:
     """The buffers of all networks and the random states as they were before a phase.
 
     Optimizers, pools and the gradient scaler change only at a phase's end; buffers and random state are all there is to
-    restore, besides the gradients and what the pools have staged.
+    restore, besides the gradients and what the phase has staged in pools.
     """
 
     def __init__(self, translator: Translator, device: torch.device):
-        self.translator, self.device = translator, device
+        self.device = device
+        self.pools: list[tuple[ImagePool, Mark]] = []
         self.buffers = held_buffers(translator.networks.values())
         self.random = torch.get_rng_state()
         self.random_cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
+    def mark(self, pool: ImagePool) -> None:
+        """Note what was staged in a pool before the phase, if this is its first exchange of the phase.
+
+        Where steps are judged late, phases before this one have staged as well. The step before must be settled by now.
+        """
+        if all(marked is not pool for marked, _ in self.pools):
+            self.pools.append((pool, pool.mark()))
+
     def restore(self) -> None:
-        """Restore them, and make the pools forget the exchanges they have staged."""
-        for pool in self.translator.pools.values():
-            pool.undo()
+        """Restore them, and make the pools forget the exchanges of this phase."""
+        for pool, mark in self.pools:
+            pool.undo(mark)
         put_back(self.buffers)
         torch.set_rng_state(self.random)
         if self.random_cuda is not None:

@@ -103,23 +103,24 @@ class Update:
         """
         # Run the body until it fits. All processes must redo a phase, as all wait for each other's gradients.
         while True:
-            before, recorded = BeforePhase(self.translator, self.accelerator.device), (self.losses, self.observed)
+            self._before = BeforePhase(self.translator, self.accelerator.device)
+            recorded = self.losses, self.observed
             self.losses, self.observed = dict(self.losses), dict(self.observed)
             result, out_of_memory = self._attempt(name, body, arguments)
             if not in_any_process(out_of_memory is not None, self.accelerator):
                 break
-            self._undo(name, before, recorded)
+            self._undo(name, recorded)
             self._use_leaner_plan(name, out_of_memory)
 
         # Step the optimizer; if a number is not finite, undo the phase.
         try:
             average_gradients(self.translator.phases[name], self.accelerator)
             if self.late:
-                self.unjudged.append(LatePhase(name, before, recorded))
+                self.unjudged.append(LatePhase(name, self._before, recorded))
             norm = self.step_optimizer(self.optimizers[name])
         except NotFinite:
             what = not_finite(name, self.translator, self.losses)
-            self._undo(name, before, recorded)
+            self._undo(name, recorded)
             raise NotFinite(what) from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -154,12 +155,12 @@ class Update:
                                  "leaner plan in the recipe (memory.plan)") from None
             return None, str(error).split(". ")[0]
 
-    def _undo(self, name: str, before: BeforePhase, recorded: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+    def _undo(self, name: str, recorded: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
         """Restore everything as it was before phase `name`."""
         self.optimizers[name].zero_grad(set_to_none=True)
         self.losses, self.observed = recorded
         self._waiting = []
-        before.restore()
+        self._before.restore()
         self._previews.undo()
 
     def _use_leaner_plan(self, name: str, out_of_memory: str | None) -> None:
@@ -310,6 +311,7 @@ class Update:
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
         """Exchange fakes (N, C, H, W) with a pool of past ones; the exchange counts when the phase has ended."""
         self.settle()
+        self._before.mark(pool)
         return pool.exchange(fakes, waits=not self.late)
 
     def uniform(self, name: str) -> Tensor:

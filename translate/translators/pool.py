@@ -14,6 +14,8 @@ from torch import Tensor
 
 from translate.precision import sent
 
+Mark = tuple[dict[int, Tensor], tuple]  # what is staged, and the chance that is drawn from next
+
 
 class ImagePool:
     """`capacity` past fakes. Changes are staged until `commit`, so that a phase which failed can be undone."""
@@ -43,10 +45,14 @@ class ImagePool:
         self._staged = {}
         self._before = self.random.getstate()
 
-    def undo(self) -> None:
-        """Forget the exchanges since the last commit, and the chances they drew."""
-        self._staged = {}
-        self.random.setstate(self._before)
+    def mark(self) -> Mark:
+        """Return what `undo` goes back to: the exchanges that are staged by now. It is void after a commit."""
+        return dict(self._staged), self.random.getstate()
+
+    def undo(self, mark: Mark | None = None) -> None:
+        """Forget the exchanges since a mark, or since the last commit, and the chances they drew."""
+        self._staged, chance = ({}, self._before) if mark is None else mark
+        self.random.setstate(chance)
 
     def _exchange_one(self, fake: Tensor, waits: bool) -> Tensor:
         filled = max(len(self.images), max(self._staged, default=-1) + 1)

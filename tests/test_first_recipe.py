@@ -19,10 +19,14 @@ from PIL import Image
 from tests.commands import call
 from tests.conftest import waves
 from translate.cli import console
-from translate.data.recognising import read_as
+from translate.data.conditioned import ImagesConfig
+from translate.data.headers import look_at
+from translate.data.layout import LayoutConfig
+from translate.data.layouts import ComputedConfig, LabelsConfig, PairedConfig, UnpairedConfig
+from translate.data.recognising import how_read, read_as
 from translate.errors import DataError, TranslateError, UsageError
 from translate.recipe import Recipe, load_recipe
-from translate.training.first_recipe import first_recipe
+from translate.training.first_recipe import Draft, NoiseDraft, first_recipe
 
 Maker = Callable[[Path], None]
 
@@ -96,6 +100,70 @@ KINDS: dict[str, tuple[Maker, dict[str, Any], str]] = {  # how to make it, what 
     "alpha": (transparent, {"kind": "unpaired"}, "1 may be transparent (shown on white)"),
     "nested, other names, turned": (turned, {"kind": "unpaired"}, "1 turned by EXIF"),
 }
+
+
+def one_file(folder: Path, kind: str) -> Path:
+    """Write an image of a kind into a folder of its own, and return that folder."""
+    place = folder / kind
+    place.mkdir(parents=True)
+    if kind in ("L", "RGBA"):
+        save(place / "0.png", mode=kind)
+    else:
+        channels, bits = {"16 bits": (1, np.uint16), "5 channels": (5, np.uint8)}[kind]
+        pixels = np.linspace(0, 200, 48 * 64 * channels).reshape(48, 64, channels).astype(bits)
+        tifffile.imwrite(place / "0.tif", pixels, photometric="minisblack", planarconfig="contig")
+    return place
+
+
+def test_images_of_any_kind_on_either_side_get_a_valid_recipe(tmp_path: Path) -> None:
+    """Grey drawings and colour paintings got one that its own reader refused: identity needs as many channels."""
+    kinds = ("L", "RGBA", "16 bits", "5 channels")
+    sides = {kind: one_file(tmp_path, kind) for kind in kinds}
+    maps = one_file(tmp_path / "maps", "L")
+    layouts: list[LayoutConfig] = [layout(a=a, b=b) for layout in (UnpairedConfig, PairedConfig)
+                                   for a, b in itertools.product(sides.values(), repeat=2)]
+    layouts += [LabelsConfig(a=maps, b=b, classes=256) for b in sides.values()]
+    layouts += [layout(folder=each) for layout in (ComputedConfig, ImagesConfig) for each in sides.values()]
+    for layout in layouts:
+        seen = look_at(layout.build("train", tmp_path))
+        make = Draft if layout.has_sources else NoiseDraft
+        if isinstance(layout, ComputedConfig) and layout.folder == sides["5 channels"]:
+            with pytest.raises(DataError, match=r"one set of images of 5 channels.*--kind images"):
+                make(layout, seen, "mine", 48, "8GB")
+            continue
+        draft = make(layout, seen, "mine", 48, "8GB")
+        recipe = draft.recipe(draft.stages(draft.largest_crop()))
+        differ = recipe.data.channels_a != recipe.data.channels_b
+        if isinstance(layout, UnpairedConfig):
+            assert (recipe.translator.weights.identity == 0) == differ == any("identity" in x for x in draft.notes)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_missing_partner_is_asked_about_and_not_taken_for_two_styles(mode: str, tmp_path: Path) -> None:
+    two_sides(tmp_path / "images", "edges", "photos", paired=True)
+    for path in (tmp_path / "images" / "edges").iterdir():
+        save(path, mode=mode)
+    (tmp_path / "images" / "edges" / "2.png").unlink()
+    with pytest.raises(DataError, match=r"3 of 4 names pair; photos/2.png has no partner; remove it, or .*unpaired"):
+        first(tmp_path)
+
+
+def test_names_that_only_number_alike_are_not_said_to_be_in_both_folders(tmp_path: Path) -> None:
+    for number in range(3):
+        save(tmp_path / "xray" / f"x{number}.png", number)
+        save(tmp_path / "paint" / f"p{number}.png", number)
+    found = read_as(tmp_path, None)
+    (line,) = how_read(found, found.build("train", Path()))
+    assert "number alike, such as p0.png and x0.png;" in line and "every name" not in line
+
+
+def test_of_three_folders_it_is_asked_which_two_are_meant(tmp_path: Path) -> None:
+    """Held-out images were pooled with the others, and all were to be coloured."""
+    for name in ("day", "dusk", "held/day"):
+        save(tmp_path / "images" / name / "0.png")
+    with pytest.raises(DataError, match="3 folders of images: day, dusk, held; call the two that are A and B trainA"):
+        first(tmp_path)
+    assert read_as(tmp_path / "images", "computed").kind == "computed"  # type: ignore[attr-defined]
 
 
 def document_holds(recipe: Recipe, wanted: dict[str, Any]) -> bool:

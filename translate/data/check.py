@@ -19,7 +19,7 @@ from translate.data.labels import Labelling, read_labels
 from translate.data.layout import FOLDERS_OF, LayoutConfig
 from translate.data.layouts import SidesConfig
 from translate.data.pairing import match, named
-from translate.data.recognising import matched, recognise, train_sides, unknown_layout
+from translate.data.recognising import SPLITS, matched, recognise, train_sides, unknown_layout
 from translate.data.scale import AS_TRAINED, Fitting, Scale, sides_in_words, sides_of
 from translate.data.stream import hint_at_truth
 from translate.data.transforms import check_loaded
@@ -31,7 +31,6 @@ from translate.images.resampling import target_shape
 from translate.sizes import plural
 
 Severity = Literal["note", "warning", "error"]  # error: a training would stop at it, or learn something wrong
-SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
 
 
 class Finding(NamedTuple):

@@ -18,12 +18,15 @@ from translate.data.layouts import (
     UnpairedConfig,
 )
 from translate.data.pairing import list_images, match, named, names_of
-from translate.errors import DataError, ImageError, NoData
+from translate.data.samples import Samples
+from translate.errors import DataError, ImageError, NoData, visible
 from translate.images.decoding import inspect
 from translate.images.listing import is_aside
 
 Kind = Literal["unpaired", "paired", "labels", "computed", "images"]
 
+NEARLY_ALL = 0.75  # of the names of two folders: where so many pair, some lack a partner, or none is meant to have one
+SPLITS = FOLDERS_OF["train"] + FOLDERS_OF["test"]
 NUM_SAMPLE_FILES = 20  # of a folder, to recognise its layout by
 
 
@@ -90,9 +93,40 @@ def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
     return PairedConfig(**where) if kind == "paired" else UnpairedConfig(**where)
 
 
+def refuse_unclear(layout: LayoutConfig, folder: Path) -> None:
+    """Raise `DataError` for a folder that may well be meant otherwise than `read_as` takes it, and ask which it is."""
+    # Pairs of which some lack a partner, or two sets that number alike.
+    if isinstance(layout, UnpairedConfig) and (folders := train_sides(layout)) is not None:
+        num_pairs, only_a, only_b = matched(folders)
+        lonely = [path.relative_to(folder) if path.is_relative_to(folder) else path for path in (*only_a, *only_b)]
+        if lonely and num_pairs >= NEARLY_ALL * (num_pairs + len(lonely)):
+            none, it = ("has no partner", "it") if len(lonely) == 1 else ("have no partner", "them")
+            raise DataError(f"{num_pairs} of {num_pairs + len(lonely)} names pair; {names_of(lonely)} {none}", folder,
+                            f"remove {it}, or use --kind unpaired")
+
+    # Several folders, and nothing beside them: two sides and a third, or one set.
+    if isinstance(layout, ComputedConfig) and not any((folder / split).is_dir() for split in SPLITS):
+        places = [path.relative_to(folder) for path in list_images(folder)]
+        inside = sorted({place.parts[0] for place in places})
+        if len(inside) > 2 and all(len(place.parts) > 1 for place in places):
+            raise DataError(f"holds {len(inside)} folders of images: {names_of(list(map(Path, inside)))}", folder,
+                            "call the two that are A and B trainA and trainB, and those of held-out images testA and "
+                            "testB; or, if all are one set: --kind computed or --kind images")
+
+
+def how_read(layout: LayoutConfig, samples: Samples) -> list[str]:
+    """Return what `read_as` took a folder for, and what to do where something else was meant; a line or none."""
+    if not layout.paired or layout.labelling is not None or samples.files_a == samples.files_b:
+        return [layout.otherwise] if layout.otherwise else []
+    a, b = samples.files_a[0], samples.files_b[0]
+    why = "every name is in both folders" if a.stem == b.stem else (
+        f"the names of both folders number alike, such as {visible(a.name)} and {visible(b.name)}")
+    return [f"read as pairs, as {why}; if they show different things, and only number alike: --kind unpaired"]
+
+
 def splits_further_down(folder: Path) -> list[Path]:
     """Return the folders, below one that has no splits itself, that have some: all of its images are not one set."""
-    return sorted({path.parent for path in folder.glob("*/**/") if path.name in FOLDERS_OF["train"] + FOLDERS_OF["test"]
+    return sorted({path.parent for path in folder.glob("*/**/") if path.name in SPLITS
                    and not any(map(is_aside, path.relative_to(folder).parts))} - {folder})
 
 

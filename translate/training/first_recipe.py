@@ -19,7 +19,7 @@ import yaml
 
 from translate.data.headers import FEW, Headers, look_at, of_one_scale, short_side
 from translate.data.layout import LayoutConfig
-from translate.data.recognising import Kind, read_as
+from translate.data.recognising import Kind, how_read, read_as, refuse_unclear
 from translate.data.scale import AS_TRAINED
 from translate.errors import DataError, DoesNotFit, ImageError, visible
 from translate.metrics.features import hint_at_features
@@ -54,7 +54,7 @@ TRANSLATORS = {True: """\
   generator: {{kind: resnet, width: 64, blocks: {blocks}, norm: instance}}
   discriminator: {{kind: patchgan, width: 64, layers: {layers}, norm: instance}}
   objective: {{kind: lsgan}}   # docs/objectives.md has others, and what to do when D wins
-  weights: {{cycle: 10.0, identity: 5.0}}   # identity keeps shared colours; 0 is faster
+  weights: {{cycle: 10.0, identity: {identity}   # identity keeps shared colours; 0 is faster
   pool: {pool}                  # past fakes shown again; they lie in ordinary memory and in checkpoints
 """}  # by whether a training sees pairs
 FROM_NOISE = """\
@@ -95,6 +95,8 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     planned, card = _planned(gpu)
     on_progress(0, 1, "looking at the images")
     layout = read_as(folder.absolute(), kind)
+    if kind is None:
+        refuse_unclear(layout, folder.absolute())
     layout = layout if direction == "ab" else layout.other_way()
     try:
         samples = layout.build("train", data_root())
@@ -128,10 +130,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
             raise DoesNotFit(f"no training of these networks fits a GPU of {card} ({format_bytes(planned.budget or 0)} "
                              "usable)", advice="name a larger one with --gpu")
     on_progress(1, 1, "")
-    if kind is None and layout.paired and layout.labelling is None and samples.files_a != samples.files_b:
-        draft.notes.append("read as pairs, as every name is in both folders; if they show different things, and only "
-                           "number alike: --kind unpaired")
-    draft.notes += [layout.otherwise] if kind is None and layout.otherwise else []
+    draft.notes += how_read(layout, samples) if kind is None else []
     here = "" if gpu is not None else hours_here(recipe)
     lines = [draft.heading(), *draft.looked(), *draft.said(crop), *([f"{here}: planned for one of {card}; name yours "
                                                                      "with --gpu"] if here else [])]
@@ -151,6 +150,11 @@ class Draft:
         self.notes: list[str] = []
         self.one_scale = of_one_scale(sides)
         self.data = self._data()
+        channels = [self.data.get(side, {"channels": 3})["channels"] for side in ("image_a", "image_b")]
+        self.alike = channels[0] == channels[1]
+        if not self.alike and layout.has_sources and not layout.paired:
+            self.notes.append(f"A has {plural(channels[0], 'channel')} and B {channels[1]}: identity is 0, as it needs "
+                              "as many in both")
         self.crop = 0
 
     def _data(self) -> dict[str, Any]:
@@ -163,6 +167,10 @@ class Draft:
             image["image_a"] = a.image
         if "input" in type(self.layout).model_fields and b.image["channels"] == 1:
             data["input"] = "edges"  # there are no colours to be made of grey
+        elif "input" in type(self.layout).model_fields and b.image["channels"] != 3:
+            raise DataError(f"holds one set of images of {plural(b.image['channels'], 'channel')}; colouring makes 3",
+                            self.layout.place(data_root()), "--kind images draws others like them; for a translation, "
+                            "name two folders trainA and trainB")
         return data | {side: said for side, said in sorted(image.items()) if said != {"channels": 3}}  # of 8 bits
 
     def largest_crop(self) -> int:
@@ -221,7 +229,7 @@ class Draft:
         return TRANSLATORS[self.layout.paired].format(
             layers=next(layers for layers in (3, 2, 1) if smallest >= 3 * 2**layers),
             blocks=9 if self.crop >= 256 else 6, pool=50 if self.crop < 1024 else 10,
-            downs=min(8, smallest.bit_length() - 1))
+            downs=min(8, smallest.bit_length() - 1), identity="5.0}" if self.alike else "0.0}")
 
     def recipe(self, stages: list[dict[str, Any]]) -> Recipe:
         """Return the same as a recipe: what is written is what was planned."""

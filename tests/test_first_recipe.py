@@ -110,8 +110,9 @@ def one_file(folder: Path, kind: str) -> Path:
         save(place / "0.png", mode=kind)
     else:
         channels, bits = {"16 bits": (1, np.uint16), "5 channels": (5, np.uint8)}[kind]
-        pixels = np.linspace(0, 200, 48 * 64 * channels).reshape(48, 64, channels).astype(bits)
-        tifffile.imwrite(place / "0.tif", pixels, photometric="minisblack", planarconfig="contig")
+        pixels = np.linspace(0, 200, 48 * 64 * channels).reshape(48, 64, channels).astype(bits).squeeze()
+        tifffile.imwrite(place / "0.tif", pixels, photometric="minisblack",
+                         planarconfig="contig" if channels > 1 else None)
     return place
 
 

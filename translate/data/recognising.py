@@ -96,7 +96,7 @@ def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
 def refuse_unclear(layout: LayoutConfig, folder: Path) -> None:
     """Raise `DataError` for a folder that may well be meant otherwise than `read_as` takes it, and ask which it is."""
     # Pairs of which some lack a partner, or two sets that number alike.
-    if isinstance(layout, UnpairedConfig) and (folders := train_sides(layout)) is not None:
+    if isinstance(layout, SidesConfig) and not layout.paired and (folders := train_sides(layout)) is not None:
         num_pairs, only_a, only_b = matched(folders)
         lonely = [path.relative_to(folder) if path.is_relative_to(folder) else path for path in (*only_a, *only_b)]
         if lonely and num_pairs >= NEARLY_ALL * (num_pairs + len(lonely)):
@@ -105,7 +105,7 @@ def refuse_unclear(layout: LayoutConfig, folder: Path) -> None:
                             f"remove {it}, or use --kind unpaired")
 
     # Several folders, and nothing beside them: two sides and a third, or one set.
-    if isinstance(layout, ComputedConfig) and not any((folder / split).is_dir() for split in SPLITS):
+    if layout.otherwise and not any((folder / split).is_dir() for split in SPLITS):
         places = [path.relative_to(folder) for path in list_images(folder)]
         inside = sorted({place.parts[0] for place in places})
         if len(inside) > 2 and all(len(place.parts) > 1 for place in places):

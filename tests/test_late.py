@@ -257,6 +257,23 @@ class TestLeavingOut:
             assert torch.equal(weight, then) and not torch.equal(then, torch.ones(3))
             assert all(torch.equal(optimizer.state[weight][name], value) for name, value in before.items())
 
+    @pytest.mark.parametrize("image", [0.5, NAN])
+    def test_a_wasserstein_critic_is_clipped_only_after_a_step_that_counts(self, image: float) -> None:
+        """Its weights begin beyond the bound."""
+        translator = build(game("wasserstein", "pix2pix"), torch.float32)
+        optimizers = {phase: Adam().build(parameters_of(translator, phase)) for phase in translator.phases}
+        before = {name: value.clone() for name, value in weights(translator).items()}
+        update = Update(translator, optimizers, Accelerator(cpu=True), memory.PLANS["split"], "fp32", guarded=True,
+                        late=True)
+        batch = make_batch((32, 32), 2, torch.float32)
+        batch.a[0, 0, 3, 4] = image
+        translator.step(batch, update)
+        counts = not LateStep(update).judge()
+        assert counts == (image == 0.5)
+        assert all(torch.equal(value, before[name]) for name, value in weights(translator).items()) != counts
+        critic = [value.abs().max() for name, value in weights(translator).items() if "discriminator" in name]
+        assert (float(max(critic)) <= torch.tensor(0.01)) == counts
+
     def test_optimizers_without_such_a_flag_have_steps_judged_at_once(self) -> None:
         accelerator = cast(Any, SimpleNamespace(device=torch.device("cuda"), num_processes=1))
         for config, can in ((Adam(), True), (SGD(), True), (SGD(momentum=0.9), False), (RMSprop(), False)):

@@ -70,10 +70,12 @@ class BaseObjective(Config):
         """
         return over_scales(self.discriminator_loss, real, fake)
 
-    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor],
+                   left_out: Tensor | None = None) -> dict[str, Tensor]:
         """Do what the game asks for after a step of the discriminators; return numbers worth recording, by name.
 
-        `mean(name)` is the mean over all processes of what the step observed: `real_b`, `fake_b` and so on.
+        `mean(name)` is the mean over all processes of what the step observed: `real_b`, `fake_b` and so on. Where
+        `left_out` is 1, a scalar on the device, the step did not count, and no weight may change; buffers may.
         """
         return {}
 
@@ -186,12 +188,14 @@ class Wasserstein(BaseObjective):
         return self.drift * real.square().mean() - distance if self.drift else -distance
 
     @torch.no_grad()
-    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor],
+                   left_out: Tensor | None = None) -> dict[str, Tensor]:
         """Clip the critics' weights, in place (algorithm 1, line 7)."""
         if self.clip is not None:
             for critic in discriminators.values():
                 for parameter in critic.parameters():
-                    parameter.clamp_(-self.clip, self.clip)
+                    clipped = parameter.clamp(-self.clip, self.clip)
+                    parameter.copy_(clipped if left_out is None else torch.where(left_out > 0, parameter, clipped))
         return {}
 
 
@@ -251,7 +255,8 @@ class Began(BaseObjective):
         assert isinstance(real, Tensor) and isinstance(fake, Tensor), "an autoencoder judges at one size"
         return self.discriminator_loss(real, fake, balance_of(discriminator.network))
 
-    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    def after_step(self, discriminators: Mapping[str, nn.Module], mean: Callable[[str], Tensor],
+                   left_out: Tensor | None = None) -> dict[str, Tensor]:
         """Move the k of every discriminator; return its measure of convergence, `convergence_a` and so on."""
         return {f"convergence_{name[-1]}": self.rebalance(balance_of(network), mean(f"real_{name[-1]}"),
                                                           mean(f"fake_{name[-1]}"))

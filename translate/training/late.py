@@ -42,6 +42,7 @@ class Step(Protocol):
     observed: dict[str, Tensor]
     overflowed: list[str]
     unjudged: list[LatePhase]
+    left_out: Tensor | None
 
 
 class Sent:
@@ -88,6 +89,7 @@ class LatePhase:
         if len(update.unjudged) > 1:
             self.is_left_out = torch.maximum(self.is_left_out, update.unjudged[-2].is_left_out)
 
+        update.left_out = self.is_left_out
         clip_gradients(optimizer)
         step(optimizer, torch.maximum(self.is_left_out, (~of_gradients.all()).float()))
         if scaler is not None:

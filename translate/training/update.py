@@ -63,13 +63,12 @@ class Update:
     and leaves in it
 
         losses      what it recorded, as scalars on the device: means over the batch of this process
-        observed    other numbers, also means over the batch; `gradient_<phase>` is the norm of a phase's gradient
-                    before clipping
+        observed    other such means, and `gradient_<phase>`, the norm of a phase's gradient before clipping
         plan        the memory plan in use: a leaner one than at the beginning if a phase ran out of memory
         notes       messages about changes of the memory plan
-        overflowed  the phases whose optimizer step the gradient scaler of fp16 left out, as it does now and then
-                    (filled only if `guarded`)
+        overflowed  the phases whose optimizer step fp16's gradient scaler left out, as it may (only if `guarded`)
         unjudged    the phases of which the host does not know yet whether they count (filled only if `late`)
+        left_out    if `late`, 1 where the phases so far are left out, and 0 else, a scalar on the device; else None
 
     `guarded`: a phase raises `NotFinite` rather than learn from numbers that are not finite; if `late`, it goes on, and
     changes nothing. `settle` is called before the pools are used: they must know whether the step before counts.
@@ -83,6 +82,7 @@ class Update:
         self.number, self.images, self.guarded, self.late, self.settle = number, images, guarded, late, settle
         self.overflowed: list[str] = []
         self.unjudged: list[LatePhase] = []
+        self.left_out: Tensor | None = None
         self.losses: dict[str, Tensor] = {}
         self.observed: dict[str, Tensor] = {}
         self.notes: list[str] = []

@@ -30,6 +30,7 @@ class StepTools(Protocol):
     documents each method; translators stand on a lower floor and must not import it."""
 
     losses: dict[str, Tensor]
+    left_out: Tensor | None
     images: int
     number: int
     protected: Tensor | None
@@ -133,7 +134,7 @@ class Translator(ABC):
     def improve_discriminators(self, batch: Batch, fakes: list[Any] | None, update: StepTools) -> None:
         """Train the discriminators; then the objective moves what it keeps of the game."""
         update.phase("discriminator", self.train_discriminators, batch, fakes)
-        update.losses |= self.objective.after_step(self.phases["discriminator"], update.mean)
+        update.losses |= self.objective.after_step(self.phases["discriminator"], update.mean, update.left_out)
 
     @abstractmethod
     def train_generators(self, batch: Batch, update: StepTools) -> list[Any]:

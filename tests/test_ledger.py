@@ -23,14 +23,14 @@ from PIL import Image
 
 from tests.conversions import Identity, fill, last_rows, noise, release_of, tree
 from translate import files
-from translate.convert import LEDGER, Entry, Shard, Summary, convert, ledger_files
+from translate.convert import LEDGER, Entry, Shard, Summary, convert, ledger_files, ledger_rows
 from translate.convert import ledger as ledger_module
 from translate.convert.converter import Converter
 from translate.convert.jobs import Naming, plan_jobs
-from translate.convert.ledger import Ledger
+from translate.convert.ledger import CHANGED_SINCE, MADE_BEFORE, OTHERWISE_MADE, Ledger
 from translate.convert.saving import remove_leftovers
 from translate.errors import DiskError
-from translate.foreign import read_lines
+from translate.foreign import each_line, read_lines
 from translate.images.decoder_process import Request, read_file
 from translate.images.reading import ImageConfig
 from translate.images.writing import write_image
@@ -465,7 +465,7 @@ def test_two_that_fold_at_once_without_locks_lose_nothing(tmp_path: Path, monkey
     monkeypatch.setattr(ledger_files.fcntl, "flock", lambda *_: None)
 
     def kept(ledgers: list[Path]) -> Iterator[bytes]:
-        lines = list(ledger_module.kept_lines(ledgers))
+        lines = list(ledger_rows.kept_lines(ledgers))
         inside.wait(10)
         yield from lines
 
@@ -525,16 +525,31 @@ def test_the_output_of_another_folder_s_image_of_the_same_name_is_never_replaced
         assert (summary.exit_code, summary.already) == (3, 1), "what is the same is done"
         assert {entry.path for entry in summary.failed} == {"IMG_1.png", "IMG_2.png"}
     told = {entry.path: str(entry.message) for entry in summary.failed}
-    assert f"was made from another image, {one / 'IMG_1.png'}; choose another folder" in told["IMG_1.png"]
-    assert str(one / "IMG_2.gif") in told["IMG_2.png"] and "--overwrite" in told["IMG_2.png"]
+    assert "was made from another image, one/IMG_1.png, of a folder elsewhere; choose another" in told["IMG_1.png"]
+    assert "one/IMG_2.gif" in told["IMG_2.png"] and "--overwrite" in told["IMG_2.png"]
     assert before.items() <= tree(out).items()
-    assert converted(one, out, precision="fp32").already == 3, "what was refused is not noted in its place"
+    assert converted(one, out, precision="fp32").already == 3, "what was refused changes nothing of what is done"
+
+    # Also once the first one's image could not be read, or somebody has begun to replace its output and was killed.
+    begun = {"path": "IMG_1.png", "status": "started", "output": "IMG_1.png", "run": 9, "source": "two",
+             "content": "0" * 64}
+    rotten = shutil.copy(one / "IMG_1.png", tmp_path / "kept.png")
+    (one / "IMG_1.png").write_bytes(b"rotten")
+    assert len(converted(one, out, precision="fp32").failed) == 1
+    for _ in range(2):
+        assert {entry.path for entry in converted(two, out, precision="fp32").failed} == {"IMG_1.png", "IMG_2.png"}
+        with (out / LEDGER).open("a") as ledger:
+            ledger.write(json.dumps(begun) + "\n")
+    shutil.copy(rotten, one / "IMG_1.png")
+    assert before.items() <= tree(out).items() and converted(one, out, precision="fp32").already == 3
+    assert all(str(row["source"]).startswith(("one ", "two")) for row in read_lines(out / LEDGER) if "source" in row)
 
     # A folder that has moved is the same, and what is asked for is done.
     one.rename(tmp_path / "moved")
     assert converted(tmp_path / "moved", out, precision="fp32").already == 3
     assert converted(two, out, overwrite=True, precision="fp32").exit_code == 0
     assert tree(out)["IMG_1.png"] != before["IMG_1.png"]
+    assert converted(tmp_path / "moved", out, precision="fp32", owned=True).converted == 2
 
 
 def test_what_is_replaced_is_counted_by_what_it_was_made_from(source: Path, tmp_path: Path) -> None:
@@ -543,12 +558,72 @@ def test_what_is_replaced_is_counted_by_what_it_was_made_from(source: Path, tmp_
     converted(source, out, precision="fp32")
     first = source / "000.png"
     write_image(first, noise(24, 20, seed=99))
-    for dry_run in (True, False):
+    for dry_run, word in ((True, "would be"), (False, "are")):
+        warned.clear()
         summary = converted(source, out, precision="bf16", dry_run=dry_run, warn=warned.append)
-        assert summary.replaced == {"another model or other settings": summary.total - 1,
-                                    "images that have changed since": 1}
-    assert warned == [warned[0]] * 2 and "are replaced; another folder for the outputs would keep them" in warned[0]
+        assert summary.replaced == {OTHERWISE_MADE: summary.total - 1, CHANGED_SINCE: 1}
+        assert sorted(warned) == [f"outputs of {what} stand here, such as {name}, and {word} replaced; another folder "
+                                  "for the outputs would keep them"
+                                  for what, name in ((OTHERWISE_MADE, "002.png"), (CHANGED_SINCE, "000.png"))]
     assert not converted(source, out, precision="bf16", warn=warned.append).replaced and len(warned) == 2
+
+    # Also where a first attempt was killed.
+    with (out / LEDGER).open("a") as ledger:
+        ledger.write('{"path": "000.png", "status": "started", "output": "000.png", "run": 9}\n')
+    summary = converted(source, out, precision="fp32")
+    assert summary.replaced == {OTHERWISE_MADE: summary.total}
+
+
+def test_what_outputs_were_made_from_is_known_without_their_ledgers_being_read_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each output of another name than its input all lines were parsed, and a fold meanwhile ended the call."""
+    rows = [{"path": f"{number}.bmp", "status": "done", "output": f"{number}.png", "run": 1, "source": "one"}
+            for number in range(9)]
+    (tmp_path / LEDGER).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ledger, read = Ledger(tmp_path, source="two"), list[object]()
+    job = plan_jobs(source_of(tmp_path, "0.gif"), tmp_path, Naming(ImageConfig(), "png"))[0][0]
+    jobs = [replace(job, output=tmp_path / f"{number}.png", output_name=f"{number}.png") for number in range(9)]
+    for each in jobs:
+        each.output.touch()
+    real = ledger_module.each_line
+    monkeypatch.setattr(ledger_module, "each_line", lambda *words: read.append(words) or real(*words))
+    assert [ledger.what_stands(each) for each in jobs] == rows and not read
+
+    ledger = Ledger(tmp_path, source="two")
+    (tmp_path / LEDGER).rename(tmp_path / ".translate-ledger-folded.jsonl")
+    assert [ledger.what_stands(each) for each in jobs] == rows
+
+
+def test_rows_know_the_last_line_of_each_path_and_what_each_output_was_last_made_from(tmp_path: Path) -> None:
+    """Against a search through all lines, of random ones, before and after they are folded."""
+    chance = np.random.default_rng(0)
+    for _ in range(100):
+        path, lines = tmp_path / "lines", list[dict[str, object]]()
+        for number in range(12):
+            lines.append({"path": str(chance.integers(2)), "output": str(chance.integers(2)), "pixels": number,
+                          "status": ("started", "done", "failed")[chance.integers(3)], "run": int(chance.integers(4))})
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for _ in range(2):
+            rows, at = ledger_rows.Rows(), dict[tuple[int, int] | None, object]()
+            for start, _, row in each_line(path, ledger_rows.Row):
+                rows.add(row, 0, start)
+                at[0, start] = row["pixels"]
+            for name in "01":
+                last = newest(line for line in lines if line["path"] == name)
+                made = newest(line for line in lines if line["output"] == name and line["status"] == "done")
+                begun = newest(line for line in lines if line["output"] == name and line["status"] == "started")
+                begun = begun if begun[0] > made[0] else (-1, None)
+                found = [at.get(place) for place in (rows.place_of(name), rows.made(name), rows.begun(name))]
+                assert found == [last[1], made[1], begun[1]]
+                assert rows.has_written(name) == any(line["output"] == name and line["status"] != "failed"
+                                                     for line in lines)
+            path.write_bytes(b"".join(ledger_rows.kept_lines([path])))
+
+
+def newest(lines: Iterator[dict[str, object]]) -> tuple[int, object]:
+    """Return the rank and the number of the line that counts; (−1, None) of none."""
+    ranked = [(2 * int(str(line["run"])) + (line["status"] == "done"), line["pixels"]) for line in lines]
+    return max(ranked, default=(-1, None))  # type: ignore[type-var]
 
 
 def test_a_ledger_that_names_no_source_goes_on_as_before(source: Path, tmp_path: Path) -> None:
@@ -561,4 +636,4 @@ def test_a_ledger_that_names_no_source_goes_on_as_before(source: Path, tmp_path:
     source.rename(tmp_path / "moved")
     assert converted(tmp_path / "moved", out, precision="fp32").converted == 0
     summary = converted(tmp_path / "moved", out, precision="bf16")
-    assert summary.replaced == {"another model or other settings": summary.total}
+    assert summary.replaced == {MADE_BEFORE: summary.total}

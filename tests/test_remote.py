@@ -27,6 +27,7 @@ from tests.runs import cyclegan_recipe
 from translate.convert import Summary, convert, remote, storage
 from translate.convert.converter import Converter
 from translate.convert.jobs import Naming
+from translate.convert.ledger import source_of
 from translate.convert.protecting import Protection
 from translate.convert.remote import Remote
 from translate.convert.storage import Store, address, in_words, local
@@ -301,6 +302,18 @@ def test_foreign_outputs_are_looked_up_once_in_a_window(memory: Any, tmp_path: P
         assert ledger.is_foreign(job)
         ledger.begin_window()
         assert not ledger.is_foreign(job)
+
+
+def test_a_local_source_is_the_same_whatever_it_is_called(memory: Any, tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two folders were one to the ledger, where each was `in` to who stood beside it."""
+    noted = []
+    for place in (tmp_path, tmp_path / "in"):
+        monkeypatch.chdir(place)
+        for given in ("in" if place == tmp_path else ".", str(tmp_path / "in"), "in"):
+            with Remote(Path(given), Path("memory://b/out")) as folders:
+                noted.append(folders.ledger().source)
+    assert set(noted[:-1]) == {source_of(os.path.realpath(tmp_path / "in"))} and noted[-1] not in noted[:-1]
 
 
 def test_ledgers_beyond_all_measure_are_refused(memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

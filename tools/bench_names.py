@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from translate.convert.jobs import Naming, plan_jobs
-from translate.convert.ledger import LEDGER, Ledger
+from translate.convert.ledger import LEDGER, Ledger, source_of
 from translate.convert.saving import remove_leftovers
 from translate.images.reading import ImageConfig
 
@@ -36,8 +36,10 @@ def make(root: Path, num: int, suffix: str) -> None:
             if number % FOLDER == 0:
                 path.parent.mkdir(parents=True)
             path.touch()
-            row = {"path": f"{name}.png", "status": "started", "output": name + suffix, "key": "a" * 64, "run": 1}
-            done = {"status": "done", "pixels": 480, "sha256": "b" * 64, "size": 0, "mtime_ns": 1764500000000000000}
+            row = {"path": f"{name}.png", "status": "started", "output": name + suffix, "run": 1,
+                   "source": source_of(str(root / "in")), "content": "c" * 64}
+            done = {"status": "done", "key": "a" * 64, "pixels": 480, "sha256": "b" * 64, "size": 0,
+                    "mtime_ns": 1764500000000000000}
             ledger.write(json.dumps(row) + "\n" + json.dumps(row | done) + "\n")
 
 
@@ -63,7 +65,7 @@ def main() -> None:
         seconds["reading the ledger"] = time.process_time() - begun - sum(seconds.values())
         remove_leftovers(jobs)
         seconds["looking for leftovers"] = time.process_time() - begun - sum(seconds.values())
-        known = sum(ledger.last_row(name) is not None for name in jobs.names)
+        known = sum(ledger.made(f"{name.removesuffix('.png')}.{asked.format}") is not None for name in jobs.names)
         seconds["asking it for each"] = time.process_time() - begun - sum(seconds.values())
         assert known == len(jobs) == asked.names
 

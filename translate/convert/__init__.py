@@ -30,7 +30,7 @@ from pathlib import Path
 from translate.cluster.ray_engine import RayEngine
 from translate.convert.converter import Converter
 from translate.convert.jobs import FileFormat, Job, Naming, Shard, plan_jobs
-from translate.convert.ledger import LEDGER, Entry, Ledger
+from translate.convert.ledger import LEDGER, Entry, Ledger, source_of
 from translate.convert.on_ray import OnRay, WorkerSetup
 from translate.convert.protecting import Protection, refuse_unkept
 from translate.convert.remote import Remote
@@ -38,7 +38,7 @@ from translate.convert.saving import Options, remove_leftovers
 from translate.convert.scaling import Resize, Scaling, Size
 from translate.convert.translating import Precision, Translating
 from translate.convert.workers import workers_by_cores
-from translate.errors import ImageError, MissingExtra, UsageError
+from translate.errors import ImageError, MissingExtra, UsageError, visible
 from translate.images.decoding import inspect
 from translate.images.pictures import MAX_PIXELS
 from translate.runs.release import Release
@@ -158,7 +158,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     engine        a Ray cluster that does the work, in place of this process
     remote        the folders in storage that stand for `source` and `out`
     warn          called with a line about the first image that is translated at a scale beyond the model's, by more
-                  than a third (the summary counts them), and with one where there is no memory for all workers
+                  than a third (the summary counts them), with one where there is no memory for all workers, and with
+                  one about the first output that is replaced of each cause
     on_progress   called after each file, in their order, with its entry, its number and the number of files
 
     A file that cannot be translated is an entry of the summary. Raises `UsageError` for words that do not fit together
@@ -189,7 +190,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
             source, out = source.absolute(), out.absolute()
         jobs, skipped = plan_jobs(source, out, naming)
         ledger = Ledger(None if source.is_file() and jobs[0].output == out else out, shard,
-                        None if owned else os.path.realpath(jobs.source))
+                        None if owned else source_of(os.path.realpath(jobs.source)))
     if only is not None:
         jobs = jobs.where(lambda name: name in only)
     if shard is not None:
@@ -227,6 +228,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         look(jobs)
     with closing(ledger), minding_signals() as stop, closing(run(jobs, stop=stop)) as entries:
         for number, entry in enumerate(entries, 1):
+            if entry.replaces is not None and entry.replaces not in summary.replaced:
+                warn(f"outputs of {entry.replaces} stand here, such as {visible(entry.output)}, and "
+                     f"{'would be' if dry_run else 'are'} replaced; another folder for the outputs would keep them")
             summary.count(entry)
             if on_progress is not None:
                 on_progress(entry, number, len(jobs))

@@ -23,7 +23,7 @@ from translate import files
 from translate.available_memory import give_back_freed
 from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
-from translate.convert.ledger import Entry, Ledger, Replaced
+from translate.convert.ledger import CHANGED_SINCE, MADE_BEFORE, OTHERWISE_MADE, Entry, Ledger
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
 from translate.convert.pools import Decoders, InlineExecutor, prefetch, thread_pool
 from translate.convert.saving import Input, Options, Saving, failure, holds_pages
@@ -40,7 +40,6 @@ from translate.images.resampling import HeightWidth
 from translate.images.sinks import ArraySink, writing_pages
 from translate.sizes import format_bytes
 
-OTHERWISE_MADE: Replaced = "another model or other settings"
 OUTPUT_VERSION = 1  # raise it when the same input, model and options begin to give other files
 MASK_BYTES = 1  # a pixel
 
@@ -63,7 +62,6 @@ class Converter:
                                 options.quality, OUTPUT_VERSION, *translating.scaling.key])
         self.warn = warn
         self.num_outside = 0  # images translated at another scale than the model knows
-        self._replaces = False
 
     def run(self, jobs: Sequence[Job], stop: object) -> Generator[Entry, None, None]:
         """Translate files, and yield what became of each, in their order. What cannot be translated is an entry too.
@@ -125,25 +123,28 @@ class Converter:
                 raise
             return failure(job, error)
         made = self.read_input(job, read, known)
-        return made if options.overwrite or isinstance(made, Entry) else self._replacing(made, known)
+        return made if options.overwrite or isinstance(made, Entry) else self._replacing(made)
 
-    def _replacing(self, read: Input, known: str | None) -> Input | Entry:
+    def _replacing(self, read: Input) -> Input | Entry:
         """Return what was read with what its output replaces; the entry of a failure where that is not to be replaced:
-        the output of another folder's file of the same name. `known`: the key of the output that stands there."""
+        the output of another folder's file of the same name. Raises `DiskError`."""
         job, ledger = read.job, self.ledger
-        before = ledger.made_before(job)
-        if before is None:
+        stands = ledger.what_stands(job)
+        if stands is None:
             return read
-        source, content = before.get("source"), before.get("content")
-        if source not in (None, ledger.source) and content != read.content:
-            other = f"{source}/{before['path']}"
+        source = stands.get("source")
+        if None not in (source, ledger.source) and source != ledger.source and stands.get("content") != read.content:
+            other = f"{str(source).rpartition(' ')[0]}/{stands['path']}"
             return failure(job, ImageError(job.output, "write", f"{visible(job.output)} was made from another image, "
-                                           f"{visible(other)}; choose another folder for the outputs, or use "
-                                           "--overwrite"))
-        if known is None:
+                                           f"{visible(other)}, of a folder elsewhere; choose another folder for the "
+                                           "outputs, or use --overwrite (also where that folder was moved, and the "
+                                           "image has changed since)"))
+        made = ledger.made(job.output_name)
+        if made is None or made.get("key") == read.key:
             return read
-        changed = content is not None and content != read.content
-        return replace(read, replaces="images that have changed since" if changed else OTHERWISE_MADE)
+        if "content" not in made:
+            return replace(read, replaces=MADE_BEFORE)
+        return replace(read, replaces=OTHERWISE_MADE if made["content"] == read.content else CHANGED_SINCE)
 
     def read_input(self, job: Job, read: Callable[[Request], Answer], known: str | None) -> Input | Entry:
         """Read a file with `read`; where `known` is the key of its output, it is one that is there `already`."""
@@ -191,10 +192,6 @@ class Converter:
         """Translate what has been read, and give it to the writers."""
         if isinstance(read, Entry):
             return writers.submit(self.saving.record, read)
-        if read.replaces == OTHERWISE_MADE and not self._replaces:
-            self._replaces = True
-            self.warn(f"outputs of {OTHERWISE_MADE} stand here, such as {visible(read.job.output_name)}, and are "
-                      "replaced; another folder for the outputs would keep them")
         try:
             if self.options.dry_run:
                 return writers.submit(self.saving.record, self._foretell(read))

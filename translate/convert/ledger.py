@@ -3,9 +3,11 @@
 `OUT/.translate-ledger.jsonl` holds one JSON object a line; the last one of a path counts:
 
     started   the output is about to be written; what lies under its name is ours from here on
-    done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written,
-              `source` and `content` of which folder's file, so that another folder's of the same name is told from it
+    done      the output is complete and on the disk; `key` says what it was made from, `sha256` what was written
     failed    why: the stage (find, read, convert, write), the class of the error, its message
+
+`source` and `content` say of which folder's image an output is made, so that another folder's of the same name is told
+from it. What an output was last made from is asked by the output's name, and stands until that is done anew.
 
 Processes that share a folder have a ledger each (`translate.convert.ledger_files`) and read all of them, again before
 an output counts as foreign: another one may have written it meanwhile. Entries are ordered by run number (`run`), not
@@ -17,24 +19,23 @@ An output of another size or time than when it was written counts as done only w
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Annotated, Any, Literal, Required
-
-from pydantic import ConfigDict, Field
-from typing_extensions import TypedDict
+from typing import Any, Literal
 
 from translate import files
 from translate.convert.jobs import LEDGERS, Job, Shard
 from translate.convert.ledger_files import Held, find_ledgers, fold
+from translate.convert.ledger_rows import Place, Placed, Row, Rows, kept_lines
 from translate.errors import DocumentError, visible
-from translate.foreign import MAX_COUNT, SHA256, Count, each_line, one_of_lines, opened, parse
+from translate.foreign import MAX_COUNT, each_line, one_of_lines, opened, parse
 
 LEDGER = f"{LEDGERS}.jsonl"
 SECONDS_UNTIL_SEEN = 65.0  # until what another machine has written shows here: NFS keeps what it knows up to 60 s
@@ -42,32 +43,9 @@ SECONDS_BETWEEN_LOOKS = 1.0
 BLOCK_BYTES = 2**14  # read of a ledger at once: the lines of files that were done one after the other
 MOST_OPEN = 64  # ledgers at once
 
-
-Replaced = Literal["another model or other settings", "images that have changed since"]
-
-
-class Placed(TypedDict, total=False):
-    """The fields that decide whether a line counts: the only ones parsed where all lines are read."""
-
-    __pydantic_config__ = ConfigDict(extra="ignore", strict=True)  # type: ignore[misc]
-
-    path: Required[str]
-    status: Required[Literal["started", "done", "failed"]]
-    output: str | None
-    run: Count
-
-
-class Row(Placed, total=False):
-    """A line of a ledger. One that is none is left out: what it was about is translated again."""
-
-    key: str | None
-    pixels: Count | None
-    sha256: SHA256 | None
-    size: Count | None
-    mtime_ns: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None
-    note: str | None
-    source: str | None
-    content: SHA256 | None
+OTHERWISE_MADE = "another model or other settings"  # what outputs that are replaced were made from
+CHANGED_SINCE = "images that have changed since"
+MADE_BEFORE = "another model, other settings or other images (the earlier version that made them kept no note which)"
 
 
 @dataclass(frozen=True)
@@ -90,9 +68,9 @@ class Entry:
     size: int | None = None  # of the output, in bytes, and
     mtime_ns: int | None = None  # when it was written: where both are the same, it is not read again
     note: str | None = None  # what of the input was left out because it cannot be read
-    source: str | None = None  # the folder of the input; earlier versions wrote neither this
+    source: str | None = None  # the folder of the input (`source_of`); earlier versions wrote neither this
     content: str | None = None  # nor the SHA-256 of the input
-    replaces: Replaced | None = None  # where it is made again: what its output was made from before
+    replaces: str | None = None  # where it is made again: what its output was made from before
 
     @classmethod
     def failure(cls, job: Job, stage: str, error: str, message: str) -> Entry:
@@ -105,54 +83,24 @@ class Entry:
         return f"{visible(self.path)} → {visible(self.output)}"
 
 
-class Rows:
-    """Where the line of each path stands that counts. A million take 110 MB, as the lines stay on the disk.
+def source_of(place: str) -> str:
+    """Return what a ledger says of the folder that is translated: its name, and a hash by which it is told from others.
 
-    A place is one integer, from its lowest bit: 1 bit, whether the output of this name is ours; 40 bits, the line's
-    first byte; 24 bits, the number of the ledger; 1 bit, whether it is done; the run. The last two rank it.
+    `place`: its absolute path or its address. Outputs are published, and say no more of where they come from.
     """
-
-    def __init__(self) -> None:
-        self.run = 0  # the highest
-        self._places: dict[int, int] = {}  # by the hash of the path
-        self._outputs: set[int] = set()  # the hashes of what we have written under another name than that of its input
-
-    def add(self, row: Placed, ledger: int, start: int) -> None:
-        """Take in the row that stands in that ledger from that byte on."""
-        path, status, output, run = row["path"], row["status"], row.get("output"), row.get("run", 0)
-        name = hash(path)
-        if run > self.run:
-            self.run = run
-        ours = status != "failed" and output is not None
-        if ours and output != path:
-            self._outputs.add(hash(output))
-            ours = False
-        rank, known = run << 1 | (status == "done"), self._places.get(name, 0)
-        if rank >= known >> 65:
-            self._places[name] = rank << 65 | ledger << 41 | start << 1 | ours | known & 1
-        elif ours:
-            self._places[name] = known | 1
-
-    def place_of(self, path: str) -> tuple[int, int] | None:
-        """Return (ledger, byte) of the entry of a path that counts, or of one with the same hash."""
-        place = self._places.get(hash(path))
-        return None if place is None else (place >> 41 & 0xFFFFFF, place >> 1 & 0xFFFFFFFFFF)
-
-    def has_written(self, output: str) -> bool:
-        """Return whether any of them has written this output: it is ours."""
-        return bool(self._places.get(hash(output), 0) & 1) or hash(output) in self._outputs
+    sha256 = hashlib.sha256(os.fsencode(place)).hexdigest()
+    return f"{place.rstrip('/').rpartition('/')[2]} {sha256[:12]}"
 
 
 class Ledger:
     """All ledgers of a folder as one; entries are added to the one of this process. Without a folder, to none.
 
-    `source`: the folder that is translated; None: outputs are not told from another's. Several threads may use it.
-    Raises `DiskError`.
+    `source`: the folder that is translated (`source_of`); None: outputs are not told from another's. Several threads
+    may use it. Raises `DiskError`.
     """
 
     def __init__(self, folder: Path | None, shard: Shard | None = None, source: str | None = None):
         self.source = source
-        # What all processes of earlier runs have written.
         self.damaged: set[str] = set()  # the paths whose outputs were changed after they were written
         self._folder, self._shard = folder, shard
         self._shape: type[Placed] = Placed  # what each line is held to
@@ -231,25 +179,40 @@ class Ledger:
     def last(self, path: str) -> dict[str, Any]:
         """Return the entry of a path that counts; empty where there is none."""
         with self._lock:
-            return parse(self._line(path), Row) if self.last_row(path) else {}
+            return parse(self._line(lambda rows: rows.place_of(path)), Row) if self.last_row(path) else {}
 
     def last_row(self, path: str) -> Row | None:
         """Return what others rely on of the entry of a path that counts."""
+        row = self._row(lambda rows: rows.place_of(path))
+        return row if row is not None and row["path"] == path else None  # not another's with the same hash
+
+    def made(self, output: str) -> Row | None:
+        """Return the last entry that says an output is done, whatever was begun or has failed since."""
+        row = self._row(lambda rows: rows.made(output))
+        return row if row is not None and row.get("output") == output else None
+
+    def begun(self, output: str) -> Row | None:
+        """Return the last entry that says an output is about to be written, unless it was done since."""
+        row = self._row(lambda rows: rows.begun(output))
+        return row if row is not None and row.get("output") == output else None
+
+    def _row(self, find: Callable[[Rows], Place | None]) -> Row | None:
+        """Return what stands at the place that is found."""
         with self._lock:
-            line = self._line(path)
+            line = self._line(find)
             row: Row | None = one_of_lines(line, Row) if line else None
             if line and row is None and self._shape is Placed:
-                # The line that counts is malformed: from here on whole lines are parsed, and an earlier one counts.
+                # The line is malformed: from here on whole lines are parsed, and an earlier one counts.
                 self._shape = Row
                 self._forget()
                 self.look_again()
-                return self.last_row(path)
-        return row if row is not None and row["path"] == path else None  # not another's with the same hash
+                return self._row(find)
+        return row
 
-    def _line(self, path: str) -> bytes:
-        """Return the line of the entry of a path that counts, or of one with the same hash."""
+    def _line(self, find: Callable[[Rows], Place | None]) -> bytes:
+        """Return the line at the place that is found; none where there is no such place."""
         with self._lock:
-            while (place := self._rows.place_of(path)) is not None:
+            while (place := find(self._rows)) is not None:
                 try:
                     return self._line_at(*place)
                 except (OSError, DocumentError):  # folded into another meanwhile, or no file any more
@@ -287,29 +250,31 @@ class Ledger:
     def key_of(self, job: Job, verify: bool = False, note: bool = True) -> str | None:
         """Return the key of the job's output, where it is done and is still what was written.
 
-        Its content is looked at where its size or time is another, and always to `verify` it. What turns out to be the
-        same gets an entry with its new time, so that it is read once; not without `note`.
+        Its content is looked at where its size or time is another or it was to be replaced since, and always to
+        `verify` it. What turns out to be the same gets an entry with its new time, so that it is read once; not without
+        `note`.
         """
-        entry = self.last_row(job.name)
-        if entry is None or entry["status"] != "done" or entry.get("output") != job.output_name:
+        made = self.made(job.output_name)
+        if made is None or made["path"] != job.name:
             return None
-        status = self._status(job)
+        status, begun = self._status(job), self.begun(job.output_name) is not None
         if status is None:
             return None
 
         # Older versions wrote neither size nor time, and the first ones no sum. Storage has times of its own.
         size, mtime_ns = status
-        same = entry.get("size") == size and mtime_ns in (None, entry.get("mtime_ns"))
-        if entry.get("sha256") is None or (same and not verify):
-            return entry.get("key")
-        if self._checksum(job) != entry.get("sha256"):
-            self.damaged.add(job.name)
+        same = made.get("size") == size and mtime_ns in (None, made.get("mtime_ns")) and not begun
+        if made.get("sha256") is None or (same and not verify):
+            return None if begun else made.get("key")
+        if self._checksum(job) != made.get("sha256"):
+            if not begun:
+                self.damaged.add(job.name)
             return None
         if note and not same:
-            whole = self.last(job.name)
+            whole = parse(self._line(lambda rows: rows.made(job.output_name)), Row)
             known = Entry(**{each.name: whole[each.name] for each in fields(Entry) if each.name in whole})
-            self.append(replace(known, size=size, mtime_ns=mtime_ns, message=None))
-        return entry.get("key")
+            self.append(replace(known, size=size, mtime_ns=mtime_ns, message=None, replaces=None))
+        return made.get("key")
 
     def _status(self, job: Job) -> tuple[int, int | None] | None:
         """Return (bytes, time) of the job's output; None where no file stands there."""
@@ -343,58 +308,22 @@ class Ledger:
             self.look_again()
         return False
 
-    def made_before(self, job: Job) -> Row | None:
-        """Return the entry of what stands at the job's output name, also where a file of another name was made into it.
-        """
-        if self._status(job) is None or not self._rows.has_written(job.output_name):
-            return None
-        for name in dict.fromkeys((job.name, job.output_name)):
-            if (row := self.last_row(name)) and row["status"] != "failed" and row.get("output") == job.output_name:
-                return row
-        return self._renamed().get(job.output_name)
+    def what_stands(self, job: Job) -> Row | None:
+        """Return the entry of what stands at the job's output name, whichever file it was made from.
 
-    def _renamed(self) -> dict[str | None, Row]:
-        """Return the last entry of each output that is not called as its input. All lines are read: it is rarely asked.
+        Where it was to be replaced, and whoever did so was killed, the output itself shows whether it came to that.
         """
-        found: dict[str | None, Row] = {}
-        with self._lock:
-            rows = [row for path in self._paths for _, _, row in each_line(path, Row)
-                    if row is not None and row["status"] != "failed" and row.get("output") != row["path"]]
-        for row in sorted(rows, key=lambda row: row.get("run", 0)):
-            found[row.get("output")] = row
-        return found
+        if self._status(job) is None:
+            return None
+        made, begun = self.made(job.output_name), self.begun(job.output_name)
+        if begun is None or (made is not None and self._checksum(job) == made.get("sha256")):
+            return made
+        return begun
 
     def append(self, entry: Entry) -> None:
-        """Add an entry, flushed to the disk; none of a failure, where an output of another folder's file is known."""
-        if self._own is None or self._hides(entry):
+        """Add an entry, flushed to the disk."""
+        if self._own is None:
             return
         record = {name: value for name, value in asdict(entry).items() if value is not None} | {"run": self.run}
         with self._lock, files.as_disk_errors(self._own.path):
             files.append_line(self._own.path, record)
-
-
-    def _hides(self, entry: Entry) -> bool:
-        """Return whether an entry would take the place of what is known of another folder's file of the same name."""
-        known = self.last_row(entry.path) if entry.status == "failed" else None
-        return known is not None and known["status"] != "failed" and known.get("source") not in (None, self.source)
-
-
-def kept_lines(ledgers: Sequence[Path]) -> Iterator[bytes]:
-    """Yield the lines of some ledgers that still say something: the entries that count, and what else was written."""
-    rows = Rows()
-    for number, path in enumerate(ledgers):
-        for start, _, row in each_line(path, Row):
-            if row is not None:
-                rows.add(row, number, start)
-    told: set[int] = set()
-    for that_count in (True, False):
-        for number, path in enumerate(ledgers):
-            with opened(path) as file:
-                for start, end, row in each_line(path, Row):
-                    if row is None or (rows.place_of(row["path"]) == (number, start)) != that_count:
-                        continue
-                    output = hash(row.get("output"))
-                    if that_count or (row["status"] != "failed" and output not in told):
-                        file.seek(start)
-                        yield file.read(end - start)
-                        told |= {output} if row["status"] != "failed" else set()

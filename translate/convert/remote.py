@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import tempfile
 import uuid
@@ -26,7 +27,7 @@ from typing import Any
 from translate import files
 from translate.convert.converter import Converter
 from translate.convert.jobs import LEDGERS, Job, Jobs, Naming, folder_jobs
-from translate.convert.ledger import Entry, Ledger
+from translate.convert.ledger import Entry, Ledger, source_of
 from translate.convert.storage import NO_PLACE, TRIES, Store, in_words
 from translate.errors import DataError, DiskError, ImageError, UsageError, is_disk_fault, visible
 from translate.images.listing import SUFFIXES, Names, is_aside
@@ -90,8 +91,6 @@ class RemoteLedger(Ledger):
 
     def append(self, entry: Entry) -> None:
         """Add an entry, which waits to be put."""
-        if self._hides(entry):
-            return
         with self._lock:
             self.rows.append(self.row(entry))
 
@@ -203,7 +202,8 @@ class Remote:
 
     def ledger(self) -> RemoteLedger:
         """Return the ledgers of the output folder."""
-        return RemoteLedger(self.out, self.here / "ledgers", self.source.at)
+        place = os.path.realpath(self.source.root) if self.source.is_local else self.source.at
+        return RemoteLedger(self.out, self.here / "ledgers", source_of(place))
 
     def run(self, jobs: Jobs, converter: Converter, look: Callable[[Sequence[Job]], object],
             stop: object) -> Generator[Entry, None, None]:

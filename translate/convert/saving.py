@@ -16,7 +16,7 @@ from torch import Tensor
 from translate import files
 from translate.convert.jobs import FileFormat, Job, Jobs
 from translate.convert.label_rows import LabelRows
-from translate.convert.ledger import Entry, Ledger, Replaced
+from translate.convert.ledger import Entry, Ledger
 from translate.convert.ledger_files import REST_SECONDS
 from translate.convert.protecting import Composing, Protection, composed
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
@@ -63,7 +63,7 @@ class Input:
     image: Tensor | None = None
     composing: Composing | None = None
     content: str | None = None
-    replaces: Replaced | None = None
+    replaces: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Saving:
 
     def begin(self, read: Input) -> None:
         """Log that the output is about to be written, and make its folder."""
-        self.ledger.append(Entry(read.job.name, "started", read.job.output_name, read.key,
-                                 source=self.ledger.source, content=read.content))
+        self.ledger.append(Entry(read.job.name, "started", read.job.output_name, source=self.ledger.source,
+                                 content=read.content))
         make_folder(read.job)
 
     def save(self, job: Job, pixels: np.ndarray, source: Picture | Page | LabelRows, alpha: np.ndarray | None,

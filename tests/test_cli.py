@@ -20,6 +20,7 @@ from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, unseen_recipe
 from translate.cli import console, progress
 from translate.cli.progress import Display
+from translate.errors import CheckpointError
 from translate.foreign import read_lines
 from translate.recipe import Recipe
 from translate.runs.release import load_release
@@ -337,7 +338,8 @@ def test_a_recipe_document_is_what_was_read(shared_pairs: Path) -> None:
 
 
 def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, said: io.StringIO,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+                                                          monkeypatch: pytest.MonkeyPatch,
+                                                          capsys: pytest.CaptureFixture[str]) -> None:
     """Wrong words were told after 7 to 11 seconds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(console, "load_torch", lambda: pytest.fail("torch is loaded"))
@@ -349,12 +351,30 @@ def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, said: 
             ("convert in out --model in --resize small", "--resize small: expected trained, or"),
             ("convert in out --model in --workers many", "--workers many: expected auto, or"),
             ("convert in out --model in --wrong", "No such option: --wrong"),
-            ("evaluate runs/nowhere", "runs/nowhere: no such file or folder"),
+            ("evaluate runs/nowhere", "runs/nowhere: no such folder; give a run or a release; for a folder of images, "
+                                      "add --against FOLDER"),
+            ("evaluate nowhere --against in", "nowhere: no such folder"), ("data align nowhere out", "no such folder"),
             ("data check nowhere", "nowhere: no such file or folder, and no shipped recipe"),
-            ("report nowhere", "nowhere: no such file or folder")):
+            ("report nowhere", "nowhere: no such folder; name a run"), ("compare in nowhere", "no such folder; name a"),
+            ("adapt make nowhere", "no shipped recipe"), ("serve in nowhere", "nowhere: no such folder; a model is"),
+            ("publish nowhere org/name", "nowhere: no such folder; name a run that has ended"),
+            ("plan nowhere --convert in", "nowhere: no such folder; a model is a run"),
+            ("train facades --from nowhere", "nowhere: no such folder; a model is a run")):
         said.truncate(0)
         assert call(monkeypatch, *words.split()) == 2
-        assert expected in said.getvalue() or "--wrong" in words
+        assert expected in said.getvalue() + capsys.readouterr().err, words
+    assert call(monkeypatch, "import", "nowhere.pth") == CheckpointError.exit_code
+    assert said.getvalue().endswith("nowhere.pth: no such file\n")
+
+
+@pytest.mark.parametrize("words", ["train {}", "new {}", "convert {} out --model in", "convert in out --model {}"])
+def test_a_name_longer_than_names_can_be_is_said_in_a_line(words: str, tmp_path: Path, said: io.StringIO,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended in a traceback."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    assert call(monkeypatch, *words.format("x" * 256).split()) == 2
+    assert "x" * 256 in said.getvalue() and ": File name too long" in said.getvalue()
 
 
 def test_a_folder_of_outputs_among_the_inputs_is_said(run: Path, tmp_path: Path, said: io.StringIO,

@@ -286,7 +286,7 @@ def test_what_is_called_b_is_made_into_a_where_that_is_asked_for(tmp_path: Path)
         assert sorted(there.files_a) == sorted(back.files_b) and sorted(there.files_b) == sorted(back.files_a)
         np.testing.assert_array_equal(there.whole(0).b, back.whole(0).a)
     labels(tmp_path / "labels")
-    with pytest.raises(DataError, match="translated one way alone; leave --direction out"):
+    with pytest.raises(DataError, match="and only B can be made of such data; leave --direction out"):
         read_as(tmp_path / "labels", None).other_way()
 
 

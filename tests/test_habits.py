@@ -71,7 +71,7 @@ def test_a_tilde_that_no_shell_expands_is_the_home_directory(tmp_path: Path, sai
     assert call(monkeypatch, "convert", "~/photos/*.png", "~/out", "--model=~/m") == 2
     assert f"{tmp_path}/home/m: no such folder" in said.getvalue()
     assert call(monkeypatch, "compare", "~/a", "~/b", "--out=~/c.html") == 2
-    assert f"{tmp_path}/home/a: there is no run here" in said.getvalue()
+    assert f"{tmp_path}/home/a: no such folder" in said.getvalue()
     assert call(monkeypatch, "plan", "~/x.yaml") == 2 and f"{tmp_path}/home/x.yaml" in said.getvalue()
     assert call(monkeypatch, "report", "x", "--out=~nobody-of-this-name/r.html") == 2
     assert "nobody of this name has a home directory" in said.getvalue()

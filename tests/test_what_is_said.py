@@ -60,7 +60,7 @@ def test_what_a_recipe_is_for_is_on_the_screen_and_its_names_stay_as_they_are(
     unlike(shared_pairs, tmp_path / "photos" / "of A", tmp_path / "photos" / "of B")
     assert call(monkeypatch, "new", tmp_path / "photos") == 0
     assert "of A and " in said.getvalue() and "either made of the other (CycleGAN)" in said.getvalue()
-    assert "no GPU is here; on this machine's CPU it takes about" in said.getvalue()
+    assert "no GPU is here; on this machine's CPU the steps alone, without loading and scoring, take" in said.getvalue()
     written = (tmp_path / "photos.yaml").read_text()
     assert 0 < written.index("# Here:     no GPU is here") < written.index("# Hours:"), "its own hours come first"
     assert "6 images on a side, which are few" in said.getvalue()

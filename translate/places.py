@@ -6,8 +6,6 @@ import difflib
 import os
 from pathlib import Path
 
-MODEL_ADVICE = ("a model is a run (runs/<name>), its best checkpoint (runs/<name>/best) or the folder of a release")
-
 
 def data_root() -> Path:
     """Return the folder of prepared data sets: the one `DIPTYCH_DATA` names, or else `data` in the current one."""

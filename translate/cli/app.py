@@ -6,6 +6,7 @@ heavy before it is called, so that `translate --help` needs no torch.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -126,3 +127,8 @@ def main() -> None:
     except TranslateError as error:
         console.say(f"error: {error}", console.err)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        console.say(f"error: {error.filename}: {error.strerror}", console.err)  # of any path that was typed
+        sys.exit(UsageError.exit_code)

@@ -18,6 +18,7 @@ from translate.cli.options import Direction, Engine, EngineCores, shared_out
 from translate.cli.progress import Display
 from translate.cli.tables import results_table
 from translate.errors import UsageError, visible
+from translate.missing import none_to_score
 
 HOW_TO_READ = ("how to read it: “real | real” is what real images score beside each other, about the best there is. "
                "Where a value is no better than a baseline's (identity: the untouched input), this score sees no gain; "
@@ -77,8 +78,7 @@ def evaluate(
         raise UsageError("--frames: compares frames with what they were made from, and with nothing else", what,
                          "give a folder of frames and --source FOLDER")
     if not is_run and against is source is None:
-        raise UsageError("neither a run nor a release", what, "for a folder of images, add --against FOLDER, or "
-                         "--source FOLDER to see whether they lie on what they were made from")
+        raise none_to_score(what)
     if truth is not None and against is None:
         raise UsageError("--truth: pairs images with those of --against", advice="add --against FOLDER")
     if classes is not None and not (source is most is truth is values is None):

@@ -16,6 +16,7 @@ from translate.errors import DataError, ImageError, UsageError, visible
 from translate.images.listing import SUFFIXES, Names, list_names
 from translate.images.reading import ImageConfig
 from translate.images.writing import suffix_for
+from translate.missing import no_sources
 
 FileFormat = Literal["png", "jpg", "webp", "tif"]
 FORMATS: dict[FileFormat, tuple[str, ...]] = {"png": (".png",), "jpg": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -141,7 +142,7 @@ def plan_jobs(source: Path, out: Path, naming: Naming) -> tuple[Jobs, list[str]]
     else:
         folder, pattern = _split(source)
         if pattern is None and not folder.is_dir():
-            raise DataError("no such file or folder", source)
+            raise no_sources(source)
         if out.exists() and not out.is_dir():
             raise UsageError("is a file; a folder of images needs a folder to go to", out)
         if out.is_dir() and folder.is_dir() and out.samefile(folder):

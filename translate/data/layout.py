@@ -125,7 +125,7 @@ class LayoutConfig(PlaceConfig):
     def other_way(self) -> Self:
         """Return the same with its sides exchanged, so that B is made into A. Raises `DataError` where A is no image.
         """
-        raise DataError(f"holds {self.description()}, which are translated one way alone", self.folder,
+        raise DataError(f"holds {self.description()}, and only B can be made of such data", self.folder,
                         "leave --direction out")
 
     def build(self, split: Split, root: Path) -> Samples:

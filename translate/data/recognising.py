@@ -22,6 +22,7 @@ from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData, visible
 from translate.images.decoding import inspect
 from translate.images.listing import is_aside
+from translate.missing import no_images
 
 Kind = Literal["unpaired", "paired", "labels", "computed", "images"]
 
@@ -66,7 +67,7 @@ def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
     Raises `DataError` for a folder that has none, or cannot be of that kind.
     """
     if not folder.is_dir():
-        raise NoData("is a file, and a folder of images is needed" if folder.exists() else "no such folder", folder)
+        raise NoData("is a file, and a folder of images is needed", folder) if folder.exists() else no_images(folder)
     if kind == "images" and list_images(folder):
         return ImagesConfig(folder=folder)
     found = recognise(folder)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from translate.data.check_pixels import PixelCount
 from translate.data.pairing import list_images
-from translate.errors import DataError, ImageError, UsageError, visible
+from translate.errors import DataError, ImageError, visible
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.decoding import decode, read_content
 from translate.images.pictures import Picture
@@ -23,6 +23,7 @@ from translate.images.reading import ImageConfig, fit
 from translate.images.tensors import to_tensor
 from translate.images.values import Range
 from translate.metrics.baselines import identity
+from translate.missing import no_images
 
 RANGE_ADVICE = "say which of them are black and white, in all folders: --range LOW,HIGH; without it, floats are to " \
                "lie in [-1, 1]"
@@ -111,7 +112,7 @@ def doubts(folders: dict[Path, FolderImages]) -> Iterator[str]:
 def list_folder(folder: Path) -> list[Path]:
     """List the images below `folder`, at least one. Raises `UsageError`, `DataError`."""
     if not folder.is_dir():
-        raise UsageError("no such folder", folder)
+        raise no_images(folder)
     try:
         found = list_images(folder)
     except ImageError as error:

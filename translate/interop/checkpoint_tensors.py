@@ -22,6 +22,7 @@ from torch import Tensor
 from translate import files
 from translate.errors import CheckpointError, TranslateError
 from translate.interop.scanning import ADVICE_STATE_DICT, scan
+from translate.missing import no_checkpoint
 
 READ_SECONDS = 600.0  # for a file of gigabytes on a slow disk
 SPARE_BYTES = 2**30  # of address space that reading may take beside three times the file
@@ -37,8 +38,10 @@ def read_tensors(path: Path) -> State:
     Reads `.pth` and `.pt` of every torch since 0.1.10, and `.safetensors`; takes off the wrappers and prefixes that
     training programs put around a network. Raises `CheckpointError` in one line for everything else.
     """
+    if not path.exists():
+        raise no_checkpoint(path)
     if not path.is_file():
-        raise CheckpointError("no such file" if not path.exists() else "a folder; name a file in it", path)
+        raise CheckpointError("a folder; name a file in it", path)
     kind = scan(path)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "tensors.safetensors"

@@ -9,6 +9,7 @@ from typing import Any
 
 from translate.errors import CheckpointError, UsageError
 from translate.foreign import read_json
+from translate.missing import no_release
 from translate.publish.card import EXAMPLE, card_of, example, score_table
 from translate.report.run_contents import read_run
 from translate.report.showcase import read_shown
@@ -79,7 +80,7 @@ def publish(model: Path, repository: str, *, private: bool = False, licence: str
 def release_in(model: Path) -> Path:
     """Return the release that is meant: the folder itself, or that in a run. Raises `UsageError` for anything else."""
     if not model.is_dir():
-        raise UsageError("no such folder", model, "name a run that has ended, or a release")
+        raise no_release(model)
     if (model / MANIFEST).is_file() and (model / RELEASE).is_file():
         return model
     if (model / "release" / RELEASE).is_file():

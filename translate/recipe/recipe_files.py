@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from translate.errors import Mistake, RecipeError
+from translate.missing import no_recipe
 from translate.mistakes import as_written, shown
-from translate.places import shipped_advice, shipped_recipes
+from translate.places import shipped_recipes
 from translate.recipe.recipe import Recipe
 from translate.schema import read_document, read_yaml, validate
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, apply `a.b=c` overrides, validate. Raises `RecipeError` with all mistakes."""
-    document = read_document(path, "" if path.exists() else shipped_advice(path.stem))
+    if not path.exists():
+        raise no_recipe(str(path))
+    document = read_document(path, "")
     written = copy.deepcopy(document)
     for override in overrides:
         apply_override(document, override)
@@ -65,7 +68,7 @@ def find_recipe(name: str) -> Path:
         what = "a folder" if path.is_dir() else "no recipe"
         raise RecipeError(Mistake(name, f"is {what}", "a recipe is a YAML file (.yaml, .yml), or the name of a shipped "
                                               "one"))
-    raise RecipeError(Mistake(name, "no such file or folder, and no shipped recipe", shipped_advice(path.name)))
+    raise no_recipe(name)
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:

@@ -17,6 +17,7 @@ from translate.cards.cards import find_card, read_record
 from translate.errors import DocumentError, RunError, TranslateError
 from translate.foreign import Count, Lines, Number, Shape, examine_lines, read_json
 from translate.metrics.observations import MEASURES
+from translate.missing import no_run
 from translate.places import data_root
 from translate.recipe import Recipe
 from translate.report.charts import Curve, Mark, Ring
@@ -272,6 +273,8 @@ def read_run(folder: Path) -> RunRecord:
 
     Raises `RunError` for a folder that holds no run, `RecipeError` for a recipe that this version does not understand.
     """
+    if not folder.exists():
+        raise no_run(folder)
     if (folder / RELEASE).is_file():
         raise RunError("is a release, which does not know how it was trained", folder, "name the run it is from")
     if not (folder / RECIPE_FILE).is_file():

@@ -28,9 +28,9 @@ from translate.data.scale import OWN_SIZE, Fitting, Scale, ScaleState
 from translate.errors import CheckpointError, DiskError, DocumentError, UsageError, visible
 from translate.foreign import Count, Shape, read_json
 from translate.images.reading import ImageConfig
+from translate.missing import no_model
 from translate.networks.growing import Growable, extend, fade_in
 from translate.networks.weights import refuse_other_shapes
-from translate.places import MODEL_ADVICE
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.folder import RECIPE_FILE, load_saved
@@ -121,7 +121,7 @@ def find_weights(path: Path) -> Weights:
         raise UsageError("is a file, such as other projects keep weights in, and no run or release", path,
                          f"a release is made of it by: translate import {shlex.quote(visible(path))}")
     if not path.is_dir():
-        raise UsageError("no such folder", path, MODEL_ADVICE)
+        raise no_model(path)
 
     # A release holds the weights itself; of a run, the newest checkpoint that verifies does
     refused: list[str] = []

@@ -132,8 +132,9 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     on_progress(1, 1, "")
     draft.notes += how_read(layout, samples) if kind is None else []
     here = "" if gpu is not None else hours_here(recipe)
-    lines = [draft.heading(), *draft.looked(), *draft.said(crop), *([f"{here}: planned for one of {card}; name yours "
-                                                                     "with --gpu"] if here else [])]
+    lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
+    if here:
+        lines.append(f"{here}. The recipe is planned for a GPU of {card}; name yours with --gpu")
     return FirstRecipe(draft.text(file, recipe, predicted, planned, gpu, here), recipe, lines)
 
 

@@ -152,7 +152,8 @@ def hours_here(recipe: Recipe) -> str:
     speed = measured(cpu, precision)
     seconds = sum(stage.images * predict(recipe, stage, PLANS["split"], precision, "cpu", speed=speed).seconds
                   for stage in recipe.stages)
-    return f"no GPU is here; on this machine's CPU it takes about {format_duration(seconds)} ({speed.of})"
+    return (f"no GPU is here; on this machine's CPU the steps alone, without loading and scoring, take about "
+            f"{format_duration(seconds)} (memory plan split; {speed.of})")
 
 
 def gpu_to_plan_for(gpu: str | None, precision: Format) -> PlannedGPU:

@@ -1,0 +1,57 @@
+"""What is said of a file or folder that is not there, each thing once.
+
+Said by the code that would open it, and before that by the command line, which looks before PyTorch is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from translate.errors import CheckpointError, DataError, Mistake, NoData, RecipeError, RunError, UsageError
+from translate.places import shipped_advice
+
+
+def no_recipe(name: str) -> RecipeError:
+    """Of what is no file, no folder and no name of a shipped recipe."""
+    path = Path(name)
+    is_file = path.suffix in (".yaml", ".yml")
+    what = "No such file or directory" if is_file else "no such file or folder, and no shipped recipe"
+    return RecipeError(Mistake(name, what, shipped_advice(path.stem if is_file else path.name)))
+
+
+def no_model(path: Path) -> UsageError:
+    """Of a run or a release that is to translate or to draw."""
+    return UsageError("no such folder", path, "a model is a run (runs/<name>), its best checkpoint (runs/<name>/best) "
+                                              "or the folder of a release")
+
+
+def no_release(path: Path) -> UsageError:
+    """Of a release, or a run with one, that is to be given away."""
+    return UsageError("no such folder", path, "name a run that has ended, or a release")
+
+
+def no_run(path: Path) -> RunError:
+    """Of a run that is to be shown."""
+    return RunError("no such folder", path, "name a run, such as runs/<name>")
+
+
+def none_to_score(path: Path) -> UsageError:
+    """Of what is to be scored by itself, be it there or not."""
+    return UsageError("neither a run nor a release" if path.exists() else "no such folder", path,
+                      "give a run or a release; for a folder of images, add --against FOLDER, or --source FOLDER to "
+                      "see whether they lie on what they were made from")
+
+
+def no_images(path: Path) -> NoData:
+    """Of a folder of images."""
+    return NoData("no such folder", path)
+
+
+def no_sources(path: Path) -> DataError:
+    """Of an image, or a folder of them, to convert."""
+    return DataError("no such file or folder", path)
+
+
+def no_checkpoint(path: Path) -> CheckpointError:
+    """Of a file of weights that another project has written."""
+    return CheckpointError("no such file", path)

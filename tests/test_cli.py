@@ -221,12 +221,28 @@ def test_what_points_to_the_check_names_what_to_give_it(shared_pairs: Path, tmp_
     assert f"`translate data check {tmp_path / 'my.yaml'}` lists all" in said.getvalue()
 
 
+def test_a_folder_of_held_out_images_that_is_not_there_is_told_before_there_is_a_run(
+        shared_pairs: Path, tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt one was "nothing is scored", and failed the run after its folder was made."""
+    monkeypatch.chdir(tmp_path)
+    where = {"a": shared_pairs / "trainA", "b": shared_pairs / "trainB", "test_a": shared_pairs / "testA",
+             "test_b": "held/dsk"}
+    recipe = cyclegan_recipe(shared_pairs).dump()
+    (tmp_path / "my.yaml").write_text(json.dumps(recipe | {"data": {"kind": "unpaired"} | where}, default=str))
+    assert call(monkeypatch, "train", "my.yaml", "--run", "run") == 2
+    words_said = " ".join(said.getvalue().split())
+    assert f"held/dsk: no such folder (a relative path; looked for: {tmp_path / 'held/dsk'})" in words_said
+    assert "nothing is scored" not in words_said and not Path("run").exists()
+
+
 def test_a_direction_a_model_does_not_have_is_named(shared_pairs: Path, tmp_path: Path, said: io.StringIO,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     train(unseen_recipe(shared_pairs), tmp_path / "run", Silent())
     words = ("convert", shared_pairs / "testA", tmp_path / "out", "--model", tmp_path / "run", "--direction")
     assert call(monkeypatch, *words, "ba") == 2
-    assert "does not translate b to a" in said.getvalue()
+    words_said = " ".join(said.getvalue().split())
+    assert f"{tmp_path / 'run'}: this" in words_said and "not translate b to a" in words_said
+    assert "write its recipe with `translate new FOLDER --direction ba`" in words_said
     assert call(monkeypatch, *words, "ac") == 2
     assert "--direction ac: expected one of ab, ba" in said.getvalue()
 
@@ -278,6 +294,15 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_a_bar_where_ther
         assert "megapixels" not in text.getvalue()
         assert "10" in text.getvalue() and "images/s" in text.getvalue() and "cycle 0.250" in text.getvalue()
         assert ("\x1b[" in text.getvalue()) == terminal
+
+
+def test_files_that_all_failed_have_no_speed() -> None:
+    """Of four damaged ones it was 2397.0 images/s, 0.0 megapixels/s."""
+    text = io.StringIO()
+    with Display("convert", Console(file=text, width=300)) as display:
+        for images in range(1, 5):
+            display.progress(images, 4, "", {}, worked=images, megapixels=0.0)
+    assert "4 of 4" in text.getvalue() and "images/s" not in text.getvalue()
 
 
 def test_progress_counts_only_what_took_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from translate.cli.datasets import finding_lines
 from translate.data.check import Finding, check, recognise
+from translate.data.headers import seen
 from translate.data.layout import LayoutConfig
 from translate.data.layouts import DataConfig
 from translate.errors import TranslateError
@@ -35,6 +36,17 @@ def said(findings: list[Finding]) -> dict[str, tuple[str, str]]:
     """Findings by the name of their file; each file has at most one in these tests."""
     assert len({finding.path for finding in findings}) == len(findings), findings
     return {finding.path.name: (finding.severity, finding.what) for finding in findings}
+
+
+def test_a_summary_counts_as_looked_at_also_the_files_without_a_header(tmp_path: Path) -> None:
+    """It said 13 of 15 looked at and 2 not readable, beside three errors: the third failed in its pixels."""
+    save(tmp_path / "trainB" / "0.png")
+    save(tmp_path / "trainA" / "0.png")
+    (tmp_path / "trainA" / "1.png").write_bytes(b"no image")
+    config = recognise(tmp_path)
+    assert config is not None
+    line = next(seen(config, Path()))
+    assert line.startswith("train A: 2 images, 30×20 px") and "; 1 without a header that can be read, such as" in line
 
 
 def faults(*words: Any, **options: Any) -> list[Finding]:

@@ -42,6 +42,10 @@ def test_a_finished_run_sees_as_many_images_more_as_it_is_told(
     assert call(monkeypatch, "train", "--resume", "--run", run) == 0
     assert f"has seen all of its 4 images. To add some: translate train --resume --run {run} --images +2" in (
         said.getvalue())
+    said.truncate(0)
+    (tmp_path / "other.yaml").write_text(short(shared_pairs).model_copy(update={"seed": 99}).dump_yaml())
+    assert call(monkeypatch, "train", tmp_path / "other.yaml", "--resume", "--run", run) == 2
+    assert "belongs to another recipe" in said.getvalue() and "has seen all" not in said.getvalue()
     assert call(monkeypatch, "train", "--resume", "--run", run, "--images", "+3") == 0  # whole batches
     assert "the last stage gets 4 images more, 8 in all" in said.getvalue()
     assert images_seen(run) == 8 and [stage.images for stage in load_saved(run).stages] == [8]

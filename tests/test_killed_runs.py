@@ -98,12 +98,23 @@ def test_a_run_whose_process_is_gone_has_died_in_its_status_its_report_and_at_th
 
 
 def test_the_next_start_says_and_keeps_that_the_one_before_died(shared_pairs: Path, tmp_path: Path) -> None:
-    run, report = tmp_path / "run", Silent()
+    run = tmp_path / "run"
+    seen: list[int] = []
+
+    class Watching(Silent):
+        """Note what `status.json` says to whoever looks before a step is done: it said that none had been."""
+
+        def say(self, line: str) -> None:
+            super().say(line)
+            if line.startswith("end: after"):
+                seen.append(json.loads((run / "status.json").read_text())["images"])
+
+    report = Watching()
     train_until(small(shared_pairs), run, 4)
     status = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(json.dumps(status | {"state": "running"}))
     train(small(shared_pairs), run, report, resume=True)
-    assert any("ended without a word, after 4 images or later" in line for line in report.lines)
+    assert any("ended without a word, after 4 images or later" in line for line in report.lines) and seen == [4]
     assert [event["what"] for event in read_lines(run / "events.jsonl")].count("died") == 1
     assert "ended without a word" in (run / "report.html").read_text() and final_state(run)["images"] == "000000000008"
 

@@ -72,6 +72,8 @@ def test_evaluations_are_planned_by_stage(shared_pairs: Path) -> None:
                                                    {"resolution": 32, "resize": 32, "images": 90}],
                              every={"evaluate": 40})
     schedule = Schedule.of(recipe, [(32, 32)], num_sources=2, num_once=3)
+    assert schedule.in_words(schedule.cadence) == "at the end", "a cadence that a run never comes to is not named"
+    assert schedule.in_words(schedule.cadence + 1) == f"at the end and every {schedule.cadence:,} images"
     area = 16 * 16 + 32 * 32  # in the stage's size and in their own
     assert schedule.pixels == (2 * area, 2 * 1024) and schedule.once == (3 * area, 3 * 1024)
     assert schedule.alike == (0, 1)

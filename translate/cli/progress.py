@@ -119,7 +119,9 @@ class Display:
         elapsed = now - first_time - self._scoring_seconds
         rate = (worked - first_worked) / elapsed if elapsed > 0 else 0.0
         speed = format_speed(rate, self.unit) if rate and total > 1 else ""  # of one image there is none
-        if speed and megapixels is not None:
+        if speed and megapixels == 0:  # files that failed: how fast says nothing
+            speed = ""
+        elif speed and megapixels is not None:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
 
         heading = f"{self.title} {visible(stage)}".strip()

@@ -87,6 +87,7 @@ def train(
         chosen, what = extended(chosen, more)
         say(what)
     elif resume and (ended := nothing_left(folder, chosen)):
+        refuse_changes(load_saved(folder), chosen, folder)
         say(ended)
 
     chosen = with_cadences(chosen)

@@ -67,14 +67,15 @@ class Headers:
         size = ends[0] if len(sizes) == 1 else f"{ends[0]} to {ends[1]}"
         kinds = {CHANNELS_IN_WORDS.get(info.channels, f"{info.channels} channels") for info in self.infos}
         bits = {"floats" if info.bits == "float" else f"{info.bits} bits" for info in self.infos}
-        looked = "" if len(self.read) == len(self.files) else f" ({len(self.read):,} looked at)"
-        parts = [f"{plural(len(self.files), 'image')}{looked}, {size} px, {' and '.join(sorted(kinds))}, "
+        looked = len(self.read) + len(self.faults)
+        some = "" if looked == len(self.files) else f" ({looked:,} looked at)"
+        parts = [f"{plural(len(self.files), 'image')}{some}, {size} px, {' and '.join(sorted(kinds))}, "
                  f"{' and '.join(sorted(bits))}"]
 
         # What of them is out of the ordinary
         for number, what in ((sum(info.alpha for info in self.infos), "may be transparent (shown on white)"),
                              (sum(info.turned for info in self.infos), "turned by EXIF (sizes are of the upright)"),
-                             (len(self.faults), f"cannot be read, such as {self._first_fault()}")):
+                             (len(self.faults), f"without a header that can be read, such as {self._first_fault()}")):
             parts += [f"{number} {what}"] * bool(number)
         return "; ".join(parts)
 

@@ -137,6 +137,12 @@ class LayoutConfig(PlaceConfig):
             self.protect.check(samples.files_a, samples.shape_in)
         return samples
 
+    def refuse_missing_tests(self) -> None:
+        """Raise `NoData` where a folder that is named as one of held-out images is not there."""
+        for field in ("test_a", "test_b", "test_folder"):
+            if (folder := getattr(self, field, None)) is not None:
+                self.existing(folder.expanduser(), "held-out images")
+
     def find(self, name: str, root: Path) -> Samples | None:
         """Return the images of the split that the disk calls `name` (train, test, val); None when there is none."""
         raise NotImplementedError

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pydantic
 
 from translate.data.pairing import list_images
-from translate.errors import DataError, ImageError, NoData
+from translate.errors import DataError, ImageError, NoData, visible
 from translate.schema import Config, Name
 
 
@@ -33,7 +33,8 @@ class PlaceConfig(Config):
     def existing(self, folder: Path, contents: str) -> Path:
         """Return a folder that is there. Raises `NoData` where it is not, saying what should be in it."""
         if not folder.is_dir():
-            raise NoData(f"no such folder; expected {contents} in it", folder, self.hint())
+            where = "" if folder.is_absolute() else f" (a relative path; looked for: {visible(folder.absolute())})"
+            raise NoData(f"no such folder{where}; expected {contents} in it", folder, self.hint())
         return folder
 
     def list_files(self, folder: Path, pattern: str = "*") -> list[Path]:

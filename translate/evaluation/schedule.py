@@ -60,6 +60,10 @@ class Schedule:
                    tuple(num_sources * area for area in areas), tuple(num_once * area for area in areas),
                    tuple(fittings.index(fitting) for fitting in fittings))
 
+    def in_words(self, num_images: int) -> str:
+        """Return when images are scored in a training of so many."""
+        return "at the end" + f" and every {self.cadence:,} images" * (self.cadence < num_images)
+
     def ahead(self, recipe: Recipe, done: int, looked: Collection[int] = ()) -> Iterator[tuple[int, float]]:
         """Yield each stage that is scored after `done` images of the run, and the pixels that are looked at for it.
 

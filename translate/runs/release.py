@@ -225,7 +225,10 @@ def _read(recipe: Recipe, found: Weights, direction: Direction) -> Release:
     config, data, weights = recipe.translator, recipe.data, found.weights
     name = f"generator_{direction}"
     if not (weights / f"{name}.safetensors").is_file():
-        raise UsageError(f"this {config.kind} model does not translate {direction[0]} to {direction[1]}", recipe.name)
+        exchanged = direction == "ba" and data.shows_a and data.has_sources
+        raise UsageError(f"this {config.kind} model does not translate {direction[0]} to {direction[1]}", found.folder,
+                         "train one that does: write its recipe with `translate new FOLDER --direction ba`" if exchanged
+                         else "give it the other direction")
     if (weights / f"ema_{name}.safetensors").is_file():
         name = f"ema_{name}"
     progress = progress_of(weights, recipe)

@@ -134,7 +134,7 @@ class Logbook:
         why = ", as every.evaluate is null" * (self.recipe.every.evaluate is None)
         scored = f"nothing is scored{why}" if held_out is None else (
             f"{len(held_out.held_out.sources):,} + {len(held_out.held_out.reals):,} held-out ones are "
-            f"scored at the end and every {held_out.schedule.cadence:,} images (every.evaluate, evaluate.images)")
+            f"scored {held_out.schedule.in_words(self.recipe.num_images)} (every.evaluate, evaluate.images)")
         yield f"data: {trained} to train on; {scored}"
         if held_out is not None and (share := held_out.schedule.share) > MUCH_SCORING:
             yield (f"scoring may take about {share:.1g} times as long as all of the training: fewer images with "

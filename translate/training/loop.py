@@ -102,6 +102,7 @@ class Run(Built):
         refuse_what_has_no_room(recipe)
         super().__init__(recipe, accelerator, source)
         self.samples = recipe.data.build("train", data_root())
+        recipe.data.refuse_missing_tests()
         self.shapes = Shapes(self.samples)
         self.log = Logbook(home, recipe, accelerator, self.precision, self.progress, report, self.shapes)
         self.guard = None if recipe.guard is None else Guard(
@@ -116,6 +117,7 @@ class Run(Built):
         self.log.tracker.open()
         if resume:
             self.restore()
+            self.log.write_status("running", self.skipped)  # a kill from here on is one after this many images
         self.log.begin(resume, self.notes)
         if resume:
             self.plans.choose(self.progress.stage)

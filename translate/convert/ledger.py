@@ -251,8 +251,7 @@ class Ledger:
         """Return the key of the job's output, where it is done and is still what was written.
 
         Its content is looked at where its size or time is another or it was to be replaced since, and always to
-        `verify` it. What turns out to be the same gets an entry with its new time, so that it is read once; not without
-        `note`.
+        `verify` it. What is the same gets an entry with its new time, so that it is read once; not without `note`.
         """
         made = self.made(job.output_name)
         if made is None or made["path"] != job.name:
@@ -263,9 +262,9 @@ class Ledger:
 
         # Older versions wrote neither size nor time, and the first ones no sum. Storage has times of its own.
         size, mtime_ns = status
-        same = made.get("size") == size and mtime_ns in (None, made.get("mtime_ns")) and not begun
-        if made.get("sha256") is None or (same and not verify):
-            return None if begun else made.get("key")
+        same = made.get("size") == size and mtime_ns in (None, made.get("mtime_ns"))
+        if not begun and (made.get("sha256") is None or (same and not verify)):
+            return made.get("key")
         if self._checksum(job) != made.get("sha256"):
             if not begun:
                 self.damaged.add(job.name)

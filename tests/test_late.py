@@ -5,6 +5,7 @@ A GPU judges late. Here a CPU is told to: the code is the same, and its kernels 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
@@ -31,7 +32,7 @@ from translate.training.late import LateStep, judges_late
 from translate.training.loop import Run, train
 from translate.training.processes import Means
 from translate.training.step_on_meta import MetaAccelerator, MetaUpdate, build_on_meta, parameters_of
-from translate.training.update import Update
+from translate.training.update import NotFinite, Update
 from translate.translators import CycleGANConfig
 from translate.translators.cyclegan import CycleGAN
 
@@ -95,39 +96,46 @@ def test_a_run_that_is_judged_late_ends_bit_for_bit_where_one_does_that_is_judge
     assert left_by(recipe, tmp_path / "late", True, monkeypatch) == at_once
 
 
+@pytest.mark.parametrize("fault", ["out of memory", "not finite"])
 @pytest.mark.parametrize("first", ["generator", "discriminator"])
-def test_a_generator_phase_that_is_done_again_takes_no_fakes_from_the_pools(
-        first: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It runs out of memory when those of the step before, or of this step's discriminators, are staged only."""
+def test_a_generator_phase_that_fails_takes_no_fakes_of_others_from_the_pools(
+        first: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does when those of the step before, or of this step's discriminators, are staged only; it is done again, or
+    left out."""
     def trained(late: bool) -> Any:
         config = CycleGANConfig(generator=ResNetConfig(width=2, blocks=1), pool=3, pace={"first": first},
                                 discriminator=PatchGANConfig(width=2, layers=1))
-        translator, unsettled, failures = build(config, torch.float32), [], []
+        translator, unsettled, failures, told = build(config, torch.float32), [], [], []
         optimizers = {phase: Adam().build(parameters_of(translator, phase)) for phase in translator.phases}
         train_generators = CycleGAN.train_generators
 
         def failing(*arguments: Any) -> Any:
             fakes = train_generators(*arguments)
             failures.append(len(failures) == 1)  # in step 1, once
-            if failures[-1]:
+            if failures[-1] and fault == "not finite":
+                next(translator.generator_ab.parameters()).grad[0] = NAN
+            elif failures[-1]:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return fakes
 
         def settle() -> None:  # as a run does
             while unsettled:
-                assert not unsettled.pop().judge()
+                told.append(unsettled.pop().judge())
 
         with monkeypatch.context() as patch:
             patch.setattr(CycleGAN, "train_generators", failing)
             for number in range(2):
                 update = Update(translator, optimizers, Accelerator(cpu=True), memory.PLANS["split"], "fp32",
                                 number=number, guarded=True, late=late, settle=settle)
-                translator.step(make_batch((16, 16), 2, torch.float32), update)
+                try:
+                    translator.step(make_batch((16, 16), 2, torch.float32), update)
+                except NotFinite as error:
+                    told.append(str(error))
                 newest = [LateStep(update)] if late else []
                 settle()
                 unsettled += newest
         settle()
-        assert failures == [False, True, False]
+        assert sum(failures) == 1 and any(told) == (fault == "not finite"), told
         return {name: value.tolist() for name, value in weights(translator).items()}, [
             ([image.tolist() for image in images], chance)
             for images, chance in (pool.state() for pool in translator.pools.values())]
@@ -305,9 +313,17 @@ def test_a_gradient_that_lies_otherwise_in_memory_than_its_weight_is_not_mistake
         torch.testing.assert_close(trained(layout, fused=True), expected, rtol=0, atol=1e-7)
 
 
-def test_under_fp16s_scaler_an_overflow_leaves_out_the_optimizer_and_a_broken_loss_the_step() -> None:
+def test_under_fp16s_scaler_an_overflow_leaves_out_the_optimizer_and_a_broken_loss_the_step(
+        monkeypatch: pytest.MonkeyPatch) -> None:
     """The scaler of a CPU, as in tests/test_guard.py: a gradient that overflows is no reason to end the step."""
-    for image, why, overflowed in ((0.5, "", ["generator", "discriminator"]), (NAN, "the loss", [])):
+    train_discriminators = CycleGAN.train_discriminators
+
+    def scored(translator: CycleGAN, score: float, batch: Batch, fakes: Any, update: Update) -> None:
+        train_discriminators(translator, batch, fakes, update)
+        update.record("score", torch.tensor(score))
+
+    for image, score, why, overflowed in ((0.5, 0.0, "", ["generator", "discriminator"]), (NAN, 0.0, "the loss", []),
+                                          (0.5, NAN, "the loss", ["generator"])):
         translator = build(CycleGANConfig(generator=ResNetConfig(width=4, blocks=1), pool=3,
                                           discriminator=PatchGANConfig(width=4, layers=2)), torch.float32)
         translator.discriminator_a[0].conv.weight.data.mul_(100)
@@ -318,7 +334,9 @@ def test_under_fp16s_scaler_an_overflow_leaves_out_the_optimizer_and_a_broken_lo
         update = Update(translator, optimizers, accelerator, memory.PLANS["split"], "fp32", guarded=True, late=True)
         batch = make_batch((32, 32), 2, torch.float32)
         batch.a[0, 0, 3, 4] = image
-        translator.step(batch, update)
+        with monkeypatch.context() as patch:
+            patch.setattr(CycleGAN, "train_discriminators", functools.partialmethod(scored, score))
+            translator.step(batch, update)
         told = LateStep(update).judge()
         assert (why in told if why else told == "") and update.overflowed == overflowed
         assert not any(name.startswith("gradient") for name in update.observed)

@@ -48,7 +48,8 @@ class SGD(Config):
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         held = list(parameters)
         return torch.optim.SGD([{"params": held, "clip": self.clip}], lr=self.lr, momentum=self.momentum,
-                               fused=self.is_fused and has_fused_kernels(held[0].device))
+                               # None: torch chooses among its other ways
+                               fused=(self.is_fused and has_fused_kernels(held[0].device)) or None)
 
     @property
     def is_fused(self) -> bool:

@@ -116,25 +116,27 @@ class LateStep:
     def judge(self) -> str:
         """Return what is not finite, in words; empty where the step counts. Waits until the device has done it.
 
-        Losses, observations and overflows of the update become those of what counts. The pools' exchanges become final,
-        or are forgotten.
+        Losses, observations and overflows of the update become those of what counts: the phases before the first that
+        is left out. Their exchanges with the pools become final, and later ones are forgotten.
         """
         flags = iter(self.flags.read() if self.flags else [])
-        pools, why = self.update.translator.pools.values(), ""
-        for phase in self.phases:
+        why = ""
+        for number, phase in enumerate(self.phases):
             losses, gradients = ([name for name in names if not next(flags)]
                                  for names in (phase.losses, phase.gradients))
             is_finite = next(flags) and not gradients  # the norm of the whole gradient may overflow alone
             if losses or not (is_finite or phase.may_overflow):
                 why = in_words(phase.name, without_finite_weights(self.update.translator), losses, gradients)
                 self.update.losses, self.update.observed = phase.recorded
+                for undone in reversed(self.phases[number:]):
+                    undone.before.undo_exchanges()
                 break
             if not is_finite:
                 self.update.overflowed.append(phase.name)
-                del self.update.observed[f"gradient_{phase.name}"]
-        for pool in pools:
-            if why:
-                pool.undo()
-            else:
-                pool.commit()
+
+        # What an overflow left of itself, also in what is recorded of the phases before one that is left out.
+        for name in self.update.overflowed:
+            self.update.observed.pop(f"gradient_{name}", None)
+        for pool in self.update.translator.pools.values():
+            pool.commit()
         return why

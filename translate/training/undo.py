@@ -50,12 +50,16 @@ class BeforePhase:
 
     def restore(self) -> None:
         """Restore them, and make the pools forget the exchanges of this phase."""
-        for pool, mark in self.pools:
-            pool.undo(mark)
+        self.undo_exchanges()
         put_back(self.buffers)
         torch.set_rng_state(self.random)
         if self.random_cuda is not None:
             torch.cuda.set_rng_state(self.random_cuda, self.device)
+
+    def undo_exchanges(self) -> None:
+        """Make the pools forget the exchanges since the phase began."""
+        for pool, mark in self.pools:
+            pool.undo(mark)
 
 
 @contextmanager

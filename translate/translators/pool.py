@@ -25,7 +25,6 @@ class ImagePool:
         self.images: list[Tensor] = []  # each (C, H, W) uint8 on the CPU
         self.random = random.Random(seed)
         self._staged: dict[int, Tensor] = {}
-        self._before = self.random.getstate()
 
     def exchange(self, fakes: Tensor, waits: bool = True) -> Tensor:
         """Show `fakes` (N, C, H, W) to the pool; get back as many, each with even chance itself or a past one.
@@ -43,15 +42,14 @@ class ImagePool:
             staged = self._staged[slot]
             self.images[slot:slot + 1] = [staged.clone() if staged.is_pinned() else staged]
         self._staged = {}
-        self._before = self.random.getstate()
 
     def mark(self) -> Mark:
         """Return what `undo` goes back to: the exchanges that are staged by now. It is void after a commit."""
         return dict(self._staged), self.random.getstate()
 
-    def undo(self, mark: Mark | None = None) -> None:
-        """Forget the exchanges since a mark, or since the last commit, and the chances they drew."""
-        self._staged, chance = ({}, self._before) if mark is None else mark
+    def undo(self, mark: Mark) -> None:
+        """Forget the exchanges since a mark, and the chances they drew."""
+        self._staged, chance = dict(mark[0]), mark[1]
         self.random.setstate(chance)
 
     def _exchange_one(self, fake: Tensor, waits: bool) -> Tensor:
@@ -78,7 +76,7 @@ class ImagePool:
         """Continue from what `state` returned."""
         version, internal, gauss = random_state
         self.random.setstate((version, tuple(internal), gauss))
-        self.images, self._staged, self._before = list(images), {}, self.random.getstate()
+        self.images, self._staged = list(images), {}
 
 
 def dealt(pools: list[tuple[list[Tensor], list]], rank: int, num_processes: int,

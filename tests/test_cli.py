@@ -369,6 +369,7 @@ def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, said: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(console, "load_torch", lambda: pytest.fail("torch is loaded"))
     (tmp_path / "in").mkdir()
+    (tmp_path / "runs" / "photos").mkdir(parents=True)
     for words, expected in (
             ("train nowhere.yaml", "nowhere.yaml: No such file"), ("plan monet2phto", "did you mean monet2photo"),
             ("convert nowhere out --model in", "nowhere: no such file or folder"),
@@ -378,6 +379,11 @@ def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, said: 
             ("convert in out --model in --wrong", "No such option: --wrong"),
             ("evaluate runs/nowhere", "runs/nowhere: no such folder; give a run or a release; for a folder of images, "
                                       "add --against FOLDER"),
+            ("convert in out --model runs/fotos", "runs/fotos: no such folder; did you mean runs/photos? a model is"),
+            ("convert in out --model rnus/photos/best", "did you mean runs/photos/best? a model is"),
+            ("convert inn out --model in", "inn: no such file or folder; did you mean in?"),
+            ("report runs/phtos", "did you mean runs/photos? name a run"),
+            ("new runs/phtos", "did you mean runs/photos?"),
             ("evaluate nowhere --against in", "nowhere: no such folder"), ("data align nowhere out", "no such folder"),
             ("data check nowhere", "nowhere: no such file or folder, and no shipped recipe"),
             ("report nowhere", "nowhere: no such folder; name a run"), ("compare in nowhere", "no such folder; name a"),

@@ -26,7 +26,8 @@ from translate.cli.options import (
 )
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
-from translate.errors import DataError, DoesNotFit, RunError, UsageError, visible
+from translate.errors import DoesNotFit, RunError, UsageError, visible
+from translate.missing import no_images
 
 
 def train(
@@ -133,7 +134,7 @@ def new(
         raise UsageError("is there already and is not overwritten", file, f"remove it, or name another: {command} "
                          f"--out {shlex.quote(f'{file.stem}-2.yaml')}")
     if not folder.exists():
-        raise DataError("no such folder", folder)
+        raise no_images(folder)
 
     console.load_torch()
     from translate.training.first_recipe import first_recipe

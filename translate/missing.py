@@ -68,6 +68,6 @@ def _advice(path: Path, other: str | None = None) -> str | None:
         names = [each.name for each in there.iterdir()]
         for close in difflib.get_close_matches(missing, names, n=1, cutoff=0.6):
             meant = there.joinpath(close, *rest)
-            if meant.exists() or (rest == ["best"] and meant.parent.is_dir()):
+            if meant.exists() or (rest[-1:] == ["best"] and meant.parent.is_dir()):
                 return f"did you mean {visible(meant)}?" + (f" {other}" if other else "")
     return other

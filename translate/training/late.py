@@ -4,7 +4,8 @@ A host that asks whether a loss is finite waits until all that was launched is d
 device then runs dry, twice a step. So on a GPU the device itself leaves out what is not finite: the optimizer's kernels
 take a flag and then change nothing, and buffers become again what they were. The flags are sent to the host, which
 reads them when the next step has been launched. Only then it counts the step's losses, makes the pools' exchanges
-final, and tells of a step that was left out.
+final, and tells of a step that was left out. All phases of that have run by then: torch's random state has moved on,
+and under fp16 the gradient scale has been updated once a phase.
 """
 
 from __future__ import annotations
@@ -99,8 +100,9 @@ class LatePhase:
     @torch.no_grad()
     def undo_buffers(self) -> None:
         """Make buffers what they were before the phase, if it is left out."""
+        is_left_out = self.is_left_out > 0
         for buffer, value in self.before.buffers:
-            buffer.copy_(torch.where(self.is_left_out > 0, value, buffer))
+            buffer.copy_(torch.where(is_left_out, value, buffer))
 
 
 class LateStep:

@@ -289,7 +289,7 @@ class Run(Built):
         stopping = in_any_process(bool(self.supply.stop), self.accelerator)
 
         # A training that has collapsed goes back, and nothing of what led here is recorded or saved.
-        trouble = self._look_with_guard(images_before)
+        trouble = self._look_with_guard(images_before, stopping)
         if trouble is not None:
             self.roll_back(trouble)
         else:
@@ -299,12 +299,12 @@ class Run(Built):
         if stopping:
             raise self.supply.stopped(self.progress.images, self.folder)
 
-    def _look_with_guard(self, images_before: int) -> Trouble | None:
+    def _look_with_guard(self, images_before: int, stopping: bool) -> Trouble | None:
         """Probe the generators where that is due; return what the guard says of the training, None where all is well.
         """
         looking = self._is_due(self.recipe.every.probe, images_before) or self.ended
-        if looking:
-            self.settle()
+        if looking or stopping or self._is_due(self.recipe.every.checkpoint, images_before):
+            self.settle()  # what is saved has been judged, all of it
         probed = self.log.probe() if looking else {}
         if self.guard is None:
             return None

@@ -78,7 +78,8 @@ def frozen(networks: Iterator[nn.Module]) -> Iterator[None]:
 def not_finite(phase: str, translator: Translator, losses: dict[str, Tensor]) -> str:
     """Say in words what of a phase is not finite: its losses, the weights of any network, the phase's gradients."""
     broken = [loss for loss, value in losses.items() if not torch.isfinite(value)]
-    gradients = [name for name, value in gradients_of(translator, phase).items() if not torch.isfinite(value).all()]
+    gradients = [name for name, value in gradients_of(translator, phase).items()
+                 if not torch.isfinite(torch.linalg.vector_norm(value))]
     return in_words(phase, without_finite_weights(translator), broken, gradients)
 
 
@@ -99,4 +100,4 @@ def in_words(phase: str, weights: list[str], losses: list[str], gradients: list[
     found = [f"{what} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
              for what, names in (("the weights of", weights), ("the loss", losses), ("the gradient of", gradients))
              if names]
-    return f"{phase} phase: not finite: {'; '.join(found) or 'something in another process'}"
+    return f"{phase} phase: not finite: {'; '.join(found) or 'the norm of the whole gradient, or another process'}"

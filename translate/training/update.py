@@ -309,7 +309,7 @@ class Update:
             self.backward(name, penalty.weight * loss, times=penalty.every)
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
-        """Exchange fakes (N, C, H, W) with a pool of past ones; the exchange counts when the phase has ended."""
+        """Exchange fakes (N, C, H, W) with a pool of past ones; the exchange counts when the phase does."""
         self.settle()
         self._before.mark(pool)
         return pool.exchange(fakes, waits=not self.late)

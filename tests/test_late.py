@@ -162,10 +162,14 @@ class Waits(TorchFunctionMode):
         if name in ("tensor", "as_tensor") and torch.device(kwargs.get("device") or "cpu").type != "cpu":
             self.found.append(f"{name} on a device")
         if name == "to" and not kwargs.get("non_blocking"):
-            wanted = [each for each in (*args[1:], kwargs.get("device")) if isinstance(each, str | torch.device)]
+            wanted = [each.device if isinstance(each, Tensor) else each
+                      for each in (*args[1:], kwargs.get("device"), kwargs.get("other"))
+                      if isinstance(each, str | torch.device | Tensor)]
             # Within a device nothing waits; "cpu" by name is where the host is meant, also in a test on a CPU.
             if any(each == "cpu" or torch.device(each).type != args[0].device.type for each in wanted):
                 self.found.append("to")
+        if name == "copy_" and not (kwargs.get("non_blocking") or args[2:]) and args[0].device != args[1].device:
+            self.found.append("copy_")
         return function(*args, **kwargs)
 
     def __enter__(self) -> Waits:
@@ -287,6 +291,7 @@ class TestLeavingOut:
         for config, can in ((Adam(), True), (SGD(), True), (SGD(momentum=0.9), False), (RMSprop(), False)):
             optimizer = config.build([nn.Parameter(torch.ones(3))])
             assert may_be_left_out(optimizer) == can, config
+            assert can or optimizer.defaults.get("fused") is None, "torch would not step many weights at once"
             assert judges_late(accelerator, {"generator": optimizer}) == can
         adam = {"generator": Adam().build([nn.Parameter(torch.ones(3))])}
         assert not judges_late(Accelerator(cpu=True), adam), "a CPU has nothing to wait for"

@@ -77,10 +77,9 @@ class Logbook:
         from the label maps of a run that has not begun; `MissingExtra` for a tracker.
         """
         self.home, self.folder, self.recipe = home, home.path, recipe
-        self.accelerator, self.precision = accelerator, precision
-        self.progress, self.report = progress, report
-        self.begun = (self.folder / "checkpoints").is_dir()  # a version before may have seen to less
+        self.accelerator, self.precision, self.progress, self.report = accelerator, precision, progress, report
         self.samples = shapes.samples
+        self.begun = (self.folder / "checkpoints").is_dir()  # a version before may have seen to less
         self.notes = [] if self.begun else by_main_process(lambda: self._look_at_labels(shapes.samples), accelerator)
         if not self.begun:
             enlarged = shapes.enlarged([recipe.fitting(stage) for stage in recipe.stages])
@@ -92,8 +91,9 @@ class Logbook:
                                         *held_out.files_a, *held_out.files_b]):
             self.notes.append(("warning", f"warning: {len(left_out):,} among the images are pipes, sockets or devices, "
                                           f"and are left out: {names_of(left_out)}"))
-        self.showcase = Showcase(self.folder, self.evaluator.held_out, recipe.translator.needs_sources) if (
-            self.evaluator) else Showcase.unscored(self.folder, recipe) if self.unscored else None
+        self.showcase = Showcase.unscored(self.folder, recipe) if self.unscored else None
+        if self.evaluator:
+            self.showcase = Showcase(self.folder, self.evaluator.held_out, recipe.translator.needs_sources)
         self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
         self._held_out: list[Sample] = []
         self._probe: Probe | None = None
@@ -397,4 +397,4 @@ class Logbook:
 
     def _evaluation_is_due(self, cadence: int) -> bool:
         images, evaluated = self.progress.images, self.progress.evaluated
-        return images // cadence > evaluated // cadence or evaluated != images >= self.recipe.num_images
+        return images // cadence > evaluated // cadence or (images >= self.recipe.num_images and images != evaluated)

@@ -138,5 +138,5 @@ def test_what_is_not_known_of_a_training_is_left_out_by_name(tmp_path: Path) -> 
                                    ["--set", "workers=1"]], ids=lambda words: words[0])
 def test_words_for_a_training_are_refused_beside_a_conversion(words: list[str], tmp_path: Path, said: io.StringIO,
                                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    assert call(monkeypatch, "plan", tmp_path / "run", "--convert", tmp_path, *words) == 2
+    assert call(monkeypatch, "plan", tmp_path, "--convert", tmp_path, *words) == 2
     assert f"{words[0]}: of the plan of a training" in said.getvalue()

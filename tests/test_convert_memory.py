@@ -201,7 +201,7 @@ def test_the_command_says_that_images_went_in_strips(tmp_path: Path, left, said:
     fill(tmp_path / "in", 2, 300, 300)
     left(180 * MB)
     monkeypatch.setattr("translate.runs.release.load_release", lambda *_: wider_release())
-    code = call(monkeypatch, "convert", tmp_path / "in", tmp_path / "out", "--model", "m", "--workers", 0)
+    code = call(monkeypatch, "convert", tmp_path / "in", tmp_path / "out", "--model", tmp_path, "--workers", 0)
     assert code == 0 and "in strips, which give the same output: 000.png: at once it would take" in said.getvalue()
     assert "(1 more images as well" in said.getvalue() and "2 converted" in said.getvalue()
 

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -360,6 +361,24 @@ def test_recipes_and_cards_are_listed(said: io.StringIO, monkeypatch: pytest.Mon
 def test_a_recipe_document_is_what_was_read(shared_pairs: Path) -> None:
     recipe = cyclegan_recipe(shared_pairs)
     assert validate(type(recipe), recipe.dump(), "dump") == recipe
+
+
+def test_loading_is_said_again_until_the_command_says_something(monkeypatch: pytest.MonkeyPatch,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    """On a busy machine a command was silent for 19 seconds after its first line."""
+    monkeypatch.setattr(console, "SILENT_SECONDS", 0.01)
+    monkeypatch.setattr(console, "STILL_SECONDS", 0.01)
+    console.has_spoken.clear()
+    loading = threading.Thread(target=console.say_what_loads)
+    loading.start()
+    heard, end = "", time.monotonic() + 10
+    while heard.count("still loading") < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+        heard += capsys.readouterr().err
+    console.say("the command's own line")
+    loading.join(10)
+    assert heard.startswith("loading PyTorch …\nstill loading …\nstill loading …\n")
+    assert not loading.is_alive()
 
 
 def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, said: io.StringIO,

@@ -23,11 +23,12 @@ from translate.errors import TranslateError, visible
 
 LEAST_TEXT = 20  # columns of a wrapped text, however narrow the terminal
 SILENT_SECONDS = 1.0  # that loading PyTorch may take without a word
+STILL_SECONDS = 8.0  # between the words that it is still being loaded
 PLAIN_TABLE_WIDTH = 160  # columns of a table where no terminal says how many it has
 
 out = Console(highlight=False)
 err = Console(highlight=False, stderr=True)
-
+has_spoken = threading.Event()  # a command has said something, or shows how far it is
 
 SPELLED = {"→": "->", "…": "...", "×": "x", "±": "+/-", "∞": "inf", "−": "-", "–": "-", "—": "-", "·": "-", "≥": ">=",
            "≤": "<=", "α": "alpha", "β": "beta", "λ": "lambda", "σ": "sigma", "°": " degrees", "²": "^2"}  # in ASCII
@@ -55,26 +56,26 @@ def speak_any_encoding() -> None:
 
 def say(text: str, console: Console | None = None) -> None:
     """Print lines on `console` (by default `out`): no markup, no wrapping, and nothing that a terminal acts on."""
+    has_spoken.set()
     lines = "\n".join(map(visible, text.split("\n")))
     (console or out).print(lines, markup=False, highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def saying_after(seconds: float, text: str) -> Iterator[None]:
-    """Print a line on `err` where the block takes longer than so many seconds."""
-    timer = threading.Timer(seconds, lambda: None if out.quiet else say(text, err))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def load_torch() -> None:
-    """Import PyTorch, with a line where that takes long."""
-    with saying_after(SILENT_SECONDS, "loading PyTorch …"):
+    """Import PyTorch. Lines on `err` say so until the command says something: more is loaded and looked at after it."""
+    if "torch" not in sys.modules:
+        has_spoken.clear()
+        threading.Thread(target=say_what_loads, name="loading", daemon=True).start()
         import_module("torch")
+
+
+def say_what_loads() -> None:
+    """Say that PyTorch is being loaded, and now and then that it still is, until something else is said."""
+    line, seconds = "loading PyTorch …", SILENT_SECONDS
+    while not has_spoken.wait(seconds):
+        if not out.quiet:
+            err.print(line)
+        line, seconds = "still loading …", STILL_SECONDS
 
 
 def say_entry(name: str, text: str) -> None:
@@ -97,6 +98,7 @@ class Table(RichTable):
 
 def say_table(table: Table) -> None:
     """Print a table, `PLAIN_TABLE_WIDTH` columns wide where there is no terminal."""
+    has_spoken.set()
     plain = Console(file=out.file, highlight=False, quiet=out.quiet, width=PLAIN_TABLE_WIDTH)
     (out if out.is_terminal else plain).print(table)
 

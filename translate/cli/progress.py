@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as ProgressBar
 
 from translate.cli import console
-from translate.cli.console import say
+from translate.cli.console import has_spoken, say
 from translate.errors import visible
 from translate.sizes import format_speed
 
@@ -45,6 +45,7 @@ class Display:
         self._ended = threading.Event()
 
     def __enter__(self) -> Display:
+        has_spoken.set()
         if self.console.is_terminal:
             self._bar.start()
         else:

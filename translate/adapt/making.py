@@ -215,7 +215,8 @@ def train_judge(recipe: Recipe, source: Labelled, unreadable: Collection[str], h
     if not seen:
         raise DataError("holds too few images to train the judge on", source.images)
     return cached_task(home / "judge", adaptation_of(recipe).task, examples.part(seen), SEED_OF_JUDGE, where,
-                     workers_for(recipe.workers, where), lambda done, total: report.progress(done, total, "judge", {}))
+                       workers_for(recipe.workers, where),
+                       lambda done, total: report.progress(done, total, "judge", {}))
 
 
 def finish_set(recipe: Recipe, source: Labelled, shown: Labelled, home: Path, number: int, release: Release,
@@ -250,7 +251,7 @@ def finish_set(recipe: Recipe, source: Labelled, shown: Labelled, home: Path, nu
 
     notes = notes_on_consistency(recipe, home) if call["trained_here"] else []
     about = cached(path, depends_on, lambda: call | judged_set(recipe, source, shown, final, release, made, judge,
-                                                            report, where, notes), is_whole, SetRecord)
+                                                              report, where, notes), is_whole, SetRecord)
 
     # A reused set may come from a call with other --model or adapt.variants: update its record.
     if about | call != about:

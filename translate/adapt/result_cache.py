@@ -71,7 +71,7 @@ class SetRecord(Shape):
 
 
 def cached(path: Path, made_from: Any, make: Callable[[], Record],
-         is_whole: Callable[[Record], bool] = lambda record: True, shape: Any = Document) -> Record:
+           is_whole: Callable[[Record], bool] = lambda record: True, shape: Any = Document) -> Record:
     """Return the record of something that is made from `made_from`, after making it where that is needed.
 
     path       where the record lies

@@ -60,7 +60,7 @@ def train_task(config: Downstream, examples: Examples, seed: int, device: torch.
 
 
 def cached_task(folder: Path, config: Downstream, examples: Examples, seed: int, device: torch.device, workers: int,
-              watch: Watch = lambda done, total: None) -> nn.Module:
+                watch: Watch = lambda done, total: None) -> nn.Module:
     """Return the network of a task folder, trained as by `train_task` where it was trained otherwise or is damaged."""
     made_from = {"training": config.model_dump(mode="json"), "seed": seed, "examples": examples.digest}
 

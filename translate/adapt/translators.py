@@ -124,8 +124,8 @@ def prepare_consistency(recipe: Recipe, source: Labelled, home: Path, report: Re
     begun = next((path.parent for path in sorted(home.glob(f"translator*/{RECIPE_FILE}"))), None)
     if begun is None:
         cached_task(task, adapt.task, source_examples(recipe, source), SEED_OF_TASK, where,
-                  workers_for(recipe.workers, where),
-                  lambda done, total: report.progress(done, total, "task network", {}))
+                    workers_for(recipe.workers, where),
+                    lambda done, total: report.progress(done, total, "task network", {}))
 
     found = None if read_task(task) is None else read_record(task / RECORD, TaskRecord)
     known = read_record(home / CONSISTENCY, TaskRecord)

@@ -216,7 +216,7 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         run = converter.run if remote is None else partial(remote.run, converter=converter, look=look)
     else:
         worker = OnRay(engine, WorkerSetup(make, out if ledger.keeps else None, ledger.source,
-                                    replace(options, workers=-1 if workers is None else workers)), warn)
+                                           replace(options, workers=-1 if workers is None else workers)), warn)
         run = worker.run
     if not dry_run:
         ledger.open()

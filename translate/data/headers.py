@@ -113,15 +113,20 @@ def size_to_load(layout: LayoutConfig, root: Path) -> int | None:
 
 def short_side(sides: tuple[Headers, Headers]) -> int:
     """Return the short side, px, that nine of ten images have."""
-    shorts = sorted(min(shape) for side in sides for shape in side.shapes)
+    shorts = _short_sides(sides)
     return shorts[len(shorts) // 10]
 
 
 def of_one_scale(sides: tuple[Headers, Headers]) -> bool:
     """Return whether images are so much alike in size that each can keep its own: most within a third of each other."""
-    shorts = sorted(min(shape) for side in sides for shape in side.shapes)
+    shorts = _short_sides(sides)
     tenth = len(shorts) // 10
     return not differ(shorts[tenth], shorts[-1 - tenth])
+
+
+def _short_sides(sides: tuple[Headers, Headers]) -> list[int]:
+    """Return the short sides of all images, px, from the least to the most."""
+    return sorted(min(shape) for side in sides for shape in side.shapes)
 
 
 def _headers(samples: Samples, files: Sequence[Path]) -> Headers:

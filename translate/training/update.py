@@ -338,8 +338,7 @@ class Update:
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def outside_autocast(self) -> AbstractContextManager[object]:
-        """Turn autocast off for a backward pass; apart from `full_precision` because `MetaUpdate` overrides them apart.
-        """
+        """Turn autocast off for a backward pass. `MetaUpdate` overrides this and `full_precision` differently."""
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def without_graph(self) -> AbstractContextManager[object]:

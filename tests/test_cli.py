@@ -184,7 +184,7 @@ def test_a_second_ctrl_c_ends_the_command_with_130(run: Path, tmp_path: Path) ->
     (("convert", "nowhere", "out", "--model", "nowhere"), 2, "a model is a run"),
     (("data", "prepare", "eart"), 2, "did you mean earth?"),
     (("data", "check", "nowhere"), 2, "nowhere: no such file or folder, and no shipped recipe"),
-    (("train", "recipes/monet2foto.yaml"), 2, "did you mean monet2photo"),
+    (("train", "recipes/monet2foto.yaml"), 2, "did you mean recipes/monet2photo.yaml?"),
     (("data", "check", __file__), 2, "test_cli.py: is no recipe; a recipe is a YAML file"),
     (("train", "."), 2, ".: is a folder; a recipe is a YAML file"),
     (("train", "earth", "--precision", "fp8"), 2, "--precision fp8: expected one of auto"),
@@ -389,8 +389,11 @@ def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, said: 
     monkeypatch.setattr(console, "load_torch", lambda: pytest.fail("torch is loaded"))
     (tmp_path / "in").mkdir()
     (tmp_path / "runs" / "photos").mkdir(parents=True)
+    (tmp_path / "evening.yaml").touch()
     for words, expected in (
             ("train nowhere.yaml", "nowhere.yaml: No such file"), ("plan monet2phto", "did you mean monet2photo"),
+            ("train evenin.yaml", "did you mean evening.yaml? `translate recipes`"),
+            ("plan evening", "did you mean evening.yaml? `translate recipes`"),
             ("convert nowhere out --model in", "nowhere: no such file or folder"),
             ("convert in out --model nowhere", "nowhere: no such folder; a model is a run"),
             ("convert in out --model in --resize small", "--resize small: expected trained, or"),

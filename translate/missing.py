@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from translate.errors import CheckpointError, DataError, Mistake, NoData, RecipeError, RunError, UsageError, visible
-from translate.places import shipped_advice
+from translate.places import shipped_alike
 
 
 def no_recipe(name: str) -> RecipeError:
@@ -18,7 +18,12 @@ def no_recipe(name: str) -> RecipeError:
     path = Path(name)
     is_file = path.suffix in (".yaml", ".yml")
     what = "No such file or directory" if is_file else "no such file or folder, and no shipped recipe"
-    return RecipeError(Mistake(name, what, shipped_advice(path.stem if is_file else path.name)))
+    alike = shipped_alike(path.stem if is_file else path.name)
+    # A name may be meant for what lies here or for what is shipped: with an ending it is a file's, first of all.
+    local = _advice(path) if is_file or not alike else None
+    guess = local or (f"did you mean {', '.join(alike)}?" if alike else None)
+    advice = f"{guess} " * (guess is not None) + "`translate recipes` lists what is shipped"
+    return RecipeError(Mistake(name, what, advice))
 
 
 def no_model(path: Path) -> UsageError:

@@ -29,11 +29,9 @@ def shipped_recipes() -> list[Path]:
     return _shipped("recipes")
 
 
-def shipped_advice(name: str) -> str:
-    """Return what to say where there is no recipe of this name."""
-    names = [path.stem for path in shipped_recipes()]
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    return (f"did you mean {', '.join(close)}? " if close else "") + "`translate recipes` lists what is shipped"
+def shipped_alike(name: str) -> list[str]:
+    """List the names of at most three shipped recipes that are spelt like this one."""
+    return difflib.get_close_matches(name, [path.stem for path in shipped_recipes()], n=3, cutoff=0.6)
 
 
 def purpose_of(recipe: Path) -> str:

@@ -17,6 +17,10 @@ import torchmetrics
 import torchvision
 from torch import Tensor
 from torch_fidelity.metric_kid import mmd2
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 from translate.errors import DataError
 from translate.files import sha256
@@ -27,6 +31,7 @@ from translate.metrics.distribution import frechet_distance, inception_score, ke
 from translate.metrics.diversity import similarity, thumbnail
 from translate.metrics.features import Inception, MobileNet, fetch_mobilenet, patches
 from translate.metrics.segmentation import LabelScores, totals
+from translate.metrics.structural_similarity import ms_ssim, ssim
 from translate.networks import features as pretrained
 
 
@@ -200,6 +205,16 @@ def test_ms_ssim_is_the_product_over_five_scales() -> None:
         a, b = ((x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4 for x in (
             each[:, :each.shape[1] // 2 * 2, :each.shape[2] // 2 * 2] for each in (a, b)))
     assert reference.score(image[None], truth[None])["ms_ssim"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_ssim_and_ms_ssim_are_torchmetrics() -> None:
+    drawn = torch.rand(2, 2, 176, 181, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 2 - 1
+    image, truth = (0.3 * drawn[0] + 0.7 * drawn[1])[None], drawn[1][None]
+    intensities = (image + 1) / 2, (truth + 1) / 2
+    assert ssim(image, truth) == pytest.approx(
+        structural_similarity_index_measure(*intensities, data_range=1.0).item(), rel=1e-12)
+    assert ms_ssim(image, truth) == pytest.approx(  # whose exponents are in single precision
+        multiscale_structural_similarity_index_measure(*intensities, data_range=1.0).item(), rel=1e-7)
 
 
 def test_a_little_too_dark_is_nearly_the_same_to_ssim() -> None:

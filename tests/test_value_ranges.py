@@ -35,7 +35,8 @@ from translate.evaluation.folder_images import FolderImages, doubts
 from translate.evaluation.scoring import evaluate_folder, evaluate_run
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import UNKNOWN, hide_unknown, to_tensor, unknown_pixels
-from translate.metrics.reference import gradient_error, score, ssim
+from translate.metrics.reference import gradient_error, score
+from translate.metrics.structural_similarity import ssim
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.recipe import Recipe
 from translate.runs.release import load_release

@@ -48,8 +48,8 @@ from translate.images.tensors import hide_unknown
 from translate.metrics.features import FeatureNetwork, MobileNet, features_folder, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, floor, observe, summarise
-from translate.metrics.reference import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
 from translate.metrics.sliced_wasserstein import SMALLEST_LEVEL, PyramidPatches
+from translate.metrics.structural_similarity import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
 from translate.networks.eval_mode import evaluating
 from translate.places import data_root
 from translate.precision import Format, autocast

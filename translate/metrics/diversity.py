@@ -14,7 +14,7 @@ from torch import Tensor
 from translate.errors import DataError
 from translate.metrics.checks import check_image
 from translate.metrics.intervals import Estimate, mean
-from translate.metrics.reference import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM, ms_ssim, ssim
+from translate.metrics.structural_similarity import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM, ms_ssim, ssim
 
 MAX_IMAGES = 64  # that are compared, evenly spread over the set
 THUMBNAIL_SIDE = 192  # px; larger images are shrunk to it, which is enough for the five scales of MS-SSIM

@@ -17,6 +17,7 @@ from translate.metrics import distribution, diversity, intervals, reference, sli
 from translate.metrics.features import FeatureNetwork
 from translate.metrics.intervals import Estimate
 from translate.metrics.perceptual import LPIPS
+from translate.metrics.structural_similarity import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ def why_not(scores: dict[str, Estimate], images: Sequence[Observed], reals: Sequ
         lines.append("the sliced Wasserstein distance needs grey or RGB images of one size, with sides of "
                      f"{sliced_wasserstein.SMALLEST_LEVEL} px")
     if paired and "ssim" not in scores:
-        lines.append(f"SSIM needs images with sides of {reference.MIN_SIDE_SSIM} px")
+        lines.append(f"SSIM needs images with sides of {MIN_SIDE_SSIM} px")
     if paired and "ms_ssim" not in scores:
-        lines.append(f"MS-SSIM needs images with sides of {reference.MIN_SIDE_MS_SSIM} px")
+        lines.append(f"MS-SSIM needs images with sides of {MIN_SIDE_MS_SSIM} px")
     return lines
 
 
@@ -146,7 +147,7 @@ def compare_sets(images: Sequence[Observed], reals: Sequence[Observed], *, paire
 
     # Against each other, by the small copies.
     small = [each.small for each in images if each.small is not None]
-    if len(small) > 1 and min(min(each.shape[1:]) for each in small) >= reference.MIN_SIDE_SSIM:
+    if len(small) > 1 and min(min(each.shape[1:]) for each in small) >= MIN_SIDE_SSIM:
         found["similarity"] = diversity.similarity(small)
     return found
 

@@ -1,8 +1,7 @@
 """Scores of an image against its truth: PSNR, L1, gradient error, SSIM, MS-SSIM.
 
-PSNR, SSIM (Wang et al. 2004: 11×11 Gaussian window, σ 1.5, mirrored borders) and MS-SSIM (Wang et al. 2003) are
-torchmetrics'. Each image is scored by itself and the scores are averaged, so that images may differ in size. LPIPS is
-in `perceptual.py`.
+Each image is scored by itself and the scores are averaged, so that images may differ in size. SSIM and MS-SSIM are in
+`structural_similarity.py`, LPIPS is in `perceptual.py`.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from torch import Tensor
 
 from translate.images.tensors import unknown_pixels
 from translate.metrics.checks import check_pair
-
-MIN_SIDE_SSIM = 11  # px, the side of its window
-MIN_SIDE_MS_SSIM = 176  # px; the coarsest of its five scales is then as large as the window
+from translate.metrics.structural_similarity import BORDER, MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM, ms_ssim, windows
 
 
 def score(image: Tensor, truth: Tensor) -> dict[str, float]:
@@ -27,23 +24,19 @@ def score(image: Tensor, truth: Tensor) -> dict[str, float]:
     The PSNR of equal images is infinite. Pixels of which one of them has no data do not count, and of images with such
     pixels there is no MS-SSIM. Raises `DataError` for values that are not finite or not in [-1, 1].
     """
-    from torchmetrics.functional.image import peak_signal_noise_ratio  # slow to import
-
     image, truth = image.float(), truth.float()
     check_pair(image, truth)
     known = ~(unknown_pixels(image) | unknown_pixels(truth))
     if not known.all():
         return score_known(image, truth, known)
-    scores = {
-        "psnr": peak_signal_noise_ratio(image, truth, data_range=2.0).item(),
-        "l1": (image - truth).abs().mean().item(),
-    }
+    scores = of_differences(image - truth)
     if min(image.shape[-2:]) > 1 and mean_gradient(truth) > 0:
         scores["gradient_error"] = gradient_error(image, truth).item()
     if min(image.shape[-2:]) >= MIN_SIDE_SSIM:
-        scores["ssim"] = ssim(image, truth)
-    if min(image.shape[-2:]) >= MIN_SIDE_MS_SSIM:
-        scores["ms_ssim"] = ms_ssim(image, truth)
+        seen = windows(image, truth)
+        scores["ssim"] = seen.ssim.mean().item()
+        if min(image.shape[-2:]) >= MIN_SIDE_MS_SSIM:
+            scores["ms_ssim"] = ms_ssim(image, truth, seen)
     return scores
 
 
@@ -52,14 +45,11 @@ def score_known(image: Tensor, truth: Tensor, known: Tensor) -> dict[str, float]
 
     The gradient and SSIM count where all of the pixels that they look at are known.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
-
     # Pixel by pixel.
     image, differences = torch.where(known, image, truth), (image - truth).expand_as(truth)[known.expand_as(truth)]
     if not len(differences):
         return {}
-    scores = {"psnr": 10 * math.log10(4 / squared) if (squared := differences.square().mean().item()) else math.inf,
-              "l1": differences.abs().mean().item()}
+    scores = of_differences(differences)
 
     # A pixel with those below and beside it, and windows of SSIM, whose mirrored borders lie inside the image.
     if min(image.shape[-2:]) > 1:
@@ -68,31 +58,18 @@ def score_known(image: Tensor, truth: Tensor, known: Tensor) -> dict[str, float]
         if expected > 0:
             scores["gradient_error"] = abs(found - expected) / expected
     if min(image.shape[-2:]) >= MIN_SIDE_SSIM:
-        whole = F.max_pool2d(1 - known.float(), MIN_SIDE_SSIM, 1, MIN_SIDE_SSIM // 2) == 0
+        whole = F.max_pool2d(1 - known.float(), MIN_SIDE_SSIM, 1, BORDER) == 0
         if whole.any():
-            _, everywhere = structural_similarity_index_measure(
-                *_intensities(image, truth), data_range=1.0, return_full_image=True)
+            everywhere = windows(image, truth).ssim
             scores["ssim"] = everywhere[whole.expand_as(everywhere)].mean().item()
     return scores
 
 
-def ssim(image: Tensor, truth: Tensor) -> float:
-    """Return the SSIM of a (1, C, H, W) pair with sides of at least `MIN_SIDE_SSIM`."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    return float(structural_similarity_index_measure(*_intensities(image, truth), data_range=1.0))  # type: ignore[arg-type]
-
-
-def ms_ssim(image: Tensor, truth: Tensor) -> float:
-    """Return the MS-SSIM of a (1, C, H, W) pair with sides of at least `MIN_SIDE_MS_SSIM`."""
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
-
-    return float(multiscale_structural_similarity_index_measure(*_intensities(image, truth), data_range=1.0))
-
-
-def _intensities(image: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Map [-1, 1] to [0, 1]: SSIM compares brightnesses by their ratio, for which black must be 0."""
-    return (image + 1) / 2, (truth + 1) / 2
+def of_differences(differences: Tensor) -> dict[str, float]:
+    """Return PSNR and L1 of the differences of an image in [-1, 1] from its truth."""
+    squared = differences.square().mean().item()
+    return {"psnr": 10 * math.log10(2.0**2 / squared) if squared else math.inf,
+            "l1": differences.abs().mean().item()}
 
 
 def gradient_error(image: Tensor, truth: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from translate.available_memory import give_back_what_will_be_freed
+from translate.available_memory import give_back_what_will_be_freed, keep_what_is_freed
 from translate.data.samples import Samples
 from translate.errors import DoesNotFit
 from translate.networks import memory
@@ -22,6 +22,10 @@ from translate.training.machine import resident_bytes
 from translate.training.processes import by_main_process
 from translate.training.update import Update
 from translate.translators import Translator
+
+# Shares of a CPU's memory that a step fills. Above the first, what the allocator keeps might not fit beside it: blocks
+# go back, though a step takes a quarter longer. Below the second, whatever is kept fits.
+TIGHT, AMPLE = 1 / 2, 1 / 8
 
 
 class MemoryPlans:
@@ -47,8 +51,10 @@ class MemoryPlans:
     def apply(self, number: int, translator: Translator) -> planner.Choice:
         """Train stage `number` under its plan from now on; return the choice."""
         choice = self.choices[number]
-        if choice.is_tight:  # it makes a step a quarter slower, and its peak hardly lower where there is room
+        if choice.filled is not None and choice.filled > TIGHT:
             give_back_what_will_be_freed()
+        elif choice.filled is not None and choice.filled < AMPLE:
+            keep_what_is_freed()
         self._use(choice.plan, choice.asked, number, translator)
         return choice
 

@@ -184,7 +184,7 @@ class Choice:
     line: str
     peak_bytes: int  # as predicted
     seconds: float  # an image, as predicted
-    is_tight: bool  # it fills more than half of a CPU's memory: what the allocator keeps might not fit beside it
+    filled: float | None  # what share of a CPU's memory a step fills, as predicted; None: of another device's
 
 
 def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
@@ -252,8 +252,8 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
         if not found.fits(budget):
             line += f" (warning: {format_bytes(found.peak_bytes - budget)} more than that)"
     line += f"; steps alone at {format_speed(1 / found.seconds)}, as predicted ({speed.of})"
-    is_tight = kind == "cpu" and budget is not None and found.peak_bytes > budget / 2
-    return Choice(found.plan, asked, line, found.peak_bytes, found.seconds, is_tight)
+    filled = found.peak_bytes / max(budget, 1) if kind == "cpu" and budget is not None else None
+    return Choice(found.plan, asked, line, found.peak_bytes, found.seconds, filled)
 
 
 def describe(number: int, stage: Stage) -> str:

@@ -47,6 +47,9 @@ def test_train_prints_the_resolved_recipe_where_it_is_asked_for_and_how_to_go_on
     assert call(monkeypatch, *words) == 2
     assert "is not overwritten" in said.getvalue()
     assert call(monkeypatch, "train", "--resume", "--run", tmp_path / "run") == 0
+    assert call(monkeypatch, "train", tmp_path / "run", "--resume") == 2
+    assert f"is a run, and no recipe; to go on with it: translate train --resume --run {tmp_path / 'run'}" in " ".join(
+        said.getvalue().split())
 
 
 def test_convert_keeps_tree_names_and_sizes_and_counts_what_failed(run: Path, shared_pairs: Path, tmp_path: Path,
@@ -248,6 +251,16 @@ def test_a_direction_a_model_does_not_have_is_named(shared_pairs: Path, tmp_path
     assert "--direction ac: expected one of ab, ba" in said.getvalue()
 
 
+@pytest.mark.parametrize(("folder", "is_told"), [("testA", False), ("testB", True)])
+def test_images_of_the_side_that_a_model_makes_are_told_of(folder: str, is_told: bool, run: Path, tmp_path: Path,
+                                                           said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of evening pictures was made evening again, without a word."""
+    (tmp_path / folder).mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / folder / "0.png")
+    assert call(monkeypatch, "convert", tmp_path / folder, tmp_path / "out", "--model", run, "--dry-run") == 0
+    assert (f"{folder} has the name of what this model makes" in " ".join(said.getvalue().split())) == is_told
+
+
 def test_a_damaged_release_is_refused(run: Path, tmp_path: Path, said: io.StringIO,
                                       monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
@@ -406,6 +419,7 @@ def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, said: 
             ("convert inn out --model in", "inn: no such file or folder; did you mean in?"),
             ("report runs/phtos", "did you mean runs/photos? name a run"),
             ("new runs/phtos", "did you mean runs/photos?"),
+            ("train --resume --run runs/phtos", "there is no run here to resume; did you mean runs/photos? to start"),
             ("evaluate nowhere --against in", "nowhere: no such folder"), ("data align nowhere out", "no such folder"),
             ("data check nowhere", "nowhere: no such file or folder, and no shipped recipe"),
             ("report nowhere", "nowhere: no such folder; name a run"), ("compare in nowhere", "no such folder; name a"),

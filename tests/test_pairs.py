@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from tests.commands import call
 from tests.test_alignment import moved, scene, tensor
+from translate.cli.progress import Display
 from translate.data.labels import read_labels
 from translate.errors import DataError, ImageError, TranslateError, UsageError
 from translate.foreign import read_lines
@@ -111,7 +113,8 @@ def test_a_corrected_copy_lies_in_place_and_the_originals_are_untouched(
     assert bytes_below(out)["trainA/0.png"] == written["trainA/0.png"]
 
 
-def test_a_copy_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def test_a_copy_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, said: io.StringIO,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(Exception):
         pass
 
@@ -127,6 +130,11 @@ def test_a_copy_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> Non
     assert align_pairs(source, tmp_path / "out", "shift").already == 1
     assert align_pairs(source, tmp_path / "out", "shift").already == len(OFF)
     align_pairs(source, tmp_path / "whole", "shift")
+
+    # By a signal: it says so
+    monkeypatch.setattr(Display, "count", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert call(monkeypatch, "data", "align", source, tmp_path / "signalled") == 75
+    assert said.getvalue().endswith("stopped by a signal; the same command goes on\n")
 
     # Stopped before its first line: the folder is still known as one of ours
     (tmp_path / "out" / LEDGER).write_text("")

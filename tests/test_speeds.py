@@ -216,7 +216,8 @@ class TestGPUs:
             said = " ".join(capsys.readouterr().err.split())
             assert "--gpu V100 --memory 16GB: two spellings of one option" in said and '--gpu "V100 16GB"' in said
 
-    @pytest.mark.parametrize(("name", "hint"), [("RTX 4080", "did you mean RTX 4090"), ("Voodoo 2", "known"), ("", "")])
+    @pytest.mark.parametrize(("name", "hint"), [("RTX 4080", "did you mean RTX 4090"), ("Voodoo 2", "known"), ("", ""),
+                                                ("8", "did you mean 8GB")])
     def test_an_unknown_one_is_refused_with_those_that_are_known(self, name: str, hint: str) -> None:
         with pytest.raises(UsageError) as caught:
             size_and_gpu(name)

@@ -42,6 +42,12 @@ def no_run(path: Path) -> RunError:
     return RunError("no such folder", path, _advice(path, "name a run, such as runs/<name>"))
 
 
+def none_to_resume(path: Path) -> RunError:
+    """Of a run that is to go on."""
+    return RunError("there is no run here to resume", path, _advice(path, "to start one, name a recipe and leave out "
+                                                                          "--resume"))
+
+
 def none_to_score(path: Path) -> UsageError:
     """Of what is to be scored by itself, be it there or not."""
     return UsageError("neither a run nor a release" if path.exists() else "no such folder", path,

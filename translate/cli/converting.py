@@ -117,6 +117,8 @@ def convert(
     say(f"direction: {first} to {second}" + (
         f"; the other way, {second} to {first}: --direction {direction[::-1]}" if release.has_other else
         ", the only one of this model"))
+    if is_of_the_other_side(source, release.domains, direction):
+        say(f"note: {visible(source)} has the name of what this model makes, not of what it was trained to translate")
     if release.scale is not None:
         say(f"scale: trained on images with {release.scale}")
 
@@ -139,6 +141,12 @@ def convert(
         summary = add_up(summary)
     say_summary(summary, address(target) or target, dry_run, shown)
     raise typer.Exit(summary.exit_code)
+
+
+def is_of_the_other_side(source: Path, domains: tuple[str, str], direction: str) -> bool:
+    """Return whether a folder is called what a model makes, such as `trainB` or the name of that side's folder."""
+    name, (first, second) = source.name.casefold(), (domain.casefold() for domain in domains)
+    return name != first and name in {second, *(split + direction[1] for split in ("train", "test"))}
 
 
 def entry_shower(display: Display, dry_run: bool) -> Callable[[Entry, int, int], None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from translate.cli import console
 from translate.cli.console import say, say_entry
 from translate.cli.options import kind_of_data, one_of
 from translate.cli.progress import Display
@@ -174,4 +175,6 @@ def align(
     if done.moved:
         say(f"those moved were off by {median(done.before):.2f} px in the median, and are by {median(done.after):.2f} "
             f"px; {LEDGER} says it of each")
+    if done.stopped:
+        say("stopped by a signal; the same command goes on", console.err)
     raise typer.Exit(done.exit_code)

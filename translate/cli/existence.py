@@ -19,12 +19,14 @@ from translate.missing import (
     no_release,
     no_run,
     no_sources,
+    none_to_resume,
     none_to_score,
 )
 from translate.places import shipped_recipes
 
 NEEDED: dict[str, dict[str, Callable[[Any], TranslateError]]] = {  # by command: which of its parameters must be there
     "train": {"recipe": no_recipe, "start": no_model},
+    "train --resume": {"run": none_to_resume},
     "plan": {"recipe": no_recipe},
     "plan --convert": {"recipe": lambda name: no_model(Path(name))},
     "convert": {"model": no_model, "source": no_sources},
@@ -47,6 +49,8 @@ NEEDED: dict[str, dict[str, Callable[[Any], TranslateError]]] = {  # by command:
 
 def refuse_missing(command: str, values: Mapping[str, Any]) -> None:
     """Raise the error of a command, such as `data check`, where it is given what must be there and is not."""
+    if command == "train" and values.get("resume") and values.get("recipe") is None:
+        command = "train --resume"
     if command == "plan" and values.get("convert") is not None:
         command = "plan --convert"
     if command == "evaluate" and not (values.get("against") is values.get("source") is None):

@@ -26,8 +26,8 @@ from translate.cli.options import (
 )
 from translate.cli.progress import Display
 from translate.cli.tables import plan_table
-from translate.errors import DoesNotFit, RunError, UsageError, visible
-from translate.missing import no_images
+from translate.errors import DoesNotFit, UsageError, visible
+from translate.missing import no_images, none_to_resume
 
 
 def train(
@@ -62,12 +62,15 @@ def train(
     changes = [*(overrides or []), *([f"precision={precision}"] if precision else []),
                *([f"start={json.dumps(str(start), ensure_ascii=False)}"] if start else [])]
     if recipe is not None:
+        if (Path(recipe) / RECIPE_FILE).is_file():
+            raise UsageError("is a run, and no recipe", Path(recipe), "to go on with it: translate train --resume "
+                             f"--run {shlex.quote(recipe)}")
         file = find_recipe(recipe)
         chosen = load_recipe(file, changes)
     elif resume and run is not None:
         file = run / RECIPE_FILE
         if not file.is_file():
-            raise RunError("there is no run here to resume", run)
+            raise none_to_resume(run)
         chosen = load_saved(run, changes)
     else:
         raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
@@ -80,7 +83,7 @@ def train(
             raise UsageError("--images adds to a run that is there", folder, "add --resume; a new run is told by --set "
                              "stages.0.images=N")
         if not (folder / RECIPE_FILE).is_file():
-            raise RunError("there is no run here to resume", folder)
+            raise none_to_resume(folder)
         if recipe is not None:
             saved = load_saved(folder)
             chosen = with_images_of(saved, chosen)

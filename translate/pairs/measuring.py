@@ -70,9 +70,11 @@ def measure(data: LayoutConfig, root: Path, most: int | None = NUM_PAIRS, second
             continue
         shape = a.pixels.shape[0], a.pixels.shape[1]
         measured.append(Measured(pairs[number], found, target_shape(shape, resize, crop or (1, 1))[0] / shape[0]))
-        on_progress(done, len(chosen))
-        if seconds is not None and time.monotonic() - began > seconds:
+        elapsed = max(time.monotonic() - began, 1e-3)
+        if seconds is not None and elapsed > seconds:
+            on_progress(done, done)
             break
+        on_progress(done, len(chosen) if seconds is None else min(len(chosen), round(done * seconds / elapsed) + 1))
     return measured, len(pairs)
 
 
@@ -97,7 +99,8 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
         return [Finding(place, "warning", f"in none of {num_measured}{in_all} are A and B seen to show the same thing: "
                         "perhaps they are no pairs", "if so: translate new FOLDER --kind unpaired" if apart_in_files
                         else None)]
-    told = f"{len(sure)} of {num_measured}{in_all}"
+    told = f"{len(sure)} of {num_measured}" + (f" (of {num_pairs:,} in all: `translate data align` measures every one)"
+                                               if in_all else "")
 
     # Each pair's shift as a training shows it, the one that they share, and how they differ from it
     shifts = np.array([np.array(each.found.shift) * each.scale for each in sure])
@@ -126,7 +129,8 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
         findings.append(Finding(place, "warning" if moved else "note", f"{far} of {len(sure)} pairs "
                                 f"{'is' if far == 1 else 'are'} off by more than {beyond:.2g} px", ADVICE))
     else:
-        findings.append(Finding(place, "note", f"no blur is to be expected of that: pairs differ by {spread:.2f} px"))
+        findings.append(Finding(place, "note", "no blur is to be expected of that: from pair to pair it varies by "
+                                f"{spread:.2f} px"))
 
     # The worst by name. Where pairs lie well, one that merely seems bent is not worth a warning.
     advice = None if any(finding.advice for finding in findings) else ADVICE  # once

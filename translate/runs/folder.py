@@ -23,6 +23,7 @@ from translate import files
 from translate.errors import DocumentError, RunError, visible
 from translate.foreign import Count, Shape, read_json
 from translate.images.transparency import Background
+from translate.missing import none_to_resume
 from translate.networks.memory import MemoryPlan, PlanName
 from translate.recipe import Recipe, differences, load_recipe
 from translate.runs.lock import LOCK, hold, let_go, while_free
@@ -121,7 +122,7 @@ class RunFolder:
     def saved_recipe(self) -> Recipe:
         """Return the recipe that the run was begun with. Raises `RunError` where there is none."""
         if not (self.path / RECIPE_FILE).is_file():
-            raise RunError("there is no run here to resume", self.path, "leave out --resume to start one")
+            raise none_to_resume(self.path)
         return load_saved(self.path)
 
     def claim(self, recipe: Recipe) -> None:

@@ -287,6 +287,8 @@ OPTIONS: dict[str, tuple[str, Any]] = {  # an option, of which of the small netw
     "dcgan judge.init": ("dcgan", {"discriminator": {"init": "orthogonal"}}),
     "began.width": ("began", {"generator": {"width": 5}}),
     "began.init": ("began", {"generator": {"init": "orthogonal"}}),
+    "began.norm": ("began", {"generator": {"norm": "batch"}}),
+    "autoencoder.init": ("began", {"discriminator": {"init": "orthogonal"}}),
     "pggan.width": ("pggan", {"generator": {"width": 7}}), "pggan.channels": ("pggan", {"generator": {"channels": 8}}),
     "pggan judge.width": ("pggan", {"discriminator": {"width": 7}}),
     "pggan judge.channels": ("pggan", {"discriminator": {"channels": 8}}),

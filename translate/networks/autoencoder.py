@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.networks.layers import Chain, Layer, Norm, make_norm, pad_to_fit
-from translate.networks.weights import initialise
+from translate.networks.weights import Initialisation, initialise
 from translate.schema import Config
 
 
@@ -24,6 +24,7 @@ class AutoencoderConfig(Config):
     width: int = Field(64, ge=1, le=4096)  # channels at full resolution; after k downsamplings k + 1 times as many
     downs: int = Field(3, ge=1, le=8)  # downsamplings to the bottleneck
     norm: Norm = "none"
+    init: Initialisation = "normal"  # orthogonal: real images are rebuilt after a few dozens of steps
 
     grows: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = True  # what it judges with are errors of reconstruction
@@ -31,7 +32,7 @@ class AutoencoderConfig(Config):
     least_samples: ClassVar[int] = 1
 
     def build(self, in_channels: int) -> Autoencoder:
-        return initialise(Autoencoder(in_channels, self.width, self.downs, self.norm))
+        return initialise(Autoencoder(in_channels, self.width, self.downs, self.norm), init=self.init)
 
     def smallest_side(self, levels: int = 0) -> int:
         """Return the smallest side, in px, that it can judge: images are padded, and it gains no levels."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.networks.latent.latents import Distribution, LatentConfig, LatentGenerator
-from translate.networks.layers import Chain, Layer
+from translate.networks.layers import Chain, Layer, Norm, make_norm
 from translate.networks.weights import Initialisation, prepared
 
 SMALLEST = 8  # px of the dense layer's features
@@ -27,10 +27,17 @@ class BEGANConfig(LatentConfig):
     latent: int = Field(64, ge=1, le=65_536)
     distribution: Distribution = "uniform"
     width: int = Field(128, ge=1, le=4096)  # channels of all layers
+    # none, as published; batch: the samples of a batch stay apart, where minutes of training would make them all alike
+    norm: Literal["batch", "none"] = "none"
     init: Initialisation = "orthogonal"  # without norms, weights of 0.02 let images fade on their way
 
     def build(self, conditions: int, channels: int) -> BEGAN:
-        return prepared(BEGAN(self.latent, conditions, channels, self.side, self.width), self.init, spectral=False)
+        network = BEGAN(self.latent, conditions, channels, self.side, self.width, self.norm)
+        return prepared(network, self.init, spectral=False)
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return self.norm == "batch"
 
     def side_at(self, levels: int) -> int:
         return self.side
@@ -42,14 +49,17 @@ class BEGAN(LatentGenerator):
     Its images have no bounds in training, and are clamped to [-1, 1] in eval mode.
     """
 
-    def __init__(self, latent: int, conditions: int, channels: int, side: int, width: int):
+    def __init__(self, latent: int, conditions: int, channels: int, side: int, width: int, norm: Norm = "none"):
         super().__init__()
         self.latent = latent
-        chain = [Layer(nn.ConvTranspose2d(latent + conditions, width, SMALLEST))]
+        bias = norm == "none"
+        chain = [Layer(nn.ConvTranspose2d(latent + conditions, width, SMALLEST, bias=bias))]
         for scale in range((side // SMALLEST).bit_length()):
-            chain += [Layer(nn.Conv2d(width, width, 3, 1, 1), slope=SLOPE if scale + number else None,
-                            scale_factor=2 if scale and number == 0 else 1) for number in range(2)]
-        self.chain = Chain(*chain, Layer(nn.Conv2d(width, channels, 3, 1, 1), slope=SLOPE))
+            chain += [Layer(nn.Conv2d(width, width, 3, 1, 1, bias=bias), slope=SLOPE if scale + number else None,
+                            norm=make_norm(norm, width), scale_factor=2 if scale and number == 0 else 1)
+                      for number in range(2)]
+        self.chain = Chain(*chain, Layer(nn.Conv2d(width, channels, 3, 1, 1), norm=make_norm(norm, width),
+                                         slope=SLOPE))
 
     def forward(self, given: Tensor) -> Tensor:
         image = self.chain(given)

@@ -115,6 +115,24 @@ def test_hash_and_order_are_the_same_in_every_version() -> None:
     assert permutation(5, 10).tolist() == [3, 6, 2, 4, 5, 7, 0, 9, 8, 1]
 
 
+def test_pairs_that_a_process_has_loaded_are_decoded_once_as_far_as_there_is_room(
+        toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no pixel differs, whatever is drawn of them."""
+    samples, read = paired(toy, augment=["flip", "rotate90"]), list[int]()
+    one_pair = 2 * HEIGHT * WIDTH * 3
+    fitted = samples.fitted
+    monkeypatch.setattr(samples, "fitted", lambda index, *more: read.append(index) or fitted(index, *more))
+    for room, times in ((10**6, 5), (2 * one_pair, 2 + 3 * 4), (one_pair - 1, 5 * 4)):
+        monkeypatch.setattr("translate.data.stream.KEPT_BYTES", room)
+        read.clear()
+        kept = Stream(samples, seed=1, size=(8, 8))
+        of_kept = [kept.sample(number).sample for number in range(20)]
+        assert len(read) == times
+        for number, sample in enumerate(of_kept):
+            alone = Stream(samples, seed=1, size=(8, 8)).sample(number).sample
+            assert torch.equal(sample.a, alone.a) and torch.equal(sample.b, alone.b)
+
+
 def test_every_epoch_shows_every_pair_once_in_an_order_of_its_own(toy: Path) -> None:
     numbers = [Stream(paired(toy), seed=1, size=(8, 8)).address(k)[0] for k in range(50)]
     epochs = [numbers[i:i + 5] for i in range(0, 50, 5)]

@@ -66,6 +66,12 @@ def emptied(path: Path) -> None:
 HARM: dict[str, Callable[[Path], None]] = {"cut": cut, "gone": Path.unlink, "a pipe": exchanged, "empty": emptied}
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read files whenever a sample is made, as those of a set that is too large to stay in memory."""
+    monkeypatch.setattr("translate.data.stream.KEPT_BYTES", 0)
+
+
 @pytest.fixture
 def data(shared_pairs: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shared_pairs, tmp_path / "pairs"))

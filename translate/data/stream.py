@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from translate.available_memory import available_bytes
 from translate.data.hashing import stable_hash
 from translate.data.layout import LayoutConfig
 from translate.data.layouts import SidesConfig
@@ -31,6 +32,8 @@ from translate.data.transforms import RandomTransform, middle
 from translate.errors import DataError, ImageError, TranslateError, UsageError, visible
 from translate.images.tensors import unknown_pixels
 
+# Bytes of images that each process which loads keeps, at most, and what share of the memory that is left when it begins
+KEPT_BYTES, KEPT_SHARE = 96 * 2**20, 1 / 50
 MOST_UNREADABLE_IN_A_ROW = 20  # then it is no single file that cannot be read
 TRUTH_ADVICE = "where test images of one name are pairs, write truth: true into data in the recipe"
 
@@ -123,7 +126,12 @@ def batches(samples: Samples, *, seed: int, start: int, stop: int, batch_size: i
 
 
 class Stream(Loadable):
-    """Every sample of a run, by its number."""
+    """Every sample of a run, by its number.
+
+    Pairs stay in the memory of the process that has loaded them, as they are before their crops, as far as there is
+    room and no cache is asked for: those of a small set are decoded once by each process, and a file that changes
+    meanwhile is not read again.
+    """
 
     advice = OR_SKIP
 
@@ -131,6 +139,9 @@ class Stream(Loadable):
         self.samples, self.seed, self.size = samples, seed, size
         self.resize = samples.loading.resize if resize is None else resize
         self.transform = RandomTransform(size, samples.loading.augment)
+        self._kept: dict[int, list[np.ndarray]] = {}  # by the number of the pair
+        keeps = samples.paired and samples.loading.cache is None
+        self._room = min(KEPT_BYTES, int(KEPT_SHARE * available_bytes().bytes)) if keeps else 0
 
     def files_of(self, number: int) -> str:
         index_a, index_b, *_ = self.address(number)
@@ -154,7 +165,7 @@ class Stream(Loadable):
     def _made(self, number: int, seed: int) -> Sample:
         """Return sample `number` of the stream that belongs to `seed`."""
         index_a, index_b, key_a, key_b = self.address(number, seed)
-        images = self.samples.fitted(index_a, index_b, self.resize, self.size)
+        images = self._fitted(index_a, index_b)
         mask = self.samples.protected(index_a, images[0].shape[:2])
         if self.samples.paired:
             images, mask = split_at(self.transform([*images, *mask], key_a), len(images))
@@ -164,6 +175,16 @@ class Stream(Loadable):
             images = [a, b]
         return Sample(*self.samples.tensors(images, index_a), key_a, self._weights(mask),
                       self.samples.other_condition(index_a, key_a))
+
+    def _fitted(self, index_a: int, index_b: int) -> list[np.ndarray]:
+        """Return the images of one sample at the size that crops are taken of."""
+        if (kept := self._kept.get(index_a)) is not None:
+            return kept
+        images = self.samples.fitted(index_a, index_b, self.resize, self.size)
+        if (num_bytes := sum(image.nbytes for image in images)) <= self._room:
+            self._room -= num_bytes
+            self._kept[index_a] = images
+        return images
 
     def _weights(self, mask: list[np.ndarray]) -> Tensor | None:
         """Return a mask (H, W, 1) as how strictly each pixel is to stay: (1, H, W) float32."""

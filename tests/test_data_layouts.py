@@ -16,6 +16,7 @@ from PIL import Image
 
 from tests.runs import cyclegan_recipe
 from translate import data
+from translate.data.label_planes import label_planes
 from translate.data.labels import Labelling, read_labels
 from translate.data.layout import LayoutConfig
 from translate.data.layouts import DataConfig, UnpairedConfig
@@ -211,11 +212,11 @@ def test_an_aligned_file_of_odd_width_is_refused(tmp_path: Path) -> None:
 
 def test_labels_become_one_hot_and_ignored_pixels_are_of_no_class() -> None:
     labels = np.array([[0, 2], [255, 1]], np.uint8)[..., None]
-    planes = Labelling(classes=3).planes(labels)
+    planes = label_planes(Labelling(classes=3), labels)
     expected = [[[1, 0], [0, 0]], [[0, 0], [0, 1]], [[0, 1], [0, 0]]]
     assert planes.tolist() == expected
     two = Labelling(classes=2, ignore=0)
-    assert two.planes(np.array([[0, 1]], np.uint8)[..., None]).tolist() == [[[0, 0]], [[0, 1]]]
+    assert label_planes(two, np.array([[0, 1]], np.uint8)[..., None]).tolist() == [[[0, 0]], [[0, 1]]]
 
 
 def test_a_map_of_eight_bits_holds_no_instances_and_its_numbers_are_classes() -> None:
@@ -229,13 +230,13 @@ def test_instances_become_their_class_and_the_edges_between_them_a_channel() -> 
     """In Cityscapes' numbers: 2 is a class without things, 3007 a thing of class 3; 65535 is ignored as stored."""
     stored = np.array([[2, 2, 3007, 3007], [2, 2, 3007, 3008], [2, 2, 65535, 3008]], np.uint16)[..., None]
     labelling = Labelling(classes=4, ignore=65535, instances=1000, edges=True)
-    planes = labelling.planes(stored)
+    planes = label_planes(labelling, stored)
     assert planes.shape == (5, 3, 4)
     assert planes[2].tolist() == [[1, 1, 0, 0]] * 3
     assert planes[3].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1]]
     assert planes[4].tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1]]
-    assert Labelling(4, 65535, 1000).planes(stored).shape == (4, 3, 4)
-    of_classes = Labelling(classes=4, edges=True).planes(np.minimum(stored, 3))
+    assert label_planes(Labelling(4, 65535, 1000), stored).shape == (4, 3, 4)
+    of_classes = label_planes(Labelling(classes=4, edges=True), np.minimum(stored, 3))
     assert of_classes[4].tolist() == [[0, 1, 1, 0]] * 3, "between classes, without instances"
     assert labelling.unknown(stored) == [] and labelling.unknown(stored + 2000) == [5]
     assert Labelling(4, 255, 1000).unknown(stored) == [65]
@@ -248,7 +249,7 @@ def test_edges_are_those_of_the_published_code_on_random_maps() -> None:
     neighbours = [padded[1 + down:10 + down, 1 + right:12 + right]
                   for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1))]
     expected = np.any([neighbour != numbers for neighbour in neighbours], axis=0).astype(float)
-    assert Labelling(3, edges=True).planes(numbers[..., None])[3].tolist() == expected.tolist()
+    assert label_planes(Labelling(3, edges=True), numbers[..., None])[3].tolist() == expected.tolist()
 
 
 def test_edges_are_drawn_after_a_label_map_was_resized_and_cropped(tmp_path: Path) -> None:

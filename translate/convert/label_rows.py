@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from translate.data.label_planes import label_planes
 from translate.data.labels import Labelling
 from translate.images.pictures import Picture
 
@@ -27,7 +28,7 @@ class LabelRows:
     def read(self, start: int, stop: int) -> Tensor:
         """Read rows [start, stop): (1, classes and edges, stop − start, W)."""
         first = max(start - 1, 0)  # whether a pixel is at an edge, the rows above and below tell as well
-        return self._labels.planes(self._numbers[first:stop + 1])[None, :, start - first:stop - first]
+        return label_planes(self._labels, self._numbers[first:stop + 1])[None, :, start - first:stop - first]
 
     def read_alpha(self, start: int, stop: int) -> np.ndarray | None:
         return None

@@ -17,6 +17,7 @@ from translate.available_memory import Available, usable_memory
 from translate.convert.copies import Copies
 from translate.convert.label_rows import LabelRows
 from translate.convert.scaling import Scaling
+from translate.data.label_planes import label_planes
 from translate.errors import DoesNotFit, ImageError
 from translate.images.pages import Page
 from translate.images.pictures import Picture
@@ -82,7 +83,7 @@ class Translating:
         if labels is None:
             picture = fit(picture, self.release.image_in)
         shown, given_back = self.scaling.picture(picture, labels is not None)
-        image = to_tensor(shown.pixels, self.release.image_in) if labels is None else labels.planes(shown.pixels)
+        image = to_tensor(shown.pixels, self.release.image_in) if labels is None else label_planes(labels, shown.pixels)
         return given_back, image.pin_memory() if self.device.type == "cuda" else image
 
     def way(self, height: int, width: int, beside: int = 0, beside_whole: int = 0) -> Way:

@@ -1,4 +1,7 @@
-"""Label maps: images whose pixels are class numbers, their one-hot form, and the edges of what they show."""
+"""Label maps: images whose pixels are class numbers.
+
+The processes that decode them import this module, so it needs no torch; `label_planes` has their one-hot form.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from translate.errors import ImageError
 from translate.images.decoding import pillow_info
@@ -161,32 +162,3 @@ class Labelling:
         if self.instances is None or self.instances > np.iinfo(labels.dtype).max:  # such numbers are all classes
             return labels
         return np.where(labels >= self.instances, labels // self.instances, labels)
-
-    def planes(self, labels: np.ndarray) -> Tensor:
-        """Return, for (H, W, 1) numbers, (channels, H, W) float32: 1 where a pixel is of the class, else 0; then edges.
-
-        0 rather than −1 stands for "not this class", as in pix2pixHD: a convolution's zero padding and an ignored
-        pixel then both say that nothing is known here. Numbers that are no class must have been refused before.
-        """
-        stored = torch.from_numpy(labels[..., 0].astype(np.int64))
-        numbers = torch.from_numpy(self.of_class(labels)[..., 0].astype(np.int64))
-        known = (numbers < self.classes) & (numbers != self.ignore) & (stored != self.ignore)
-        planes = torch.zeros(self.channels, *numbers.shape)
-        planes.scatter_(0, numbers.clamp(max=self.classes - 1)[None], known[None].float())
-        if self.edges:
-            planes[-1] = edges(stored)
-        return planes
-
-
-def edges(numbers: Tensor) -> Tensor:
-    """Return (H, W) float32: 1 where a pixel has another number than one beside, above or below it, else 0.
-
-    It is the boundary map of pix2pixHD (Wang et al. 2018, section 3.3), which tells things of one class apart.
-    """
-    found = torch.zeros(numbers.shape)
-    for dimension in (0, 1):
-        differs = numbers.diff(dim=dimension) != 0
-        for start in (0, 1):
-            side = found.narrow(dimension, start, differs.shape[dimension])
-            side.masked_fill_(differs, 1.0)
-    return found

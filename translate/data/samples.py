@@ -16,6 +16,7 @@ from torch import Tensor
 from translate.data.hashing import stable_hash
 from translate.data.image_cache import ImageCache
 from translate.data.label_counts import LabelCounts, count_label_maps
+from translate.data.label_planes import label_planes
 from translate.data.labels import Labelling
 from translate.data.protected import ProtectConfig
 from translate.data.transforms import Augmentation, check_loaded, resized
@@ -250,7 +251,7 @@ class LabelSamples(Samples):
 
     def tensors(self, images: Sequence[np.ndarray], index: int) -> tuple[Tensor, Tensor]:
         labels, b = images
-        return self.labelling.planes(labels), to_tensor(b, self.image_b)
+        return label_planes(self.labelling, labels), to_tensor(b, self.image_b)
 
 
 class ComputedSamples(Samples):

@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 import yaml
 
 from tests.conversions import fill, tree
 from tests.runs import Silent, cyclegan_recipe
-from translate.cli.app import app
+from translate.cli.app import command_line
 from translate.convert.sharding import shard_of
 from translate.training.loop import train
 
@@ -38,7 +37,9 @@ def commands(text: str) -> list[list[str]]:
 
 def parse(words: list[str]) -> None:
     """Have the command line read a command, and not run it. Raises what it raises for words that it does not know."""
-    typer.main.get_command(app).commands[words[1]].make_context(words[1], words[2:])  # type: ignore[attr-defined]
+    program = command_line()
+    within = program.make_context("translate", words[1:])
+    program.commands[words[1]].make_context(words[1], words[2:], parent=within)
 
 
 @pytest.mark.parametrize(("page", "least"), PAGES.items())

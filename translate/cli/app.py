@@ -7,6 +7,7 @@ heavy before it is called, so that `translate --help` needs no torch.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 from pathlib import Path
@@ -114,13 +115,19 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
+@functools.cache
+def command_line() -> Any:
+    """Return all commands with their arguments; reading them from the signatures of the functions takes 0.1 s."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command that was typed; turn an error of ours into its message and exit code."""
     console.speak_any_encoding()
     console.out.quiet = launched("RANK", 0) > 0  # of the processes a launcher starts, only the first speaks
     try:
         with ending_once_stopped():
-            app()
+            command_line()()
     except Stopped as stop:  # as it was asked to
         console.say(str(stop), console.err)
         sys.exit(stop.exit_code)

@@ -8,20 +8,18 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from translate.recipe import Recipe
+
+# What is heavy is imported where it is used: pytest-xdist's controller reads this file too, before there is a worker.
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and in the processes that tests start
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import numpy as np
-import pytest
-import torch
-from PIL import Image
-from rich.console import Console
-
-from translate.cli import console
-from translate.recipe import Recipe
-
-torch.set_num_threads(1)
 
 # Bytecode is kept, also where the environment says otherwise: hundreds of processes would compile the package again.
 sys.dont_write_bytecode = False
@@ -52,6 +50,8 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def waves(number: int, size: tuple[int, int]) -> np.ndarray:
     """A colourful (H, W, 3) uint8 picture, different for every number."""
+    import numpy as np
+
     rows, columns = np.mgrid[: size[0], : size[1]]
     planes = [np.sin(columns / (4 + number) + number), np.cos(rows / (3 + number)), rows / size[0] * 2 - 1]
     return (127.5 + 120 * np.stack(planes, axis=-1)).clip(0, 255).astype(np.uint8)
@@ -60,6 +60,10 @@ def waves(number: int, size: tuple[int, int]) -> np.ndarray:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Everything that is printed, to either stream."""
+    from rich.console import Console
+
+    from translate.cli import console
+
     text = io.StringIO()
     for name in ("out", "err"):
         monkeypatch.setattr(console, name, Console(file=text, width=300))
@@ -115,6 +119,8 @@ def shared_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_pairs(folder: Path, change: Callable[[np.ndarray], np.ndarray] = lambda image: 255 - image) -> Path:
+    from PIL import Image
+
     for split in ("train", "test"):
         for number in range(6):
             image = waves(number + 10 * (split == "test"), (72, 80))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,21 +18,39 @@ from tests.steps import worst_error
 # are two sides that are compared.
 ROUNDINGS = 2 * 55
 FAULT = 1e-9  # what a test must see at least: a bound beyond it would hide one gradient scaled by 1 + FAULT
+CLOSE = FAULT / 1000  # what lies closer hides nothing, whatever the arithmetic
 
 
-def rounding_bound(expected: Mapping[str, Tensor], step: Callable[[], Mapping[str, Tensor]],
-                   distance: Callable[..., float] = worst_error) -> float:
-    """Return how far float64 results may lie from `expected`, which is what `step` computes, as `distance` measures it.
+class RoundingBound:
+    """How far float64 results may lie from `expected`, which is what `step` computes, as `distance` measures it.
 
     A rounding is in proportion to the number format's eps, and so is what a step makes of it, however often that is
     amplified on its way. So the same step with roundings that are much larger, and known, tells what float64's do
     (Monte Carlo arithmetic: Parker 1997): to first order, as much less as they are smaller.
+
+    `distance(found, expected) <= bound` does that step where the distance is above `CLOSE`: most are below it.
     """
-    with Rough():
-        found = step()
-    bound = ROUNDINGS * torch.finfo(torch.float64).eps / Rough.eps * distance(found, expected)
-    assert bound < FAULT, f"{bound:.1e}: a step so ill-conditioned shows no fault"
-    return bound
+
+    def __init__(self, expected: Mapping[str, Tensor], step: Callable[[], Mapping[str, Tensor]],
+                 distance: Callable[..., float] = worst_error):
+        self.expected, self.step, self.distance = expected, step, distance
+
+    @functools.cached_property
+    def value(self) -> float:
+        with Rough():
+            found = self.step()
+        bound = ROUNDINGS * torch.finfo(torch.float64).eps / Rough.eps * self.distance(found, self.expected)
+        assert bound < FAULT, f"{bound:.1e}: a step so ill-conditioned shows no fault"
+        return bound
+
+    def __ge__(self, error: float) -> bool:
+        return error <= CLOSE or error <= self.value
+
+    def __lt__(self, error: float) -> bool:
+        return self.value < error
+
+    def __repr__(self) -> str:
+        return f"{self.value:.2e}"
 
 
 class Rough(TorchDispatchMode):

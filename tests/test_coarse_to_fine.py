@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.bounds import rounding_bound
+from tests.bounds import RoundingBound
 from tests.covering import each_value
 from tests.networks import randomise
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, train_until
@@ -146,7 +146,7 @@ def in_stage(kind: str, stage: str, **changes: Any) -> Translator:
 
 
 @functools.cache
-def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], float]:
+def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], RoundingBound]:
     """The gradients of the plan `plain`, and their bound."""
     def plain() -> dict[str, Tensor]:
         translator = in_stage(kind, stage)
@@ -154,7 +154,7 @@ def textbook(kind: str, stage: str) -> tuple[dict[str, Tensor], float]:
         return known(translator)
 
     expected = plain()
-    return expected, rounding_bound(expected, plain)
+    return expected, RoundingBound(expected, plain)
 
 
 @each_value(share=9, kind=list(CONFIGS), stage=list(STAGES), plan=[plan for plan in memory.PLANS if plan != "plain"])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.bounds import rounding_bound
+from tests.bounds import RoundingBound
 from tests.covering import each_value
 from tests.networks import DISCRIMINATORS, GENERATORS, SMALL, randomise
 from tests.runs import (
@@ -291,7 +291,7 @@ def size_for(name: str) -> tuple[int, int]:
 
 
 @functools.cache
-def textbook(name: str) -> tuple[dict[str, Tensor], float]:
+def textbook(name: str) -> tuple[dict[str, Tensor], RoundingBound]:
     """The gradients of the plan `plain`, and their bound."""
     def plain() -> dict[str, Tensor]:
         translator = build_grown(name)
@@ -299,7 +299,7 @@ def textbook(name: str) -> tuple[dict[str, Tensor], float]:
         return known(translator)
 
     expected = plain()
-    return expected, rounding_bound(expected, plain)
+    return expected, RoundingBound(expected, plain)
 
 
 @each_value(share=9, name=list(GROWN), plan=[plan for plan in memory.PLANS if plan != "plain"])

@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from tests.bounds import FAULT, rounding_bound
+from tests.bounds import FAULT, RoundingBound
 from tests.covering import each_value, one_in
 from tests.games import GAMES, KINDS, game, kinds_of
 from tests.mobilenet import write_mobilenet
@@ -93,7 +93,7 @@ REFERENCES = {"cyclegan": cyclegan_reference, "pix2pix": pix2pix_reference, "cut
 
 
 @functools.cache
-def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str, Tensor], float]:
+def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str, Tensor], RoundingBound]:
     """The gradients of one joint backward pass, from the independent reference of tests/textbook.py, and their bound.
     """
     def joint() -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ def joint_step(name: str, size: tuple[int, int], samples: int) -> tuple[dict[str
         return REFERENCES[CONFIGS[name].kind](translator, batch, LR)
 
     expected = joint()
-    return expected, rounding_bound(expected, joint)
+    return expected, RoundingBound(expected, joint)
 
 
 @each_value(share=18, name=list(CONFIGS), batch={"rectangle": ((32, 48), 2), "odd": ((33, 50), 1)}, plan=PLANS)
@@ -164,11 +164,11 @@ def play(name: str, kind: str, plan: str, size: tuple[int, int], samples: int) -
 
 
 @functools.cache
-def joint_game(name: str, kind: str) -> tuple[Played, float]:
+def joint_game(name: str, kind: str) -> tuple[Played, RoundingBound]:
     """What the plan `plain` gives (no checkpoint, no cut, nothing computed twice), and the bound of its gradients."""
     played = functools.partial(play, name, kind, "plain", (33, 50), 3)
     expected = played()
-    return expected, rounding_bound(expected[0], lambda: played()[0])
+    return expected, RoundingBound(expected[0], lambda: played()[0])
 
 
 def buffers(translator: Any) -> dict[str, Tensor]:
@@ -282,9 +282,9 @@ def spectral_step(plan: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 @functools.cache
-def plain_spectral_step() -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+def plain_spectral_step() -> tuple[dict[str, Tensor], dict[str, Tensor], RoundingBound]:
     expected, advanced = spectral_step("plain")
-    return expected, advanced, rounding_bound(expected, lambda: spectral_step("plain")[0])
+    return expected, advanced, RoundingBound(expected, lambda: spectral_step("plain")[0])
 
 
 @pytest.mark.parametrize("plan", one_in(2, PLANS[1:]))
@@ -357,7 +357,7 @@ def test_two_processes_give_the_gradients_of_the_whole_batch_in_every_game(steps
         if kind:
             played = functools.partial(play, name, kind, plan, (32, 40), samples)
             expected, _, advanced_once = played()
-            bound = rounding_bound(expected, lambda: played()[0])  # noqa: B023 (called at once)
+            bound = RoundingBound(expected, lambda: played()[0])  # noqa: B023 (called in this turn)
         else:
             expected, bound = joint_step(name, (32, 40), samples)
             advanced_once = {}

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 import translate
-from tests.bounds import rounding_bound, worst_error
+from tests.bounds import RoundingBound, worst_error
 from tests.covering import one_in
 from tests.games import GAMES
 from tests.networks import members
@@ -144,7 +144,7 @@ def test_every_plan_gives_the_gradients_of_one_joint_backward_pass(name: str, pl
 
     expected, losses = played("plain")
     found, recorded = played(plan, 2 if name == "mlp" else None)
-    assert worst_error(found, expected) <= rounding_bound(expected, lambda: played("plain")[0])
+    assert worst_error(found, expected) <= RoundingBound(expected, lambda: played("plain")[0])
     for loss, value in losses.items():
         torch.testing.assert_close(recorded[loss], value, rtol=1e-9, atol=1e-12)
 
@@ -159,7 +159,7 @@ def test_mismatched_conditions_give_the_same_gradients_in_any_micro_batches() ->
     expected, losses = played(None)
     for micro_batch in (1, 2):
         found, recorded = played(micro_batch)
-        assert worst_error(found, expected) <= rounding_bound(expected, lambda: played(None)[0])
+        assert worst_error(found, expected) <= RoundingBound(expected, lambda: played(None)[0])
         torch.testing.assert_close(recorded["mismatched"], losses["mismatched"], rtol=1e-9, atol=1e-12)
 
     judge, batch = built(config_of("mlp")).discriminator_b, batch_of(8, 4)
@@ -218,7 +218,7 @@ def test_a_level_that_fades_in_has_the_same_gradients_under_every_plan(plan: str
         return gradients(translator)
 
     expected = played("plain")
-    assert worst_error(played(plan), expected) <= rounding_bound(expected, lambda: played("plain"))
+    assert worst_error(played(plan), expected) <= RoundingBound(expected, lambda: played("plain"))
 
 
 def test_information_losses_are_those_of_the_variational_bound() -> None:
@@ -261,7 +261,7 @@ def test_every_game_has_the_same_gradients_under_the_leanest_plan(name: str) -> 
         return gradients(translator)
 
     expected = played("plain")
-    assert worst_error(played("strips_blocks"), expected) <= rounding_bound(expected, lambda: played("plain"))
+    assert worst_error(played("strips_blocks"), expected) <= RoundingBound(expected, lambda: played("plain"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from tests.bounds import rounding_bound, worst_error
+from tests.bounds import RoundingBound, worst_error
 from tests.covering import one_in
 from tests.mobilenet import write_mobilenet
 from tests.runs import Silent, final_state, train_until
@@ -200,7 +200,7 @@ def test_two_processes_give_the_gradients_of_the_whole_batch(tmp_path: Path) -> 
         for process in range(2):
             found = torch.load(tmp_path / f"{name} {process}.pt")
             own = {key: value for key, value in expected.items() if "generator" not in key or "dcgan" not in name}
-            assert worst_error({key: found[key] for key in own}, own) <= rounding_bound(expected, whole)
+            assert worst_error({key: found[key] for key in own}, own) <= RoundingBound(expected, whole)
 
 
 @pytest.mark.parametrize(("name", "plan"), one_in(4, [

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.bounds import rounding_bound
+from tests.bounds import RoundingBound
 from tests.covering import each_value, every_pair, one_in
 from tests.networks import DISCRIMINATORS, GENERATORS, SMALL, randomise
 from tests.steps import build, gradients, make_batch, step, worst_error
@@ -322,9 +322,9 @@ def step_by(path: Any, name: str, plan: str, size: tuple[int, int] = (33, 40)) -
 
 
 @functools.cache
-def eager_step(name: str, size: tuple[int, int] = (33, 40)) -> tuple[dict[str, Tensor], float]:
+def eager_step(name: str, size: tuple[int, int] = (33, 40)) -> tuple[dict[str, Tensor], RoundingBound]:
     expected = step_by("eager", name, "split", size)
-    return expected, rounding_bound(expected, lambda: step_by("eager", name, "split", size))
+    return expected, RoundingBound(expected, lambda: step_by("eager", name, "split", size))
 
 
 @each_value(share=5, name=list(STEPS), plan=list(memory.PLANS))

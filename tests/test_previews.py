@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.bounds import rounding_bound
+from tests.bounds import RoundingBound
 from tests.steps import LR, build, gradients, make_batch, step, worst_error
 from translate.data import Batch
 from translate.networks import PatchGANConfig, UNetConfig
@@ -43,7 +43,7 @@ def making_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Previews, "within", lambda self, generators, may_keep: within(self, generators, False))
 
 
-def assert_same(found: Translator, expected: Translator, bound: float) -> None:
+def assert_same(found: Translator, expected: Translator, bound: RoundingBound) -> None:
     assert worst_error(gradients(found), gradients(expected)) <= bound
     for name, network in expected.networks.items():
         for buffer, value in network.named_buffers():
@@ -58,7 +58,7 @@ def test_a_step_that_makes_the_fake_once_equals_one_that_makes_it_twice(kind: st
     with monkeypatch.context() as patch:
         making_twice(patch)
         twice = stepped(CONFIGS[kind], plan)
-        bound = rounding_bound(gradients(twice), lambda: gradients(stepped(CONFIGS[kind], plan)))
+        bound = RoundingBound(gradients(twice), lambda: gradients(stepped(CONFIGS[kind], plan)))
     assert_same(once, twice, bound)
 
 
@@ -83,7 +83,7 @@ def test_a_phase_that_runs_out_of_memory_after_the_fake_was_kept_leaves_no_trace
         phase: str, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch norm would have seen the same image twice, or a graph that was used up have been used again."""
     expected = stepped(CONFIGS["pix2pix"], plan)
-    bound = rounding_bound(gradients(expected), lambda: gradients(stepped(CONFIGS["pix2pix"], plan)))
+    bound = RoundingBound(gradients(expected), lambda: gradients(stepped(CONFIGS["pix2pix"], plan)))
     kind, left = type(expected), [True]
     train = getattr(kind, phase)
 

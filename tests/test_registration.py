@@ -12,7 +12,7 @@ from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from tests.bounds import rounding_bound
+from tests.bounds import RoundingBound
 from tests.covering import one_in
 from tests.runs import Silent, final_state, pix2pix_recipe, train_until
 from tests.steps import LR, build, gradients, make_batch, peak_of_step, step, worst_error
@@ -31,11 +31,11 @@ CONFIG = Pix2PixConfig(generator=UNetConfig(width=4, downs=4, norm="instance"), 
 
 
 @functools.cache
-def joint(size: tuple[int, int]) -> tuple[dict[str, Tensor], float]:
+def joint(size: tuple[int, int]) -> tuple[dict[str, Tensor], RoundingBound]:
     def found() -> dict[str, Tensor]:
         return pix2pix_reference(build(CONFIG), make_batch(size), LR)
 
-    return found(), rounding_bound(found(), found)
+    return found(), RoundingBound(found(), found)
 
 
 @pytest.mark.parametrize("plan", one_in(2, list(memory.PLANS)))

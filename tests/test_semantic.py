@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.bounds import rounding_bound
+from tests.bounds import RoundingBound
 from tests.covering import each_value
 from tests.steps import build, gradients, make_batch, peak_of_step, step, worst_error
 from tests.textbook import cyclegan_reference
@@ -74,13 +74,13 @@ DISTANCE = functools.partial(worst_error, floor=0.05)
 def textbook(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[CycleGANConfig, Gradients, float]]:
     """`textbook(name)` is a CycleGAN that asks this task network, its gradients, and their bound; made once each."""
     @functools.cache
-    def of(name: str) -> tuple[CycleGANConfig, Gradients, float]:
+    def of(name: str) -> tuple[CycleGANConfig, Gradients, RoundingBound]:
         task = write_task(tmp_path_factory.mktemp("task"), NETWORKS[name])
         config = cyclegan(task, weight=2.0, back=0.5)
         expected = with_semantic(build(config), 2.0, 0.5)
         plain = cyclegan_reference(build(config), make_batch((24, 33), 3))
         assert worst_error(expected, plain) > 1e-3, "it adds nothing"
-        return config, expected, rounding_bound(expected, lambda: with_semantic(build(config), 2.0, 0.5), DISTANCE)
+        return config, expected, RoundingBound(expected, lambda: with_semantic(build(config), 2.0, 0.5), DISTANCE)
     return of
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.bounds import rounding_bound
+from tests.bounds import RoundingBound
 from tests.covering import one_in
 from tests.live_bytes import LiveBytes
 from tests.networks import randomise
@@ -82,10 +82,10 @@ def in_strips(network: nn.Module, num_strips: int) -> nn.Module:
     return network
 
 
-def bound_of(plain: nn.Module, x: Tensor) -> float:
+def bound_of(plain: nn.Module, x: Tensor) -> RoundingBound:
     """How far what strips yield may lie from what the plain network does."""
     exact, rough = copy.deepcopy(plain), copy.deepcopy(plain)
-    return rounding_bound(step(exact, exact, x), lambda: step(rough, rough, x), error)
+    return RoundingBound(step(exact, exact, x), lambda: step(rough, rough, x), error)
 
 
 def tail(width: int = 8, norm: Any = "instance") -> Chain:

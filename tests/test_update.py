@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.bounds import rounding_bound
+from tests.bounds import RoundingBound
 from tests.covering import each_value
 from tests.steps import LR, build, gradients, make_batch, step, weights, worst_error
 from tests.textbook import cut_reference, cyclegan_reference, pix2pix_reference
@@ -62,7 +62,7 @@ REFERENCES = {"cyclegan": cyclegan_reference, "pix2pix": pix2pix_reference, "cut
 
 
 @functools.cache
-def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], float]:
+def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], RoundingBound]:
     """The gradients of one joint backward pass, from the independent reference of tests/textbook.py, and their bound.
     """
     def joint() -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], flo
         return REFERENCES[CONFIGS[name].kind](translator, batch, LR)
 
     expected = joint()
-    return expected, rounding_bound(expected, joint)
+    return expected, RoundingBound(expected, joint)
 
 
 @each_value(share=8, name=list(CONFIGS), size={"square": (32, 32), "odd": (33, 50)}, plan=PLANS)
@@ -91,7 +91,7 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(name: str, plan: st
 
     expected, losses = stepped()
     found, split = stepped(micro_batch=2)
-    assert worst_error(found, expected) <= rounding_bound(expected, lambda: stepped()[0])
+    assert worst_error(found, expected) <= RoundingBound(expected, lambda: stepped()[0])
     for loss, value in losses.items():
         torch.testing.assert_close(split[loss], value)
 
@@ -296,7 +296,7 @@ class TestOutOfMemory:
         failed, failed_update, failed_chance = three_steps(True)
         whole, update, chance = three_steps(False)
         assert torch.equal(failed_chance, chance)
-        bound = rounding_bound(gradients(whole), lambda: gradients(three_steps(False)[0]))
+        bound = RoundingBound(gradients(whole), lambda: gradients(three_steps(False)[0]))
         assert worst_error(gradients(failed), gradients(whole)) <= bound
         for name, loss in update.losses.items():
             torch.testing.assert_close(failed_update.losses[name], loss, rtol=1e-10, atol=0)
@@ -376,7 +376,7 @@ class TestOutOfMemory:
             return gradients(translator)
 
         expected = alone()
-        bound = rounding_bound(expected, alone)
+        bound = RoundingBound(expected, alone)
         for each in found:
             assert worst_error(each["gradients"], expected) <= bound
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 import typing
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydantic
 import pytest
+import yaml
 from PIL import Image
 
 from tests.conftest import waves, write_pairs
@@ -22,7 +25,7 @@ from translate.errors import RecipeError
 from translate.foreign import read_lines
 from translate.places import shipped_recipes
 from translate.recipe import Recipe, find_recipe, load_recipe
-from translate.schema import validate
+from translate.schema import _is_plain, _QuickLoader, _StrictLoader, validate
 from translate.training.loop import train
 
 GOOD = """
@@ -97,6 +100,27 @@ def test_parts_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
 ])
 def test_yaml_that_no_person_means_is_refused(text: str, reason: str, tmp_path: Path) -> None:
     assert reason in "\n".join(mistakes(tmp_path, text))
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="this PyYAML has no libyaml")
+def test_whatever_is_typed_libyaml_reads_what_the_strict_reader_does(tmp_path: Path) -> None:
+    """Pieces of recipes with signs typed into them. Of what libyaml refuses, the strict reader has the last word."""
+    draw, texts = random.Random(0), [path.read_text() for path in shipped_recipes()]
+    texts.append(cyclegan_recipe(tmp_path).dump_yaml())
+    num_read = 0
+    for _ in range(200):
+        lines = draw.choice(texts).splitlines(keepends=True)
+        start = draw.randrange(len(lines))
+        text = "".join(lines[start:start + draw.randint(1, 5)])
+        for _ in range(draw.randint(0, 2)):
+            place = draw.randrange(len(text) + 1)
+            text = text[:place] + draw.choice([*"{}[],:#&*!|>'\"%@?-\\ \n\r\t\ufeff\u2028", "- ", "1e3"]) + text[place:]
+        with suppress(yaml.YAMLError, ValueError):
+            if _is_plain(text):
+                read = yaml.load(text, Loader=_QuickLoader)
+                assert read == yaml.load(text, Loader=_StrictLoader), text
+                num_read += 1
+    assert num_read > 50 and _is_plain(texts[-1]), "and so it reads what a run's folder holds"
 
 
 def test_a_yaml_bomb_is_refused_in_a_moment(tmp_path: Path) -> None:

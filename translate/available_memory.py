@@ -40,6 +40,7 @@ LIMITS = {"cgroup2": {"memory.max": "memory.current", "memory.high": "memory.cur
 CACHE = {"cgroup2": ("inactive_file", "active_file", "file_mapped"),
          "cgroup": ("total_inactive_file", "total_active_file", "total_mapped_file")}
 HIERARCHY_LIMIT = "hierarchical_memory_limit"  # a line of version 1's memory.stat
+NO_LIMIT = 2**62  # bytes; where there is no limit, version 1 says a number above it, and version 2 "max"
 # Of glibc's malloc.h: which blocks lie apart from all others, so that they go back to the system when they are freed,
 # and how much that is free at the end of the others does so, too.
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
@@ -88,7 +89,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
     controller. `root` is where /proc and the mounts are looked for.
     """
     try:
-        groups, mounts = ((root / "proc/self" / name).read_text() for name in ("cgroup", "mountinfo"))
+        groups, mounts = (_read(root / "proc/self" / name) for name in ("cgroup", "mountinfo"))
     except OSError:
         return
     yield from _folders(controller, root, groups, mounts)
@@ -170,21 +171,34 @@ def lies_in_memory(folder: Path, root: Path = Path("/")) -> bool:
 
 def _left(folder: Path, filesystem: str, name: str) -> Iterator[Available]:
     """Yield what is left of every limit of one group; a file that is not there, or holds no number, is no limit."""
-    # What the kernel gives back at once is not in use.
+    limits = {}
+    for limit_file in LIMITS[filesystem]:
+        with suppress(OSError, ValueError):
+            limits[limit_file] = int(_read(folder / limit_file))
+
+    # What the kernel gives back at once is not in use; version 1 tells of limits further out in the same file.
     stat = {}
-    with suppress(OSError, ValueError):
-        lines = (folder / "memory.stat").read_text().splitlines()
-        stat = {name: int(number) for name, number in (line.split(" ") for line in lines)}
+    if filesystem == "cgroup" or limits:
+        with suppress(OSError, ValueError):
+            lines = _read(folder / "memory.stat").splitlines()
+            stat = {name: int(number) for name, number in (line.split(" ") for line in lines)}
     inactive, active, mapped = (stat.get(line, 0) for line in CACHE[filesystem])
     cache = max(inactive + active - mapped, 0)
 
-    for limit_file, use_file in LIMITS[filesystem].items():
-        with suppress(OSError, ValueError):  # "max" is no number
-            limit, used = int((folder / limit_file).read_text()), int((folder / use_file).read_text())
-            yield Available(max(limit - max(used - cache, 0), 0), f"{limit_file} of the memory cgroup {name}")
-            if HIERARCHY_LIMIT in stat and limit_file == "memory.limit_in_bytes":
-                left = stat[HIERARCHY_LIMIT] - max(used - cache, 0)
-                yield Available(max(left, 0), f"{HIERARCHY_LIMIT} of the memory cgroup {name}")
+    for limit_file, limit in limits.items():
+        with suppress(OSError, ValueError):
+            further_out = stat.get(HIERARCHY_LIMIT, NO_LIMIT) if limit_file == "memory.limit_in_bytes" else NO_LIMIT
+            if min(limit, further_out) < NO_LIMIT:
+                used = max(int(_read(folder / LIMITS[filesystem][limit_file])) - cache, 0)
+                yield Available(max(limit - used, 0), f"{limit_file} of the memory cgroup {name}")
+                if further_out < NO_LIMIT:
+                    yield Available(max(further_out - used, 0), f"{HIERARCHY_LIMIT} of the memory cgroup {name}")
+
+
+def _read(path: Path) -> str:
+    """Return what a file of the kernel says, in half the time of `read_text`: several are read for every image."""
+    with path.open("rb", buffering=0) as file:
+        return file.readall().decode()
 
 
 def _unescaped(field: str) -> str:

@@ -16,6 +16,7 @@ from tests.conversions import Identity, noise, release_of
 from translate.convert import convert
 from translate.convert.python_api import Model
 from translate.convert.translating import Translating
+from translate.data.label_planes import label_planes
 from translate.data.labels import Labelling
 from translate.errors import DoesNotFit, ImageError, TranslateError, UsageError
 from translate.report.run_contents import read_run
@@ -85,7 +86,7 @@ def test_a_tensor_that_is_not_one_hot_is_refused(change: Callable[[torch.Tensor]
     """Photographs with as many channels as there are classes were taken for label maps."""
     labels = Labelling(classes=4, edges=edges)
     model = model_of(replace(label_release(), labels=labels))
-    planes = labels.planes(np.arange(54).reshape(6, 9, 1).astype(np.uint8) % 4)
+    planes = label_planes(labels, np.arange(54).reshape(6, 9, 1).astype(np.uint8) % 4)
     model.convert(planes)
     model.convert(torch.zeros_like(planes))  # all ignored
     with pytest.raises(UsageError, match="one-hot"):

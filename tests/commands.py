@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from translate import cli
-from translate.images import decoder_process
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
@@ -26,6 +25,11 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     for number, handler in before.items():  # a command that was stopped gives none back, as its process ends
         signal.signal(number, handler)
     return int(ended.value.code or 0)
+
+
+def forget_fork_server() -> None:
+    """Have a fork start a server of its own for decoders: that of the test's process is no child of it."""
+    forkserver._forkserver._forkserver_pid = None
 
 
 class Command:
@@ -41,8 +45,7 @@ class Command:
             os.setsid()
             os.environ.update(environment)
             AcceleratorState._reset_state(reset_partial_state=True)  # what this fork inherited
-            forkserver._forkserver._forkserver_pid = None  # the server of the test's process, which is no child of it
-            multiprocessing.get_context("forkserver").set_forkserver_preload([decoder_process.__name__])
+            forget_fork_server()
             with printed.open("w") as file:
                 sys.stdout = sys.stderr = file
                 sys.argv = ["translate", *map(str, words)]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tests.commands import forget_fork_server
 from translate.convert import convert
 from translate.convert.jobs import LEDGERS
 from translate.foreign import read_lines
@@ -28,9 +29,7 @@ from translate.networks.resnet import ResNet
 from translate.networks.weights import initialise
 from translate.runs.release import Release
 
-# Children are forked from a server that has imported torch, so that a kill costs milliseconds.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.conversions"])
+FORK = multiprocessing.get_context("fork")  # children that have torch already, so that a kill costs milliseconds
 
 
 class Identity(Generator):
@@ -87,6 +86,7 @@ def last_rows(out: Path) -> dict[str, dict[str, str]]:
 
 
 def convert_in_little_memory(source: Path, out: Path) -> None:
+    forget_fork_server()
     release = tiny_release()
     used = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines()
                 if line.startswith("VmData"))
@@ -95,6 +95,7 @@ def convert_in_little_memory(source: Path, out: Path) -> None:
 
 
 def convert_in_child(source: Path, out: Path, workers: int, careless: bool = False) -> None:
+    forget_fork_server()
     if careless:  # what a converter without atomic writes does
         writing.replacing = written_in_place
     sys.exit(convert(source, out, tiny_release(), workers=workers).exit_code)

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from tests.conversions import (
-    SERVER,
+    FORK,
     Identity,
     convert_in_child,
     convert_in_little_memory,
@@ -235,7 +235,7 @@ def test_names_that_are_no_text_are_translated_and_can_be_printed(tmp_path):
 def test_an_image_that_needs_more_memory_than_there_is_costs_only_itself(tmp_path):
     fill(tmp_path / "in", 3)
     Image.new("L", (8_000, 6_000)).save(tmp_path / "in/001-huge.png")  # 144 MB as RGB, 576 MB as floats
-    child = SERVER.Process(target=convert_in_little_memory, args=(tmp_path / "in", tmp_path / "out"))
+    child = FORK.Process(target=convert_in_little_memory, args=(tmp_path / "in", tmp_path / "out"))
     child.start()
     child.join(120)
     assert child.exitcode == 3
@@ -487,7 +487,7 @@ def interrupt_until_done(source: Path, out: Path, draw: random.Random, wanted: i
     while True:
         before = num_done(out)
         target = before + draw.randint(1, 2)
-        child = SERVER.Process(target=convert_in_child, args=(source, out, workers))
+        child = FORK.Process(target=convert_in_child, args=(source, out, workers))
         child.start()
         give_up = time.monotonic() + 120
         while child.is_alive() and (len(codes) >= wanted or num_done(out) < target):
@@ -536,7 +536,7 @@ def test_the_watcher_sees_the_half_files_of_a_careless_writer(tmp_path):
     fill(tmp_path / "in", 6, 96, 96)
     watcher = Watcher(tmp_path / "out")
     watcher.start()
-    child = SERVER.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 0, True))
+    child = FORK.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 0, True))
     child.start()
     child.join()
     watcher.stop()
@@ -672,7 +672,7 @@ def test_a_stop_does_not_wait_for_a_decoder_that_hangs(tmp_path):
 def test_decoders_end_with_a_process_that_is_killed(tmp_path):
     """Nothing is left running that nobody knows of, and the next run has the same outputs."""
     fill(tmp_path / "in", 40, 96, 96)
-    child = SERVER.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 2))
+    child = FORK.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 2))
     child.start()
     while num_done(tmp_path / "out") < 2:
         time.sleep(0.01)

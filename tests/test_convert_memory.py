@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from tests.bombs import BOMBS, false_header, huge_tile, peak_bytes
-from tests.commands import call
-from tests.conversions import SERVER, Identity, fill, last_rows, noise, release_of, tiny_release
+from tests.commands import call, forget_fork_server
+from tests.conversions import FORK, Identity, fill, last_rows, noise, release_of, tiny_release
 from tests.covering import each_value
 from tests.live_bytes import LiveBytes
 from tests.memory_cgroup import enter, memory_cgroup
@@ -32,6 +32,7 @@ from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Ledger
 from translate.convert.saving import Input, Options
 from translate.convert.translating import Translating
+from translate.data.label_planes import label_planes
 from translate.data.labels import Labelling
 from translate.errors import DoesNotFit, ImageError, TooLarge
 from translate.images.decoder_process import DecoderProcess, Request, head_of, read_file
@@ -55,6 +56,7 @@ def photographs(folder: Path, side: int) -> None:
 
 
 def convert_in_cgroup(group: Path, source: Path, out: Path, workers: int) -> None:
+    forget_fork_server()
     release = tiny_release()
     enter(group)
     sys.exit(convert(source, out, release, precision="fp32", workers=workers).exit_code)
@@ -80,7 +82,7 @@ def test_a_large_image_in_a_small_container_costs_no_file(tmp_path: Path, worker
     with memory_cgroup(limit) as group:
         if group is None:
             pytest.skip("this machine lets no memory cgroup be made")
-        child = SERVER.Process(target=convert_in_cgroup, args=(group, tmp_path / "in", tmp_path / "out", workers))
+        child = FORK.Process(target=convert_in_cgroup, args=(group, tmp_path / "in", tmp_path / "out", workers))
         child.start()
         child.join(120)
         assert child.exitcode == 3
@@ -181,7 +183,7 @@ def test_a_label_map_by_rows_is_the_whole_one() -> None:
     labels = Labelling(classes=5, edges=True)
     numbers = np.random.default_rng(0).integers(0, 5, (23, 17, 1), np.uint8)
     rows = LabelRows(Picture(Path("x.png"), numbers), labels)
-    whole = labels.planes(numbers)
+    whole = label_planes(labels, numbers)
     for start, stop in ((0, 23), (0, 1), (5, 9), (22, 23), (4, 4)):
         assert torch.equal(rows.read(start, stop)[0], whole[:, start:stop])
 

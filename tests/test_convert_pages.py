@@ -19,7 +19,7 @@ import tifffile
 import torch
 
 from tests.conversions import (
-    SERVER,
+    FORK,
     Identity,
     convert_in_child,
     last_rows,
@@ -201,7 +201,7 @@ def test_a_tiff_whose_rows_take_for_ever_costs_one_file(memory: str | None, num_
 def test_a_kill_leaves_no_process_behind_that_has_pages_open(tmp_path: Path) -> None:
     path = tmp_path / "in" / "scans.tif"
     save_tiff(path, *[noise(96, 96, seed=seed) for seed in range(60)], photometric="rgb", tile=(16, 16))
-    child = SERVER.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 1))
+    child = FORK.Process(target=convert_in_child, args=(tmp_path / "in", tmp_path / "out", 1))
     child.start()
     assert child.pid is not None
     began = time.monotonic()

@@ -101,11 +101,43 @@ def test_every_unusable_file_is_found_and_no_other(tmp_path: Path) -> None:
     save(a / "tiny.png", np.zeros((20, 12, 3), np.uint8))
     found = said(faults(config_of(kind="unpaired", folder=tmp_path), crop=(16, 16)))
     assert {name: severity for name, (severity, _) in found.items()} == {
-        "cut.png": "error", "empty.jpg": "error", "text.png": "error", "deep.png": "error", "grey.png": "warning",
+        "cut.png": "error", "empty.jpg": "error", "text.png": "error", "deep.png": "error",
         "cmyk.jpg": "warning", "tiny.png": "warning"}
     assert "the file is empty" in found["empty.jpg"][1] and "holds no image" in found["text.png"][1]
-    assert "16-bit" in found["deep.png"][1] and "has 1 channel (" in found["grey.png"][1]
+    assert "16-bit" in found["deep.png"][1]
     assert "is 12×20, smaller than the crop of 16×16" in found["tiny.png"][1]
+
+
+def test_a_grey_image_among_colour_needs_nothing_done(tmp_path: Path) -> None:
+    save(tmp_path / "trainA" / "0.png")
+    save(tmp_path / "trainB" / "1.png", RGB[..., 0])
+    (note,) = (finding for finding in check(tmp_path) if finding.path.name == "1.png")
+    assert note.severity == "note" and "read as a colour image" in note.what and "nothing need be done" in note.advice
+    read = config_of(kind="unpaired", folder=tmp_path).build("train", tmp_path).whole(0).b
+    assert read.shape[0] == 3 and (read == read[:1]).all()
+
+
+@pytest.mark.parametrize(("files", "said_of_it"), [
+    (["x/0.NEF", "x/1.nef", "2.nef"], "holds no images that are read, but 3 .nef files"),
+    (["trainA/0.png", "trainB/1.png", "trainA/0.nef", "trainB/a.MP4", "notes", ".hidden"],
+     "passed over: 3 other files (1 .mp4, 1 .nef, 1 without an ending)"),
+], ids=["alone", "among images"])
+def test_raw_files_and_others_are_counted_and_a_way_out_is_said(files: list[str], said_of_it: str,
+                                                                tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(tmp_path / name) if name.endswith("png") else (tmp_path / name).touch()
+    (finding,) = (each for each in check(tmp_path) if each.what == said_of_it)
+    assert finding.path == tmp_path and finding.advice == (
+        "raw files of cameras are not read: export them as JPEG or TIFF")
+
+
+def test_what_is_said_of_both_sides_names_the_folder_of_both(tmp_path: Path) -> None:
+    save(tmp_path / "day" / "0.png")
+    save(tmp_path / "night light" / "1.png", np.zeros((40, 40, 3), np.uint8))
+    notes = {finding.what: finding.path for finding in check(tmp_path)}
+    assert next(path for what, path in notes.items() if "A and B together" in what) == tmp_path
+    assert next(path for what, path in notes.items() if "no test images" in what) == tmp_path
 
 
 def test_fewer_bits_than_declared_are_a_warning(tmp_path: Path) -> None:
@@ -191,13 +223,13 @@ def test_missing_folders_and_cards_are_findings_not_crashes(tmp_path: Path) -> N
 def test_a_thousand_files_with_one_fault_are_two_lines(tmp_path: Path) -> None:
     """Whoever reads a line for each overlooks the one other fault among them."""
     for number in range(6):
-        save(tmp_path / "trainA" / f"{number}.png", RGB[..., 0] if number else RGB)
+        save(tmp_path / "trainA" / f"{number}.jpg", RGB, "CMYK" if number else "RGB")
         save(tmp_path / "trainB" / f"{number}.png", np.zeros((20, 31 + number, 3), np.uint8))
     lines = list(finding_lines([each for each in check(tmp_path) if each.severity != "note"]))
     assert [line.partition(":")[0] for line in lines] == [
         "error", "    the same, with other numbers, of 5 more files", "warning", "    the same of 4 more files"]
-    assert "0.png: is 30×20, and its partner" in lines[0]
-    assert "1.png: has 1 channel (L)" in lines[2] and lines[3].endswith(": 2.png, 3.png …")
+    assert "0.jpg: is 30×20, and its partner" in lines[0]
+    assert "1.jpg: is CMYK" in lines[2] and lines[3].endswith(": 2.jpg, 3.jpg …")
 
 
 def test_progress_counts_every_file(tmp_path: Path) -> None:

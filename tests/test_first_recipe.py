@@ -81,6 +81,12 @@ def unequal(folder: Path) -> None:
     save(folder / "trainB" / "1.png", 1, (50, 50))
 
 
+def all_unequal(folder: Path) -> None:
+    for number in range(7):
+        save(folder / "trainA" / f"{number}.png", number)
+        save(folder / "trainB" / f"{number}.png", number, (50, 50))
+
+
 def halves(folder: Path) -> None:
     for number in range(4):
         save(folder / "train" / f"{number}.png", number, (48, 96))
@@ -98,7 +104,7 @@ KINDS: dict[str, tuple[Maker, dict[str, Any], str]] = {  # how to make it, what 
     "mixed sizes": (mixed, {"kind": "unpaired"}, "images are of many sizes"),
     "one image": (lambda folder: save(folder / "one.jpg"), {"kind": "computed"}, "one image alone"),
     "alpha": (transparent, {"kind": "unpaired"}, "1 may be transparent (shown on white)"),
-    "nested, other names, turned": (turned, {"kind": "unpaired"}, "1 turned by EXIF"),
+    "nested, other names, turned": (turned, {"kind": "unpaired"}, "1 turned upright, as EXIF says"),
 }
 
 
@@ -165,6 +171,40 @@ def test_of_three_folders_it_is_asked_which_two_are_meant(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="3 folders of images: day, dusk, held; call the two that are A and B trainA"):
         first(tmp_path)
     assert read_as(tmp_path / "images", "computed").kind == "computed"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("home", ["", "train/"])
+@pytest.mark.parametrize("split", ["test", "val"])
+@pytest.mark.parametrize("paired", [True, False])
+def test_images_held_out_in_test_beside_two_folders_of_any_names_are_theirs(home: str, split: str, paired: bool,
+                                                                           tmp_path: Path) -> None:
+    two_sides(tmp_path, f"{home}raw", f"{home}done", paired)
+    two_sides(tmp_path, f"{split}/raw", f"{split}/done", paired)
+    found = read_as(tmp_path, None)
+    assert found.kind == ("paired" if paired else "unpaired")  # type: ignore[attr-defined]
+    for samples, where in ((found.build("train", Path()), home), (found.build("test", Path()), f"{split}/")):
+        for files, name in ((samples.files_a, "done"), (samples.files_b, "raw")):
+            assert list(files) == sorted((tmp_path / where / name).iterdir())
+    there, back = (layout.build("test", Path()) for layout in (found, found.other_way()))
+    assert there.files_a == back.files_b
+
+
+@pytest.mark.parametrize(("files", "said_of_it"), [
+    (["raw/0", "done/0", "test/raw/1"], "and beside them test, where images held out are to lie in folders of the same "
+     "names: there are none in test/done; put some there, or take test out of this folder"),
+    (["train/raw/0", "train/done/0", "val/2"], "sides train/done and train/raw, and beside them val"),
+    (["raw/0", "done/0", "train/1"], "holds train, and images in done, raw beside it: it is not clear which are to be"),
+    (["0", "test/1"], "no train images: beside test, they are to lie in a folder that is called train; move those"),
+])
+@pytest.mark.parametrize("direction", ["ab", "ba"])
+def test_a_test_folder_that_fits_nothing_is_named_as_the_cause(files: list[str], said_of_it: str, direction: Any,
+                                                               tmp_path: Path) -> None:
+    """It was told that the folder holds no images, or to leave --direction out."""
+    for name in files:
+        save(tmp_path / "images" / f"{name}.png")
+    with pytest.raises(DataError) as error:
+        first(tmp_path, direction=direction)
+    assert said_of_it in str(error.value)
 
 
 def document_holds(recipe: Recipe, wanted: dict[str, Any]) -> bool:
@@ -308,9 +348,11 @@ def test_large_images_are_trained_from_small_to_full_in_crops_that_the_card_take
     (lambda folder: (folder / "trainA").mkdir(parents=True), None, "holds no images in a layout that is known"),
     (lambda folder: save(folder / "0.png"), "unpaired", "is no data of kind unpaired: that takes two folders"),
     (lambda folder: two_sides(folder, size=(9, 9)), None, "images of 9 px"),
-    (unequal, None,
-     "1.png is 64×48 and its partner 50×50 px"),
-], ids=["nowhere", "empty", "half", "one folder", "specks", "unequal pairs"])
+    (unequal, None, "1 of 4 are of two sizes: 1.png is 64×48 and its partner 50×50 px; the images"),
+    (all_unequal, None, "7 of 7 are of two sizes: 0.png is 64×48 and its partner 50×50 px; 1.png "),
+    (all_unequal, None, "partner 50×50 px and 2 more; the images of a pair need one size"),
+], ids=["nowhere", "empty", "half", "one folder", "specks", "unequal pairs", "many",
+        "not all named"])
 def test_what_nothing_can_be_made_of_is_said_in_one_line(make: Maker, kind: Any, said_of_it: str,
                                                          tmp_path: Path) -> None:
     make(tmp_path / "images")
@@ -323,8 +365,9 @@ def test_a_recipe_that_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: 
                                                    said: io.StringIO) -> None:
     monkeypatch.chdir(tmp_path)
     Path("images.yaml").write_text("mine")
-    assert call(monkeypatch, "new", "images", "--kind", "unpaired") == 2
-    assert "translate new images --kind unpaired --out images-2.yaml" in " ".join(said.getvalue().split())
+    assert call(monkeypatch, "new", "images", "--gpu", "RTX 4090", "--kind", "unpaired", "--direction", "ba") == 2
+    assert ("translate new images --gpu 'RTX 4090' --kind unpaired --direction ba --out images-2.yaml"
+            in " ".join(said.getvalue().split()))
     assert Path("images.yaml").read_text() == "mine"
     monkeypatch.setattr(console, "load_torch", lambda: pytest.fail("before what costs nothing to know"))
     said.truncate(0)

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,8 +24,9 @@ from translate.foreign import read_lines
 from translate.images.decoding import decode, read_content
 from translate.images.pictures import Picture
 from translate.metrics.alignment import Alignment, align
+from translate.pairs import measuring
 from translate.pairs.correcting import LEDGER, align_pairs
-from translate.pairs.measuring import Measured, misregistration
+from translate.pairs.measuring import Measured, measure, misregistration
 from translate.pairs.moving import moved as shift_of
 from translate.pairs.pair_files import Pair
 
@@ -80,10 +82,17 @@ def distance(folder: Path, name: str) -> float:
 def test_the_check_says_what_a_training_makes_of_pairs_that_are_off(
         off: list[tuple[float, float]], line: str, tmp_path: Path, said: io.StringIO,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    """And names and shows the worst."""
+    """And names and shows the worst; measuring takes a minute, and what was known before is said before."""
+    told_before = []
+
+    def measured_later(*words: Any) -> Any:
+        told_before.append(said.getvalue())
+        return measure(*words)
+
+    monkeypatch.setattr(measuring, "measure", measured_later)
     assert call(monkeypatch, "data", "check", pairs(tmp_path / "in", off), "--picture", tmp_path / "worst.jpg") == 0
     printed = " ".join(said.getvalue().split())
-    assert line in printed
+    assert line in printed and "holds no test images" in told_before[0]
     assert ("1.png: its partner 1.png lies 4.0 px to the right and 1.5 px up" in printed) == (off == OFF)
     assert Image.open(tmp_path / "worst.jpg").height == 3 * (HEIGHT + 16)
     assert "worst.jpg: shows the 3 pairs that are off the furthest" in printed

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 import translate
 from tests.adaptation import scenes_recipe
 from tests.conftest import waves, write_pairs
 from tests.runs import Silent, pix2pix_recipe
-from translate.errors import NoData, RunError
+from translate.errors import DataError, NoData, RunError
 from translate.evaluation.scoring import evaluate_run
 from translate.recipe import Recipe, load_recipe
 from translate.runs.folder import RunFolder, refuse_changes
-from translate.runs.recipe_paths import absolute, places_of, without_places
+from translate.runs.recipe_paths import absolute, naming_moved_places, places_of, without_places
 from translate.schema import validate
 from translate.training.loop import train
 
@@ -114,6 +115,32 @@ def test_images_that_have_moved_are_named_and_found_again_where_the_recipe_then_
     saved.write_text(saved.read_text().replace(str(tmp_path / "project"), str(moved)))
     assert l1(Path("run")) == before
     RunFolder(moved / "run").check(recipe_of(), resume=True)
+
+
+def test_a_run_without_held_out_images_is_told_where_to_name_some_and_then_goes_on(tmp_path: Path) -> None:
+    """It was told to name them in "the recipe": its own counts, and a resume refused what named them there."""
+    for folder in ("day", "night", "test/day", "test/night", "other/day", "other/night"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(waves(1, (24, 24))).save(tmp_path / folder / "0.png")
+    sides = {"kind": "unpaired", "a": str(tmp_path / "day"), "b": str(tmp_path / "night")}
+
+    def recipe_with(**data: str) -> Recipe:
+        document = {"name": "x", "data": sides | data, "translator": {"kind": "cyclegan"}, "stages": [{"images": 1}]}
+        return validate(Recipe, document, "x")
+
+    def held_out(folder: str) -> dict[str, str]:
+        return {"test_a": str(tmp_path / folder / "day"), "test_b": str(tmp_path / folder / "night")}
+
+    bare, named = recipe_with(), recipe_with(**held_out("test"))
+    with pytest.raises(DataError) as error, naming_moved_places(bare, Path("my run")):
+        bare.data.build("test", tmp_path)
+    assert str(error.value).endswith(f"holds no test images; expected test/day and test/night in {tmp_path}, named in "
+                                     "'my run/recipe.yaml' as data.test_a and data.test_b")
+    assert len(named.data.build("test", tmp_path)) == 1
+    refuse_changes(bare, named, tmp_path)
+    for before, now in ((named, bare), (named, recipe_with(**held_out("other")))):  # the best is of other images
+        with pytest.raises(RunError, match=r"data\.test_a"):
+            refuse_changes(before, now, tmp_path)
 
 
 def test_another_data_set_is_no_moved_one(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

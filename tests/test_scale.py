@@ -126,7 +126,7 @@ def test_held_out_scores_are_at_the_training_scale_and_those_of_the_own_size_sta
     assert l1["value"] == pytest.approx(evaluations(stripes)[-1]["l1"], abs=0.02) and l1["own_size"]["value"] > 1
     assert l1["baselines"]["identity"]["value"] > l1["value"]
     page = (stripes / "report.html").read_text()
-    assert "in their own size, 64 px" in page and "a short side of 32 px, 0.5 of their own size" in page
+    assert "in their own size, 64 px" in page and "a short side of 32 px (shrunk to 50% of their own size)" in page
     assert Image.open(next((stripes / "held_out").glob("*-input.jpg"))).size == (32, 32)
 
 
@@ -136,7 +136,7 @@ def test_the_scale_stands_in_the_run_and_its_release(stripes: Path) -> None:
     for model in (stripes, stripes / "best", stripes / "release"):
         release = load_release(model)
         assert release.scale == expected and release.fitting == Fitting(32, (32, 32))
-    assert str(expected) == "a short side of 32 px, 0.5 of their own size"
+    assert str(expected) == "a short side of 32 px (shrunk to 50% of their own size)"
     assert Scale.load(json.loads((stripes / "release" / "release.json").read_text())["scales"]["b"]) == expected
 
 
@@ -273,7 +273,7 @@ def test_conversion_says_the_scale_and_warns_and_is_right_at_it(
     words = ("convert", test, tmp_path / "out", "--model", stripes, "--workers", 0)
     assert call(monkeypatch, *words) == 0 and share_right(tmp_path / "out", truth) < 0.5
     text = said.getvalue()
-    assert "scale: trained on images with a short side of 32 px, 0.5 of their own size" in text
+    assert "scale: trained on images with a short side of 32 px (shrunk to 50% of their own size)" in text
     assert "direction: A to B, the only one of this model" in text
     assert text.count("warning: ") == 1 and "0.png is translated with a short side of 64 px" in text
     assert "--resize trained" in text and "3 of them at another scale" in text
@@ -451,7 +451,7 @@ def test_data_check_foretells_the_scale_in_words(stripes: Path, tmp_path: Path) 
     own = stripes_recipe(stripes.parent / "data", resize=None).data
     assert check(own, crop=(32, 32)) == []
     enlarged = [each for each in check(own, crop=(128, 128)) if each.severity == "note"]
-    assert "128 px, 2 of their own size" in enlarged[0].what
+    assert "128 px (enlarged to 200% of their own size)" in enlarged[0].what
     assert "resize: null" not in str(enlarged[0].advice), "it is null"
 
 

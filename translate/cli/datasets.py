@@ -81,6 +81,7 @@ def check(
     layout = recognise(folder) if recipe is None else recipe.data
     if picture is not None and layout is not None and not layout.paired:
         raise UsageError("--picture: shows pairs, and these images are not paired", folder, "leave it out")
+    # Every file, and what is wrong of it is said at once: measuring how pairs lie takes a minute more.
     with Display("check") as display:
         if recipe is None:
             findings = check_images(folder, data_root(), progress=display.count)
@@ -92,10 +93,6 @@ def check(
                 from translate.adapt.checking import label_findings
 
                 findings += label_findings(recipe, lambda done, total: display.count(done, total, "labels"))
-
-        if layout is not None and layout.paired:
-            findings += _misregistration(layout, recipe, all_pairs, picture, display)
-
     if layout is not None:
         for line in seen(layout, data_root()):
             say(line)
@@ -103,6 +100,13 @@ def check(
             findings.append(Finding(folder, "note", hint))
     for line in finding_lines(findings):
         say(line)
+
+    if layout is not None and layout.paired:
+        with Display("check") as display:
+            off = _misregistration(layout, recipe, all_pairs, picture, display)
+        for line in finding_lines(off):
+            say(line)
+        findings += off
     counts = count_severities(findings)
     say(", ".join(plural(number, severity) for severity, number in counts.items()))
     raise typer.Exit(5 if counts["error"] else 0)

@@ -133,9 +133,11 @@ def new(
     if file.suffix not in (".yaml", ".yml"):
         raise UsageError("a recipe is a file that ends in .yaml", file, "name one with --out")
     if file.exists():
-        command = f"translate new {shlex.quote(visible(folder))}" + (f" --kind {kind}" if kind else "")
-        raise UsageError("is there already and is not overwritten", file, f"remove it, or name another: {command} "
-                         f"--out {shlex.quote(f'{file.stem}-2.yaml')}")
+        given = {"gpu": gpu, "kind": kind, "direction": None if direction == "ab" else direction}
+        said = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+        command = ["translate", "new", visible(folder), *said, "--out", visible(file.with_stem(f"{file.stem}-2"))]
+        raise UsageError("is there already and is not overwritten", file, f"remove it, or name another: "
+                         f"{shlex.join(command)}")
     if not folder.exists():
         raise no_images(folder)
 

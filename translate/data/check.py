@@ -19,6 +19,7 @@ from translate.data.labels import Labelling, read_labels
 from translate.data.layout import FOLDERS_OF, LayoutConfig
 from translate.data.layouts import SidesConfig
 from translate.data.pairing import match, named
+from translate.data.passed_over import PassedOver
 from translate.data.recognising import SPLITS, matched, recognise, train_sides, unknown_layout
 from translate.data.scale import AS_TRAINED, Fitting, Scale, sides_in_words, sides_of
 from translate.data.stream import hint_at_truth
@@ -61,7 +62,8 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     resize: the short side that the last stage of a training shows images at, px; None: as the data's config says.
     """
     if isinstance(data, LayoutConfig):
-        return list(_check_config(data, root, crop, progress, needs_test_images, resize))
+        places = [place.expanduser() for name in ("folder", "a", "b") if (place := getattr(data, name, None))]
+        return [*_check_config(data, root, crop, progress, needs_test_images, resize), *_passed_over(places)]
 
     # A bare folder: what it seems to be.
     config = recognise(data)
@@ -72,13 +74,19 @@ def check(data: LayoutConfig | Path, root: Path = Path(), crop: tuple[int, int] 
     note = Finding(data, "note", f"read as kind: {config.kind}, "  # type: ignore[attr-defined]
                    f"{config.description()}; loaded {loaded}, as by the recipe that `translate new` writes",
                    "if it holds something else, write a recipe for it (`translate new FOLDER --kind …`) and check that")
-    return [note, *_almost_paired(config), *_check_config(config, root, crop, progress)]
+    return [note, *_almost_paired(config), *_check_config(config, root, crop, progress), *_passed_over([data])]
 
 
 def count_severities(findings: list[Finding]) -> dict[Severity, int]:
     """Return how many findings there are of each severity, the worst first."""
     return {severity: sum(finding.severity == severity for finding in findings)
             for severity in reversed(get_args(Severity))}
+
+
+def _passed_over(places: list[Path]) -> Iterator[Finding]:
+    """Yield a note on files that are read by nothing, where there are some; a card's own belong there."""
+    if passed_over := PassedOver.below(*places):
+        yield Finding(places[0], "note", f"passed over: {passed_over}", passed_over.advice)
 
 
 def _almost_paired(config: LayoutConfig) -> Iterator[Finding]:
@@ -154,16 +162,16 @@ def _check_config(config: LayoutConfig, root: Path, crop: tuple[int, int] | None
         short = resize or config.resize  # a stage's own comes first
         loaded = "at their own sizes" if short is None else f"at a short side of {short} px"
         smallest, largest = (choose(met, key=lambda size: (size[0] * size[1], size)) for choose in (min, max))
-        yield Finding(config.place(root), "note", f"holds images of {len(met)} sizes, A and B together, "
+        yield Finding(_place_of_all(config, root), "note", f"holds images of {len(met)} sizes, A and B together, "
                       f"from {_size_text(smallest)} to {_size_text(largest)}", f"all are loaded {loaded}")
 
     # A network knows the scale that it is shown, and no other.
     fitting = Fitting(resize or config.resize, crop or (1, 1))
     if fitting.rescales(met):
         both = "" if config.paired else " of A and B"
-        yield Finding(config.place(root), "note", f"holds images{both} with {sides_in_words(sides_of(met))}, and a "
-                      f"training shows them at {Scale.of(list(met), fitting)}: the network will know that scale, and "
-                      "no other",
+        yield Finding(_place_of_all(config, root), "note", f"holds images{both} with {sides_in_words(sides_of(met))}, "
+                      f"and a training shows them at {Scale.of(list(met), fitting)}: the network will know that scale, "
+                      "and no other",
                       f"translate with `convert {AS_TRAINED}`; or " + (
                           "train at their own size, with resize: null and as large a resolution as fits"
                           if resize or config.resize else "use a smaller resolution: they are enlarged to the crops"))
@@ -211,13 +219,13 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[d
                 parts[name] = _alone(list(samples.files_b), "both" if config.aligned else "b")
                 found.add(name)
             elif name == "train":
-                findings.append(Finding(place, "error", "holds no train images",
-                                        f"expected {config.expected('train')}"))
+                findings.append(Finding.of(config.lacks("train", root)))
         except DataError as error:
             findings.append(Finding.of(error))
             found.add(name)
 
     # Without test images a training goes on, unless its recipe wants scores.
+    place = _place_of_all(config, root)
     if not found.intersection(FOLDERS_OF["test"]):
         expected = f"expected {config.expected('test')}"
         findings.append(Finding(place, "error", "holds no test images, and the recipe wants scores on them", expected)
@@ -227,6 +235,14 @@ def _parts(config: LayoutConfig, root: Path, needs_test_images: bool) -> tuple[d
     if hint := hint_at_truth(config, root):
         findings.append(Finding(place, "note", hint))
     return parts, findings
+
+
+def _place_of_all(config: LayoutConfig, root: Path) -> Path:
+    """Return the folder of all images of a data set: of two sides, what holds both where they lie beside each other."""
+    place = config.place(root)
+    if not isinstance(config, SidesConfig) or config.b is None:
+        return place
+    return place.parent if place.parent == config.b.expanduser().parent else place
 
 
 def _sides(config: SidesConfig, folders: tuple[Path, Path],
@@ -316,6 +332,9 @@ def _differs(path: Path, wanted: ImageConfig) -> Iterator[Finding]:
     if info.mode == "CMYK":
         yield Finding(path, "warning", "is CMYK, and is converted to sRGB (by its colour profile, where it has one)",
                       "convert it yourself to choose how")
+    elif (info.channels, wanted.channels, info.bits) == (1, 3, wanted.bits):
+        yield Finding(path, "note", "is grey, and is read as a colour image whose three channels are equal",
+                      "nothing need be done, unless all images of its side are grey: then declare channels: 1")
     elif info.channels != wanted.channels:
         yield Finding(path, "warning", f"has {plural(info.channels, 'channel')} ({info.mode}); the "
                       f"recipe declares {wanted.channels}", advice)

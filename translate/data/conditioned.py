@@ -166,7 +166,7 @@ class ImagesConfig(OneFolderConfig):
         """Return the images of a split with their classes, as the layouts of labelled images read them."""
         folder = next((found for name in FOLDERS_OF[split] if (found := self.folder_of(name, root)) is not None), None)
         if folder is None:
-            raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
+            raise self.lacks(split, root)
         return self._labelled(folder, root)
 
     def _labelled(self, folder: Path, root: Path) -> tuple[LabelledConfig, Labelled]:
@@ -196,8 +196,8 @@ class ImagesConfig(OneFolderConfig):
     def description(self) -> str:
         return "images to be drawn from noise"
 
-    def expected(self, split: Split) -> str:
-        return "images" if split == "train" else "test or val, or test_folder in the recipe"
+    def expected(self, split: Split, recipe: str = "the recipe") -> str:
+        return "images" if split == "train" else f"test or val, or test_folder in {recipe}"
 
     @pydantic.model_validator(mode="after")
     def _at_least_two_classes(self) -> ImagesConfig:

@@ -17,6 +17,7 @@ from translate.images.pictures import ImageInfo
 from translate.sizes import plural
 
 FEW = 100  # images of a side that are trained on; fewer are said to be few
+NUM_UNEQUAL = 5  # pairs of two sizes that are named
 NUM_VALUES_READ = 5  # files of more than 8 bits that are decoded all the same, to know which values they use
 CHANNELS_IN_WORDS = {1: "grey", 3: "colour"}
 
@@ -74,7 +75,7 @@ class Headers:
 
         # What of them is out of the ordinary
         for number, what in ((sum(info.alpha for info in self.infos), "may be transparent (shown on white)"),
-                             (sum(info.turned for info in self.infos), "turned by EXIF (sizes are of the upright)"),
+                             (sum(info.turned for info in self.infos), "turned upright, as EXIF says (sizes as well)"),
                              (len(self.faults), f"without a header that can be read, such as {self._first_fault()}")):
             parts += [f"{number} {what}"] * bool(number)
         return "; ".join(parts)
@@ -122,6 +123,23 @@ def of_one_scale(sides: tuple[Headers, Headers]) -> bool:
     shorts = _short_sides(sides)
     tenth = len(shorts) // 10
     return not differ(shorts[tenth], shorts[-1 - tenth])
+
+
+def unequal(sides: tuple[Headers, Headers]) -> str:
+    """Return, of pairs, how many are of images of two sizes, and the first of them, in words; nothing where none is."""
+    a, b = sides
+    if len(a.files) != len(b.files):
+        return ""
+    of_b = dict(zip(b.read, b.shapes, strict=True))
+    partners = dict(zip(a.files, b.files, strict=True))
+    differ = [f"{visible(path.name)} is {width}×{height} and its partner {of_b[partners[path]][1]}×"
+              f"{of_b[partners[path]][0]} px" for path, (height, width) in zip(a.read, a.shapes, strict=True)
+              if of_b.get(partners[path], (height, width)) != (height, width)]
+    if not differ:
+        return ""
+    more = f" and {len(differ) - NUM_UNEQUAL} more" * (len(differ) > NUM_UNEQUAL)
+    return (f"is to hold pairs, and {len(differ)} of {len(a.read)} are of two sizes: "
+            f"{'; '.join(differ[:NUM_UNEQUAL])}{more}")
 
 
 def _short_sides(sides: tuple[Headers, Headers]) -> list[int]:

@@ -18,7 +18,7 @@ from translate.data.layout_folder import PlaceConfig
 from translate.data.protected import ProtectConfig
 from translate.data.samples import Loading, Samples
 from translate.data.transforms import Augmentation
-from translate.errors import DataError, UsageError
+from translate.errors import RECIPE_PLACEHOLDER, DataError, NoData, UsageError, visible
 from translate.images.reading import ImageConfig
 from translate.images.transparency import Background
 from translate.places import data_root
@@ -132,10 +132,15 @@ class LayoutConfig(PlaceConfig):
         """Return the images of a split; `root` is where prepared cards lie. Raises `DataError` naming the folder."""
         samples = next((found for name in FOLDERS_OF[split] if (found := self.find(name, root)) is not None), None)
         if samples is None:
-            raise DataError(f"holds no {split} images; expected {self.expected(split)}", self.place(root), self.hint())
+            raise self.lacks(split, root)
         if self.protect is not None and split == "train":
             self.protect.check(samples.files_a, samples.shape_in)
         return samples
+
+    def lacks(self, split: Split, root: Path) -> NoData:
+        """Return the error of data that have no images of a split."""
+        advice = f"expected {self.expected(split, RECIPE_PLACEHOLDER)}"
+        return NoData(f"holds no {split} images", self.place(root), "; ".join(filter(None, (advice, self.hint()))))
 
     def refuse_missing_tests(self) -> None:
         """Raise `NoData` where a folder that is named as one of held-out images is not there."""
@@ -147,8 +152,8 @@ class LayoutConfig(PlaceConfig):
         """Return the images of the split that the disk calls `name` (train, test, val); None when there is none."""
         raise NotImplementedError
 
-    def expected(self, split: Split) -> str:
-        """Return the folders that `build` looks for, in words."""
+    def expected(self, split: Split, recipe: str = "the recipe") -> str:
+        """Return the folders that `build` looks for, in words; `recipe` is what names those of any other name."""
         raise NotImplementedError
 
     def description(self) -> str:
@@ -196,6 +201,13 @@ class OneFolderConfig(LayoutConfig):
         if name == "train" and not any((place / other).is_dir() for other in FOLDERS_OF["test"]):
             return place  # all of it, as nothing in it is set apart
         return None
+
+    def lacks(self, split: Split, root: Path) -> NoData:
+        tests = [name for name in FOLDERS_OF["test"] if split == "train" and (self.place(root) / name).is_dir()]
+        if not tests:
+            return super().lacks(split, root)
+        return NoData(f"holds no train images: beside {tests[0]}, they are to lie in a folder that is called train",
+                      self.place(root), f"move those that are to be trained on into {visible(self.place(root))}/train")
 
     @pydantic.model_validator(mode="after")
     def _test_images_apart(self) -> Self:

@@ -89,18 +89,21 @@ class SidesConfig(LayoutConfig):
         return (f"{name}{suffixes[0]}", f"{name}{suffixes[1]}"), (f"{a}/{name}", f"{b}/{name}"), (
             f"{name}/{a}", f"{name}/{b}")
 
-    def expected(self, split: Split) -> str:
+    def expected(self, split: Split, recipe: str = "the recipe") -> str:
         if self.a is not None:
             if split == "train":
                 return self.what_a_and_b_hold
             assert self.b is not None, "a and b are given together"
-            named = "named in the recipe as data.test_a and data.test_b"
-            names, beside = (self.a.name, self.b.name), self.a.parent == self.b.parent
-            if beside and all(name.startswith("train") for name in names):
+            named = f"named in {recipe} as data.test_a and data.test_b"
+            names, home = (self.a.name, self.b.name), self.a.parent
+            if home != self.b.parent:
+                return f"folders of their own, {named}"
+            if all(name.startswith("train") for name in names):
                 a, b = (visible(name.replace("train", "test", 1)) for name in names)
                 return f"{a} and {b} beside them, {named}"
-            outside = f"outside {visible(self.a.parent)}, " if beside else ""  # a third folder there is another layout
-            return f"folders of their own, {outside}{named}"
+            home = home.parent if home.name in FOLDERS_OF["train"] else home
+            a, b = (f"test/{visible(name)}" for name in names)
+            return f"{a} and {b} in {visible(home)}, {named}"
         a, b = self.suffixes
         return " or ".join(f"{f'{name} (A beside B), ' if self.aligned else ''}{name}{a} and {name}{b}"
                            for name in FOLDERS_OF[split])
@@ -290,8 +293,8 @@ class ComputedConfig(OneFolderConfig):
     def description(self) -> str:
         return "photographs"
 
-    def expected(self, split: Split) -> str:
-        return "photographs" if split == "train" else "test or val, or test_folder in the recipe"
+    def expected(self, split: Split, recipe: str = "the recipe") -> str:
+        return "photographs" if split == "train" else f"test or val, or test_folder in {recipe}"
 
     @pydantic.model_validator(mode="after")
     def _can_be_computed(self) -> ComputedConfig:

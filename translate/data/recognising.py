@@ -18,6 +18,7 @@ from translate.data.layouts import (
     UnpairedConfig,
 )
 from translate.data.pairing import list_images, match, named, names_of
+from translate.data.passed_over import PassedOver
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, NoData, visible
 from translate.images.decoding import inspect
@@ -41,13 +42,15 @@ def recognise(folder: Path) -> LayoutConfig | None:
         found: SidesConfig = sides
         if (folders := train_sides(found)) is not None:
             return _of_sides(found, folders, {"folder": folder})
+    has_train = (folder / "train").is_dir()
+    if has_train and all(width == 2 * height for width, height in _sizes(list_images(folder / "train"))):
+        return PairedConfig(folder=folder)
+    if _fault_of_splits(folder) is not None:
+        return None
     if (where := _two_domains(folder)) is not None:
         return _of_sides(UnpairedConfig(folder=folder), (where["a"], where["b"]), where)
-
-    if (folder / "train").is_dir():
-        aligned = all(width == 2 * height for width, height in _sizes(list_images(folder / "train")))
-        return PairedConfig(folder=folder) if aligned else ComputedConfig(folder=folder)
-    return ComputedConfig(folder=folder) if list_images(folder) and not splits_further_down(folder) else None
+    images_are_one_set = has_train or (list_images(folder) and not splits_further_down(folder))
+    return ComputedConfig(folder=folder) if images_are_one_set else None
 
 
 def unknown_layout(folder: Path) -> DataError:
@@ -56,6 +59,10 @@ def unknown_layout(folder: Path) -> DataError:
     if inside:
         return DataError(f"has splits further down alone, in {names_of(inside)}", folder, "take one of these folders, "
                          "or a recipe that says which is which: a, b, test_a, test_b")
+    if folder.is_dir() and (fault := _fault_of_splits(folder)) is not None:
+        return fault
+    if folder.is_dir() and not list_images(folder) and (passed_over := PassedOver.below(folder)):
+        return DataError(f"holds no images that are read, but {passed_over}", folder, passed_over.advice)
     return DataError("holds no images in a layout that is known", folder,
                      "expected trainA and trainB (or A/train and B/train, or train/A and train/B), train (A beside "
                      "B), train_label and train_img, two folders of images, or photographs")
@@ -68,15 +75,13 @@ def read_as(folder: Path, kind: Kind | None) -> LayoutConfig:
     """
     if not folder.is_dir():
         raise NoData("is a file, and a folder of images is needed", folder) if folder.exists() else no_images(folder)
-    if kind == "images" and list_images(folder):
-        return ImagesConfig(folder=folder)
+    if kind in ("computed", "images") and list_images(folder):
+        return ImagesConfig(folder=folder) if kind == "images" else ComputedConfig(folder=folder)
     found = recognise(folder)
     if found is None:
         raise unknown_layout(folder)
     if kind in (None, found.kind):  # type: ignore[attr-defined]
         return found
-    if kind == "computed":
-        return ComputedConfig(folder=folder)
 
     # Another reading of two folders, or of files that may be halves.
     sides = train_sides(found) if isinstance(found, SidesConfig) else None
@@ -106,7 +111,7 @@ def refuse_unclear(layout: LayoutConfig, folder: Path) -> None:
                             f"remove {it}, or use --kind unpaired")
 
     # Several folders, and nothing beside them: two sides and a third, or one set.
-    if layout.otherwise and not any((folder / split).is_dir() for split in SPLITS):
+    if layout.otherwise and not (folder / "train").is_dir():
         places = [path.relative_to(folder) for path in list_images(folder)]
         inside = sorted({place.parts[0] for place in places})
         if len(inside) > 2 and all(len(place.parts) > 1 for place in places):
@@ -134,9 +139,10 @@ def splits_further_down(folder: Path) -> list[Path]:
 def _two_domains(folder: Path) -> dict[str, Path] | None:
     """Return what a recipe says of a folder with two folders in it, of A and B, each with its splits or without.
 
-    Folders of any names are those, in the order of their names, where all images of the folder lie in them.
+    Folders of any names are those, in the order of their names, where all images of the folder lie in them, but for
+    those held out in its `test`. Both may lie in its `train`.
     """
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_aside(path.name))
+    home, inside = _sides_in(folder)
     if len(inside) != 2:
         return None
     for train in FOLDERS_OF["train"]:
@@ -145,14 +151,54 @@ def _two_domains(folder: Path) -> dict[str, Path] | None:
             tests = (test for test in FOLDERS_OF["test"] if all((path / test).is_dir() for path in inside))
             test = next(tests, None)
             return where | ({"test_a": inside[0] / test, "test_b": inside[1] / test} if test is not None else {})
+    where = {"a": inside[0], "b": inside[1]}
+    held_out = [folder / test for test in FOLDERS_OF["test"] if (folder / test).is_dir()]
+    if held_out:
+        where |= {"test_a": held_out[0] / inside[0].name, "test_b": held_out[0] / inside[1].name}
     if [path.name.lower() for path in inside] == ["a", "b"]:
-        return {"a": inside[0], "b": inside[1]}
+        return where
     names = tuple(name for split in FOLDERS_OF.values() for name in split)
     is_split = any(path.name.lower().startswith(names) for path in inside) or splits_further_down(folder)
     images_in = [len(list_images(path)) for path in inside]
-    if is_split or not all(images_in) or sum(images_in) < len(list_images(folder)):
+    num_held_out = sum(len(list_images(test)) for test in held_out if home == folder)
+    if is_split or not all(images_in) or sum(images_in) + num_held_out < len(list_images(home)):
         return None
-    return {"a": inside[0], "b": inside[1]}
+    return where
+
+
+def _sides_in(folder: Path) -> tuple[Path, list[Path]]:
+    """Return where the folders lie that may be A and B, and these, sorted: in `folder` or else in its `train`."""
+    for home in (folder, folder / "train"):
+        inside = sorted(path for path in home.iterdir() if path.is_dir() and not is_aside(path.name)
+                        and (home != folder or path.name not in SPLITS)) if home.is_dir() else []
+        if inside:
+            return home, inside
+    return folder, []
+
+
+def _fault_of_splits(folder: Path) -> DataError | None:
+    """Return the error of a train, test or val with other folders beside it to which it cannot belong; or None."""
+    home, sides = _sides_in(folder)
+    sides = [side for side in sides if list_images(side)]
+    if not sides or splits_further_down(folder):
+        return None
+
+    # Images to be trained on in two places
+    if home == folder and (folder / "train").is_dir():
+        beside = names_of([side.relative_to(folder) for side in sides])
+        return DataError(f"holds train, and images in {beside} beside it: it is not clear which are to be trained on",
+                         folder, "put these folders into train, or elsewhere")
+
+    # Two sides, and held-out images of one of them, or of neither
+    tests = [Path(test) for test in FOLDERS_OF["test"] if (folder / test).is_dir()]
+    lacking = [test / side.name for test in tests for side in sides
+               if not (folder / test / side.name).is_dir() or not list_images(folder / test / side.name)]
+    if len(sides) == 2 and lacking:
+        a, b = (visible(side.relative_to(folder)) for side in sides)
+        return DataError(f"holds the two sides {a} and {b}, and beside them {names_of(tests)}, where images held out "
+                         f"are to lie in folders of the same names: there are none in {names_of(lacking)}", folder,
+                         f"put some there, or take {names_of(tests)} out of this folder")
+    return None
 
 
 def train_sides(config: SidesConfig) -> tuple[Path, Path] | None:

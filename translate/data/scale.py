@@ -104,7 +104,7 @@ class Scale:
         return min(max(side, self.sides[0]), self.sides[1])
 
     def __str__(self) -> str:
-        factors = "" if self.factors is None else f", {factors_in_words(self.factors)}"
+        factors = "" if self.factors is None else f" ({factors_in_words(self.factors)})"
         fixed = ", where a pixel has one length whatever the size" if self.fixed else ""
         return f"{sides_in_words(self.sides)}{factors}{fixed}"
 
@@ -196,8 +196,9 @@ def sides_in_words(sides: tuple[int, int]) -> str:
 
 
 def factors_in_words(factors: tuple[float, float]) -> str:
-    """Say what images were multiplied by, such as: 0.5 of their own size."""
-    low, high = (f"{factor:.2g}" for factor in factors)
-    if low == high == "1":
+    """Say what images were multiplied by, such as: shrunk to 50% of their own size."""
+    low, high = (f"{float(f'{100 * factor:.2g}'):g}%" for factor in factors)
+    if low == high == "100%":
         return "their own size"
-    return f"{low if low == high else f'{low} to {high}'} of their own size"
+    how = "shrunk" if factors[1] <= 1 else "enlarged" if factors[0] >= 1 else "resized"
+    return f"{how} to {low if low == high else f'{low} to {high}'} of their own size"

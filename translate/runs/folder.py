@@ -220,9 +220,9 @@ def with_backgrounds(recipe: Recipe, backgrounds: Mapping[str, Background | None
 def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:
     """Raise `RunError` listing what differs, unless a resume with the new recipe goes on with the same training.
 
-    Allowed are changes of fields without effect on results; more stages; and more images in the last saved stage, if
-    its learning rate and fade do not depend on their number. `advice` says what to do; None: what to do after
-    `translate train`.
+    Allowed are changes of fields without effect on results; folders of held-out images where none were named; more
+    stages; and more images in the last saved stage, if its learning rate and fade do not depend on their number.
+    `advice` says what to do; None: what to do after `translate train`.
     """
     # What changes no result
     recipe = continued(saved, recipe)
@@ -236,6 +236,9 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
         document["data"].pop("truth", None)  # decides about scores alone
         for stage in document["stages"]:
             stage.pop("memory"), stage.pop("micro_batch")
+    for field in ("test_a", "test_b", "test_folder"):  # only scored; scores of others cannot be set beside the best
+        if old["data"].get(field) is None:
+            old["data"].pop(field, None), new["data"].pop(field, None)
 
     # What only adds to the training
     known = len(old["stages"])

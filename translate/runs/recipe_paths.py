@@ -78,11 +78,15 @@ def refuse_moved(recipe: Recipe, folder: Path, fields: Sequence[str] = NEEDED_TO
 
 @contextmanager
 def naming_moved_places(recipe: Recipe, folder: Path) -> Iterator[None]:
-    """Where the block finds no images, say which places of the recipe in `folder` are gone: see `refuse_moved`."""
+    """Where the block finds no images, say which places of the recipe in `folder` are gone: see `refuse_moved`.
+
+    An advice that names the recipe names that one: the file that it was once read from does not count any more.
+    """
     try:
         yield
-    except DataError:
+    except DataError as error:
         refuse_moved(recipe, folder, [field for field in places_of(recipe) if field.startswith("data.")])
+        error.recipe = str(folder / "recipe.yaml")
         raise
 
 

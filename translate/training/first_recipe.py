@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +16,12 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from translate.data.headers import FEW, Headers, look_at, of_one_scale, short_side
+from translate.data.headers import FEW, Headers, look_at, of_one_scale, short_side, unequal
 from translate.data.layout import LayoutConfig
+from translate.data.passed_over import PassedOver
 from translate.data.recognising import Kind, how_read, read_as, refuse_unclear
 from translate.data.scale import AS_TRAINED
-from translate.errors import DataError, DoesNotFit, ImageError, visible
+from translate.errors import DataError, DoesNotFit, ImageError, NoData, visible
 from translate.metrics.features import hint_at_features
 from translate.places import data_root
 from translate.recipe import Recipe
@@ -97,13 +97,15 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     layout = read_as(folder.absolute(), kind)
     if kind is None:
         refuse_unclear(layout, folder.absolute())
-    layout = layout if direction == "ab" else layout.other_way()
     try:
         samples = layout.build("train", data_root())
+        if direction == "ba":
+            layout = layout.other_way()
+            samples = layout.build("train", data_root())
         sides = look_at(samples)
     except ImageError as error:
         raise DataError.of(error) from None
-    if layout.paired and (fault := _unequal(sides)):
+    if layout.paired and (fault := unequal(sides)):
         raise DataError(fault, folder, "the images of a pair need one size")
     if (short := short_side(sides)) < LEAST_PIXELS:
         raise DataError(f"holds images of {short} px on their short side; a training needs {LEAST_PIXELS}",
@@ -131,6 +133,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
                              "usable)", advice="name a larger one with --gpu")
     on_progress(1, 1, "")
     draft.notes += how_read(layout, samples) if kind is None else []
+    draft.notes += [passed_over.in_words] if (passed_over := PassedOver.below(folder)) else []
     here = "" if gpu is not None else hours_here(recipe)
     lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
     if here:
@@ -258,8 +261,8 @@ class Draft:
         elif self.num < FEW:
             counted = f"{plural(self.num, 'image')}{'' if self.layout.paired else ' on a side'}"
             lines.append(f"{counted}, which are few: expect colours and textures to be learnt, not new shapes")
-        if not self._has_tests():
-            lines.append(f"no images are held out, so no scores: move some into {self.layout.expected('test')}")
+        if why := self._without_tests():
+            lines.append(why)
         elif hint := hint_at_features(self.layout.truth_is_known):
             lines.append(hint)
         return lines
@@ -276,10 +279,15 @@ class Draft:
                          "translates them whole")
         return lines
 
-    def _has_tests(self) -> bool:
-        with suppress(DataError):
-            return len(self.layout.build("test", data_root())) > 0
-        return False
+    def _without_tests(self) -> str:
+        """Return why there will be no scores; nothing where images are held out."""
+        try:
+            self.layout.build("test", data_root())
+        except NoData:
+            return f"no images are held out, so no scores: move some into {self.layout.expected('test')}"
+        except DataError as error:
+            return f"warning: no scores of the images held out: {visible(error.path or '')}: {error.what}"
+        return ""
 
     def text(self, file: Path, recipe: Recipe, predicted: list[Prediction], planned: PlannedGPU, gpu: str | None,
              here: str) -> str:
@@ -366,21 +374,6 @@ def _planned(gpu: str | None) -> tuple[PlannedGPU, str]:
         gpu = DEFAULT_GPU
     planned = gpu_to_plan_for(gpu, "fp16")
     return planned, planned.memory or f"{torch.cuda.mem_get_info()[1] / 1e9:.0f}GB"
-
-
-def _unequal(sides: tuple[Headers, Headers]) -> str:
-    """Return, of pairs, one whose images are of two sizes, in words; nothing where all are alike."""
-    a, b = sides
-    if len(a.files) != len(b.files):
-        return ""
-    of_b = dict(zip(b.read, b.shapes, strict=True))
-    for path, shape in zip(a.read, a.shapes, strict=True):
-        partner = b.files[a.files.index(path)]
-        if of_b.get(partner, shape) != shape:
-            (height, width), (other_height, other_width) = shape, of_b[partner]
-            return (f"is to hold pairs, and {visible(path.name)} is {width}×{height} and its partner "
-                    f"{other_width}×{other_height} px")
-    return ""
 
 
 def _multiple(side: int) -> int:

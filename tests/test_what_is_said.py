@@ -64,7 +64,7 @@ def test_what_a_recipe_is_for_is_on_the_screen_and_its_names_stay_as_they_are(
     written = (tmp_path / "photos.yaml").read_text()
     assert 0 < written.index("# Here:     no GPU is here") < written.index("# Hours:"), "its own hours come first"
     assert "6 images on a side, which are few" in said.getvalue()
-    assert f"outside {tmp_path / 'photos'}, named in the recipe as data.test_a and data.test_b" in (
+    assert f"test/of A and test/of B in {tmp_path / 'photos'}, named in the recipe as data.test_a and data.test_b" in (
         " ".join(said.getvalue().split()))
     said.truncate(0)
     shutil.copytree(shared_pairs, tmp_path / "mine", ignore=shutil.ignore_patterns("test*"))

@@ -308,6 +308,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_a_bar_where_ther
         assert "megapixels" not in text.getvalue()
         assert "10" in text.getvalue() and "images/s" in text.getvalue() and "cycle 0.250" in text.getvalue()
         assert ("\x1b[" in text.getvalue()) == terminal
+        assert text.getvalue().count("losses: cycle: how far") == 1
 
 
 def test_files_that_all_failed_have_no_speed() -> None:

@@ -220,7 +220,7 @@ def test_a_step_that_ran_out_of_memory_is_on_the_page(data: Path, tmp_path: Path
     forward, short_of = torch.nn.Conv2d.forward, []
 
     def once(self: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
-        if image.device.type != "meta" and not short_of:
+        if image.device.type != "meta" and torch.is_grad_enabled() and not short_of:
             short_of.append(True)
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, image)
@@ -259,7 +259,27 @@ def test_a_table_of_scores_says_which_checkpoint_it_is_of(run: Path, tmp_path: P
     (copied / "results.json").write_text(json.dumps(document | {"weights": "8", "notes": ["<b>rough"]}))
     text = Page(write_report(copied)).text
     assert "note: <b>rough" in text, "what the command says beside its table"
+    assert text.index("6 images: too few") < text.rindex("PSNR (dB)") and "No translator should do better" not in text
     assert "Test set, an earlier checkpoint" in text and "The run has seen 12 since" in text
+
+
+def test_a_training_and_the_command_have_one_score_for_one_checkpoint(run: Path) -> None:
+    """How alike the outputs are to each other was told of copies of 64 px by one, and of 192 px by the other."""
+    record, scores = read_run(run).evaluations[-1], evaluate_run(run).scores
+    both = scores.keys() & record.keys()
+    assert {"similarity", "ssim"} <= both
+    assert {name: record[name] for name in both} == pytest.approx({name: scores[name].value for name in both}, rel=0.05)
+
+
+def test_scores_of_a_checkpoint_that_is_newest_and_best_are_shown_once(run: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    results = evaluate_run(copied)
+    for name in ("results.json", "best-results.json"):
+        results.write(copied / name)
+    page = Page(write_report(copied))
+    assert page.source.count("<h2>Test set") == 1 and "Test set, newest checkpoint, which is the best" in page.text
+    (copied / "best-results.json").write_text(json.dumps(results.as_json() | {"weights": "8"}))
+    assert Page(write_report(copied)).source.count("<h2>Test set") == 2
 
 
 def test_a_release_has_no_report(run: Path) -> None:

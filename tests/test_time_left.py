@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import cyclegan_recipe
+from translate.evaluation.prices import Prices
 from translate.evaluation.schedule import PIXEL_SCORED, Schedule
 from translate.training import time_left
 from translate.training.hours import Loading, Pace
@@ -55,7 +56,30 @@ def test_evaluations_to_come_are_counted_as_the_last_one_took(shared_pairs: Path
     assert all(1 / 1.5 <= seconds / true <= 1.5 for seconds, true, images in found if 40 <= images < 200)
 
 
-def test_before_the_first_evaluation_its_pixels_are_a_tenth_of_those_of_steps(shared_pairs: Path,
+def test_before_the_first_evaluation_it_takes_what_was_measured_of_an_image(two_stages: tuple[TimeLeft, list[float]]
+                                                                            ) -> None:
+    """0:02:34 were left of 81 s, as scoring was taken for a share of what steps take."""
+    left, now = two_stages
+    left.expect(lambda: Prices(translated=0.001, compared=0.002, patch=3.0))
+    left.begin_stage(0, ONE_SECOND)
+    steps(left, now, 1, 2)
+    an_image, translating = 64**2 * 0.002 + 3.0, 64**2 * 0.001
+    assert left.seconds(2, 2) == pytest.approx(2 * 3998 + (40 * 5 + 15) * an_image + 40 * 5 * translating)
+    steps(left, now, 3, 99)
+    now[0] += 2.0
+    left.scoring_began(0)
+    now[0] += 2 * (20 * an_image + 5 * translating)
+    left.advanced(100)
+    left.expect(lambda: pytest.fail("one evaluation has been measured"))
+    assert left.seconds(100, 100) == pytest.approx(2 * 3900 + 2 * 39 * 5 * (an_image + translating))
+
+
+def test_features_of_a_large_image_take_no_longer_than_of_nine_patches() -> None:
+    prices = Prices(translated=0.0, compared=0.0, patch=2.0)
+    assert [prices.seconds([side**2], 1, 0) for side in (32, 128, 256, 384, 4096)] == [2.0, 2.0, 8.0, 18.0, 18.0]
+
+
+def test_where_nothing_of_scoring_is_known_its_pixels_are_a_tenth_of_those_of_steps(shared_pairs: Path,
                                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """They are after 40, 80, 120, 160 and 200 images, of 5 images of 64 px, and the first of each stage of 10 more."""
     (with_scores,), (without,) = ([seconds for seconds, _, images in told(shared_pairs, monkeypatch, scoring)
@@ -74,14 +98,13 @@ def test_evaluations_are_planned_by_stage(shared_pairs: Path) -> None:
     schedule = Schedule.of(recipe, [(32, 32)], num_sources=2, num_once=3)
     assert schedule.in_words(schedule.cadence) == "at the end", "a cadence that a run never comes to is not named"
     assert schedule.in_words(schedule.cadence + 1) == f"at the end and every {schedule.cadence:,} images"
-    area = 16 * 16 + 32 * 32  # in the stage's size and in their own
-    assert schedule.pixels == (2 * area, 2 * 1024) and schedule.once == (3 * area, 3 * 1024)
+    assert schedule.areas == ((16 * 16, 32 * 32), (32 * 32,)), "in the stage's size and in their own"
     assert schedule.alike == (0, 1)
-    later = (1, 3 * 2048 + 3 * 1024)  # at 120, 160 and 190 images
-    assert list(schedule.ahead(recipe, 0)) == [(0, 4 * area + 3 * area), later]  # at 40 and 80
-    assert list(schedule.ahead(recipe, 40, {0})) == [(0, 2 * area), later]
-    assert list(schedule.ahead(recipe, 40)) == [(0, 2 * area + 3 * area), later], "by a process that was resumed"
-    assert list(schedule.ahead(recipe, 120, {0, 1})) == [(1, 2 * 2048)]
+    later = (1, 3 * 2, 3)  # at 120, 160 and 190 images
+    assert list(schedule.ahead(recipe, 0)) == [(0, 2 * 2, 3), later]  # at 40 and 80
+    assert list(schedule.ahead(recipe, 40, {0})) == [(0, 2, 0), later]
+    assert list(schedule.ahead(recipe, 40)) == [(0, 2, 3), later], "by a process that was resumed"
+    assert list(schedule.ahead(recipe, 120, {0, 1})) == [(1, 2 * 2, 0)]
     assert list(schedule.ahead(recipe, 190)) == []
 
 
@@ -90,8 +113,8 @@ def test_stages_at_one_size_look_once_at_the_real_images(shared_pairs: Path) -> 
                              every={"evaluate": 100})
     schedule = Schedule.of(recipe, [(16, 16)], num_sources=2, num_once=3)
     assert schedule.alike == (0, 0)
-    assert list(schedule.ahead(recipe, 0)) == [(0, 5 * 256), (1, 2 * 256)]
-    assert list(schedule.ahead(recipe, 100)) == [(1, 5 * 256)], "by a process that was resumed"
+    assert list(schedule.ahead(recipe, 0)) == [(0, 2, 3), (1, 2, 0)]
+    assert list(schedule.ahead(recipe, 100)) == [(1, 2, 3)], "by a process that was resumed"
 
 
 def test_a_step_over_several_multiples_of_the_cadence_is_scored_once(shared_pairs: Path) -> None:
@@ -100,8 +123,8 @@ def test_a_step_over_several_multiples_of_the_cadence_is_scored_once(shared_pair
                                                    {"resolution": 16, "resize": 16, "images": 50, "batch_size": 1}],
                              every={"evaluate": 10})
     schedule = Schedule.of(recipe, [(16, 16)], num_sources=1, num_once=0)
-    assert list(schedule.ahead(recipe, 0)) == [(0, 3 * 256), (1, 5 * 256)]  # at 100, 200, 300; at 310 … 350
-    assert list(schedule.ahead(recipe, 200)) == [(0, 256), (1, 5 * 256)]
+    assert list(schedule.ahead(recipe, 0)) == [(0, 3, 0), (1, 5, 0)]  # at 100, 200, 300; at 310 … 350
+    assert list(schedule.ahead(recipe, 200)) == [(0, 1, 0), (1, 5, 0)]
     assert schedule.share == pytest.approx(PIXEL_SCORED * 8 / 350)
 
 
@@ -110,7 +133,8 @@ def two_stages(shared_pairs: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Tim
     """Two stages of 2000 steps of a second, scored at 64×64 px every 100, of which nothing has been done; and a clock.
     """
     recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 64, "images": 2000, "batch_size": 1}] * 2,
-                             data={"kind": "unpaired", "folder": str(shared_pairs)}, every={"evaluate": 100})
+                             data={"kind": "unpaired", "folder": str(shared_pairs), "resize": 64},
+                             every={"evaluate": 100})
     now = [50.0]
     monkeypatch.setattr(time_left.time, "monotonic", lambda: now[0])
     return TimeLeft(recipe, Schedule.of(recipe, [(64, 64)], num_sources=5, num_once=15)), now

@@ -30,7 +30,9 @@ def plural(number: int, what: str) -> str:
 
 
 def format_bytes(size: float) -> str:
-    """Return bytes as text, in MiB or GiB."""
+    """Return bytes as text, in KiB, MiB or GiB."""
+    if 0 < size < 2**20:
+        return f"{max(size / 2**10, 1):.0f} KiB"
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 

@@ -19,10 +19,11 @@ from translate.cli.progress import Display
 from translate.cli.tables import results_table
 from translate.errors import UsageError, visible
 from translate.missing import none_to_score
+from translate.sizes import format_bytes
 
-HOW_TO_READ = ("how to read it: “real | real” is what real images score beside each other, about the best there is. "
-               "Where a value is no better than a baseline's (identity: the untouched input), this score sees no gain; "
-               "docs/evaluation.md says which to trust when")
+COLUMNS = "“real | real” is what real images score beside each other, identity the untouched input"
+HOW_TO_READ = ("The first is about the best there is; where a value is no better than a baseline's, this score sees no "
+               "gain. docs/evaluation.md says which to trust when")
 MOST_CLASSES = 8_192  # of label maps: the table of which is taken for which has half a gigabyte then
 
 def evaluate(
@@ -57,7 +58,7 @@ def evaluate(
     """Score a run on its test images, or any folder of images against real ones."""
     from translate.evaluation.alignment import add_alignment, evaluate_alignment
     from translate.evaluation.frames import evaluate_frames
-    from translate.evaluation.in_words import too_few_in_words
+    from translate.evaluation.in_words import BELOW_ZERO, below_zero, too_few_in_words
     from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
 
     # Words that do not fit together.
@@ -120,9 +121,10 @@ def evaluate(
         say(json.dumps(document, indent=1))
         return
     say_table(results_table(document))
-    say(HOW_TO_READ)
-    if few := too_few_in_words(document):
-        say(f"note: {few}")
+    few = too_few_in_words(document)  # of which no column is a measure of another
+    say(f"note: {few}. {COLUMNS}" if few else f"how to read it: {COLUMNS}. {HOW_TO_READ}")
+    if below_zero(document):
+        say(f"note: {BELOW_ZERO}")
     for line in document["missing"]:
         say(f"missing: {line}")
     for line in document["notes"]:
@@ -197,4 +199,4 @@ def compare(
 
 def say_page(file: Path) -> None:
     """Print where a page lies, and its size."""
-    say(f"report: {visible(file)} ({file.stat().st_size / 1e6:.1f} MB, one file for any browser)")
+    say(f"report: {visible(file)} ({format_bytes(file.stat().st_size)}, one file for any browser)")

@@ -42,6 +42,7 @@ class Display:
         self._scoring_seconds = 0.0  # of all evaluations
         self._last_line = self._last_said = self._last_news = time.monotonic()
         self._where = self.title  # how far the work is, in words
+        self._explained = False  # what the losses are has been said
         self._ended = threading.Event()
 
     def __enter__(self) -> Display:
@@ -124,6 +125,12 @@ class Display:
             speed = ""
         elif speed and megapixels is not None:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
+
+        if losses and not self._explained:
+            self._explained = True
+            from translate.losses.in_words import losses_in_words  # brings torch, which has made the losses
+
+            self.say(f"losses: {losses_in_words(losses)}")
 
         heading = f"{self.title} {visible(stage)}".strip()
         self._where, self._last_news = f"{heading}: {images:,} of {total:,} {self.unit}", now

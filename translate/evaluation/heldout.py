@@ -45,6 +45,7 @@ from translate.evaluation.in_words import verdict
 from translate.evaluation.schedule import Schedule
 from translate.images.resampling import HeightWidth
 from translate.images.tensors import hide_unknown
+from translate.metrics import diversity
 from translate.metrics.features import FeatureNetwork, MobileNet, features_folder, find_mobilenet
 from translate.metrics.intervals import Estimate
 from translate.metrics.observations import Observed, floor, observe, summarise
@@ -58,7 +59,6 @@ from translate.tiling.where_it_fits import apply_where_it_fits
 from translate.translators import Direction, Translator
 
 T = TypeVar("T")
-SIMILARITY_SIDE = 64  # px: how alike outputs are is told from copies of this size while training
 MIN_SIDE = {"ssim": MIN_SIDE_SSIM, "ms_ssim": MIN_SIDE_MS_SSIM, "gradient_error": 2,
             "sliced_wasserstein": SMALLEST_LEVEL}  # px
 # Called with the number of a held-out image, its source, its translation, and its truth where that is known
@@ -153,7 +153,7 @@ class Evaluator:
         self.unreadable: set[str] = set()
         self.held_out = HeldOut(recipe, data_root(), most=recipe.evaluate.images)
         weights = find_mobilenet() if recipe.data.channels_b in (1, 3) else None
-        self.has_sources = recipe.translator.needs_sources
+        self.has_sources, self.channels_a = recipe.translator.needs_sources, recipe.data.channels_a
         self.networks: list[FeatureNetwork] = [] if weights is None else [MobileNet(weights, accelerator.device)]
         if not self.has_sources:
             self.networks.append(PyramidPatches())
@@ -263,7 +263,8 @@ class Evaluator:
         fake = translate_whole(generator, given, self.accelerator.device, self.precision)
         if on_translated is not None:
             on_translated(number, source, fake, truth)
-        return observe(fake, None if truth is None else truth.to(fake.device), self.networks, small=SIMILARITY_SIDE)
+        small = diversity.THUMBNAIL_SIDE if number in diversity.compared(len(held_out.sources)) else None
+        return observe(fake, None if truth is None else truth.to(fake.device), self.networks, small=small)
 
     def _shared(self, num: int, observe_one: Callable[[int], Observed]) -> dict[int, Observed]:
         """Return what `observe_one` returns for 0 … num − 1, each called in one process, without what is skipped.

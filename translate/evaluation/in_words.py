@@ -11,8 +11,10 @@ from translate.sizes import plural
 
 ENOUGH_FOR_SHARES = 50  # images; precision and recall of fewer are mostly 0 or 1, whatever they show
 NEED_MANY = ("precision", "recall")
+UNBIASED = ("kernel_distance", "kid")
 ENOUGH_FOR_ANY = 10  # images; scores of fewer are those of these images, and of no network
 NO_BETTER = 0.02  # of the way from the untouched input to real images
+BELOW_ZERO = "a distance below 0 is about 0: the estimate is unbiased, and may fall on either side of the truth"
 # What a score is at best, where that is known without looking; of the others real images tell (their floor)
 PERFECT = {"ssim": 1.0, "ms_ssim": 1.0, "l1": 0.0, "gradient_error": 0.0}
 
@@ -20,9 +22,9 @@ PERFECT = {"ssim": 1.0, "ms_ssim": 1.0, "l1": 0.0, "gradient_error": 0.0}
 def scores_in_words(scores: Mapping[str, Estimate], num_images: int) -> str:
     """Say scores of so many images in one line, with arrows that tell which way is better, and their intervals."""
     few = num_images < ENOUGH_FOR_SHARES
-    said = ", ".join(f"{name} {'↑' if MEASURES[name].better == 'higher' else '↓'} {score}"
+    said = ", ".join(f"{MEASURES[name].name} {'↑' if MEASURES[name].better == 'higher' else '↓'} {score}"
                      for name, score in scores.items() if not (few and name in NEED_MANY))
-    return f"{said} ({num_images} images: rough)" if few else said
+    return f"{said} ({plural(num_images, 'image')}: rough)" if few else said
 
 
 def shown_metrics(document: Mapping[str, Any]) -> list[str]:
@@ -36,6 +38,13 @@ def too_few_in_words(document: Mapping[str, Any]) -> str:
     num = document["num_images"]
     few = num < ENOUGH_FOR_ANY and document["num_reals"] > 0  # where an image lies on its source is known of each alone
     return f"{plural(num, 'image')}: too few for these scores to mean anything" if few else ""
+
+
+def below_zero(document: Mapping[str, Any]) -> bool:
+    """Tell whether a distance of a `results.json`, or an end of its interval, is below 0 (see `BELOW_ZERO`)."""
+    rows = [document["metrics"][name] for name in UNBIASED if name in document["metrics"]]
+    scores = [score for row in rows for score in (row, row.get("own_size"), row["floor"], *row["baselines"].values())]
+    return any(min([score["value"] or 0.0, *(score["interval"] or [])]) < 0 for score in scores if score)
 
 
 def verdict(metric: str, scores: Mapping[str, Estimate], untouched: Mapping[str, Estimate],

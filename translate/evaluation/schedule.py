@@ -23,17 +23,20 @@ PIXEL_SCORED = 0.1
 class Schedule:
     """The evaluations of a training.
 
-    cadence  training images between two of them
-    share    of the time of the training that they take together, about
-    pixels   that one of them looks at, by stage
-    once     that a process looks at besides, in its first one at the stage's size: real images, and sources as they are
-    alike    by stage, the first stage that shows images at the same size
+    cadence      training images between two of them
+    share        of the time of the training that they take together, about
+    areas        by stage, the areas in px² of the sizes that an image is scored in
+    num_sources  images that one of them translates
+    num_once     that a process looks at besides, in its first one at the stage's size: real images, and sources as
+                 they are
+    alike        by stage, the first stage that shows images at the same size
     """
 
     cadence: int
     share: float
-    pixels: tuple[float, ...]
-    once: tuple[float, ...]
+    areas: tuple[tuple[float, ...], ...]
+    num_sources: int
+    num_once: int
     alike: tuple[int, ...]
 
     @classmethod
@@ -46,34 +49,35 @@ class Schedule:
         """
         own = next(iter(shapes), (1, 1))  # of files that do not say it, whoever scores them will
         fittings = [recipe.fitting(stage) for stage in recipe.stages]
-        areas = [math.prod(fitting.shape_of(own)) + math.prod(own) * fitting.rescales(shapes) for fitting in fittings]
+        sizes = [(fitting.shape_of(own), *([own] if fitting.rescales(shapes) else [])) for fitting in fittings]
+        areas = [tuple(float(math.prod(size)) for size in each) for each in sizes]
 
         # A pixel of the run's mean evaluation beside one of its mean step.
         shares = [stage.images / recipe.num_images for stage in recipe.stages]
-        evaluated = num_sources * sum(share * area for share, area in zip(shares, areas, strict=True))
+        evaluated = num_sources * sum(share * sum(each) for share, each in zip(shares, areas, strict=True))
         trained = sum(share * math.prod(stage.size) for share, stage in zip(shares, recipe.stages, strict=True))
         auto = math.ceil(max(PIXELS_TRAINED_PER_PIXEL_EVALUATED * evaluated / trained,
                              recipe.num_images / MAX_EVALUATIONS))
         cadence = recipe.every.evaluate if isinstance(recipe.every.evaluate, int) else auto
-        scored = sum(num * num_sources * areas[number] for number, num in _numbers_ahead(recipe, cadence, 0))
-        return cls(cadence, PIXEL_SCORED * scored / (trained * recipe.num_images),
-                   tuple(num_sources * area for area in areas), tuple(num_once * area for area in areas),
+        scored = sum(num * num_sources * sum(areas[number]) for number, num in _numbers_ahead(recipe, cadence, 0))
+        return cls(cadence, PIXEL_SCORED * scored / (trained * recipe.num_images), tuple(areas), num_sources, num_once,
                    tuple(fittings.index(fitting) for fitting in fittings))
 
     def in_words(self, num_images: int) -> str:
         """Return when images are scored in a training of so many."""
         return "at the end" + f" and every {self.cadence:,} images" * (self.cadence < num_images)
 
-    def ahead(self, recipe: Recipe, done: int, looked: Collection[int] = ()) -> Iterator[tuple[int, float]]:
-        """Yield each stage that is scored after `done` images of the run, and the pixels that are looked at for it.
+    def ahead(self, recipe: Recipe, done: int, looked: Collection[int] = ()) -> Iterator[tuple[int, int, int]]:
+        """Yield each stage that is scored after `done` images of the run, and how many images are looked at for it.
 
+        These are images that are translated, and such that are looked at once.
         `looked`: the sizes (of `alike`) at which this process has looked at what is looked at once.
         """
         known = set(looked)
         for number, num in _numbers_ahead(recipe, self.cadence, done):
             is_first = self.alike[number] not in known
             known.add(self.alike[number])
-            yield number, num * self.pixels[number] + self.once[number] * is_first
+            yield number, num * self.num_sources, self.num_once * is_first
 
 
 def _numbers_ahead(recipe: Recipe, cadence: int, done: int) -> Iterator[tuple[int, int]]:

@@ -28,14 +28,18 @@ def thumbnail(image: Tensor, largest: int = THUMBNAIL_SIDE) -> Tensor:
     return resized(image.float().cpu(), (size[0], size[1]))
 
 
+def compared(num: int) -> range:
+    """Return the numbers of those of `num` images that are compared: at most `MAX_IMAGES`, evenly spread."""
+    return range(0, num, max(1, -(-num // MAX_IMAGES)))
+
+
 def similarity(thumbnails: Sequence[Tensor]) -> Estimate:
     """Return the mean (MS-)SSIM of pairs of images, after all are resized to the smallest height and width among them.
 
     Raises `DataError` for fewer than two images, or sides below 11 px.
     """
     # Choose the images, evenly spread, and resize them.
-    step = -(-len(thumbnails) // MAX_IMAGES)
-    thumbnails = thumbnails[::step]
+    thumbnails = [thumbnails[number] for number in compared(len(thumbnails))]
     if len(thumbnails) < 2:
         raise DataError(f"to tell how alike images are takes two of them, and there is {len(thumbnails)}")
     size = min(each.shape[1] for each in thumbnails), min(each.shape[2] for each in thumbnails)

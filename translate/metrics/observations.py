@@ -27,6 +27,11 @@ class Measure:
     title: str
     better: Literal["higher", "lower"]
 
+    @property
+    def name(self) -> str:
+        """The title without what stands in brackets."""
+        return self.title.partition(" (")[0]
+
 
 MEASURES: dict[str, Measure] = {
     "psnr": Measure("PSNR (dB)", "higher"),

@@ -21,9 +21,10 @@ from PIL import Image
 
 from translate import files
 from translate.errors import DocumentError, TranslateError, UsageError
-from translate.evaluation.in_words import shown_metrics, too_few_in_words
+from translate.evaluation.in_words import BELOW_ZERO, below_zero, shown_metrics, too_few_in_words
 from translate.foreign import opened
 from translate.html.templates import templates_in
+from translate.losses.in_words import LOSSES
 from translate.metrics.observations import MEASURES
 from translate.recipe import Recipe
 from translate.report import showcase
@@ -246,6 +247,7 @@ def _templates() -> jinja2.Environment:
                             "speed": format_speed}
     environment.globals |= {"chart": line_chart, "MEASURES": MEASURES, "NUM_COLOURS": NUM_COLOURS,
                             "shown_metrics": shown_metrics, "too_few_in_words": too_few_in_words,
+                            "below_zero": below_zero, "BELOW_ZERO": BELOW_ZERO, "LOSSES": LOSSES,
                             "version": version("diptych"),
                             "now": lambda: datetime.datetime.now().astimezone().isoformat(" ", "minutes")}
     return environment

@@ -16,6 +16,7 @@ from pydantic import Field
 from translate.cards.cards import find_card, read_record
 from translate.errors import DocumentError, RunError, TranslateError
 from translate.foreign import Count, Lines, Number, Shape, examine_lines, read_json
+from translate.losses.in_words import without_side
 from translate.metrics.observations import MEASURES
 from translate.missing import no_run
 from translate.places import data_root
@@ -36,7 +37,6 @@ DIAGNOSTICS = {  # what charts of diagnostics are called
     "saturation": "saturation of the probe's outputs", "change": "change from input to output on the probe"}
 LARGEST_NUMBER = 1e30  # that is drawn
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
-SIDES = ("_ab", "_ba", "_a", "_b")  # losses whose names differ in these alone share a chart
 
 
 class Record(Line):
@@ -160,6 +160,15 @@ class RunRecord:
         return None if goes_on or int(weights) >= self.status["images"] else int(weights)
 
     @cached_property
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Return `results`, and once where the newest checkpoint is the best one and their scores are the same."""
+        newest, best = (self.results.get(title) for title in RESULTS.values())
+        if self.outdated is None and newest and best and newest["weights"] and all(
+                newest[field] == best[field] for field in ("weights", "metrics")):
+            return {"newest checkpoint, which is the best": newest}
+        return self.results
+
+    @cached_property
     def best(self) -> dict[str, Any] | None:
         """Return {images, metric, value, num_images} of the best checkpoint; None where no score decided."""
         return next((record["best"] for record in reversed(self.evaluations)
@@ -178,7 +187,7 @@ class RunRecord:
 
     @cached_property
     def seconds(self) -> float | None:
-        """Return how long the training took, as far as its speed is recorded."""
+        """Return how long the steps took, as far as their speed is recorded: without evaluations."""
         speeds = [record.get("images_per_second") for record in self.training]
         spans = [(after["images"] - before["images"]) / speed for before, after, speed
                  in zip(self.training, self.training[1:], speeds[1:], strict=False) if speed and speed > 1e-9]
@@ -315,11 +324,6 @@ def read_card(recipe: Recipe) -> dict[str, Any] | None:
     with suppress(TranslateError):
         return find_card(name).model_dump(mode="json")
     return {"title": name}
-
-
-def without_side(name: str) -> str:
-    """Return the name of a loss without its side: `cycle` for `cycle_ab` and for `cycle_ba`."""
-    return next((name.removesuffix(side) for side in SIDES if name.endswith(side)), name)
 
 
 def flat(document: Any, where: str = "") -> Iterator[tuple[str, Any]]:

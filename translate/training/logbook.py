@@ -25,6 +25,7 @@ from translate.data.pairing import names_of
 from translate.data.scale import Shapes, scales_in_words
 from translate.data.stream import hint_at_truth
 from translate.errors import DataError, DiskError, DoesNotFit, Stopped, TranslateError
+from translate.evaluation import prices
 from translate.evaluation.heldout import Evaluator
 from translate.evaluation.in_words import scores_in_words
 from translate.images.listing import no_files_beside
@@ -98,8 +99,8 @@ class Logbook:
         self._held_out: list[Sample] = []
         self._probe: Probe | None = None
         self._losses, self._observed = Means(), Means()
-        self._since = (time.monotonic(), 0)
         self.time_left = TimeLeft(recipe, self.evaluator.schedule if self.evaluator else None)
+        self._since = (self.time_left.clock(), 0)
         self._shown: dict[str, float] = {}
 
     def begin(self, resumed: bool, notes: Sequence[str] = ()) -> None:
@@ -114,10 +115,8 @@ class Logbook:
             self.tell("died", self.home.death)
         if self.unscored:
             self.tell("warning", self.unscored)
-        for what, line in self.notes:
+        for what, line in (*self.notes, *(("start", note) for note in notes)):
             self.tell(what, line)
-        for note in notes:
-            self.tell("start", note)
         then, now = self.progress.files, self.samples.counted()
         if then and then != now:
             self.tell("data", f"warning: the images to train on are not those of before ({then['a']:,} + {then['b']:,} "
@@ -157,6 +156,8 @@ class Logbook:
         `paces` are predicted: of it and of each one that follows.
         """
         self.time_left.begin_stage(number, paces)
+        if self.evaluator:
+            self.time_left.expect(partial(prices.measured, self.evaluator, translator))
         height, width = stage.size
         self._show(stage, translator, max(MOST_CROPS * height * width, ALWAYS_WHOLE_PIXELS))
         shown = scales_in_words(self.progress.scales)
@@ -186,7 +187,7 @@ class Logbook:
     def record_losses(self, lr: float) -> None:
         """Record the means of all that was gathered since the last time."""
         self._shown = self._losses.take(self.accelerator)
-        (then, images), now = self._since, time.monotonic()
+        (then, images), now = self._since, self.time_left.clock()  # a training's speed is that of its steps
         speed = (self.progress.images - images) / (now - then) if images else 0.0
         self._since = (now, self.progress.images)
         self.tracker.record(self.progress.images, "train", self._shown | {
@@ -225,7 +226,7 @@ class Logbook:
 
     def go_back(self, num_images: int) -> None:
         """Go back to `num_images`: forget what was recorded and gathered since."""
-        self._losses, self._observed, self._since = Means(), Means(), (time.monotonic(), num_images)
+        self._losses, self._observed, self._since = Means(), Means(), (self.time_left.clock(), num_images)
         self.tracker.resume_at(num_images)
         self.time_left.went_back()
 
@@ -253,9 +254,9 @@ class Logbook:
 
     def evaluate(self, translator: Translator) -> bool:
         """Score the held-out images when it is time to. Return whether this is the best so far, to be saved then."""
+        progress = self.progress
         if self.evaluator is None:
             self._show_unscored(translator)
-        progress = self.progress
         if self.evaluator is None or not self._evaluation_is_due(self.evaluator.schedule.cadence):
             return False
         progress.evaluated = progress.images
@@ -274,8 +275,8 @@ class Logbook:
             return False
 
         # The best so far? Networks that have not all their levels yet are no measure.
-        scores, held_out = scored.shown, self.evaluator.held_out
-        num_images, metric = scored.num_images, self.evaluator.metric
+        scores, num_images = scored.shown, scored.num_images
+        held_out, metric = self.evaluator.held_out, self.evaluator.metric
         if progress.best is not None and progress.best.images <= self.recipe.complete_from:
             progress.best, progress.since_best = None, 0  # a level was added to the recipe since
         is_first = progress.best is None
@@ -289,12 +290,11 @@ class Logbook:
             progress.images, "evaluation", {name: score.value for name, score in scores.items()}, stage=progress.stage,
             num_held_out=num_images, decided_by=metric, best=best and asdict(best),
             since_best=progress.since_best, seconds=time.monotonic() - start, side=scored.side, own_side=held_out.side,
-            verdict=scored.verdict,
-            own_size={name: score.finite for name, score in scored.own_size.items()},
+            verdict=scored.verdict, own_size={name: score.finite for name, score in scored.own_size.items()},
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
         at = f" at {scored.side} px" if scored.own_size else ""
         said = [f"{progress.images:,} images, held out{at}: {scores_in_words(scores, num_images)}",
-                f"by {metric} {scored.verdict}" if scored.verdict else "",
+                f"by {MEASURES[metric].name} {scored.verdict}" if scored.verdict else "",
                 "" if not better else "the first evaluation" if is_first else "the best so far"]
         self.report.say("; ".join(filter(None, said)))
         if scored.own_size:
@@ -304,8 +304,8 @@ class Logbook:
                                  f"images: {scored.missing}")
         stopping = progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
         if progress.since_best == PLATEAU_EVALUATIONS and best is not None and not stopping:
-            self.tell("plateau", f"{metric} has not got better in {PLATEAU_EVALUATIONS} evaluations; it was best at "
-                                 f"{best.images:,} images, and that checkpoint is kept")
+            self.tell("plateau", f"{MEASURES[metric].name} has not got better in {PLATEAU_EVALUATIONS} evaluations; it "
+                                 f"was best at {best.images:,} images, and that checkpoint is kept")
         if (self.showcase is not None and self.accelerator.is_main_process
                 and (fault := self.showcase.note(progress.images, scored.side, better))):
             self.report.say(f"warning: not all held-out images could be kept for the report: {fault}")

@@ -228,8 +228,8 @@ class Run(Built):
                 self.save()
             if images and not isinstance(error, Stopped):
                 command = resume_command(self.folder, self.accelerator.num_processes)
-                self.log.tell("saved", f"everything is saved, up to {images:,} images. Without the fault it goes on "
-                                       f"with: {command}")
+                saved = f"everything is saved, up to {images:,} images; without the fault it goes on with: {command}"
+                error.advice = f"{error.advice}; {saved}" if error.advice else saved
             raise
 
     def step(self, stage: Stage, batch: Batch) -> Update:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -39,7 +40,7 @@ from translate.training.machine import processor
 from translate.translators import CycleGANConfig, Pix2PixConfig
 
 SCORED = 600 * 800  # px of an image that is scored
-NETWORKS = [
+NETWORKS: list[tuple[str, Any, int]] = [
     *((f"CycleGAN, ResNet of {blocks} blocks, width {width}", CycleGANConfig(
         generator=ResNetConfig(width=width, blocks=blocks), discriminator=PatchGANConfig(width=width)), size)
       for width, blocks, size in ((8, 2, 64), (16, 2, 64), (32, 6, 128), (64, 9, 128))),

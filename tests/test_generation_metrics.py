@@ -13,6 +13,7 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
@@ -20,10 +21,11 @@ from tests.commands import call
 from tests.runs import Silent
 from tests.test_sampling import noise_recipe
 from translate.adapt.drawn import add_drawn
-from translate.errors import DataError, UsageError
+from translate.errors import CheckpointError, DataError, UsageError
+from translate.evaluation.heldout import Evaluator
 from translate.evaluation.scoring import Results, evaluate_run
 from translate.foreign import read_lines
-from translate.metrics.modes import histogram, modes, named, stacked_modes
+from translate.metrics.modes import ClassNamer, histogram, modes, named, stacked_modes
 from translate.metrics.observations import Observed, compare_sets, floor, observe, summarise, why_not
 from translate.metrics.sliced_wasserstein import (
     DIRECTIONS,
@@ -34,8 +36,10 @@ from translate.metrics.sliced_wasserstein import (
     laplacian_pyramid,
     sliced_wasserstein,
 )
+from translate.networks.task_networks import FCNConfig, save_task
 from translate.report import write_comparison, write_report
 from translate.runs.checkpoint import Progress
+from translate.runs.manifest import read_tensors
 from translate.runs.release import write_release
 from translate.sampling.sampler import Sampler
 from translate.training.loop import train
@@ -232,14 +236,45 @@ def dark_and_bright(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_samples_of_the_class_asked_for_teach_a_network_what_real_images_teach_it(dark_and_bright: Path) -> None:
+@pytest.fixture(scope="module")
+def put_to_the_test(dark_and_bright: Path) -> Results:
     results = evaluate_run(dark_and_bright)
     add_drawn(results, dark_and_bright, images=1_280)
+    return results
+
+
+def test_samples_of_the_class_asked_for_teach_a_network_what_real_images_teach_it(put_to_the_test: Results) -> None:
+    results = put_to_the_test
     scores, floor = results.scores, results.floor
     assert floor["tstr"].value == floor["as_asked"].value > 0.9
     assert scores["as_asked"].value > 0.9 and scores["tstr"].value > 0.9 and 0.4 < scores["rarest_class"].value <= 0.5
     assert results.about["drawn"]["num"] == 40 and set(results.about["drawn"]["classes"]) == set(SHADES)
     assert {"as_asked", "rarest_class", "tstr"} <= results.as_json()["metrics"].keys()
+
+
+@pytest.mark.usefixtures("put_to_the_test")
+def test_a_training_counts_the_classes_of_what_it_draws(dark_and_bright: Path, tmp_path: Path) -> None:
+    """By the classifier that those scores have left. Of 20 samples half are bright, until the generator is made to
+    draw dark ones alone."""
+    recipe = noise_recipe(dark_and_bright.parent, 16, data={"classes": SHADES}, evaluate={
+        "images": 20, "classifier": str(dark_and_bright / "classifier")})
+    evaluator = Evaluator(recipe, Accelerator(cpu=True), "fp32")
+    translator = recipe.translator.build(2, 3)
+    generator, fitting = translator.generator("ab"), recipe.fitting(recipe.stages[0])
+    generator.load_state_dict(read_tensors(dark_and_bright.parent / "release" / "generator_ab.safetensors"))
+    both = evaluator(translator, fitting).shown
+    assert both["classes_found"].value == 2 and both["rarest_class"].value == 0.5
+    with torch.no_grad():
+        generator.chain[-1].conv.weight[:, 6:] = -0.6  # type: ignore[union-attr, index]
+    dark = evaluator(translator, fitting).shown
+    assert dark["classes_found"].value == 1 and dark["rarest_class"].value == 0
+
+    # Pixels have classes as well, and nobody counts those
+    network = FCNConfig(width=2, downs=1)
+    record = save_task(tmp_path, network.build(3, 2), network, 3, 2)
+    (tmp_path / "task.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="its network names pixels"):
+        ClassNamer(tmp_path, 3, (16, 16), torch.device("cpu"))
 
 
 def test_what_has_no_classes_cannot_be_put_to_that_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -341,6 +341,7 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     "stages.0.hold_statistics": ("test_statistics.py", "gradients_are_those_of_the_network_that_translates"),
     "memory": ("test_memory.py", "gradients"), "stages.0.memory": ("test_memory.py", "gradients"),
     "translator.semantic": ("test_semantic.py", "test_every_option_of_the_consistency_changes_the_gradients"),
+    "evaluate.classifier": ("test_generation_metrics.py", "test_a_training_counts_the_classes_of_what_it_draws"),
     "adapt": ("test_adapt.py", "test_every_option_of_an_adaptation_changes_what_comes_of_it"),
     "translator.pace.first": ("test_published_steps.py", "test_the_other_order_is_another_step"),
     "translator.generator": ("test_networks.py", "test_every_option_of_a_network_changes_its_output"),

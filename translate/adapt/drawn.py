@@ -1,8 +1,9 @@
 """Images drawn from noise, put to the test as labelled ones: of which classes are they, and does a network learn from
 them what it would learn from real ones (TSTR: train on synthetic, test on real; Esteban et al. 2017)?
 
-One small classifier is trained on real training images; it names the samples. A second one, alike in everything else,
-is trained on samples under the classes that were asked for. Both are tested on the real test images.
+One small classifier is trained on real training images; it names the samples, and stays in the run's folder, where
+trainings find it as `evaluate.classifier`. A second one, alike in everything else, is trained on samples under the
+classes that were asked for. Both are tested on the real test images.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from translate.adapt.examples import Examples
-from translate.adapt.task_training import opinions, train_task
+from translate.adapt.task_training import cached_task, opinions, train_task
 from translate.data.conditioned import ImagesConfig
 from translate.data.labelled_layouts import ClassesConfig
 from translate.errors import UsageError
@@ -36,6 +37,7 @@ from translate.sampling.sampler import Sampler
 MOST_DRAWN = 5_000  # samples; fewer where there are fewer real training images
 IMAGES_OF_TRAINING, BATCH = 64_000, 64  # that each classifier sees, over all epochs
 SEED = 0
+CLASSIFIER = "classifier"  # where the first stays in the run's folder: other trainings may ask it as well
 
 
 def check_drawn(path: Path) -> None:
@@ -77,13 +79,13 @@ def add_drawn(results: Results, path: Path, most: int | None = None, images: int
     num = min(most or MOST_DRAWN, len(real))
     total = num + 2 * images
 
-    def train(examples: Examples, before: int) -> nn.Module:
-        def watch(done: int, _: int) -> None:
+    def watch(before: int) -> Callable[[int, int], None]:
+        def tell(done: int, _: int) -> None:
             on_progress(before + done, total)
 
-        return train_task(config, examples, SEED, device, watch=watch)
+        return tell
 
-    judge = train(real, num)
+    judge = cached_task(path / CLASSIFIER, config, real, SEED, device, workers=0, watch=watch(num))
     right, of_test = judged(judge, test, device)
 
     # Samples, as many of each class, as a folder for each; of a model without classes, one for all.
@@ -102,7 +104,8 @@ def add_drawn(results: Results, path: Path, most: int | None = None, images: int
         if sampler.num_classes:
             results.scores["as_asked"] = intervals.mean(as_asked)
             results.floor["as_asked"] = results.floor["tstr"] = intervals.mean(right)
-            results.scores["tstr"] = intervals.mean(judged(train(samples, num + images), test, device)[0])
+            results.scores["tstr"] = intervals.mean(judged(
+                train_task(config, samples, SEED, device, watch=watch(num + images)), test, device)[0])
     on_progress(total, total)
 
 

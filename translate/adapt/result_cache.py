@@ -4,7 +4,7 @@ Beside everything that was made stands its record, a JSON file that is written l
 was made from, and is compared with what it would be made from now; the rest is what is to be known of it later:
 
     checked.json        labels and images that were found good
-    task.json           a task network (in judge/ and in task/)
+    task.json           a task network (in judge/ and in task/, and in classifier/ of a run from noise)
     matched.json        source images that were made to look like the target without a translator
     preservation.json   an adapted set, and what the judge says of it
 

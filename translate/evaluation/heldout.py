@@ -48,6 +48,7 @@ from translate.images.tensors import hide_unknown
 from translate.metrics import diversity
 from translate.metrics.features import FeatureNetwork, MobileNet, features_folder, find_mobilenet
 from translate.metrics.intervals import Estimate
+from translate.metrics.modes import ClassNamer
 from translate.metrics.observations import Observed, floor, observe, summarise
 from translate.metrics.sliced_wasserstein import SMALLEST_LEVEL, PyramidPatches
 from translate.metrics.structural_similarity import MIN_SIDE_MS_SSIM, MIN_SIDE_SSIM
@@ -145,7 +146,8 @@ class Evaluator:
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator, precision: Format,
                  tell: Callable[[str], object] = lambda line: None):
-        """Raises `DataError` where there is nothing to score on, or the score that is to decide cannot be had.
+        """Raises `DataError` where there is nothing to score on, or the score that is to decide cannot be had, and
+        `CheckpointError` where the classifier cannot.
 
         `tell` is told of each held-out file that cannot be read, once, where `data.on_unreadable` is skip.
         """
@@ -158,6 +160,9 @@ class Evaluator:
         if not self.has_sources:
             self.networks.append(PyramidPatches())
         self.metric = self._deciding(recipe.evaluate.metric, recipe.fitting(recipe.stages[-1]))
+        if recipe.evaluate.classifier is not None:  # what is found of classes decides nothing
+            self.networks.append(ClassNamer(recipe.evaluate.classifier, recipe.data.channels_b, recipe.stages[-1].size,
+                                            accelerator.device))
         self._reals: dict[Fitting, dict[int, Observed]] = {}  # by their number
         # What the untouched input would score: where it could be an output
         self.comparable = (recipe.data.channels_a == recipe.data.channels_b and recipe.data.labelling is None

@@ -6,13 +6,18 @@ channel, and three of them are one of 1,000 modes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from translate.errors import DataError
+from translate.errors import CheckpointError, DataError
+from translate.images.resampling import HeightWidth
+from translate.metrics.features import FeatureNetwork
+from translate.networks.task_networks import load_task
 
 IMAGES_AT_ONCE = 256
 
@@ -23,6 +28,29 @@ class Modes(NamedTuple):
     found: int
     of: int
     kl: float
+
+
+class ClassNamer(FeatureNetwork):
+    """Names the class of an image by the classifier of a task folder: a one-hot row under `classes`."""
+
+    name = "classes"
+    title = "classes, by a classifier"
+
+    def __init__(self, folder: Path, channels: int, size: HeightWidth, device: torch.device):
+        """Load the classifier, for images with so many channels; it is shown all of them at one size.
+
+        Raises `CheckpointError` where the folder holds none for such images.
+        """
+        self.classifier, self.size, self.device = load_task(folder, channels).to(device), size, device
+        logits = self.classifier(torch.zeros(1, channels, *size, device=device))
+        if logits.ndim != 2:
+            raise CheckpointError("its network names pixels, and classes of whole images are counted", folder,
+                                  "name a classifier's folder in evaluate.classifier")
+        self.num_classes = logits.shape[1]
+
+    def __call__(self, image: Tensor) -> dict[str, Tensor]:
+        shown = F.interpolate(image[None].to(self.device), self.size, mode="bilinear", antialias=True)
+        return {"classes": F.one_hot(torch.from_numpy(named(self.classifier, shown)), self.num_classes).float()}
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from translate.images.tensors import hide_unknown
@@ -49,6 +50,7 @@ MEASURES: dict[str, Measure] = {
     "inception_score": Measure("Inception Score", "higher"),
     "as_asked": Measure("samples of the class asked for", "higher"),
     "rarest_class": Measure("share of the rarest class", "higher"),
+    "classes_found": Measure("classes that samples are of", "higher"),
     "tstr": Measure("accuracy, trained on samples (TSTR)", "higher"),
     "similarity": Measure("likeness to each other (1: all the same)", "lower"),
     "flicker": Measure("flicker", "lower"),
@@ -149,6 +151,12 @@ def compare_sets(images: Sequence[Observed], reals: Sequence[Observed], *, paire
         distances = sliced_wasserstein.sliced_wasserstein(*([each.features for each in side]
                                                             for side in (images, reals)))
         found["sliced_wasserstein"] = Estimate(sum(distances.values()) / len(distances))
+
+    # By the classes that real images are of.
+    if features("classes", images) and features("classes", reals):
+        shares = [torch.cat(features("classes", side)).mean(0) for side in (images, reals)]
+        found["rarest_class"] = Estimate(float(shares[0][shares[1] > 0].min()))
+        found["classes_found"] = Estimate(float((shares[0][shares[1] > 0] > 0).sum()))
 
     # Against each other, by the small copies.
     small = [each.small for each in images if each.small is not None]

@@ -208,7 +208,7 @@ def load_task(folder: Path, channels: int) -> nn.Module:
     record = read_task(folder)
     if record is None:
         raise CheckpointError("holds no task network, or a damaged one", folder, "`translate adapt make RECIPE` trains "
-                              "one (OUT/task)")
+                              "one (OUT/task), as `translate evaluate RUN --tstr` does (RUN/classifier)")
     if record["channels"] != channels:
         raise CheckpointError(f"its task network is for images with {record['channels']} channels, not {channels}",
                               folder, "train one for these: `translate adapt make RECIPE`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pydantic
@@ -38,6 +39,9 @@ class Evaluation(Config):
     images: int = Field(64, ge=2, le=10**12)  # most test images that are scored, evenly spread: enough for a curve
     # evaluations without a better one after which the training ends, and its release is the best; null: never
     patience: int | None = Field(None, ge=1, le=10**12)
+    # folder of a classifier, such as `translate evaluate RUN --tstr` leaves in RUN/classifier: of how many classes
+    # are the images, and what is the share of the rarest? null: nobody asks
+    classifier: Path | None = None
 
 
 Sign = Literal["not_finite", "constant", "saturated", "copy", "lost", "blind", "won", "fooled", "vanished", "exploded"]

@@ -12,10 +12,10 @@ from translate.recipe import Recipe
 MAX_EVALUATIONS = 100  # of a run whose cadence is auto
 # Of such a run: evaluations take 5 % of the time where a pixel takes as long in them as in a step, usually far less.
 PIXELS_TRAINED_PER_PIXEL_EVALUATED = 20
-# How long scoring takes for a pixel, as a share of what a step takes for one. Scoring is one pass through a generator
-# and the features of the scores. Measured: 0.09 to 0.12, of CycleGANs of width 8 and 32 (ResNet, two blocks) on
-# crops of 64 px in batches of 2, scored on photographs of 600×800 px; fp32, one thread of an AMD EPYC, torch 2.14.1,
-# 2026-11-30.
+# How long scoring takes for a pixel, as a share of what a step takes for one: for plans, before there is a network. Of
+# one it is measured (`translate.evaluation.prices`), as no share is right: 0.035 to 0.06 of CycleGANs (ResNets of width
+# 8 to 32), 0.09 to 0.38 of pix2pix (U-Nets of width 16 to 64), of images of 600×800 px with and without a truth
+# (tools/evaluation_cost.py --networks; fp32, one thread of an AMD EPYC, torch 2.14.1, 2026-12-01).
 PIXEL_SCORED = 0.1
 
 

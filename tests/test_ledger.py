@@ -28,7 +28,7 @@ from translate.convert import ledger as ledger_module
 from translate.convert.converter import Converter
 from translate.convert.jobs import Naming, plan_jobs
 from translate.convert.ledger import CHANGED_SINCE, MADE_BEFORE, OTHERWISE_MADE, Ledger
-from translate.convert.saving import remove_leftovers
+from translate.convert.saving import Input, Saving, remove_leftovers
 from translate.errors import DiskError
 from translate.foreign import each_line, read_lines
 from translate.images.decoder_process import Request, read_file
@@ -550,6 +550,47 @@ def test_the_output_of_another_folder_s_image_of_the_same_name_is_never_replaced
     assert converted(two, out, overwrite=True, precision="fp32").exit_code == 0
     assert tree(out)["IMG_1.png"] != before["IMG_1.png"]
     assert converted(tmp_path / "moved", out, precision="fp32", owned=True).converted == 2
+
+
+def test_an_output_that_another_folder_s_conversion_has_put_there_meanwhile_is_not_replaced(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls at the same time looked when they read an image: the later one took the place of the other's output."""
+    one, two, out = tmp_path / "one", tmp_path / "two", tmp_path / "out"
+    for folder, seed in ((one, 0), (two, 5)):
+        folder.mkdir()
+        Image.fromarray(noise(24, 20, seed=seed)).save(folder / "IMG_1.png")
+    real, before = Saving.begin, dict[str, bytes]()
+
+    def begin(self: Saving, read: Input) -> None:
+        if not before:  # the other call does its work after this one has read its image
+            before["IMG_1.png"] = b""
+            assert converted(one, out).converted == 1
+            before["IMG_1.png"] = (out / "IMG_1.png").read_bytes()
+        real(self, read)
+
+    monkeypatch.setattr(Saving, "begin", begin)
+    (failed,) = converted(two, out).failed
+    assert "IMG_1.png was made from another image, one/IMG_1.png" in str(failed.message)
+    assert (out / "IMG_1.png").read_bytes() == before["IMG_1.png"] and converted(one, out).already == 1
+    assert converted(two, out, overwrite=True).converted == 1
+
+
+def test_another_folder_whose_outputs_stand_in_the_same_one_is_named(source: Path, tmp_path: Path) -> None:
+    """Outputs of other names came to lie among those of an old run without a word."""
+    out, other, warned = tmp_path / "out", tmp_path / "photos", list[str]()
+    converted(source, out, warn=warned.append)
+    converted(source, out, warn=warned.append)
+    other.mkdir()
+    shutil.copy(source / "000.png", other / "new.png")
+    assert not warned
+    for dry_run in (True, False):
+        assert not converted(other, out, dry_run=dry_run, warn=warned.append).failed
+    line = (f"{out} holds outputs of another folder as well, {source.name}; they stay, and another folder for the "
+            "outputs would keep them apart")
+    assert warned == [line, line]
+    converted(other, tmp_path / "owned", owned=True)
+    converted(source, tmp_path / "owned", owned=True, warn=warned.append)
+    assert len(warned) == 2
 
 
 def test_what_is_replaced_is_counted_by_what_it_was_made_from(source: Path, tmp_path: Path) -> None:

@@ -158,8 +158,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     engine        a Ray cluster that does the work, in place of this process
     remote        the folders in storage that stand for `source` and `out`
     warn          called with a line about the first image that is translated at a scale beyond the model's, by more
-                  than a third (the summary counts them), with one where there is no memory for all workers, and with
-                  one about the first output that is replaced of each cause
+                  than a third (the summary counts them), with one where there is no memory for all workers, with one
+                  about another folder whose outputs stand in `out`, and with one about the first output that is replaced
+                  of each cause
     on_progress   called after each file, in their order, with its entry, its number and the number of files
 
     A file that cannot be translated is an entry of the summary. Raises `UsageError` for words that do not fit together
@@ -218,6 +219,9 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
         worker = OnRay(engine, WorkerSetup(make, out if ledger.keeps else None, ledger.source,
                                            replace(options, workers=-1 if workers is None else workers)), warn)
         run = worker.run
+    for other in ledger.other_sources():
+        warn(f"{visible(remote.out.at if remote is not None else out)} holds outputs of another folder as well, "
+             f"{visible(other)}; they stay, and another folder for the outputs would keep them apart")
     if not dry_run:
         ledger.open()
         if remote is None:

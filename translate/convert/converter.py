@@ -26,7 +26,7 @@ from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import CHANGED_SINCE, MADE_BEFORE, OTHERWISE_MADE, Entry, Ledger
 from translate.convert.memory_share import MemoryShare, encoded_bytes, pixel_bytes, sample_bytes
 from translate.convert.pools import Decoders, InlineExecutor, prefetch, thread_pool
-from translate.convert.saving import Input, Options, Saving, failure, holds_pages
+from translate.convert.saving import Input, Options, Saving, failure, holds_pages, made_elsewhere
 from translate.convert.scaling import outside
 from translate.convert.translating import Translating, Way
 from translate.convert.workers import that_fit
@@ -129,16 +129,11 @@ class Converter:
         """Return what was read with what its output replaces; the entry of a failure where that is not to be replaced:
         the output of another folder's file of the same name. Raises `DiskError`."""
         job, ledger = read.job, self.ledger
-        stands = ledger.what_stands(job)
-        if stands is None:
+        if ledger.what_stands(job) is None:
             return read
-        source = stands.get("source")
-        if None not in (source, ledger.source) and source != ledger.source and stands.get("content") != read.content:
-            other = f"{str(source).rpartition(' ')[0]}/{stands['path']}"
-            return failure(job, ImageError(job.output, "write", f"{visible(job.output)} was made from another image, "
-                                           f"{visible(other)}, of a folder elsewhere; choose another folder for the "
-                                           "outputs, or use --overwrite (also where that folder was moved, and the "
-                                           "image has changed since)"))
+        elsewhere = ledger.from_elsewhere(job, read.content)
+        if elsewhere is not None:
+            return failure(job, made_elsewhere(job, elsewhere))
         made = ledger.made(job.output_name)
         if made is None or made.get("key") == read.key:
             return read

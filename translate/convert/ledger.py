@@ -25,6 +25,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from io import BufferedReader
 from pathlib import Path
@@ -318,6 +319,33 @@ class Ledger:
         if begun is None or (made is not None and self._checksum(job) == made.get("sha256")):
             return made
         return begun
+
+    def from_elsewhere(self, job: Job, content: str | None) -> Row | None:
+        """Return the entry of what stands at the job's output name where that was made from another folder's image, and
+        not from one of this `content`."""
+        stands = self.what_stands(job)
+        if stands is None or None in (stands.get("source"), self.source) or stands.get("source") == self.source:
+            return None
+        return None if stands.get("content") == content else stands
+
+    def put_meanwhile(self, job: Job, content: str | None) -> Row | None:
+        """Return the same of an output that another process has put there since the ledgers were read."""
+        if self.source is None or not os.path.lexists(job.output) or self.made(job.output_name) is not None:
+            return None
+        self.look_again()
+        return self.from_elsewhere(job, content)
+
+    def other_sources(self) -> list[str]:
+        """Return the names of the folders, other than this one, whose outputs the last lines of ledgers are about."""
+        found = dict[str, None]()
+        with self._lock:
+            for path in self._paths if self.source is not None else []:
+                with suppress(OSError, DocumentError), opened(path) as file:
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - BLOCK_BYTES))
+                    row = one_of_lines(file.read().rstrip(b"\n").rpartition(b"\n")[2], Row)
+                    if row is not None and row.get("source") not in (None, self.source):
+                        found[str(row["source"]).rpartition(" ")[0]] = None
+        return list(found)
 
     def append(self, entry: Entry) -> None:
         """Add an entry, flushed to the disk."""

@@ -18,6 +18,7 @@ from translate.convert.jobs import FileFormat, Job, Jobs
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import Entry, Ledger
 from translate.convert.ledger_files import REST_SECONDS
+from translate.convert.ledger_rows import Row
 from translate.convert.protecting import Composing, Protection, composed
 from translate.errors import DiskError, DoesNotFit, ImageError, is_disk_fault, visible
 from translate.images.pages import Page
@@ -94,7 +95,13 @@ class Saving:
         return self.record(entry)
 
     def begin(self, read: Input) -> None:
-        """Log that the output is about to be written, and make its folder."""
+        """Log that the output is about to be written, and make its folder.
+
+        Raises `ImageError` where another process has put the output of another folder's image there meanwhile.
+        """
+        meanwhile = None if self.options.overwrite else self.ledger.put_meanwhile(read.job, read.content)
+        if meanwhile is not None:
+            raise made_elsewhere(read.job, meanwhile)
         self.ledger.append(Entry(read.job.name, "started", read.job.output_name, source=self.ledger.source,
                                  content=read.content))
         make_folder(read.job)
@@ -153,6 +160,14 @@ def failure(job: Job, error: Exception) -> Entry:
         error = DoesNotFit("the image needs more memory than there is; set --memory (such as 2GB), or use "
                            "another device")
     return Entry.failure(job, "convert", type(error).__name__, str(error))
+
+
+def made_elsewhere(job: Job, row: Row) -> ImageError:
+    """Return the error of an image whose output would replace that of another folder's, which `row` is about."""
+    other = f"{str(row.get('source')).rpartition(' ')[0]}/{row['path']}"
+    return ImageError(job.output, "write", f"{visible(job.output)} was made from another image, {visible(other)}, of a "
+                      "folder elsewhere; choose another folder for the outputs, or use --overwrite (also where that "
+                      "folder was moved, and the image has changed since)")
 
 
 def holds_pages(path: Path) -> bool:

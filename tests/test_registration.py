@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.steps import LR, build, gradients, make_batch, peak_of_step, step, wo
 from tests.textbook import deformed, pix2pix_reference
 from translate.images.tensors import UNKNOWN, hide_unknown
 from translate.networks import PatchGANConfig, RegistrationConfig, UNetConfig, memory
-from translate.networks.registration import warped
+from translate.networks.registration import RATE, common_shift, correlation, warped
 from translate.report.arrows import with_arrows
 from translate.training.loop import train
 from translate.training.update import Update
@@ -72,20 +73,74 @@ def test_every_option_of_the_registration_changes_the_gradients() -> None:
     assert RegistrationConfig.model_fields.keys() == {"smoothness", "width"}
 
 
-@pytest.mark.slow
-def test_it_learns_what_a_pair_is_off_by() -> None:
-    """Both images are given, and the second lies 3 px to the left of the first."""
-    torch.manual_seed(0)
-    image = torch.nn.functional.interpolate(torch.rand(4, 3, 12, 12), (48, 48), mode="bicubic") * 2 - 1
-    network = RegistrationConfig(width=8).build(3)
-    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-    made, truth = image[..., :-3], image[..., 3:]
-    for _ in range(60):
-        optimizer.zero_grad()
-        (warped(made, network(made, truth)) - truth).abs().mean().backward()
-        optimizer.step()
-    right, down = network(made, truth)[..., 8:-8, 8:-8].mean((0, 2, 3)).tolist()
-    assert 2 < right < 3.3 and abs(down) < 0.3
+def texture(size: int = 72) -> np.ndarray:
+    """Return clouds of three scales, (H, W, 3) in about ±1, with a border to move in from."""
+    chance = np.random.default_rng(4)
+    return sum(cv2.resize(chance.normal(0, 0.3, (size // step, size // step, 3)), (size, size),
+                          interpolation=cv2.INTER_CUBIC) for step in (3, 6, 12))
+
+
+def off_by(right: float, down: float) -> tuple[Tensor, Tensor]:
+    """Return a truth (1, 3, 48, 48) and what was made of it: it lies so far from it, is soft, pale and too light."""
+    image = texture()
+    moved = cv2.warpAffine(image, np.array([[1.0, 0, right], [0, 1, down]]), (72, 72), flags=cv2.INTER_CUBIC)
+    made = 0.3 + 0.5 * cv2.GaussianBlur(moved, (0, 0), 0.8)
+    truth, made = (torch.from_numpy(each[12:-12, 12:-12].transpose(2, 0, 1).copy())[None] for each in (image, made))
+    return truth, made
+
+
+@pytest.mark.parametrize(("right", "down"), [(0.0, 0.0), (3.0, -6.0), (-7.5, 2.25), (8.0, 0.5)])
+def test_a_shift_of_the_whole_is_found_before_anything_is_learnt(right: float, down: float) -> None:
+    truth, made = off_by(right, down)
+    network = RegistrationConfig(width=2).build(3).double()
+    found = network(made, truth)
+    assert (found - torch.tensor([right, down]).view(2, 1, 1)).abs().max() < 0.25
+    apart, laid = ((image - 0.3 - 0.5 * truth).abs()[..., 9:-9, 9:-9].mean() for image in (made, warped(made, found)))
+    assert laid < 0.5 * apart or right == down == 0
+
+
+def test_of_a_flat_output_no_shift_is_told() -> None:
+    truth, made = off_by(3.0, 1.0)
+    for flat in (torch.full_like(made, 0.4), made.mean((2, 3), keepdim=True) + 1e-5 * torch.randn_like(made)):
+        assert common_shift(flat, truth).abs().max() < 0.1
+
+
+def test_a_gap_that_both_have_does_not_hold_a_shift_at_none() -> None:
+    truth, made = off_by(5.0, 2.0)
+    truth[..., 10:30, 16:40] = UNKNOWN
+    for filled in (UNKNOWN, truth):
+        gap = torch.where(truth == UNKNOWN, torch.as_tensor(filled, dtype=truth.dtype), made)
+        torch.testing.assert_close(common_shift(gap, truth)[0], torch.tensor([5.0, 2.0]).double(), rtol=0, atol=0.3)
+
+
+def test_correlations_of_all_shifts_are_the_sums_that_they_stand_for() -> None:
+    one, other = torch.randn(2, 1, 9, 7).double(), torch.randn(2, 1, 9, 7).double()
+    found = correlation(one, other, [2, 1])
+    wide = torch.nn.functional.pad(one, (1, 1, 2, 2))
+    expected = [[(wide[..., 2 + down:11 + down, 1 + right:8 + right] * other).sum((1, 2, 3)) for right in (-1, 0, 1)]
+                for down in (-2, -1, 0, 1, 2)]
+    torch.testing.assert_close(found[:, 0], torch.stack([torch.stack(row, -1) for row in expected], 1))
+
+
+def test_what_all_deformations_have_in_common_is_taken_off() -> None:
+    """Outputs came to lie 1 px beside their inputs: no loss that compares after a deformation sees where all lie."""
+    translator = build(CONFIG)
+    update = step(translator, make_batch((33, 50)))
+    mean = [update.observed[f"deformation_{way}"] for way in ("right", "down")]
+    assert translator.registration.usual.tolist() == pytest.approx([each.item() for each in mean], rel=1e-6)
+
+    truth, made = off_by(3.0, -2.0)
+    network = RegistrationConfig(width=2).build(3).double()
+    network.remember(network(made, truth).mean((0, 2, 3)))
+    assert network(made, truth).mean((0, 2, 3)).abs().max() < 0.05
+    network.counted.fill_(1000)  # steps later it follows slowly
+    network.usual.zero_()
+    first = network(made, truth).mean((0, 2, 3))
+    network.remember(first)
+    torch.testing.assert_close(network.usual, RATE * first)
+    before = network.usual.clone(), network.counted.clone()
+    network.remember(torch.full((2,), torch.nan), torch.ones(()))
+    assert all(map(torch.equal, (network.usual, network.counted), before)), "a step that does not count"
 
 
 class Shifted(nn.Module):

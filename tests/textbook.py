@@ -55,11 +55,12 @@ def pix2pix_reference(translator: Any, batch: Batch, lr: float = 0.0) -> dict[st
     fake = generator(a)
     log_loss = isinstance(translator.objective, NonSaturating)
     fooled = F.binary_cross_entropy_with_logits if log_loss else F.mse_loss
-    real, judged = judge(torch.cat([a, b], 1)), judge(torch.cat([a, fake.detach()], 1))
+    condition = a if translator.registration is None else a[:, :0]  # of pairs that are off it sees no inputs
+    real, judged = judge(torch.cat([condition, b], 1)), judge(torch.cat([condition, fake.detach()], 1))
     loss = 0.5 * (fooled(real, torch.ones_like(real)) + fooled(judged, torch.zeros_like(judged)))
     of_judge = torch.autograd.grad(loss, list(judge.parameters()))
     moved_first(translator, [judge], of_judge, lr)
-    logits = judge(torch.cat([a, fake], 1))
+    logits = judge(torch.cat([condition, fake], 1))
     loss = w.adversarial * fooled(logits, torch.ones_like(logits))
     networks = {"generator_ab": generator}
     if translator.registration is None:
@@ -68,7 +69,10 @@ def pix2pix_reference(translator: Any, batch: Batch, lr: float = 0.0) -> dict[st
         networks["registration"] = copy.deepcopy(translator.registration)
         field = networks["registration"](fake, b)
         rough = ((field[:, :, 1:] - field[:, :, :-1]) ** 2).mean() + ((field[..., 1:] - field[..., :-1]) ** 2).mean()
-        loss = loss + w.l1 * F.l1_loss(deformed(fake, field), b) + translator.smoothness * rough / 2
+        rows, columns = torch.meshgrid(*map(torch.arange, b.shape[2:]), indexing="ij")
+        x, y = columns + field[:, 0], rows + field[:, 1]
+        shown = ((x >= 0) & (x <= b.shape[3] - 1) & (y >= 0) & (y <= b.shape[2] - 1))[:, None]
+        loss = loss + w.l1 * ((deformed(fake, field) - b).abs() * shown).mean() + translator.smoothness * rough / 2
     found = torch.autograd.grad(loss, [each for network in networks.values() for each in network.parameters()])
     found += of_judge
     networks["discriminator_b"] = judge
@@ -77,17 +81,22 @@ def pix2pix_reference(translator: Any, batch: Batch, lr: float = 0.0) -> dict[st
 
 
 def deformed(images: Tensor, field: Tensor) -> Tensor:
-    """Bilinear interpolation by its definition: the four pixels around each place, by how near they are."""
+    """Bicubic interpolation by its definition (Keys 1981, eq. 4 with a = −0.75): sixteen pixels around each place."""
+    def share(away: Tensor) -> Tensor:
+        away = away.abs()
+        return torch.where(away <= 1, 1.25 * away**3 - 2.25 * away**2 + 1,
+                           -0.75 * (away**3 - 5 * away**2 + 8 * away - 4))
+
     height, width = images.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    x, y = (columns + field[:, 0]).clamp(0, width - 1), (rows + field[:, 1]).clamp(0, height - 1)
-    left, top = ((place.detach().floor() + 0.5).long().clamp(max=side - 2) for place, side in ((x, width), (y, height)))
+    x, y = columns + field[:, 0], rows + field[:, 1]
+    left, top = (((place.detach() + 99).floor() + 0.5).long() - 99 for place in (x, y))  # as `Rough` rounds as well
     samples = torch.arange(len(images))[:, None, None]
     total = torch.zeros_like(images)
-    for right in (0, 1):
-        for below in (0, 1):
-            share = (1 - (x - left - right).abs()) * (1 - (y - top - below).abs())
-            total = total + share[:, None] * images[samples, :, top + below, left + right].movedim(-1, 1)
+    for column in (left + right for right in (-1, 0, 1, 2)):
+        for row in (top + below for below in (-1, 0, 1, 2)):
+            found = images[samples, :, row.clamp(0, height - 1), column.clamp(0, width - 1)].movedim(-1, 1)
+            total = total + (share(x - column) * share(y - row))[:, None] * found
     return total
 
 

@@ -159,8 +159,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
     remote        the folders in storage that stand for `source` and `out`
     warn          called with a line about the first image that is translated at a scale beyond the model's, by more
                   than a third (the summary counts them), with one where there is no memory for all workers, with one
-                  about another folder whose outputs stand in `out`, and with one about the first output that is replaced
-                  of each cause
+                  about another folder whose outputs stand in `out`, and with one about the first output of each cause
+                  that is replaced
     on_progress   called after each file, in their order, with its entry, its number and the number of files
 
     A file that cannot be translated is an entry of the summary. Raises `UsageError` for words that do not fit together

@@ -15,7 +15,7 @@ from translate.images.tensors import UNKNOWN, unknown_pixels
 from translate.losses import NonSaturating, Objective, Perceptual, feature_matching, l1_loss, roughness
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, RegistrationConfig, UNetConfig
 from translate.networks.discriminators import Discriminator
-from translate.networks.registration import warped
+from translate.networks.registration import beyond, warped
 from translate.precision import at_least_float32
 from translate.schema import Config
 from translate.translators.config import BaseTranslatorConfig, DataPart, Direction, perceptual_problems
@@ -32,7 +32,8 @@ class Pix2PixWeights(Config):
 
 
 class Pix2PixConfig(BaseTranslatorConfig):
-    """Paired translation A → B: a generator, and a discriminator that sees input and output together."""
+    """Paired translation A → B: a generator, and a discriminator that sees input and output together; with
+    `registration` the output alone."""
 
     kind: Literal["pix2pix"] = "pix2pix"
     generator: GeneratorConfig = UNetConfig()
@@ -63,7 +64,8 @@ class Pix2Pix(Translator):
     def __init__(self, config: Pix2PixConfig, channels_a: int, channels_b: int):
         self.weights = config.weights
         self.generator_ab = config.generator.build(channels_a, channels_b)
-        self.discriminator_b = config.discriminator.build(channels_a + channels_b)
+        seen = channels_b if config.registration is not None else channels_a + channels_b
+        self.discriminator_b = config.discriminator.build(seen)
         self.registration, self.smoothness = None, 0.0
         if config.registration is not None:
             self.registration = config.registration.build(channels_b)
@@ -90,10 +92,18 @@ class Pix2Pix(Translator):
                 update.backward("l1", self.weights.l1 * l1_loss(self.laid_on_truth(update, fake, a, b), b))
                 if self.registration is not None:
                     deformation = self.registration(fake, b)
-                    update.observe("deformation", at_least_float32(deformation.detach()).norm(dim=1).mean())
+                    found = at_least_float32(deformation.detach())
+                    update.observe("deformation", found.norm(dim=1).mean())
+                    for way, mean in zip(("right", "down"), found.mean((0, 2, 3)), strict=True):
+                        update.observe(f"deformation_{way}", mean)
                     update.backward("smoothness", self.smoothness * roughness(deformation))
             fakes.append(fake.detach())
         return fakes
+
+    def after_generators(self, update: StepTools) -> None:
+        if self.registration is not None:
+            mean = torch.stack([update.mean(f"deformation_{way}") for way in ("right", "down")])
+            self.registration.remember(mean, update.left_out)
 
     def train_discriminators(self, batch: Batch, fakes: list[Tensor] | None, update: StepTools) -> None:
         """Tell (a, b) from (a, fake) (eq. 1)."""
@@ -112,6 +122,7 @@ class Pix2Pix(Translator):
         with update.full_precision():  # in half precision the coordinates of a large image would run together
             deformation = at_least_float32(deformation)
             laid = warped(at_least_float32(fake), deformation)
+            laid = torch.where(beyond(deformation), b.to(laid.dtype), laid)  # what it does not show counts nowhere
             if update.has_unknown:  # what is not known has moved as well, and counts nowhere
                 gaps = (unknown_pixels(a) | unknown_pixels(b)).to(laid.dtype)
                 a = torch.where(warped(gaps, deformation.detach()) > 0, UNKNOWN, a)
@@ -126,13 +137,17 @@ class Pix2Pix(Translator):
         return field[0]
 
     def conditional(self, update: StepTools, a: Tensor) -> Discriminator:
-        """Return the discriminator conditioned on `a`, augmented like the images it judges."""
-        return self.discriminator("b", condition=self.in_place(update, a))
+        """Return the discriminator conditioned on `a`, augmented like the images it judges.
+
+        Of pairs that are off it sees no inputs, as in Kong et al. 2021: it would know outputs by where they lie, as
+        truths lie anywhere, and would drive them from one place to the next.
+        """
+        return self.discriminator("b", condition=None if self.registration is not None else self.in_place(update, a))
 
     def feature_distance(self, a: Tensor, fake: Tensor, b: Tensor) -> Tensor:
         """Return how far the discriminator's features of (a, fake) are from those of (a, b).
 
         The pairs are compared as they are, so `a` is not augmented either: augmentation serves what D judges.
         """
-        discriminator = self.discriminator("b", condition=a)
+        discriminator = self.discriminator("b", condition=None if self.registration is not None else a)
         return feature_matching(discriminator.features(fake), discriminator.features(b))

@@ -119,6 +119,7 @@ class Translator(ABC):
             discriminators = False
         if generators:
             fakes = update.phase("generator", self.improve_generators, batch)
+            self.after_generators(update)
         if discriminators:
             self.improve_discriminators(batch, fakes, update)
 
@@ -130,6 +131,9 @@ class Translator(ABC):
                 apart = torch.stack([non_orthogonality(network) for network in self.generators.values()]).sum()
                 update.regularise("orthogonal", self.orthogonal * apart)
         return fakes
+
+    def after_generators(self, update: StepTools) -> None:  # noqa: B027
+        """Keep what the generators' phase has found, where a translator does: `update.mean` is of all processes."""
 
     def improve_discriminators(self, batch: Batch, fakes: list[Any] | None, update: StepTools) -> None:
         """Train the discriminators; then the objective moves what it keeps of the game."""

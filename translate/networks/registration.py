@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from translate.images.tensors import unknown_pixels
 from translate.precision import at_least_float32
 from translate.schema import Config
 
@@ -117,11 +116,11 @@ def common_shift(made: Tensor, truth: Tensor) -> Tensor:
 
     Every whole shift is tried; of each, how the two correlate where they overlap (Lewis 1995), all channels together.
     The mean of shifts, weighted by a soft maximum (as Kendall et al. 2017, section 3.4), falls between pixels, and is
-    no shift where none is better than others. Pixels that are not known count nowhere, nor those that `hide_unknown`
-    has made equal.
+    no shift where none is better than others. Pixels that are the same count nowhere: those of which nothing is known
+    have been made so (`hide_unknown`), and others hardly ever are.
     """
     truth = at_least_float32(truth)
-    known = ~(unknown_pixels(made) | unknown_pixels(truth) | (made == truth.to(made.dtype)).all(1, keepdim=True))
+    known = ~(made == truth.to(made.dtype)).all(1, keepdim=True)
     made, known = at_least_float32(made), known.to(truth.dtype)
     made, truth = made * known, truth * known
     reach = [min(REACH, side // 4) for side in made.shape[2:]]

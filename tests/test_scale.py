@@ -444,8 +444,8 @@ def test_data_check_foretells_the_scale_in_words(stripes: Path, tmp_path: Path) 
     data = stripes_recipe(stripes.parent / "data").data
     (found,) = check(data, crop=(32, 32))
     assert found.severity == "note" and found.what == (
-        "holds images with a short side of 64 px, and a training shows them at a short side of 32 px, 0.5 of their own "
-        "size: the network will know that scale, and no other")
+        "holds images with a short side of 64 px, and a training shows them at a short side of 32 px (shrunk to "
+        "50% of their own size): the network will know that scale, and no other")
     assert found.advice is not None and "convert --resize trained" in found.advice and "resize: null" in found.advice
     assert check(data, crop=(32, 32), resize=60) == [], "what the last stage shows counts"
     own = stripes_recipe(stripes.parent / "data", resize=None).data

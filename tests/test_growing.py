@@ -325,20 +325,20 @@ def test_a_level_that_is_trained_alone_leaves_the_generators_inside_as_they_are(
                for parameter in network.parameters())
 
 
-@each_value(share=6, variant=[variant for variant in VARIANTS if VARIANTS[variant][0] in GENERATORS],
-            fading=[True, False])
-def test_a_grown_generator_in_strips_gives_the_whole_images_output(variant: str, fading: bool) -> None:
+@each_value(share=10, variant=[variant for variant in VARIANTS if VARIANTS[variant][0] in GENERATORS],
+            fading=[True, False], size=[(70, 34), (96, 17)],
+            settings={"a row": Settings(1, 16.0), "least": Settings(7, 0.0), "whole": Settings(999, float("inf"))})
+def test_a_grown_generator_in_strips_gives_the_whole_images_output(
+        variant: str, fading: bool, size: tuple[int, int], settings: Settings) -> None:
     config, network = make(variant)
     extend(config, network, 1, fading)
     fade_in(network, 0.4)
     network.eval()
-    for size in [(70, 34), (96, 17)]:
-        image = torch.randn(1, 3, *size, dtype=torch.float64)
-        with torch.no_grad():
-            truth = network(image)
-        for settings in [Settings(1, 16.0), Settings(7, 0.0), Settings(999, float("inf"))]:
-            found = tiling.apply(network, image, settings=settings)
-            assert (found - truth).abs().max() <= 1e-10 * truth.abs().max()
+    image = torch.randn(1, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        truth = network(image)
+    found = tiling.apply(network, image, settings=settings)
+    assert (found - truth).abs().max() <= 1e-10 * truth.abs().max()
 
 
 def growing_unet_recipe(data: Path) -> Recipe:

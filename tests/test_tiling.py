@@ -59,7 +59,7 @@ OPTIONS = {"transposed": {"upsample": "transposed"}, "resize": {"upsample": "res
            "spectral": {"spectral": True}, "image-skip": {"upsample": "resize", "image_skip": 3}}
 
 
-def has_option(config: type, norm: str, options: dict[str, Any], training: bool, settings: Settings) -> bool:
+def has_option(config: type, norm: str, options: dict[str, Any], *others: object) -> bool:
     """Whether networks of a kind have these options, with these values."""
     return all(name in config.model_fields and (
         not isinstance(value, str) or value in typing.get_args(config.model_fields[name].annotation))
@@ -67,9 +67,10 @@ def has_option(config: type, norm: str, options: dict[str, Any], training: bool,
 
 
 @every_pair(has_option, config=GENERATORS, norm=["instance", "batch", "none"], options=OPTIONS,
-            training={"training": True, "eval": False}, settings=WAYS)
+            training={"training": True, "eval": False}, settings=WAYS, size=[(8, 8), (1, 30), (67, 26), (32, 33)])
 def test_every_generator_in_strips_gives_the_whole_images_output(
-        config: type, norm: str, options: dict[str, Any], training: bool, settings: Settings) -> None:
+        config: type, norm: str, options: dict[str, Any], training: bool, settings: Settings, size: tuple[int, int]
+        ) -> None:
     """In training mode with dropout on, and a batch norm takes the statistics of the image."""
     torch.manual_seed(0)
     spectral = "spectral" in options
@@ -78,10 +79,9 @@ def test_every_generator_in_strips_gives_the_whole_images_output(
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
             nn.init.constant_(parameter, 0.5)
-    for size in [(8, 8), (1, 30), (67, 26), (32, 33)]:
-        image = torch.randn(1, 3, *size, dtype=NUMBERS)
-        truth = whole_image(network, image, seed=3)
-        assert difference(tiling.apply(network, image, settings=settings, seed=3), truth) < 1e-10, size
+    image = torch.randn(1, 3, *size, dtype=NUMBERS)
+    truth = whole_image(network, image, seed=3)
+    assert difference(tiling.apply(network, image, settings=settings, seed=3), truth) < 1e-10
 
 
 class Foreign(nn.Module):

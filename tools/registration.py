@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from tools.silent import Silent
+from translate.adapt.table import estimate
 from translate.evaluation.scoring import evaluate_run
 from translate.files import append_line
 from translate.foreign import read_lines
@@ -148,16 +149,16 @@ def tell_sensors() -> None:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Return means and deviations over the seeds of every way, and what part of what is lost stays lost, as Markdown.
+    """Return every way's means over the seeds with 95 % intervals, and what part of what is lost stays lost: Markdown.
     """
     rows = [f"| pairs | seeds | {' | '.join(SHOWN)} | of what is lost in them, still lost |",
             "|---" * (3 + len(SHOWN)) + "|"]
     means = {way: {name: statistics.mean(line[name] for line in lines if line["way"] == way) for name in SHOWN}
              for way in dict.fromkeys(line["way"] for line in lines)}
-    for way, mean in means.items():
+    for way in means:
         same = [line for line in lines if line["way"] == way]
-        spread = {name: statistics.stdev(line[name] for line in same) if len(same) > 1 else 0.0 for name in SHOWN}
-        cells = [f"{mean[name]:.3f} ± {spread[name]:.3f}" for name in SHOWN]
+        found = {name: estimate(np.array([line[name] for line in same])) for name in SHOWN}
+        cells = [f"{each['mean']:.3f} ± {each['half'] or 0:.3f}" for each in found.values()]
         left = ", ".join(still_lost(name, *(means[each][name] for each in ("exact", "moved", way)))
                          for name in SHOWN if {"exact", "moved"} <= means.keys())
         rows.append(f"| {way} | {len(same)} | {' | '.join(cells)} | {left} |")

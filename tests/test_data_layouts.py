@@ -531,6 +531,7 @@ def test_unpaired_test_images_have_a_truth_only_where_the_recipe_says_so_and_nam
     ({"kind": "paired", "a": "x", "b": "y", "direction": "ba"}, "exchange their paths"),
     ({"kind": "paired", "a": "x", "b": "y", "test_a": "z"}, "test_a and test_b"),
     ({"kind": "unpaired", "folder": "x", "test_a": "y", "test_b": "z"}, "test_a: goes with a and b"),
+    ({"kind": "paired", "a": "x", "b": "y", "test_a": "z", "test_b": "y/test"}, "test_b: y/test lies in y, so that"),
     ({"kind": "labels", "folder": "x"}, "Field required"),
     ({"kind": "labels", "folder": "x", "classes": 3, "image_a": {"channels": 3}}, "Extra inputs"),
     ({"kind": "computed", "folder": "x", "image_b": {"channels": 1}}, "grey is computed from 3 channels, not 1"),

@@ -140,6 +140,11 @@ class SidesConfig(LayoutConfig):
             raise ValueError("test_a and test_b: give both or neither")
         if self.test_a is not None and self.a is None:
             raise ValueError("test_a: goes with a and b; a folder or a card has its own test images")
+        for side in "ab":
+            trained, held_out = getattr(self, side), getattr(self, f"test_{side}")
+            if held_out is not None and trained in held_out.parents:  # folders are read with all that lies in them
+                raise ValueError(f"test_{side}: {held_out} lies in {trained}, so that its images would be trained on; "
+                                 "move it to a place outside of it")
         return self
 
 

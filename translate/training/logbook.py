@@ -113,8 +113,6 @@ class Logbook:
             self.report.say(line)
         if self.home.death:
             self.tell("died", self.home.death)
-        if self.unscored:
-            self.tell("warning", self.unscored)
         for what, line in (*self.notes, *(("start", note) for note in notes)):
             self.tell(what, line)
         then, now = self.progress.files, self.samples.counted()
@@ -392,7 +390,9 @@ class Logbook:
         except DataError as error:
             if self.recipe.needs_test_images and not self.begun:
                 raise
+            error.recipe = str(self.folder / RECIPE_FILE)  # the run's, which a training that goes on reads
             self.unscored = f"no held-out scores: {error}"
+            self.notes.append(("warning", self.unscored))
             return None
 
     def _evaluation_is_due(self, cadence: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.commands import Command, call, launch
 from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, unseen_recipe
 from translate.cli import console, progress
+from translate.cli.converting import is_of_the_other_side
 from translate.cli.progress import Display
 from translate.errors import CheckpointError
 from translate.foreign import read_lines
@@ -251,20 +253,21 @@ def test_a_direction_a_model_does_not_have_is_named(shared_pairs: Path, tmp_path
     assert "--direction ac: expected one of ab, ba" in said.getvalue()
 
 
-@pytest.mark.parametrize(("folder", "is_told"), [("testA", False), ("testB", True)])
-def test_images_of_the_side_that_a_model_makes_are_told_of(folder: str, is_told: bool, run: Path, tmp_path: Path,
-                                                           said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_of_the_side_that_a_model_makes_are_told_of(run: Path, tmp_path: Path, said: io.StringIO,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder of evening pictures was made evening again, without a word."""
-    (tmp_path / folder).mkdir()
-    Image.new("RGB", (16, 16)).save(tmp_path / folder / "0.png")
-    assert call(monkeypatch, "convert", tmp_path / folder, tmp_path / "out", "--model", run, "--dry-run") == 0
-    assert (f"{folder} has the name of what this model makes" in " ".join(said.getvalue().split())) == is_told
+    for folder, is_told in (("testA", False), ("testB", True)):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (16, 16)).save(tmp_path / folder / "0.png")
+        assert call(monkeypatch, "convert", tmp_path / folder, tmp_path / "out", "--model", run, "--dry-run") == 0
+        assert (f"{folder} has the name of what this model makes" in " ".join(said.getvalue().split())) == is_told
+    for folder, direction, is_told in (("day", "ab", False), ("Evening", "ab", True), ("trainA", "ba", True)):
+        domains = ("A (day)", "B (evening)")[::1 if direction == "ab" else -1]
+        assert is_of_the_other_side(tmp_path / folder, domains, direction) == is_told
 
 
 def test_a_damaged_release_is_refused(run: Path, tmp_path: Path, said: io.StringIO,
                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    import shutil
-
     release = shutil.copytree(run / "release", tmp_path / "release")
     file = release / "generator_ab.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x07")

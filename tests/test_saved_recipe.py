@@ -143,6 +143,25 @@ def test_a_run_without_held_out_images_is_told_where_to_name_some_and_then_goes_
             refuse_changes(before, now, tmp_path)
 
 
+def test_images_that_a_run_is_scored_on_are_not_exchanged_though_its_recipe_only_finds_them(tmp_path: Path) -> None:
+    for folder in ("train", "other"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(waves(1, (24, 24))).save(tmp_path / folder / "0.png")
+
+    def recipe_with(**data: str) -> Recipe:
+        document = {"name": "x", "data": {"kind": "computed", "folder": str(tmp_path)} | data,
+                    "translator": {"kind": "pix2pix"}, "stages": [{"images": 1}]}
+        return validate(Recipe, document, "x")
+
+    bare = recipe_with()
+    named = bare.model_copy(update={"data": bare.data.model_copy(update={"test_folder": tmp_path / "other"})})
+    refuse_changes(bare, named, tmp_path)
+    shutil.copytree(tmp_path / "other", tmp_path / "test")
+    refuse_changes(bare, bare, tmp_path)
+    with pytest.raises(RunError, match=r"data\.test_folder"):
+        refuse_changes(bare, named, tmp_path)
+
+
 def test_another_data_set_is_no_moved_one(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_pairs(tmp_path / "elsewhere" / "pairs")
     monkeypatch.chdir(tmp_path / "elsewhere")

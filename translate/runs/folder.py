@@ -20,11 +20,12 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import Field
 
 from translate import files
-from translate.errors import DocumentError, RunError, visible
+from translate.errors import DataError, DocumentError, RunError, visible
 from translate.foreign import Count, Shape, read_json
 from translate.images.transparency import Background
 from translate.missing import none_to_resume
 from translate.networks.memory import MemoryPlan, PlanName
+from translate.places import data_root
 from translate.recipe import Recipe, differences, load_recipe
 from translate.runs.lock import LOCK, hold, let_go, while_free
 from translate.runs.recipe_paths import absolute, comparable, refuse_moved
@@ -217,10 +218,18 @@ def with_backgrounds(recipe: Recipe, backgrounds: Mapping[str, Background | None
     return recipe.model_copy(update={"data": data.with_backgrounds(chosen)}) if chosen else recipe
 
 
+def has_held_out(recipe: Recipe) -> bool:
+    """Return whether a recipe finds images to be scored on, named in it or lying in its own folder."""
+    with suppress(DataError):
+        recipe.data.build("test", data_root())
+        return True
+    return False
+
+
 def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | None = None) -> None:
     """Raise `RunError` listing what differs, unless a resume with the new recipe goes on with the same training.
 
-    Allowed are changes of fields without effect on results; folders of held-out images where none were named; more
+    Allowed are changes of fields without effect on results; folders of held-out images where there were none; more
     stages; and more images in the last saved stage, if its learning rate and fade do not depend on their number.
     `advice` says what to do; None: what to do after `translate train`.
     """
@@ -236,8 +245,10 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
         document["data"].pop("truth", None)  # decides about scores alone
         for stage in document["stages"]:
             stage.pop("memory"), stage.pop("micro_batch")
-    for field in ("test_a", "test_b", "test_folder"):  # only scored; scores of others cannot be set beside the best
-        if old["data"].get(field) is None:
+    held_out = [field for field in ("test_a", "test_b", "test_folder") if old["data"].get(field) is None]
+    named = any(new["data"].get(field) is not None for field in held_out)
+    if named and not has_held_out(saved):  # only scored; scores of others cannot be set beside the best
+        for field in held_out:
             old["data"].pop(field, None), new["data"].pop(field, None)
 
     # What only adds to the training

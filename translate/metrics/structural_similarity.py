@@ -1,7 +1,7 @@
 """SSIM (Wang et al. 2004: 11×11 Gaussian window, σ 1.5, mirrored borders) and MS-SSIM (Wang et al. 2003) of a pair.
 
-They are torchmetrics' numbers, to rounding, at a fifth of its time or less: the window is laid along one side and then
-along the other, the numbers of a pixel lie beside each other while it is, and both scores share the finest scale.
+They are torchmetrics' numbers, to rounding, in less time: the window is laid along one side and then along the other,
+the numbers of a pixel lie beside each other while it is, and both scores share the finest scale.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def windows(image: Tensor, truth: Tensor) -> Windows:
     means = F.conv2d(along, line.transpose(2, 3), groups=num).contiguous()
     mean_x, mean_y, of_xx, of_yy, of_xy = means.chunk(5, 1)
 
-    # The formula
+    # The formula. Variances are rounded as the covariance is, and not cut off at 0: equal images have exactly 1.
     product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
-    variances = (of_xx - mean_x.square()).clamp(min=0) + (of_yy - mean_y.square()).clamp(min=0)
+    variances = (of_xx - mean_x.square()) + (of_yy - mean_y.square())
     contrast = (2 * (of_xy - product) + CONTRAST) / (variances + CONTRAST)
     return Windows((2 * product + BRIGHTNESS) / (squares + BRIGHTNESS) * contrast, contrast)
 
@@ -68,5 +68,5 @@ def ms_ssim(image: Tensor, truth: Tensor, finest: Windows | None = None) -> floa
             image, truth = F.avg_pool2d(image, 2), F.avg_pool2d(truth, 2)
         seen = windows(image, truth) if scale or finest is None else finest
         term = seen.ssim if scale == len(SHARES) - 1 else seen.contrast[..., inside, inside]
-        found *= max(0.0, term.mean().item()) ** share
+        found *= term.mean().clamp(min=0).item() ** share  # NaN stays NaN
     return found

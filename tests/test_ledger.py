@@ -585,12 +585,20 @@ def test_another_folder_whose_outputs_stand_in_the_same_one_is_named(source: Pat
     assert not warned
     for dry_run in (True, False):
         assert not converted(other, out, dry_run=dry_run, warn=warned.append).failed
-    line = (f"{out} holds outputs of another folder as well, {source.name}; they stay, and another folder for the "
-            "outputs would keep them apart")
+    line = (f"{out} also holds outputs of a folder that was called {source.name}; they are kept. To have the two "
+            "apart, name another folder for these outputs")
     assert warned == [line, line]
     converted(other, tmp_path / "owned", owned=True)
     converted(source, tmp_path / "owned", owned=True, warn=warned.append)
     assert len(warned) == 2
+
+
+def test_a_folder_that_was_moved_is_not_said_to_be_another(source: Path, tmp_path: Path) -> None:
+    out, warned = tmp_path / "out", list[str]()
+    converted(source, out)
+    moved = shutil.copytree(source, tmp_path / "elsewhere" / source.name)
+    summary = converted(moved, out, warn=warned.append)
+    assert summary.already == summary.total and not warned
 
 
 def test_what_is_replaced_is_counted_by_what_it_was_made_from(source: Path, tmp_path: Path) -> None:

@@ -220,8 +220,8 @@ def convert(source: Path, out: Path, release: Release, *, device: str = "auto", 
                                            replace(options, workers=-1 if workers is None else workers)), warn)
         run = worker.run
     for other in ledger.other_sources():
-        warn(f"{visible(remote.out.at if remote is not None else out)} holds outputs of another folder as well, "
-             f"{visible(other)}; they stay, and another folder for the outputs would keep them apart")
+        warn(f"{visible(remote.out.at if remote is not None else out)} also holds outputs of a folder that was called "
+             f"{visible(other)}; they are kept. To have the two apart, name another folder for these outputs")
     if not dry_run:
         ledger.open()
         if remote is None:

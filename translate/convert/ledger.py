@@ -336,16 +336,20 @@ class Ledger:
         return self.from_elsewhere(job, content)
 
     def other_sources(self) -> list[str]:
-        """Return the names of the folders, other than this one, whose outputs the last lines of ledgers are about."""
+        """Return the names of the folders whose outputs the last lines of ledgers are about, but for this one's name.
+
+        A folder of the same name at another path is taken for this one, moved or mounted elsewhere.
+        """
         found = dict[str, None]()
+        own = (self.source or "").rpartition(" ")[0]
         with self._lock:
             for path in self._paths if self.source is not None else []:
                 with suppress(OSError, DocumentError), opened(path) as file:
                     file.seek(max(0, file.seek(0, os.SEEK_END) - BLOCK_BYTES))
                     row = one_of_lines(file.read().rstrip(b"\n").rpartition(b"\n")[2], Row)
-                    if row is not None and row.get("source") not in (None, self.source):
+                    if row is not None and row.get("source") is not None:
                         found[str(row["source"]).rpartition(" ")[0]] = None
-        return list(found)
+        return [name for name in found if name != own]
 
     def append(self, entry: Entry) -> None:
         """Add an entry, flushed to the disk."""

@@ -22,6 +22,7 @@ from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, unseen_recipe
 from translate.cli import console, progress
 from translate.cli.converting import is_of_the_other_side
+from translate.cli.existence import refuse_missing
 from translate.cli.progress import Display
 from translate.errors import CheckpointError
 from translate.foreign import read_lines
@@ -52,6 +53,11 @@ def test_train_prints_the_resolved_recipe_where_it_is_asked_for_and_how_to_go_on
     assert call(monkeypatch, "train", tmp_path / "run", "--resume") == 2
     assert f"is a run, and no recipe; to go on with it: translate train --resume --run {tmp_path / 'run'}" in " ".join(
         said.getvalue().split())
+    assert call(monkeypatch, "train", "--resume", "--run", tmp_path / "run", "--from", tmp_path / "none") == 2
+    assert f"{tmp_path / 'none'}: no such folder" in " ".join(said.getvalue().split())
+    (tmp_path / "run").rename(tmp_path / "facades")
+    monkeypatch.chdir(tmp_path)
+    refuse_missing("train", {"recipe": "facades"})  # the shipped one
 
 
 def test_convert_keeps_tree_names_and_sizes_and_counts_what_failed(run: Path, shared_pairs: Path, tmp_path: Path,
@@ -312,6 +318,13 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_a_bar_where_ther
         assert "10" in text.getvalue() and "images/s" in text.getvalue() and "cycle 0.250" in text.getvalue()
         assert ("\x1b[" in text.getvalue()) == terminal
         assert text.getvalue().count("losses: cycle: how far") == 1
+
+
+def test_losses_of_which_none_is_known_are_not_announced() -> None:
+    text = io.StringIO()
+    with Display("toy", Console(file=text, width=160)) as display:
+        display.progress(1, 10, "stage 1/2", {"novel": 0.25})
+    assert "losses:" not in text.getvalue()
 
 
 def test_files_that_all_failed_have_no_speed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -35,6 +36,7 @@ from translate.images import decoding_memory
 from translate.images.reading import ImageConfig, read_image
 from translate.recipe import Recipe
 from translate.runs.checkpoint import newest_checkpoint
+from translate.runs.records import Event
 from translate.schema import validate
 from translate.training.loop import train
 
@@ -92,9 +94,10 @@ def test_a_fault_of_reading_saves_first_and_the_run_goes_on_when_it_is_mended(
         ) -> None:
     """Everything since the last checkpoint was lost, up to 10,000 images, to one file."""
     report = harming(data, HARM[harm])
-    fault = r"3\.png.*data\.on_unreadable: skip goes on without them.*everything is saved.*--resume --run "
-    with pytest.raises(DataError, match=fault):
+    with pytest.raises(DataError, match=r"3\.png.*data\.on_unreadable: skip goes on without them") as fault:
         train(small(data, workers=workers), tmp_path / "run", report)
+    assert re.search(r"everything is saved.*--resume --run ", fault.value.saved or "")
+    assert fault.value.saved in [line["message"] for line in read_lines(tmp_path / "run" / "events.jsonl", Event)]
     assert not any("everything is saved" in line for line in report.lines), "before the fault was named"
     newest, _ = newest_checkpoint(tmp_path / "run" / "checkpoints")
     assert newest is not None and int(newest.name) >= 8

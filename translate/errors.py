@@ -47,6 +47,7 @@ class TranslateError(Exception):
     """
 
     exit_code = 1
+    saved: str | None = None  # what is kept of the work, and how it goes on once the fault is gone; after the fault
     recipe = "RECIPE"  # shown where the advice holds `RECIPE_PLACEHOLDER`; the command line sets it to the real name
 
     def __init__(self, what: str, path: Path | str | None = None, advice: str | None = None):

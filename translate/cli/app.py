@@ -72,7 +72,7 @@ def at_home(value: Any) -> Any:
     return value
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, add_completion=False,
                   context_settings={"help_option_names": ["-h", "--help"]})  # which all commands take over
 app.command(cls=Command)(training.new)  # it loads PyTorch when what is asked for can be done
 app.command(cls=TorchCommand)(training.train)
@@ -133,6 +133,8 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except TranslateError as error:
         console.say(f"error: {error}", console.err)
+        if error.saved is not None:
+            console.say(error.saved, console.err)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

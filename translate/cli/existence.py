@@ -6,11 +6,12 @@ What is said is `translate.missing`'s, as by the code that would open them. Addr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from translate.errors import TranslateError
+from translate.errors import TranslateError, UsageError
 from translate.missing import (
     no_checkpoint,
     no_images,
@@ -26,7 +27,7 @@ from translate.places import shipped_recipes
 
 NEEDED: dict[str, dict[str, Callable[[Any], TranslateError]]] = {  # by command: which of its parameters must be there
     "train": {"recipe": no_recipe, "start": no_model},
-    "train --resume": {"run": none_to_resume},
+    "train --resume": {"run": none_to_resume, "start": no_model},
     "plan": {"recipe": no_recipe},
     "plan --convert": {"recipe": lambda name: no_model(Path(name))},
     "convert": {"model": no_model, "source": no_sources},
@@ -64,6 +65,15 @@ def refuse_missing(command: str, values: Mapping[str, Any]) -> None:
             takes_shipped = name == "recipe" or command == "data check"
             if not is_there(Path(value)) and not (takes_shipped and str(value) in shipped):
                 raise error(value)
+    if command == "train":
+        refuse_run(str(values.get("recipe") or ""), shipped)
+
+
+def refuse_run(recipe: str, shipped: Set[str]) -> None:
+    """Raise `UsageError` where the recipe to train is a run. A shipped recipe's name means that, whatever lies here."""
+    if recipe and recipe not in shipped and (Path(recipe) / "recipe.yaml").is_file():
+        raise UsageError("is a run, and no recipe", Path(recipe), "to go on with it: translate train --resume "
+                         f"--run {shlex.quote(recipe)}")
 
 
 def is_there(path: Path) -> bool:

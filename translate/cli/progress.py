@@ -130,7 +130,8 @@ class Display:
             self._explained = True
             from translate.losses.in_words import losses_in_words  # brings torch, which has made the losses
 
-            self.say(f"losses: {losses_in_words(losses)}")
+            if words := losses_in_words(losses):
+                self.say(f"losses: {words}")
 
         heading = f"{self.title} {visible(stage)}".strip()
         self._where, self._last_news = f"{heading}: {images:,} of {total:,} {self.unit}", now

@@ -62,9 +62,6 @@ def train(
     changes = [*(overrides or []), *([f"precision={precision}"] if precision else []),
                *([f"start={json.dumps(str(start), ensure_ascii=False)}"] if start else [])]
     if recipe is not None:
-        if (Path(recipe) / RECIPE_FILE).is_file():
-            raise UsageError("is a run, and no recipe", Path(recipe), "to go on with it: translate train --resume "
-                             f"--run {shlex.quote(recipe)}")
         file = find_recipe(recipe)
         chosen = load_recipe(file, changes)
     elif resume and run is not None:

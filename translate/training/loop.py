@@ -228,8 +228,9 @@ class Run(Built):
                 self.save()
             if images and not isinstance(error, Stopped):
                 command = resume_command(self.folder, self.accelerator.num_processes)
-                saved = f"everything is saved, up to {images:,} images; without the fault it goes on with: {command}"
-                error.advice = f"{error.advice}; {saved}" if error.advice else saved
+                error.saved = (f"everything is saved, up to {images:,} images. Without the fault it goes on with: "
+                               f"{command}")
+                self.log.tracker.event(images, "saved", error.saved)  # said by whoever says what the fault is
             raise
 
     def step(self, stage: Stage, batch: Batch) -> Update:

@@ -164,6 +164,14 @@ def test_names_that_only_number_alike_are_not_said_to_be_in_both_folders(tmp_pat
     assert "number alike, such as p0.png and x0.png;" in line and "every name" not in line
 
 
+def test_of_classes_in_train_it_is_said_that_they_are_read_as_two_sides(tmp_path: Path) -> None:
+    two_sides(tmp_path, "train/cat", "train/dog", paired=False)
+    found = read_as(tmp_path, None)
+    (line,) = how_read(found, found.build("train", Path()))
+    assert line.startswith("read as two sides, cat and dog") and "classes of one set of photographs: --kind" in line
+    assert read_as(tmp_path, "computed").kind == "computed"  # type: ignore[attr-defined]
+
+
 def test_of_three_folders_it_is_asked_which_two_are_meant(tmp_path: Path) -> None:
     """Held-out images were pooled with the others, and all were to be coloured."""
     for name in ("day", "dusk", "held/day"):

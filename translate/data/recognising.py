@@ -123,11 +123,23 @@ def refuse_unclear(layout: LayoutConfig, folder: Path) -> None:
 def how_read(layout: LayoutConfig, samples: Samples) -> list[str]:
     """Return what `read_as` took a folder for, and what to do where something else was meant; a line or none."""
     if not layout.paired or layout.labelling is not None or samples.files_a == samples.files_b:
-        return [layout.otherwise] if layout.otherwise else []
+        classes = _classes_of_train(layout)
+        return [*classes, *([layout.otherwise] if layout.otherwise else [])]
     a, b = samples.files_a[0], samples.files_b[0]
     why = "every name is in both folders" if a.stem == b.stem else (
         f"the names of both folders number alike, such as {visible(a.name)} and {visible(b.name)}")
     return [f"read as pairs, as {why}; if they show different things, and only number alike: --kind unpaired"]
+
+
+def _classes_of_train(layout: LayoutConfig) -> list[str]:
+    """Return what to say of two folders of any names in `train`: photographs are often kept so, a folder a class."""
+    if not isinstance(layout, UnpairedConfig) or layout.a is None or layout.b is None:
+        return []
+    a, b = layout.a, layout.b
+    if a.parent != b.parent or a.parent.name not in FOLDERS_OF["train"]:
+        return []
+    return [f"read as two sides, {visible(a.name)} and {visible(b.name)}, each to be made to look like the other; if "
+            "they are classes of one set of photographs: --kind computed or --kind images"]
 
 
 def splits_further_down(folder: Path) -> list[Path]:

@@ -147,6 +147,13 @@ def test_fewer_bits_than_declared_are_a_warning(tmp_path: Path) -> None:
     assert said(found) == {"B.png": ("warning", "has 8 bits a sample; the recipe declares 16")}
 
 
+def test_other_channels_than_declared_are_a_warning(tmp_path: Path) -> None:
+    for side in "AB":
+        save(tmp_path / f"train{side}" / f"{side}.png")
+    found = faults(config_of(kind="unpaired", folder=tmp_path, image_b={"channels": 1}))
+    assert said(found) == {"B.png": ("warning", "has 3 channels (RGB); the recipe declares 1")}
+
+
 def test_all_unpaired_names_clashes_and_sizes_are_listed(tmp_path: Path) -> None:
     for name in ("a/0.png", "b/0.png", "a/1.png", "a/2.png", "b/3.png", "a/4.png", "a/4.bmp", "b/4.png"):
         save(tmp_path / name)

@@ -25,7 +25,7 @@ from translate.errors import RecipeError
 from translate.foreign import read_lines
 from translate.places import shipped_recipes
 from translate.recipe import Recipe, find_recipe, load_recipe
-from translate.schema import _is_plain, _QuickLoader, _StrictLoader, validate
+from translate.schema import _is_plain, _StrictLoader, validate
 from translate.training.loop import train
 
 GOOD = """
@@ -105,6 +105,8 @@ def test_yaml_that_no_person_means_is_refused(text: str, reason: str, tmp_path: 
 @pytest.mark.skipif(not yaml.__with_libyaml__, reason="this PyYAML has no libyaml")
 def test_whatever_is_typed_libyaml_reads_what_the_strict_reader_does(tmp_path: Path) -> None:
     """Pieces of recipes with signs typed into them. Of what libyaml refuses, the strict reader has the last word."""
+    from translate.schema import _QuickLoader  # which is not there without libyaml
+
     draw, texts = random.Random(0), [path.read_text() for path in shipped_recipes()]
     texts.append(cyclegan_recipe(tmp_path).dump_yaml())
     num_read = 0

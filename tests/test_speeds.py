@@ -198,6 +198,11 @@ class TestGPUs:
             assert gpu_named(name).name == "RTX 4090"
         with pytest.raises(UsageError, match="did you mean RTX 3060"):
             size_and_gpu("3060 Ti")  # no 3060 TiB
+        with pytest.raises(UsageError, match=r"did you mean 8\.5GB"):
+            gpu_named("8.5")
+        with pytest.raises(UsageError) as error:
+            gpu_named(".")
+        assert "did you mean" not in str(error.value)
         assert size_and_gpu("v100") == ("32GB", gpu_named("V100")) and size_and_gpu("8GB") == ("8GB", None)
 
     def test_one_that_is_sold_in_several_sizes_may_be_named_with_its_own(self) -> None:

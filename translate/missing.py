@@ -22,8 +22,8 @@ def no_recipe(name: str) -> RecipeError:
     # A name may be meant for what lies here or for what is shipped: with an ending it is a file's, first of all.
     local = _advice(path) if is_file or not alike else None
     guess = local or (f"did you mean {', '.join(alike)}?" if alike else None)
-    advice = f"{guess} " * (guess is not None) + "`translate recipes` lists what is shipped"
-    return RecipeError(Mistake(name, what, advice))
+    advice = "`translate recipes` lists what is shipped"
+    return RecipeError(Mistake(name, what, advice if guess is None else f"{guess} {advice}"))
 
 
 def no_model(path: Path) -> UsageError:

@@ -171,7 +171,7 @@ def _is_plain(text: str) -> bool:
 
 def read_yaml(text: str, source: str) -> Any:
     """Return the plain values of a YAML text. Raises `RecipeError`, which names the line in `source`."""
-    # What is wrong is said by the other reader, in the words and with the line of all versions of libyaml.
+    # What is wrong is said by the other reader, so that words and lines do not depend on libyaml's version.
     with suppress(yaml.YAMLError, ValueError):
         if _is_plain(text):
             return yaml.load(text, Loader=_QuickLoader)  # a SafeLoader as well

@@ -38,7 +38,7 @@ class Checked(Shape):
 
 
 def check_everything(recipe: Recipe, source: Labelled, home: Path, report: Reporter, training: bool = True) -> None:
-    """Look at all that `adapt make` and `adapt evaluate` will read. Raises `DataError` with what is wrong of it.
+    """Look at all that `adapt make` and `adapt evaluate` will read. Raises `DataError` with what is wrong with it.
 
     Where no translator is to be trained, a source image that cannot be read is no error: only that image is skipped,
     and the converter names it.

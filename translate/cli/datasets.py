@@ -81,7 +81,7 @@ def check(
     layout = recognise(folder) if recipe is None else recipe.data
     if picture is not None and layout is not None and not layout.paired:
         raise UsageError("--picture: shows pairs, and these images are not paired", folder, "leave it out")
-    # Every file, and what is wrong of it is said at once: measuring how pairs lie takes a minute more.
+    # Every file, and what is wrong with it is said at once: measuring how pairs lie takes a minute more.
     with Display("check") as display:
         if recipe is None:
             findings = check_images(folder, data_root(), progress=display.count)

@@ -40,7 +40,7 @@ from translate.images.tiffs import is_tiff, names_no_data
 GAPS_ARE_KEPT = b"gaps"  # a part of the key of what names a value for "no data": earlier versions translated it
 ANSWER_SECONDS = 600.0  # for one file or a piece of its rows, a slow disk included; and for a process to start
 PIECE_BYTES = 4_000_000  # of rows, in one answer; while it arrives it stands three times in memory
-# Pillow imports what reads its formats when it opens the first file, and all 43 unless those of `decoding.FORMATS` are.
+# Unless all of `FORMATS` are there, Pillow imports what reads any of its 43 formats when it opens the first file.
 PILLOW_PLUGINS = [f"PIL.{name}ImagePlugin" for name in ("Png", "Jpeg", "WebP", "Tiff", "Bmp", "Gif", "Ppm", "Avif")]
 # torch's threads forbid to fork this process. The server has imported these once, and forks within milliseconds.
 FORK_SERVER = multiprocessing.get_context("forkserver")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 SIDES = ("_ab", "_ba", "_a", "_b")  # of translations A → B and back; of the side that a discriminator judges
 LOSSES = {
-    "adversarial": "how far discriminators are from taking what is made for real",
+    "adversarial": "how far made images are from being taken for real",
     "discriminator": "how badly real images and made ones are told apart",
     "cycle": "how far images are from themselves after the way there and back",
     "identity": "how much a generator changes images that are of its target side already",

@@ -129,8 +129,8 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
         findings.append(Finding(place, "warning" if moved else "note", f"{far} of {len(sure)} pairs "
                                 f"{'is' if far == 1 else 'are'} off by more than {beyond:.2g} px", ADVICE))
     else:
-        findings.append(Finding(place, "note", "no blur is to be expected of that: from pair to pair it varies by "
-                                f"{spread:.2f} px"))
+        findings.append(Finding(place, "note", "no blur is to be expected of that: shifts vary by "
+                                f"{spread:.2f} px from pair to pair"))
 
     # The worst by name. Where pairs lie well, one that merely seems bent is not worth a warning.
     advice = None if any(finding.advice for finding in findings) else ADVICE  # once

@@ -57,7 +57,7 @@ def gpu_named(name: str) -> GPU:
     if found is None:
         close = difflib.get_close_matches(_plain(name), by_name, 1)
         hint = f"; did you mean {by_name[close[0]].name}?" if close else ""
-        if re.fullmatch(r"\s*[\d.]+\s*", name):
+        if re.fullmatch(r"\s*\d+(?:\.\d+)?\s*", name):
             hint = f"; did you mean {name.strip()}GB?"
         known = ", ".join(gpu.name for gpu in GPUS)
         raise UsageError(f"{name!r} is no GPU that is known{hint} Known are {known}"

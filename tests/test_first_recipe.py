@@ -168,6 +168,9 @@ def test_of_classes_in_train_it_is_said_that_they_are_read_as_two_sides(tmp_path
     two_sides(tmp_path, "train/cat", "train/dog", paired=False)
     found = read_as(tmp_path, None)
     (line,) = how_read(found, found.build("train", Path()))
+    two_sides(tmp_path / "named", "train/A", "train/B", paired=False)
+    named = read_as(tmp_path / "named", None)
+    assert not how_read(named, named.build("train", Path()))
     assert line.startswith("read as two sides, cat and dog") and "classes of one set of photographs: --kind" in line
     assert read_as(tmp_path, "computed").kind == "computed"  # type: ignore[attr-defined]
 

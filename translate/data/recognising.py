@@ -132,11 +132,12 @@ def how_read(layout: LayoutConfig, samples: Samples) -> list[str]:
 
 
 def _classes_of_train(layout: LayoutConfig) -> list[str]:
-    """Return what to say of two folders of any names in `train`: photographs are often kept so, a folder a class."""
-    if not isinstance(layout, UnpairedConfig) or layout.a is None or layout.b is None:
+    """Return what to say of two folders in `train`, not named A and B: photographs are often kept so, by class."""
+    if not isinstance(layout, SidesConfig) or layout.labelling is not None or layout.a is None or layout.b is None:
         return []
     a, b = layout.a, layout.b
-    if a.parent != b.parent or a.parent.name not in FOLDERS_OF["train"]:
+    are_named = {a.name.lower(), b.name.lower()} == {"a", "b"}
+    if are_named or a.parent != b.parent or a.parent.name not in FOLDERS_OF["train"]:
         return []
     return [f"read as two sides, {visible(a.name)} and {visible(b.name)}, each to be made to look like the other; if "
             "they are classes of one set of photographs: --kind computed or --kind images"]

@@ -22,6 +22,9 @@ from translate.translators.config import BaseTranslatorConfig, DataPart, Directi
 from translate.translators.stabilisers import Side
 from translate.translators.translator import StepTools, Translator
 
+# Of a gap, in a pixel that a deformation has read beside it: bicubic weights are negative there, and whole shifts round
+LEAST_SHARE = 1e-3
+
 
 class Pix2PixWeights(Config):
     """G* = arg min max L_cGAN + λ L_L1 (eq. 4)."""
@@ -125,7 +128,8 @@ class Pix2Pix(Translator):
             laid = torch.where(beyond(deformation), b.to(laid.dtype), laid)  # what it does not show counts nowhere
             if update.has_unknown:  # what is not known has moved as well, and counts nowhere
                 gaps = (unknown_pixels(a) | unknown_pixels(b)).to(laid.dtype)
-                a = torch.where(warped(gaps, deformation.detach()) > 0, UNKNOWN, a)
+                mixed_in = warped(gaps, deformation.detach()).abs() > LEAST_SHARE
+                a = torch.where(mixed_in, UNKNOWN, a)
         return update.hide_unknown(laid, a, truth=b)
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 import subprocess
 import sys
@@ -12,16 +13,20 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from tests.conftest import write_pairs
 from tests.memory_cgroup import enter, memory_cgroup
 from tests.runs import cyclegan_recipe
+from tests.test_available_memory import faults_of_a_step, in_a_child
 from translate.available_memory import Available
 from translate.errors import DoesNotFit
 from translate.networks import memory
 from translate.recipe import Recipe
 from translate.report.run_contents import read_run
+from translate.runs.folder import RunFolder
 from translate.training import plan as planner
+from translate.training.memory_plans import MemoryPlans
 from translate.training.plan import PROCESS_BYTES, USABLE, WORKER_BYTES, predict
 
 SMALL = {"kind": "cyclegan", "generator": {"kind": "resnet", "width": 8, "blocks": 1},
@@ -57,6 +62,33 @@ class TestOnACPU:
         assert leaner.plan.name != "split" and leaner.peak_bytes < 0.99 * peaks["split"]
         assert ("usable (memory.max of the memory cgroup /job; 128.0 MiB of it kept for more than tensors)"
                 in leaner.line)
+
+    def test_what_a_step_fills_is_of_the_machine_also_where_a_size_is_given(
+            self, peaks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+        """With --gpu 80GB a step of most of the memory seemed to fill a hundredth, and all that was freed was kept."""
+        self.left(monkeypatch, 1.25 * peaks["split"] / USABLE)
+        for more in ({}, {"gpu_memory": "80GB"}):
+            assert self.choose(**more).filled == pytest.approx(0.8, rel=1e-3)
+
+    @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="is about glibc")
+    def test_every_stage_says_what_is_kept_of_freed_memory_and_the_end_undoes_it(self, tmp_path: Path) -> None:
+        """A stage between the limits kept as the one before did, and so did a program after its training."""
+        plans = MemoryPlans(self.RECIPE, RunFolder(tmp_path), Accelerator(cpu=True), "fp32")
+        plans.choices = dict(enumerate(
+            planner.Choice(memory.PLANS["split"], {"memory": "auto", "card": None}, "", 1, 1.0, filled)
+            for filled in (0.9, 0.01, 0.3)))
+        translator = self.RECIPE.translator.build(3, 3)
+
+        def faults_in(number: int | None) -> int:
+            plans.close() if number is None else plans.apply(number, translator)
+            faults_of_a_step()
+            return faults_of_a_step()
+
+        def work() -> None:
+            tight, ample, between, again, after = (faults_in(number) for number in (0, 1, 2, 1, None))
+            assert 4 * max(ample, again) < min(tight, between, after)
+
+        in_a_child(work)
 
     def test_processes_that_load_images_have_their_part(self, peaks: dict[str, int],
                                                         monkeypatch: pytest.MonkeyPatch) -> None:

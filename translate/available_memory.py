@@ -46,6 +46,7 @@ NO_LIMIT = 2**62  # bytes; where there is no limit, version 1 says a number abov
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 LIES_APART_BYTES, GOES_BACK_BYTES = 2**20, 2**17
 MOST_TOGETHER_BYTES, MOST_KEPT_BYTES = 2**25, 2**30  # the first is the most that every version takes
+KEPT_SHARE = 1 / 8  # of what is left, and no more is kept
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,22 @@ def give_back_what_will_be_freed() -> None:
 
 
 def keep_what_is_freed() -> None:
-    """Have this process keep up to a gibibyte of what it frees, for what it takes next (glibc; elsewhere nothing).
+    """Have this process keep what it frees, for what it takes next (glibc; elsewhere nothing).
 
-    A step takes what the last one has freed. By itself glibc has the system take it back and clear it in between, again
-    and again: 42 MiB in each step of the demo's recipe, a twelfth of its time (`tools/kept_memory.py`).
+    Of blocks of up to 32 MiB, at most an eighth of what is left and a gibibyte. A step takes what the last one has
+    freed. By itself glibc has the system take it back and clear it in between, again and again: 42 MiB in each step of
+    the demo's recipe, a fourteenth of its time (`tools/kept_memory.py`).
     """
-    _choose(MOST_TOGETHER_BYTES, MOST_KEPT_BYTES)
+    _choose(MOST_TOGETHER_BYTES, min(MOST_KEPT_BYTES, int(KEPT_SHARE * available_bytes().bytes / num_processes_here())))
+
+
+def keep_as_glibc_does() -> None:
+    """Undo `keep_what_is_freed` and `give_back_what_will_be_freed`, and return what is free (glibc; elsewhere nothing).
+
+    By itself glibc raises both limits up to these as large blocks are freed, and it never does again once they are set.
+    """
+    _choose(MOST_TOGETHER_BYTES, 2 * MOST_TOGETHER_BYTES)
+    give_back_freed()
 
 
 def _choose(apart_from: int, kept: int) -> None:

@@ -75,7 +75,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         run.plans.choose(0)
 
     # From here on the folder is this run's.
-    with closing(home):
+    with closing(home), closing(run.plans):
         if accelerator.is_main_process:
             home.claim(recipe)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from translate.available_memory import give_back_what_will_be_freed, keep_what_is_freed
+from translate.available_memory import give_back_what_will_be_freed, keep_as_glibc_does, keep_what_is_freed
 from translate.data.samples import Samples
 from translate.errors import DoesNotFit
 from translate.networks import memory
@@ -42,6 +42,7 @@ class MemoryPlans:
         self.choices: dict[int, planner.Choice] = {}
         self.resident = resident_bytes()  # before there are networks
         self.current = memory.PLANS["split"]
+        self.sets_what_is_kept = False  # of freed memory
 
     def choose(self, first: int) -> None:
         """Choose for every stage from number `first` on. Raises `DoesNotFit`, `UsageError`."""
@@ -51,12 +52,18 @@ class MemoryPlans:
     def apply(self, number: int, translator: Translator) -> planner.Choice:
         """Train stage `number` under its plan from now on; return the choice."""
         choice = self.choices[number]
-        if choice.filled is not None and choice.filled > TIGHT:
-            give_back_what_will_be_freed()
-        elif choice.filled is not None and choice.filled < AMPLE:
-            keep_what_is_freed()
+        if choice.filled is not None:
+            self.sets_what_is_kept = True
+            way = (give_back_what_will_be_freed if choice.filled > TIGHT else
+                   keep_what_is_freed if choice.filled < AMPLE else keep_as_glibc_does)
+            way()
         self._use(choice.plan, choice.asked, number, translator)
         return choice
+
+    def close(self) -> None:
+        """Leave it to glibc again what is kept of freed memory: a program may go on after a training."""
+        if self.sets_what_is_kept:
+            keep_as_glibc_does()
 
     def paces(self, number: int, samples: Samples) -> list[Pace]:
         """Return how long an image takes in stage `number` and in each one that follows, as predicted."""

@@ -184,7 +184,7 @@ class Choice:
     line: str
     peak_bytes: int  # as predicted
     seconds: float  # an image, as predicted
-    filled: float | None  # what share of a CPU's memory a step fills, as predicted; None: of another device's
+    filled: float | None  # what share of a CPU's room a step fills, as predicted, whatever --gpu says; None: no CPU
 
 
 def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, device: torch.device,
@@ -214,14 +214,15 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
     # What is asked for, and how much there is.
     stage, named = recipe.stages[number], recipe.memory_of(recipe.stages[number])
     kind: Device = "cpu" if device.type == "cpu" else "cuda"
-    budget, limit_from = None, ""
+    room, room_from = None, ""
+    if device.type == "cpu":
+        room, room_from = usable_by_process(
+            num_processes, held_bytes, workers_for(recipe.workers, device, num_processes))
+    budget, limit_from = room, room_from
     if gpu_memory is not None:
-        budget = budget_of(gpu_memory)
+        budget, limit_from = budget_of(gpu_memory), ""
     elif device.type == "cuda":
         budget = usable_bytes(device)
-    elif device.type == "cpu":
-        budget, limit_from = usable_by_process(
-            num_processes, held_bytes, workers_for(recipe.workers, device, num_processes))
     asked = {"memory": named.model_dump() if named else "auto", "card": gpu_memory}
     speed = speed or measured(device, precision)
 
@@ -252,7 +253,7 @@ def choose_for_run(recipe: Recipe, number: int, before: dict[str, Any] | None, d
         if not found.fits(budget):
             line += f" (warning: {format_bytes(found.peak_bytes - budget)} more than that)"
     line += f"; steps alone at {format_speed(1 / found.seconds)}, as predicted ({speed.of})"
-    filled = found.peak_bytes / max(budget, 1) if kind == "cpu" and budget is not None else None
+    filled = None if room is None else found.peak_bytes / max(room, 1)
     return Choice(found.plan, asked, line, found.peak_bytes, found.seconds, filled)
 
 

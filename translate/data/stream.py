@@ -186,6 +186,11 @@ class Stream(Loadable):
             self._kept[index_a] = images
         return images
 
+    def keeps_all(self) -> bool:
+        """Return whether every pair has room in memory, if none is larger than those that were loaded so far."""
+        sizes = [sum(image.nbytes for image in images) for images in self._kept.values()]
+        return bool(sizes) and len(self.samples) * max(sizes) <= self._room + sum(sizes)
+
     def _weights(self, mask: list[np.ndarray]) -> Tensor | None:
         """Return a mask (H, W, 1) as how strictly each pixel is to stay: (1, H, W) float32."""
         protect = self.samples.loading.protect

@@ -92,16 +92,21 @@ def loading_of(samples: Samples, recipe: Recipe, stage: Stage, num_processes: in
                device: torch.device = GPU) -> Loading:
     """Load a few samples of a stage and return how long it takes, by the recipe's workers of all processes.
 
-    They are as many as there would be for the `device`, on this machine. With a cache, it is as in later epochs.
+    They are as many as there would be for the `device`, on this machine. With a cache, and where the
+    set stays in memory, it is as in later epochs.
     """
     stream, taken = Stream(samples, recipe.seed, stage.size, stage.resize), list[float]()
+
+    def seconds_of(number: int) -> float:
+        begin = time.perf_counter()
+        stream.sample(number)
+        return time.perf_counter() - begin
+
     with suppress(Exception):  # this is only told: of what cannot be loaded the training itself tells
         while len(taken) < TRIED_SAMPLES and sum(taken[1:]) < TRIED_SECONDS:
-            if samples.loading.cache is not None:
-                stream.sample(len(taken))
-            begin = time.perf_counter()
-            stream.sample(len(taken))
-            taken.append(time.perf_counter() - begin)
+            first = seconds_of(len(taken))
+            is_there = samples.loading.cache is not None or stream.keeps_all()
+            taken.append(seconds_of(len(taken)) if is_there else first)
     if not taken:
         return Loading()
     later = taken[1:] or taken

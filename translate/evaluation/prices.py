@@ -63,21 +63,23 @@ def measured(evaluator: Evaluator, translator: Translator) -> Prices | None:
     try:
         given = translator.inputs(torch.zeros(1, evaluator.channels_a, MEASURED_SIDE, MEASURED_SIDE), [0])[0]
         with evaluating(generator):
-            translated, fake = timed(partial(translate_whole, generator, given, device, evaluator.precision))
-        compared = timed(partial(reference.score, fake[None], fake[None]))[0] if evaluator.held_out.paired else 0.0
+            translated, fake = timed(partial(translate_whole, generator, given, device, evaluator.precision), device)
+        paired = evaluator.held_out.paired
+        compared = timed(partial(reference.score, fake[None], fake[None]), device)[0] if paired else 0.0
         corner = fake[:, :PATCH_SIDE, :PATCH_SIDE]
-        patch = sum(timed(partial(network, corner))[0] for network in evaluator.networks)
+        patch = sum(timed(partial(network, corner), device)[0] for network in evaluator.networks)
     except (RuntimeError, MemoryError, TranslateError):
         return None
     area, num = MEASURED_SIDE**2, evaluator.accelerator.num_processes
     return Prices(translated / area / num, compared / area / num, patch / num)
 
 
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Return the seconds that some work takes, done again after a first time that starts up much, and its result."""
+def timed(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
+    """Return the seconds that some work takes a device, done again after a first time that starts up much; its result.
+    """
     for _ in range(2):
         begin = time.perf_counter()
         result = work()
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
     return time.perf_counter() - begin, result

@@ -59,7 +59,7 @@ def test_a_step_that_makes_the_fake_once_equals_one_that_makes_it_twice(kind: st
         making_twice(patch)
         twice = stepped(CONFIGS[kind], plan)
         bound = RoundingBound(gradients(twice), lambda: gradients(stepped(CONFIGS[kind], plan)))
-    assert_same(once, twice, bound)
+        assert_same(once, twice, bound)  # its bound takes another step, which also makes it twice
 
 
 @pytest.mark.parametrize(("kind", "plan", "micro_batch", "passes"), [

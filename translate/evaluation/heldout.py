@@ -41,7 +41,7 @@ from translate.data.samples import Sample, Samples
 from translate.data.scale import OWN_SIZE, Fitting, measured, typical_side
 from translate.data.stream import TRUTH_ADVICE
 from translate.errors import DataError, ImageError, TranslateError
-from translate.evaluation.in_words import verdict
+from translate.evaluation.in_words import ENOUGH_FOR_ANY, UNBIASED, verdict
 from translate.evaluation.schedule import Schedule
 from translate.images.resampling import HeightWidth
 from translate.images.tensors import hide_unknown
@@ -216,7 +216,8 @@ class Evaluator:
 
     def _verdict(self, scores: dict[str, Estimate], held_out: HeldOut) -> str:
         """Say what the deciding score of images as they are shown amounts to, beside that of their sources."""
-        if not self.comparable or not self.accelerator.is_main_process:
+        rough = self.metric in UNBIASED and len(held_out.sources) < ENOUGH_FOR_ANY  # two images would be luck
+        if rough or not self.comparable or not self.accelerator.is_main_process:
             return ""
         if held_out.fitting not in self._beside:
             sources, reals = self._together(self._sources[held_out.fitting], held_out)

@@ -193,7 +193,7 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     if not held_out.paired and recipe.translator.needs_sources:
         results.missing.append(f"scores against a truth: which image is whose is not known; {TRUTH_ADVICE}")
     if relative := relative_places(recipe):
-        results.missing.append(f"certainty about the images: an earlier version saved a relative place, {relative}")
+        results.missing.append(f"certainty about the images: the recipe names a relative place, {relative}")
     results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction,
                       "weights": release.weights.name if release.weights else None, "side": held_out.side,
                       "own_side": own.side}

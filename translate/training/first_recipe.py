@@ -106,7 +106,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     except ImageError as error:
         raise DataError.of(error) from None
     if layout.paired and (fault := unequal(sides)):
-        raise DataError(fault, folder, "the images of a pair need one size")
+        raise DataError(fault, folder, "the images of a pair need one size: export them anew, or leave these pairs out")
     if (short := short_side(sides)) < LEAST_PIXELS:
         raise DataError(f"holds images of {short} px on their short side; a training needs {LEAST_PIXELS}",
                         sides[0].files[0].parent, "use larger images")
@@ -135,7 +135,8 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     draft.notes += how_read(layout, samples) if kind is None else []
     draft.notes += [passed_over.in_words] if (passed_over := PassedOver.below(folder)) else []
     here = "" if gpu is not None else hours_here(recipe)
-    lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
+    turned = "; the other way round: --direction ba" * (layout.kind == "paired" and direction == "ab")
+    lines = [draft.heading() + turned, *draft.looked(), *draft.said(crop)]
     if here:
         lines.append(f"{here}. The recipe is planned for a GPU of {card}; name yours with --gpu")
     return FirstRecipe(draft.text(file, recipe, predicted, planned, gpu, here), recipe, lines)

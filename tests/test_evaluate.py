@@ -262,7 +262,8 @@ def test_an_error_of_one_process_is_raised_with_its_fields_in_all(shared_pairs: 
 
 def test_unpaired_data_are_judged_by_the_kernel_distance(unpaired: Path, with_features: None, tmp_path: Path) -> None:
     train(unrelated(unpaired, every={"log": 4, "sample": 20, "checkpoint": 20, "evaluate": 10}),
-          tmp_path / "run", Silent())
+          tmp_path / "run", report := Silent())
+    assert not any("untouched input" in line for line in report.lines), "a distance of five images is luck"
     records = evaluations(tmp_path / "run")
     assert [record["decided_by"] for record in records] == ["kernel_distance"] * 2
     assert all("psnr" not in record and record["num_held_out"] == 5 for record in records)

@@ -275,6 +275,9 @@ def test_pairs_that_are_no_pairs_are_warned_of(num: int, severity: str, line: st
     (finding,) = misregistration([Measured(pair, unknown, 1.0)] * num, 20, tmp_path)
     assert finding.severity == severity and finding.what.startswith(line)
     assert ("--kind unpaired" in (finding.advice or "")) == (severity == "warning")
+    known = Measured(pair, align(tensor(scene(0, 64, 64)), tensor(scene(0, 64, 64))), 1.0)
+    *_, clear = misregistration([known] * 3, 20, tmp_path)
+    assert "of these no blur is to be expected" in clear.what and "of 17 pairs nothing is known" in clear.what
     labels = Measured(replace(pair, labels=True), unknown, 1.0)
     assert [found.severity for found in misregistration([labels] * num, 20, tmp_path)] == ["note"]
 

@@ -99,7 +99,7 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
         return [Finding(place, "warning", f"in none of {num_measured}{in_all} are A and B seen to show the same thing: "
                         "perhaps they are no pairs", "if so: translate new FOLDER --kind unpaired" if apart_in_files
                         else None)]
-    told = f"{len(sure)} of {num_measured}" + (f" (of {num_pairs:,} in all: `translate data align` measures every one)"
+    told = f"{len(sure)} of {num_measured}" + (f" (of {num_pairs:,} in all; --all-pairs measures every one)"
                                                if in_all else "")
 
     # Each pair's shift as a training shows it, the one that they share, and how they differ from it
@@ -129,8 +129,10 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
         findings.append(Finding(place, "warning" if moved else "note", f"{far} of {len(sure)} pairs "
                                 f"{'is' if far == 1 else 'are'} off by more than {beyond:.2g} px", ADVICE))
     else:
-        findings.append(Finding(place, "note", "no blur is to be expected of that: shifts vary by "
-                                f"{spread:.2f} px from pair to pair"))
+        others = num_pairs - len(measured)
+        rest = f"; of {others:,} pairs nothing is known, which --all-pairs would measure" if others else ""
+        findings.append(Finding(place, "note", f"{'of these ' * (others > 0)}no blur is to be expected: shifts vary by "
+                                f"{spread:.2f} px from pair to pair{rest}"))
 
     # The worst by name. Where pairs lie well, one that merely seems bent is not worth a warning.
     advice = None if any(finding.advice for finding in findings) else ADVICE  # once

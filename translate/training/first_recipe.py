@@ -39,7 +39,8 @@ STEP = 4  # px; crops are multiples of it
 BATCHES = ((300, 4), (600, 2))  # (px, samples): smaller crops go through together
 DRAWN_SIDES = (28, 32, 64, 128)  # px at which a recipe of this kind draws from noise
 
-HEADINGS = {"unpaired": "{a} and {b}, either made of the other (CycleGAN)", "paired": "{a} made into {b} (pix2pix)",
+HEADINGS = {"unpaired": "{a} and {b}, either made of the other (CycleGAN)",
+            "paired": "{a} made into {b} (pix2pix; --direction exchanges them)",
             "labels": "Label maps of {classes} classes made into images (pix2pix)",
             "computed": "Grey images made into photographs in colour (pix2pix)",
             "images": "Images like those of {b}, drawn from noise (DCGAN's networks; relativistic, with R1 and R2)"}
@@ -135,8 +136,7 @@ def first_recipe(folder: Path, file: Path, gpu: str | None = None, kind: Kind | 
     draft.notes += how_read(layout, samples) if kind is None else []
     draft.notes += [passed_over.in_words] if (passed_over := PassedOver.below(folder)) else []
     here = "" if gpu is not None else hours_here(recipe)
-    turned = "; the other way round: --direction ba" * (layout.kind == "paired" and direction == "ab")
-    lines = [draft.heading() + turned, *draft.looked(), *draft.said(crop)]
+    lines = [draft.heading(), *draft.looked(), *draft.said(crop)]
     if here:
         lines.append(f"{here}. The recipe is planned for a GPU of {card}; name yours with --gpu")
     return FirstRecipe(draft.text(file, recipe, predicted, planned, gpu, here), recipe, lines)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import multiprocessing
 import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +23,6 @@ from translate.available_memory import (
     keep_what_is_freed,
     lies_in_memory,
 )
-from translate.training.machine import resident_bytes
 
 GB = 10**9
 UNLIMITED = 9223372036854771712  # what version 1 says where there is no limit
@@ -210,40 +206,40 @@ def test_the_limit_that_the_kernel_sets_is_the_one_that_is_read() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="is about glibc")
-def test_large_blocks_go_back_to_the_system_when_they_are_freed() -> None:
+@pytest.mark.parametrize("claim", ["large_blocks_go_back_to_the_system_when_they_are_freed",
+                                   "what_is_kept_is_taken_again_without_a_page_fault"])
+def test_of_freed_memory_as_much_is_kept_as_is_told(claim: str) -> None:
+    """In a process of its own: what other tests have freed would be taken first, and what is told is for good."""
+    code = f"from tests.test_available_memory import {claim} as holds; holds()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def large_blocks_go_back_to_the_system_when_they_are_freed() -> None:
     """Of a training in a container freed blocks counted as taken, and it was killed far below what it needed."""
-    def work() -> None:
-        give_back_what_will_be_freed()  # for good: so not in the process of the other tests
-        np.ones(30 * 2**20, np.uint8)  # by itself glibc would keep blocks up to this size from now on
-        gc.collect()  # what tests before have left goes now, and not while it is measured
-        give_back_freed()
-        before, blocks = resident_bytes(), [np.ones(8 * 2**20, np.uint8) for _ in range(12)]
-        assert resident_bytes() > before + 90 * 2**20
-        del blocks[:-1]  # what is above them all stays
-        assert resident_bytes() < before + 20 * 2**20
-
-    in_a_child(work)
+    give_back_what_will_be_freed()
+    np.ones(30 * 2**20, np.uint8)  # by itself glibc would keep blocks up to this size from now on
+    give_back_freed()
+    before, blocks = taken_bytes(), [np.ones(8 * 2**20, np.uint8) for _ in range(12)]
+    assert taken_bytes() > before + 90 * 2**20
+    del blocks[:-1]  # what is above them all stays
+    assert taken_bytes() < before + 20 * 2**20
 
 
-@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="is about glibc")
-def test_what_is_kept_is_taken_again_without_a_page_fault() -> None:
+def what_is_kept_is_taken_again_without_a_page_fault() -> None:
     """A step took what the last one had freed, and the system cleared it in between: 7 % of the step's time."""
-    def work() -> None:
-        give_back_what_will_be_freed()
-        faults_of_a_step()
-        given_back = faults_of_a_step()  # how many depends on how large the system's pages are
+    give_back_what_will_be_freed()
+    faults_of_a_step()
+    given_back = faults_of_a_step()  # how many depends on how large the system's pages are
+    keep_what_is_freed()
+    faults_of_a_step()
+    kept = faults_of_a_step()
+    assert 4 * kept < given_back
+    for way in (give_back_what_will_be_freed, keep_as_glibc_does):
         keep_what_is_freed()
         faults_of_a_step()
-        kept = faults_of_a_step()
-        assert 4 * kept < given_back
-        for way in (give_back_what_will_be_freed, keep_as_glibc_does):
-            keep_what_is_freed()
-            faults_of_a_step()
-            way()
-            faults_of_a_step()
-            assert faults_of_a_step() > given_back / 2
-
-    in_a_child(work)
+        way()
+        faults_of_a_step()
+        assert faults_of_a_step() > given_back / 2
 
 
 def faults_of_a_step() -> int:
@@ -254,8 +250,5 @@ def faults_of_a_step() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def in_a_child(work: Callable[[], None]) -> None:
-    child = multiprocessing.get_context("fork").Process(target=work)
-    child.start()
-    child.join()
-    assert child.exitcode == 0
+def taken_bytes() -> int:
+    return psutil.Process().memory_info().rss

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -147,8 +146,9 @@ def convert(
 def is_of_the_other_side(source: Path, domains: tuple[str, str], direction: str) -> bool:
     """Return whether a folder is called what a model makes, such as `trainB`, or `evening` of "B (evening)"."""
     name = source.name.casefold()
-    first, second = (re.sub(r"^[ab] \((.*)\)$", r"\1", domain.casefold()) for domain in domains)
-    return name != first and name in {second, *(split + direction[1] for split in ("train", "test", "val"))}
+    is_given, is_made = (domain.casefold() in (name, f"{side} ({name})")
+                         for domain, side in zip(domains, direction, strict=True))
+    return not is_given and (is_made or name in {split + direction[1] for split in ("train", "test", "val")})
 
 
 def entry_shower(display: Display, dry_run: bool) -> Callable[[Entry, int, int], None]:

@@ -27,6 +27,7 @@ from translate.sizes import num_bytes
 Split = Literal["train", "test"]
 CACHE_FOLDER = ".image-cache"  # among prepared data sets
 FOLDERS_OF: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that exists
+HELD_OUT_FIELDS = ("test_a", "test_b", "test_folder")  # of layouts, which name the folders of held-out images
 
 
 class LayoutConfig(PlaceConfig):
@@ -144,7 +145,7 @@ class LayoutConfig(PlaceConfig):
 
     def refuse_missing_tests(self) -> None:
         """Raise `NoData` where a folder that is named as one of held-out images is not there."""
-        for field in ("test_a", "test_b", "test_folder"):
+        for field in HELD_OUT_FIELDS:
             if (folder := getattr(self, field, None)) is not None:
                 self.existing(folder.expanduser(), "held-out images")
 

@@ -88,7 +88,8 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
     """Return as findings how far pairs are off, which are the worst, and what a training will make of it."""
     sure = [each for each in measured if each.found.confident]
     num_measured = plural(len(measured), "measured pair")
-    in_all = f" (of {num_pairs:,} in all)" * (num_pairs > len(measured))
+    others = num_pairs - len(measured)
+    in_all = f" (of {num_pairs:,} in all)" if others else ""
     if not measured:
         return []
     if not sure:
@@ -100,7 +101,7 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
                         "perhaps they are no pairs", "if so: translate new FOLDER --kind unpaired" if apart_in_files
                         else None)]
     told = f"{len(sure)} of {num_measured}" + (f" (of {num_pairs:,} in all; --all-pairs measures every one)"
-                                               if in_all else "")
+                                               if others else "")
 
     # Each pair's shift as a training shows it, the one that they share, and how they differ from it
     shifts = np.array([np.array(each.found.shift) * each.scale for each in sure])
@@ -129,7 +130,6 @@ def misregistration(measured: Sequence[Measured], num_pairs: int, place: Path) -
         findings.append(Finding(place, "warning" if moved else "note", f"{far} of {len(sure)} pairs "
                                 f"{'is' if far == 1 else 'are'} off by more than {beyond:.2g} px", ADVICE))
     else:
-        others = num_pairs - len(measured)
         rest = f"; of {others:,} pairs nothing is known, which --all-pairs would measure" if others else ""
         findings.append(Finding(place, "note", f"{'of these ' * (others > 0)}no blur is to be expected: shifts vary by "
                                 f"{spread:.2f} px from pair to pair{rest}"))

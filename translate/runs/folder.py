@@ -20,6 +20,7 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import Field
 
 from translate import files
+from translate.data.layout import HELD_OUT_FIELDS
 from translate.errors import DataError, DocumentError, RunError, visible
 from translate.foreign import Count, Shape, read_json
 from translate.images.transparency import Background
@@ -245,7 +246,7 @@ def refuse_changes(saved: Recipe, recipe: Recipe, folder: Path, advice: str | No
         document["data"].pop("truth", None)  # decides about scores alone
         for stage in document["stages"]:
             stage.pop("memory"), stage.pop("micro_batch")
-    held_out = [field for field in ("test_a", "test_b", "test_folder") if old["data"].get(field) is None]
+    held_out = [field for field in HELD_OUT_FIELDS if old["data"].get(field) is None]
     named = any(new["data"].get(field) is not None for field in held_out)
     if named and not has_held_out(saved):  # only scored; scores of others cannot be set beside the best
         for field in held_out:

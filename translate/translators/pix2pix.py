@@ -67,8 +67,8 @@ class Pix2Pix(Translator):
     def __init__(self, config: Pix2PixConfig, channels_a: int, channels_b: int):
         self.weights = config.weights
         self.generator_ab = config.generator.build(channels_a, channels_b)
-        seen = channels_b if config.registration is not None else channels_a + channels_b
-        self.discriminator_b = config.discriminator.build(seen)
+        self.judges_pairs = config.registration is None
+        self.discriminator_b = config.discriminator.build(channels_b + channels_a * self.judges_pairs)
         self.registration, self.smoothness = None, 0.0
         if config.registration is not None:
             self.registration = config.registration.build(channels_b)
@@ -146,12 +146,12 @@ class Pix2Pix(Translator):
         Of pairs that are off it sees no inputs, as in Kong et al. 2021: it would know outputs by where they lie, as
         truths lie anywhere, and would drive them from one place to the next.
         """
-        return self.discriminator("b", condition=None if self.registration is not None else self.in_place(update, a))
+        return self.discriminator("b", condition=self.in_place(update, a) if self.judges_pairs else None)
 
     def feature_distance(self, a: Tensor, fake: Tensor, b: Tensor) -> Tensor:
         """Return how far the discriminator's features of (a, fake) are from those of (a, b).
 
         The pairs are compared as they are, so `a` is not augmented either: augmentation serves what D judges.
         """
-        discriminator = self.discriminator("b", condition=None if self.registration is not None else a)
+        discriminator = self.discriminator("b", condition=a if self.judges_pairs else None)
         return feature_matching(discriminator.features(fake), discriminator.features(b))

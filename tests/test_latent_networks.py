@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from translate.networks import (
     BigGANConfig,
@@ -21,6 +22,7 @@ from translate.networks import (
     PGGANDiscriminatorConfig,
 )
 from translate.networks.growing import add_level, downsampled_2x2, extend, fade_in, upsampled
+from translate.networks.latent.mlp import Dense
 from translate.networks.latent.pggan import PixelNorm, equalised
 from translate.translators.codes import Codes
 from translate.translators.noise import NoiseConfig
@@ -71,6 +73,36 @@ def test_dcgans_draw_and_judge_images_of_their_side(side: int, latent: int) -> N
     assert drawn.shape == (2, 2, side, side) and judged.shape == (2, 1, 1, 1)
 
 
+class Operations(TorchDispatchMode):
+    """The names of all operations within the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_perceptrons_are_matrix_products_and_no_convolutions_which_take_a_processor_three_times_as_long() -> None:
+    """Drawing, judging, the gradients of both and of D's slope; and a dense layer is the 1×1 convolution it is kept as.
+    """
+    generator = MLPConfig(side=8, widths=(6,)).build(2, 1)
+    judge = MLPDiscriminatorConfig(side=8, widths=(6,)).build(1, 2)
+    with Operations() as done:
+        image = generator(torch.randn(3, 102, 1, 1))
+        (slope,) = torch.autograd.grad(judge(image, torch.randn(3, 2, 1, 1)).sum(), image, create_graph=True)
+        slope.square().sum().backward()
+    assert any("mm" in name for name in done.names) and not any("conv" in name for name in done.names)
+
+    dense, x = Dense(5, 4).double(), torch.randn(3, 5, 1, 1, dtype=torch.float64, requires_grad=True)
+    given = [x, dense.weight, dense.bias]
+    for found, expected in zip(torch.autograd.grad(dense(x).square().sum(), given), torch.autograd.grad(
+            F.conv2d(x, dense.weight, dense.bias).square().sum(), given), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("name", ["mlp", "dcgan", "mlp judge"])
 def test_a_network_hears_a_class_from_its_first_step_as_loud_as_all_that_it_is_joined_to(name: str) -> None:
     """A one-hot class of 10 beside 100 latents or 784 pixels would else be a tenth or a 28th as loud."""
@@ -104,7 +136,6 @@ def test_weights_of_vectors_and_codes_are_as_drawn_beside_those_of_a_class(name:
     torch.testing.assert_close(loud[:joined], drawn[:joined], rtol=0, atol=0)
     torch.testing.assert_close(loud[joined:joined + 3], drawn[joined:joined + 3] * joined**0.5)
     torch.testing.assert_close(loud[joined + 3:], drawn[joined + 3:], rtol=0, atol=0)
-
 
 
 def grown(levels: int = 2) -> tuple[nn.Module, nn.Module]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,6 +20,19 @@ from translate.networks.layers import Chain, Layer, Norm, make_norm
 from translate.networks.weights import spectrally_normed
 
 Widths = tuple[Annotated[int, Field(ge=1, le=65_536)], ...]
+
+
+class Dense(nn.Conv2d):
+    """A 1×1 convolution of images of one pixel, (N, C, 1, 1) to (N, C', 1, 1), computed as the matrix product it is.
+
+    On a CPU that takes a third of the time that oneDNN's convolution does.
+    """
+
+    def __init__(self, before: int, after: int):
+        super().__init__(before, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
 
 
 class MLPConfig(LatentConfig):
@@ -56,7 +70,7 @@ class MLP(LatentGenerator):
         self.latent, self.shape = latent, (channels, side, side)
         sizes = [latent + conditions, *widths, channels * side * side]
         self.chain = Chain(*(
-            Layer(nn.Conv2d(before, after, 1), slope=0.0 if number else None,
+            Layer(Dense(before, after), slope=0.0 if number else None,
                   norm=make_norm(norm, before) if number > 1 else None,
                   last=nn.Tanh() if number == len(widths) else None)
             for number, (before, after) in enumerate(pairwise(sizes))))
@@ -95,9 +109,9 @@ class MLPDiscriminator(ChainDiscriminator):
         super().__init__()
         self.hidden_size = widths[-1] + minibatch_kernels
         compare = MinibatchDiscrimination(widths[-1], minibatch_kernels) if minibatch_kernels else None
-        self.chain = Chain(*(Layer(nn.Conv2d(before, after, 1), slope=0.2 if number else None)
+        self.chain = Chain(*(Layer(Dense(before, after), slope=0.2 if number else None)
                              for number, (before, after) in enumerate(pairwise([size, *widths]))),
-                           Layer(nn.Conv2d(self.hidden_size, 1, 1), norm=compare, slope=0.2))
+                           Layer(Dense(self.hidden_size, 1), norm=compare, slope=0.2))
 
     def entered(self, image: Tensor, condition: Tensor) -> Tensor:
         return torch.cat([image.flatten(1)[:, :, None, None], condition.to(image.dtype)], dim=1)

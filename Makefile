@@ -23,8 +23,8 @@ demo: install  ## train elevation → relief on real data, convert what it never
 	$(BIN)/translate train recipes/terrain.yaml --run $(RUN) $(if $(wildcard $(RUN)/recipe.yaml),--resume)
 	$(BIN)/translate convert $(DATA)/terrain_small/testA $(OUT)/tiles --model $(RUN)
 	$(BIN)/python tools/show_demo.py --data $(DATA)/terrain_small --converted $(OUT)/tiles --picture $(OUT)/demo.png
-	$(BIN)/translate evaluate $(RUN)
 	$(BIN)/translate convert $(DATA)/terrain_small/largeA $(OUT)/large --model $(RUN) --memory 512MB
+	$(BIN)/translate evaluate $(RUN)
 
 # worksteal: a worker has tests of one file together, whose references are made once, until another one is idle.
 test: install  ## the quick tests; about five minutes on two cores

@@ -15,6 +15,7 @@ import pytest
 from tests.networks import members
 from translate.data import DataConfig
 from translate.losses import Objective, Penalty
+from translate.losses.objectives import Verdict
 from translate.networks import DiscriminatorConfig, GeneratorConfig
 from translate.translators import TranslatorConfig
 
@@ -154,6 +155,18 @@ def test_the_tree_of_the_house_is_the_real_tree() -> None:
     real = {str(path.relative_to(PACKAGE)) for path in modules()
             if path.name != "__init__.py" or path.parent == PACKAGE}
     assert drawn == real, f"not in docs/house.md: {sorted(real - drawn)}; only there: {sorted(drawn - real)}"
+
+
+def test_every_objective_and_penalty_is_on_its_page_and_what_each_objectives_scores_mean_is_said() -> None:
+    def kinds(union: object) -> set[str]:
+        return {member.model_fields["kind"].default for member in members(union)}
+
+    tables = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "objectives.md").read_text(), re.MULTILINE))
+    assert kinds(Objective) | kinds(Penalty) <= tables
+    lines = (ROOT / "docs" / "training.md").read_text().splitlines()
+    game = next(line for line in lines if line.startswith("| `game`"))
+    for kind in kinds(Objective):
+        assert f"`{kind}`" in game and kind in (Verdict.__doc__ or ""), kind
 
 
 def test_the_readme_names_every_wing_as_the_house_does() -> None:

@@ -21,8 +21,9 @@ from tests.commands import Command, call, launch
 from tests.conftest import waves
 from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, unseen_recipe
 from translate.cli import console, progress
+from translate.cli.app import TorchCommand, command_line
 from translate.cli.converting import is_of_the_other_side
-from translate.cli.existence import refuse_missing
+from translate.cli.existence import NEEDED, refuse_missing
 from translate.cli.progress import Display
 from translate.errors import CheckpointError
 from translate.foreign import read_lines
@@ -58,6 +59,16 @@ def test_train_prints_the_resolved_recipe_where_it_is_asked_for_and_how_to_go_on
     (tmp_path / "run").rename(tmp_path / "facades")
     monkeypatch.chdir(tmp_path)
     refuse_missing("train", {"recipe": "facades"})  # the shipped one
+
+
+def test_what_a_command_is_looked_through_for_before_pytorch_is_loaded_are_arguments_that_it_has() -> None:
+    for command, needed in NEEDED.items():
+        name, _, option = command.partition(" --")
+        found = command_line()
+        for word in name.split():
+            found = found.commands[word]
+        taken = {parameter.name for parameter in found.params}
+        assert isinstance(found, TorchCommand) and taken >= {*needed, *([option] if option else [])}, command
 
 
 def test_convert_keeps_tree_names_and_sizes_and_counts_what_failed(run: Path, shared_pairs: Path, tmp_path: Path,

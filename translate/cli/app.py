@@ -53,7 +53,7 @@ class TorchCommand(Command):
         words, inside = [ctx.info_name], ctx.parent
         while inside is not None and inside.parent is not None:
             words, inside = [inside.info_name, *words], inside.parent
-        if not ctx.args:  # too many words are said first
+        if not ctx.args:  # surplus arguments are refused by the command itself, which knows what they may be
             refuse_missing(" ".join(words), {name: at_home(value) for name, value in ctx.params.items()})
         console.load_torch()
         return super().invoke(ctx)
@@ -76,7 +76,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False,
                   context_settings={"help_option_names": ["-h", "--help"]})  # which all commands take over
 app.command(cls=Command)(training.new)  # it loads PyTorch when what is asked for can be done
 app.command(cls=TorchCommand)(training.train)
-app.command(cls=TorchCommand, context_settings={"allow_extra_args": True})(converting.convert)  # it says why too many
+app.command(cls=TorchCommand, context_settings={"allow_extra_args": True})(converting.convert)  # an unquoted glob
 app.command(cls=TorchCommand)(sampling.sample)
 app.command(cls=TorchCommand)(serving.serve)
 app.command(cls=TorchCommand)(evaluating.evaluate)

@@ -1,4 +1,4 @@
-"""train, plan, recipes: a recipe made into a run, and what it will need before it runs."""
+"""new, train, plan, recipes: a folder made into a recipe, a recipe into a run, and what it will need before it runs."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def train(
 ) -> None:
     """Train a recipe; leaves a run folder."""
     from translate.recipe import default_run, find_recipe, load_recipe
-    from translate.runs.extending import extended, more_images, nothing_left, with_images_of
-    from translate.runs.folder import RECIPE_FILE, load_saved, refuse_changes
+    from translate.runs.extending import going_on, more_images
+    from translate.runs.folder import RECIPE_FILE, load_saved
     from translate.runs.release import scale_of
     from translate.training.cadences import with_cadences
     from translate.training.gpus import size_and_gpu
@@ -73,23 +73,14 @@ def train(
         raise UsageError("train: name a recipe (`translate recipes` lists them), or give --resume and --run")
     folder = run or default_run(chosen)
 
-    # More images are added to what the run has been trained by, which may not be what its file says now.
-    if images is not None:
-        more = more_images(images)
-        if not resume:
-            raise UsageError("--images adds to a run that is there", folder, "add --resume; a new run is told by --set "
-                             "stages.0.images=N")
-        if not (folder / RECIPE_FILE).is_file():
-            raise none_to_resume(folder)
-        if recipe is not None:
-            saved = load_saved(folder)
-            chosen = with_images_of(saved, chosen)
-            refuse_changes(saved, chosen, folder)
-        chosen, what = extended(chosen, more)
-        say(what)
-    elif resume and (ended := nothing_left(folder, chosen)):
-        refuse_changes(load_saved(folder), chosen, folder)
-        say(ended)
+    more = None if images is None else more_images(images)
+    if more is not None and not resume:
+        raise UsageError("--images adds to a run that is there", folder, "add --resume; a new run is told by --set "
+                         "stages.0.images=N")
+    if resume:
+        chosen, what = going_on(folder, chosen, more, is_runs_own=recipe is None)
+        if what:
+            say(what)
 
     chosen = with_cadences(chosen)
     if show_recipe:

@@ -68,7 +68,7 @@ class Page:
         return self.shape[3]
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Read rows [start, stop): (1, C, b − a, W) float32 in [-1, 1]."""
+        """Read rows [start, stop): (1, C, stop − start, W) float32 in [-1, 1]."""
         return to_tensor(self.read_pixels(start, stop), self.config)[None]
 
     def read_pixels(self, start: int, stop: int) -> np.ndarray:

@@ -61,8 +61,8 @@ class PageHead:
 class FilePage:
     """A page of an open file, with one reader for its colours and one for its alpha.
 
-    Two readers, because each keeps what it decoded last: going from top to bottom nothing is decoded twice, even where
-    alpha is read later than colours.
+    Two readers, because each keeps what it decoded last, and alpha is read later than colours: going from top to bottom
+    each of them decodes a row of segments once.
     """
 
     head: PageHead
@@ -147,5 +147,6 @@ def _page_by_rows(page: Any, path: Path, max_pixels: int) -> FilePage:
     reader, alpha_reader = (TiffRowReader(page, path, max_pixels) for _ in range(2))
     icc, notes = reader.icc
     picture = replace(reader.read(0, 0), icc=icc, dpi=reader.dpi, geo=reader.geo, notes=notes)
-    head = PageHead(picture, reader.height, page.parent.is_bigtiff, read_bytes=COPIES * reader.kept_bytes)
+    read_bytes = (COPIES + 1) * reader.kept_bytes  # one of them reads, and the other keeps what it decoded last
+    head = PageHead(picture, reader.height, page.parent.is_bigtiff, read_bytes=read_bytes)
     return FilePage(head, BoundedRowReader(reader), BoundedRowReader(alpha_reader))

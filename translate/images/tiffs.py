@@ -273,8 +273,8 @@ class TiffRowReader:
         colours = samples[..., :-1] if has_alpha(self.page) else samples
         unknown = unknown_in(colours, self.nodata)
         if self.page.photometric.name == "MINISWHITE":
-            lowest = 0 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).min + np.iinfo(samples.dtype).max
-            samples = lowest - samples
+            ends = 0 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).min + np.iinfo(samples.dtype).max
+            samples = ends - samples  # least and greatest value change places
         samples = rotate_upright(samples, self.orientation)
         unknown = None if unknown is None else rotate_upright(unknown, self.orientation)
         if not samples.flags.writeable:  # a view of the file's bytes, which NumPy guards

@@ -2,14 +2,15 @@
 
 Who calls whom:
 
-    a network    resnet, unet, coarse_to_fine, discriminators, autoencoder → layers, attention, dropout, weights; heads
-                 for CUT; growing for those that gain levels. Each file holds a config and the network it builds
+    a network    resnet, unet, coarse_to_fine, discriminators, autoencoder → layers, attention, dropout, weights;
+                 projection_heads for CUT; growing for those that gain levels. Each file holds a config and its network
     from noise   latent/, one file a family: generators of a latent, and discriminators of whole images → layers
     its speed    layers, strips → normalised: norm, activation and padding as one operation, by what a device does best
     its memory   memory sets what each part of layers keeps → recomputing (gradient checkpointing) and strips
     strips       layers → strips → local_chain → statistics, row_operations → rows
     of pairs     registration, for pix2pix: how far the images of a pair are off
-    of others    features (ImageNet networks), tasks (classifiers and segmentation networks of domain adaptation)
+    of others    features (ImageNet networks), task_networks (classifiers and segmentation networks
+                 of domain adaptation)
 
 `translate.tiling` applies a network by the same rules of rows, and eval_mode puts it into eval mode for a while.
 """

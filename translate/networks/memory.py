@@ -17,12 +17,12 @@ A plan a network cannot follow acts as the nearest one it can:
 
     U-Net           has levels instead of ends and blocks: they keep their convolutions' outputs under `preact` and
                     `replay`, and only their inputs under `blocks` and both `strips`. With `image_skip` it has a tail
-    pix2pix         no generator reads its fakes, so nothing else needs memory while the graph waits: `replay` says
-    and from noise  only whether the fake that D sees, where D moves first, is made again for the generator's turn
+    pix2pix,        no generator reads a fake, so `replay` matters only where D moves first: the fake that D sees is
+    from noise      then made a second time for the generator, in place of being kept with its graph
     CUT             computes its encoder's features without strips: under both `strips` the head keeps only its input
     attention       keeps only its input where blocks or levels do
     discriminators  never run in strips: they keep their convolutions' outputs under all plans but `plain` and `split`
-    from noise      no generator of latents runs in strips, and none is run again in the generator's own phase: chains
+    latent/         these generators never run in strips, and none is run again in the generator's own phase: chains
                     do as discriminators do, and BigGAN's blocks as the levels of a U-Net
 """
 
@@ -32,7 +32,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, Tag, model_validator
+from pydantic import Discriminator as UnionDiscriminator
 from torch import nn
 
 from translate.networks.attention import Attention
@@ -85,7 +86,7 @@ PLANS: dict[PlanName, MemoryPlan] = {plan.name: plan for plan in (
 GLOSSES: dict[PlanName, str] = {
     "plain": "the textbook step: all losses, then one backward pass",
     "split": "a backward pass for each loss, so that what it needs is kept no longer",
-    "preact": "keeps what convolutions read; norms and activations are computed again",
+    "preact": "keeps what convolutions give; norms, activations and padding are computed again",
     "replay": "also makes a fake a second time instead of keeping how it was made",
     "blocks": "keeps the input of each block, and computes the block again",
     "strips": "computes the layers at full size in strips of rows",
@@ -151,7 +152,7 @@ def _explained(value: object) -> object:
 # `auto`: the planner chooses. Pydantic's tag tells `auto` from a mapping, so that an error names the field inside the
 # mapping.
 AutoMemory = Annotated[Annotated[Literal["auto"], Tag("auto")] | Annotated[MemoryConfig, Tag("MemoryConfig")],
-                       Discriminator(_kind), BeforeValidator(_explained)]
+                       UnionDiscriminator(_kind), BeforeValidator(_explained)]
 
 
 def apply(plan: MemoryPlan, network: nn.Module, num_processes: int = 1) -> None:

@@ -8,8 +8,9 @@ import shlex
 from pathlib import Path
 
 from translate.errors import DocumentError, UsageError, visible
+from translate.missing import none_to_resume
 from translate.recipe import Recipe, Stage
-from translate.runs.folder import read_status
+from translate.runs.folder import RECIPE_FILE, load_saved, read_status, refuse_changes
 from translate.schema import validate
 
 
@@ -20,6 +21,30 @@ def more_images(text: str) -> int:
     if number < 1:
         raise UsageError(f"--images {visible(text)}: say how many more the run is to see, as in --images +50_000")
     return number
+
+
+def going_on(run: Path, recipe: Recipe, more: int | None, is_runs_own: bool) -> tuple[Recipe, str]:
+    """Return the recipe by which a run is resumed, and what to say of it first, if anything.
+
+    run          the folder; none need be there, unless it is to see more
+    recipe       what it is resumed by
+    more         so many images more than it has been trained for (`--images`); None: as many as `recipe` says
+    is_runs_own  `recipe` is the run's own, and no file that may say by now how many images another run is to see
+
+    Raises `RunError` where there is no run that could see more, and for a recipe that is not the run's.
+    """
+    if more is not None:
+        if not (run / RECIPE_FILE).is_file():
+            raise none_to_resume(run)
+        if not is_runs_own:
+            saved = load_saved(run)
+            recipe = with_images_of(saved, recipe)
+            refuse_changes(saved, recipe, run)
+        return extended(recipe, more)
+    ended = nothing_left(run, recipe)
+    if ended:
+        refuse_changes(load_saved(run), recipe, run)
+    return recipe, ended
 
 
 def extended(recipe: Recipe, num: int) -> tuple[Recipe, str]:

@@ -111,16 +111,16 @@ class Translator(ABC):
         Discriminators that move first see the fakes that the generators are about to be trained by.
         """
         pace, fakes = self.pace, None
-        generators = update.images >= pace.warmup and update.number % pace.generator == 0
-        discriminators = update.images < pace.warmup or update.number % pace.discriminator == 0
-        if discriminators and generators and self.first == "discriminator":
+        generators_turn = update.images >= pace.warmup and update.number % pace.generator == 0
+        discriminators_turn = update.images < pace.warmup or update.number % pace.discriminator == 0
+        discriminators_first = discriminators_turn and generators_turn and self.first == "discriminator"
+        if discriminators_first:
             with update.previewing(self.generators, len(batch)):
                 self.improve_discriminators(batch, None, update)
-            discriminators = False
-        if generators:
+        if generators_turn:
             fakes = update.phase("generator", self.improve_generators, batch)
             self.after_generators(update)
-        if discriminators:
+        if discriminators_turn and not discriminators_first:
             self.improve_discriminators(batch, fakes, update)
 
     def improve_generators(self, batch: Batch, update: StepTools) -> list[Any]:
@@ -225,7 +225,7 @@ class Translator(ABC):
                 for each in pair:
                     add_level(config, each)
                 if ema is not None:
-                    for own, new in zip(*(cast(Grown, each).newest() for each in pair[::-1]), strict=True):
+                    for own, new in zip(cast(Grown, ema).newest(), cast(Grown, network).newest(), strict=True):
                         own.load_state_dict(new.state_dict())
                     ema.requires_grad_(False).eval()
                 for each in pair:

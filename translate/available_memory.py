@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Pa
     controller. `root` is where /proc and the mounts are looked for.
     """
     try:
-        groups, mounts = (_read(root / "proc/self" / name) for name in ("cgroup", "mountinfo"))
+        groups, mounts = (_read(f"{root}/proc/self/{name}") for name in ("cgroup", "mountinfo"))
     except OSError:
         return
     yield from _folders(controller, root, groups, mounts)
@@ -185,14 +186,14 @@ def _left(folder: Path, filesystem: str, name: str) -> Iterator[Available]:
     limits = {}
     for limit_file in LIMITS[filesystem]:
         with suppress(OSError, ValueError):
-            limits[limit_file] = int(_read(folder / limit_file))
+            limits[limit_file] = int(_read(f"{folder}/{limit_file}"))
 
     # What the kernel gives back at once is not in use; version 1 tells of limits further out in the same file.
-    stat = {}
+    stat, asked = {}, {*CACHE[filesystem], HIERARCHY_LIMIT}
     if filesystem == "cgroup" or limits:
         with suppress(OSError, ValueError):
-            lines = _read(folder / "memory.stat").splitlines()
-            stat = {name: int(number) for name, number in (line.split(" ") for line in lines)}
+            lines = (line.partition(" ") for line in _read(f"{folder}/memory.stat").splitlines())
+            stat = {line: int(number) for line, _, number in lines if line in asked}
     inactive, active, mapped = (stat.get(line, 0) for line in CACHE[filesystem])
     cache = max(inactive + active - mapped, 0)
 
@@ -200,16 +201,23 @@ def _left(folder: Path, filesystem: str, name: str) -> Iterator[Available]:
         with suppress(OSError, ValueError):
             further_out = stat.get(HIERARCHY_LIMIT, NO_LIMIT) if limit_file == "memory.limit_in_bytes" else NO_LIMIT
             if min(limit, further_out) < NO_LIMIT:
-                used = max(int(_read(folder / LIMITS[filesystem][limit_file])) - cache, 0)
+                used = max(int(_read(f"{folder}/{LIMITS[filesystem][limit_file]}")) - cache, 0)
                 yield Available(max(limit - used, 0), f"{limit_file} of the memory cgroup {name}")
                 if further_out < NO_LIMIT:
                     yield Available(max(further_out - used, 0), f"{HIERARCHY_LIMIT} of the memory cgroup {name}")
 
 
-def _read(path: Path) -> str:
-    """Return what a file of the kernel says, in half the time of `read_text`: several are read for every image."""
-    with path.open("rb", buffering=0) as file:
-        return file.readall().decode()
+def _read(path: str) -> str:
+    """Return what a file of the kernel says, in half the time of `read_text`: a dozen of them are read for every image.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        parts = []
+        while part := os.read(descriptor, 2**16):
+            parts.append(part)
+    finally:
+        os.close(descriptor)
+    return b"".join(parts).decode()
 
 
 def _unescaped(field: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -187,29 +188,37 @@ def _advice(name: str, place: _Place, root: type[pydantic.BaseModel]) -> str:
               for tag in _tags(member)]
     if having:
         return f"kind: {_or(having)} has it, this is {_or(_tags(place.owner))}"
-    elsewhere = [path for path in dict.fromkeys(_paths(root, name)) if path != place.where]
+    elsewhere = [path for path in _fields(root).get(name, ()) if path != place.where]
     if 1 <= len(elsewhere) <= 6:  # of more, such as `kind`, none is likelier than another
         return f"did you mean {_or(sorted(elsewhere, key=lambda path: path.count('.'))[:4])}?"
     close = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"known fields: {', '.join(fields)}"
 
 
-def _paths(annotation: Any, name: str, prefix: str = "", around: tuple[Any, ...] = ()) -> Iterator[str]:
-    """Yield the paths at which a document may hold a field of this name.
+@functools.lru_cache(maxsize=8)
+def _fields(root: type[pydantic.BaseModel]) -> dict[str, list[str]]:
+    """Return the paths at which a document may hold a field, by its name; a document may ask for hundreds of names."""
+    found: dict[str, dict[str, None]] = {}
+    for path in _paths(root):
+        found.setdefault(path.rpartition(".")[2], {})[path] = None
+    return {name: list(paths) for name, paths in found.items()}
+
+
+def _paths(annotation: Any, prefix: str = "", around: tuple[Any, ...] = ()) -> Iterator[str]:
+    """Yield the paths of all fields that a document may hold.
 
     Of a list, the first entry stands for all; a model inside itself is not entered again (`around`: those entered).
     """
     for member in map(_untagged, _members(annotation)):
         if not _is_model(member):
             for argument in typing.get_args(member) if typing.get_origin(member) is tuple else ():
-                yield from _paths(argument, name, f"{prefix}0.", around)
+                yield from _paths(argument, f"{prefix}0.", around)
             continue
         if member in around:
             continue
         for field, info in member.model_fields.items():
-            if field == name:
-                yield f"{prefix}{field}"
-            yield from _paths(info.annotation, name, f"{prefix}{field}.", (*around, member))
+            yield f"{prefix}{field}"
+            yield from _paths(info.annotation, f"{prefix}{field}.", (*around, member))
 
 
 def _expected(annotation: Any) -> str:

@@ -302,7 +302,7 @@ def textbook(name: str) -> tuple[dict[str, Tensor], RoundingBound]:
     return expected, RoundingBound(expected, plain)
 
 
-@each_value(share=9, name=list(GROWN), plan=[plan for plan in memory.PLANS if plan != "plain"])
+@each_value(share=15, name=list(GROWN), plan=[plan for plan in memory.PLANS if plan != "plain"])
 def test_every_plan_gives_the_gradients_of_the_textbook_step(name: str, plan: str) -> None:
     translator = build_grown(name)
     step(translator, make_batch(size_for(name), 2), plan)
@@ -454,7 +454,7 @@ def test_an_average_starts_a_level_from_its_networks_weights_and_keeps_its_own_i
     assert average.state_dict().keys() == network.state_dict().keys()
 
 
-@pytest.mark.parametrize("at", [12, 20, 26])
+@pytest.mark.parametrize("at", [12, 20, pytest.param(26, marks=pytest.mark.slow)])
 def test_a_model_is_read_in_the_shape_and_the_fade_of_its_checkpoint(at: int, shared_pairs: Path, tmp_path: Path
                                                                      ) -> None:
     """In the middle of a fade, after it, and in a second one: as the run itself would translate."""

@@ -412,7 +412,7 @@ def test_diagnostics_are_logged_with_the_losses_and_shown_in_the_report(shared_p
     assert shown[-1].keys() == losses[-1].keys() - {"images", "kind", "stage", "lr", "images_per_second", "peak_bytes"}
 
 
-@pytest.mark.parametrize("make", [cyclegan_recipe, pix2pix_recipe])
+@pytest.mark.parametrize("make", one_in(2, [pix2pix_recipe, cyclegan_recipe]))
 def test_looking_changes_nothing(make: Any, shared_pairs: Path, tmp_path: Path) -> None:
     """The same weights with the guard and its looks, and without."""
     found = []
@@ -642,7 +642,7 @@ def test_without_a_guard_nobody_watches(shared_pairs: Path, tmp_path: Path, monk
     assert [int(path.name) for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [36, 40]
 
 
-@pytest.mark.parametrize("name", one_in(3, ["constant output", "NaN weight", "identity copy", "saturated output",
+@pytest.mark.parametrize("name", one_in(6, ["constant output", "NaN weight", "identity copy", "saturated output",
                                             "dead discriminator", "NaN running statistics"]))
 def test_failures_of_the_zoo_are_seen_and_named_in_small(name: str, shared_pairs: Path, tmp_path: Path) -> None:
     failure = PERSISTENT[name]

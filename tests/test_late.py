@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import translate.training.late
 import translate.training.loop
-from tests.covering import one_in
+from tests.covering import each_value, one_in
 from tests.games import GAMES, game, kinds_of
 from tests.runs import Silent, cyclegan_recipe, final_state, pix2pix_recipe, stabilised_recipe
 from tests.steps import build, make_batch, weights
@@ -96,8 +96,7 @@ def test_a_run_that_is_judged_late_ends_bit_for_bit_where_one_does_that_is_judge
     assert left_by(recipe, tmp_path / "late", True, monkeypatch) == at_once
 
 
-@pytest.mark.parametrize("fault", ["out of memory", "not finite"])
-@pytest.mark.parametrize("first", ["generator", "discriminator"])
+@each_value(first=["generator", "discriminator"], fault=["out of memory", "not finite"])
 def test_a_generator_phase_that_fails_takes_no_fakes_of_others_from_the_pools(
         first: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does when those of the step before, or of this step's discriminators, are staged only; it is done again, or

@@ -143,15 +143,17 @@ def test_a_kernel_distances_interval_is_that_of_recomputed_resamples() -> None:
     """A resample draws images, and pairs of one image drawn twice stay left out, so that it has no bias of its own."""
     x, y = some_features(6, 0, 3), some_features(6, 1, 3, shift=0.5)
     drawn = intervals.bootstrap_counts(6).astype(int)
+    of_x, of_y, across = (np.array([[cubic(one, other) for other in right] for one in left])
+                          for left, right in ((x, x), (y, y), (x, y)))
 
     def resampled(column: int) -> float:
         a = np.repeat(np.arange(6), drawn[:, column])
         b = np.repeat(np.arange(6), drawn[:, ::-1][:, column])
 
-        def within(s: list[Tensor], chosen: np.ndarray) -> float:
-            return float(np.mean([cubic(s[i], s[j]) for i in chosen for j in chosen if i != j]))
+        def within(kernel: np.ndarray, chosen: np.ndarray) -> float:
+            return float(np.mean([kernel[i, j] for i in chosen for j in chosen if i != j]))
 
-        return within(x, a) + within(y, b) - 2 * float(np.mean([cubic(x[i], y[j]) for i in a for j in b]))
+        return within(of_x, a) + within(of_y, b) - 2 * float(np.mean([across[i, j] for i in a for j in b]))
 
     recomputed = [resampled(column) for column in range(intervals.RESAMPLES)]
     assert kernel_distance(x, y).interval == pytest.approx(np.quantile(recomputed, [0.025, 0.975]), rel=1e-9)

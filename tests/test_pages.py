@@ -79,13 +79,11 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("planar", ["contig", "separate"])
-@pytest.mark.parametrize(("dtype", "channels"), [
+@each_value(share=4, layout=list(LAYOUTS), samples=[
     (np.uint8, 1), (np.uint8, 3), (np.uint8, 12), (np.uint16, 1), (np.uint16, 3), (np.float32, 1), (np.float32, 5),
-    (np.float16, 3), (np.float64, 3)])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_rows_of_any_layout_are_those_of_the_whole_image(tmp_path, layout, dtype, channels, planar):
-    options = dict(LAYOUTS[layout])
+    (np.float16, 3), (np.float64, 3)], planar=["contig", "separate"])
+def test_any_rows_of_any_layout_are_those_of_the_whole_image(tmp_path, layout, samples, planar):
+    (dtype, channels), options = samples, dict(LAYOUTS[layout])
     if np.dtype(dtype).kind == "f":
         options.pop("predictor", None)
     array = noise(83, 101, channels, np.float32 if np.dtype(dtype).kind == "f" else dtype).astype(dtype)
@@ -390,7 +388,7 @@ for path in (Path("x.tif"), Path("float.tif")):
 # ---- writing by rows
 
 
-@each_value(share=8, samples=[
+@each_value(share=16, samples=[
     (np.uint8, 1, False), (np.uint8, 1, True), (np.uint8, 3, False), (np.uint8, 3, True), (np.uint8, 4, False),
     (np.uint8, 12, False), (np.uint16, 1, False), (np.uint16, 3, True), (np.uint16, 12, False),
     (np.float32, 1, False), (np.float32, 3, False), (np.float32, 12, False)],

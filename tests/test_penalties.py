@@ -133,9 +133,8 @@ def reference_gradients(discriminator: nn.Module, penalty: Any, judged: Tensor, 
     return grad(mean_penalty)({name: value.detach().contiguous() for name, value in plain.named_parameters()})
 
 
-@pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("norm", ["instance", "none"])
-@pytest.mark.parametrize("penalty", [R1(), R2(), WassersteinGP()], ids=lambda penalty: penalty.kind)
+@each_value(share=2, penalty={penalty.kind: penalty for penalty in (R1(), R2(), WassersteinGP())},
+            norm=["instance", "none"], samples=[1, 3])
 def test_the_second_derivative_in_a_step_is_that_of_torchs_function_transforms(
         penalty: Any, norm: Any, samples: int) -> None:
     """All in float64, in the memory layout of a training, under the plan that recomputes the discriminator."""

@@ -100,10 +100,10 @@ class TestAgainstRealSteps:
         return counted.peak
 
     @pytest.mark.parametrize(("plan", "precision"), [
-        ("replay", "bf16"),
+        ("replay", "fp32"),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (
             ("split", "bf16"), ("strips", "fp32"), ("preact", "fp32"), ("strips_blocks", "bf16"), ("split", "fp32"),
-            ("preact", "bf16"), ("replay", "fp32"), ("strips", "bf16"), ("strips_blocks", "fp32")))])
+            ("preact", "bf16"), ("replay", "bf16"), ("strips", "bf16"), ("strips_blocks", "fp32")))])
     def test_cyclegan_within_one_percent(self, plan: str, precision: str) -> None:
         found = self.measured(SMALL_CYCLEGAN, 128, memory.PLANS[plan], precision)
         assert prediction(SMALL_CYCLEGAN, 128, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)
@@ -125,7 +125,7 @@ class TestAgainstRealSteps:
         found = self.measured(config, 128, memory.PLANS[plan], precision)
         assert prediction(config, 128, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)
 
-    @each_value(kind=["r1", "wgan_gp"], plan=["split", "preact"], precision=["fp32", "bf16"])
+    @each_value(share=4, kind=["r1", "wgan_gp"], plan=["split", "preact"], precision=["fp32", "bf16"])
     def test_with_a_penalty_within_one_percent(self, kind: str, plan: str, precision: str) -> None:
         """A wide discriminator beside a narrow generator, so that the peak is the penalty's."""
         config = {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 2, "blocks": 1},
@@ -217,15 +217,16 @@ class TestWhatThisProjectIsFor:
     """CycleGAN (ResNet-9, 64 channels, two PatchGANs), batch 1, fp16 on CUDA, identity loss on, no average."""
 
     @pytest.mark.parametrize(("size", "plan", "most_gib", "most_compute"), [
-        (2000, "strips", 5.0, 1.17), (2000, "replay", 7.1, 1.12), (2000, "strips_blocks", 2.9, 1.45),
-        (2000, "preact", 12.0, 1.005), (2000, "split", 21.5, 1.0), (4000, "strips_blocks", 9.8, 1.45)])
+        (2000, "strips", 5.0, 1.17), (2000, "split", 21.5, 1.0), (4000, "strips_blocks", 9.8, 1.45),
+        *(pytest.param(2000, *case, marks=pytest.mark.slow) for case in (
+            ("replay", 7.1, 1.12), ("strips_blocks", 2.9, 1.45), ("preact", 12.0, 1.005)))])
     def test_cyclegan(self, size: int, plan: str, most_gib: float, most_compute: float) -> None:
         found = prediction({"kind": "cyclegan"}, size, plan)
         assert found.peak_bytes <= most_gib * GIB
         assert found.compute <= most_compute
 
-    @pytest.mark.parametrize(("plan", "most_gib", "most_compute"), [
-        ("split", 16.0, 1.0), ("strips", 4.7, 1.33), ("blocks", 4.2, 1.29), ("strips_blocks", 2.6, 1.58)])
+    @pytest.mark.parametrize(("plan", "most_gib", "most_compute"), one_in(2, [
+        ("split", 16.0, 1.0), ("strips", 4.7, 1.33), ("blocks", 4.2, 1.29), ("strips_blocks", 2.6, 1.58)]))
     def test_cut(self, plan: str, most_gib: float, most_compute: float) -> None:
         found = prediction({"kind": "cut"}, 2000, plan)
         assert found.peak_bytes <= most_gib * GIB
@@ -306,7 +307,8 @@ def test_smaller_pieces_are_advised_where_they_fit_and_for_what_they_are(config:
     assert "micro_batch" not in advise(pieces, stage, 0, 0, "fp16", num_processes=4), "they have one each"
 
 
-@pytest.mark.parametrize("judge", [{"minibatch_kernels": 2}, {"minibatch_std": True}], ids=["kernels", "deviation"])
+@pytest.mark.parametrize("judge", one_in(2, [{"minibatch_kernels": 2}, {"minibatch_std": True}]),
+                         ids=["kernels", "deviation"])
 def test_no_single_sample_is_advised_to_a_discriminator_that_compares_samples(judge: dict[str, Any]) -> None:
     small = BATCH_RESIZE | {"discriminator": {"kind": "patchgan", "width": 8, "norm": "batch"} | judge}
     pieces = recipe_of(small, 64, stage={"batch_size": 4})
@@ -443,7 +445,7 @@ class TestInTraining:
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["last", "every"])
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", one_in(4, LARGE))
 def test_the_large_recipes_plan_as_their_own_headers_say(name: str, every: bool) -> None:
     """Every "4000 px strips_blocks 9.71 GiB, 1.43×" of a header, on the card named before it.
 

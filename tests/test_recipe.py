@@ -240,7 +240,7 @@ def test_every_shipped_recipe_validates_and_opens_with_its_use(path: Path) -> No
 TRANSLATING = [path for path in shipped_recipes() if "kind: noise" not in path.read_text()]
 
 
-@pytest.mark.parametrize("path", one_in(5, TRANSLATING), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", one_in(9, TRANSLATING), ids=lambda path: path.stem)
 def test_every_shipped_recipe_trains_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On toy images in its own layout, with its own networks made narrow. Those from noise: tests/test_noise.py."""
     recipe = load_recipe(path)
@@ -391,7 +391,7 @@ def test_without_a_cadence_there_is_a_picture_of_the_end_alone(shared_pairs: Pat
     assert [re.findall(r"\d+", path.stem)[-1].lstrip("0") for path in (tmp_path / "run" / "samples").iterdir()] == ["8"]
 
 
-@pytest.mark.parametrize("option", one_in(8, [option for option in CHANGES if CHANGES[option][1]]))
+@pytest.mark.parametrize("option", one_in(16, [option for option in CHANGES if CHANGES[option][1]]))
 def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path,
                                                     trained: Callable[[Recipe], Path]) -> None:
     value, observed = CHANGES[option]

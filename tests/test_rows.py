@@ -121,7 +121,7 @@ def test_rows_made_from_the_rows_needed_are_those_of_the_whole_image(kind: Kind)
     compared = 0
     for seed in range(60):
         draw = random.Random(seed)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU alone, in a tenth of the time
         height = 2 * draw.randint(4, 16) + (kind is not pixel_unshuffle) * draw.randint(0, 1)
         x = torch.randn(2, 4, height, 18, dtype=torch.float64)
         operation, whole = kind(draw, height)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from tests.conversions import Identity, last_rows, release_of
+from tests.covering import one_in
 from tests.runs import Silent, pix2pix_recipe
 from translate.convert import convert
 from translate.data import PairedConfig, batches
@@ -97,7 +98,7 @@ def test_a_training_image_that_became_something_else_is_an_error_that_names_it(
             pass
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("kind", one_in(2, ["pipe", "device"]))
 def test_a_check_and_a_training_name_what_they_leave_out(kind: str, shared_pairs: Path, tmp_path: Path) -> None:
     """Pipes and links to devices among the images were left out without a word. Links to images, folders called as
     images, and what is hidden are no fault."""

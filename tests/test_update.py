@@ -74,7 +74,7 @@ def joint_step(name: str, size: tuple[int, int]) -> tuple[dict[str, Tensor], Rou
     return expected, RoundingBound(expected, joint)
 
 
-@each_value(share=8, name=list(CONFIGS), size={"square": (32, 32), "odd": (33, 50)}, plan=PLANS)
+@each_value(share=12, name=list(CONFIGS), size={"square": (32, 32), "odd": (33, 50)}, plan=PLANS)
 def test_gradients_equal_one_joint_backward_pass(name: str, size: tuple[int, int], plan: str) -> None:
     translator = build(CONFIGS[name])
     step(translator, make_batch(size), plan, lr=LR)

@@ -22,7 +22,7 @@ from translate.translators import TranslatorConfig
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "translate"
 BOLTS = ["errors", "missing", "mistakes", "schema", "files", "foreign", "signals", "sizes", "places", "precision",
-         "optimizers", "available_memory", "cores", "launcher"]
+         "optimizers", "available_memory", "cores", "launcher", "agreement"]
 FLOORS = [  # a module imports from lower floors, or from its own folder; wings of one floor never import each other
     BOLTS,  # the ground: they may lean on each other
     ["networks", "images", "html", "cluster"],

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
 
 from tests.covering import one_in
-from tests.runs import UNSEEN, Silent, cyclegan_recipe, final_state, train_until, unseen_recipe
+from tests.runs import UNSEEN, Silent, cyclegan_recipe, final_state, least_recipe, train_until, unseen_recipe
 from translate import files
 from translate.errors import CheckpointError, DiskError
 from translate.foreign import read_lines
-from translate.runs.checkpoint import Best, newest_checkpoint, save_checkpoint
+from translate.runs.checkpoint import Best, Progress, RunState, newest_checkpoint, save_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.manifest import seal, verify
 from translate.training.loop import Run, train
@@ -103,6 +105,40 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_file_costs_no_checkpoint(run: R
         process.join()
         newest, refused = newest_checkpoint(run.folder / "checkpoints")
         assert newest is not None and newest.name == "000000000004" and not refused
+
+
+SMALL_DISKS = [(0, 1_000), (1, 1_000), (0, 10_000)]  # whose files have how many bytes at most: rank0, rank1, a network
+
+
+def save_onto_small_disks(data: Path, folder: Path) -> None:
+    """What each process of two hears where one of them can write no file to its end."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recipe, accelerator, heard = least_recipe(data), Accelerator(cpu=True), []
+    run = RunState(Progress(), recipe.translator.build(3, 3), {}, accelerator, recipe)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for rank, limit in SMALL_DISKS:
+        if rank == accelerator.process_index:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            save_checkpoint(folder / "checkpoints", run, 2)
+        except DiskError as error:
+            heard.append(error.what)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        if accelerator.is_main_process:
+            assert not [*(folder / "checkpoints").iterdir()]
+    save_checkpoint(folder / "checkpoints", run, 2)
+    (folder / f"{accelerator.process_index}.json").write_text(json.dumps(heard))
+
+
+def test_a_process_that_cannot_write_its_part_is_heard_by_all(shared_pairs: Path, tmp_path: Path) -> None:
+    """It removed the folder that the others still wrote into, and left them waiting."""
+    debug_launcher(save_onto_small_disks, (shared_pairs, tmp_path), num_processes=2)
+    heard = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert heard == [["File too large"] * 3] * 2
+    saved = tmp_path / "checkpoints" / "000000000000"
+    assert verify(saved) is None
+    own, network = (saved / f"{name}.safetensors" for name in ("rank1", "generator_ab"))
+    assert own.stat().st_size < SMALL_DISKS[2][1] < network.stat().st_size
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "no manifest", "traversal"])

@@ -42,6 +42,7 @@ from tests.runs import (
     unseen_recipe,
 )
 from translate import files
+from translate.agreement import by_main_process
 from translate.data import Sample
 from translate.errors import CheckpointError, DataError, DiskError, ImageError, RunError, TranslateError, UsageError
 from translate.foreign import read_lines
@@ -52,7 +53,7 @@ from translate.runs.folder import RunFolder
 from translate.runs.records import sample_grid, to_rgb
 from translate.runs.release import load_release
 from translate.training.loop import train
-from translate.training.processes import by_main_process, check_shares
+from translate.training.processes import check_shares
 from translate.translators.pool import ImagePool
 
 Trained = Callable[[Recipe], Path]

@@ -27,13 +27,14 @@ import copy
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from translate.agreement import by_main_process
 from translate.data import test_pairs
 from translate.data.hashing import stable_hash
 from translate.data.loading import CHECK_ALL, OR_SKIP, check_share
@@ -240,17 +241,9 @@ class Evaluator:
             fakes = self._shared(len(held_out.sources),
                                  lambda number: self._observe(translator, generator, held_out, number, on_translated))
 
-        # The main process computes the scores; the others wait for them, and must hear of an error as well
-        scores: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            try:
-                scores = [summarise(*self._together(fakes, held_out), paired=held_out.paired)]
-            except TranslateError as error:
-                scores = [error]
-        broadcast_object_list(scores)
-        if isinstance(scores[0], TranslateError):
-            raise scores[0]
-        return dict(scores[0]), len(fakes)
+        scores = by_main_process(
+            lambda: summarise(*self._together(fakes, held_out), paired=held_out.paired), self.accelerator)
+        return scores, len(fakes)
 
     def _together(self, images: dict[int, Observed], held_out: HeldOut) -> tuple[list[Observed], list[Observed]]:
         """Return images and the real ones, each in their order; of pairs those of which both could be read."""

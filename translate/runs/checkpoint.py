@@ -23,7 +23,16 @@ import torch
 from torch import Tensor
 
 from translate import files
-from translate.errors import CheckpointError, DiskError, DocumentError, RecipeError, is_disk_fault, visible
+from translate.agreement import heard_by_all
+from translate.errors import (
+    CheckpointError,
+    DiskError,
+    DocumentError,
+    RecipeError,
+    TranslateError,
+    is_disk_fault,
+    visible,
+)
 from translate.foreign import read_json
 from translate.recipe import Recipe
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
@@ -127,32 +136,43 @@ def save_checkpoint(folder: Path, run: RunState, keep: int) -> Path:
     """
     final = checkpoint_at(folder, run.progress.images)
     building = folder / f"{files.TEMPORARY}{final.name}"
-    accelerator = run.accelerator
+    is_main = run.accelerator.is_main_process
     try:
         # A fresh folder, and nothing left of a process that was killed while it wrote
-        if accelerator.is_main_process:
-            files.make_folder(folder, folder.parent)
-            for stale in folder.glob(f"{files.TEMPORARY}*"):
-                files.remove_folder(stale)
-            building.mkdir()
-        accelerator.wait_for_everyone()
+        with _writing(final, run):
+            if is_main:
+                files.make_folder(folder, folder.parent)
+                for stale in folder.glob(f"{files.TEMPORARY}*"):
+                    files.remove_folder(stale)
+                building.mkdir()
 
         # What differs between processes
-        write_own(building, run.translator, accelerator.process_index)
-        accelerator.wait_for_everyone()
+        with _writing(final, run):
+            write_own(building, run.translator, run.accelerator.process_index)
 
         # What all have alike; then the folder is complete and takes its name. A folder of that name is replaced: a
         # resume refused it, or a rollback rewrites it.
-        if accelerator.is_main_process:
-            _write_shared_state(building, run)
-            seal(building)
-            files.exchange_folder(building, final)
-            _rotate(folder, final, keep, run.progress)
-    except OSError as error:
-        shutil.rmtree(building, ignore_errors=True)
-        raise DiskError.of(error, final, _bytes_needed(run) if is_disk_fault(error) else None) from error
-    accelerator.wait_for_everyone()
+        with _writing(final, run):
+            if is_main:
+                _write_shared_state(building, run)
+                seal(building)
+                files.exchange_folder(building, final)
+                _rotate(folder, final, keep, run.progress)
+    except TranslateError:
+        if is_main:  # all have heard of it, and none writes any more
+            shutil.rmtree(building, ignore_errors=True)
+        raise
     return final
+
+
+@contextmanager
+def _writing(final: Path, run: RunState) -> Iterator[None]:
+    """Raise in all processes, as a `DiskError` about `final`, what keeps one from writing its part in the block."""
+    with heard_by_all(run.accelerator):
+        try:
+            yield
+        except OSError as error:
+            raise DiskError.of(error, final, _bytes_needed(run) if is_disk_fault(error) else None) from error
 
 
 def restore_checkpoint(path: Path, run: RunState) -> list[str]:

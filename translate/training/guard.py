@@ -28,8 +28,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from translate.agreement import by_main_process
 from translate.recipe import GuardConfig, Sign
-from translate.training.processes import Means, by_main_process
+from translate.training.processes import Means
 
 # Where the limits lie is justified by docs/training.md, from runs of tools/guard_zoo.py.
 DIVERSITY_OF_CONSTANT = 0.02

@@ -19,6 +19,7 @@ from typing import Protocol
 from accelerate import Accelerator
 from torch import Tensor
 
+from translate.agreement import by_main_process
 from translate.data import Sample, Samples, held_out
 from translate.data.label_counts import MAX_MAPS_BEFORE_TRAINING
 from translate.data.pairing import names_of
@@ -42,7 +43,7 @@ from translate.training.hours import Pace, end_in_words
 from translate.training.machine import describe_machine, take_peak_bytes
 from translate.training.plan import Choice
 from translate.training.probe import Probe
-from translate.training.processes import Means, by_main_process
+from translate.training.processes import Means
 from translate.training.time_left import TimeLeft
 from translate.translators import Translator
 

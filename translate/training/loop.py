@@ -12,6 +12,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from translate.agreement import by_main_process, in_any_process
 from translate.data import Batch
 from translate.data.scale import Shapes
 from translate.errors import CheckpointError, Collapsed, Stopped, TranslateError
@@ -41,7 +42,7 @@ from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
 from translate.training.nodes import naming_the_lost
 from translate.training.plan import refuse_what_has_no_room
-from translate.training.processes import by_main_process, check_shares, in_any_process, make_accelerator
+from translate.training.processes import check_shares, make_accelerator
 from translate.training.starting import Source, read_source
 from translate.training.supply import Supply
 from translate.training.update import NotFinite, Update
@@ -66,9 +67,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
     home = RunFolder(folder)
     if resume:
         recipe = continued(home.saved_recipe(), recipe)
-    if accelerator.is_main_process:
-        home.check(recipe, resume)
-    accelerator.wait_for_everyone()
+    by_main_process(lambda: home.check(recipe, resume), accelerator)
     run = Run(recipe, home, accelerator, report, gpu_memory, None if resume else read_source(recipe))
     if not resume:
         report.say("choosing a memory plan for each stage")
@@ -76,8 +75,7 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
 
     # From here on the folder is this run's.
     with closing(home), closing(run.plans):
-        if accelerator.is_main_process:
-            home.claim(recipe)
+        by_main_process(lambda: home.claim(recipe), accelerator)
 
         status = run.log.recording_status(lambda: run.skipped)
         with minding_signals() as run.supply.stop, status, naming_the_lost(accelerator):
@@ -351,8 +349,7 @@ class Run(Built):
             raise Collapsed(f"given up at {images:,} images, {tried}. {trouble}. docs/training.md says what to change")
 
         # Delete the later checkpoints first: a run killed from here on finds this one as its newest.
-        if self.accelerator.is_main_process:
-            discard_after(healthy)
+        by_main_process(lambda: discard_after(healthy), self.accelerator)
         self.load(healthy)
         self.progress.rollbacks = count + 1
         self.plans.choose(self.progress.stage)
@@ -385,9 +382,8 @@ class Run(Built):
             self.match_stage_shape(progress.stage)
             read_networks(checkpoint, self.translator)
 
-        if self.accelerator.is_main_process:
-            write_release(self.folder / "release", self.recipe, self.translator, progress, chosen)
-        self.accelerator.wait_for_everyone()
+        by_main_process(lambda: write_release(self.folder / "release", self.recipe, self.translator, progress, chosen),
+                        self.accelerator)
         self.log.tracker.close()
 
     @property

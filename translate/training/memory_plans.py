@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from translate.agreement import by_main_process
 from translate.available_memory import give_back_what_will_be_freed, keep_as_glibc_does, keep_what_is_freed
 from translate.data.samples import Samples
 from translate.errors import DoesNotFit
@@ -19,7 +20,6 @@ from translate.runs.folder import RunFolder
 from translate.training import plan as planner
 from translate.training.hours import Pace, loading_of
 from translate.training.machine import resident_bytes
-from translate.training.processes import by_main_process
 from translate.training.update import Update
 from translate.translators import Translator
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from translate.errors import TranslateError, UsageError
+from translate.errors import UsageError
 from translate.launcher import check_launcher
 from translate.networks.statistics import has_batch_norm
 from translate.precision import choose_precision
 from translate.recipe import Recipe
-
-Made = TypeVar("Made")
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
@@ -75,39 +71,6 @@ class Means:
             return {}
         means = torch.stack([total.float() / steps for total, steps in sums.values()])
         return dict(zip(sums, accelerator.reduce(means, "mean").tolist(), strict=True))
-
-
-def by_main_process(decide: Callable[[], Made], accelerator: Accelerator) -> Made:
-    """Return in all processes what the main one decides. An error of it is raised in all.
-
-    Of several processes it is a `TranslateError` also where a library has raised something else: that might not be one
-    that can be sent, and all must end in the same way.
-    """
-    if accelerator.num_processes == 1:
-        return decide()
-    decided: list[Any] = [None]
-    cause: Exception | None = None
-    if accelerator.is_main_process:
-        try:
-            decided = [decide()]
-        except TranslateError as error:  # the others wait, and must hear of it
-            decided = [error]
-        except Exception as error:
-            cause = error
-            decided = [TranslateError(f"{type(error).__name__}: {error}".removesuffix(": "))]
-    (made,) = broadcast_object_list(decided)
-    if isinstance(made, TranslateError):
-        raise made from cause
-    return made
-
-
-def in_any_process(here: bool, accelerator: Accelerator) -> bool:
-    """Tell whether it is so in any process; all of them get the same answer."""
-    if accelerator.num_processes == 1:
-        return here
-    flag = torch.tensor([float(here)], device=accelerator.device)
-    torch.distributed.all_reduce(flag)
-    return bool(flag.item())
 
 
 def average_gradients(networks: dict[str, nn.Module], accelerator: Accelerator) -> None:

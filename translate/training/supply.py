@@ -14,6 +14,7 @@ from typing import Literal
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from translate.agreement import in_any_process
 from translate.data import Batch, batches
 from translate.data.loading import check_share, workers_for
 from translate.data.samples import Samples
@@ -21,7 +22,6 @@ from translate.errors import Stopped, TranslateError
 from translate.recipe import Stage
 from translate.runs.folder import resume_command
 from translate.signals import StopAsked, StopRequest
-from translate.training.processes import in_any_process
 
 FLOAT_BYTES = 4
 

@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from translate.agreement import in_any_process
 from translate.data import Batch, draws
 from translate.errors import DoesNotFit
 from translate.images.tensors import hide_unknown
@@ -38,7 +39,7 @@ from translate.optimizers import clip_gradients, gradient_norm, lay_like_weights
 from translate.precision import Format, at_least_float32, autocast, is_out_of_memory
 from translate.training.late import LatePhase
 from translate.training.previews import Previews
-from translate.training.processes import average_gradients, has_sync_batch_norm, in_any_process
+from translate.training.processes import average_gradients, has_sync_batch_norm
 from translate.training.undo import BeforePhase, frozen, not_finite
 from translate.translators import Translator
 from translate.translators.pool import ImagePool

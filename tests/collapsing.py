@@ -33,7 +33,8 @@ class Collapsing(Run):
     def finish(self) -> None:
         weights = {f"{name}.{key}": value for name, network in self.translator.networks.items()
                    for key, value in network.named_parameters()}
-        torch.save({"rollbacks": self.progress.rollbacks, "seed": self.data_seed, "weights": weights},
+        seed = self.progress.data_seed(self.recipe)
+        torch.save({"rollbacks": self.progress.rollbacks, "seed": seed, "weights": weights},
                    self.folder / f"{self.accelerator.process_index}.pt")
         super().finish()
 

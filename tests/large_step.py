@@ -22,8 +22,8 @@ from translate.data import Batch
 from translate.networks import memory
 from translate.optimizers import Adam
 from translate.recipe import Recipe, find_recipe, load_recipe
+from translate.training.built import parameters_of
 from translate.training.plan import predict
-from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
 
 PUBLISHED = {"cyclegan": {"data": {"kind": "unpaired", "card": "monet2photo", "resize": None}},

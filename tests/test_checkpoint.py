@@ -21,9 +21,10 @@ from tests.runs import UNSEEN, Silent, cyclegan_recipe, final_state, least_recip
 from translate import files
 from translate.errors import CheckpointError, DiskError
 from translate.foreign import read_lines
-from translate.runs.checkpoint import Best, Progress, RunState, newest_checkpoint, save_checkpoint
+from translate.runs.checkpoint import RunState, newest_checkpoint, save_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.manifest import seal, verify
+from translate.runs.progress import Best, Progress
 from translate.training.loop import Run, train
 from translate.training.processes import make_accelerator
 
@@ -223,8 +224,8 @@ def test_checkpoints_are_kept_as_many_as_the_recipe_says(shared_pairs: Path, tmp
 def test_what_was_the_best_at_the_healthy_checkpoint_is_kept_with_it(run: Run) -> None:
     """A rollback discards what was better since then: without it there would be no best checkpoint at all."""
     for images, best, clear in ((6, 6, 6), (8, 6, 8), (10, 10, 8), (12, 10, 8), (14, 10, 8)):
-        run.progress.images, run.progress.clear = images, clear
-        run.progress.best = Best(best, "l1", 1 / best, 4)
+        run.progress.images, run.progress.healthy_at = images, clear
+        run.progress.best = Best(images=best, metric="l1", value=1 / best, num_images=4)
         save(run)
     assert [int(path.name) for path in sorted((run.folder / "checkpoints").iterdir())] == [6, 8, 10, 12, 14]
 

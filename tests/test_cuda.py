@@ -35,9 +35,9 @@ from translate.runs.checkpoint import save_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.release import load_release
 from translate.tiling import Settings
+from translate.training.built import parameters_of
 from translate.training.loop import Run, train
 from translate.training.processes import make_accelerator
-from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
 from translate.translators import CUTConfig, CycleGANConfig, Pix2PixConfig, Translator
 

@@ -27,7 +27,7 @@ from translate.errors import DataError, ImageError
 from translate.images.reading import ImageConfig
 from translate.images.tensors import to_tensor
 from translate.images.writing import write_image
-from translate.runs.checkpoint import Progress
+from translate.runs.progress import Progress
 from translate.runs.release import load_release, write_release
 
 

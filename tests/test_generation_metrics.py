@@ -38,8 +38,8 @@ from translate.metrics.sliced_wasserstein import (
 )
 from translate.networks.task_networks import FCNConfig, save_task
 from translate.report import write_comparison, write_report
-from translate.runs.checkpoint import Progress
 from translate.runs.manifest import read_tensors
+from translate.runs.progress import Progress
 from translate.runs.release import write_release
 from translate.sampling.sampler import Sampler
 from translate.training.loop import train

@@ -46,10 +46,10 @@ from translate.runs.checkpoint import checkpoint_at
 from translate.runs.folder import RunFolder
 from translate.runs.release import load_release
 from translate.tiling import Settings
+from translate.training.built import parameters_of
 from translate.training.loop import Run, train
 from translate.training.plan import predict
 from translate.training.processes import make_accelerator
-from translate.training.step_on_meta import parameters_of
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
 from translate.translators.translator import together
 

@@ -28,10 +28,11 @@ from translate.foreign import read_lines
 from translate.networks import PatchGANConfig, ResNetConfig, memory
 from translate.optimizers import SGD, Adam, RMSprop, lay_like_weights, may_be_left_out, step
 from translate.recipe import Recipe, Stage
+from translate.training.built import parameters_of
 from translate.training.late import LateStep, judges_late
 from translate.training.loop import Run, train
 from translate.training.processes import Means
-from translate.training.step_on_meta import MetaAccelerator, MetaUpdate, build_on_meta, parameters_of
+from translate.training.step_on_meta import MetaAccelerator, MetaUpdate, build_on_meta
 from translate.training.update import NotFinite, Update
 from translate.translators import CycleGANConfig
 from translate.translators.cyclegan import CycleGAN

@@ -26,6 +26,7 @@ from translate.networks.live_bytes import LiveBytes
 from translate.optimizers import Optimizers
 from translate.recipe import Recipe, Stage, load_recipe
 from translate.schema import validate
+from translate.training.built import parameters_of
 from translate.training.gpus import gpu_named
 from translate.training.loop import train
 from translate.training.plan import (
@@ -38,7 +39,7 @@ from translate.training.plan import (
     predict,
 )
 from translate.training.speeds import Speed, published
-from translate.training.step_on_meta import Networks, StepOnMeta, parameters_of
+from translate.training.step_on_meta import Networks, StepOnMeta
 from translate.training.update import Update
 from translate.translators import NoiseConfig
 

@@ -174,7 +174,7 @@ def test_a_step_on_this_cpu_takes_about_what_is_predicted() -> None:
     from accelerate import Accelerator
 
     from tests.steps import build, make_batch
-    from translate.training.step_on_meta import parameters_of
+    from translate.training.built import parameters_of
     from translate.training.update import Update
 
     config = {"kind": "pix2pix", "generator": {"kind": "resnet", "width": 16, "blocks": 2},

@@ -17,8 +17,8 @@ from translate.errors import UsageError
 from translate.networks import GeneratorConfig, LatentGeneratorConfig
 from translate.networks.statistics import has_batch_norm
 from translate.recipe import Recipe, Stage
-from translate.runs.checkpoint import Progress
 from translate.runs.manifest import read_tensors
+from translate.runs.progress import Progress
 from translate.training.loop import train
 from translate.training.starting import Source, take_over
 from translate.translators import Pix2PixConfig, Translator

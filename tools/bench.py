@@ -42,9 +42,10 @@ from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import Adam, Optimizers
 from translate.precision import Format
 from translate.recipe import Stage
+from translate.training.built import parameters_of
 from translate.training.gpus import gpu_named
 from translate.training.speeds import Speed, measured, published
-from translate.training.step_on_meta import Measured, Networks, StepOnMeta, parameters_of
+from translate.training.step_on_meta import Measured, Networks, StepOnMeta
 from translate.training.update import Update
 from translate.translators import CycleGANConfig, Pix2PixConfig, Translator
 

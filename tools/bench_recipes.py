@@ -40,9 +40,9 @@ from translate.networks import memory
 from translate.places import shipped_recipes
 from translate.recipe import Recipe, Stage, find_recipe, load_recipe
 from translate.sizes import num_bytes
+from translate.training.built import parameters_of
 from translate.training.loop import train
 from translate.training.plan import budget_of, choose, describe, predict
-from translate.training.step_on_meta import parameters_of
 from translate.training.update import Update
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks-recipes.md"

@@ -26,7 +26,7 @@ from translate.optimizers import Adam, follow
 from translate.places import data_root
 from translate.precision import Format
 from translate.recipe import Stage
-from translate.training.step_on_meta import parameters_of
+from translate.training.built import parameters_of
 from translate.training.update import Update
 from translate.translators import Translator
 

@@ -25,7 +25,7 @@ from translate.data import Batch
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.optimizers import Adam
 from translate.precision import Format
-from translate.training.step_on_meta import parameters_of
+from translate.training.built import parameters_of
 from translate.training.update import Update
 from translate.translators import CycleGANConfig, Pix2PixConfig
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -81,13 +81,14 @@ class Scale:
         return cls((min(shown), max(shown)), (min(factors), max(factors)))
 
     @classmethod
-    def load(cls, saved: Any) -> Scale | None:
-        """Return what `dump` has saved; None for nothing."""
-        return cls(tuple(saved["sides"]), saved["factors"] and tuple(saved["factors"])) if saved else None
+    def load(cls, saved: ScaleState) -> Scale:
+        """Return what `dump` has saved."""
+        (low, high), factors = saved.sides, saved.factors
+        return cls((low, high), None if factors is None else (factors[0], factors[1]))
 
-    def dump(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
-        return {"sides": list(self.sides), "factors": self.factors and list(self.factors)}
+    def dump(self) -> ScaleState:
+        """Return it as a checkpoint holds it."""
+        return ScaleState(sides=list(self.sides), factors=self.factors and list(self.factors))
 
     @property
     def convert_options(self) -> str:
@@ -119,7 +120,7 @@ class Shapes:
         self.b = (self.a if samples.files_b == samples.files_a
                   else measured(thinned(samples.files_b), samples.shape_in))
 
-    def scales(self, fitting: Fitting) -> dict[str, Any]:
+    def scales(self, fitting: Fitting) -> dict[str, ScaleState]:
         """Return {a, b: `Scale.dump()`} of what `fitting` shows of either side; a side that is not known is missing."""
         found = {"a": Scale.of(self.a, fitting), "b": Scale.of(self.b, fitting)}
         return {side: scale.dump() for side, scale in found.items() if scale is not None}
@@ -181,7 +182,7 @@ def sides_of(shapes: Iterable[HeightWidth]) -> tuple[int, int]:
     return min(sides), max(sides)
 
 
-def scales_in_words(scales: dict[str, Any]) -> str:
+def scales_in_words(scales: dict[str, ScaleState]) -> str:
     """Say what `Shapes.scales` returns, in one line."""
     words = {side.upper(): str(Scale.load(saved)) for side, saved in scales.items()}
     if len(set(words.values())) > 1:

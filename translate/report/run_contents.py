@@ -23,9 +23,9 @@ from translate.places import data_root
 from translate.recipe import Recipe
 from translate.report.charts import Curve, Mark, Ring
 from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, MemoryChoice, Status, load_saved, settled
+from translate.runs.progress import Best
 from translate.runs.records import EVENTS, METRICS, Event, Line
 from translate.runs.release import RELEASE
-from translate.runs.states import BestState
 
 RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}  # files, and what they are of
 NO_VALUES = ("images", "kind", "stage", "lr", "images_per_second", "peak_bytes")
@@ -50,7 +50,7 @@ class Record(Line):
     own_side: Count = 0
     own_size: dict[str, Number | None] = Field(default_factory=dict)
     decided_by: str | None = None
-    best: BestState | None = None
+    best: Best | None = None
     since_best: Count | None = None
     seconds: Annotated[Number, Field(ge=0)] | None = None
     verdict: str = ""

@@ -5,7 +5,7 @@
                       written by   `save_checkpoint`, which `Run.save` in `translate/training/loop.py` calls
                       read by      `restore_checkpoint`, for `translate train --resume` and for the guard's way back
                       chosen by    `newest_checkpoint`, `best_checkpoint`, `healthy_checkpoint`
-    states.py       what a checkpoint's state.json looks like
+    progress.py     where a run stands: counts, the best score, whether it ends
     release.py      the folder of weights one gives away: `write_release` at the end of a training, and `load_release`,
                     with which `convert`, `evaluate` and `translate.load` read a generator from a release or a run
     manifest.py     how both are sealed and verified, and their tensors written and read

@@ -10,12 +10,11 @@ must see the same file system.
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +32,12 @@ from translate.errors import (
     is_disk_fault,
     visible,
 )
-from translate.foreign import read_json
+from translate.foreign import Count, Shape, read_json
 from translate.recipe import Recipe
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
 from translate.runs.own_state import other_processes, restore_own, write_own
+from translate.runs.progress import Progress
 from translate.runs.recipe_paths import absolute
-from translate.runs.states import State
 from translate.schema import validate
 from translate.translators import Translator
 
@@ -48,73 +47,14 @@ if TYPE_CHECKING:  # who only reads weights has no use for it
 STATE, RECIPE = "state.json", "recipe.json"
 
 
-@dataclass(frozen=True)
-class Best:
-    """The checkpoint at `images` has the best `metric` of all that were evaluated, on `num_images` held-out images.
+class State(Shape):
+    """What a checkpoint's `state.json` holds."""
 
-    `side` is their typical short side as they were shown, px: scores at two scales cannot be compared.
-    """
-
-    images: int
-    metric: str
-    value: float
-    num_images: int
-    side: int | None = None  # None: an older version showed them at their own size
-
-
-@dataclass
-class Progress:
-    """Where a run stands. `images` counts all images, `stage_images` those of the current stage."""
-
-    images: int = 0
-    stage: int = 0
-    stage_images: int = 0
-    evaluated: int = 0  # `images` at the last evaluation
-    best: Best | None = None
-    since_best: int = 0  # evaluations that were not better
-    rollbacks: int = 0  # how often the run has gone back to a healthy checkpoint; each time its data are others
-    clear: int | None = None  # `images` at the last look of the guard that showed no sign; None: it needs no way back
-    guard: dict[str, Any] = field(default_factory=dict)  # what the guard remembers
-    began: str = ""  # whose weights it began with, in words; empty: with fresh ones
-    scales: dict[str, Any] = field(default_factory=dict)  # what the stage shows of A and B, see `data.scale.Shapes`
-    files: dict[str, Any] = field(default_factory=dict)  # on which it was trained, see `Samples.counted`
-
-    def compare(self, metric: str, value: float | None, num_images: int, side: int, own_side: int,
-                higher_is_better: bool) -> bool:
-        """Note the score of an evaluation, and return whether it is the best so far.
-
-        value      None where the evaluation does not count
-        side       the typical short side of the images as they were shown, px
-        own_side   the same of the images in their own size
-
-        A best of another metric, of another number of held-out images, or at another scale is forgotten: the two
-        cannot be compared.
-        """
-        if self.best is not None and ((self.best.metric, self.best.num_images, self.best.side or own_side)
-                                      != (metric, num_images, side)):
-            self.best, self.since_best = None, 0
-        sign = 1 if higher_is_better else -1
-        if value is not None and not math.isnan(value) and (self.best is None or sign * value > sign * self.best.value):
-            self.best, self.since_best = Best(self.images, metric, value, num_images, side), 0
-            return True
-        self.since_best += self.best is not None
-        return False
-
-    def why_stop(self, patience: int | None, num_images: int) -> str:
-        """Return why a run of `num_images` images ends now, as `patience` evaluations brought no better one; else ''.
-
-        A `patience` of None is endless.
-        """
-        if patience is None or self.best is None or self.since_best < patience:
-            return ""
-        return (f"stopped early at {self.images:,} of {num_images:,} images: {self.best.metric} was best at "
-                f"{self.best.images:,} images ({self.best.value:.5g}), and no better in the {self.since_best} "
-                f"evaluations since (evaluate.patience: {patience}); a resume with more patience goes on")
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Take over what a checkpoint says. What an older version did not write stays as it is."""
-        self.__dict__.update({each.name: saved[each.name] for each in fields(self) if each.name in saved})
-        self.best = Best(**saved["best"]) if saved.get("best") else None
+    progress: Progress
+    groups: dict[str, list[dict[str, Any]]]
+    machine: dict[str, Any]
+    scaler: dict[str, Any] | None
+    num_processes: Count
 
 
 @dataclass
@@ -272,10 +212,10 @@ def best_checkpoint(folder: Path) -> Path | None:
     return checkpoint_at(folder, best.images) if best is not None else None
 
 
-def healthy_checkpoint(folder: Path, clear: int) -> Path | None:
-    """Return the newest checkpoint that verifies of those that were written at `clear` images or before."""
+def healthy_checkpoint(folder: Path, healthy_at: int) -> Path | None:
+    """Return the newest checkpoint that verifies of those that were written at `healthy_at` images or before."""
     for path in reversed(_paths(folder)):
-        if int(path.name) <= clear and verify(path) is None:
+        if int(path.name) <= healthy_at and verify(path) is None:
             return path
     return None
 
@@ -287,7 +227,7 @@ def discard_after(path: Path) -> None:
             _remove(other)
 
 
-def put_back(folder: Path) -> None:
+def finish_replacements(folder: Path) -> None:
     """Restore, before a resume, a checkpoint that a killed process had moved aside in order to replace it."""
     if folder.is_dir():
         with files.as_disk_errors(folder):
@@ -312,7 +252,7 @@ def _write_shared_state(folder: Path, run: RunState) -> None:
     scaler = run.accelerator.scaler
     files.write_json(folder / RECIPE, absolute(run.recipe).dump())
     files.write_json(folder / STATE, {
-        "progress": asdict(run.progress), "groups": groups, "machine": machine(),
+        "progress": run.progress.dump(), "groups": groups, "machine": machine(),
         "scaler": scaler.state_dict() if scaler is not None else None,
         "num_processes": run.accelerator.num_processes})
 
@@ -353,8 +293,8 @@ def _rotate(folder: Path, newest: Path, keep: int, progress: Progress) -> None:
 
     # The guard's way back, and what was the best there: a rollback discards whatever was better since. A healthy
     # checkpoint that has rotted is no way back, and its best is not needed.
-    if progress.clear is not None:
-        for healthy in [path for path in whole if int(path.name) <= progress.clear][-1:]:
+    if progress.healthy_at is not None:
+        for healthy in [path for path in whole if int(path.name) <= progress.healthy_at][-1:]:
             kept.append(healthy)
             with suppress(CheckpointError):
                 if (best := read_progress(healthy).best) is not None:

@@ -32,10 +32,11 @@ from translate.missing import no_model
 from translate.networks.growing import Growable, extend, fade_in
 from translate.networks.weights import refuse_other_shapes
 from translate.recipe import Recipe, Stage
-from translate.runs.checkpoint import Progress, best_checkpoint, newest_checkpoint, read_progress
+from translate.runs.checkpoint import best_checkpoint, newest_checkpoint, read_progress
 from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.hub import here
 from translate.runs.manifest import read_network, seal, verify, write_network
+from translate.runs.progress import Progress
 from translate.runs.recipe_paths import LEFT_OUT, places_of, without_places
 from translate.translators import Direction, Translator
 
@@ -181,8 +182,8 @@ def write_release(folder: Path, recipe: Recipe, translator: Translator, progress
     """
     write_generators(folder, without_places(recipe), {way: translator.generator(way) for way in translator.directions},
                      {"name": recipe.name, "directions": translator.directions, "images": progress.images,
-                      "stage": progress.stage, "stage_images": progress.stage_images, "scales": progress.scales,
-                      "domains": recipe.data.domains, "chosen": chosen},
+                      "stage": progress.stage, "stage_images": progress.stage_images,
+                      "scales": progress.dump()["scales"], "domains": recipe.data.domains, "chosen": chosen},
                      _model_card(recipe, translator, progress.images, chosen, progress.began,
                                  _scale(progress, "ab", recipe.fitting(stage_of(recipe, progress)[0]),
                                         recipe.data.scale == "fixed")))
@@ -296,10 +297,11 @@ def _scale(progress: Progress, direction: Direction, fitting: Fitting, fixed: bo
     Older versions did not keep it. Then the recipe's `resize` says the short side; what images' own size was, it does
     not.
     """
-    known = Scale.load(progress.scales.get(direction[0]))
-    if known is not None and known.is_own:
-        return replace(known, fixed=fixed)
-    return known or (None if fitting.resize is None else Scale((fitting.resize, fitting.resize)))
+    saved = progress.scales.get(direction[0])
+    if saved is None:
+        return None if fitting.resize is None else Scale((fitting.resize, fitting.resize))
+    known = Scale.load(saved)
+    return replace(known, fixed=fixed) if known.is_own else known
 
 
 def _domains(recipe: Recipe, weights: Path, direction: Direction) -> tuple[str, str]:

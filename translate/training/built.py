@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from accelerate import Accelerator
+from torch import nn
 
-from translate.data.hashing import stable_hash
 from translate.optimizers import follow
 from translate.recipe import Recipe, Stage
-from translate.runs.checkpoint import Progress, RunState
+from translate.runs.checkpoint import RunState
+from translate.runs.progress import Progress
 from translate.training.processes import prepare_for_processes
 from translate.training.starting import Source, take_over
-from translate.training.step_on_meta import parameters_of
+from translate.translators import Translator
 
 
 class Built:
@@ -49,30 +52,14 @@ class Built:
                 follow(optimizer, parameters_of(self.translator, phase))
             self.shaped_for = number
 
-    @property
-    def data_seed(self) -> int:
-        """What the order of the data and all chance of its samples is drawn from: another after each rollback."""
-        seed, rollbacks = self.recipe.seed, self.progress.rollbacks
-        return stable_hash(seed, "rollback", rollbacks) if rollbacks else seed
-
-    @property
-    def ended(self) -> bool:
-        """Whether all images have been seen, or the scores say that more of them do no good."""
-        return self.progress.images >= self.recipe.num_images or bool(self.why_stop)
-
-    @property
-    def why_stop(self) -> str:
-        """What the scores say for ending early; empty where they do not."""
-        return self.progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
-
-    @property
-    def share(self) -> float:
-        """The share of its images that the stage has seen."""
-        return self.progress.stage_images / self.recipe.stages[self.progress.stage].images
-
     def schedule(self, stage: Stage) -> None:
         """Set the learning rates to what they are where the stage stands."""
-        factor = stage.lr.at(self.share)
+        factor = stage.lr.at(self.progress.share(self.recipe))
         for phase, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = getattr(self.recipe.optimizer, phase).lr * factor
+
+
+def parameters_of(translator: Translator, phase: str) -> Iterator[nn.Parameter]:
+    """Return the parameters that a phase trains."""
+    return (parameter for network in translator.phases[phase].values() for parameter in network.parameters())

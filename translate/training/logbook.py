@@ -11,7 +11,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Protocol
@@ -35,8 +34,8 @@ from translate.places import data_root
 from translate.precision import Format, autocast, is_out_of_memory
 from translate.recipe import Recipe, Stage
 from translate.report import Showcase, write_report
-from translate.runs.checkpoint import Progress
 from translate.runs.folder import RECIPE_FILE, RunFolder
+from translate.runs.progress import Progress
 from translate.runs.records import Tracker, sample_grid
 from translate.sampling.sheets import training_sheet
 from translate.training.hours import Pace, end_in_words
@@ -116,12 +115,12 @@ class Logbook:
             self.tell("died", self.home.death)
         for what, line in (*self.notes, *(("start", note) for note in notes)):
             self.tell(what, line)
-        then, now = self.progress.files, self.samples.counted()
+        then, now = self.progress.trained_on, self.samples.counted()
         if then and then != now:
             self.tell("data", f"warning: the images to train on are not those of before ({then['a']:,} + {then['b']:,} "
                               f"files then, {now['a']:,} + {now['b']:,} now): the run goes on with those that are "
                               "there, and does not repeat bit for bit")
-        self.progress.files = now
+        self.progress.trained_on = now
 
     def _in_short(self) -> Iterator[str]:
         """Yield in a line each on what is trained, by what, and until when."""
@@ -287,7 +286,7 @@ class Logbook:
         best = progress.best
         self.tracker.record(
             progress.images, "evaluation", {name: score.value for name, score in scores.items()}, stage=progress.stage,
-            num_held_out=num_images, decided_by=metric, best=best and asdict(best),
+            num_held_out=num_images, decided_by=metric, best=best and best.model_dump(),
             since_best=progress.since_best, seconds=time.monotonic() - start, side=scored.side, own_side=held_out.side,
             verdict=scored.verdict, own_size={name: score.finite for name, score in scored.own_size.items()},
             intervals={name: score.interval for name, score in scores.items() if score.interval is not None})
@@ -301,7 +300,7 @@ class Logbook:
         if scored.missing:
             self.tell("warning", f"warning: no scores of held-out images in their own size at {progress.images:,} "
                                  f"images: {scored.missing}")
-        stopping = progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
+        stopping = progress.why_stop(self.recipe)
         if progress.since_best == PLATEAU_EVALUATIONS and best is not None and not stopping:
             self.tell("plateau", f"{MEASURES[metric].name} has not got better in {PLATEAU_EVALUATIONS} evaluations; it "
                                  f"was best at {best.images:,} images, and that checkpoint is kept")
@@ -344,7 +343,7 @@ class Logbook:
                                130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1))
             raise
         else:
-            why_early = self.progress.why_stop(self.recipe.evaluate.patience, self.recipe.num_images)
+            why_early = self.progress.why_stop(self.recipe)
             self._conclude("finished", skipped(), why_early, 0)
 
     def write_status(self, state: str, skipped: int, message: str = "", exit_code: int | None = None) -> None:
@@ -354,7 +353,7 @@ class Logbook:
             self.home.write_status({
                 "state": state, "message": message, "exit_code": exit_code, "images": progress.images,
                 "of": self.recipe.num_images, "stage": progress.stage,
-                "best": progress.best and asdict(progress.best), "rollbacks": progress.rollbacks,
+                "best": progress.best and progress.best.model_dump(), "rollbacks": progress.rollbacks,
                 "skipped_steps": skipped, "host": platform.node()})
 
     def _conclude(self, state: str, skipped: int, message: str, exit_code: int) -> None:

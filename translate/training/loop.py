@@ -22,9 +22,9 @@ from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import (
     checkpoint_at,
     discard_after,
+    finish_replacements,
     healthy_checkpoint,
     newest_checkpoint,
-    put_back,
     read_networks,
     read_progress,
     read_recipe,
@@ -127,7 +127,7 @@ class Run(Built):
         """Continue from the newest checkpoint that verifies; say which were refused, and what else is different."""
         # The newest that verifies. A run that was killed while it rolled back is put in order first.
         checkpoints = self.folder / "checkpoints"
-        by_main_process(lambda: put_back(checkpoints), self.accelerator)
+        by_main_process(lambda: finish_replacements(checkpoints), self.accelerator)
         newest, refused = newest_checkpoint(checkpoints)
         for reason in refused:
             self.log.tell("warning", f"refused {reason}")
@@ -157,13 +157,13 @@ class Run(Built):
                            "another run")
         self.match_stage_shape(read_progress(checkpoint, len(self.recipe.stages)).stage)
         differences = restore_checkpoint(checkpoint, self.state)
-        self.translator.fade_in(self.share)
+        self.translator.fade_in(self.progress.share(self.recipe))
 
         # The guard and the log go on from where they were then.
         if self.guard is not None:
             self.guard.unpack(self.progress.guard)
             # No healthy point is stored (no guard before, or the run had ended): count this one as healthy.
-            if self.progress.clear is None:
+            if self.progress.healthy_at is None:
                 self.guard.count_as_healthy(self.progress.images)
         self.log.go_back(self.progress.images)
 
@@ -191,7 +191,7 @@ class Run(Built):
             self.progress.stage, self.progress.stage_images = number, 0
         self.progress.scales = self.shapes.scales(self.recipe.fitting(stage))
         self.match_stage_shape(number)
-        self.translator.fade_in(self.share)
+        self.translator.fade_in(self.progress.share(self.recipe))
         if self.guard is not None and self.progress.stage_images == 0:
             self.guard.forget_scales()
         choice = self.plans.apply(number, self.translator)
@@ -203,7 +203,8 @@ class Run(Built):
         """Yield this process's share of every global batch left in the stage; set the learning rate before each."""
         # Closed by name: an error that leaves here holds the stream, and its workers, until the process has ended.
         left = stage.images - self.progress.stage_images
-        with closing(self.supply.stream(stage, self.data_seed, self.progress.images, left)) as stream:
+        seed = self.progress.data_seed(self.recipe)
+        with closing(self.supply.stream(stage, seed, self.progress.images, left)) as stream:
             while not (self.ended or self.rolled_back):
                 with self.saving_first():
                     batch = self.supply.next(stream)
@@ -282,7 +283,7 @@ class Run(Built):
         images_before = self.progress.images
         self.progress.images += num_images
         self.progress.stage_images += num_images
-        self.translator.fade_in(self.share)
+        self.translator.fade_in(self.progress.share(self.recipe))
 
         # A signal may reach one process, or several at different steps: all agree now.
         stopping = in_any_process(bool(self.supply.stop), self.accelerator)
@@ -361,17 +362,18 @@ class Run(Built):
     def save(self) -> None:
         """Write a checkpoint, and the status."""
         self.settle()
-        self.progress.guard, self.progress.clear = {}, None
+        self.progress.guard, self.progress.healthy_at = {}, None
         if self.guard is not None:
             self.progress.guard = self.guard.pack()
-            self.progress.clear = None if self.ended else self.guard.last_healthy  # a run that ended never rolls back
+            if not self.ended:  # one that has ended never rolls back
+                self.progress.healthy_at = self.guard.last_healthy
         save_checkpoint(self.folder / "checkpoints", self.state, self.recipe.keep_checkpoints)
         self.log.write_status("running", self.skipped)
 
     def finish(self) -> None:
         """Write the release and close the trackers."""
-        if self.why_stop:
-            self.log.tell("early stop", self.why_stop)
+        if why := self.progress.why_stop(self.recipe):
+            self.log.tell("early stop", why)
 
         # Release the newest generators or the best? With `evaluate.patience` the scores decide.
         progress, chosen = self.progress, "last"
@@ -385,6 +387,11 @@ class Run(Built):
         by_main_process(lambda: write_release(self.folder / "release", self.recipe, self.translator, progress, chosen),
                         self.accelerator)
         self.log.tracker.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all images have been seen, or the scores say that more of them do no good."""
+        return self.progress.has_ended(self.recipe)
 
     @property
     def skipped(self) -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from translate.training.undo import Buffers, held_buffers, put_back
+from translate.training.undo import Buffers, held_buffers, restore_buffers
 
 
 class Previews:
@@ -39,7 +39,7 @@ class Previews:
         finally:
             self.may_keep = False
             for generator in self._buffers.keys() - self._fakes.keys():
-                put_back(self._buffers.pop(generator))
+                restore_buffers(self._buffers.pop(generator))
 
     @contextmanager
     def graph_of(self, generator: nn.Module) -> Iterator[None]:
@@ -65,4 +65,4 @@ class Previews:
         self.may_keep = False
         self._fakes.clear()
         for buffers in self._buffers.values():
-            put_back(buffers)
+            restore_buffers(buffers)

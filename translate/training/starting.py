@@ -18,10 +18,10 @@ from translate.errors import UsageError
 from translate.interop.importing import read_generator
 from translate.networks.growing import Grown, extend
 from translate.recipe import Recipe, differences
-from translate.runs.checkpoint import Progress
 from translate.runs.folder import load_saved
 from translate.runs.hub import here, is_address
 from translate.runs.manifest import read_tensors
+from translate.runs.progress import Progress
 from translate.runs.release import find_weights, load_generator, progress_of, stage_of
 from translate.translators import Translator
 

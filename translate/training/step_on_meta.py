@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from translate.data import Batch
 from translate.networks import memory
@@ -25,6 +25,7 @@ from translate.optimizers import Optimizers, clip_gradients, gradient_norm
 from translate.precision import Format, layout_for
 from translate.recipe import Stage
 from translate.schema import Config
+from translate.training.built import parameters_of
 from translate.training.update import Update
 from translate.translators import Translator, TranslatorConfig
 from translate.translators.pool import ImagePool
@@ -130,11 +131,6 @@ def without_collections() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def parameters_of(translator: Translator, phase: str) -> Iterator[nn.Parameter]:
-    """Return the parameters that a phase trains."""
-    return (parameter for network in translator.phases[phase].values() for parameter in network.parameters())
 
 
 class MetaAccelerator:

@@ -20,7 +20,7 @@ def held_buffers(networks: Iterable[nn.Module]) -> Buffers:
 
 
 @torch.no_grad()
-def put_back(buffers: Buffers) -> None:
+def restore_buffers(buffers: Buffers) -> None:
     """Make buffers what they were when they were held."""
     for buffer, value in buffers:
         buffer.copy_(value)
@@ -51,7 +51,7 @@ class BeforePhase:
     def restore(self) -> None:
         """Restore them, and make the pools forget the exchanges of this phase."""
         self.undo_exchanges()
-        put_back(self.buffers)
+        restore_buffers(self.buffers)
         torch.set_rng_state(self.random)
         if self.random_cuda is not None:
             torch.cuda.set_rng_state(self.random_cuda, self.device)

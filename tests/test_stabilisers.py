@@ -174,8 +174,9 @@ class TestGradientClipping:
             for weight, value in zip(weights, ([0.0, 0.6 * length], [0.8 * length]), strict=True):
                 weight.grad = torch.tensor(value)
             optimizer = config.model_copy(update={"clip": 0.5}).build(weights)
-            update = Update(build(CycleGANConfig(**SMALL)), {}, Accelerator(cpu=True), memory.PLANS["split"], "fp32")
-            update.step_optimizer(optimizer)
+            update = Update(build(CycleGANConfig(**SMALL)), {"generator": optimizer}, Accelerator(cpu=True),
+                            memory.PLANS["split"], "fp32")
+            update.step_optimizer("generator")
             found = torch.cat([weight.grad for weight in weights])
             torch.testing.assert_close(found, expected * torch.tensor([0.0, 0.6, 0.8]))
 
@@ -187,10 +188,11 @@ class TestGradientClipping:
         optimizer = SGD(lr=1.0, clip=0.5).build([weight])
         accelerator = Accelerator(cpu=True)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        update = Update(build(CycleGANConfig(**SMALL)), {}, accelerator, memory.PLANS["split"], "fp32")
+        update = Update(build(CycleGANConfig(**SMALL)), {"generator": optimizer}, accelerator, memory.PLANS["split"],
+                        "fp32")
         gradient = torch.tensor([float("inf") if broken else 0.18, 0.24])
         accelerator.scaler.scale((weight * gradient).sum()).backward()
-        update.step_optimizer(optimizer)
+        update.step_optimizer("generator")
         torch.testing.assert_close(weight.detach(), torch.zeros(2) if broken else -gradient)
         assert accelerator.scaler.get_scale() == (512.0 if broken else 1024.0)
 

@@ -79,10 +79,10 @@ def counting_by_name(found: Counted) -> Iterator[None]:
                 found.again = found.again.plus(launched_besides(name, args, result))
         return result
 
-    def untold(self: MetaUpdate, optimizer: Any) -> Any:
+    def untold(self: MetaUpdate, phase: str) -> Any:
         inside[0] = False
         try:
-            return optimize(self, optimizer)
+            return optimize(self, phase)
         finally:
             inside[0] = True
 

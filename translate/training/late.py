@@ -21,8 +21,6 @@ from translate.optimizers import clip_gradients, gradient_norms, may_be_left_out
 from translate.training.undo import BeforePhase, gradients_of, in_words, without_finite_weights
 from translate.translators import Translator
 
-Recorded = tuple[dict[str, Tensor], dict[str, Tensor]]  # losses and what else was observed
-
 
 def judges_late(accelerator: Accelerator, optimizers: Mapping[str, torch.optim.Optimizer]) -> bool:
     """Tell whether steps are judged late: on CUDA, where optimizers can be told by the device to change nothing.
@@ -33,8 +31,8 @@ def judges_late(accelerator: Accelerator, optimizers: Mapping[str, torch.optim.O
             and all(map(may_be_left_out, optimizers.values())))
 
 
-class Step(Protocol):
-    """What is read and set of a step of training: a `translate.training.update.Update`, which documents it."""
+class JudgedUpdate(Protocol):
+    """What is read and set here of a `translate.training.update.Update`, which documents it."""
 
     translator: Translator
     accelerator: Accelerator
@@ -66,10 +64,10 @@ class Sent:
 class LatePhase:
     """A phase that the host has not judged yet: what was before it, and which of its numbers are finite."""
 
-    def __init__(self, name: str, before: BeforePhase, recorded: Recorded):
-        self.name, self.before, self.recorded = name, before, recorded
+    def __init__(self, name: str, before: BeforePhase):
+        self.name, self.before = name, before
 
-    def step(self, update: Step, optimizer: torch.optim.Optimizer) -> Tensor:
+    def step(self, update: JudgedUpdate, optimizer: torch.optim.Optimizer) -> Tensor:
         """Step the optimizer, unless what it would learn from is not finite. Return the norm of the whole gradient.
 
         Gradients are unscaled already. Those of fp16 may overflow now and then: then the step of training goes on, and
@@ -108,7 +106,7 @@ class LatePhase:
 class LateStep:
     """A step whose flags are on their way to the host."""
 
-    def __init__(self, update: Step):
+    def __init__(self, update: JudgedUpdate):
         """Undo on the device what is left out, from the last phase to the first, and send the flags."""
         self.update, self.phases = update, update.unjudged
         for phase in reversed(self.phases):
@@ -129,7 +127,7 @@ class LateStep:
             is_finite = next(flags) and not gradients  # the norm of the whole gradient may overflow alone
             if losses or not (is_finite or phase.may_overflow):
                 why = in_words(phase.name, without_finite_weights(self.update.translator), losses, gradients)
-                self.update.losses, self.update.observed = phase.recorded
+                self.update.losses, self.update.observed = phase.before.losses, phase.before.observed
                 for undone in reversed(self.phases[number:]):
                     undone.before.undo_exchanges()
                 break

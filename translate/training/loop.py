@@ -37,7 +37,7 @@ from translate.runs.release import write_release
 from translate.signals import minding_signals
 from translate.training.built import Built
 from translate.training.guard import Guard, Trouble
-from translate.training.late import LateStep, Step, judges_late
+from translate.training.late import JudgedUpdate, LateStep, judges_late
 from translate.training.logbook import Logbook, Reporter
 from translate.training.memory_plans import MemoryPlans
 from translate.training.nodes import naming_the_lost
@@ -78,7 +78,8 @@ def train(recipe: Recipe, folder: Path, report: Reporter, *, resume: bool = Fals
         by_main_process(lambda: home.claim(recipe), accelerator)
 
         status = run.log.recording_status(lambda: run.skipped)
-        with minding_signals() as run.supply.stop, status, naming_the_lost(accelerator):
+        with minding_signals() as stop, status, naming_the_lost(accelerator):
+            run.supply.stop = stop
             run.begin(resume)
             for stage in run.stages():
                 for batch in run.batches(stage):
@@ -241,7 +242,7 @@ class Run(Built):
                         stage.micro_batch, self.progress.stage_images // stage.batch_size, self.progress.images,
                         guarded=self.guard is not None, late=self.judges_late, settle=self.settle)
 
-        # Save once before the first step: the first place to roll back to.
+        # The first place to roll back to, once there is a batch: a start that finds none leaves nothing in the way.
         if self.guard is not None and self.progress.images == 0:
             self.save()
 
@@ -268,7 +269,7 @@ class Run(Built):
         if step is not None:
             self._count(step.update, step.judge())
 
-    def _count(self, update: Step, why_skipped: str) -> None:
+    def _count(self, update: JudgedUpdate, why_skipped: str) -> None:
         """Gather what a step recorded for the log and the guard; tell of one that was left out."""
         self.log.note(update.losses, update.observed)
         if self.guard is not None:

@@ -162,14 +162,15 @@ class MetaUpdate(Update):
     def without_graph(self) -> AbstractContextManager[object]:
         return torch.no_grad()
 
-    def step_optimizer(self, optimizer: torch.optim.Optimizer) -> Tensor:
+    def step_optimizer(self, phase: str) -> Tensor:
         # What is fused copies nothing; of others the copies count.
-        before, is_fused = self.counter.work, optimizer in self.fused
+        optimizer, before = self.optimizers[phase], self.counter.work
+        is_fused = optimizer in self.fused
         if is_fused:
             norm = gradient_norm(optimizer)
             clip_gradients(optimizer)
         else:
-            norm = super().step_optimizer(optimizer)
+            norm = super().step_optimizer(phase)
 
         # Where it is fused, and on a card, one kernel is for many weights, and reads and writes each number once.
         if is_fused or self.device == "cuda":

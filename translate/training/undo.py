@@ -27,14 +27,16 @@ def restore_buffers(buffers: Buffers) -> None:
 
 
 class BeforePhase:
-    """The buffers of all networks and the random states as they were before a phase.
+    """What was recorded, the buffers of all networks and the random states, as they were before a phase.
 
-    Optimizers, pools and the gradient scaler change only at a phase's end; buffers and random state are all there is to
-    restore, besides the gradients and what the phase has staged in pools.
+    Optimizers, pools and the gradient scaler change only at a phase's end; these are all there is to restore, besides
+    the gradients and what the phase has staged in pools.
     """
 
-    def __init__(self, translator: Translator, device: torch.device):
+    def __init__(self, translator: Translator, device: torch.device, losses: dict[str, Tensor],
+                 observed: dict[str, Tensor]):
         self.device = device
+        self.losses, self.observed = dict(losses), dict(observed)
         self.pools: list[tuple[ImagePool, Mark]] = []
         self.buffers = held_buffers(translator.networks.values())
         self.random = torch.get_rng_state()
@@ -49,7 +51,7 @@ class BeforePhase:
             self.pools.append((pool, pool.mark()))
 
     def restore(self) -> None:
-        """Restore them, and make the pools forget the exchanges of this phase."""
+        """Restore buffers and random states, and make the pools forget the exchanges of this phase."""
         self.undo_exchanges()
         restore_buffers(self.buffers)
         torch.set_rng_state(self.random)

@@ -1,4 +1,4 @@
-"""Update: all that a translator's step may ask of the machinery.
+"""Update: how a training keeps what `translate.translators.step_tools` promises to a translator's step.
 
 A step is a few phases, each the training of some networks while all others are frozen. Within a phase every loss is
 backpropagated as soon as it is known (split backward). A fake image is a cut in the graph: a leaf. Each loss adds its
@@ -43,33 +43,23 @@ from translate.training.processes import average_gradients, has_sync_batch_norm
 from translate.training.undo import BeforePhase, frozen, not_finite
 from translate.translators import Translator
 from translate.translators.pool import ImagePool
+from translate.translators.step_tools import StepTools
 
 
 class NotFinite(Exception):
     """A loss or gradient of a phase is not finite. The phase is undone and the step ended; the message names what."""
 
 
-class Update:
+class Update(StepTools):
     """One step's machinery: phases, micro-batches, cuts, scaled backward passes, one gradient average a phase.
 
-    A step finds in it
+    Besides what `StepTools` names, a step leaves in it
 
-        number      steps of its stage before this one
-        images      images of the run before this step
-        keys        of the samples of the micro-batch that it is at: what is drawn for a sample is drawn from its key
-        has_unknown  whether pixels of the batch have no data
-        protected   how strictly each pixel of its A is to stay as it is, (N, 1, H, W); None: nothing is protected
-        other       of images from noise, a condition of each that is not its own, (N, K, 1, 1); None: there is none
-
-    and leaves in it
-
-        losses      what it recorded, as scalars on the device: means over the batch of this process
-        observed    other such means, and `gradient_<phase>`, the norm of a phase's gradient before clipping
+        observed    means of what is no loss, and `gradient_<phase>`, the norm of a phase's gradient before clipping
         plan        the memory plan in use: a leaner one than at the beginning if a phase ran out of memory
         notes       messages about changes of the memory plan
         overflowed  the phases whose optimizer step fp16's gradient scaler left out, as it may (only if `guarded`)
         unjudged    the phases of which the host does not know yet whether they count (filled only if `late`)
-        left_out    if `late`, 1 where the phases so far are left out, and 0 else, a scalar on the device; else None
 
     `guarded`: a phase raises `NotFinite` rather than learn from numbers that are not finite; if `late`, it goes on, and
     changes nothing. `settle` is called before the pools are used: they must know whether the step before counts.
@@ -94,35 +84,32 @@ class Update:
         self.has_unknown = False
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
         self._previews = Previews()
+        self._before: BeforePhase  # the phase that it is at
 
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
-        """Train the networks of phase `name`: run `body(*arguments, self)`, average the gradients, step the optimizer.
+        """Train the networks of a phase.
 
-        All other networks are frozen meanwhile. A phase is a call rather than a `with` block so that it can be run
-        again when it runs out of memory. Returns what the body does. Raises `DoesNotFit` when it runs out of memory
-        under the leanest plan, `NotFinite` (in all processes) where the update is `guarded`.
+        Raises `DoesNotFit` when it runs out of memory under the leanest plan, `NotFinite` (in all processes) where the
+        update is `guarded`.
         """
         # Run the body until it fits. All processes must redo a phase, as all wait for each other's gradients.
         while True:
-            self._before = BeforePhase(self.translator, self.accelerator.device)
-            recorded = self.losses, self.observed
-            self.losses, self.observed = dict(self.losses), dict(self.observed)
+            self._before = BeforePhase(self.translator, self.accelerator.device, self.losses, self.observed)
             result, out_of_memory = self._attempt(name, body, arguments)
             if not in_any_process(out_of_memory is not None, self.accelerator):
                 break
-            self._undo(name, recorded)
+            self._undo(name)
             self._use_leaner_plan(name, out_of_memory)
 
         # Step the optimizer; if a number is not finite, undo the phase.
         try:
             average_gradients(self.translator.phases[name], self.accelerator)
             if self.late:
-                self.unjudged.append(LatePhase(name, self._before, recorded))
-            norm = self.step_optimizer(self.optimizers[name])
+                self.unjudged.append(LatePhase(name, self._before))
+            norm = self.step_optimizer(name)
         except NotFinite:
-            what = not_finite(name, self.translator, self.losses)
-            self._undo(name, recorded)
-            raise NotFinite(what) from None
+            self._undo(name)
+            raise
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -156,10 +143,10 @@ class Update:
                                  "leaner plan in the recipe (memory.plan)") from None
             return None, str(error).split(". ")[0]
 
-    def _undo(self, name: str, recorded: tuple[dict[str, Tensor], dict[str, Tensor]]) -> None:
+    def _undo(self, name: str) -> None:
         """Restore everything as it was before phase `name`."""
         self.optimizers[name].zero_grad(set_to_none=True)
-        self.losses, self.observed = recorded
+        self.losses, self.observed = self._before.losses, self._before.observed
         self._waiting = []
         self._before.restore()
         self._previews.undo()
@@ -181,7 +168,6 @@ class Update:
             memory.apply(plan, network, self.accelerator.num_processes)
 
     def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the (a, b) images of this process's batch, in pieces of `micro_batch` samples: each (N, C, H, W)."""
         self.has_unknown = batch.has_unknown
         for piece in batch.micro_batches(self.micro_batch):
             self._share = len(piece) / len(batch)
@@ -193,17 +179,15 @@ class Update:
                 self._waiting = []
 
     def hide_unknown(self, made: Tensor, real: Tensor, truth: Tensor | None = None) -> Tensor:
-        """Return what was made of `real` without the pixels that are not known, see `images.tensors.hide_unknown`."""
         return hide_unknown(made, real, truth) if self.has_unknown else made
 
     @contextmanager
     def fake(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None, shared: bool = False
              ) -> Iterator[Tensor]:
-        """Yield `generator(real)` as a leaf that gathers its gradient, which goes on through `generator` at the end.
+        """Yield a fake as a leaf.
 
-        It is the truth where that or `real` is not known, see `hide_unknown`. `shared`: `translated` may have made it.
-        The leaf is in at least float32: scaled half-precision gradients of several losses could overflow in their sum.
-        Under memory plan `plain` there is no cut, and the image is yielded as it is.
+        It is in at least float32: scaled half-precision gradients of several losses could overflow in their sum. Under
+        memory plan `plain` there is no cut, and the image is yielded as it is.
         """
         kept = self._previews.take(generator) if shared else None
         if not self.plan.cut:
@@ -238,10 +222,6 @@ class Update:
             image.backward(gradient)
 
     def backward(self, name: str, loss: Tensor, times: int = 1) -> None:
-        """Backpropagate `loss`, a mean over the micro-batch, and record it under `name`.
-
-        `times`: factor on the gradient, not on the recorded value (penalties that are due every k steps).
-        """
         self.record(name, loss)
         share = loss * self._share
         if self.plan.cut:
@@ -250,17 +230,12 @@ class Update:
             self._waiting.append(share * times)
 
     def regularise(self, name: str, loss: Tensor) -> None:
-        """Backpropagate a loss of weights alone, once a phase and outside of micro-batches; record it under `name`."""
         self._share = 1.0
         self.record(name, loss)
         self._propagate(loss)
 
     def translated(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None, shared: bool = False
                    ) -> Tensor:
-        """Return `generator(real)` in at least float32, without a graph and without what is not known.
-
-        `shared`: the generators' phase needs it too. Within `previewing` it is kept for that, with its graph.
-        """
         if shared and self._previews.may_keep:
             with self._previews.graph_of(generator):
                 fake = self.hide_unknown(generator(real), real, truth)
@@ -270,19 +245,15 @@ class Update:
             return self.hide_unknown(at_least_float32(generator(real)), real, truth)
 
     def previewing(self, generators: dict[str, nn.Module], num_samples: int) -> AbstractContextManager[object]:
-        """Make fakes of a batch of `num_samples` within the block that the generators' phase needs as well.
-
-        It makes them again, and these leave no trace, unless they are `shared`, of one micro-batch, and may wait.
+        """Keep fakes for the generators' phase where they are of one micro-batch and may wait; others leave no trace.
         """
         may_keep = not self.plan.replay and (self.micro_batch or num_samples) >= num_samples
         return self._previews.within(generators.values(), may_keep)
 
     def record(self, name: str, value: Tensor) -> None:
-        """Record a loss, a mean over the micro-batch: it is logged, and a step is left out where it is not finite."""
         self._add(self.losses, name, value)
 
     def observe(self, name: str, value: Tensor) -> None:
-        """Note a mean over the micro-batch that is no loss, for the log and for the guard's signs of a lost game."""
         self._add(self.observed, name, value)
 
     def _add(self, gathered: dict[str, Tensor], name: str, value: Tensor) -> None:
@@ -290,14 +261,13 @@ class Update:
         gathered[name] = gathered[name] + share if name in gathered else share
 
     def mean(self, name: str) -> Tensor:
-        """Return the mean over all processes of what was observed under `name`: after a phase, in all of them."""
         value = self.observed[name].clone()
         if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(value)
         return value / self.accelerator.num_processes
 
     def penalise(self, penalty: Penalty, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None:
-        """Backpropagate the penalty on `discriminator` every `penalty.every` steps; record it as `penalty_<domain>`.
+        """Backpropagate the penalty on `discriminator` where it is due.
 
         In float32: the squares of small half-precision gradients would be zero. The loss is scaled as every other is;
         the gradient with respect to images, within it, is not and need not be.
@@ -310,24 +280,17 @@ class Update:
             self.backward(name, penalty.weight * loss, times=penalty.every)
 
     def past(self, pool: ImagePool, fakes: Tensor) -> Tensor:
-        """Exchange fakes (N, C, H, W) with a pool of past ones; the exchange counts when the phase does."""
         self.settle()
         self._before.mark(pool)
         return pool.exchange(fakes, waits=not self.late)
 
     def uniform(self, name: str) -> Tensor:
-        """Draw a number in [0, 1) for each sample (N,) of the micro-batch; the same when this step is done again."""
         return draws.uniform(self.keys, name, self.accelerator.device)
 
     def normal(self, name: str, like: Tensor) -> Tensor:
-        """Draw standard normal noise of the shape of `like` (N, …); the same when this step is done again."""
         return draws.normal(self.keys, name, like.detach())
 
     def places(self, name: str, num: int, size: tuple[int, int]) -> Tensor:
-        """Draw rows and columns of at most `num` different places in a map of `size` (height, width): (2, N, num).
-
-        They are the same when this step is done again.
-        """
         return draws.places(self.keys, name, num, size, self.accelerator.device)
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -335,7 +298,6 @@ class Update:
         return autocast(self.accelerator.device, self.precision)
 
     def full_precision(self) -> AbstractContextManager[object]:
-        """Turn autocast off for a forward pass: compute in float32 within the block, also in later recomputation."""
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def outside_autocast(self) -> AbstractContextManager[object]:
@@ -343,7 +305,7 @@ class Update:
         return torch.autocast(self.accelerator.device.type, enabled=False)
 
     def without_graph(self) -> AbstractContextManager[object]:
-        """Compute without a graph within the block, for what takes no gradient or is run again for it.
+        """Compute without a graph within the block.
 
         Autocast would remember the low-precision weights it makes here, without a graph, and some versions of torch
         hand them to later passes, whose weights would then get no gradient.
@@ -355,16 +317,16 @@ class Update:
             context.enter_context(torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False))
         return context
 
-    def step_optimizer(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        """Step an optimizer, its gradients clipped; under fp16 they are unscaled, and the step is left out when one
-        overflowed.
+    def step_optimizer(self, phase: str) -> Tensor:
+        """Step the optimizer of a phase, its gradients clipped; under fp16 they are unscaled, and the step is left out
+        when one overflowed.
 
         Returns the norm of the whole gradient before it is clipped. Raises `NotFinite` where the update is `guarded`.
 
         There is one gradient scaler for all phases. It may be updated after each because a phase's backward passes
         and its step lie together: nothing scaled before an update is unscaled after it.
         """
-        scaler = self.accelerator.scaler
+        optimizer, scaler = self.optimizers[phase], self.accelerator.scaler
         if scaler is not None:
             scaler.unscale_(optimizer)  # notes what is not finite; its `step` then leaves the optimizer's step out
         lay_like_weights(optimizer)
@@ -374,7 +336,7 @@ class Update:
         if self.guarded and self._is_broken(norm):
             if scaler is not None:
                 scaler.update()
-            raise NotFinite
+            raise NotFinite(not_finite(phase, self.translator, self.losses))
         clip_gradients(optimizer)
         if scaler is None:
             optimizer.step()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from translate.data import Batch
-from translate.losses import Penalty, non_orthogonality, over_scales, weighted_l1
+from translate.losses import non_orthogonality, over_scales, weighted_l1
 from translate.networks.discriminators import Discriminator, Logits
 from translate.networks.growing import Growable, Grown, LevelStage, add_level, fade_in
 from translate.networks.layers import Generator
@@ -23,42 +21,7 @@ from translate.precision import layout_for
 from translate.translators.augmentation import cut_out, moved, recoloured
 from translate.translators.config import BaseTranslatorConfig, Direction
 from translate.translators.pool import ImagePool
-
-
-class StepTools(Protocol):
-    """All that a step may ask of the machinery. In a training it is `Update` of translate/training/update.py, which
-    documents each method; translators stand on a lower floor and must not import it."""
-
-    losses: dict[str, Tensor]
-    left_out: Tensor | None
-    images: int
-    number: int
-    protected: Tensor | None
-    other: Tensor | None
-    has_unknown: bool
-    keys: tuple[int, ...]
-
-    def phase(self, name: str, body: Any, *arguments: Any) -> Any: ...
-    def micro_batches(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]: ...
-    def hide_unknown(self, made: Tensor, real: Tensor, truth: Tensor | None = None) -> Tensor: ...
-    def fake(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None,
-             shared: bool = False) -> AbstractContextManager[Tensor]: ...
-    def translated(self, generator: nn.Module, real: Tensor, truth: Tensor | None = None,
-                   shared: bool = False) -> Tensor: ...
-    def previewing(self, generators: dict[str, nn.Module],
-                   num_samples: int) -> AbstractContextManager[object]: ...
-    def backward(self, name: str, loss: Tensor, times: int = 1) -> None: ...
-    def regularise(self, name: str, loss: Tensor) -> None: ...
-    def penalise(self, penalty: Penalty, discriminator: Discriminator, real: Tensor, fake: Tensor) -> None: ...
-    def record(self, name: str, value: Tensor) -> None: ...
-    def observe(self, name: str, value: Tensor) -> None: ...
-    def mean(self, name: str) -> Tensor: ...
-    def past(self, pool: ImagePool, fakes: Tensor) -> Tensor: ...
-    def uniform(self, name: str) -> Tensor: ...
-    def normal(self, name: str, like: Tensor) -> Tensor: ...
-    def places(self, name: str, num: int, size: tuple[int, int]) -> Tensor: ...
-    def full_precision(self) -> AbstractContextManager[object]: ...
-    def without_graph(self) -> AbstractContextManager[object]: ...
+from translate.translators.step_tools import StepTools
 
 
 class Translator(ABC):

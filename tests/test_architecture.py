@@ -169,6 +169,14 @@ def test_every_objective_and_penalty_is_on_its_page_and_what_each_objectives_sco
         assert f"`{kind}`" in game and kind in (Verdict.__doc__ or ""), kind
 
 
+def test_what_a_wing_holds_lies_in_files_with_names() -> None:
+    """The tree has no line for an `__init__.py`: a newcomer would not find what is written there."""
+    for path in PACKAGE.glob("*/**/__init__.py"):
+        defined = [node.name for node in ast.parse(path.read_text()).body
+                   if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name != "__getattr__"]
+        assert not defined, f"{path.relative_to(ROOT)} defines {defined}"
+
+
 def test_the_readme_names_every_wing_as_the_house_does() -> None:
     def wings(page: str) -> dict[str, str]:
         return dict(re.findall(r"^  (\w+)/ +(.*)$", (ROOT / page).read_text(), re.MULTILINE))

@@ -458,7 +458,7 @@ def test_data_check_foretells_the_scale_in_words(stripes: Path, tmp_path: Path) 
 def test_labelled_images_are_translated_at_the_scale_of_their_translator(tmp_path: Path,
                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels are carried over to images of their own size, and a translator that had seen them smaller made those."""
-    monkeypatch.setattr("translate.convert.workers_by_cores", lambda: 0)  # no decoder process
+    monkeypatch.setattr("translate.convert.folder.workers_by_cores", lambda: 0)  # no decoder process
     recipe = adaptation.stripes_recipe(adaptation.write_stripes(tmp_path / "data", 2))
     assert recipe.adapt is not None
     source, generator, report = recipe.adapt.source.find("train", Path()), Identity(), Silent()

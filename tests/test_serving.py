@@ -32,11 +32,10 @@ from tests.conversions import Identity, last_rows, noise, release_of, tiny_relea
 from tests.serving import BOUNDARY, Answer, Running, form, left_in, new_ticket, running
 from translate import tiling
 from translate.convert import convert
-from translate.errors import MissingExtra, UsageError
+from translate.errors import UsageError
 from translate.images.decoding import decode
 from translate.images.writing import write_image
 from translate.runs.release import load_release
-from translate.serve import require_extra
 from translate.serve.limits import Limits, Refused
 from translate.serve.line import Line
 from translate.serve.models import Models, Offer
@@ -589,12 +588,10 @@ def test_what_is_missing_or_cannot_be_had_is_one_line(monkeypatch: pytest.Monkey
         assert call(monkeypatch, "serve", RELEASE, "--port", taken.socket.getsockname()[1]) == 2
     assert call(monkeypatch, "serve", tmp_path / "nothing", "--port", 0) == 2
     assert call(monkeypatch, "serve", RELEASE, "--max-upload", "much", "--port", 0) == 2
-    monkeypatch.setattr("translate.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("translate.cli.serving.find_spec", lambda name: None)
     assert call(monkeypatch, "serve", RELEASE) == 2
     lines = said.getvalue().splitlines()
     assert len(lines) == 4 and "pip install 'diptych[serve]'" in lines[-1]
-    with pytest.raises(MissingExtra):
-        require_extra()
 
 
 def test_models_of_one_name_stay_apart(folder: Path) -> None:

@@ -28,9 +28,9 @@ from tests.test_workers import machine
 from translate import cores
 from translate.data import stream as streams
 from translate.errors import UsageError
-from translate.networks import memory, normalised
+from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes, Work
-from translate.networks.normalised import computed_by
+from translate.networks.normalised import computed_by, paths
 from translate.places import shipped_recipes
 from translate.recipe import Stage, load_recipe
 from translate.schema import validate
@@ -258,7 +258,7 @@ class TestGPUs:
             "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}})
         stage, named, here = Stage(resolution=256, images=1), {}, {}
         for path in ("plain", "fused"):
-            monkeypatch.setattr(normalised, "path_here", lambda path=path: path)
+            monkeypatch.setattr(paths, "path_here", lambda path=path: path)
             for peaks, speed in ((named, H200), (here, replace(H200, is_measured=True))):
                 peaks[path] = predict(recipe, stage, memory.PLANS["blocks"], "fp16", speed=speed).peak_bytes
         assert named["plain"] == named["fused"] == here["plain"] > here["fused"]

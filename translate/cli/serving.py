@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from translate.cli.console import err, say
 from translate.cli.models import at_hand
 from translate.cli.options import Device, Precision
-from translate.errors import visible
+from translate.errors import MissingExtra, visible
 
 TOKEN = "DIPTYCH_TOKEN"
 
@@ -35,9 +36,10 @@ def serve(
                                        "more is told to come again.")] = 16,
 ) -> None:
     """Translate in the browser: a page where one drops an image, and an HTTP endpoint for programs."""
-    from translate.serve import require_extra
+    for library in ("starlette", "uvicorn", "python_multipart"):
+        if find_spec(library) is None:
+            raise MissingExtra(library, "serve", "translate serve")
 
-    require_extra()
     from translate.images.pictures import MAX_PIXELS
     from translate.runs.release import Release
     from translate.serve.limits import Limits

@@ -53,8 +53,8 @@ class Converter:
     def __init__(self, translating: Translating, ledger: Ledger, options: Options,
                  warn: Callable[[str], None] = lambda line: None):
         """`warn` is called with what a person should know while files are translated: each line once."""
-        self.translating = replace(translating, room=lambda: self.share.for_one())
         self.share = MemoryShare.of(options.workers, on_cuda=translating.device.type == "cuda")
+        self.translating = replace(translating, room=lambda: self.share.for_one())  # as it is by then
         self.ledger, self.options = ledger, options
         self.image_in, self.image_out = translating.release.image_in, translating.release.image_out
         self.saving = Saving(ledger, options, self.image_in, self.image_out)
@@ -73,6 +73,8 @@ class Converter:
         entries: deque[Future[Entry]] = deque()
         with closing(Decoders(self.options.workers, self.options.decode_seconds)) as decoders:
             workers = self._workers_that_fit(jobs, decoders)
+
+            # Readers may wait for decoders for ever, and their pool for them: so the decoders are closed before it.
             with thread_pool(workers) as readers, closing(decoders), thread_pool(workers) as writers:
                 for reading in prefetch(lambda job: self.read(job, decoders.read), jobs, readers, workers):
                     # Wait for the file, but not for ever: a decoder that hangs must not hold up a stop.
@@ -232,14 +234,14 @@ class Converter:
             with self._pages(read.job) as pages:
                 self._note_scale(read.job, *((shown.height, shown.width) for shown, _ in pages))
                 for page in pages:
-                    self._way(read.job, page, pages)
+                    self._way(read.job, page, pages)  # raises where there is none
             return foretold(read)
         if read.image is not None:
             shape = read.image.shape[1], read.image.shape[2]
         else:
             shape = self.translating.scaling.shape_of((read.picture.pixels.shape[0], read.picture.pixels.shape[1]))
         self._note_scale(read.job, shape)
-        self.translating.way(*shape)
+        self.translating.way(*shape)  # raises where there is none
         return foretold(read)
 
     @contextmanager
@@ -303,31 +305,39 @@ class Converter:
 
     def _translate_pages(self, read: Input) -> Entry:
         """Translate the pages of a file, which are read and, into a TIFF, written by rows."""
-        job, reasons, written = read.job, set(), files.Written()
+        job = read.job
+        reasons: set[str | None] = set()
+        notes: list[str] = []
         self.saving.begin(read)
-        notes: tuple[str, ...] = ()
         with self.saving.composing_by_rows(job) as composing, self._pages(job) as pages:
             self._note_scale(job, *((shown.height, shown.width) for shown, _ in pages))
             given_back = [page for _, page in pages]
+
+            # A TIFF takes the rows of each page as they are made.
             if self._writes_rows(job, pages):
+                written = files.Written()
                 with writing_pages(job.output, [page for page in given_back if isinstance(page, Page)],
                                    self.image_out, self.options.compression, written) as sinks:
                     for (shown, page), sink in zip(pages, sinks, strict=True):
                         sink.compose = composing
                         way = self._way(job, (shown, page), pages)
                         self.translating.translate_rows(shown, sink, (page.height, page.width), way)
-                        notes = (*notes, *sink.notes)
+                        notes.extend(sink.notes)
                         reasons.add(way.reason)
+
+            # Other formats hold one page, which is encoded whole.
             else:
                 ((shown, page),) = pages
                 way = self._way(job, (shown, page), pages)
-                notes, written = self.saving.save(job, self._by_rows(shown, page, way), page,
-                                                  page.read_alpha(0, page.height), page.read_unknown(0, page.height),
-                                                  composing)
+                said, written = self.saving.save(job, self._by_rows(shown, page, way), page,
+                                                 page.read_alpha(0, page.height), page.read_unknown(0, page.height),
+                                                 composing)
+                notes.extend(said)
                 reasons.add(way.reason)
-        return self.saving.done(read, written, sum(page.height * page.width for page in given_back),
-                          (*(note for page in given_back for note in page.notes), *notes),
-                          "; ".join(sorted(reason for reason in reasons if reason)) or None)
+
+        num_pixels = sum(page.height * page.width for page in given_back)
+        notes = [*(note for page in given_back for note in page.notes), *notes]
+        return self.saving.done(read, written, num_pixels, notes, "; ".join(sorted(filter(None, reasons))) or None)
 
 
 def foretold(read: Input) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +135,7 @@ class Saving:
         return self.options.protection.by_rows(job, self.options.max_pixels, self.options.workers,
                                                self.options.decode_seconds)
 
-    def done(self, read: Input, written: files.Written, num_pixels: int, notes: tuple[str, ...],
+    def done(self, read: Input, written: files.Written, num_pixels: int, notes: Iterable[str],
              strips: str | None) -> Entry:
         """Return the entry of an output that is complete and on the disk."""
         damaged = read.job.name in self.ledger.damaged

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import distributed
 
-from translate.convert import Summary
 from translate.convert.jobs import Shard
+from translate.convert.summary import Summary
 from translate.errors import UsageError
 from translate.launcher import launched
 

@@ -13,16 +13,3 @@ Who calls whom:
 
 An image is opened by a decoder process alone. What comes out is `translate convert`'s file, byte for byte.
 """
-
-from __future__ import annotations
-
-from importlib.util import find_spec
-
-from translate.errors import MissingExtra
-
-
-def require_extra() -> None:
-    """Raise `MissingExtra` where the libraries of this wing are not installed."""
-    for library in ("starlette", "uvicorn", "python_multipart"):
-        if find_spec(library) is None:
-            raise MissingExtra(library, "serve", "translate serve")

@@ -60,8 +60,6 @@ def apply_where_it_fits(generator: nn.Module, image: Tensor) -> Tensor:
         fake: Tensor = generator(image)
         return fake
     try:
-        in_strips = tiling.apply(generator, image, memory=max(why.room.bytes, 1))
+        return tiling.apply(generator, image, memory=max(why.room.bytes, 1))
     except tiling.TilingError as error:
         raise DoesNotFit(f"{why}; and it cannot be computed in strips: {error}") from error
-    assert in_strips is not None, "there is no sink"
-    return in_strips

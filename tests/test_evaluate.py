@@ -33,8 +33,9 @@ from translate.data.scale import OWN_SIZE
 from translate.errors import DataError, ImageError, RecipeError, Stopped, TranslateError, UsageError
 from translate.evaluation.folder_images import Images
 from translate.evaluation.heldout import Evaluator, HeldOut, translate_whole
+from translate.evaluation.label_maps import evaluate_labels
 from translate.evaluation.observing import Observing
-from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run
+from translate.evaluation.scoring import evaluate_folder, evaluate_run
 from translate.files import sha256
 from translate.foreign import read_lines
 from translate.metrics import features
@@ -386,7 +387,7 @@ def test_workers_of_a_cluster_tell_what_values_they_have_seen(tmp_path: Path, cl
                                        on_progress=lambda *now: told.append(now)).as_json()
                        for engine in (None, cluster))
     assert together == alone and told[-1] == (4, 4)
-    assert sum("of the range of uint16" in line for line in together["missing"]) == 2
+    assert sum("of the range of uint16" in line for line in together["notes"]) == 2
     with pytest.raises(DataError, match="a worker of the cluster has not the networks"):
         _ = Observing(*[Images(0, Path)] * 3, paired=True, sources_paired=True, expected=("another",)).observers
 

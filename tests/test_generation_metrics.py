@@ -23,7 +23,8 @@ from tests.test_sampling import noise_recipe
 from translate.adapt.drawn import add_drawn
 from translate.errors import CheckpointError, DataError, UsageError
 from translate.evaluation.heldout import Evaluator
-from translate.evaluation.scoring import Results, evaluate_run
+from translate.evaluation.results import Results
+from translate.evaluation.scoring import evaluate_run
 from translate.foreign import read_lines
 from translate.metrics.modes import ClassNamer, histogram, modes, named, stacked_modes
 from translate.metrics.observations import Observed, compare_sets, floor, observe, summarise, why_not

@@ -26,7 +26,7 @@ from translate.data.labelled_layouts import MasksConfig
 from translate.data.labels import Labelling
 from translate.data.layouts import LabelsConfig
 from translate.errors import DataError
-from translate.evaluation.scoring import evaluate_labels
+from translate.evaluation.label_maps import evaluate_labels
 from translate.recipe import Recipe
 from translate.runs.release import load_release
 from translate.schema import validate
@@ -247,9 +247,9 @@ def test_the_command_names_what_helps_and_scores_say_what_they_are_of(
 
 def test_classes_that_no_truth_holds_and_numbers_that_are_no_class_are_said(tmp_path: Path) -> None:
     made, truth = scored(tmp_path, mask(9), mask(1))
-    missing = evaluate_labels(made, truth, 3).missing
-    assert missing[0].endswith("holds no pixel of class 2 (1 of 3 classes)")
-    assert missing[1].startswith("a class in 64 pixels of ") and missing[1].endswith("counts as wrong")
+    results = evaluate_labels(made, truth, 3)
+    assert results.missing[0].endswith("holds no pixel of class 2 (1 of 3 classes)")
+    assert results.notes[0].startswith("64 pixels of ") and results.notes[0].endswith("counts as wrong")
 
 
 @pytest.mark.parametrize(("prediction", "truth", "ids", "classes"), [
@@ -262,7 +262,7 @@ def test_predictions_in_class_numbers_are_read_beside_a_truth_of_others(
     made, real = scored(tmp_path, prediction, truth)
     results = evaluate_labels(made, real, 2, ids=ids)
     assert results.scores["miou"].value == 1
-    assert any("they are taken for classes as they are" in line for line in results.missing) == classes
+    assert any("are taken for classes as they are" in line for line in results.notes) == classes
 
 
 @pytest.mark.parametrize(("prediction", "ids"), [
@@ -274,7 +274,7 @@ def test_predictions_in_other_numbers_are_read_as_the_truth_is(tmp_path: Path, p
     made, real = scored(tmp_path, prediction, mask(255))
     results = evaluate_labels(made, real, 2, ids=ids)
     assert results.scores["miou"].value < 1 and "its numbers, like the truth's, are read by --ids" in \
-        results.missing[-1]
+        results.notes[-1]
 
 
 def test_classes_already_are_told_from_all_predictions_together(tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_classes_already_are_told_from_all_predictions_together(tmp_path: Path) 
     made, real = scored(tmp_path, mask(1), mask(255))
     for folder in (made, real):
         Image.fromarray(mask(255)).save(folder / "1.png")
-    (line,) = evaluate_labels(made, real, 2, ids={255: 1}).missing
-    assert line.startswith("a class in 64 pixels of ") and "read by --ids" in line
+    (line,) = evaluate_labels(made, real, 2, ids={255: 1}).notes
+    assert line.startswith("64 pixels of ") and "read by --ids" in line
 
 
 def test_of_many_classes_255_is_scored(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.commands import Command, call
 from tests.runs import cyclegan_recipe, pix2pix_recipe
 from translate.cli import progress
 from translate.cli.progress import Display
-from translate.evaluation.scoring import evaluate_labels
+from translate.evaluation.label_maps import evaluate_labels
 from translate.recipe import Recipe
 from translate.report import write_report
 

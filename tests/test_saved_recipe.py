@@ -196,4 +196,4 @@ def test_a_relative_place_of_an_earlier_version_is_said(earlier: Callable[[], Pa
     monkeypatch.chdir(project)
     RunFolder(earlier()).check(recipe_of(), resume=True)
     results = evaluate_run(earlier(), most=2)
-    assert any(f"pairs, which here is {project / 'pairs'}" in line for line in results.missing)
+    assert any(f"pairs, which here is {project / 'pairs'}" in line for line in results.notes)

@@ -18,7 +18,8 @@ from translate.data.check import check
 from translate.data.layouts import UnpairedConfig
 from translate.errors import DataError, RunError
 from translate.evaluation.heldout import HeldOut
-from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run
+from translate.evaluation.label_maps import evaluate_labels
+from translate.evaluation.scoring import evaluate_folder, evaluate_run
 from translate.foreign import read_lines
 from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.report.showcase import make_shown

@@ -42,7 +42,7 @@ from translate import __version__
 from translate.adapt.drawn import add_drawn
 from translate.data import Batch
 from translate.data.hashing import stable_hash
-from translate.evaluation.scoring import Results
+from translate.evaluation.results import Results
 from translate.foreign import read_lines
 from translate.images.reading import ImageConfig, read_image
 from translate.images.tensors import to_tensor

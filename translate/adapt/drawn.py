@@ -22,7 +22,7 @@ from translate.adapt.task_training import cached_task, opinions, train_task
 from translate.data.conditioned import ImagesConfig
 from translate.data.labelled_layouts import ClassesConfig
 from translate.errors import UsageError
-from translate.evaluation.scoring import Results
+from translate.evaluation.results import Results
 from translate.metrics import intervals
 from translate.metrics.intervals import Estimate
 from translate.metrics.modes import histogram

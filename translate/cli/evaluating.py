@@ -59,7 +59,9 @@ def evaluate(
     from translate.evaluation.alignment import add_alignment, evaluate_alignment
     from translate.evaluation.frames import evaluate_frames
     from translate.evaluation.in_words import BELOW_ZERO, below_zero, too_few_in_words
-    from translate.evaluation.scoring import evaluate_folder, evaluate_labels, evaluate_run, results_file, run_of
+    from translate.evaluation.label_maps import evaluate_labels
+    from translate.evaluation.results import results_file, run_of
+    from translate.evaluation.scoring import evaluate_folder, evaluate_run
 
     # Words that do not fit together.
     what = at_hand(what)

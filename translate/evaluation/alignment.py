@@ -12,7 +12,7 @@ from pathlib import Path
 from translate.data.pairing import shared_names
 from translate.errors import DataError, visible
 from translate.evaluation.folder_images import FolderImages, doubts, list_folder
-from translate.evaluation.scoring import OnProgress, Results
+from translate.evaluation.results import OnProgress, Results
 from translate.images.values import Range
 from translate.metrics.alignment import Alignment, align
 from translate.metrics.diversity import resized

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from translate.data.check_pixels import PixelCount
-from translate.data.pairing import list_images
+from translate.data.pairing import list_images, names_of
 from translate.errors import DataError, ImageError, visible
 from translate.evaluation.heldout import evenly_spaced
 from translate.images.decoding import decode, read_content
@@ -101,10 +101,10 @@ def doubts(folders: dict[Path, FolderImages]) -> Iterator[str]:
         advice = "those of the other folder do not: store both in the same values"
         if len(parts) == len(folders):
             advice = f"if that is all they can hold, add --range {min(lows):g},{max(highs):g}, or errors look too small"
-        yield f"certainty about the values of {visible(folder)}: they {part.words}; {advice}"
+        yield f"the values of {visible(folder)} {part.words}; {advice}"
     for folder, of in folders.items():
         if outside := of.count.outside:
-            yield (f"certainty about the values of {visible(folder)}: {len(outside)} of {len(of.paths)} images have "
+            yield (f"of the values of {visible(folder)}: {len(outside)} of {len(of.paths)} images have "
                    f"some outside of --range, which become its ends; all reach from {of.count.lowest:g} to "
                    f"{of.count.highest:g}")
 
@@ -120,3 +120,11 @@ def list_folder(folder: Path) -> list[Path]:
     if not found:
         raise DataError("holds no image of a format that can be read", folder)
     return found
+
+
+def unpaired_in_words(folder: Path, only_images: Sequence[Path], against: Path,
+                      only_reals: Sequence[Path]) -> list[str]:
+    """Return a line on the images, and one on the real ones, that pair with nothing."""
+    return [f"scores of {len(lonely)} in {visible(place)}, which pair by name with nothing in {visible(other)}: "
+            f"{names_of(lonely)}"
+            for lonely, place, other in ((only_images, folder, against), (only_reals, against, folder)) if lonely]

@@ -8,7 +8,7 @@ from pathlib import Path
 from translate.data.pairing import shared_names
 from translate.errors import DataError, NoData
 from translate.evaluation.folder_images import FolderImages, doubts, list_folder
-from translate.evaluation.scoring import OnProgress, Results
+from translate.evaluation.results import OnProgress, Results
 from translate.images.values import Range
 from translate.metrics.flicker import Film
 

@@ -1,63 +1,29 @@
-"""How good images are: those that a run makes of its test set, or those that any tool has left in a folder.
-
-`results.json` holds
-
-    what          the run or folder;  against: the real images;  direction: of a run
-    weights       of a run: the name of the folder they are from, which for a checkpoint is the number of images it had
-                  seen; else null
-    side, own_side   of a run: the typical short side of the sources, px, as they were shown (as in the last stage of
-                  the training, but whole), and in their own size
-    num_images, num_reals, num_sources;  paired: whether image i has a truth
-    range         of folders, where it was given: the values of the files that stand for black and white
-    labels        of label maps: how many pixels of which classes the truth holds, and how many are ignored
-    features      the networks that sets were compared by
-    interval      {level, resamples}: how the intervals were made (percentile bootstrap over images)
-    metrics       {name: {title, better, value, interval, floor, baselines}} in the order of a table
-                  floor: {value, interval} of one half of the real images against the other; null where it has none
-                  baselines: {identity, colour_transfer} → {value, interval}: images made without any learning
-                  own_size: {value, interval} of the test images in their own size; null but for a run whose last stage
-                  showed images at another scale, by more than a third
-    missing       lines that say what could not be computed, why, and how to get it
-    notes         lines that say what else was seen, such as which images lie the furthest off
-    made_by       {diptych, torch, machine, date}
-
-A value that is not finite (the PSNR of equal images) is null.
-"""
+"""How good images are: those that a run makes of its test set, or those that any tool has left in a folder."""
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from translate import files
 from translate.cluster.ray_engine import RayEngine
-from translate.data.label_counts import LabelCounts
-from translate.data.labels import Labelling, numbers_in, read_labels
 from translate.data.pairing import names_of, shared_names
 from translate.data.stream import TRUTH_ADVICE
-from translate.errors import DataError, ImageError, visible
-from translate.evaluation.folder_images import FolderImages, Images, doubts, list_folder
+from translate.errors import DataError, visible
+from translate.evaluation.folder_images import FolderImages, Images, doubts, list_folder, unpaired_in_words
 from translate.evaluation.heldout import HeldOut, translate_whole
 from translate.evaluation.observing import Item, Observers, Observing, look_at
+from translate.evaluation.results import OnProgress, Results, run_of
 from translate.images.tensors import hide_unknown, to_array, to_tensor
 from translate.images.values import Range
-from translate.metrics import intervals, observations
+from translate.metrics import observations
 from translate.metrics.baselines import ColourTransfer
 from translate.metrics.features import FeatureNetwork
-from translate.metrics.intervals import Estimate
 from translate.metrics.observations import MEASURES, summarise
-from translate.metrics.segmentation import LabelScores, totals
 from translate.metrics.sliced_wasserstein import PyramidPatches
 from translate.places import data_root
 from translate.precision import choose_precision, is_out_of_memory
@@ -66,55 +32,6 @@ from translate.runs.folder import RECIPE_FILE, load_saved
 from translate.runs.recipe_paths import naming_moved_places, relative_places
 from translate.runs.release import RELEASE, Release, load_generator
 from translate.translators import Direction
-
-RESULTS = "results.json"
-OnProgress = Callable[[int, int], object]
-
-
-@dataclass
-class Results:
-    """The scores of a set of images, of real ones, and of baselines."""
-
-    about: dict[str, Any]
-    scores: dict[str, Estimate]
-    floor: dict[str, Estimate] = field(default_factory=dict)
-    baselines: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    own_size: dict[str, Estimate] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the document that `results.json` holds."""
-        return self.about | {
-            "interval": {"level": intervals.CONFIDENCE, "resamples": intervals.RESAMPLES},
-            "metrics": {name: {
-                "title": MEASURES[name].title, "better": MEASURES[name].better, **_plain(self.scores[name]),
-                "floor": _plain(self.floor[name]) if name in self.floor else None,
-                "baselines": {baseline: _plain(scores[name]) for baseline, scores in self.baselines.items()
-                              if name in scores},
-                "own_size": _plain(self.own_size[name]) if name in self.own_size else None}
-                for name in MEASURES if name in self.scores},
-            "missing": self.missing,
-            "notes": self.notes,
-            "made_by": {"diptych": version("diptych"), "torch": torch.__version__, "date": str(datetime.date.today()),
-                        "machine": f"{os.cpu_count()} cores, {platform.machine()}"}}
-
-    def write(self, path: Path) -> None:
-        """Write `as_json` to the file `path`. Raises `DiskError`."""
-        with files.as_disk_errors(path):
-            files.write_json(path, self.as_json())
-
-
-def run_of(path: Path) -> Path:
-    """Return the run that is meant by `path`: the folder itself, or RUN where it is RUN/best, which is no folder."""
-    return path.parent if path.name == "best" and not path.is_dir() else path
-
-
-def results_file(path: Path) -> Path | None:
-    """Return where a run, or RUN/best, keeps its scores; None for what is no run."""
-    run = run_of(path)
-    name = RESULTS if run == path else f"best-{RESULTS}"
-    return run / name if (run / "checkpoints").is_dir() else None
 
 
 @dataclass
@@ -162,42 +79,52 @@ def evaluate_run(path: Path, *, direction: Direction = "ab", most: int | None = 
     recipe = load_saved(home)  # of a release that lies in its run, the run's: it says where images are
     with naming_moved_places(recipe, home):
         own = HeldOut(recipe, data_root().absolute(), direction, most)  # a cluster's workers stand in other folders
-    held_out = own.shown(release.fitting)
-
-    rescales = release.fitting.rescales(own.shapes)
-
-    def shown_at(of: HeldOut) -> str:
-        return "" if not rescales else f"in their own size, {of.side} px" if of is own else f"at {of.side} px"
-
-    def score(of: HeldOut, sources: Images | None) -> Results:
-        return compare(Images(len(of.sources), Fakes(release, recipe, of)), Images(len(of.reals), of.real),
-                       sources, paired=of.paired, sources_paired=True,
-                       on_progress=lambda done, total: on_progress(done, total, shown_at(of)),
-                       beside=[] if recipe.translator.needs_sources else [PyramidPatches()], engine=engine)
+    held_out, rescales = own.shown(release.fitting), release.fitting.rescales(own.shapes)
 
     # Neither label maps nor what images are conditioned on are images: there are no baselines of them
     compares = release.labels is None and recipe.translator.needs_sources
-    results = score(held_out, Images(len(held_out.sources), held_out.source) if compares else None)
+    score, shown = partial(_score, release, recipe, engine), f"at {held_out.side} px" if rescales else ""
+    results = score(held_out, compares, lambda done, total: on_progress(done, total, shown))
     if rescales:
-        try:
-            in_own_size = score(own, None)
-            results.own_size = in_own_size.scores
-            # A score that there is in their own size alone has no row in the table, and is not missing
-            results.missing = [line for line in results.missing if line in in_own_size.missing]
-            results.notes += [f"{MEASURES[name].title} in their own size alone, {own.side} px: {found.value:.4g}"
-                              for name, found in results.own_size.items() if name not in results.scores]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            results.missing.append(f"scores of the test images in their own size, {own.side} px: out of memory")
+        _add_own_size(results, own.side, partial(score, own, False, lambda done, total: on_progress(
+            done, total, f"in their own size, {own.side} px")))
+
+    # What else is to be said
     if not held_out.paired and recipe.translator.needs_sources:
         results.missing.append(f"scores against a truth: which image is whose is not known; {TRUTH_ADVICE}")
     if relative := relative_places(recipe):
-        results.missing.append(f"certainty about the images: the recipe names a relative place, {relative}")
+        results.notes.append(f"the images may be others than in the training: the recipe names a relative place, "
+                             f"{relative}")
     results.about |= {"what": str(path), "against": "the test images of its recipe", "direction": direction,
                       "weights": release.weights.name if release.weights else None, "side": held_out.side,
                       "own_side": own.side}
     return results
+
+
+def _score(release: Release, recipe: Recipe, engine: RayEngine | None, of: HeldOut, compares: bool,
+           on_progress: OnProgress) -> Results:
+    """Score translations of held-out images, and, if one `compares`, baselines made of their sources."""
+    sources = Images(len(of.sources), of.source) if compares else None
+    return compare(Images(len(of.sources), Fakes(release, recipe, of)), Images(len(of.reals), of.real), sources,
+                   paired=of.paired, sources_paired=True, on_progress=on_progress,
+                   beside=[] if recipe.translator.needs_sources else [PyramidPatches()], engine=engine)
+
+
+def _add_own_size(results: Results, side: int, score: Callable[[], Results]) -> None:
+    """Add what `score` returns for the same images in their own size, `side` px, or say that there is no memory."""
+    try:
+        in_own_size = score()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        results.missing.append(f"scores of the test images in their own size, {side} px: out of memory")
+        return
+    results.own_size = in_own_size.scores
+
+    # A score that there is in their own size alone has no row in the table, and is not missing
+    results.missing = [line for line in results.missing if line in in_own_size.missing]
+    results.notes += [f"{MEASURES[name].title} in their own size alone, {side} px: {found.value:.4g}"
+                      for name, found in results.own_size.items() if name not in results.scores]
 
 
 def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, truth: bool | None = None,
@@ -221,7 +148,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
     sources = [] if source is None else list_folder(source)
 
     # Images with a truth are scored, and what pairs with nothing is named. Without truths, sets are compared.
-    pairs, notes = _truths(folder, images, against, reals, truth)
+    pairs, missing = _truths(folder, images, against, reals, truth)
     if pairs:
         images, reals = [image for image, _ in pairs], [real for _, real in pairs]
 
@@ -238,7 +165,7 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
             sources = sources if lonely else [origin for _, origin in origins]
             if lonely:
                 why_sets = f"a source of each image's name; without one in {visible(source)}: {names_of(lonely)}"
-    notes += [f"scores of baselines against a truth need {why_sets}"] if pairs and why_sets else []
+    missing += [f"scores of baselines against a truth need {why_sets}"] if pairs and why_sets else []
 
     if engine is not None:  # whose workers stand in other folders
         images, reals, sources = ([path.absolute() for path in side] for side in (images, reals, sources))
@@ -250,13 +177,14 @@ def evaluate_folder(folder: Path, against: Path, source: Path | None = None, *, 
                       paired=bool(pairs), sources_paired=sources_paired, on_progress=on_progress, engine=engine)
     results.about |= {"what": str(folder), "against": str(against), "direction": None, "weights": None}
     results.about |= {"range": list(low_high)} if low_high else {}
-    results.missing += [*notes, *doubts(compared)]
+    results.missing += missing
+    results.notes += doubts(compared)
     return results
 
 
 def _truths(folder: Path, images: list[Path], against: Path, reals: list[Path],
             truth: bool | None) -> tuple[list[tuple[Path, Path]], list[str]]:
-    """Return the images that have a truth, each with it, and notes on the others; see `evaluate_folder`."""
+    """Return the images that have a truth, each with it, and lines on the others; see `evaluate_folder`."""
     if truth is False:
         return [], []
     try:
@@ -272,80 +200,7 @@ def _truths(folder: Path, images: list[Path], against: Path, reals: list[Path],
         hint = [f"; --truth takes {visible(a.name)} and {visible(b.name)} for a pair" for a, b in alike]
         return [], [f"scores against a truth need images that pair by name: {len(only_images)} of {len(images)} have "
                     f"none in {visible(against)}: {names_of(only_images)}{''.join(hint)}"]
-    return pairs, _unscored(folder, only_images, against, only_reals)
-
-
-def _unscored(folder: Path, only_images: Sequence[Path], against: Path, only_reals: Sequence[Path]) -> list[str]:
-    """Return a line on the images, and one on the real ones, that pair with nothing."""
-    return [f"scores of {len(lonely)} in {visible(place)}, which pair by name with nothing in {visible(other)}: "
-            f"{names_of(lonely)}"
-            for lonely, place, other in ((only_images, folder, against), (only_reals, against, folder)) if lonely]
-
-
-def evaluate_labels(folder: Path, against: Path, classes: int, ignore: int | None = 255,
-                    ids: Mapping[int, int] | None = None,
-                    on_progress: OnProgress = lambda done, total: None) -> Results:
-    """Score label maps below `folder` against those below `against`: mIoU and accuracies.
-
-    Pixels whose truth is `ignore` do not count. `ids` says which classes the numbers in the files stand for, where they
-    do not stand for themselves (see `translate.data.labels.class_of`). Predictions whose numbers are classes already,
-    as networks write them, are taken as they are, and that is said (see `Labelling.are_classes`). What pairs with
-    nothing is named. `on_progress` is called with the number of maps read, and of all there are.
-
-    Raises `DataError` where no names pair, and where all that counts is of one class, `ImageError` for what is no label
-    map of these classes.
-    """
-    pairs, *lonely = shared_names(folder, list_folder(folder), against, list_folder(against), alike=True)
-    if not pairs:
-        raise DataError(f"none of its label maps has the name of one in {against}", folder)
-    scores, labelling = LabelScores(classes, ignore), Labelling(classes, ignore, ids=tuple((ids or {}).items()))
-    counts, num_strange = LabelCounts(labelling.names, ignore), 0
-    found: list[np.ndarray] = []
-
-    # Predictions are read as the truth is, unless their numbers are the classes
-    reading, total = labelling, len(pairs) * (2 if ids else 1)
-    if ids:
-        numbers: set[int] = set()
-        for done, (prediction, _) in enumerate(pairs, 1):
-            numbers.update(numbers_in(read_labels(prediction)))
-            on_progress(done, total)
-        if labelling.are_classes(numbers):
-            reading = Labelling(classes, ignore)
-    for done, (prediction, truth) in enumerate(pairs, total - len(pairs)):
-        on_progress(done, total)
-        stored = read_labels(truth)
-        if (fault := labelling.fault(stored)) is not None:
-            raise ImageError(truth, "read", f"{fault}; --classes, --ignore and --ids say which there are")
-        try:
-            confusion = scores.confusion(reading.renumbered(read_labels(prediction)), labelling.renumbered(stored))
-        except DataError as error:
-            raise ImageError(prediction, "read", f"{error.what}; its truth is {visible(truth)}") from None
-        found.append(totals(confusion))
-        counts.add(labelling.classes_in(labelling.renumbered(stored)))
-        num_strange += int(confusion[:, classes].sum())
-
-    on_progress(total, total)
-
-    # A score from nothing would be 1.
-    if (fault := counts.fault()) is not None:
-        number, stands_for = next(iter(counts.remedy.items()))
-        raise DataError(fault, against, f"if {number} is a class, add --ids {number}={stands_for}; --ignore none "
-                        "where the numbers in the files are the classes" if counts.ignored else
-                        "such labels tell no prediction from another; look at the files, and at --classes")
-    missing = _unscored(folder, lonely[0], against, lonely[1])
-    missing += [f"mIoU and per-class accuracy of all classes: {against} {line}" for line in counts.warnings()[:1]
-                if counts.absent]
-    if num_strange:
-        by_ids = "; its numbers, like the truth's, are read by --ids: store what these turn into classes"
-        missing.append(f"a class in {num_strange:,} pixels of {visible(folder)}: their numbers are none of the "
-                       f"{classes}, which counts as wrong{by_ids if reading.ids else ''}")
-    if reading is not labelling:
-        missing.append(f"certainty about the numbers of {visible(folder)}: they are taken for classes as they are, as "
-                       f"all lie in 0 … {classes - 1} and --ids, which reads the truth, makes no others of them")
-    return Results({"what": str(folder), "against": str(against), "direction": None, "weights": None,
-                    "num_images": len(pairs), "num_reals": len(pairs), "num_sources": 0, "paired": True,
-                    "features": [], "labels": counts.as_json()},
-                   scores.summarise(found), missing=missing)
+    return pairs, unpaired_in_words(folder, only_images, against, only_reals)
 
 
 def compare(images: Images, reals: Images, sources: Images | None, *, paired: bool, sources_paired: bool,
@@ -392,8 +247,3 @@ def compare(images: Images, reals: Images, sources: Images | None, *, paired: bo
         scores, observations.floor(kept["reals"]),
         {name: summarise(kept[name], kept["reals"], paired=paired and sources_paired)
          for name in ("identity", "colour_transfer") if num_sources and len(kept[name]) == num_sources}, missing)
-
-
-def _plain(score: Estimate) -> dict[str, Any]:
-    """Return a score as JSON has it, in which there is no infinity."""
-    return {"value": score.finite, "interval": score.interval}

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from translate.cards.cards import find_card, read_record
 from translate.errors import DocumentError, RunError, TranslateError
+from translate.evaluation.results import BEST_RESULTS, RESULTS
 from translate.foreign import Count, Lines, Number, Shape, examine_lines, read_json
 from translate.losses.in_words import without_side
 from translate.metrics.observations import MEASURES
@@ -27,7 +28,7 @@ from translate.runs.progress import Best
 from translate.runs.records import EVENTS, METRICS, Event, Line
 from translate.runs.release import RELEASE
 
-RESULTS = {"results.json": "newest checkpoint", "best-results.json": "best checkpoint"}  # files, and what they are of
+RESULTS_OF = {RESULTS: "newest checkpoint", BEST_RESULTS: "best checkpoint"}
 NO_VALUES = ("images", "kind", "stage", "lr", "images_per_second", "peak_bytes")
 GUARD_EVENTS = ("skipped", "rollback", "collapse")
 DIAGNOSTICS = {  # what charts of diagnostics are called
@@ -92,7 +93,7 @@ class MadeBy(Shape):
 
 
 class ResultsShape(Shape):
-    """What `translate evaluate` left, see `translate.evaluation.scoring`."""
+    """What `translate evaluate` left, see `translate.evaluation.results`."""
 
     num_images: Count
     num_reals: Count
@@ -145,7 +146,7 @@ class RunRecord:
     events: list[dict[str, Any]]  # lines of `events.jsonl`
     memory: dict[str, Any]  # the memory plan of each stage, see `translate.runs.folder`
     card: dict[str, Any] | None  # of its data, see `read_card`
-    results: dict[str, dict[str, Any]]  # what `translate evaluate` left, by what it is of (see `RESULTS`)
+    results: dict[str, dict[str, Any]]  # what `translate evaluate` left, by what it is of (see `RESULTS_OF`)
     faults: list[str]  # what in the folder could not be read, in words
 
     @property
@@ -155,14 +156,14 @@ class RunRecord:
     @cached_property
     def outdated(self) -> int | None:
         """Return the images of the checkpoint of the table of the newest one where the run has gone on since."""
-        weights = str(self.results.get(RESULTS["results.json"], {}).get("weights") or "")
+        weights = str(self.results.get(RESULTS_OF[RESULTS], {}).get("weights") or "")
         goes_on = self.status.get("state") != "finished" or not weights.isdigit()
         return None if goes_on or int(weights) >= self.status["images"] else int(weights)
 
     @cached_property
     def tables(self) -> dict[str, dict[str, Any]]:
         """Return `results`, and once where the newest checkpoint is the best one and their scores are the same."""
-        newest, best = (self.results.get(title) for title in RESULTS.values())
+        newest, best = (self.results.get(title) for title in RESULTS_OF.values())
         if self.outdated is None and newest and best and newest["weights"] and all(
                 newest[field] == best[field] for field in ("weights", "metrics")):
             return {"newest checkpoint, which is the best": newest}
@@ -237,10 +238,7 @@ class RunRecord:
         charts: dict[str, list[Curve]] = {}
         for records in (self.game, self.probes):
             for name in dict.fromkeys(name for record in records for name in record if name not in NO_VALUES):
-                what, _, where = name.partition("_")
-                title = f"discriminator {where}: real and fake" if what in ("real", "fake") else DIAGNOSTICS.get(
-                    what if what != "gradient" else name, without_side(name).replace("_", " "))
-                curves = charts.setdefault(title, [])
+                curves = charts.setdefault(title_of(name), [])
                 curves.append(self.curve(records, name, len(curves)))
         return charts
 
@@ -296,14 +294,23 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(
         folder, recipe, settled(folder, faults.document(STATUS, Status)), training, evaluations, game, probes,
         faults.lines(EVENTS, ReportedEvent), faults.document(MEMORY, dict[str, MemoryChoice]), read_card(recipe),
-        {title: found for name, title in RESULTS.items() if (found := faults.document(name, ResultsShape))},
+        {title: found for name, title in RESULTS_OF.items() if (found := faults.document(name, ResultsShape))},
         faults.found)
 
 
+def title_of(diagnostic: str) -> str:
+    """Return the title of the chart that shows a diagnostic, by its name in `metrics.jsonl`."""
+    what, _, where = diagnostic.partition("_")
+    if what in ("real", "fake"):
+        return f"discriminator {where}: real and fake"
+    return DIAGNOSTICS.get(diagnostic if what == "gradient" else what, without_side(diagnostic).replace("_", " "))
+
+
 def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a line of `metrics.jsonl` with the fields that are known, and those that a curve can be drawn of."""
-    return {name: value if name in Record.model_fields or is_number(value) else None for name, value in record.items()
-            if name in Record.model_fields or value is None or isinstance(value, int | float)}
+    """Return a line of `metrics.jsonl` with the fields that are known, and numbers; what cannot be drawn is None."""
+    numbers = {name: value if is_number(value) else None for name, value in record.items()
+               if value is None or isinstance(value, int | float)}
+    return numbers | {name: value for name, value in record.items() if name in Record.model_fields}
 
 
 def is_number(value: Any) -> bool:

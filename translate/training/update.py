@@ -84,7 +84,7 @@ class Update(StepTools):
         self.has_unknown = False
         self._waiting: list[Tensor] = []  # losses of a joint backward pass (plan `plain`)
         self._previews = Previews()
-        self._before: BeforePhase  # the phase that it is at
+        self._before: BeforePhase  # what the phase under way goes back to where it fails
 
     def phase(self, name: str, body: Callable[..., Any], *arguments: Any) -> Any:
         """Train the networks of a phase.

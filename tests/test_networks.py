@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.networks import DISCRIMINATORS, GENERATORS, SMALL
 from translate.networks import (
@@ -19,7 +20,7 @@ from translate.networks import (
 )
 from translate.networks.attention import Attention
 from translate.networks.dropout import PositionalDropout, positional_mask, seed_dropout
-from translate.networks.layers import low_passed, make_norm
+from translate.networks.layers import Layer, low_passed, make_norm
 
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
@@ -152,6 +153,29 @@ def test_resize_convolution_has_no_checkerboard_on_a_flat_image() -> None:
         out = network(image)[0, 0, 48:80, 48:80]
         spread[upsample] = ((out.max() - out.min()) / out.abs().max()).item()
     assert spread["resize"] < 1e-4 and spread["bilinear"] < 1e-4 and spread["transposed"] > 0.1
+
+
+@pytest.mark.parametrize("reflect", [0, 1])
+def test_a_resize_convolution_at_once_is_that_of_repeated_pixels_for_less_than_half_of_its_work(reflect: int) -> None:
+    conv = nn.Conv2d(3, 5, 3, padding=1 - reflect).double()
+    image = torch.randn(2, 3, 61, 47, dtype=torch.float64, requires_grad=True)
+    gradient = torch.randn(2, 5, 122, 94, dtype=torch.float64)
+
+    def repeated(x: torch.Tensor) -> torch.Tensor:
+        x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        return conv(nn.functional.pad(x, (1, 1, 1, 1), mode="reflect") if reflect else x)
+
+    found = {}
+    for name, run in (("repeated", repeated), ("layer", Layer(conv, scale_factor=2, reflect=reflect))):
+        with FlopCounterMode(display=False) as counter:
+            image.grad = None
+            conv.zero_grad()
+            out = run(image)
+            out.backward(gradient)
+        found[name] = (out, image.grad, conv.weight.grad, conv.bias.grad), counter.get_total_flops()
+    torch.testing.assert_close(found["layer"][0], found["repeated"][0], rtol=1e-10, atol=1e-12)
+    # 4 multiplications in the place of 9, and some more at mirrored borders
+    assert found["layer"][1] < found["repeated"][1] / 2
 
 
 def test_the_low_pass_filter_is_the_binomial_one_and_nothing_is_left_of_what_would_alias() -> None:

@@ -110,11 +110,16 @@ def board(image: torch.Tensor, truth: torch.Tensor) -> float:
 
 def overshoot(image: torch.Tensor, truth: torch.Tensor) -> float:
     """How far an image leaves the range that its truth has around each pixel, where that range is wide: a mean."""
-    highest = F.max_pool2d(truth, AROUND, 1, AROUND // 2)
-    lowest = -F.max_pool2d(-truth, AROUND, 1, AROUND // 2)
+    highest, lowest = highest_around(truth), -highest_around(-truth)
     beyond = (image - highest).clamp(min=0) + (lowest - image).clamp(min=0)
     edges = highest - lowest > 2 * STRONG
     return beyond[edges].mean().item() * 127.5 if edges.any() else 0.0
+
+
+def highest_around(image: torch.Tensor) -> torch.Tensor:
+    """The largest value around each pixel: along rows, and of these along columns."""
+    along = F.max_pool2d(image, (1, AROUND), 1, (0, AROUND // 2))
+    return F.max_pool2d(along, (AROUND, 1), 1, (AROUND // 2, 0))
 
 
 def draw(path: Path, *columns: list[np.ndarray]) -> None:

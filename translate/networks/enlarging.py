@@ -1,4 +1,4 @@
-"""Twice the size and a 3×3 convolution as one operation: the same numbers, to rounding, for less than half of the work.
+"""Twice the size and a 3×3 convolution at once, on a CPU: the same numbers, to rounding, for less than half the work.
 
 Where each pixel is repeated along rows and along columns, the nine weights of a 3×3 convolution fall on no more than
 four different pixels; which of them fall together goes by whether the row and the column are even. These sums are the
@@ -14,14 +14,18 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from translate.networks.normalised import path_of
+
 LEAST_PIXELS = 512  # of a batch: with fewer, making the sums takes longer than the multiplications that they save
 
 
-def enlarges_at_once(conv: Any, reflect: int) -> bool:
-    """Tell whether `enlarged` knows a convolution and the mirrored border before it: 3×3, and one pixel of either."""
-    return (isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.padding_mode == "zeros"
-            and conv.stride == conv.dilation == (1, 1) and conv.groups == 1
-            and (conv.padding, reflect) in (((1, 1), 0), ((0, 0), 1)))
+def enlarges_at_once(x: Tensor, conv: Any, reflect: int) -> bool:
+    """Tell whether `enlarged` knows a convolution and the mirrored border before it, 3×3 with one pixel of either, and
+    whether `x` (N, C, H, W) is on a CPU, where it was measured to be worth it (docs/log.md), and large enough."""
+    known = (isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.padding_mode == "zeros"
+             and conv.stride == conv.dilation == (1, 1) and conv.groups == 1
+             and (conv.padding, reflect) in (((1, 1), 0), ((0, 0), 1)))
+    return known and path_of(x) == "eager" and x.shape[0] * x.shape[2] * x.shape[3] >= LEAST_PIXELS
 
 
 def enlarged(x: Tensor, conv: nn.Conv2d, reflect: int) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from translate.networks.enlarging import LEAST_PIXELS, enlarged, enlarges_at_once
+from translate.networks.enlarging import enlarged, enlarges_at_once
 from translate.networks.normalised import normalised
 from translate.networks.normalised.mirroring import Amounts
 from translate.networks.recomputing import checkpointed
@@ -111,18 +111,13 @@ class Layer(nn.Module):
         x = self.activated(x)
         if self.downsample:
             x = low_passed(x, stride=2)
-        if self.repeats_pixels and x.shape[0] * x.shape[2] * x.shape[3] >= LEAST_PIXELS:
+        if self.scale_factor == 2 and not self.smooth and enlarges_at_once(x, self.conv, self.reflect):
             return enlarged(x, self.conv, self.reflect)
         if self.scale_factor > 1:
             x = F.interpolate(x, scale_factor=self.scale_factor, mode="bilinear" if self.smooth else "nearest")
         elif self.smooth:
             x = low_passed(x)
         return self.conv(normalised(x, amounts=mirrored))
-
-    @property
-    def repeats_pixels(self) -> bool:
-        """Whether it enlarges as `translate.networks.enlarging` can do at once."""
-        return self.scale_factor == 2 and not self.smooth and enlarges_at_once(self.conv, self.reflect)
 
     def activated(self, x: Tensor) -> Tensor:
         """Return norm → act."""

@@ -47,6 +47,6 @@ def game(name: str, kind: str) -> Any:
     judge = {"width": 4} | ({} if "kind" in asked else {"kind": "patchgan", "layers": 2}) | asked
     small = {"generator": {"kind": "resnet", "width": 4, "blocks": 1} | generator, "discriminator": judge}
     small |= {"cyclegan": {"pool": 0, "cycle_noise": 0.1 if name == "noise" else 0.0},
-              "pix2pix": {"weights": {"features": 3.0}},
+              "pix2pix": {"weights": {"features": 3.0, "ssim": 2.0}},
               "cut": {"patches": 30, "flip_equivariance": True}}[kind]
     return validate(KINDS[kind], small | changes, name)

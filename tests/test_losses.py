@@ -24,6 +24,7 @@ from translate.losses import (
     feature_matching,
     l1_loss,
     over_scales,
+    structural_distance,
 )
 from translate.losses.objectives import exchange
 from translate.losses.penalties import R1, WassersteinGP
@@ -195,3 +196,43 @@ def test_l1_is_the_mean_absolute_difference_in_float32() -> None:
     image, truth = torch.randn(2, 3, 8, 8).bfloat16(), torch.randn(2, 3, 8, 8)
     assert l1_loss(image, truth).dtype == torch.float32
     torch.testing.assert_close(l1_loss(image, truth), (image.float() - truth).abs().mean())
+
+
+def test_the_structural_distance_is_that_of_ssim_over_scales_and_so_are_its_gradients() -> None:
+    """In float64, window by window, as Wang et al. 2004 write it; 25 px have two scales of at least 11 px."""
+    torch.manual_seed(0)
+    image, truth = (torch.rand(2, 3, 25, 31, dtype=torch.float64) * 2 - 1 for _ in range(2))
+    image.requires_grad_()
+    places = torch.arange(11, dtype=torch.float64) - 5
+    gaussian = torch.exp(-(places[:, None].square() + places.square()) / (2 * 1.5**2))
+    gaussian /= gaussian.sum()
+
+    def distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        found = []
+        for top in range(x.shape[2] - 10):
+            for left in range(x.shape[3] - 10):
+                u, v = ((each[..., top:top + 11, left:left + 11] + 1) / 2 for each in (x, y))
+                mean_u, mean_v = (u * gaussian).sum((2, 3)), (v * gaussian).sum((2, 3))
+                du, dv = u - mean_u[..., None, None], v - mean_v[..., None, None]
+                var_u, var_v, both = ((product * gaussian).sum((2, 3)) for product in (du * du, dv * dv, du * dv))
+                found.append((2 * mean_u * mean_v + 1e-4) * (2 * both + 9e-4)
+                             / ((mean_u**2 + mean_v**2 + 1e-4) * (var_u + var_v + 9e-4)))
+        return 1 - torch.stack(found).mean()
+
+    halves = (nn.functional.avg_pool2d(each, 2) for each in (image, truth))
+    expected = (distance(image, truth) + distance(*halves)) / 2
+    found = structural_distance(image, truth)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    gradients = (torch.autograd.grad(each, image)[0] for each in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_the_structural_distance_is_least_at_the_truths_own_contrast_and_l1_at_less() -> None:
+    """Of images that agree with half of what the truth shows: an L1 alone draws a pale one."""
+    torch.manual_seed(0)
+    known, unknown = (torch.randn(4, 3, 64, 64) * 0.1 for _ in range(2))
+    truth = known + unknown
+    contrasts = (0.5, 1.0, math.sqrt(2), 2.5)  # of what is known; at √2 as strong as the truth
+    best = {loss: min(contrasts, key=lambda times: loss(times * known, truth).item())
+            for loss in (structural_distance, l1_loss)}
+    assert best == {structural_distance: math.sqrt(2), l1_loss: 1.0}

@@ -85,6 +85,9 @@ def test_parts_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
     assert "stages.0.micro_batch: 3 does not divide batch_size 4" in found
     small = "\n".join(mistakes(tmp_path, GOOD, "stages.0.resolution=16"))
     assert "stages.0.resolution: 16 px is less than the 24 px that the discriminator can judge" in small
+    tiny = "\n".join(mistakes(tmp_path, text, "stages.0.resolution=8", "translator.discriminator={kind: pixel}",
+                              "translator.weights.ssim=1"))
+    assert "stages.0.resolution: 8 px is less than the 11 px that the windows of translator.weights.ssim have" in tiny
     grey = "\n".join(mistakes(tmp_path, GOOD, "data.image_a.channels=1"))
     assert "translator.weights.identity: needs as many channels in A as in B, not 1 and 3" in grey
 
@@ -309,7 +312,8 @@ CHANGES: dict[str, tuple[Any, Any]] = {  # option: another value, and where the 
     "translator.kind": (None, None),  # two translators: every other test
     "translator.weights.adversarial": (2.0, weights), "translator.weights.cycle": (1.0, weights),
     "translator.weights.identity": (0.0, weights), "translator.weights.l1": (1.0, weights),
-    "translator.weights.features": (1.0, weights), "translator.weights.nce": (3.0, weights),
+    "translator.weights.features": (1.0, weights), "translator.weights.ssim": (1.0, weights),
+    "translator.weights.nce": (3.0, weights),
     "translator.temperature": (0.2, weights), "translator.patches": (4, weights),
     "translator.flip_equivariance": (False, weights),
     "translator.pool": (0, weights), "translator.objective.kind": ({"kind": "hinge"}, weights),

@@ -23,6 +23,7 @@ from translate.losses.recognition import information_losses, style_ambiguity
 from translate.losses.reconstruction import feature_matching, l1_loss, weighted_l1
 from translate.losses.registration import roughness
 from translate.losses.semantic import semantic_consistency
+from translate.losses.structural import structural_distance
 
 Objective = Annotated[
     LeastSquares | NonSaturating | Vanilla | Hinge | Wasserstein | RelativisticAverage | Began,
@@ -55,6 +56,7 @@ __all__ = [
     "patch_nce",
     "roughness",
     "semantic_consistency",
+    "structural_distance",
     "style_ambiguity",
     "weighted_l1",
 ]

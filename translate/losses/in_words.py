@@ -11,6 +11,7 @@ LOSSES = {
     "cycle": "how far images are from themselves after the way there and back",
     "identity": "how much a generator changes images that are of its target side already",
     "l1": "how far translations are from the truth, as the mean difference of pixels",
+    "ssim": "how unlike translations and the truth are in shapes and contrast, as 1 − SSIM at several scales",
     "perceptual": "how far images are from what they should be, in the features of a pretrained network",
     "features": "how far translations are from the truth, in the features of the discriminator",
     "nce": "how hard it is to tell which patch of the input a patch of the translation was made from",

@@ -94,9 +94,12 @@ class Recipe(Config):
             least = self.smallest_side(stage)
             if min(stage.size) < least:
                 levels = f" with {stage.levels} levels, each of which doubles it" if stage.levels else ""
-                yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is less than the {least} px that the "
-                              f"discriminator can judge{levels}",
-                              "use more px, or a translator.discriminator with fewer layers or scales")
+                why = f"discriminator can judge{levels}"
+                advice = "a translator.discriminator with fewer layers or scales"
+                if least == self.translator.least_side:
+                    why, advice = "windows of translator.weights.ssim have", "set that to 0"
+                yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is less than the {least} px that the {why}",
+                              f"use more px, or {advice}")
             if stage.images % stage.batch_size:
                 rounded = math.ceil(stage.images / stage.batch_size) * stage.batch_size
                 yield Mistake(f"{here}.images", f"{stage.images} is no multiple of batch_size {stage.batch_size}",
@@ -137,8 +140,8 @@ class Recipe(Config):
         return sum(stage.images for stage in self.stages if stage.levels < self.stages[-1].levels)
 
     def smallest_side(self, stage: Stage) -> int:
-        """Return the smallest side, in px, that the discriminator can judge in a stage."""
-        return self.translator.discriminator.smallest_side(stage.levels)
+        """Return the smallest side, in px, that the discriminator can judge in a stage, and that losses can compare."""
+        return max(self.translator.discriminator.smallest_side(stage.levels), self.translator.least_side)
 
     def fitting(self, stage: Stage) -> Fitting:
         """Return how a stage fits images to a size."""

@@ -85,6 +85,11 @@ class BaseTranslatorConfig(Config):
         and neither does a discriminator that compares samples."""
         return self.discriminator.least_samples
 
+    @property
+    def least_side(self) -> int:
+        """How many pixels the shorter side of an image must have for the losses that compare it with a truth."""
+        return 1
+
     def build_generator(self, direction: Direction, channels_a: int, channels_b: int) -> nn.Module:
         """Return the generator of a direction, before its first stage, with fresh weights."""
         ends = (channels_a, channels_b) if direction == "ab" else (channels_b, channels_a)

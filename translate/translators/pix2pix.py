@@ -12,7 +12,16 @@ from torch import Tensor
 from translate.data import Batch
 from translate.errors import Mistake
 from translate.images.tensors import UNKNOWN, unknown_pixels
-from translate.losses import NonSaturating, Objective, Perceptual, feature_matching, l1_loss, roughness
+from translate.losses import (
+    NonSaturating,
+    Objective,
+    Perceptual,
+    feature_matching,
+    l1_loss,
+    roughness,
+    structural_distance,
+)
+from translate.losses.structural import SIDE
 from translate.networks import DiscriminatorConfig, GeneratorConfig, PatchGANConfig, RegistrationConfig, UNetConfig
 from translate.networks.discriminators import Discriminator
 from translate.networks.registration import beyond, warped
@@ -32,6 +41,7 @@ class Pix2PixWeights(Config):
     adversarial: float = Field(1.0, ge=0, le=1e9)
     features: float = Field(0.0, ge=0, le=1e9)  # distance of D's features (pix2pixHD: 10): sharper than L1
     l1: float = Field(100.0, ge=0, le=1e9)  # towards 0: livelier and less faithful
+    ssim: float = Field(0.0, ge=0, le=1e9)  # 1 − SSIM at up to four scales: shapes and contrast (Zhao et al. 2017)
 
 
 class Pix2PixConfig(BaseTranslatorConfig):
@@ -51,6 +61,10 @@ class Pix2PixConfig(BaseTranslatorConfig):
     grows: ClassVar[bool] = True
     published_first: ClassVar[Side] = "discriminator"
     needs_pairs: ClassVar[bool] = True
+
+    @property
+    def least_side(self) -> int:
+        return SIDE if self.weights.ssim else 1
 
     def problems(self, data: DataPart) -> Iterator[Mistake]:
         yield from super().problems(data)
@@ -93,6 +107,10 @@ class Pix2Pix(Translator):
                 if self.perceptual is not None:
                     update.backward("perceptual", self.perceptual(self.laid_on_truth(update, fake, a, b), b))
                 update.backward("l1", self.weights.l1 * l1_loss(self.laid_on_truth(update, fake, a, b), b))
+                if self.weights.ssim:
+                    laid = self.laid_on_truth(update, fake, a, b)
+                    with update.full_precision():
+                        update.backward("ssim", self.weights.ssim * structural_distance(laid, b))
                 if self.registration is not None:
                     deformation = self.registration(fake, b)
                     found = at_least_float32(deformation.detach())

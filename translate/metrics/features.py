@@ -70,12 +70,13 @@ class MobileNet(FeatureNetwork):
 
     def __init__(self, weights: Path, device: torch.device | str = "cpu"):
         """Load the file `weights`. Raises `DataError` where it is not the one that torchvision published."""
-        self.layers = pretrained.mobilenet_layers(weights).to(device)
+        self.layers = pretrained.mobilenet_layers(weights).to(device).to(memory_format=torch.channels_last)
         self.range, self.device = pretrained.ImageNetRange().to(device), device
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        features = self.layers(patches(self.range(rgb(image).to(self.device))))
+        shown = patches(self.range(rgb(image).to(self.device)))
+        features = self.layers(shown.contiguous(memory_format=torch.channels_last))  # quicker on a CPU
         return {self.name: features.mean((2, 3)).cpu()}
 
 

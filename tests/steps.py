@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from translate.data import Batch
 from translate.networks import memory
+from translate.networks.live_bytes import LiveBytes
 from translate.networks.memory import MemoryPlan
 from translate.optimizers import SGD, Optimizers
 from translate.recipe import Stage
@@ -30,6 +32,34 @@ def peak_of_step(config: Any, size: int, plan: MemoryPlan, precision: Any, devic
     """The predicted peak of a step of one sample of size × size px, three channels each, Adam; bytes."""
     networks = Networks(translator=config, optimizer=Optimizers())
     return StepOnMeta(networks, (3, 3), Stage(resolution=size, images=1)).measure(plan, precision, device, 1).peak_bytes
+
+
+def peak_of_real_step(config: Any, batch: Batch, plan: MemoryPlan, stages: Sequence[Stage]) -> int:
+    """The bytes alive at the worst moment of a step of the last stage, after a step of each: fp32 on a CPU, Adam."""
+    translator: Translator = config.build(batch.a.shape[1], batch.b.shape[1], 0)
+    translator.to(torch.device("cpu"))
+    optimizers = {phase: getattr(Optimizers(), phase).build(
+        parameter for network in parts.values() for parameter in network.parameters())
+        for phase, parts in translator.phases.items()}
+    for network in translator.networks.values():
+        memory.apply(plan, network)
+
+    def play() -> None:
+        translator.step(batch, Update(translator, optimizers, Accelerator(cpu=True), plan, "fp32"))
+
+    for stage in stages:
+        translator.take_shape(stage)
+        play()
+    with LiveBytes("cpu") as counter:
+        counter.add(tensor for module in translator.modules.values() for tensor in module.state_dict().values())
+        counter.add(value for optimizer in optimizers.values() for state in optimizer.state.values()
+                    for value in state.values() if isinstance(value, Tensor))
+        counter.add(parameter.grad for network in translator.networks.values() for parameter in network.parameters()
+                    if parameter.grad is not None)
+        counter.add([batch.a, batch.b])
+        counter.peak = counter.live
+        play()
+    return counter.peak
 
 
 def build(config: Any, dtype: torch.dtype = torch.float64) -> Translator:

@@ -33,7 +33,7 @@ from translate.networks import PatchGANConfig, PixelConfig, ResNetConfig, UNetCo
 from translate.networks.dropout import seed_dropout
 from translate.optimizers import SGD
 from translate.training.update import Update
-from translate.translators import CUTConfig, CycleGANConfig, NoiseConfig, Pix2PixConfig, TranslatorConfig
+from translate.translators import CUTConfig, CycleGANConfig, NoiseConfig, Pix2PixConfig, StackedConfig, TranslatorConfig
 
 PLANS = list(memory.PLANS)
 PATCH = PatchGANConfig(width=4, layers=2)
@@ -177,8 +177,8 @@ def buffers(translator: Any) -> dict[str, Tensor]:
 
 
 def test_every_translator_is_among_those_that_play_the_games() -> None:
-    """That from noise plays them in tests/test_noise.py: it is given other batches."""
-    assert {*KINDS.values(), NoiseConfig} == set(members(TranslatorConfig))
+    """Those from noise have tests of their own, test_noise.py and test_stacked.py: they are given other batches."""
+    assert {*KINDS.values(), NoiseConfig, StackedConfig} == set(members(TranslatorConfig))
 
 
 def games_under_plans() -> Iterator[Any]:

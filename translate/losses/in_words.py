@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-SIDES = ("_ab", "_ba", "_a", "_b")  # of translations A → B and back; of the side that a discriminator judges
+# Of translations A → B and back; of the side that a discriminator judges, or of features (h) that it judges
+SIDES = ("_ab", "_ba", "_a", "_b", "_h")
 LOSSES = {
     "adversarial": "how far made images are from being taken for real",
     "discriminator": "how badly real images and made ones are told apart",
@@ -20,6 +21,10 @@ LOSSES = {
     "protected": "how much regions change that are to stay as they are",
     "divergence": "how far the text's conditions are from a normal distribution",
     "information": "how badly codes that images were drawn from are recognised in them",
+    "classes": "how badly the encoder knows the classes of real images",
+    "conditional": "how far the encoder finds something else in what was drawn than what it was drawn of",
+    "entropy": "how badly latents are found again in what was drawn from them: less is more varied",
+    "latents": "the same, as a discriminator learns it",
     "mismatched": "how readily real images are taken with a condition of other ones",
     "ambiguity": "how surely made images are of one style",
     "styles": "how badly the styles of real images are recognised",

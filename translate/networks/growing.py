@@ -88,12 +88,13 @@ class Grown(Protocol):
 
 
 def level_problems(stages: Sequence[LevelStage], *, unable: str | None = None, unfading: str | None = None,
-                   begun: bool = False) -> Iterator[Mistake]:
+                   begun: bool = False, enlarging: bool = True) -> Iterator[Mistake]:
     """Yield what is wrong with the levels of a recipe's stages.
 
         unable     the choice in the recipe that rules out levels altogether; None: there may be some
         unfading   the choice in the recipe whose levels cannot be faded in; None: they can
         begun      the training begins with a network that is there, so that its first stage may fade a level in
+        enlarging  a level is for images of twice the size
     """
     before, size = None, 0  # the levels of the stage before, and its shorter side in px
     for number, stage in enumerate(stages):
@@ -111,7 +112,7 @@ def level_problems(stages: Sequence[LevelStage], *, unable: str | None = None, u
         elif stage.fade and unfading is not None:
             yield Mistake(f"{here}.fade", f"the levels of {unfading} do not fade in",
                           "leave fade out, and train the level alone at first (freeze: true)")
-        elif before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
+        elif enlarging and before is not None and stage.levels == before + 1 and min(stage.size) < 1.5 * size:
             yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is too small for one level more than the stage "
                           f"before, of {size} px", f"a level is for twice the size, use about {2 * size}")
         if stage.freeze is True and not stage.levels:

@@ -15,7 +15,6 @@ from translate.data import DataConfig
 from translate.data.scale import Fitting
 from translate.errors import Mistake
 from translate.mistakes import Mistakes
-from translate.networks.growing import level_problems
 from translate.networks.memory import AutoMemory, MemoryConfig
 from translate.optimizers import Optimizers
 from translate.places import data_root
@@ -56,7 +55,8 @@ class Recipe(Config):
     @pydantic.model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
         problems = [*self.translator.problems(self.data), *self._adaptation_problems(), *self._stage_problems(),
-                    *self._level_problems(), *self._evaluation_problems()]
+                    *self.translator.level_problems(self.stages, begun=self.start is not None),
+                    *self._evaluation_problems()]
         if problems:
             raise Mistakes(problems)
         return self
@@ -121,12 +121,6 @@ class Recipe(Config):
             elif stage.hold_statistics and (stage.fade if before is None else stage.levels > before):
                 yield Mistake(f"{here}.hold_statistics", "no statistics of the level that this stage adds have been "
                               "counted", "set it in a later one, of as many levels")
-
-    def _level_problems(self) -> Iterator[Mistake]:
-        if self.translator.grows:
-            yield from self.translator.generator.level_problems(self.stages, begun=self.start is not None)
-        else:
-            yield from level_problems(self.stages, unable=f"translator.kind: {self.translator.kind}")
 
     def _evaluation_problems(self) -> Iterator[Mistake]:
         if self.evaluate.patience is not None and self.every.evaluate is None:

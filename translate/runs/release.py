@@ -241,7 +241,7 @@ def _read(recipe: Recipe, found: Weights, direction: Direction) -> Release:
     def built() -> nn.Module:
         """Return a generator in the shape it had when its weights were written."""
         generator = config.build_generator(direction, *channels)
-        if stage.levels:
+        if stage.levels and config.grows:
             extend(cast(Growable, config.generator), generator, stage.levels, stage.fade)
             fade_in(generator, share)
         return generator

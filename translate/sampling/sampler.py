@@ -1,8 +1,8 @@
 """A run or release that draws images from noise: sample `number` of a seed is always the same image.
 
-Its latent is a function of seed and number (`translate.translators.noise`), and images are computed one at a time: the
-fastest way to multiply matrices depends on the size of a batch, and rounds otherwise. So the bits of an image do not
-depend on how many are drawn, by how many processes, or in which order.
+Its latent is a function of seed and number (`translate.translators.from_noise`), and images are computed one at a
+time: the fastest way to multiply matrices depends on the size of a batch, and rounds otherwise. So the bits of an image
+do not depend on how many are drawn, by how many processes, or in which order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from translate.precision import autocast, choose_device, choose_precision
 from translate.recipe import Recipe
 from translate.runs.folder import load_saved
 from translate.runs.release import Release, find_weights, load_generator
-from translate.translators import NoiseConfig
+from translate.translators.from_noise import FromNoiseConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -37,14 +37,14 @@ class Sampler:
     def __init__(self, release: Release, recipe: Recipe, device: str = "auto", precision: Precision = "auto"):
         """Raises `UsageError` for a device or format that is not there."""
         self.release, self.recipe = release, recipe
-        self.config = cast(NoiseConfig, recipe.translator)
+        self.config = cast(FromNoiseConfig, recipe.translator)
         self.device = choose_device(device)
         if precision == "auto" and release.image_out.bits != 8:
             precision = "fp32"
         self.precision = choose_precision(precision, self.device)
         self.generator = release.generator.to(self.device)
-        self.num_classes = recipe.data.num_classes if self.config.conditioned else 0
-        self.vector_size = recipe.data.vector_size if self.config.conditioned else 0
+        self.num_classes = recipe.data.num_classes if self.config.sees_conditions else 0
+        self.vector_size = recipe.data.vector_size if self.config.sees_conditions else 0
 
     @classmethod
     def load(cls, path: Path, device: str = "auto", precision: Precision = "auto") -> Sampler:
@@ -58,8 +58,7 @@ class Sampler:
     @property
     def num_values(self) -> int:
         """How many values the first categorical code has, whose one-hot form codes begin with; 0: there is none."""
-        codes = self.config.codes
-        return codes.categorical[0] if codes is not None and codes.categorical else 0
+        return self.config.num_values
 
     @property
     def distribution(self) -> Distribution:

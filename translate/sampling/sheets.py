@@ -14,7 +14,8 @@ from translate.networks.eval_mode import evaluating
 from translate.recipe import Recipe
 from translate.runs.records import sheet_of
 from translate.sampling.latents import between
-from translate.translators import NoiseConfig, Translator
+from translate.translators import Translator
+from translate.translators.from_noise import FromNoiseConfig
 
 COLUMNS, WAYS = 8, 2
 LARGEST_SHEET = 2048  # px, of a side: of large images fewer are shown
@@ -28,7 +29,7 @@ def training_sheet(translator: Translator, recipe: Recipe, held_out: Sequence[Sa
     the vectors of held-out samples in turn and of their classes. A way keeps to one condition. One image at a time is
     on the device.
     """
-    config, num_classes = cast(NoiseConfig, recipe.translator), recipe.data.num_classes
+    config, num_classes = cast(FromNoiseConfig, recipe.translator), recipe.data.num_classes
     generator, distribution = translator.generator("ab"), config.generator.distribution
 
     def condition(number: int) -> Tensor:

@@ -306,7 +306,7 @@ class Run(Built):
         looking = self._is_due(self.recipe.every.probe, images_before) or self.ended
         if looking or stopping or self._is_due(self.recipe.every.checkpoint, images_before):
             self.settle()  # what is saved has been judged, all of it
-        probed = self.log.probe() if looking else {}
+        probed = self.log.probe() if looking and self.translator.has_begun_to_draw else {}
         if self.guard is None:
             return None
         warming_up = self.progress.images <= self.recipe.translator.pace.warmup
@@ -324,7 +324,7 @@ class Run(Built):
             self.save()
 
         # Pictures and the report, for people.
-        if self._is_due(every.sample, images_before) or self.ended:
+        if (self._is_due(every.sample, images_before) and self.translator.has_begun_to_draw) or self.ended:
             self.log.picture(self.translator)
         if self.progress.evaluated == self.progress.images and not self.ended:
             self.log.write_report()

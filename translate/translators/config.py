@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from translate.errors import Mistake
 from translate.losses import Objective, Penalty
 from translate.networks import DiscriminatorConfig, GeneratorConfig, LatentGeneratorConfig, WholeDiscriminatorConfig
+from translate.networks.growing import LevelStage, level_problems
 from translate.schema import Config
 from translate.translators.augmentation import DiffAugmentation
 from translate.translators.stabilisers import InstanceNoise, Pace, Side
@@ -111,7 +112,8 @@ class BaseTranslatorConfig(Config):
         if self.needs_sources != data.has_sources:
             yield Mistake("translator.kind", f"{self.kind} starts from {'images' if self.needs_sources else 'noise'}, "
                           f"and data.kind {data.kind} has {'sources' if data.has_sources else 'no sources'}",
-                          "data.kind: images goes with translator.kind: noise, all others with the others")
+                          "data.kind: images goes with translator.kind: noise or stacked, all others with the "
+                          "others")
         if self.needs_equal_channels is not None and data.channels_a != data.channels_b:
             yield Mistake("translator.kind", f"{self.kind} {self.needs_equal_channels}, which needs as many channels "
                           f"in A as in B, not {data.channels_a} and {data.channels_b}", "use cyclegan or pix2pix")
@@ -128,6 +130,13 @@ class BaseTranslatorConfig(Config):
             yield Mistake("translator.penalty.kind", f"{self.penalty.kind} is each sample's own, and batch norm mixes "
                           "samples (Gulrajani et al. 2017, section 4)",
                           "set translator.discriminator.norm to instance or none")
+
+    def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
+        """Yield what is wrong with the levels of a recipe's stages; `begun`: with networks that are there."""
+        if self.grows:
+            yield from self.generator.level_problems(stages, begun=begun)
+        else:
+            yield from level_problems(stages, unable=f"translator.kind: {self.kind}")
 
 
 def perceptual_problems(data: DataPart, domains: str) -> Iterator[Mistake]:

@@ -1,44 +1,22 @@
 """From noise: a generator that draws images, and a discriminator of them as a whole (Goodfellow et al. 2014).
 
-**Why it is a translator of direction `ab`.** A is what an image is drawn under: its class, a vector, or nothing; B are
-the images. `generator_ab` maps a latent, joined with that condition, to an image of B, and `discriminator_b` judges
-images of B beside it. So phases, optimizers, averages, checkpoints, releases, the guard and the scores against real
-images of B are those of every other translator. What differs, it says itself: it `needs_sources` no images, and its
-generator is given what `inputs` makes of a sample.
-
-**How to draw** (`translate sample`, evaluation, pictures). Of a run, `load_generator` reads the generator, and its
-recipe's `translator` is a `NoiseConfig` that says what goes in:
-
-    latents, codes = config.draw(numbers, seed, truncation)     (N, latent) and (N, codes), float32 on the CPU: of each
-                                                                sample a function of the seed and its number alone, in
-                                                                any batch, process and order
-    given = config.joined(latents, codes, conditions)           conditions (N, channels_a, 1, 1) as the data give them
-                                                                (`translate.data.conditioned`); (N, 0, 1, 1): none
-    images = generator(given)                                   (N, C, side, side) in [-1, 1], in eval mode
-
-`truncation` is BigGAN's ψ (Brock et al. 2019, section 3.1): normal latents come from N(0, 1) cut off at ±ψ, uniform
-ones from between −ψ and ψ; less gives truer and more alike images. `config.generator.distribution` says which they are:
-interpolate normal ones along the sphere and uniform ones along a line. A training draws `inputs` of a sample's key.
+What it is given, and how one draws with it: `translate.translators.from_noise`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from translate.data import Batch, draws
-from translate.data.hashing import stable_hash
+from translate.data import Batch
 from translate.errors import Mistake
 from translate.losses import NonSaturating, Objective, style_ambiguity
 from translate.networks import DCGANConfig, DCGANDiscriminatorConfig, LatentGeneratorConfig, WholeDiscriminatorConfig
-from translate.networks.discriminators import Discriminator, Logits
+from translate.networks.discriminators import Discriminator
 from translate.networks.latent.latents import (
     LatentConfig,
     LatentGenerator,
@@ -51,12 +29,12 @@ from translate.networks.latent.recognition_heads import RecognitionHead
 from translate.networks.layers import Chain
 from translate.precision import at_least_float32, sent
 from translate.translators.codes import Codes, Styles
-from translate.translators.config import BaseTranslatorConfig, DataPart, Direction
-from translate.translators.stabilisers import Side
+from translate.translators.config import DataPart, Direction
+from translate.translators.from_noise import ConditionalDiscriminator, FromNoiseConfig
 from translate.translators.translator import StepTools, Translator
 
 
-class NoiseConfig(BaseTranslatorConfig):
+class NoiseConfig(FromNoiseConfig):
     """Images from noise: a generator, and a discriminator of whole images."""
 
     kind: Literal["noise"] = "noise"
@@ -70,18 +48,11 @@ class NoiseConfig(BaseTranslatorConfig):
     codes: Codes | None = None  # what an image must tell of besides (InfoGAN); null: nothing
     styles: Styles | None = None  # the data's classes are styles that images are to be of none of (CAN)
 
-    directions: ClassVar[tuple[Direction, ...]] = ("ab",)
     grows: ClassVar[bool] = True
-    published_first: ClassVar[Side] = "discriminator"
-    needs_pairs: ClassVar[bool] = False
-    needs_sources: ClassVar[bool] = False
 
     def problems(self, data: DataPart) -> Iterator[Mistake]:
         yield from super().problems(data)
         generator, judge = self.generator, self.discriminator
-        if judge.judges_whole and (side := cast(WholeConfig, judge).side_at(0)) != generator.side_at(0):
-            yield Mistake("translator.discriminator.side", f"judges {side} px, and the generator draws "
-                          f"{generator.side_at(0)}", "they need one size")
         if generator.grows and not judge.grows:
             yield Mistake("translator.discriminator.kind", f"{judge.kind} cannot grow, and the generator does",
                           f"use {generator.kind}")
@@ -122,46 +93,19 @@ class NoiseConfig(BaseTranslatorConfig):
         return self.generator.build(self.num_codes + self.conditions_of(channels_a), channels_b)
 
     @property
+    def sees_conditions(self) -> bool:
+        return self.conditioned
+
+    @property
     def num_codes(self) -> int:
-        """How many numbers the codes of an image are."""
         return 0 if self.codes is None else self.codes.num
 
-    def draw(self, numbers: Sequence[int], seed: int, truncation: float | None = None) -> tuple[Tensor, Tensor]:
-        """Return the latents (N, latent) and codes (N, codes) of samples by their numbers; see the top of this file."""
-        return self.drawn([stable_hash(seed, "sample", number) for number in numbers], truncation)
+    @property
+    def num_values(self) -> int:
+        return self.codes.categorical[0] if self.codes is not None and self.codes.categorical else 0
 
-    def drawn(self, keys: Sequence[int], truncation: float | None = None) -> tuple[Tensor, Tensor]:
-        """Return the same of samples by their keys."""
-        latents = draws.normal(keys, "latent", torch.empty(len(keys), self.generator.num_drawn))
-        if self.generator.distribution == "uniform":
-            latents = torch.erf(latents / math.sqrt(2)) * (1.0 if truncation is None else truncation)
-        elif truncation is not None:
-            # The quantile of N(0, 1) becomes that of N(0, 1) cut off at ±ψ, which is a function of ψ without a jump.
-            inside = math.erf(truncation / math.sqrt(2))
-            latents = math.sqrt(2) * torch.erfinv(torch.erf(latents.double() / math.sqrt(2)) * inside).float()
-        return latents, torch.zeros(len(keys), 0) if self.codes is None else self.codes.drawn(keys)
-
-    def joined(self, latents: Tensor, codes: Tensor, conditions: Tensor) -> Tensor:
-        """Return what the generator is given, (N, D, 1, 1): on the device and in the number format of the conditions
-        (N, channels_a, 1, 1)."""
-        drawn = sent(torch.cat([latents, codes], dim=1), conditions.device)[:, :, None, None].to(conditions.dtype)
-        return torch.cat([drawn, conditions], dim=1) if self.conditioned else drawn
-
-    def inputs(self, images: Tensor, keys: Sequence[int]) -> Tensor:
-        return self.joined(*self.drawn(keys), images)
-
-
-@dataclass(frozen=True)
-class ConditionalDiscriminator(Discriminator):
-    """A discriminator whose network takes what images are drawn under as an argument of its own."""
-
-    def __call__(self, images: Tensor) -> Logits:
-        return self.network(images, self.condition)
-
-    def hidden(self, images: Tensor) -> Tensor:
-        """Return the features (N, F) that heads read."""
-        assert self.condition is not None
-        return cast(WholeDiscriminator, self.network).hidden(images, self.condition)
+    def codes_of(self, keys: Sequence[int]) -> Tensor:
+        return super().codes_of(keys) if self.codes is None else self.codes.drawn(keys)
 
 
 class Noise(Translator):

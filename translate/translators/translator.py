@@ -68,6 +68,11 @@ class Translator(ABC):
         """Every network there is: the trained ones, and the moving averages of generators as `ema_<name>`."""
         return self.networks | {f"ema_{name}": network for name, network in self.ema_generators.items()}
 
+    @property
+    def has_begun_to_draw(self) -> bool:
+        """Tell whether what the generators make can be looked at: all that it takes has begun to learn."""
+        return True
+
     def step(self, batch: Batch, update: StepTools) -> None:
         """Train on one batch: the generators and the discriminators, where it is their turn, in the order of `first`.
 

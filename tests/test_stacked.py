@@ -97,9 +97,6 @@ def test_losses_are_those_of_the_paper(name: str) -> None:
     """Huang et al. 2017, section 3, written out without any machinery: the gradients of both generators' sum."""
     stage, _ = LEARNING[name]
     translator, batch = built(stage), batch_of(SIDE, 4, CLASSES)
-    update = step(translator, batch)
-    found = {key: value.clone() for key, value in known(translator).items() if "discriminator" not in key}
-
     upper, lower, encoder = translator.generator_ab.upper, translator.generator_ab.lower, translator.encoder
     z, classes = translator.inputs(batch.a, batch.keys), batch.a.flatten(1).argmax(1)
     z0, above = z[:, :4], z[:, 4:]  # of the image, of features and class
@@ -126,10 +123,10 @@ def test_losses_are_those_of_the_paper(name: str) -> None:
         losses["adversarial_b"], losses["entropy_b"] = fooled(
             translator.discriminator_b, translator.heads["latents_b"], image, z0)
         losses["conditional_b"] = (features_of(image) - features).square().mean()
-    for network in translator.networks.values():
-        network.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
-    wanted = {key: value for key, value in known(translator).items() if key in found}
+    wanted = {key: value.clone() for key, value in known(translator).items() if "discriminator" not in key}
+    update = step(translator, batch)
+    found = {key: value for key, value in known(translator).items() if "discriminator" not in key}
     assert found.keys() == wanted.keys() and worst_error(found, wanted) < 1e-9
     for key, loss in losses.items():
         torch.testing.assert_close(update.losses[key], loss.detach())
@@ -146,7 +143,7 @@ def test_what_the_lower_generator_learns_reaches_the_upper_one_where_both_learn(
     assert any(not torch.allclose(joint[key], value) for key, value in known(alone).items() if "upper" in key)
 
 
-@pytest.mark.parametrize(("name", "plan"), one_in(3, [
+@pytest.mark.parametrize(("name", "plan"), one_in(5, [
     (name, plan) for name in LEARNING for plan in PLANS if plan != "plain"]))
 def test_every_plan_gives_the_gradients_of_one_joint_backward_pass(name: str, plan: str) -> None:
     def played(plan: str) -> dict[str, Tensor]:
@@ -227,11 +224,14 @@ def run(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("images", one_in(3, [4, 12, 20, 28]))
+@pytest.mark.parametrize("images", one_in(4, [12, 4, 20, 28]))
 def test_a_run_that_is_killed_in_any_of_its_stages_goes_on_bit_for_bit(bars: Path, run: Path, tmp_path: Path,
                                                                        images: int) -> None:
     recipe = recipe_of(bars, keep_checkpoints=20, guard={"patience": 8})
     train_until(recipe, tmp_path / "killed", images)
+    levels = {4: 0, 12: 1}.get(images, 2)
+    assert load_generator(tmp_path / "killed").growth == (
+        f"a network that is still growing: {levels} of 2 levels" if levels < 2 else "")
     train(recipe, tmp_path / "killed", Silent(), resume=True)
     assert final_state(tmp_path / "killed") == final_state(run)
 
@@ -257,11 +257,6 @@ def test_a_run_draws_the_class_that_is_asked_for_by_both_generators(run: Path) -
     assert load_generator(run).growth == ""
     latents, codes = sampler.latents([3], 0)
     assert latents.shape == (1, 3 + 4) and codes.shape == (1, 0)
-
-
-def test_a_run_that_is_not_at_its_end_says_what_it_lacks(bars: Path, tmp_path: Path) -> None:
-    train_until(recipe_of(bars), tmp_path / "begun", 12)
-    assert load_generator(tmp_path / "begun").growth == "a network that is still growing: 1 of 2 levels"
 
 
 def test_mistakes_of_a_recipe_are_named(bars: Path) -> None:

@@ -21,8 +21,8 @@ class Stage(Config):
     # short side to load at in this stage; null: as `data.resize` says
     resize: int | None = Field(None, ge=1, le=100_000)
     lr: Schedule = Constant()  # {kind: constant, factor: 0.5}: half of the optimizers'
-    # number of added levels; each doubles the resolution (docs/high-resolution.md). As in the stage before, or one more.
-    # Of translator.kind: stacked, how many of its generators have begun to learn
+    # number of added levels; each doubles the resolution (docs/high-resolution.md). As in the stage before, or one more
+    # (of translator.kind stacked: how many of its generators have begun to learn)
     levels: int = Field(0, ge=0, le=8)
     fade: bool = False  # the newest level fades in over this stage's images; what it replaces is gone in the next
     # true: of the generators the newest level is trained alone in this stage; trunk: all but their trunk is

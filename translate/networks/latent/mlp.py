@@ -28,8 +28,8 @@ class Dense(nn.Conv2d):
     On a CPU that takes a third of the time that oneDNN's convolution does.
     """
 
-    def __init__(self, before: int, after: int):
-        super().__init__(before, after, 1)
+    def __init__(self, before: int, after: int, bias: bool = True):
+        super().__init__(before, after, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]

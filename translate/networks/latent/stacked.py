@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from translate.networks.latent.latents import LatentGenerator
-from translate.networks.latent.mlp import MLPDiscriminator, Widths
+from translate.networks.latent.mlp import Dense, MLPDiscriminator, Widths
 from translate.networks.layers import Chain, Layer
 from translate.networks.weights import initialise
 from translate.schema import Config
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         self.inner = Chain(Layer(nn.Conv2d(channels, width, 5), last=nn.MaxPool2d(2)),
                            Layer(nn.Conv2d(width, width, 5), slope=0.0, last=nn.MaxPool2d(2)),
                            Layer(nn.Conv2d(width, features, side), slope=0.0, last=nn.ReLU()))
-        self.outer = Chain(Layer(nn.Conv2d(features, num_classes, 1)))
+        self.outer = Chain(Layer(Dense(features, num_classes)))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the features (N, F, 1, 1) of images (N, C, side, side): none is below 0."""
@@ -65,7 +65,7 @@ class FeatureGeneratorConfig(Config):
         layer, ReLU at the end."""
         sizes = [self.latent + conditions, *self.widths, features]
         return initialise(Chain(*(
-            Layer(nn.Conv2d(before, after, 1, bias=number == len(self.widths)), slope=0.0 if number else None,
+            Layer(Dense(before, after, bias=number == len(self.widths)), slope=0.0 if number else None,
                   norm=nn.BatchNorm2d(before) if number else None,
                   last=nn.ReLU() if number == len(self.widths) else None)
             for number, (before, after) in enumerate(pairwise(sizes)))))

@@ -88,9 +88,9 @@ class Game:
     """A generator and a discriminator on images in memory: (N, C, H, W), drawn under conditions (N, K, 1, 1)."""
 
     def __init__(self, translator: dict[str, Any], optimizer: dict[str, Any], reals: Tensor, conditions: Tensor,
-                 seed: int):
+                 seed: int, batch: int = BATCH):
         torch.manual_seed(seed)
-        self.reals, self.conditions, self.seed = reals, conditions, seed
+        self.reals, self.conditions, self.seed, self.batch = reals, conditions, seed, batch
         config = TypeAdapter(TranslatorConfig).validate_python({"kind": "noise"} | PERCEPTRONS | translator)
         self.config = cast(NoiseConfig, config)
         self.translator = config.build(conditions.shape[1], reals.shape[1], seed)
@@ -105,13 +105,13 @@ class Game:
     def step(self) -> dict[str, float]:
         """Do one step; return its losses."""
         chance = np.random.default_rng([self.seed, self.steps])
-        chosen = torch.from_numpy(chance.integers(0, len(self.reals), BATCH))
-        keys = tuple(stable_hash(self.seed, self.steps, number) for number in range(BATCH))
+        chosen = torch.from_numpy(chance.integers(0, len(self.reals), self.batch))
+        keys = tuple(stable_hash(self.seed, self.steps, number) for number in range(self.batch))
         batch = Batch(self.conditions[chosen], self.reals[chosen], keys)
         update = Update(self.translator, self.optimizers, self.accelerator, self.plan, "fp32", None, self.steps,
-                        self.steps * BATCH)
+                        self.steps * self.batch)
         self.translator.step(batch, update)
-        self.translator.update_ema(BATCH, self.steps * BATCH)
+        self.translator.update_ema(self.batch, self.steps * self.batch)
         self.steps += 1
         return {name: float(value) for name, value in (update.losses | update.observed).items()}
 

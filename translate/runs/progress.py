@@ -37,7 +37,7 @@ class Progress(Shape):
     An alias is the name of a field in checkpoints, which earlier versions read as well.
     """
 
-    model_config = ConfigDict(validate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     images: Count = 0
     stage: Count = 0

@@ -25,7 +25,7 @@ from translate.errors import RecipeError
 from translate.foreign import read_lines
 from translate.places import shipped_recipes
 from translate.recipe import Recipe, find_recipe, load_recipe
-from translate.schema import _is_plain, _StrictLoader, validate
+from translate.schema import _is_plain, _StrictLoader, validate, write_yaml
 from translate.training.loop import train
 
 GOOD = """
@@ -126,6 +126,15 @@ def test_whatever_is_typed_libyaml_reads_what_the_strict_reader_does(tmp_path: P
                 assert read == yaml.load(text, Loader=_StrictLoader), text
                 num_read += 1
     assert num_read > 50 and _is_plain(texts[-1]), "and so it reads what a run's folder holds"
+
+
+def test_a_document_is_written_as_pyyaml_writes_it_whatever_its_names_are() -> None:
+    """Libyaml would escape an emoji, and cannot write the name of a file that is in no encoding."""
+    words = ["", "…/photos", "日本", "😀", "a: b", "'", '"', "#c", "x" * 200, "word " * 60, "null", "1e5", "\t", "a\nb",
+             "\x00", "\u2028", " x ", "no", "[a]", "{", "%", "&", "|", "\udc80", "a\\b", "\ufeff", "2026-01-01"]
+    for document in (*(load_recipe(path).dump() for path in list(shipped_recipes())[::9]), {"words": words},
+                     *({"name": {"of": word}} for word in words)):
+        assert write_yaml(document) == yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def test_a_yaml_bomb_is_refused_in_a_moment(tmp_path: Path) -> None:

@@ -120,6 +120,19 @@ def read_document(path: Path, advice: str) -> dict[str, Any]:
     return document
 
 
+def write_yaml(document: dict[str, Any]) -> str:
+    """Return a plain document as YAML text, its fields in their order: by libyaml, in a quarter of PyYAML's time.
+
+    What libyaml would escape is written by PyYAML, which keeps it readable: an emoji, a name in no encoding.
+    """
+    if yaml.__with_libyaml__:
+        with suppress(UnicodeEncodeError):
+            text: str = yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+            if "\\" not in text:
+                return text
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
 READ_DIFFERENTLY = re.compile("[\t?|>\ufeff]")  # libyaml allows them in places where `_StrictLoader` does not
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from translate.data import DataConfig
@@ -21,7 +20,7 @@ from translate.places import data_root
 from translate.recipe.adaptation import Adaptation
 from translate.recipe.stages import Stage
 from translate.recipe.watching import Cadence, Evaluation, GuardConfig
-from translate.schema import Config, Name, validate
+from translate.schema import Config, Name, validate, write_yaml
 from translate.translators import TranslatorConfig
 from translate.translators.stabilisers import Side
 
@@ -181,4 +180,4 @@ class Recipe(Config):
 
     def dump_yaml(self) -> str:
         """Return the same as YAML text."""
-        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+        return write_yaml(self.dump())

@@ -14,13 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from translate.errors import DataError, NoData, visible
 from translate.recipe import Recipe
 from translate.runs.hub import is_address
 from translate.runs.manifest import MANIFEST
-from translate.schema import validate
+from translate.schema import validate, write_yaml
 
 NEEDED_TO_TRAIN = ("data.folder", "data.a", "data.b")
 PLACEHOLDER = "your-images"  # stands in the recipe of an imported model for a folder that nobody has named
@@ -92,8 +90,7 @@ def naming_moved_places(recipe: Recipe, folder: Path) -> Iterator[None]:
 
 def text_for_others(recipe: Recipe) -> str:
     """Return a recipe as YAML in which places end with their own name and begin with nothing: …/photos."""
-    return yaml.safe_dump(_document(recipe, lambda field, path: Path("…", path.name)), sort_keys=False,
-                          allow_unicode=True)
+    return write_yaml(_document(recipe, lambda field, path: Path("…", path.name)))
 
 
 def _changed(recipe: Recipe, change: Callable[[str, Path], Path]) -> Recipe:

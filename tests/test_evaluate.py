@@ -42,9 +42,9 @@ from translate.metrics import features
 from translate.metrics.distribution import kernel_distances
 from translate.metrics.intervals import Estimate
 from translate.networks import features as pretrained
+from translate.places import RECIPE_FILE
 from translate.recipe import Recipe, find_recipe, load_recipe
 from translate.runs.checkpoint import best_checkpoint
-from translate.runs.folder import RECIPE_FILE
 from translate.runs.manifest import verify
 from translate.runs.release import load_release
 from translate.schema import validate

@@ -1,10 +1,12 @@
-"""Where prepared data sets, the cards and recipes that are shipped, and the user's cache lie on this machine."""
+"""Where prepared data sets, the cards and recipes that are shipped, the recipe of a run, and the user's cache lie."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from pathlib import Path
+
+RECIPE_FILE = "recipe.yaml"  # in the folder of a run: what it trains
 
 
 def data_root() -> Path:

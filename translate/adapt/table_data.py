@@ -24,9 +24,8 @@ from translate.data.label_counts import LabelCounts
 from translate.data.labelled import Labelled, check_labels
 from translate.errors import RECIPE_PLACEHOLDER, DataError, DocumentError, Mistake, RecipeError, visible
 from translate.foreign import read_lines
-from translate.places import data_root
+from translate.places import RECIPE_FILE, data_root
 from translate.recipe import Recipe
-from translate.runs.folder import RECIPE_FILE
 
 NUM_UNREADABLE_NAMED = 5
 

@@ -15,8 +15,9 @@ from translate.data.labelled import Labelled
 from translate.data.loading import workers_for
 from translate.errors import RECIPE_PLACEHOLDER, DocumentError, Mistake, RecipeError, RunError, Stopped
 from translate.networks.task_networks import RECORD, read_task
+from translate.places import RECIPE_FILE
 from translate.recipe import Adaptation, Recipe, differences
-from translate.runs.folder import RECIPE_FILE, load_saved, read_status, refuse_changes
+from translate.runs.folder import load_saved, read_status, refuse_changes
 from translate.schema import validate
 from translate.training.loop import Reporter, train
 

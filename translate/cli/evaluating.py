@@ -19,6 +19,7 @@ from translate.cli.progress import Display
 from translate.cli.tables import results_table
 from translate.errors import UsageError, visible
 from translate.missing import none_to_score
+from translate.places import RECIPE_FILE
 from translate.sizes import format_bytes
 
 COLUMNS = "“real | real” is what real images score beside each other, identity the untouched input"
@@ -65,7 +66,7 @@ def evaluate(
 
     # Words that do not fit together.
     what = at_hand(what)
-    is_run = (run_of(what) / "recipe.yaml").is_file()
+    is_run = (run_of(what) / RECIPE_FILE).is_file()
     if most is not None and most < 1:
         raise UsageError(f"--images {most}: give 1 or more")
     if is_run and not (against is source is classes is truth is values is None):

@@ -23,7 +23,7 @@ from translate.missing import (
     none_to_resume,
     none_to_score,
 )
-from translate.places import shipped_recipes
+from translate.places import RECIPE_FILE, shipped_recipes
 
 NEEDED: dict[str, dict[str, Callable[[Any], TranslateError]]] = {  # by command: which of its parameters must be there
     "train": {"recipe": no_recipe, "start": no_model},
@@ -71,7 +71,7 @@ def refuse_missing(command: str, values: Mapping[str, Any]) -> None:
 
 def refuse_run(recipe: str, shipped: Set[str]) -> None:
     """Raise `UsageError` where the recipe to train is a run. A shipped recipe's name means that, whatever lies here."""
-    if recipe and recipe not in shipped and (Path(recipe) / "recipe.yaml").is_file():
+    if recipe and recipe not in shipped and (Path(recipe) / RECIPE_FILE).is_file():
         raise UsageError("is a run, and no recipe", Path(recipe), "to go on with it: translate train --resume "
                          f"--run {shlex.quote(recipe)}")
 

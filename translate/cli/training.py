@@ -48,9 +48,10 @@ def train(
                                               "run folder holds it.")] = False,
 ) -> None:
     """Train a recipe; leaves a run folder."""
+    from translate.places import RECIPE_FILE
     from translate.recipe import default_run, find_recipe, load_recipe
     from translate.runs.extending import going_on, more_images
-    from translate.runs.folder import RECIPE_FILE, load_saved
+    from translate.runs.folder import load_saved
     from translate.runs.release import scale_of
     from translate.training.cadences import with_cadences
     from translate.training.gpus import size_and_gpu

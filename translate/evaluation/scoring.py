@@ -25,10 +25,10 @@ from translate.metrics.baselines import ColourTransfer
 from translate.metrics.features import FeatureNetwork
 from translate.metrics.observations import MEASURES, summarise
 from translate.metrics.sliced_wasserstein import PyramidPatches
-from translate.places import data_root
+from translate.places import RECIPE_FILE, data_root
 from translate.precision import choose_precision, is_out_of_memory
 from translate.recipe import Recipe
-from translate.runs.folder import RECIPE_FILE, load_saved
+from translate.runs.folder import load_saved
 from translate.runs.recipe_paths import naming_moved_places, relative_places
 from translate.runs.release import RELEASE, Release, load_generator
 from translate.translators import Direction

@@ -10,10 +10,11 @@ from typing import Any
 from translate.errors import CheckpointError, UsageError
 from translate.foreign import read_json
 from translate.missing import no_release
+from translate.places import RECIPE_FILE
 from translate.publish.card import EXAMPLE, card_of, example, score_table
 from translate.report.run_contents import read_run
 from translate.report.showcase import read_shown
-from translate.runs.folder import RECIPE_FILE, load_saved
+from translate.runs.folder import load_saved
 from translate.runs.hub import CARD, Address, as_our_errors, file_of, program
 from translate.runs.manifest import MANIFEST, READ, verify
 from translate.runs.release import RELEASE, About

@@ -20,10 +20,10 @@ from translate.foreign import Count, Lines, Number, Shape, examine_lines, read_j
 from translate.losses.in_words import without_side
 from translate.metrics.observations import MEASURES
 from translate.missing import no_run
-from translate.places import data_root
+from translate.places import RECIPE_FILE, data_root
 from translate.recipe import Recipe
 from translate.report.charts import Curve, Mark, Ring
-from translate.runs.folder import MEMORY, RECIPE_FILE, STATUS, MemoryChoice, Status, load_saved, settled
+from translate.runs.folder import MEMORY, STATUS, MemoryChoice, Status, load_saved, settled
 from translate.runs.progress import Best
 from translate.runs.records import EVENTS, METRICS, Event, Line
 from translate.runs.release import RELEASE

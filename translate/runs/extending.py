@@ -9,8 +9,9 @@ from pathlib import Path
 
 from translate.errors import DocumentError, UsageError, visible
 from translate.missing import none_to_resume
+from translate.places import RECIPE_FILE
 from translate.recipe import Recipe, Stage
-from translate.runs.folder import RECIPE_FILE, load_saved, read_status, refuse_changes
+from translate.runs.folder import load_saved, read_status, refuse_changes
 from translate.schema import validate
 
 

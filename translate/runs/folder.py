@@ -26,12 +26,12 @@ from translate.foreign import Count, Shape, read_json
 from translate.images.transparency import Background
 from translate.missing import none_to_resume
 from translate.networks.memory import MemoryPlan, PlanName
-from translate.places import data_root
+from translate.places import RECIPE_FILE, data_root
 from translate.recipe import Recipe, differences, load_recipe
 from translate.runs.lock import LOCK, hold, let_go, while_free
 from translate.runs.recipe_paths import absolute, comparable, refuse_moved
 
-RECIPE_FILE, STATUS, MEMORY = "recipe.yaml", "status.json", "memory.json"
+STATUS, MEMORY = "status.json", "memory.json"
 FOLDERS = ("checkpoints", "samples", "held_out")  # that a training writes into
 # What is there before the first step: a start that failed leaves these, and a new run may replace them
 BEFORE_TRAINING = {RECIPE_FILE, STATUS, MEMORY, LOCK, "events.jsonl", "report.html"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from translate.errors import DataError, NoData, visible
+from translate.places import RECIPE_FILE
 from translate.recipe import Recipe
 from translate.runs.hub import is_address
 from translate.runs.manifest import MANIFEST
@@ -70,7 +71,7 @@ def refuse_moved(recipe: Recipe, folder: Path, fields: Sequence[str] = NEEDED_TO
         raise NoData("a release does not say where the images lie that it was trained on", folder, otherwise)
     gone = [f"{visible(path)} ({field})" for field, path in data.items() if not path.expanduser().exists()]
     if gone:
-        raise NoData(f"not there any more: {', '.join(gone)}", folder / "recipe.yaml",
+        raise NoData(f"not there any more: {', '.join(gone)}", folder / RECIPE_FILE,
                      otherwise if (folder / MANIFEST).is_file() else "write into this file where it lies now")
 
 
@@ -84,7 +85,7 @@ def naming_moved_places(recipe: Recipe, folder: Path) -> Iterator[None]:
         yield
     except DataError as error:
         refuse_moved(recipe, folder, [field for field in places_of(recipe) if field.startswith("data.")])
-        error.recipe = str(folder / "recipe.yaml")
+        error.recipe = str(folder / RECIPE_FILE)
         raise
 
 

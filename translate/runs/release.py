@@ -31,9 +31,10 @@ from translate.images.reading import ImageConfig
 from translate.missing import no_model
 from translate.networks.growing import Growable, extend, fade_in
 from translate.networks.weights import refuse_other_shapes
+from translate.places import RECIPE_FILE
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import best_checkpoint, newest_checkpoint, read_progress
-from translate.runs.folder import RECIPE_FILE, load_saved
+from translate.runs.folder import load_saved
 from translate.runs.hub import here
 from translate.runs.manifest import read_network, seal, verify, write_network
 from translate.runs.progress import Progress

@@ -30,11 +30,11 @@ from translate.evaluation.heldout import Evaluator
 from translate.evaluation.in_words import scores_in_words
 from translate.images.listing import no_files_beside
 from translate.metrics.observations import MEASURES
-from translate.places import data_root
+from translate.places import RECIPE_FILE, data_root
 from translate.precision import Format, autocast, is_out_of_memory
 from translate.recipe import Recipe, Stage
 from translate.report import Showcase, write_report
-from translate.runs.folder import RECIPE_FILE, RunFolder
+from translate.runs.folder import RunFolder
 from translate.runs.progress import Progress
 from translate.runs.records import Tracker, sample_grid
 from translate.sampling.sheets import training_sheet

@@ -16,7 +16,7 @@ from translate.agreement import by_main_process, in_any_process
 from translate.data import Batch
 from translate.data.scale import Shapes
 from translate.errors import CheckpointError, Collapsed, Stopped, TranslateError
-from translate.places import data_root
+from translate.places import RECIPE_FILE, data_root
 from translate.precision import choose_precision
 from translate.recipe import Recipe, Stage
 from translate.runs.checkpoint import (
@@ -31,7 +31,7 @@ from translate.runs.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from translate.runs.folder import RECIPE_FILE, RunFolder, as_written, continued, refuse_changes, resume_command
+from translate.runs.folder import RunFolder, as_written, continued, refuse_changes, resume_command
 from translate.runs.manifest import verify
 from translate.runs.release import write_release
 from translate.signals import minding_signals

@@ -57,7 +57,7 @@ def failing_at(call: int, function: Callable[..., Any]) -> tuple[Callable[..., A
     return wrapped, calls
 
 
-@pytest.mark.parametrize(("owner", "name"), one_in(2, [
+@pytest.mark.parametrize(("owner", "name"), one_in(3, [
     (os, "fsync"), (Path, "replace"), (Path, "rename"), (Path, "mkdir"), (Path, "open")]),
     ids=lambda value: getattr(value, "__name__", value))
 def test_a_fault_at_any_call_of_the_writer_costs_no_checkpoint(owner: Any, name: str, run: Run,

@@ -211,7 +211,7 @@ def test_the_command_says_that_images_went_in_strips(tmp_path: Path, left, said:
 # ---- decoding
 
 
-@each_value(make=list(BOMBS), by_rows=[False, True])
+@each_value(share=4, make=list(BOMBS), by_rows=[False, True])
 def test_a_file_takes_no_more_than_its_size_needs(tmp_path: Path, make, by_rows: bool) -> None:
     """A TIFF of 16×16 pixels and 3 MB took 2 GB, in the decoder's process and with `--workers 0`."""
     make(path := tmp_path / "x.tif")

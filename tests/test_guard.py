@@ -601,7 +601,7 @@ def test_a_weight_that_is_not_finite_is_healed_from_the_checkpoint(shared_pairs:
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 
 
-@pytest.mark.parametrize("option", one_in(4, list(GuardConfig.model_fields)))
+@pytest.mark.parametrize("option", one_in(6, list(GuardConfig.model_fields)))
 def test_every_option_of_the_guard_changes_what_it_does(option: str, shared_pairs: Path, tmp_path: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen in when, and how often, a training that stays constant is told of, or one whose images are not finite."""

@@ -235,7 +235,7 @@ class LateOnMeta(MetaUpdate):
     step_optimizer = Update.step_optimizer
 
 
-@pytest.mark.parametrize(("name", "kind"), one_in(20, [(name, kind) for name in GAMES for kind in kinds_of(name)]))
+@pytest.mark.parametrize(("name", "kind"), one_in(40, [(name, kind) for name in GAMES for kind in kinds_of(name)]))
 def test_no_translator_reads_a_value_or_waits_for_a_copy(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the fused kernel itself, which the meta device has not."""
     monkeypatch.setattr(translate.training.late, "step", lambda optimizer, is_left_out: None)

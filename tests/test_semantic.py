@@ -139,7 +139,8 @@ def test_the_planner_counts_the_task_network(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [*NETWORKS.values(),
                                     TorchvisionConfig(name="lraspp_mobilenet_v3_large", pretrained=False),
-                                    TorchvisionConfig(name="resnet18", pretrained=False)],
+                                    pytest.param(TorchvisionConfig(name="resnet18", pretrained=False),
+                                                 marks=pytest.mark.slow)],
                          ids=["cnn", "fcn", "lraspp", "resnet18"])
 def test_a_task_network_comes_back_from_its_folder_as_it_was(config: TaskConfig, tmp_path: Path) -> None:
     for channels in (1, 3):

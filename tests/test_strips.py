@@ -126,7 +126,7 @@ def well_conditioned(chain: Chain, x: Tensor) -> bool:
     return True
 
 
-@pytest.mark.parametrize(("upsample", "downsample", "downs", "norm", "size", "num_strips"), one_in(6, [
+@pytest.mark.parametrize(("upsample", "downsample", "downs", "norm", "size", "num_strips"), one_in(13, [
     (*ends, norm, *cut) for cut in (((2, 3, 37, 50), 3), ((1, 3, 64, 33), 1000)) for ends in (
         ("transposed", "strided", 2), ("resize", "strided", 1), ("bilinear", "blurred", 2),
         ("transposed", "blurred", 3), ("bilinear", "antialiased", 2)) for norm in ("instance", "batch", "none")]))

@@ -136,7 +136,7 @@ def stopped_at_10(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) 
     return run
 
 
-@pytest.mark.parametrize("forgotten", one_in(3, list(MUTANTS)))
+@pytest.mark.parametrize("forgotten", one_in(5, list(MUTANTS)))
 def test_a_restore_that_forgets_something_is_caught(forgotten: str, shared_pairs: Path, tmp_path: Path,
                                                     stopped_at_10: Path, trained: Trained,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> Left:
     return set_to
 
 
-@each_value(share=3, config=GENERATORS, plan=list(memory.PLANS))
+@each_value(share=6, config=GENERATORS, plan=list(memory.PLANS))
 def test_strips_give_what_the_network_gives_under_every_memory_plan(config: type, plan: str, left: Left) -> None:
     """A generator that is being trained has its plan on."""
     torch.manual_seed(0)

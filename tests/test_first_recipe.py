@@ -26,7 +26,8 @@ from translate.data.layouts import ComputedConfig, LabelsConfig, PairedConfig, U
 from translate.data.recognising import how_read, read_as
 from translate.errors import DataError, TranslateError, UsageError
 from translate.recipe import Recipe, load_recipe
-from translate.training.first_recipe import Draft, NoiseDraft, first_recipe
+from translate.training.first_recipe import first_recipe
+from translate.training.recipe_draft import Draft, NoiseDraft
 
 Maker = Callable[[Path], None]
 

@@ -186,9 +186,10 @@ class Stacked(Translator):
         drawn = []
         for a, b in update.micro_batches(batch):
             own, above = self.generator_ab.parts(self.inputs(a, update.keys))
-            real, image = self.features_of(update, b), None
-            with self.drawing_features(update, above, real) as features:
+            image = None
+            with self.drawing_features(update, above, b) as features:
                 if self.draws_features:
+                    real = self.features_of(update, b) if self.objective.needs_real_logits else features
                     told = at_least_float32(self.encoder.classes(features))
                     update.backward("conditional_h", self.weights.conditional * F.cross_entropy(told, a.flatten(1)))
                     self.play(update, "h", features, real, above)
@@ -201,9 +202,11 @@ class Stacked(Translator):
             drawn.append(Drawn(features.detach(), image))
         return drawn
 
-    def drawing_features(self, update: StepTools, above: Tensor, real: Tensor) -> AbstractContextManager[Tensor]:
-        """Draw features of a class and a latent, or take the `real` ones where their generator does not learn."""
-        return update.fake(self.generator_ab.upper, above) if self.draws_features else nullcontext(real)
+    def drawing_features(self, update: StepTools, above: Tensor, b: Tensor) -> AbstractContextManager[Tensor]:
+        """Draw features of a class and a latent, or take those of real images where their generator does not learn."""
+        if self.draws_features:
+            return update.fake(self.generator_ab.upper, above)
+        return nullcontext(self.features_of(update, b))
 
     def play(self, update: StepTools, domain: str, drawn: Tensor, real: Tensor, given: Tensor) -> None:
         """Backpropagate what the discriminator and the head of a domain say of what was drawn."""
@@ -215,10 +218,9 @@ class Stacked(Translator):
         """Tell features and images of the data from drawn ones, and find the latents of these."""
         for number, (a, b) in enumerate(update.micro_batches(batch)):
             own, above = self.generator_ab.parts(self.inputs(a, update.keys))
-            real = self.features_of(update, b)
-            drawn = fakes[number] if fakes else self.drawn(update, own, above, real)
+            drawn = fakes[number] if fakes else self.drawn(update, own, above, b)
             if self.draws_features:
-                self.learn_to_judge(update, "h", drawn.features, real, above)
+                self.learn_to_judge(update, "h", drawn.features, self.features_of(update, b), above)
             if drawn.image is not None:
                 self.learn_to_judge(update, "b", drawn.image, b, own)
 
@@ -228,9 +230,10 @@ class Stacked(Translator):
         self.tell_apart(update, judge, real, drawn)
         update.backward(f"latents_{domain}", self.entropy(update, judge, drawn, given))
 
-    def drawn(self, update: StepTools, own: Tensor, above: Tensor, real: Tensor) -> Drawn:
+    def drawn(self, update: StepTools, own: Tensor, above: Tensor, b: Tensor) -> Drawn:
         """Draw features and images without a graph, as far as they learn."""
-        features = update.translated(self.generator_ab.upper, above) if self.draws_features else real
+        features = update.translated(self.generator_ab.upper, above) if self.draws_features else self.features_of(
+            update, b)
         return Drawn(features, update.translated(self.generator_ab.lower, torch.cat([own, features], dim=1))
                      if self.draws_images else None)
 

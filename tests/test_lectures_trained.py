@@ -25,4 +25,4 @@ def test_a_classifier_of_real_digits_finds_all_ten_in_what_a_recipe_draws(tmp_pa
     assert accuracy >= 0.98
     train(load_recipe(find_recipe("cgan_mnist"), ["workers=0"]), tmp_path / "run", Silent())
     said = classes_of(Sampler.load(tmp_path / "run"), classifier, 2_000, None)
-    assert min(said["shares"]) >= 0.05 and said["as asked"] >= 0.8
+    assert min(said["shares"]) >= 0.05 and said["as asked"] >= 0.9

@@ -15,7 +15,8 @@ What learns is what a stage of the recipe says:
     levels: 0                 the encoder, of real images and their classes; from then on it is fixed
     levels: 1, freeze: true   G₁ alone, judged beside features of real images
     levels: 2, freeze: true   G₀ alone, which draws images of the features of real ones
-    levels: 2                 both: G₀ draws images of what G₁ draws, and what it learns reaches G₁ as well
+    levels: 2                 both: G₀ draws images of what G₁ draws, and what it learns reaches G₁ as well (of which
+                              the authors' code lets 0.01 through for CIFAR-10, and nothing for digits)
 
 Images are drawn by both, at any time (`translate.networks.latent.stacked.Stack`).
 """

@@ -64,6 +64,7 @@ NETWORKS = {
     "unet": lambda: UNetConfig(width=4, downs=3).build(3, 3),
     "unet-batch-bilinear": lambda: UNetConfig(width=4, downs=3, norm="batch", upsample="bilinear",
                                               downsample="blurred", image_skip=4).build(3, 3),
+    "unet-resize": lambda: UNetConfig(width=4, downs=3, norm="batch", upsample="resize", image_skip=4).build(3, 3),
     "unet-fading": lambda: grown(UNetConfig(width=4, downs=3), True),
     "coarse-to-fine": lambda: CoarseToFineConfig(width=4, blocks=1).build(3, 3),
     "coarse-to-fine-grown": lambda: grown(CoarseToFineConfig(width=4, blocks=1), False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -21,7 +22,7 @@ from tests.runs import UNSEEN, Silent, cyclegan_recipe, final_state, least_recip
 from translate import files
 from translate.errors import CheckpointError, DiskError
 from translate.foreign import read_lines
-from translate.runs.checkpoint import RunState, newest_checkpoint, save_checkpoint
+from translate.runs.checkpoint import RunState, newest_checkpoint, read_progress, save_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.manifest import seal, verify
 from translate.runs.progress import Best, Progress
@@ -219,6 +220,35 @@ def test_checkpoints_are_kept_as_many_as_the_recipe_says(shared_pairs: Path, tmp
     train(recipe, tmp_path / "run", Silent())
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == [
         "000000000008", "000000000010", "000000000012"]
+
+
+@pytest.mark.parametrize("left_out", ["images", "stage", "stage_images"])
+def test_a_checkpoint_that_does_not_say_where_the_run_stood_is_no_run_of_no_images(left_out: str, run: Run) -> None:
+    path = save(run)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | {"progress": state["progress"] | {"of a newer version": 1}}))
+    assert read_progress(path).images == run.progress.images
+    del state["progress"][left_out]
+    (path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=f"progress.{left_out}: is missing"):
+        read_progress(path)
+
+
+def test_a_name_that_progress_does_not_have_cannot_be_assigned() -> None:
+    """It would have been written into checkpoints, and what was meant would not."""
+    with pytest.raises(ValueError, match="imagse"):
+        Progress().imagse = 3
+
+
+@pytest.mark.parametrize("value", [1e31, -1e31, math.inf, math.nan, None])
+def test_a_score_that_no_checkpoint_can_hold_counts_for_nothing(value: float | None) -> None:
+    progress = Progress()
+    assert not progress.compare("l1", value, 4, 64, 64, higher_is_better=True) and progress.best is None
+    assert progress.compare("l1", -1e30, 4, 64, 64, higher_is_better=True)
+    assert not progress.compare("l1", value, 4, 64, 64, higher_is_better=True) and progress.since_best == 1
+    saved = Progress()
+    saved.load(json.loads(json.dumps(progress.dump())))
+    assert saved == progress
 
 
 def test_what_was_the_best_at_the_healthy_checkpoint_is_kept_with_it(run: Run) -> None:

@@ -366,6 +366,9 @@ ELSEWHERE = {  # proven by tests of their own, some because they must not change
     **dict.fromkeys(("translator.codes", "translator.styles", "translator.conditioned", "translator.mismatched",
                     "translator.divergence", "translator.objective.drift"), (
         "test_noise_training.py", "test_every_option_of_a_translator_from_noise_changes_its_gradients")),
+    **dict.fromkeys(("translator.encoder", "translator.feature_generator", "translator.feature_discriminator",
+                     "translator.weights.conditional", "translator.weights.entropy"), (
+        "test_stacked.py", "test_every_option_changes_the_gradients")),
 }
 
 

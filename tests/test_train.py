@@ -372,7 +372,9 @@ def decide_badly(folder: Path) -> None:
     accelerator, heard = Accelerator(cpu=True), []
     unsendable = cv2.error("no codec")
     unsendable.of = lambda: None  # type: ignore[attr-defined]
-    for fault in (ImageError("x.png", "read", "torn"), unsendable, MemoryError()):
+    torn = ImageError("x.png", "read", "torn")
+    torn.__cause__ = OSError("end of file")
+    for fault in (torn, unsendable, MemoryError(), RuntimeError("out of memory")):
         def decide(fault: Exception = fault) -> None:
             assert accelerator.is_main_process
             raise fault
@@ -381,6 +383,8 @@ def decide_badly(folder: Path) -> None:
             by_main_process(decide, accelerator)
         except TranslateError as error:
             heard.append(f"{type(error).__name__} {error.what}")
+            if accelerator.is_main_process:  # it shows where the error came from, and the error of another library
+                assert error is fault is torn and isinstance(error.__cause__, OSError) or error.__cause__ is fault
     heard.append(by_main_process(lambda: "and it goes on", accelerator))
     (folder / f"{accelerator.process_index}.json").write_text(json.dumps(heard))
 
@@ -392,8 +396,8 @@ class TestProcesses:
         """The others waited for its answer, for ever."""
         debug_launcher(decide_badly, (tmp_path,), num_processes=2)
         heard = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-        assert heard == [["ImageError read: torn", "TranslateError error: no codec", "TranslateError MemoryError",
-                          "and it goes on"]] * 2
+        assert heard == [["ImageError read: torn", "TranslateError error: no codec", "DoesNotFit MemoryError",
+                          "DoesNotFit RuntimeError: out of memory", "and it goes on"]] * 2
 
     def test_two_processes_train_as_one(self, shared_pairs: Path, tmp_path: Path) -> None:
         """The same parameters after three steps with the same global batch, in float64 with SGD."""

@@ -36,7 +36,7 @@ from translate.metrics.sliced_wasserstein import PyramidPatches, sliced_wasserst
 from translate.networks import memory
 from translate.optimizers import follow
 from translate.recipe import Stage, find_recipe, load_recipe
-from translate.training.step_on_meta import parameters_of
+from translate.training.built import parameters_of
 
 SAMPLES = 1_000
 TITLES = {"kernel": "kernel distance ↓", "sliced": "sliced Wasserstein distance (×1000) ↓"}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from translate.errors import TranslateError
+from translate.errors import DoesNotFit, TranslateError
+from translate.precision import is_out_of_memory
 
 if TYPE_CHECKING:  # who only reads weights has no use for it
     from accelerate import Accelerator
@@ -34,7 +35,8 @@ def heard_by_all(accelerator: Accelerator) -> Iterator[None]:
     """Raise in all processes an error that the block raises in one; wait for all of them at its end.
 
     Of several processes it is a `TranslateError` also where a library has raised something else: that might not be one
-    that can be sent, and all must end in the same way.
+    that can be sent, and all must end in the same way. It is `DoesNotFit` where memory ran out. The process that had
+    the error raises the error itself, from what caused it; the others raise a copy.
     """
     if accelerator.num_processes == 1:
         yield
@@ -47,13 +49,17 @@ def heard_by_all(accelerator: Accelerator) -> Iterator[None]:
         fault = error
     except Exception as error:
         cause = error
-        fault = TranslateError(f"{type(error).__name__}: {error}".removesuffix(": "))
+        kind = DoesNotFit if is_out_of_memory(error) else TranslateError
+        fault = kind(f"{type(error).__name__}: {error}".removesuffix(": "))
 
     # Nearly always there is nothing to tell: one flag, and no objects, goes round.
     if in_any_process(fault is not None, accelerator):
         faults: list[Any] = [None] * accelerator.num_processes
         torch.distributed.all_gather_object(faults, fault)
-        raise next(each for each in faults if each is not None) from cause
+        first = next(rank for rank, each in enumerate(faults) if each is not None)
+        if fault is None or first != accelerator.process_index:
+            raise faults[first]
+        raise fault from cause or fault.__cause__
 
 
 def by_main_process(decide: Callable[[], Made], accelerator: Accelerator) -> Made:

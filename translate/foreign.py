@@ -30,8 +30,9 @@ MAX_DEPTH = 20  # lists and objects inside each other
 
 Document = dict[str, Any]
 MAX_COUNT = 2**53
+MAX_NUMBER = 1e30
 Count = Annotated[int, pydantic.Field(ge=0, le=MAX_COUNT)]
-Number = Annotated[float, pydantic.Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
+Number = Annotated[float, pydantic.Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
 SHA256 = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -36,7 +36,7 @@ from translate.foreign import Count, Shape, read_json
 from translate.recipe import Recipe
 from translate.runs.manifest import MANIFEST, read_network, read_tensors, seal, verify, write_network, write_tensors
 from translate.runs.own_state import other_processes, restore_own, write_own
-from translate.runs.progress import Progress
+from translate.runs.progress import Progress, SavedProgress
 from translate.runs.recipe_paths import absolute
 from translate.schema import validate
 from translate.translators import Translator
@@ -50,7 +50,7 @@ STATE, RECIPE = "state.json", "recipe.json"
 class State(Shape):
     """What a checkpoint's `state.json` holds."""
 
-    progress: Progress
+    progress: SavedProgress
     groups: dict[str, list[dict[str, Any]]]
     machine: dict[str, Any]
     scaler: dict[str, Any] | None

@@ -5,14 +5,13 @@ It also tells what follows from that: the seed of the data, whether scores have 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pydantic import ConfigDict, Field
 
 from translate.data.hashing import stable_hash
 from translate.data.scale import ScaleState
-from translate.foreign import Count, Document, Number, Shape
+from translate.foreign import MAX_NUMBER, Count, Document, Number, Shape
 from translate.recipe import Recipe
 
 
@@ -37,7 +36,7 @@ class Progress(Shape):
     An alias is the name of a field in checkpoints, which earlier versions read as well.
     """
 
-    model_config = ConfigDict(populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, extra="ignore")  # so no other name can be assigned
 
     images: Count = 0
     stage: Count = 0
@@ -54,7 +53,7 @@ class Progress(Shape):
 
     def load(self, saved: Document) -> None:
         """Take over what a checkpoint says. What an older version did not write stays as it is."""
-        then = Progress.model_validate(saved)
+        then = SavedProgress.model_validate(saved)
         for name in Progress.model_fields.keys() & then.model_fields_set:
             setattr(self, name, getattr(then, name))
 
@@ -94,15 +93,24 @@ class Progress(Shape):
         own_side   the same of the images in their own size
 
         A best of another metric, of another number of held-out images, or at another scale is forgotten: the two
-        cannot be compared. A value that is not finite counts for nothing.
+        cannot be compared. A value that is not finite, or beyond what a checkpoint can hold, counts for nothing.
         """
         if self.best is not None and ((self.best.metric, self.best.num_images, self.best.side or own_side)
                                       != (metric, num_images, side)):
             self.best, self.since_best = None, 0
         sign = 1 if higher_is_better else -1
-        if value is not None and math.isfinite(value) and (self.best is None or sign * value > sign * self.best.value):
+        counts = value is not None and abs(value) <= MAX_NUMBER  # which NaN is not
+        if value is not None and counts and (self.best is None or sign * value > sign * self.best.value):
             self.best = Best(images=self.images, metric=metric, value=value, num_images=num_images, side=side)
             self.since_best = 0
             return True
         self.since_best += self.best is not None
         return False
+
+
+class SavedProgress(Progress):
+    """What every checkpoint says of it: one without these counts is no run of 0 images, but damaged."""
+
+    images: Count
+    stage: Count
+    stage_images: Count

@@ -12,4 +12,5 @@ Who calls whom:
     workplace    the folder of what is in hand: nothing in it outlives its request
 
 An image is opened by a decoder process alone. What comes out is `translate convert`'s file, byte for byte.
+Its libraries are those of the extra `serve`: `translate.cli.serving` checks for them before it imports the server.
 """

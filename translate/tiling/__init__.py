@@ -4,8 +4,8 @@
 
 The output equals the whole image's: the same computation is executed strip by strip, with the statistics of every norm
 gathered over the whole image first. The network is called once on an image that is not computed yet
-(`tiling.lazy`); what it does becomes a graph, and a schedule (`tiling.graph`) says which rows to compute when. Here the
-schedule is executed, or, for a forecast, only added up.
+(`tiling.lazy`); what it does becomes a graph, and a schedule (`tiling.graph`) says which rows to compute when. The
+schedule is executed, or, for a forecast, only added up (`tiling.executing`, called by `tiling.applying`).
 
 A tile of an image, translated alone, differs from the same place of the whole: its norms have other statistics and its
 borders other neighbours. Strips have neither fault, at the price of more than one pass over the image.

@@ -112,10 +112,10 @@ class _Whole:
         self.height = height
         self.image = torch.empty(0)
 
-    def write(self, a: int, strip: Tensor) -> None:
-        if a == 0:
+    def write(self, start: int, strip: Tensor) -> None:
+        if start == 0:
             self.image = strip.new_empty((*strip.shape[:2], self.height, strip.shape[3]))
-        self.image[:, :, a:a + strip.shape[2]] = strip
+        self.image[:, :, start:start + strip.shape[2]] = strip
 
 
 @dataclass

@@ -29,8 +29,8 @@ USABLE_DISK = 0.9  # share of the free disk that waiting rows may take
 class Sink(Protocol):
     """Where the output goes, strip by strip from top to bottom."""
 
-    def write(self, a: int, strip: Tensor) -> None:
-        """Take rows [a, a + strip.shape[2]), (1, C', rows, W) in [-1, 1]."""
+    def write(self, start: int, strip: Tensor) -> None:
+        """Take rows [start, start + strip.shape[2]), (1, C', rows, W) in [-1, 1]."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes
 from translate.networks.memory import MemoryPlan
 from translate.optimizers import SGD, Optimizers
+from translate.precision import Format
 from translate.recipe import Stage
 from translate.training.step_on_meta import Networks, StepOnMeta
 from translate.training.update import Update
@@ -34,8 +35,9 @@ def peak_of_step(config: Any, size: int, plan: MemoryPlan, precision: Any, devic
     return StepOnMeta(networks, (3, 3), Stage(resolution=size, images=1)).measure(plan, precision, device, 1).peak_bytes
 
 
-def peak_of_real_step(config: Any, batch: Batch, plan: MemoryPlan, stages: Sequence[Stage]) -> int:
-    """The bytes alive at the worst moment of a step of the last stage, after a step of each: fp32 on a CPU, Adam."""
+def peak_of_real_step(config: Any, batch: Batch, plan: MemoryPlan, stages: Sequence[Stage],
+                      precision: Format = "fp32") -> int:
+    """The bytes alive at the worst moment of a step of the last stage, after a step of each: on a CPU, Adam."""
     translator: Translator = config.build(batch.a.shape[1], batch.b.shape[1], 0)
     translator.to(torch.device("cpu"))
     optimizers = {phase: getattr(Optimizers(), phase).build(
@@ -45,7 +47,7 @@ def peak_of_real_step(config: Any, batch: Batch, plan: MemoryPlan, stages: Seque
         memory.apply(plan, network)
 
     def play() -> None:
-        translator.step(batch, Update(translator, optimizers, Accelerator(cpu=True), plan, "fp32"))
+        translator.step(batch, Update(translator, optimizers, Accelerator(cpu=True), plan, precision))
 
     for stage in stages:
         translator.take_shape(stage)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import typing
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.networks import DISCRIMINATORS, GENERATORS, SMALL
@@ -20,7 +22,12 @@ from translate.networks import (
 )
 from translate.networks.attention import Attention
 from translate.networks.dropout import PositionalDropout, positional_mask, seed_dropout
+from translate.networks.enlarging import enlarges_at_once
 from translate.networks.layers import Layer, low_passed, make_norm
+from translate.networks.normalised import computed_by, path_on
+from translate.tiling.graph import TensorSource
+from translate.tiling.lazy import LazyImage
+from translate.tiling.recorded import Recording
 
 OTHER = {  # another value for each option, to be seen in the output
     "width": 6, "blocks": 1, "downs": 5, "layers": 3, "norm": "none", "upsample": "resize", "spectral": True,
@@ -177,6 +184,46 @@ def test_a_resize_convolution_at_once_is_that_of_repeated_pixels_for_less_than_h
     torch.testing.assert_close(found["layer"][0], found["repeated"][0], rtol=1e-10, atol=1e-12)
     # 4 multiplications in the place of 9, and some more at mirrored borders
     assert found["layer"][1] < found["repeated"][1] / 2
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_resize_convolutions_of_a_card_are_computed_the_same_way_in_tiles_as_whole(device: str) -> None:
+    """An image that is cut into tiles counted as on a CPU, whatever it was on, and in a card's prediction as well."""
+    layer, source = Layer(nn.Conv2d(3, 5, 3, padding=1), scale_factor=2), TensorSource(torch.zeros(1, 3, 40, 40))
+    lazy = LazyImage.of(source, Recording(lambda node: torch.empty(0)), torch.device(device), torch.float32)
+    at_once = layer(lazy).node.inputs[0] is lazy.node
+    with computed_by(path_on("cpu" if device == "cpu" else "cuda")):
+        whole = torch.empty(1, 3, 40, 40, device="meta")
+        assert at_once == enlarges_at_once(whole, layer.conv, 0) == (device == "cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_resize_convolution_in_half_precision_rounds_the_weights_that_were_learnt_and_no_sums_of_them(
+        dtype: torch.dtype, autocast: bool) -> None:
+    conv = nn.Conv2d(3, 5, 3, padding=1).to(torch.float32 if autocast else dtype)
+    x = torch.randn(1, 3, 40, 40, dtype=conv.weight.dtype)
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=autocast):
+        expected = conv(nn.functional.interpolate(x, scale_factor=2))
+        assert expected.dtype == dtype and torch.equal(Layer(conv, scale_factor=2)(x), expected)
+
+
+def test_a_resize_convolution_that_is_more_than_torchs_is_called_as_it_is() -> None:
+    """With a hook that makes its weights, as spectral norm was, or with a forward pass of its own."""
+    class Doubled(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    x, plain = torch.randn(1, 3, 40, 40), nn.Conv2d(3, 5, 3, padding=1)
+    hooked = copy.deepcopy(plain)
+    hooked.register_forward_pre_hook(lambda conv, inputs: (2 * inputs[0],))
+    own = Doubled(3, 5, 3, padding=1)
+    own.load_state_dict(plain.state_dict())
+    for conv in (hooked, own):
+        expected = conv(nn.functional.interpolate(x, scale_factor=2))
+        torch.testing.assert_close(Layer(conv, scale_factor=2)(x), expected)
+    parametrizations.spectral_norm(plain)
+    assert enlarges_at_once(x, plain, 0)
 
 
 def test_the_low_pass_filter_is_the_binomial_one_and_nothing_is_left_of_what_would_alias() -> None:

@@ -5,27 +5,45 @@ four different pixels; which of them fall together goes by whether the row and t
 weights of a transposed convolution of 4×4 with a stride of 2: 4 multiplications in the place of 9, and no image of four
 times the pixels in between. Even and odd pixels see the same weights in sum, so that there is no checkerboard, as
 transposed convolutions with weights of their own have (Odena et al. 2016).
+
+Where it is not done at once, the pixels are repeated, which is equal to rounding: in a training's strips
+(`translate.networks.strips`), on cards, in half precision, which would round the summed weights once more, and in
+exported graphs, where the size of the example would decide.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from translate.networks.normalised import path_of
+from translate.networks.normalised import is_on_cpu
+from translate.precision import convolution_dtype
 
 LEAST_PIXELS = 512  # of a batch: with fewer, making the sums takes longer than the multiplications that they save
 
 
 def enlarges_at_once(x: Tensor, conv: Any, reflect: int) -> bool:
     """Tell whether `enlarged` knows a convolution and the mirrored border before it, 3×3 with one pixel of either, and
-    whether `x` (N, C, H, W) is on a CPU, where it was measured to be worth it (docs/log.md), and large enough."""
-    known = (isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3) and conv.padding_mode == "zeros"
+    whether `x` (N, C, H, W) is large enough, in float32 or finer, and on a CPU, where it was measured to be worth it
+    (docs/log.md)."""
+    if torch.compiler.is_exporting() or not is_on_cpu(x):
+        return False
+    known = (_is_plain(conv) and conv.kernel_size == (3, 3) and conv.padding_mode == "zeros"
              and conv.stride == conv.dilation == (1, 1) and conv.groups == 1
              and (conv.padding, reflect) in (((1, 1), 0), ((0, 0), 1)))
-    return known and path_of(x) == "eager" and x.shape[0] * x.shape[2] * x.shape[3] >= LEAST_PIXELS
+    return (known and convolution_dtype(x) in (torch.float32, torch.float64)
+            and x.shape[0] * x.shape[2] * x.shape[3] >= LEAST_PIXELS)
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    """Tell whether calling a module is torch's convolution of its weights and nothing else: old ways of weight and
+    spectral norm are hooks that make the weights."""
+    hooks = (conv._forward_pre_hooks, conv._forward_hooks, conv._backward_pre_hooks, conv._backward_hooks)
+    return (isinstance(conv, nn.Conv2d) and getattr(conv.forward, "__func__", None) is nn.Conv2d.forward
+            and type(conv)._conv_forward is nn.Conv2d._conv_forward and not any(hooks))
 
 
 def enlarged(x: Tensor, conv: nn.Conv2d, reflect: int) -> Tensor:

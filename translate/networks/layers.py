@@ -73,7 +73,7 @@ class Layer(nn.Module):
         slope         of the activation: None for none, 0 for ReLU, else LeakyReLU
         reflect       so many rows and columns are mirrored at each border before the convolution
         scale_factor  every pixel is repeated so many times in each direction before padding (a resize-convolution,
-                      which has no checkerboard: Odena et al. 2016)
+                      which has no checkerboard: Odena et al. 2016); `enlarging` may do it within the convolution
         smooth        when upsampling: bilinear; when striding: low-pass first, so that nothing aliases
         downsample    low-pass and keep every second pixel, before all padding (what antialiased networks do behind the
                       activation of a convolution, which here is the next layer's)

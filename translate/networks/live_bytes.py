@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 from translate.precision import convolving_in
 
 BLOCK_BYTES = 512  # CUDA's allocator hands out multiples of it
-PLAIN: dict[str, Any] = {name: getattr(F, name) for name in ("conv2d", "conv_transpose2d", "pad")}
+PLAIN: dict[str, Any] = {name: getattr(F, name) for name in ("conv2d", "conv_transpose2d", "linear", "pad")}
 
 Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
 Kind = Literal["view", "in place", "overwriting", "new"]
@@ -271,10 +271,10 @@ def _made(layouts: Any) -> Any:
 def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
     """Do what autocast does on `device` ("cuda" or "cpu") to the operations that matter here, on any device's tensors.
 
-    There is no autocast for the meta device, and CUDA's switches itself off where there is no GPU. Convolutions take
-    `dtype`; the low-precision copy of a weight that is trained is made once and kept until the end, as autocast does.
-    On a CPU reflection and replication padding are computed in float32. Nested: float32 inside float16 acts as
-    autocast(enabled=False).
+    There is no autocast for the meta device, and CUDA's switches itself off where there is no GPU. Convolutions and
+    dense layers take `dtype`; the low-precision copy of a weight that is trained is made once and kept until the end,
+    as autocast does. On a CPU reflection and replication padding are computed in float32. Nested: float32 inside
+    float16 acts as autocast(enabled=False).
     """
     kept: dict[int, Tensor] = {}
 
@@ -296,7 +296,7 @@ def emulated_autocast(dtype: torch.dtype, device: str) -> Iterator[None]:
 
     outer = {name: getattr(F, name) for name in PLAIN}
     try:
-        for name in ("conv2d", "conv_transpose2d"):
+        for name in ("conv2d", "conv_transpose2d", "linear"):
             setattr(F, name, in_low_precision(PLAIN[name]))
         setattr(F, "pad", pad)  # noqa: B010 (mypy minds an assignment)
         with convolving_in(dtype):

@@ -24,7 +24,7 @@ None of them adds atomically: the same numbers come out every time. A second der
 """
 
 from translate.networks.normalised.operation import fields_say_all, normalised, normalised_by
-from translate.networks.normalised.paths import FUSED_FROM, Path, computed_by, path_of, path_on, path_on_card
+from translate.networks.normalised.paths import FUSED_FROM, Path, computed_by, is_on_cpu, path_of, path_on, path_on_card
 
-__all__ = ["FUSED_FROM", "Path", "computed_by", "fields_say_all", "normalised", "normalised_by", "path_of", "path_on",
-           "path_on_card"]
+__all__ = ["FUSED_FROM", "Path", "computed_by", "fields_say_all", "is_on_cpu", "normalised", "normalised_by", "path_of",
+           "path_on", "path_on_card"]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from translate.networks.normalised import fused
+from translate.precision import HasFormat
 
 Path = Literal["eager", "plain", "fused"]
 
@@ -42,6 +43,12 @@ def path_on(device: Literal["cuda", "cpu"], is_here: bool = True) -> Path:
 def path_here() -> Path:
     """Return how the operation is computed on torch's current CUDA card, and as if it were an older one on none."""
     return path_on_card(torch.cuda.current_device()) if torch.cuda.is_available() else "plain"
+
+
+def is_on_cpu(x: HasFormat) -> bool:
+    """Tell whether `x` is on a CPU, or stands for what is: on the meta device, where `computed_by` says so. An image of
+    `translate.tiling` is where it will be computed, though `path_of` has one way for all of them."""
+    return x.device.type in ("cpu", "meta") and path_on("cpu") == "eager"
 
 
 @functools.cache

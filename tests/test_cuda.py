@@ -25,6 +25,7 @@ from translate.convert import convert
 from translate.data import Batch
 from translate.images.reading import read_image
 from translate.images.writing import write_image
+from translate.losses.structural import structural_distance
 from translate.networks import PatchGANConfig, ResNetConfig, UNetConfig, memory
 from translate.networks.layers import InstanceNorm
 from translate.networks.normalised import computed_by, normalised, path_on_card
@@ -262,6 +263,26 @@ def test_norm_activation_and_padding_on_a_card_are_exact_and_the_same_every_time
         for one, same, true in zip(found, again, exact, strict=True):
             assert torch.equal(one, same) and one.is_contiguous(memory_format=torch.channels_last)
             assert (one.double() - true).norm() <= most * true.norm()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_ssim_of_flat_images_is_exact_on_a_card_also_where_convolutions_multiply_in_tf32(
+        layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against float64. A variance of 1e-6 is a difference of two means near 1, beside C2 = 9e-4: TF32's 10 bits round
+    them by 5e-4, float32's 23 by 6e-8."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    chance = torch.Generator().manual_seed(0)
+    exact = [(0.95 + 1e-3 * torch.randn(2, 3, 96, 131, generator=chance)).double() for _ in range(2)]
+
+    def computed(image: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+        image.requires_grad_()
+        found = structural_distance(image, truth)
+        return found.detach(), torch.autograd.grad(found, image)[0]
+
+    expected = computed(*exact)
+    found = computed(*(each.detach().float().to(CUDA, memory_format=layout) for each in exact))
+    assert abs(found[0].item() - expected[0].item()) <= 1e-4
+    assert (found[1].cpu().double() - expected[1]).norm() <= 0.01 * expected[1].norm()
 
 
 @pytest.mark.parametrize("plan", ["split", "preact", "strips"])

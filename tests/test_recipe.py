@@ -88,6 +88,9 @@ def test_parts_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
     tiny = "\n".join(mistakes(tmp_path, text, "stages.0.resolution=8", "translator.discriminator={kind: pixel}",
                               "translator.weights.ssim=1"))
     assert "stages.0.resolution: 8 px is less than the 11 px that the windows of translator.weights.ssim have" in tiny
+    tiny = "\n".join(mistakes(tmp_path, text, "stages.0.resolution=8", "translator.weights.ssim=1",
+                              "translator.discriminator.layers=2"))
+    assert "8 px is less than the 12 px that the discriminator can judge" in tiny and "weights.ssim" not in tiny
     grey = "\n".join(mistakes(tmp_path, GOOD, "data.image_a.channels=1"))
     assert "translator.weights.identity: needs as many channels in A as in B, not 1 and 3" in grey
 

@@ -44,6 +44,7 @@ PIX2PIXS = {
     "unet": Pix2PixConfig(generator=UNET, discriminator=PATCH),
     "unet-batch-dropout": Pix2PixConfig(generator=UNetConfig(width=4, downs=6),
                                         discriminator=PatchGANConfig(width=4, layers=2, norm="batch")),
+    "ssim": Pix2PixConfig(generator=UNET, discriminator=PATCH, weights={"ssim": 100.0}),
     "resnet-lsgan": Pix2PixConfig(generator=RESNET, discriminator=PATCH, objective=LeastSquares()),
 }
 

@@ -95,7 +95,7 @@ class Recipe(Config):
                 levels = f" with {stage.levels} levels, each of which doubles it" if stage.levels else ""
                 why = f"discriminator can judge{levels}"
                 advice = "a translator.discriminator with fewer layers or scales"
-                if least == self.translator.least_side:
+                if least > self.translator.discriminator.smallest_side(stage.levels):
                     why, advice = "windows of translator.weights.ssim have", "set that to 0"
                 yield Mistake(f"{here}.resolution", f"{min(stage.size)} px is less than the {least} px that the {why}",
                               f"use more px, or {advice}")

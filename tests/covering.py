@@ -50,7 +50,7 @@ def each_value(share: int = 2, **factors: Sequence[Any]) -> pytest.MarkDecorator
     seen = [{numbers[place] for numbers in quick} for place in range(len(sizes))]
     missing = [sorted(set(range(size)) - values) for size, values in zip(sizes, seen, strict=True)]
     for number in range(max(map(len, missing))):
-        quick.append(tuple(left[number % len(left)] if left else (number + place) % size
+        quick.append(tuple(left[number] if number < len(left) else (number + place) % size
                            for place, (left, size) in enumerate(zip(missing, sizes, strict=True))))
     return _product(factors, set(quick).__contains__)
 

@@ -29,3 +29,12 @@ def test_the_quick_cases_of_each_value_hold_each_value_and_all_cases_are_there()
     quick = [case.values for case in mark.args[1] if not case.marks]
     assert len(mark.args[1]) == 12 and len(quick) == 6
     assert [{case[place] for case in quick} for place in range(3)] == [{0, 1, 2}, {3, 4}, {5, 6}]
+
+
+def test_where_the_share_is_small_a_factor_of_few_values_takes_turns_beside_one_of_many() -> None:
+    """Of two values the second one stood in every quick case but the first."""
+    mark = each_value(share=100, a=range(12), b=[0, 1], c=[0, 1, 2])
+    quick = [case.values for case in mark.args[1] if not case.marks]
+    assert len(quick) == 12
+    for value in range(3):
+        assert {b for _, b, c in quick if c == value} == {0, 1}

@@ -253,8 +253,8 @@ class Window:
         self.read_rows |= set(range(a, b))
         return self.image[:, :, a:b].clone()
 
-    def write(self, a: int, strip: Tensor) -> None:
-        self.written += range(a, a + strip.shape[2])
+    def write(self, start: int, strip: Tensor) -> None:
+        self.written += range(start, start + strip.shape[2])
         self.strips.append(strip.clone())
 
 
@@ -347,7 +347,7 @@ class Blank:
             self.counter.peak, self.counter = self.counter.live, None
         return torch.empty(1, self.shape[1], b - a, self.shape[3], device="meta")
 
-    def write(self, a: int, strip: Tensor) -> None:
+    def write(self, start: int, strip: Tensor) -> None:
         pass
 
 
@@ -417,7 +417,7 @@ def test_translating_2000_pixels_takes_a_third_of_the_whole_images_memory() -> N
             "import threading, time, torch\n"
             "from translate import tiling\nfrom translate.networks.resnet import ResNet\n"
             "network, image = ResNet(3, 3).eval(), torch.rand(1, 3, 2000, 2000) * 2 - 1\n"
-            "class Nowhere:\n    def write(self, a, strip):\n        pass\n"
+            "class Nowhere:\n    def write(self, start, strip):\n        pass\n"
             "def resident():\n"
             "    return int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6\n"
             "with torch.no_grad():\n"

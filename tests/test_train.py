@@ -384,7 +384,7 @@ def decide_badly(folder: Path) -> None:
         except TranslateError as error:
             heard.append(f"{type(error).__name__} {error.what}")
             if accelerator.is_main_process:  # it shows where the error came from, and the error of another library
-                assert error is fault is torn and isinstance(error.__cause__, OSError) or error.__cause__ is fault
+                assert (error is fault is torn and isinstance(error.__cause__, OSError)) or error.__cause__ is fault
     heard.append(by_main_process(lambda: "and it goes on", accelerator))
     (folder / f"{accelerator.process_index}.json").write_text(json.dumps(heard))
 

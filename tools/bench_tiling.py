@@ -233,7 +233,7 @@ def run(name: str, method: str, what: str, environment: dict[str, str] | None = 
 class Nowhere:
     """The output is written elsewhere: only what translating takes is measured."""
 
-    def write(self, a: int, strip: Tensor) -> None:
+    def write(self, start: int, strip: Tensor) -> None:
         pass
 
 

@@ -97,7 +97,7 @@ def test_a_run_that_is_judged_late_ends_bit_for_bit_where_one_does_that_is_judge
     assert left_by(recipe, tmp_path / "late", True, monkeypatch) == at_once
 
 
-@each_value(first=["generator", "discriminator"], fault=["out of memory", "not finite"])
+@each_value(first=["generator", "discriminator"], fault=["not finite", "out of memory"])
 def test_a_generator_phase_that_fails_takes_no_fakes_of_others_from_the_pools(
         first: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does when those of the step before, or of this step's discriminators, are staged only; it is done again, or

@@ -410,7 +410,12 @@ def test_without_a_cadence_there_is_a_picture_of_the_end_alone(shared_pairs: Pat
     assert [re.findall(r"\d+", path.stem)[-1].lstrip("0") for path in (tmp_path / "run" / "samples").iterdir()] == ["8"]
 
 
-@pytest.mark.parametrize("option", one_in(16, [option for option in CHANGES if CHANGES[option][1]]))
+OPTIONS = [option for option in CHANGES if CHANGES[option][1]]
+QUICK_OPTIONS = {*OPTIONS[::20], "translator.weights.ssim"}  # no other test trains with that
+
+
+@pytest.mark.parametrize("option", [pytest.param(option, marks=() if option in QUICK_OPTIONS else pytest.mark.slow)
+                                    for option in OPTIONS])
 def test_every_option_of_a_recipe_changes_something(option: str, shared_pairs: Path,
                                                     trained: Callable[[Recipe], Path]) -> None:
     value, observed = CHANGES[option]

@@ -331,6 +331,17 @@ def test_progress_is_plain_lines_where_there_is_no_terminal_and_a_bar_where_ther
         assert text.getvalue().count("losses: cycle: how far") == 1
 
 
+def test_losses_that_a_later_stage_brings_are_explained_then_and_no_others() -> None:
+    text = io.StringIO()
+    with Display("toy", Console(file=text, width=300)) as display:
+        for stage, losses in enumerate((["classes"], ["entropy_h"], ["entropy_b"], ["entropy_b", "entropy_h"])):
+            display.progress(stage, 10, f"stage {stage + 1}/4", dict.fromkeys(losses, 0.25), stage_number=stage)
+    first, second = (line for line in text.getvalue().splitlines() if line.startswith("losses: "))
+    assert first.startswith("losses: classes: ") and "entropy" not in first
+    assert second.startswith("losses: entropy: ") and "classes: " not in second
+    assert second.rstrip().endswith("…_h: of features, …_b: of images")
+
+
 def test_losses_of_which_none_is_known_are_not_announced() -> None:
     text = io.StringIO()
     with Display("toy", Console(file=text, width=160)) as display:

@@ -430,7 +430,10 @@ def test_a_collapse_that_passes_is_rolled_back_and_the_run_goes_on_with_other_da
     whole = trained(guarded_recipe(shared_pairs))
     break_steps(monkeypatch, 4)
     run, report = tmp_path / "run", Silent()
+    shown: list[tuple[int, dict[str, float]]] = []
+    report.progress = lambda images, total, stage, losses, *_: shown.append((images, losses))  # type: ignore[method-assign]
     train(guarded_recipe(shared_pairs), run, report)
+    assert [losses for (before, _), (images, losses) in pairwise(shown) if images < before] == [{}]
     (collapse,), (rollback,) = told(run, "collapse"), told(run, "rollback")
     assert "constant: generator_ab" in collapse["message"] and collapse["images"] == 28
     assert rollback["images"] == 20 and "rollback 1 of 3" in rollback["message"]

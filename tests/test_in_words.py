@@ -70,4 +70,5 @@ def test_every_loss_that_a_translator_records_is_said_in_words() -> None:
     recorded = set(re.findall(r'update\.backward\(f?"([a-z0-9_]+)', source))
     names = {without_side(name).rstrip("_") for name in recorded} | {"discriminator"}
     assert len(names) >= 14 and names == set(LOSSES)
-    assert losses_in_words(["cycle_ab", "cycle_ba", "l1"]) == f"cycle: {LOSSES['cycle']}; l1: {LOSSES['l1']}"
+    assert losses_in_words(["cycle_ab", "cycle_ba", "l1"]) == [f"cycle: {LOSSES['cycle']}", f"l1: {LOSSES['l1']}"]
+    assert losses_in_words(["entropy_h"]) == [f"entropy: {LOSSES['entropy']}", "…_h: of features, …_b: of images"]

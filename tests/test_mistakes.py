@@ -122,6 +122,8 @@ GOOD = {"name": "x", "data": {"kind": "unpaired", "folder": "d"}, "translator": 
     ({"translator": {"kind": "cyclegan", "weights": 5}},
      "translator.weights: 5: expected fields (adversarial, cycle, identity)"),
     ({"translator": {"kind": "cyclegan", "ema": 2}}, "translator.ema: 2: must be less than 1"),
+    ({"translator": {"kind": "noise", "weights": {"ssim": 40}}},
+     "translator.weights: unknown field; kind: pix2pix has it, this is noise"),
     ({"stages": []}, "stages: []: too few entries; at least 1 is needed"),
     ({"stages": {"images": 3}}, "stages: {'images': 3}: expected a list"),
     ({"stages": [{"images": "1.5"}]}, "stages.0.images: '1.5': expected a whole number"),

@@ -3,6 +3,7 @@ every part of the house works for this translator as for the others."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import translate
 from tests.bounds import RoundingBound, worst_error
+from tests.commands import call
 from tests.covering import one_in
 from tests.games import GAMES
 from tests.networks import members
@@ -306,6 +308,16 @@ def test_a_run_leaves_a_generator_that_draws_the_same_images_in_any_batch(run: P
     torch.testing.assert_close(torch.cat([release.generator(each[None]) for each in given]), together, rtol=0,
                                atol=1e-6)
     assert (run / "report.html").is_file() and list((run / "samples").glob("*.png"))
+
+
+def test_data_check_measures_no_alignment_of_images_that_have_no_sources(
+        digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: io.StringIO) -> None:
+    """It warned that A and B show different things; there is no A."""
+    file = tmp_path / "toy.yaml"
+    file.write_text(recipe_of(digits).dump_yaml())
+    assert call(monkeypatch, "data", "check", file) == 0
+    assert "measured pair" not in said.getvalue() and "0 errors" in said.getvalue()
+    assert call(monkeypatch, "data", "check", file, "--picture", tmp_path / "worst.jpg") == 2
 
 
 def test_who_would_convert_with_it_is_told_what_to_use_instead(run: Path) -> None:

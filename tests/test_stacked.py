@@ -236,6 +236,24 @@ def test_a_run_that_is_killed_in_any_of_its_stages_goes_on_bit_for_bit(bars: Pat
     assert final_state(tmp_path / "killed") == final_state(run)
 
 
+@pytest.mark.parametrize("log", [8, 12])
+def test_a_stage_shows_and_records_no_losses_of_the_one_before(bars: Path, tmp_path: Path, log: int) -> None:
+    """The classifier's was shown as one of the features', whether it was recorded where a stage ends or after it."""
+    shown: list[tuple[int, dict[str, float]]] = []
+
+    class Remembering(Silent):
+        def progress(self, images: int, total: int, stage: str, losses: dict[str, float],
+                     seconds_left: float | None = None, stage_number: int = 0) -> None:
+            shown.append((stage_number, losses))
+
+    train(recipe_of(bars, stages=STAGES[:2], every={"log": log, "checkpoint": 100, "evaluate": None}), tmp_path / "run",
+          Remembering())
+    recorded = [(line["stage"], line) for line in read_lines(tmp_path / "run" / "metrics.jsonl")
+                if line["kind"] == "train"]
+    assert "entropy_h" in recorded[-1][1] and shown[-1][1]
+    assert not any("classes" in losses for stage, losses in (*shown, *recorded) if stage == 1)
+
+
 def test_the_encoder_of_a_run_is_fixed_once_it_is_trained(run: Path) -> None:
     weights = [read_tensors(path / "encoder.safetensors") for path in sorted((run / "checkpoints").glob("0*"))]
     begun, trained, *later = weights[0], *weights[2:]  # of 0, 8 and more images
@@ -263,7 +281,7 @@ def test_mistakes_of_a_recipe_are_named(bars: Path) -> None:
     translator, stages = SMALL, STAGES
     for changes, what in (
             ({"stages": stages[1:]}, "no encoder has been trained"),
-            ({"stages": [stages[0], stages[2]]}, "2 after 0"),
+            ({"stages": [stages[0], stages[2]]}, "2 after 0.*0: the classifier, 1: features, 2: images"),
             ({"stages": [*stages, stages[3] | {"levels": 3}]}, "a stack has two generators"),
             ({"stages": [stages[0] | {"freeze": True}]}, "no level to train alone"),
             ({"stages": [stages[0], stages[1] | {"fade": True, "freeze": False}]}, "do not fade in"),

@@ -147,7 +147,7 @@ def _mistake(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Mist
 
     # A field that is unknown or missing, or a word that is none of those allowed.
     if kind == "extra_forbidden":
-        return Mistake(where, "unknown field", _advice(name, place, root))
+        return Mistake(where, "unknown field", _advice(name, value, place, root))
     if kind == "missing" and isinstance(value, Mapping):
         return Mistake(where, "missing", "this field is needed")
     if kind == "literal_error" and len(_members(place.holds)) == 1:
@@ -180,19 +180,28 @@ def _mistake(detail: Any, place: _Place, root: type[pydantic.BaseModel]) -> Mist
     return Mistake(where, f"{shown(value)}: {detail['msg'][0].lower()}{detail['msg'][1:]}")
 
 
-def _advice(name: str, place: _Place, root: type[pydantic.BaseModel]) -> str:
+def _advice(name: str, value: Any, place: _Place, root: type[pydantic.BaseModel]) -> str:
     """Return what may have been meant by an unknown field: a field of another kind of this part, a field of the same
     name elsewhere in the document, or one of a similar name here."""
     fields = list(place.owner.model_fields) if place.owner else []
-    having = [tag for member in map(_untagged, place.kinds) if _is_model(member) and name in member.model_fields
-              for tag in _tags(member)]
-    if having:
+    models = [member for member in map(_untagged, place.kinds) if _is_model(member) and name in member.model_fields]
+    whole = [member for member in models if _has_fields(member.model_fields[name].annotation, value)]
+    if having := [tag for member in whole or models for tag in _tags(member)]:
         return f"kind: {_or(having)} has it, this is {_or(_tags(place.owner))}"
     elsewhere = [path for path in _fields(root).get(name, ()) if path != place.where]
     if 1 <= len(elsewhere) <= 6:  # of more, such as `kind`, none is likelier than another
         return f"did you mean {_or(sorted(elsewhere, key=lambda path: path.count('.'))[:4])}?"
     close = difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else f"known fields: {', '.join(fields)}"
+
+
+def _has_fields(annotation: Any, value: Any) -> bool:
+    """Tell whether a type has the fields of a value, and theirs: `weights` of pix2pix has `{ssim: 40}`, of CUT not."""
+    if not isinstance(value, Mapping):
+        return True
+    return any(all(name in member.model_fields and _has_fields(member.model_fields[name].annotation, each)
+                   for name, each in value.items())
+               for member in map(_untagged, _members(annotation)) if _is_model(member))
 
 
 @functools.lru_cache(maxsize=8)

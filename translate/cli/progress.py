@@ -42,7 +42,8 @@ class Display:
         self._scoring_seconds = 0.0  # of all evaluations
         self._last_line = self._last_said = self._last_news = time.monotonic()
         self._where = self.title  # how far the work is, in words
-        self._explained = False  # what the losses are has been said
+        self._losses: set[str] = set()  # names of those that were shown
+        self._explained: set[str] = set()  # what has been said of them
         self._ended = threading.Event()
 
     def __enter__(self) -> Display:
@@ -126,12 +127,14 @@ class Display:
         elif speed and megapixels is not None:
             speed += f", {(megapixels - first_megapixels) / elapsed:.1f} megapixels/s"
 
-        if losses and not self._explained:
-            self._explained = True
+        # A later stage may have losses of other names.
+        if not losses.keys() <= self._losses:
+            self._losses |= losses.keys()
             from translate.losses.in_words import losses_in_words  # brings torch, which has made the losses
 
-            if words := losses_in_words(losses):
-                self.say(f"losses: {words}")
+            if words := [each for each in losses_in_words(losses) if each not in self._explained]:
+                self._explained.update(words)
+                self.say(f"losses: {'; '.join(words)}")
 
         heading = f"{self.title} {visible(stage)}".strip()
         self._where, self._last_news = f"{heading}: {images:,} of {total:,} {self.unit}", now

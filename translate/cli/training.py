@@ -97,7 +97,8 @@ def train(
         options = f" {scale.convert_options}" if scale is not None and scale.convert_options else ""
         say(f"convert with: translate convert IN OUT --model {quoted}{options}")
     else:
-        say(f"draw images with: translate sample {quoted} OUT")
+        say(f"draw images with: translate sample {quoted} OUT; score with: translate evaluate {quoted} --images 200 "
+            "for a first look")
 
 
 def new(

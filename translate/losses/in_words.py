@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 # Of translations A → B and back; of the side that a discriminator judges, or of features (h) that it judges
 SIDES = ("_ab", "_ba", "_a", "_b", "_h")
@@ -36,7 +36,11 @@ def without_side(name: str) -> str:
     return next((name.removesuffix(side) for side in SIDES if name.endswith(side)), name)
 
 
-def losses_in_words(names: Iterable[str]) -> str:
-    """Say what the losses of these names are, each once whatever its side; empty where none is known."""
+def losses_in_words(names: Collection[str]) -> list[str]:
+    """Return what the losses of these names are, each once whatever its side; empty where none is known.
+
+    Where some are of features, what that ending means comes last.
+    """
     known = dict.fromkeys(name for each in names if (name := without_side(each)) in LOSSES)
-    return "; ".join(f"{name}: {LOSSES[name]}" for name in known)
+    endings = ["…_h: of features, …_b: of images"] if any(name.endswith("_h") for name in names) else []
+    return [f"{name}: {LOSSES[name]}" for name in known] + endings * bool(known)

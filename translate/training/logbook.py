@@ -96,12 +96,10 @@ class Logbook:
         if self.evaluator:
             self.showcase = Showcase(self.folder, self.evaluator.held_out, recipe.translator.needs_sources)
         self.tracker = Tracker(self.folder, recipe, accelerator, lambda line: self.tell("warning", line))
-        self._held_out: list[Sample] = []
         self._probe: Probe | None = None
-        self._losses, self._observed = Means(), Means()
+        self._losses, self._observed, self._shown = Means(), Means(), dict[str, float]()
         self.time_left = TimeLeft(recipe, self.evaluator.schedule if self.evaluator else None)
-        self._since = (self.time_left.clock(), 0)
-        self._shown: dict[str, float] = {}
+        self._held_out, self._since = list[Sample](), (self.time_left.clock(), 0)
 
     def begin(self, resumed: bool, notes: Sequence[str] = ()) -> None:
         """Make the first entry: on what, and with what, the training begins or goes on. `notes` say with whose weights.
@@ -153,6 +151,7 @@ class Logbook:
 
         `paces` are predicted: of it and of each one that follows.
         """
+        self._losses, self._observed, self._shown = Means(), Means(), {}  # the stage before may have had other losses
         self.time_left.begin_stage(number, paces)
         if self.evaluator:
             self.time_left.expect(partial(prices.measured, self.evaluator, translator))
@@ -224,7 +223,8 @@ class Logbook:
 
     def go_back(self, num_images: int) -> None:
         """Go back to `num_images`: forget what was recorded and gathered since."""
-        self._losses, self._observed, self._since = Means(), Means(), (self.time_left.clock(), num_images)
+        self._losses, self._observed, self._shown = Means(), Means(), {}
+        self._since = (self.time_left.clock(), num_images)
         self.tracker.resume_at(num_images)
         self.time_left.went_back()
 

@@ -52,6 +52,7 @@ from translate.translators.from_noise import ConditionalDiscriminator, FromNoise
 from translate.translators.translator import StepTools, Translator
 
 ENCODER, FEATURES, IMAGES = range(3)  # levels of a stage: what learns
+LEVELS = "0: the classifier, 1: features, 2: images"
 
 
 class StackedWeights(Config):
@@ -96,13 +97,17 @@ class StackedConfig(FromNoiseConfig):
                           "leave it out")
 
     def level_problems(self, stages: Sequence[LevelStage], begun: bool = False) -> Iterator[Mistake]:
-        yield from level_problems(stages, unfading=f"translator.kind: {self.kind}", begun=begun, enlarging=False)
+        for mistake in level_problems(stages, unfading=f"translator.kind: {self.kind}", begun=begun, enlarging=False):
+            meaning = f" ({LEVELS})" if mistake.path.endswith("levels") else ""
+            yield mistake._replace(advice=f"{mistake.advice}{meaning}")
         side = self.generator.side_at(0)
         if stages[0].levels and not begun:
-            yield Mistake("stages.0.levels", f"{stages[0].levels}, and no encoder has been trained", "use 0")
+            yield Mistake("stages.0.levels", f"{stages[0].levels}, and no encoder has been trained",
+                          f"use 0 ({LEVELS})")
         for number, stage in enumerate(stages):
             if stage.levels > IMAGES:
-                yield Mistake(f"stages.{number}.levels", f"{stage.levels}, and a stack has two generators", "use 2")
+                yield Mistake(f"stages.{number}.levels", f"{stage.levels}, and a stack has two generators",
+                              f"use 2 ({LEVELS})")
             if stage.size != (side, side):
                 yield Mistake(f"stages.{number}.resolution", f"{stage.size[0]}×{stage.size[1]} px, and the generator "
                               f"draws {side}×{side}", f"use {side}")

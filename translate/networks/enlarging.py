@@ -29,7 +29,7 @@ def enlarges_at_once(x: Tensor, conv: Any, reflect: int) -> bool:
     """Tell whether `enlarged` knows a convolution and the mirrored border before it, 3×3 with one pixel of either, and
     whether `x` (N, C, H, W) is large enough, in float32 or finer, and on a CPU, where it was measured to be worth it
     (docs/log.md)."""
-    if torch.compiler.is_exporting() or not is_on_cpu(x):
+    if torch.compiler.is_compiling() or not is_on_cpu(x):  # which it is while a graph is exported as well
         return False
     known = (_is_plain(conv) and conv.kernel_size == (3, 3) and conv.padding_mode == "zeros"
              and conv.stride == conv.dilation == (1, 1) and conv.groups == 1

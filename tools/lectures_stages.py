@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
-import json
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import cast
@@ -27,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import save_image
 
+from tools.equal_time import machine
 from tools.lectures_trained import digits_classifier, images_in
-from translate import __version__
 from translate.metrics import intervals
 from translate.metrics.distribution import kernel_distance
 from translate.metrics.modes import named
@@ -55,8 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps({"diptych": __version__, "torch": torch.__version__, "date": str(datetime.date.today()),
-                      "machine": f"{os.cpu_count()} cores, {platform.machine()}", "threads": 1}))
+    print(machine())
 
     # The same samples by both stages, and real digits of both sizes
     second = Sampler.load(asked.run)

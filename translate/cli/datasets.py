@@ -79,7 +79,8 @@ def check(
 
     recipe = None if folder.is_dir() else load_recipe(find_recipe(str(folder)))
     layout = recognise(folder) if recipe is None else recipe.data
-    if picture is not None and layout is not None and not (layout.paired and layout.has_sources):
+    shows_pairs = layout is not None and layout.paired and layout.has_sources  # from noise there is no A
+    if picture is not None and layout is not None and not shows_pairs:
         raise UsageError("--picture: shows pairs, and these images are not paired", folder, "leave it out")
     # Every file, and what is wrong with it is said at once: measuring how pairs lie takes a minute more.
     with Display("check") as display:
@@ -101,7 +102,7 @@ def check(
     for line in finding_lines(findings):
         say(line)
 
-    if layout is not None and layout.paired and layout.has_sources:
+    if layout is not None and shows_pairs:
         with Display("check") as display:
             off = _misregistration(layout, recipe, all_pairs, picture, display)
         for line in finding_lines(off):

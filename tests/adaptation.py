@@ -114,6 +114,12 @@ def scenes_recipe(folder: Path, **changes: Any) -> Recipe:
         **changes, "adapt": adapt | changes.pop("adapt", {})}, "scenes")
 
 
+def briefly(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with task networks of one seed and two steps, for what is made or shown whatever was learnt."""
+    assert recipe.adapt is not None
+    task = recipe.adapt.task.model_copy(update={"images": 2 * recipe.adapt.task.batch_size})
+    return recipe.model_copy(update={"adapt": recipe.adapt.model_copy(update={"seeds": 1, "task": task} | changes)})
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -15,13 +15,24 @@ from typing import Any
 
 import pytest
 
-from tests.adaptation import CLASSES, save, scene, scenes_recipe, stripes, stripes_recipe, write_scenes, write_stripes
+from tests.adaptation import (
+    CLASSES,
+    briefly,
+    save,
+    scene,
+    scenes_recipe,
+    stripes,
+    stripes_recipe,
+    write_scenes,
+    write_stripes,
+)
 from tests.covering import one_in
 from tests.runs import Silent
 from tests.test_cli import call
 from translate.adapt import evaluate, make, prepare
 from translate.convert import Shard
 from translate.errors import DataError, Stopped, TranslateError
+from translate.files import sha256
 from translate.foreign import read_lines
 from translate.networks.memory import PLANS
 from translate.recipe import Recipe, load_recipe
@@ -47,7 +58,7 @@ class Telling(Silent):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path, Telling]:
     """A recipe for stripes, the folder of what `make` has made of them, and what it told."""
-    recipe = stripes_recipe(write_stripes(tmp_path_factory.mktemp("stripes"), 4), adapt={"seeds": 1})
+    recipe = briefly(stripes_recipe(write_stripes(tmp_path_factory.mktemp("stripes"), 4)))
     out, report = tmp_path_factory.mktemp("made") / "out", Telling()
     make(recipe, out, report, device="cpu")
     return recipe, out, report
@@ -83,12 +94,12 @@ def test_a_dead_link_in_the_translators_own_test_images_is_named_before_anything
 
 
 def test_files_that_were_found_good_are_read_again_only_when_they_have_changed(tmp_path: Path) -> None:
-    recipe = scenes_recipe(write_scenes(tmp_path, 6))
+    recipe = briefly(scenes_recipe(write_scenes(tmp_path, 6)))
     first, second, third = Telling(), Telling(), Telling()
-    make(recipe, tmp_path / "out", first, device="cpu")
+    prepare(recipe, tmp_path / "out", first, device="cpu")
     assert first.work.count("reading images") == 18, "each once, though two parts of the recipe name it"
     assert first.work.count("source labels") == 6
-    make(recipe, tmp_path / "out", second, device="cpu")
+    prepare(recipe, tmp_path / "out", second, device="cpu")
     assert not {"reading images", "source labels"} & set(second.work)
     save(tmp_path / "target" / "test" / "masks" / "001.png", scene(9, True)[1] + 3)
     with pytest.raises(DataError, match=r"target/test/masks/001.png.*unknown class numbers 3, 4, 5"):
@@ -188,22 +199,21 @@ def test_data_check_of_a_recipe_names_all_that_is_wrong_with_its_labelled_images
 @pytest.mark.parametrize(("work", "number"), one_in(4, [
     ("task network", signal.SIGTERM), ("judge", signal.SIGINT), ("reading images", signal.SIGINT),
     ("check", signal.SIGTERM)]))
-def test_a_signal_stops_make_at_the_next_step_and_the_same_call_goes_on(work: str, number: int,
-                                                                        tmp_path: Path) -> None:
-    recipe = stripes_recipe(write_stripes(tmp_path, 4))
+def test_a_signal_stops_make_at_the_next_step_and_the_same_call_goes_on(
+        work: str, number: int, made: tuple[Recipe, Path, Telling], tmp_path: Path) -> None:
+    recipe, whole, _ = made
     report = Telling(lambda stage: os.kill(os.getpid(), number) if stage == work else None)
     name = signal.Signals(number).name
     with pytest.raises(Stopped, match=rf"stopped by {name} \({work}, .*the same command goes on"):
         make(recipe, tmp_path / "out", report, device="cpu")
     assert report.work.count(work) == 1, "at the next step"
-    (made,) = make(recipe, tmp_path / "out", Silent(), device="cpu")
-    (whole,) = make(recipe, tmp_path / "whole", Silent(), device="cpu")
-    assert made.hash == whole.hash
+    (finished,) = make(recipe, tmp_path / "out", Silent(), device="cpu")
+    assert finished.hash == sha256(whole / "set" / "manifest.jsonl")
 
 
 def test_a_signal_that_comes_with_the_last_step_of_a_network_is_minded_after_it_is_saved(tmp_path: Path) -> None:
-    recipe = stripes_recipe(write_stripes(tmp_path, 4))
-    steps = 160 // 8
+    recipe = briefly(stripes_recipe(write_stripes(tmp_path, 4)))
+    steps = 2
 
     def ask(stage: str) -> None:
         if stage == "task network" and report.work.count(stage) == steps:
@@ -212,16 +222,17 @@ def test_a_signal_that_comes_with_the_last_step_of_a_network_is_minded_after_it_
     report = Telling(ask)
     with pytest.raises(Stopped, match="stopped by a signal; everything is saved; the same command goes on"):
         make(recipe, tmp_path / "out", report, device="cpu")
+    assert report.work.count("task network") == steps
     assert (tmp_path / "out" / "task" / "task.json").is_file()
     again = Telling()
-    make(recipe, tmp_path / "out", again, device="cpu")
+    prepare(recipe, tmp_path / "out", again, device="cpu")
     assert "task network" not in again.work
 
 
 def test_a_signal_stops_the_table_at_the_next_step_and_keeps_its_rows(made: tuple[Recipe, Path, Telling]) -> None:
     recipe, out, _ = made
     report = Telling(lambda stage: os.kill(os.getpid(), signal.SIGTERM) if stage.startswith("fda") else None)
-    with pytest.raises(Stopped, match=r"stopped by SIGTERM \(fda, seed 0, 8 of 160\); finished rows are kept in"):
+    with pytest.raises(Stopped, match=r"stopped by SIGTERM \(fda, seed 0, 8 of 16\); finished rows are kept in"):
         evaluate(recipe, out, report, device="cpu")
     assert [row["row"] for row in read_lines(out / "results.jsonl")] == ["source", "histogram_matching"]
     table = evaluate(recipe, out, Silent(), device="cpu")

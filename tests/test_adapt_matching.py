@@ -33,7 +33,7 @@ def small_target(folder: Path, **adapt: Any) -> Recipe:
     write_stripes(folder, 4)
     for path in (folder / "target").rglob("*.png"):
         save(path, np.asarray(Image.open(path))[::2, ::2])
-    task = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": SIDE, "resize": SIDE, "images": 80}
+    task = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": SIDE, "resize": SIDE, "images": 16}
     return stripes_recipe(folder, data={
         "kind": "unpaired", "a": str(folder / "source/train"), "b": str(folder / "target/train"), "resize": SIDE,
         "augment": [], "image_a": {"channels": 1}, "image_b": {"channels": 1}},
@@ -147,10 +147,11 @@ def test_results_that_depend_on_matched_images_belong_to_them_and_a_shard_of_the
         train_rows(recipe, tmp_path / "out", Silent(), shard=Shard(1, 2), device="cpu")
 
 
-def test_a_set_that_was_made_without_matching_is_not_taken_for_one_with_it(tmp_path: Path) -> None:
+def test_a_set_that_was_made_without_matching_is_not_taken_for_one_with_it(
+        matched: tuple[Path, Recipe], tmp_path: Path) -> None:
     plain = small_target(tmp_path, match=None, semantic=None)
-    models = [tmp_path / "out" / "translator"]
-    make(plain, tmp_path / "out", Silent(), device="cpu")
+    models = [matched[0] / "out" / "translator"]
+    make(plain, tmp_path / "out", Silent(), models=models, device="cpu")
     with pytest.raises(DataError, match=r"was made with adapt.match None, and the recipe says resolution"):
         evaluate(small_target(tmp_path, semantic=None), tmp_path / "out", Silent(), device="cpu")
     with pytest.raises(RunError, match="a shard makes none"):

@@ -18,6 +18,7 @@ import pytest
 from tests.adaptation import (
     CLASSES,
     SIDE,
+    briefly,
     contents,
     save,
     scene,
@@ -48,6 +49,14 @@ BLIND = {"network": {"kind": "cnn", "width": 4, "downs": 1}, "resolution": SIDE,
          "lr": 1e-9}
 
 
+def brief_stripes(folder: Path, **changes: Any) -> Recipe:
+    return briefly(stripes_recipe(folder, **changes))
+
+
+def brief_scenes(folder: Path, **changes: Any) -> Recipe:
+    return briefly(scenes_recipe(folder, **changes))
+
+
 class Once(dict[str, Path]):
     """Stripes and scenes with what `make` has made of them, each when it is first asked for."""
 
@@ -55,8 +64,9 @@ class Once(dict[str, Path]):
         self.folder = folder
 
     def __missing__(self, name: str) -> Path:
-        write, recipe = {"stripes": (write_stripes, stripes_recipe), "scenes": (write_scenes, scenes_recipe)}[name]
-        self[name] = write(self.folder / name, 20)
+        write, recipe, num = {"stripes": (write_stripes, brief_stripes, 10),  # one of each class is held out
+                              "scenes": (write_scenes, brief_scenes, 6)}[name]
+        self[name] = write(self.folder / name, num)
         make(recipe(self[name]), self[name] / "out", Silent(), device="cpu")
 
         # The same images with a set by the translator that is there, for tests that spoil their own copy.
@@ -90,7 +100,7 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
 def test_a_judge_that_knows_nothing_is_said_to_know_nothing_wherever_its_report_is_shown(
         once: dict[str, Path], tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = stripes_recipe(write_stripes(tmp_path, 20), adapt={"task": BLIND, "semantic": None, "seeds": 1})
+    recipe = stripes_recipe(write_stripes(tmp_path, 10), adapt={"task": BLIND, "semantic": None, "seeds": 1})
     (tmp_path / "stripes.yaml").write_text(recipe.dump_yaml())
     words = (tmp_path / "stripes.yaml", "--out", tmp_path / "out", "--device", "cpu")
     assert call(monkeypatch, "adapt", "make", *words, "--model", once["stripes"] / "out" / "translator") == 0
@@ -104,8 +114,9 @@ def test_a_judge_that_knows_nothing_is_said_to_know_nothing_wherever_its_report_
 
 
 @pytest.mark.slow
-def test_a_judge_that_knows_the_source_is_believed(once: dict[str, Path]) -> None:
-    report = json.loads((once["stripes"] / "out" / "preservation.json").read_text())
+def test_a_judge_that_knows_the_source_is_believed(tmp_path: Path) -> None:
+    (made,) = make(stripes_recipe(write_stripes(tmp_path, 20)), tmp_path / "out", Silent(), device="cpu")
+    report = made.report
     assert report["warnings"] == [] and report["unsure"] == [] and report["all"]["wrong_untranslated"] <= 0.25
 
 
@@ -161,7 +172,7 @@ def in_place(path: Path, old: bytes = b"IDAT") -> None:
 def test_a_damaged_set_is_noticed_and_made_whole(spoil: Callable[[Path], None], once: dict[str, Path],
                                                  tmp_path: Path) -> None:
     """In-place edits of a set go through its hard links into the staged translations, which are made again."""
-    recipe, out = copied(once["scenes"], tmp_path / "scenes", scenes_recipe)
+    recipe, out = copied(once["scenes"], tmp_path / "scenes", brief_scenes)
     card = out / "set" / "README.md"  # quotes the recipe, which says where the images lie
     card.write_text(card.read_text().replace(f"{once['scenes']} by a model", str(tmp_path / "scenes")))
     before = contents(out / "set")
@@ -175,10 +186,10 @@ def test_a_damaged_set_is_noticed_and_made_whole(spoil: Callable[[Path], None], 
 
 
 def test_the_metadata_of_an_imagefolder_is_covered_by_the_manifest(once: dict[str, Path], tmp_path: Path) -> None:
-    write_stripes(tmp_path)
+    write_stripes(tmp_path, 2)
     write_image_folder(tmp_path / "hf")
     layout = {"kind": "imagefolder", "folder": str(tmp_path / "hf"), "names": CLASSES["names"]}
-    recipe, models = stripes_recipe(tmp_path, adapt={"source": layout}), [once["stripes"] / "out" / "translator"]
+    recipe, models = brief_stripes(tmp_path, adapt={"source": layout}), [once["stripes"] / "out" / "translator"]
     make(recipe, tmp_path / "out", Silent(), models=models, device="cpu")
     metadata = tmp_path / "out/set/train/metadata.jsonl"
     before = metadata.read_bytes()
@@ -194,7 +205,7 @@ def test_the_metadata_of_an_imagefolder_is_covered_by_the_manifest(once: dict[st
 def test_the_ledger_of_a_conversion_knows_what_was_written(once: dict[str, Path]) -> None:
     staged = once["scenes"] / "out" / "translated"
     done = [row for row in read_lines(staged / LEDGER) if row["status"] == "done"]
-    assert len(done) == 20
+    assert len(done) == 6
     for row in done:
         assert hashlib.sha256((staged / row["output"]).read_bytes()).hexdigest() == row["sha256"]
 
@@ -216,7 +227,7 @@ def test_the_ledger_of_a_conversion_knows_what_was_written(once: dict[str, Path]
         "label of the set rewritten", "image of the set gone", "manifest broken"])
 def test_a_set_that_is_not_whole_or_not_of_this_source_is_refused_by_name(
         spoil: Callable[[Path], None], message: str, once: dict[str, Path], tmp_path: Path) -> None:
-    recipe, out = copied(once["scenes"], tmp_path / "scenes", scenes_recipe)
+    recipe, out = copied(once["scenes"], tmp_path / "scenes", brief_scenes)
     spoil(tmp_path / "scenes")
     with pytest.raises(DataError, match=f"{out}/set: .*{message}.*; run again: translate adapt make RECIPE"):
         evaluate(recipe, out, Silent(), device="cpu")
@@ -225,10 +236,10 @@ def test_a_set_that_is_not_whole_or_not_of_this_source_is_refused_by_name(
 
 def test_a_source_image_that_was_given_another_class_is_refused(tmp_path: Path, once: dict[str, Path]) -> None:
     """In the only layout where an image keeps its name and its content with it."""
-    write_stripes(tmp_path)
+    write_stripes(tmp_path, 2)
     write_image_folder(tmp_path / "hf")
     layout = {"kind": "imagefolder", "folder": str(tmp_path / "hf"), "names": CLASSES["names"]}
-    recipe = stripes_recipe(tmp_path, adapt={"source": layout})
+    recipe = brief_stripes(tmp_path, adapt={"source": layout})
     make(recipe, tmp_path / "out", Silent(), models=[once["stripes"] / "out" / "translator"], device="cpu")
     metadata = tmp_path / "hf/train/metadata.jsonl"
     metadata.write_bytes(metadata.read_bytes().replace(b"upright", b"lying", 1))
@@ -237,7 +248,7 @@ def test_a_source_image_that_was_given_another_class_is_refused(tmp_path: Path, 
 
 
 def test_a_set_of_another_recipe_is_refused(once: dict[str, Path]) -> None:
-    recipe, out = stripes_recipe(once["stripes"]), once["stripes"] / "out"
+    recipe, out = brief_stripes(once["stripes"]), once["stripes"] / "out"
     with pytest.raises(DataError, match=r"made with adapt.reject None, and the recipe says 0.5; run again"):
         evaluate(changed(recipe, reject=0.5), out, Silent(), device="cpu")
     with pytest.raises(RunError, match=r"translator.semantic.weight: 1.0 → 3.0"):
@@ -250,7 +261,7 @@ def test_a_set_of_another_recipe_is_refused(once: dict[str, Path]) -> None:
 @pytest.mark.slow
 def test_the_table_takes_the_sets_of_the_last_make_and_says_how_many(tmp_path: Path) -> None:
     """Not what else begins with their name, and no set of an earlier call."""
-    recipe, out = stripes_recipe(write_stripes(tmp_path, 6), adapt={"seeds": 1}), tmp_path / "out"
+    recipe, out = brief_stripes(write_stripes(tmp_path, 6)), tmp_path / "out"
     two = changed(recipe, variants=2)
     make(two, out, Silent(), device="cpu")
     (out / "settings").mkdir()
@@ -266,16 +277,16 @@ def test_the_table_takes_the_sets_of_the_last_make_and_says_how_many(tmp_path: P
 
 @pytest.mark.parametrize("split", ["test", "train"])
 def test_target_labels_of_which_nothing_counts_are_refused(split: str, once: dict[str, Path], tmp_path: Path) -> None:
-    recipe, out = copied(once["scenes"], tmp_path / "scenes", scenes_recipe)
+    recipe, out = copied(once["scenes"], tmp_path / "scenes", brief_scenes)
     for path in (tmp_path / "scenes" / "target" / split / "masks").iterdir():
         save(path, np.full((32, 32), 255, np.uint8))
-    with pytest.raises(DataError, match="target: all pixels of its 20 labels are ignored"):
+    with pytest.raises(DataError, match="target: all pixels of its 6 labels are ignored"):
         evaluate(recipe, out, Silent(), device="cpu")
     assert not (out / "results.jsonl").exists()
 
 
 def test_source_labels_of_which_nothing_counts_are_refused(tmp_path: Path) -> None:
-    recipe = scenes_recipe(write_scenes(tmp_path, 3))
+    recipe = brief_scenes(write_scenes(tmp_path, 3))
     for path in (tmp_path / "source" / "train" / "masks").iterdir():
         save(path, np.full((32, 32), 255, np.uint8))
     with pytest.raises(DataError, match="source: all pixels of its 3 labels are ignored"):
@@ -284,26 +295,26 @@ def test_source_labels_of_which_nothing_counts_are_refused(tmp_path: Path) -> No
 
 def test_a_table_says_what_it_was_tested_on_and_what_not(once: dict[str, Path], tmp_path: Path) -> None:
     """Scores of two classes stood there as if they were of all three."""
-    recipe, out = copied(once["scenes"], tmp_path / "scenes", scenes_recipe)
+    recipe, out = copied(once["scenes"], tmp_path / "scenes", brief_scenes)
     for path in (tmp_path / "scenes" / "target" / "test" / "masks").iterdir():
         save(path, np.where(scene(int(path.stem) + 1000, True)[1] == 0, 0, 1).astype(np.uint8))
     data = find_table_data(recipe, out)
     assert data.missing == ("target test labels: holds no pixel of class disc (1 of 3 classes); no score of the table "
                             "says anything about it",)
-    assert str(data.tested) == "20,480 pixels of 2 of 3 classes"
+    assert str(data.tested) == "6,144 pixels of 2 of 3 classes"
 
 
 def test_one_unreadable_source_image_does_not_cost_the_table(once: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "stripes"
     shutil.copytree(once["stripes"], folder)
-    recipe = changed(stripes_recipe(folder, adapt={"seeds": 1}), images=16)
+    recipe = brief_stripes(folder)
     broken = folder / "source/train/lying/003.png"
     broken.write_bytes(broken.read_bytes()[:60])
     (made,) = make(recipe, folder / "new", Silent(), models=[once["stripes"] / "out/translator"], device="cpu")
     assert made.failed == 1
     report = Silent()
     table = evaluate(recipe, folder / "new", report, device="cpu")
-    assert table["num_source"] == 39 and "source" in table["rows"]
+    assert table["num_source"] == 19 and "source" in table["rows"]
     assert any("1 could not be read" in line and "train/lying/003.png" in line for line in report.lines)
 
 
@@ -312,7 +323,7 @@ def test_one_unreadable_source_image_does_not_cost_the_table(once: dict[str, Pat
 
 def test_a_result_is_taken_for_done_only_while_all_it_was_made_from_is_as_it_was(once: dict[str, Path],
                                                                                tmp_path: Path) -> None:
-    recipe, out = copied(once["stripes"], tmp_path / "stripes", stripes_recipe)
+    recipe, out = copied(once["stripes"], tmp_path / "stripes", brief_stripes)
 
     def keys(recipe: Recipe = recipe) -> dict[str, str]:
         data = find_table_data(recipe, out)
@@ -330,7 +341,7 @@ def test_a_result_is_taken_for_done_only_while_all_it_was_made_from_is_as_it_was
 
 def test_images_that_are_read_in_another_way_have_other_results(once: dict[str, Path], tmp_path: Path) -> None:
     """Of a set by a named model, which the recipe's `data` does not bind."""
-    recipe, out = stripes_recipe(once["stripes"]), tmp_path / "out"
+    recipe, out = brief_stripes(once["stripes"]), tmp_path / "out"
     make(recipe, out, Silent(), models=[once["stripes"] / "out" / "translator"], device="cpu")
     rows = ("source", "resolution", "translated", "oracle")
     keys = []
@@ -356,7 +367,7 @@ class Breaking(Silent):
 
 def test_a_translator_that_was_begun_keeps_its_task_network_whatever_the_recipe_says_now(
         once: dict[str, Path], tmp_path: Path) -> None:
-    recipe, out = stripes_recipe(once["stripes"]), tmp_path / "out"
+    recipe, out = brief_stripes(once["stripes"]), tmp_path / "out"
     with pytest.raises(Interrupted):
         make(recipe, out, Breaking(), device="cpu")
     assert json.loads((out / "translator" / "status.json").read_text())["state"] != "finished"
@@ -374,7 +385,7 @@ def test_a_translator_that_was_begun_keeps_its_task_network_whatever_the_recipe_
                                    lambda task: in_place(task / "task.safetensors", b"}")], ids=["gone", "changed"])
 def test_a_translator_does_not_go_on_with_another_task_network(spoil: Callable[[Path], None], once: dict[str, Path],
                                                                tmp_path: Path) -> None:
-    recipe, out = stripes_recipe(once["stripes"]), tmp_path / "out"
+    recipe, out = brief_stripes(once["stripes"]), tmp_path / "out"
     with pytest.raises(Interrupted):
         make(recipe, out, Breaking(), device="cpu")
     spoil(out / "task")
@@ -390,13 +401,13 @@ def test_sources_that_were_only_touched_train_nothing_again(once: dict[str, Path
                                                          out / "set/manifest.jsonl")}
     for path in (once["stripes"] / "source").rglob("*.png"):
         os.utime(path)
-    make(stripes_recipe(once["stripes"]), out, Silent(), device="cpu")
+    make(brief_stripes(once["stripes"]), out, Silent(), device="cpu")
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
 def test_a_folder_with_records_of_an_earlier_version_is_taken_as_it_is(once: dict[str, Path], tmp_path: Path) -> None:
     """They called `made_from` otherwise in two of four files. Nothing is looked at, trained or put together again."""
-    recipe, out = changed(stripes_recipe(once["stripes"]), seeds=1), tmp_path / "out"
+    recipe, out = brief_stripes(once["stripes"]), tmp_path / "out"
     shutil.copytree(once["stripes"] / "out", out)
     for file, name in (("checked.json", "digest"), ("task/task.json", "about"), ("judge/task.json", "about"),
                        ("consistency.json", "about")):
@@ -421,7 +432,7 @@ def test_a_folder_with_records_of_an_earlier_version_is_taken_as_it_is(once: dic
 
 @pytest.mark.parametrize("finished", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_folder_that_was_moved_goes_on_where_it_was(finished: bool, once: dict[str, Path], tmp_path: Path) -> None:
-    recipe = stripes_recipe(once["stripes"])
+    recipe = brief_stripes(once["stripes"])
     if finished:
         make(recipe, tmp_path / "here", Silent(), device="cpu")
     else:
@@ -436,7 +447,7 @@ def test_a_folder_that_was_moved_goes_on_where_it_was(finished: bool, once: dict
 
 
 def test_what_is_refused_is_not_advised_to_go_on_by_another_command(once: dict[str, Path]) -> None:
-    recipe = changed(stripes_recipe(once["stripes"]), semantic={"weight": 3.0})
+    recipe = changed(brief_stripes(once["stripes"]), semantic={"weight": 3.0})
     with pytest.raises(RunError, match=r"translator.semantic.weight: 1.0 → 3.0") as raised:
         make(recipe, once["stripes"] / "out", Silent(), device="cpu")
     assert "translate train" not in str(raised.value) and "--out" in str(raised.value)
@@ -447,14 +458,14 @@ def test_what_is_refused_is_not_advised_to_go_on_by_another_command(once: dict[s
 
 def test_a_set_of_which_nothing_is_left_is_an_error_of_make_and_no_set_for_the_table(once: dict[str, Path],
                                                                                    tmp_path: Path) -> None:
-    recipe, out = copied(once["scenes"], tmp_path / "scenes", scenes_recipe)
-    strict = changed(recipe, reject=1e-9)
+    recipe, out = copied(once["scenes"], tmp_path / "scenes", brief_scenes)
+    strict = changed(recipe, reject=1e-9, images=80)  # so that the judge has opinions
     for _ in range(2):
-        with pytest.raises(DataError, match=r"out/set: nothing is left of it: of 20 images 0 failed and 20 were "
+        with pytest.raises(DataError, match=r"out/set: nothing is left of it: of 6 images 0 failed and 6 were "
                                             r"rejected.*adapt.reject"):
             make(strict, out, Silent(), models=[once["scenes"] / "out" / "translator"], device="cpu")
     report = json.loads((out / "preservation.json").read_text())
-    assert report["counts"] == {"kept": 0, "rejected": 20, "failed": 0} and report["lost"] == ["sky", "ground", "disc"]
+    assert report["counts"] == {"kept": 0, "rejected": 6, "failed": 0} and report["lost"] == ["sky", "ground", "disc"]
     with pytest.raises(DataError, match="set: nothing was left of it when it was made last"):
         evaluate(strict, out, Silent(), device="cpu")
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from tests.commands import Command, call, launch
 from tests.conftest import waves
-from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, unseen_recipe
+from tests.runs import UNSEEN, Silent, cyclegan_recipe, pix2pix_recipe, unseen_recipe
 from translate.cli import console, progress
 from translate.cli.app import TorchCommand, command_line
 from translate.cli.converting import is_of_the_other_side
@@ -36,13 +36,14 @@ from translate.training.loop import train
 @pytest.fixture(scope="module")
 def run(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "toy"
-    train(cyclegan_recipe(shared_pairs), folder, Silent())
+    stages = [{"resolution": 16, "images": 4, "batch_size": 2}]
+    train(cyclegan_recipe(shared_pairs, stages=stages, every=UNSEEN), folder, Silent())
     return folder
 
 
 def test_train_prints_the_resolved_recipe_where_it_is_asked_for_and_how_to_go_on(
         shared_pairs: Path, tmp_path: Path, said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "toy.yaml").write_text(pix2pix_recipe(shared_pairs).dump_yaml())
+    (tmp_path / "toy.yaml").write_text(unseen_recipe(shared_pairs).dump_yaml())
     words = ("train", tmp_path / "toy.yaml", "--run", tmp_path / "run", "--set", "seed=7")
     assert call(monkeypatch, *words, "--show-recipe") == 0
     printed = said.getvalue()
@@ -98,7 +99,7 @@ def test_a_conversion_in_bounded_memory_gives_the_same_images(run: Path, tmp_pat
                                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips, with every norm's statistics over the whole image: no tile differs from its neighbour."""
     (tmp_path / "in").mkdir()
-    Image.fromarray(waves(3, (600, 700))).save(tmp_path / "in" / "x.png")
+    Image.fromarray(waves(3, (400, 500))).save(tmp_path / "in" / "x.png")
     words = ("convert", tmp_path / "in", "--model", run, "--precision", "fp32")
     assert call(monkeypatch, *words[:2], tmp_path / "whole", *words[2:]) == 0
     assert call(monkeypatch, *words[:2], tmp_path / "strips", *words[2:], "--memory", "80MB") == 0
@@ -221,7 +222,7 @@ def test_check_and_train_agree_on_data_without_test_images(shared_pairs: Path, t
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """A note where the training goes on without scores, an error where the recipe insists on them."""
     sides = {"a": str(shared_pairs / "trainA"), "b": str(shared_pairs / "trainB")}
-    small = pix2pix_recipe(shared_pairs).dump()
+    small = unseen_recipe(shared_pairs).dump()
     for kind, place in (("paired", sides), ("computed", {"folder": sides["b"]})):
         for number, (evaluate, checked, trained) in enumerate((("auto", 0, 0), (4, 5, 2))):
             file = tmp_path / f"{kind}{number}.yaml"
@@ -302,7 +303,7 @@ def test_a_model_of_label_maps_converts_label_maps(tmp_path: Path, said: io.Stri
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(path)
     data = {"kind": "labels", "folder": str(tmp_path / "data"), "classes": 4, "resize": None}
-    train(validate(Recipe, pix2pix_recipe(tmp_path).dump() | {"data": data}, "toy"), tmp_path / "run", Silent())
+    train(validate(Recipe, unseen_recipe(tmp_path).dump() | {"data": data}, "toy"), tmp_path / "run", Silent())
     labels = tmp_path / "data" / "test_label"
     assert call(monkeypatch, "convert", labels, tmp_path / "out", "--model", tmp_path / "run") == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
@@ -313,7 +314,7 @@ def test_a_model_of_label_maps_converts_label_maps(tmp_path: Path, said: io.Stri
 
 def test_the_release_says_what_it_is(run: Path) -> None:
     about = json.loads((run / "release" / "release.json").read_text())
-    assert about["directions"] == ["ab", "ba"] and about["images"] == 20
+    assert about["directions"] == ["ab", "ba"] and about["images"] == 4
     assert "cyclegan" in (run / "release" / "README.md").read_text()
     assert "--model <this folder> --resize trained --size input\n" in (run / "release" / "README.md").read_text()
     assert load_release(run / "release").name == "toy"

@@ -134,7 +134,7 @@ def test_a_file_that_is_no_recipe_is_refused_whatever_it_holds(name: str, tmp_pa
     if name == "a folder.yaml":
         file.mkdir()
     elif name != "/dev/zero":
-        contents = {"large.yaml": b"#" * 300_000, "nested.yaml": b"[" * 20_000, "no text.yaml": b"\xff\x00"}
+        contents = {"large.yaml": b"#" * 300_000, "nested.yaml": b"[\n" * 20_000, "no text.yaml": b"\xff\x00"}
         file.write_bytes(contents[name])
     with pytest.raises(RecipeError) as caught:
         load_recipe(file)

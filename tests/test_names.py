@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tests.conftest import write_pairs
 from tests.covering import one_in
-from tests.runs import Silent, pix2pix_recipe
+from tests.runs import Silent, least_recipe
 from translate.cli import console, main
 from translate.cli.progress import Display
 from translate.errors import DataError, visible
@@ -161,8 +161,8 @@ def test_a_training_on_names_in_another_encoding_has_its_report(tmp_path: Path) 
     write_pairs(data)
     for path in list(data.rglob("*.png")):
         path.rename(path.with_name(os.fsdecode("写真".encode("cp932")) + path.name))
-    recipe = pix2pix_recipe(data, stages=[{"resolution": 64, "images": 4, "batch_size": 2}],
-                            every={"log": 2, "sample": 4, "checkpoint": 4, "evaluate": 4})
+    recipe = least_recipe(data, stages=[{"resolution": 16, "images": 4, "batch_size": 2}],
+                          every={"log": 2, "sample": 4, "checkpoint": 4, "evaluate": 4})
     run, heard = tmp_path / "run", Silent()
     train(recipe, run, heard)
     assert not [line for line in heard.lines if "warning: no report" in line]
@@ -189,7 +189,7 @@ def test_no_report_is_promised_where_there_is_none(tmp_path: Path, said: io.Stri
 
     write_pairs(tmp_path / "pairs")
     file = tmp_path / "x.yaml"
-    file.write_text(pix2pix_recipe(tmp_path / "pairs").dump_yaml())
+    file.write_text(least_recipe(tmp_path / "pairs").dump_yaml())
     monkeypatch.setattr(loop, "train", lambda recipe, folder, *rest, **options: folder.mkdir())
     monkeypatch.setattr(sys, "argv", ["translate", "train", str(file), "--run", str(tmp_path / "run")])
     with pytest.raises(SystemExit):

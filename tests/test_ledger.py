@@ -178,7 +178,7 @@ def test_what_another_converter_has_written_meanwhile_is_not_foreign(source: Pat
 def test_converters_at_the_same_time_end_with_all_files_done_once(shards: tuple[Shard | None, ...], source: Path,
                                                                   tmp_path: Path) -> None:
     out, whole, summaries = tmp_path / "out", tmp_path / "whole", []
-    fill(source, 24)
+    fill(source, 12)
     converted(source, whole)
     threads = [threading.Thread(target=lambda shard=shard: summaries.append(converted(source, out, shard=shard)))
                for shard in shards]
@@ -189,7 +189,7 @@ def test_converters_at_the_same_time_end_with_all_files_done_once(shards: tuple[
     assert len(summaries) == 2 and [row for summary in summaries for row in summary.failed] == []
     assert {name: value for name, value in tree(out).items() if "ledger" not in name}.items() <= tree(whole).items()
     last = converted(source, out)
-    assert not last.failed and last.converted + last.already == 24
+    assert not last.failed and last.converted + last.already == 12
     assert {name for name in tree(out) if "ledger" not in name} == set(tree(whole))
 
 

@@ -167,25 +167,26 @@ def _registered(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float, tuple[
     """Return the affine map (2, 3) from a to b, the correlation of what was compared, and a and b on it."""
     # A shift first, then the map, from coarse edges to fine ones
     window = cv2.createHanningWindow(a.shape[1::-1], cv2.CV_32F)
-    fine_a, fine_b = _edges(a, 1.0), _edges(b, 1.0)
+    edges = {sigma: (_edges(a, sigma), _edges(b, sigma)) for sigma in EDGE_SCALES}
+    fine_a, fine_b = edges[EDGE_SCALES[-1]]
     (right, down), _ = cv2.phaseCorrelate(fine_a - fine_a.mean(), fine_b - fine_b.mean(), window)
     matrix = np.array([[1, 0, right], [0, 1, down]], np.float32)
     correlation = 0.0
     for sigma in EDGE_SCALES:
-        correlation, matrix = _by_ecc(_edges(a, sigma), _edges(b, sigma), matrix, blur=5)
+        correlation, matrix = _by_ecc(*edges[sigma], matrix, blur=5)
 
     # Then by colours, where those of b can be told from those of a
-    better, by_edges = matrix, correlation
+    better, by_edges, colours = matrix, correlation, _colours(a)
     for _ in range(3):
-        predicted, seen, coloured = _prediction(a, b, better)
+        predicted, seen, coloured = _prediction(colours, b, better)
         if coloured < BY_COLOURS:
             break
         correlation, better = _by_ecc(predicted, _details(b[..., seen]), better, blur=1)
     else:
-        predicted, seen, coloured = _prediction(a, b, better)
+        predicted, seen, coloured = _prediction(colours, b, better)
         if coloured >= max(BY_COLOURS, by_edges - 0.05):
             return better, coloured, (predicted, _details(_on(b, better)[..., seen]))
-    return matrix, by_edges, (fine_a, _edges(_on(b, matrix), 1.0))
+    return matrix, by_edges, (fine_a, _edges(_on(b, matrix), EDGE_SCALES[-1]))
 
 
 def _by_ecc(a: np.ndarray, b: np.ndarray, matrix: np.ndarray, blur: int) -> tuple[float, np.ndarray]:
@@ -202,13 +203,16 @@ def _on(b: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return warped if warped.ndim == 3 else warped[..., None]
 
 
-def _prediction(a: np.ndarray, b: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, int, float]:
-    """Return the details of the channel of b that the colours of a tell best, as they tell them; its number, and the
-    correlation with the real ones."""
-    # A polynomial of degree two, and each channel's cube
+def _colours(a: np.ndarray) -> np.ndarray:
+    """Return the terms by which colours of a tell those of b: a polynomial of degree two, and each channel's cube."""
     channels = [a[..., number] for number in range(a.shape[2])]
-    terms = np.stack([np.ones_like(channels[0]), *channels, *(channel**3 for channel in channels),
-                      *(one * other for number, one in enumerate(channels) for other in channels[number:])], -1)
+    return np.stack([np.ones_like(channels[0]), *channels, *(channel**3 for channel in channels),
+                     *(one * other for number, one in enumerate(channels) for other in channels[number:])], -1)
+
+
+def _prediction(terms: np.ndarray, b: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, int, float]:
+    """Return the details of the channel of b that the colours of a (`terms`) tell best, as they tell them; its number,
+    and the correlation with the real ones."""
     target = _on(b, matrix)
     weights, *_ = np.linalg.lstsq(terms.reshape(-1, terms.shape[2])[::7], target.reshape(-1, target.shape[2])[::7],
                                   rcond=None)

@@ -77,9 +77,9 @@ def stabilised_recipe(data: Path, /, **changes: Any) -> Recipe:
         "pace": {"discriminator": 2, "warmup": 4}}
     adam = {"kind": "adam", "clip": 0.5}
     stages = [{"resolution": 16, "images": 12, "batch_size": 2},
-              {"resolution": 24, "images": 8, "batch_size": 2, "lr": {"kind": "linear"}}]
-    return cyclegan_recipe(data, translator=translator, stages=stages,
-                           **{"optimizer": {"generator": adam, "discriminator": adam}} | changes)
+              {"resolution": 24, "images": 4, "batch_size": 2, "lr": {"kind": "linear"}}]
+    optimizer = {"generator": adam, "discriminator": adam}
+    return cyclegan_recipe(data, translator=translator, **{"optimizer": optimizer, "stages": stages} | changes)
 
 
 class Silent:

@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.runs import UNSEEN, Silent, cyclegan_recipe, final_state, least_recip
 from translate import files
 from translate.errors import CheckpointError, DiskError
 from translate.foreign import read_lines
+from translate.recipe import Recipe
 from translate.runs.checkpoint import RunState, newest_checkpoint, read_progress, save_checkpoint
 from translate.runs.folder import RunFolder
 from translate.runs.manifest import seal, verify
@@ -30,11 +32,19 @@ from translate.training.loop import Run, train
 from translate.training.processes import make_accelerator
 
 
+@pytest.fixture(scope="module")
+def begun(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """A run with a checkpoint of four images, once for all tests that go on with a copy of it."""
+    recipe, folder = cyclegan_recipe(shared_pairs, guard=None, every=UNSEEN), tmp_path_factory.mktemp("begun") / "run"
+    train_until(recipe, folder, 4)
+    return recipe, folder
+
+
 @pytest.fixture
-def run(shared_pairs: Path, tmp_path: Path) -> Run:
+def run(begun: tuple[Recipe, Path], tmp_path: Path) -> Run:
     """A run of six images, with a checkpoint of four."""
-    recipe = cyclegan_recipe(shared_pairs, guard=None)
-    train_until(recipe, tmp_path / "run", 4)
+    recipe, folder = begun
+    shutil.copytree(folder, tmp_path / "run")
     held = Run(recipe, RunFolder(tmp_path / "run"), make_accelerator(recipe, tmp_path / "run"), Silent())
     held.restore()
     held.progress.images += 2

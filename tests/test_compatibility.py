@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 import translate
 from tests.conftest import write_pairs
+from tests.covering import one_in
 from tests.runs import Silent, final_state, train_until, unseen_recipe
 from translate.cli import main
 from translate.errors import RunError
@@ -131,7 +132,7 @@ FORGETTING: dict[str, tuple[Any, Callable[..., Any]]] = {  # whose `load_state_d
 }
 
 
-@pytest.mark.parametrize("forgotten", FORGETTING)
+@pytest.mark.parametrize("forgotten", one_in(2, list(FORGETTING)))
 def test_a_resume_that_forgets_something_ends_elsewhere(
         forgotten: str, earlier: Path, command: Callable[..., str], outputs: dict[str, torch.Tensor],
         monkeypatch: pytest.MonkeyPatch) -> None:

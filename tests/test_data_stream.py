@@ -87,8 +87,7 @@ def test_the_number_of_workers_and_the_point_of_resuming_never_change_the_stream
         samples: Callable[..., Samples], toy: Path) -> None:
     data = samples(toy, resize=45, augment=("flip", "flip_vertical", "rotate90"))
     whole = digest(stream(data))
-    for workers in (1, 3):
-        assert digest(stream(data, workers=workers)) == whole
+    assert digest(stream(data, workers=3)) == whole
     rest = digest(itertools.islice(stream(data), 3, None))
     assert digest(stream(data, start=12, workers=2)) == rest != whole
 
@@ -394,12 +393,12 @@ def test_a_stream_that_is_left_early_leaves_no_process_behind(toy: Path) -> None
 
 def test_workers_leave_signals_to_the_parent(toy: Path) -> None:
     """A launcher signals the whole group; were the workers to die of it, the parent could not save."""
-    unfinished = stream(paired(toy), stop=400, workers=2)
+    unfinished = stream(paired(toy), stop=80, workers=2)
     next(unfinished)
     for child in multiprocessing.active_children():
         os.kill(child.pid or 0, signal.SIGTERM)
         os.kill(child.pid or 0, signal.SIGINT)
-    assert sum(1 for _ in unfinished) == 99
+    assert sum(1 for _ in unfinished) == 19
 
 
 def test_a_signal_that_comes_before_a_worker_can_refuse_it_is_refused_as_well(toy: Path,

@@ -35,7 +35,7 @@ def test_a_look_that_runs_out_of_memory_changes_nothing_of_the_training(
     """The generator, with batch norm and dropout, fails in its forward: every network's mode is as it was, and the run
     ends with the weights of one that had memory enough."""
     cadence, words = LOOKS[look]
-    recipe = pix2pix_recipe(shared_pairs, every={"log": 4, "checkpoint": 4} | cadence)
+    recipe = pix2pix_recipe(shared_pairs, every={"log": 4, "checkpoint": 4} | cadence, evaluate={"images": 2})
     whole = trained(pix2pix_recipe(shared_pairs, every=UNSEEN | {"probe": NEVER}))  # no look changes anything
     runs: list[loop.Run] = []
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,15 @@ from PIL import Image
 from tests.cluster import Elsewhere
 from tests.commands import call
 from tests.conftest import waves, write_pairs
-from tests.runs import Silent, cyclegan_recipe, final_state, in_a_process, least_recipe, pix2pix_recipe, train_until
+from tests.runs import (
+    UNSEEN,
+    Silent,
+    cyclegan_recipe,
+    final_state,
+    least_recipe,
+    pix2pix_recipe,
+    train_until,
+)
 from translate.cards.cards import find_card, prepare
 from translate.convert import convert
 from translate.data.scale import OWN_SIZE
@@ -51,6 +59,8 @@ from translate.schema import validate
 from translate.training.loop import train
 from translate.training.processes import make_accelerator
 
+SHOWN = 56  # px; so near to the images' own size of 72 px that they are scored in one size alone
+
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
     """What a run recorded of its evaluations, without how long they took."""
@@ -62,10 +72,11 @@ def spoilt_recipe(data: Path, **changes: Any) -> Recipe:
     """A run that learns something in its first stage and loses it in the second, where the learning rate is absurd."""
     document = least_recipe(data).dump()
     document["optimizer"]["generator"] = {"kind": "adam", "lr": 2e-3}
+    document["data"]["resize"] = SHOWN
     document["stages"] = [{"resolution": 16, "images": 12, "batch_size": 2},
                           {"resolution": 16, "images": 40, "batch_size": 2, "lr": {"kind": "constant", "factor": 1000}}]
     document |= {"every": {"log": 4, "sample": None, "checkpoint": 4, "evaluate": 4},
-                 "evaluate": {"metric": "l1", "patience": 3}, **changes}
+                 "evaluate": {"metric": "l1", "patience": 3}, "guard": None, **changes}
     return validate(Recipe, document, "spoilt")
 
 
@@ -101,12 +112,15 @@ def test_a_run_that_gets_worse_keeps_its_best_and_stops_with_a_reason(spoilt: tu
 def test_the_best_and_the_patience_survive_a_kill(at: int, spoilt: tuple[Path, Silent], shared_pairs: Path,
                                                   tmp_path: Path) -> None:
     """The resumed run is the uninterrupted one, bit for bit: state, best checkpoint and scores."""
-    process, seen = in_a_process(spoilt_recipe(shared_pairs), tmp_path / "run")
-    while process.is_alive() and seen.value < at:
-        time.sleep(0.001)
-    assert process.is_alive(), "a kill after the end would prove nothing"
-    process.kill()
+    def kill(images: int) -> None:
+        if images == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=train, args=(
+        spoilt_recipe(shared_pairs), tmp_path / "run", Silent(kill)))
+    process.start()
     process.join()
+    assert process.exitcode == -signal.SIGKILL, "a kill after the end would prove nothing"
     train(spoilt_recipe(shared_pairs), tmp_path / "run", Silent(), resume=True)
     assert final_state(tmp_path / "run") == final_state(spoilt[0])
     assert evaluations(tmp_path / "run") == evaluations(spoilt[0])
@@ -153,14 +167,15 @@ def test_a_lost_best_checkpoint_is_named_and_another_is_found(spoilt: tuple[Path
 
 
 @pytest.mark.parametrize(("make", "evaluate"), [
-    (pix2pix_recipe, 2), pytest.param(cyclegan_recipe, 10, marks=pytest.mark.slow)])
+    (pix2pix_recipe, 4), pytest.param(cyclegan_recipe, 10, marks=pytest.mark.slow)])
 def test_evaluating_changes_nothing_of_the_training(make: Any, evaluate: int, shared_pairs: Path, tmp_path: Path,
                                                     trained: Callable[[Recipe], Path]) -> None:
-    """With dropout, batch norm, pools and random numbers: the networks are those of a run without evaluations."""
-    whole = make(shared_pairs).dump()
-    short = {"stages": [stage | {"images": 10} for stage in whole["stages"]]}
-    without = make(shared_pairs, every=whole["every"] | {"evaluate": None}, **short)
-    train(make(shared_pairs, every=whole["every"] | {"evaluate": evaluate}, **short), tmp_path / "run", Silent())
+    """With dropout, batch norm, pools and random numbers: the networks are those of a run without evaluations, and
+    without pictures.
+    """
+    short = {"stages": [stage | {"images": 8} for stage in make(shared_pairs).dump()["stages"]]}
+    without = make(shared_pairs, every=UNSEEN, **short)
+    train(make(shared_pairs, every=UNSEEN | {"evaluate": evaluate, "sample": 4}, **short), tmp_path / "run", Silent())
     says_so = ("state.json", "recipe.json")  # that it has evaluated
     found, expected = ({name: entry for name, entry in final_state(run).items() if name not in says_so}
                        for run in (tmp_path / "run", trained(without)))
@@ -209,13 +224,15 @@ def unpaired(tmp_path: Path) -> Path:
 
 def unrelated(home: Path, **changes: Any) -> Recipe:
     """A CycleGAN of images of which no recipe says that they are pairs."""
-    return cyclegan_recipe(home, data={"kind": "unpaired", "folder": str(home), "resize": 40}, **changes)
+    stages = [{"resolution": 16, "images": 4, "batch_size": 2}]
+    return cyclegan_recipe(home, data={"kind": "unpaired", "folder": str(home), "resize": SHOWN},
+                           **{"stages": stages} | changes)
 
 
 def evaluate_once(data: Path, out: Path) -> None:
     """One evaluation of a new translator, in a process of a group."""
     AcceleratorState._reset_state(reset_partial_state=True)  # what this process was forked from had joined no group
-    recipe = cyclegan_recipe(data)
+    recipe = cyclegan_recipe(data, data={"kind": "unpaired", "folder": str(data), "resize": SHOWN, "truth": True})
     accelerator = make_accelerator(recipe, out)
     torch.manual_seed(recipe.seed)
     evaluator = Evaluator(recipe, accelerator, "fp32")
@@ -226,12 +243,12 @@ def evaluate_once(data: Path, out: Path) -> None:
 
 def test_processes_share_an_evaluation_and_get_the_scores_of_one(shared_pairs: Path, with_features: None,
                                                                  tmp_path: Path) -> None:
-    for num in (1, 3):
+    for num in (1, 2):
         (tmp_path / str(num)).mkdir()
         debug_launcher(evaluate_once, (shared_pairs, tmp_path / str(num)), num_processes=num)
     alone = (tmp_path / "1" / "0.json").read_text()
     assert {"ssim", "l1", "kernel_distance", "recall", "similarity"} <= json.loads(alone).keys()
-    assert [path.read_text() for path in sorted((tmp_path / "3").iterdir())] == [alone] * 3
+    assert [path.read_text() for path in sorted((tmp_path / "2").iterdir())] == [alone] * 2
 
 
 def fail_in_one_process(data: Path, out: Path) -> None:
@@ -263,8 +280,7 @@ def test_an_error_of_one_process_is_raised_with_its_fields_in_all(shared_pairs: 
 
 
 def test_unpaired_data_are_judged_by_the_kernel_distance(unpaired: Path, with_features: None, tmp_path: Path) -> None:
-    train(unrelated(unpaired, every={"log": 4, "sample": 20, "checkpoint": 20, "evaluate": 10}),
-          tmp_path / "run", report := Silent())
+    train(unrelated(unpaired, every=UNSEEN | {"evaluate": 2}), tmp_path / "run", report := Silent())
     assert not any("untouched input" in line for line in report.lines), "a distance of five images is luck"
     records = evaluations(tmp_path / "run")
     assert [record["decided_by"] for record in records] == ["kernel_distance"] * 2
@@ -314,7 +330,8 @@ def test_the_automatic_cadence_looks_at_one_pixel_for_twenty_trained_on(shared_p
 
 @pytest.fixture(scope="module")
 def run(shared_pairs: Path, trained: Callable[[Recipe], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(trained(cyclegan_recipe(shared_pairs)), tmp_path_factory.mktemp("runs") / "toy"))
+    recipe = cyclegan_recipe(shared_pairs, stages=[{"resolution": 16, "images": 4, "batch_size": 2}])
+    return Path(shutil.copytree(trained(recipe), tmp_path_factory.mktemp("runs") / "toy"))
 
 
 @pytest.fixture

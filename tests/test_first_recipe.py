@@ -350,7 +350,7 @@ def test_large_images_are_trained_from_small_to_full_in_crops_that_the_card_take
     made, _ = first(tmp_path)
     assert [stage.size[0] for stage in made.recipe.stages] == [280, 560, 1124]
     assert [stage.resize for stage in made.recipe.stages] == [299, 598, None]  # as much of the picture in each
-    small = first_recipe(tmp_path / "images", tmp_path / "small.yaml", "1GB")
+    small = first_recipe(tmp_path / "images", tmp_path / "small.yaml", "1.5GB")
     assert small.recipe.stages[-1].size[0] < 1124 and "are the largest that fit" in "\n".join(small.lines)
 
 
@@ -389,11 +389,12 @@ def test_a_recipe_that_is_there_is_not_overwritten(tmp_path: Path, monkeypatch: 
 def test_a_plan_and_a_training_say_which_images_they_enlarge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                              said: io.StringIO) -> None:
     """A crop of 2000 px of photographs of 1600×1200 was planned with "yes", and trained on what was only blown up."""
-    from tests.runs import Interrupted, Silent, cyclegan_recipe
+    from tests.runs import UNSEEN, Interrupted, Silent, cyclegan_recipe
     from translate.training.loop import train
 
     two_sides(tmp_path / "images")
-    recipe = cyclegan_recipe(tmp_path / "images", guard=None, stages=[{"resolution": 96, "resize": 100, "images": 2}])
+    recipe = cyclegan_recipe(tmp_path / "images", guard=None, every=UNSEEN,
+                             stages=[{"resolution": 96, "resize": 100, "images": 2}])
     file = tmp_path / "mine.yaml"
     file.write_text(recipe.dump_yaml())
     assert call(monkeypatch, "plan", file, "--gpu", "8GB") == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import call
-from tests.runs import Interrupted, Silent, cyclegan_recipe
+from tests.runs import UNSEEN, Interrupted, Silent, cyclegan_recipe
 from translate.errors import UsageError
 from translate.optimizers import Constant, Linear
 from translate.recipe import Recipe
@@ -24,7 +24,7 @@ from translate.training.loop import train
 
 def short(data: Path) -> Recipe:
     stage = {"resolution": 16, "images": 4, "batch_size": 2}
-    return cyclegan_recipe(data, stages=[stage], every={"log": 2, "sample": None, "checkpoint": 4})
+    return cyclegan_recipe(data, stages=[stage], every=UNSEEN | {"log": 2})
 
 
 def images_seen(run: Path) -> int:
@@ -95,13 +95,14 @@ def test_more_images_are_for_a_run_that_is_there(tmp_path: Path, monkeypatch: py
 def test_a_training_begins_with_a_few_lines_and_counts_what_it_scores(shared_pairs: Path, tmp_path: Path) -> None:
     """A hundred lines of recipe hid how many images there were; an evaluation of minutes was silence."""
     told = Silent()
-    train(cyclegan_recipe(shared_pairs, precision="fp32", every={"log": 4, "sample": None, "evaluate": 20}),
-          tmp_path / "run", told)
+    stages = [{"resolution": 16, "images": 6, "batch_size": 2}, {"resolution": 24, "images": 4, "batch_size": 2}]
+    train(cyclegan_recipe(shared_pairs, precision="fp32", every={"log": 4, "sample": None, "evaluate": 10},
+                          stages=stages), tmp_path / "run", told)
     begun = [line for line in told.lines if line.split(":")[0] in ("data", "device", "end", "stage 1 of 2", "memory")]
     assert begun[0].startswith("data: 6 + 6 images to train on; ") and "held-out ones are scored" in begun[0]
     assert begun[1] == "device: cpu, fp32"
-    assert begun[2].startswith("end: after 20 images, each of these shown 3.3 times;")
-    assert begun[3].startswith("stage 1 of 2: crops of 16×16 px, 12 images, batch 2; images are shown at ")
+    assert begun[2].startswith("end: after 10 images, each of these shown 1.7 times;")
+    assert begun[3].startswith("stage 1 of 2: crops of 16×16 px, 6 images, batch 2; images are shown at ")
     assert begun[4].startswith("memory: plan ") and not any("optimizer:" in line for line in told.lines)
     assert "; steps alone at " in begun[4] and "measured" in begun[4]
     ends = [line for line in told.lines if line.startswith("time, as predicted")]

@@ -98,8 +98,8 @@ class TestVerdicts:
 def test_what_is_observed_is_the_same_in_micro_batches_and_under_every_plan() -> None:
     found = {}
     for plan, micro_batch in (("split", None), ("split", 1), ("plain", None), ("strips_blocks", 1)):
-        update = step(build(CycleGANConfig(generator=ResNetConfig(width=4, blocks=1),
-                                           discriminator=PatchGANConfig(width=4, layers=2), pool=0)),
+        update = step(build(CycleGANConfig(generator=ResNetConfig(width=2, blocks=1),
+                                           discriminator=PatchGANConfig(width=2, layers=2), pool=0)),
                       make_batch((32, 32)), plan, micro_batch)
         found[plan, micro_batch] = update.observed
     whole = found["split", None]
@@ -357,6 +357,8 @@ def test_a_gradient_that_overflows_fp16_is_the_scalers_business() -> None:
 
 EVERY = {"log": 4, "probe": 4, "sample": None, "checkpoint": 4, "evaluate": None}
 STAGES = [{"resolution": 16, "images": 40, "batch_size": 2}]
+UP_TO_20 = [{"resolution": 16, "images": 20, "batch_size": 2}]
+UP_TO_32 = [{"resolution": 16, "images": 32, "batch_size": 2}]
 
 
 def guarded_recipe(data: Path, **changes: Any) -> Recipe:
@@ -394,8 +396,7 @@ def test_diagnostics_are_logged_with_the_losses_and_shown_in_the_report(shared_p
     stages = [{"resolution": 16, "images": 8, "batch_size": 2}]
     for guard_config in ({}, None):
         run = tmp_path / str(guard_config)
-        train(cyclegan_recipe(shared_pairs, every=EVERY | {"evaluate": 8}, guard=guard_config, stages=stages), run,
-              report)
+        train(cyclegan_recipe(shared_pairs, every=EVERY, guard=guard_config, stages=stages), run, report)
         records = read_lines(run / "metrics.jsonl")
         losses, game, probes = ([record for record in records if record["kind"] == kind]
                                 for kind in ("train", "game", "probe"))
@@ -418,7 +419,7 @@ def test_looking_changes_nothing(make: Any, shared_pairs: Path, tmp_path: Path) 
     found = []
     for guard_config, probe in (({}, 4), (None, 1000)):
         run = tmp_path / str(probe)
-        short = {"stages": [{"resolution": 64 if make is pix2pix_recipe else 16, "images": 12, "batch_size": 2}]}
+        short = {"stages": [{"resolution": 64 if make is pix2pix_recipe else 16, "images": 8, "batch_size": 2}]}
         train(make(shared_pairs, every=EVERY | {"probe": probe}, guard=guard_config, **short), run, Silent())
         found.append({name: entry for name, entry in final_state(run).items() if "rator" in name or "rank" in name})
     assert found[0] == found[1]
@@ -427,21 +428,22 @@ def test_looking_changes_nothing(make: Any, shared_pairs: Path, tmp_path: Path) 
 def test_a_collapse_that_passes_is_rolled_back_and_the_run_goes_on_with_other_data(
         shared_pairs: Path, tmp_path: Path, trained: Callable[[Recipe], Path],
         monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = trained(guarded_recipe(shared_pairs))
+    recipe = guarded_recipe(shared_pairs, stages=UP_TO_32)
+    whole = trained(recipe)
     break_steps(monkeypatch, 4)
     run, report = tmp_path / "run", Silent()
     shown: list[tuple[int, dict[str, float]]] = []
     report.progress = lambda images, total, stage, losses, *_: shown.append((images, losses))  # type: ignore[method-assign]
-    train(guarded_recipe(shared_pairs), run, report)
+    train(recipe, run, report)
     assert [losses for (before, _), (images, losses) in pairwise(shown) if images < before] == [{}]
     (collapse,), (rollback,) = told(run, "collapse"), told(run, "rollback")
     assert "constant: generator_ab" in collapse["message"] and collapse["images"] == 28
     assert rollback["images"] == 20 and "rollback 1 of 3" in rollback["message"]
     assert any("constant: generator_ab" in line for line in report.lines)
     status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["rollbacks"], status["images"]) == ("finished", 1, 40)
+    assert (status["state"], status["rollbacks"], status["images"]) == ("finished", 1, 32)
     assert [record["images"] for record in read_lines(run / "metrics.jsonl") if record["kind"] == "train"] == list(
-        range(4, 41, 4)), "what was undone is recorded once"
+        range(4, 33, 4)), "what was undone is recorded once"
     assert "back to the healthy checkpoint at 20 images" in (run / "report.html").read_text()
     assert final_state(run)["generator_ab.safetensors"] != final_state(whole)["generator_ab.safetensors"], "other data"
 
@@ -569,7 +571,7 @@ def test_a_step_whose_numbers_are_not_finite_is_left_out(shared_pairs: Path, tmp
     """The run goes on behind it, in its learning rate and its data too."""
     blind_steps(monkeypatch, 3, 4, 9)
     run = tmp_path / "run"
-    train(guarded_recipe(shared_pairs), run, Silent())
+    train(guarded_recipe(shared_pairs, stages=UP_TO_20), run, Silent())
     skipped = told(run, "skipped")
     assert [event["images"] for event in skipped] == [4, 6, 16]
     assert "the loss" in skipped[0]["message"] and "number 1 of this run" in skipped[0]["message"]
@@ -598,7 +600,7 @@ def test_a_weight_that_is_not_finite_is_healed_from_the_checkpoint(shared_pairs:
             return super().step(stage, batch)
 
     monkeypatch.setattr(translate.training.loop, "Run", Struck)
-    train(guarded_recipe(shared_pairs), tmp_path / "run", Silent())
+    train(guarded_recipe(shared_pairs, stages=UP_TO_32), tmp_path / "run", Silent())
     (rollback,) = told(tmp_path / "run", "rollback")
     assert rollback["images"] == 16 and "the weights of generator_ab" in told(tmp_path / "run", "skipped")[0]["message"]
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
@@ -674,11 +676,11 @@ def test_the_zoo_shows_every_failure_and_no_healthy_training_alarms(tmp_path: Pa
 
 def test_a_resume_may_change_the_guard_and_take_it_from_there(shared_pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train_until(guarded_recipe(shared_pairs, guard=None), run, 10)
-    train(guarded_recipe(shared_pairs), run, Silent(), resume=True)
+    train_until(guarded_recipe(shared_pairs, guard=None, stages=UP_TO_20), run, 10)
+    train(guarded_recipe(shared_pairs, stages=UP_TO_20), run, Silent(), resume=True)
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     with pytest.raises(RunError, match="seed"):
-        train(guarded_recipe(shared_pairs, seed=2), run, Silent(), resume=True)
+        train(guarded_recipe(shared_pairs, seed=2, stages=UP_TO_20), run, Silent(), resume=True)
 
 
 @pytest.mark.slow

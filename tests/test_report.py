@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.browser import CHROMIUM, Browser
 from tests.conftest import write_pairs
-from tests.runs import Silent, cyclegan_recipe, pix2pix_recipe, train_until
+from tests.runs import UNSEEN, Silent, cyclegan_recipe, pix2pix_recipe, train_until
 from translate.cards.cards import find_card
 from translate.cli.app import app
 from translate.data.transforms import resized
@@ -75,6 +75,9 @@ class Page(HTMLParser):
         (found,) = self.all("img", alt=alt)
         content = base64.b64decode((found["src"] or "").removeprefix("data:image/jpeg;base64,"))
         return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+SHORT = [{"resolution": 64, "images": 4, "batch_size": 2}]
 
 
 def recipe(data: Path, **changes: Any) -> Any:
@@ -163,10 +166,9 @@ def test_the_sliders_show_the_generators_own_output(run: Path, data: Path) -> No
 
 def test_the_best_output_is_kept_when_a_later_one_is_worse(data: Path, tmp_path: Path) -> None:
     """The learning rate of the second stage is absurd; the first stage's generator is shown as well."""
-    document = recipe(data).dump()
-    document["stages"] = [{"resolution": 64, "images": 12, "batch_size": 2},
-                          {"resolution": 64, "images": 8, "batch_size": 2, "lr": {"kind": "constant", "factor": 1e5}}]
-    train(pix2pix_recipe(data, stages=document["stages"], every=document["every"], precision="fp32",
+    stages = [{"resolution": 64, "images": 8, "batch_size": 2},
+              {"resolution": 64, "images": 4, "batch_size": 2, "lr": {"kind": "constant", "factor": 1e5}}]
+    train(pix2pix_recipe(data, stages=stages, every=UNSEEN | {"evaluate": 8}, precision="fp32",
                          evaluate={"metric": "l1"}), tmp_path / "run", Silent())
     page = Page(tmp_path / "run" / "report.html")
     best, newest = page.picture("best of 0.png"), page.picture("output of 0.png")
@@ -197,7 +199,7 @@ def test_what_goes_wrong_with_a_report_costs_the_training_nothing(data: Path, tm
         (folder / "held_out" / "000000-output.jpg").mkdir(parents=True, exist_ok=True)
 
     report = Silent(block)
-    train(recipe(data), folder, report)
+    train(recipe(data, stages=SHORT), folder, report)
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert any(line.startswith("warning: no report: ") for line in report.lines)
     assert any("could be kept for the report" in line and "000000-output.jpg" in line for line in report.lines)
@@ -205,7 +207,7 @@ def test_what_goes_wrong_with_a_report_costs_the_training_nothing(data: Path, tm
 
 def test_a_run_that_failed_says_so_on_its_page(data: Path, tmp_path: Path) -> None:
     def fail(images: int) -> None:
-        if images >= 8:
+        if images >= 2:
             raise ValueError("a fault <of> the machine")
 
     with pytest.raises(ValueError):
@@ -226,7 +228,7 @@ def test_a_step_that_ran_out_of_memory_is_on_the_page(data: Path, tmp_path: Path
         return forward(self, image)
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", once)
-    train(recipe(data), tmp_path / "run", Silent(steps.append))
+    train(recipe(data, stages=SHORT, every=UNSEEN), tmp_path / "run", Silent(steps.append))
     page = Page(tmp_path / "run" / "report.html")
     assert "out of memory in the discriminator phase under memory plan split" in page.text
     assert "<td>preact</td><td>—</td>" in page.source
@@ -346,7 +348,8 @@ def test_a_page_stays_small_however_much_a_run_has_left(run: Path, tmp_path: Pat
 def test_an_unpaired_run_without_a_truth_has_a_report_too(data: Path, tmp_path: Path) -> None:
     for number, path in enumerate(sorted((shutil.copytree(data, tmp_path / "data") / "testB").iterdir())):
         path.rename(path.with_name(f"other{number}.png"))
-    train(cyclegan_recipe(tmp_path / "data"), tmp_path / "run", Silent())
+    train(cyclegan_recipe(tmp_path / "data", stages=[{"resolution": 16, "images": 4, "batch_size": 2}]),
+          tmp_path / "run", Silent())
     page = Page(tmp_path / "run" / "report.html")
     assert "no held-out scores: " in page.text and "B → A" in page.text
 

@@ -25,8 +25,8 @@ from translate.training.loop import train
 from translate.translators.pool import ImagePool, dealt
 
 SMALL: dict[str, Any] = {
-    "stages": [{"resolution": 16, "images": 24, "batch_size": 6}],
-    "every": {"log": 6, "sample": 100, "checkpoint": 6, "evaluate": None}}
+    "stages": [{"resolution": 16, "images": 8, "batch_size": 2}],
+    "every": {"log": 2, "sample": 100, "checkpoint": 2, "evaluate": None}}
 
 
 def small(data: Path, **changes: Any) -> Recipe:
@@ -78,16 +78,16 @@ def goes_on(data: Path, run: Path) -> None:
 def test_a_run_of_one_process_goes_on_in_two_and_back(shared_pairs: Path, tmp_path: Path) -> None:
     """It was refused, for the image pools, of which pix2pix has none."""
     run = tmp_path / "run"
-    train_until(small(shared_pairs), run, 12)
+    train_until(small(shared_pairs), run, 4)
     debug_launcher(goes_on, (shared_pairs, run), num_processes=2)
     assert "processes: 1 then, 2 now (the images of all pools are dealt out again" in (run / "said.txt").read_text()
     assert {"rank0.json", "rank1.json"} <= final_state(run).keys()
 
-    report, more = Silent(), [*SMALL["stages"], {"resolution": 16, "images": 6, "batch_size": 6}]
-    before = read_tensors(run / "checkpoints" / "000000000024" / "rank1.safetensors")
+    report, more = Silent(), [*SMALL["stages"], {"resolution": 16, "images": 2, "batch_size": 2}]
+    before = read_tensors(run / "checkpoints" / "000000000008" / "rank1.safetensors")
     train(small(shared_pairs, stages=more), run, report, resume=True)
     assert any("processes: 2 then, 1 now" in line for line in report.lines)
-    assert final_state(run)["images"] == "000000000030" and "rank1.json" not in final_state(run)
+    assert final_state(run)["images"] == "000000000010" and "rank1.json" not in final_state(run)
     assert any(name.startswith("pool_a.") for name in before)
 
 
@@ -115,27 +115,27 @@ def test_a_saved_recipe_that_was_edited_is_told_by_its_checkpoints(change: dict[
                                                                     shared_pairs: Path, tmp_path: Path) -> None:
     """It went on with another seed, and other losses, without a word: a run that no recipe describes."""
     run = tmp_path / "run"
-    train_until(small(shared_pairs), run, 6)
+    train_until(small(shared_pairs), run, 2)
     edited(run, **change)
     with pytest.raises(RunError, match="belongs to another recipe") as raised:
         train(load_saved(run), run, Silent(), resume=True)
-    assert all(words in str(raised.value) for words in (named, "000000000006", "undo the changes"))
+    assert all(words in str(raised.value) for words in (named, "000000000002", "undo the changes"))
 
 
 def test_a_checkpoint_of_another_run_of_the_same_shape_is_told(shared_pairs: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("other", 1)):
-        train_until(small(shared_pairs, seed=seed), tmp_path / name, 12)
-    shutil.copytree(tmp_path / "other/checkpoints/000000000012", tmp_path / "one/checkpoints/000000000018")
+        train_until(small(shared_pairs, seed=seed), tmp_path / name, 4)
+    shutil.copytree(tmp_path / "other/checkpoints/000000000004", tmp_path / "one/checkpoints/000000000006")
     with pytest.raises(RunError, match="seed: 1 → 0"):
         train(small(shared_pairs), tmp_path / "one", Silent(), resume=True)
 
 
 def test_what_may_change_may_and_a_checkpoint_of_before_goes_on(shared_pairs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train_until(small(shared_pairs), run, 6)
+    train_until(small(shared_pairs), run, 2)
     newest, _ = newest_checkpoint(run / "checkpoints")
     assert newest is not None and read_recipe(newest) == small(shared_pairs)
-    train_until(small(shared_pairs, every=SMALL["every"] | {"log": 3}, guard=None), run, 12, resume=True)
+    train_until(small(shared_pairs, every=SMALL["every"] | {"log": 4}, guard=None), run, 4, resume=True)
 
     # As a version left it that did not keep the recipe
     newest, _ = newest_checkpoint(run / "checkpoints")
@@ -143,7 +143,7 @@ def test_what_may_change_may_and_a_checkpoint_of_before_goes_on(shared_pairs: Pa
     (newest / "recipe.json").unlink(), (newest / "MANIFEST.json").unlink()
     seal(newest)
     train(small(shared_pairs), run, Silent(), resume=True)
-    assert final_state(run)["images"] == "000000000024"
+    assert final_state(run)["images"] == "000000000008"
 
 
 # ---- what is not ours
@@ -154,14 +154,14 @@ def test_what_is_not_ours_is_left_alone(name: str, shared_pairs: Path, tmp_path:
                                         trained: Callable[[Recipe], Path]) -> None:
     """A copy of a checkpoint beside it ended every training at its first save."""
     run = tmp_path / "run"
-    train_until(small(shared_pairs), run, 6)
+    train_until(small(shared_pairs), run, 2)
     for folder in ("checkpoints", "samples", "held_out"):
         (run / folder / name).mkdir(parents=True)
         (run / folder / name / "mine.txt").write_text("mine")
-    (run / "checkpoints" / "000000000007.tar").write_text("mine")
+    (run / "checkpoints" / "000000000003.tar").write_text("mine")
     train(small(shared_pairs), run, Silent(), resume=True)
     newest, refused = newest_checkpoint(run / "checkpoints")
-    assert newest is not None and newest.name == "000000000024" and not refused
+    assert newest is not None and newest.name == "000000000008" and not refused
     assert all((run / folder / name / "mine.txt").read_text() == "mine"
                for folder in ("checkpoints", "samples", "held_out"))
-    assert (run / "checkpoints" / "000000000007.tar").exists() and (run / "report.html").is_file()
+    assert (run / "checkpoints" / "000000000003.tar").exists() and (run / "report.html").is_file()

@@ -72,7 +72,7 @@ def recipe_of(data: Path, hold: bool = True) -> Recipe:
         data, stages=stages(hold),
         translator={"kind": "pix2pix", "generator": NORM,
                     "discriminator": {"kind": "patchgan", "width": 2, "layers": 1}},
-        every={"log": 4, "sample": None, "checkpoint": 4, "evaluate": 12}, keep_checkpoints=4)
+        every={"log": 4, "sample": None, "checkpoint": 4, "evaluate": 12}, keep_checkpoints=4, evaluate={"images": 2})
 
 
 def test_a_run_holds_them_from_its_stage_on_also_where_it_is_interrupted_and_scored(

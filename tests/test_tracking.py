@@ -19,8 +19,8 @@ from translate.training.loop import train
 
 
 def recipe(data: Path) -> Any:
-    return pix2pix_recipe(data, trackers=["tensorboard"], every={"log": 4, "sample": 6, "checkpoint": 12,
-                                                                 "evaluate": 6})
+    return pix2pix_recipe(data, trackers=["tensorboard"], evaluate={"images": 2},
+                          every={"log": 4, "sample": 6, "checkpoint": 12, "evaluate": 6})
 
 
 def test_tensorboard_gets_losses_scores_and_pictures(shared_pairs: Path, tmp_path: Path) -> None:

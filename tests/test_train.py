@@ -85,7 +85,10 @@ def test_a_run_leaves_what_it_promises(shared_pairs: Path, tmp_path: Path) -> No
 
 def test_the_learning_rate_follows_its_schedule(shared_pairs: Path, tmp_path: Path) -> None:
     """Constant in the first stage, then linear to zero over the images of the second."""
-    run = finished(cyclegan_recipe(shared_pairs, every={"log": 2, "sample": 20, "checkpoint": 20}), tmp_path / "run")
+    stages = [{"resolution": 16, "images": 12, "batch_size": 2},
+              {"resolution": 20, "images": 8, "batch_size": 2, "lr": {"kind": "linear"}}]
+    run = finished(unseen_recipe(shared_pairs, stages=stages, every=UNSEEN | {"log": 2, "checkpoint": 20}),
+                   tmp_path / "run")
     rates = {record["images"]: record["lr"] for record in read_lines(run / "metrics.jsonl") if "lr" in record}
     assert rates[12] == 2e-4
     assert rates[14] == 2e-4  # the first step of the second stage begins at its start
@@ -97,9 +100,9 @@ def test_the_learning_rate_follows_its_schedule(shared_pairs: Path, tmp_path: Pa
     pix2pix_recipe, *(pytest.param(make, marks=pytest.mark.slow) for make in (cyclegan_recipe, cut_recipe))])
 def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path, tmp_path: Path,
                                                   trained: Trained) -> None:
-    recipe = make(shared_pairs)
+    recipe = make(shared_pairs, every=UNSEEN)
     assert final_state(finished(recipe, tmp_path / "run")) == final_state(trained(recipe))
-    other = finished(make(shared_pairs, seed=1), tmp_path / "other")
+    other = finished(make(shared_pairs, every=UNSEEN, seed=1), tmp_path / "other")
     assert final_state(other) != final_state(trained(recipe))
 
 
@@ -109,7 +112,7 @@ def test_two_runs_of_one_recipe_are_bit_identical(make: Any, shared_pairs: Path,
     for at in (6, 10)])
 def test_an_interrupted_run_resumes_bit_identically(make: Any, at: int, shared_pairs: Path, tmp_path: Path,
                                                     trained: Trained) -> None:
-    recipe = make(shared_pairs)
+    recipe = make(shared_pairs, every=UNSEEN)  # looks change nothing, says test_evaluate
     train_until(recipe, tmp_path / "broken", at)
     train(recipe, tmp_path / "broken", Silent(), resume=True)
     assert final_state(tmp_path / "broken") == final_state(trained(recipe))
@@ -132,7 +135,7 @@ MUTANTS = {
 def stopped_at_10(shared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that ended in the middle of its first stage, once for all tests that go on with a copy of it."""
     run = tmp_path_factory.mktemp("stopped") / "run"
-    train_until(cyclegan_recipe(shared_pairs), run, 10)
+    train_until(cyclegan_recipe(shared_pairs, every=UNSEEN), run, 10)
     return run
 
 
@@ -141,7 +144,7 @@ def test_a_restore_that_forgets_something_is_caught(forgotten: str, shared_pairs
                                                     stopped_at_10: Path, trained: Trained,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof that the comparison above can fail: each mutant of the restore ends in another state."""
-    recipe = cyclegan_recipe(shared_pairs)
+    recipe = cyclegan_recipe(shared_pairs, every=UNSEEN)
     whole = final_state(trained(recipe))
     shutil.copytree(stopped_at_10, tmp_path / "run")
     owner, name, mutate = MUTANTS[forgotten]
@@ -250,9 +253,9 @@ def test_what_a_start_that_failed_has_left_is_in_nobodys_way(shared_pairs: Path,
         train(recipe, tmp_path / "run" / "recipe.yaml", Silent())
 
 
-def test_a_run_is_never_overwritten(shared_pairs: Path, tmp_path: Path) -> None:
+def test_a_run_is_never_overwritten(shared_pairs: Path, tmp_path: Path, trained: Trained) -> None:
     recipe = unseen_recipe(shared_pairs)
-    run = finished(recipe, tmp_path / "run")
+    run = Path(shutil.copytree(trained(recipe), tmp_path / "run"))
     before = final_state(run)
     with pytest.raises(RunError, match="--resume"):
         train(recipe, run, Silent())
@@ -269,9 +272,9 @@ def test_resuming_with_a_changed_recipe_lists_the_changes(shared_pairs: Path, tm
         train(changed, run, Silent(), resume=True)
 
 
-def test_a_run_can_be_extended_by_a_stage_and_by_cadence(shared_pairs: Path, tmp_path: Path) -> None:
+def test_a_run_can_be_extended_by_a_stage_and_by_cadence(shared_pairs: Path, tmp_path: Path, trained: Trained) -> None:
     recipe = unseen_recipe(shared_pairs)
-    run = finished(recipe, tmp_path / "run")
+    run = Path(shutil.copytree(trained(recipe), tmp_path / "run"))
     stages = [*recipe.dump()["stages"], {"resolution": 16, "images": 4, "batch_size": 2}]
     train(unseen_recipe(shared_pairs, stages=stages, every=UNSEEN | {"log": 2}), run, Silent(), resume=True)
     assert final_state(run)["images"] == "000000000016"
@@ -424,10 +427,10 @@ class TestProcesses:
     def test_a_recipe_trains_in_two_processes_and_resumes_in_one(self, launched: Callable[[Recipe, Path], None],
                                                                  shared_pairs: Path, tmp_path: Path) -> None:
         recipe = cyclegan_recipe(shared_pairs, every={"log": 2, "sample": 4, "checkpoint": 4}, stages=[
-            {"resolution": 16, "images": 4, "batch_size": 2},
-            {"resolution": 24, "images": 4, "batch_size": 2, "lr": {"kind": "linear"}}])
+            {"resolution": 16, "images": 2, "batch_size": 2},
+            {"resolution": 24, "images": 2, "batch_size": 2, "lr": {"kind": "linear"}}])
         launched(recipe, tmp_path / "run")
-        assert final_state(tmp_path / "run")["images"] == "000000000008"
+        assert final_state(tmp_path / "run")["images"] == "000000000004"
         assert {"rank0.safetensors", "rank1.safetensors"} <= final_state(tmp_path / "run").keys()
         kept = {path.name.split("-")[1] for path in (tmp_path / "run" / "held_out").glob("*-*.jpg")}
         assert {"input.jpg", "output.jpg"} <= kept and len(list((tmp_path / "run" / "held_out").glob("*-output*"))) == 4
@@ -459,7 +462,7 @@ def test_a_rotten_test_image_costs_its_scores_and_not_the_run(shared_pairs: Path
     data = shutil.copytree(shared_pairs, tmp_path / "pairs")
     (data / "testB" / "5.png").write_bytes(b"rotten")
     report = Silent()
-    train(pix2pix_recipe(data, every={"evaluate": 6, "sample": 100}), tmp_path / "run", report)
+    train(unseen_recipe(data, every=UNSEEN | {"evaluate": 6}), tmp_path / "run", report)
     assert any("no scores at 6 images" in line and "5.png" in line for line in report.lines)
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from accelerate.state import AcceleratorState
 
-from tests.runs import Silent, cut_recipe, cyclegan_recipe, pix2pix_recipe
+from tests.runs import UNSEEN, Silent, cut_recipe, cyclegan_recipe, pix2pix_recipe
 from translate.data import Batch
 from translate.recipe import Recipe
 from translate.runs.folder import RunFolder
@@ -18,7 +18,7 @@ from translate.training.processes import make_accelerator
 from translate.training.update import Update
 
 SGD = {"kind": "sgd", "lr": 0.05}
-STEPS = {"optimizer": {"generator": SGD, "discriminator": SGD},
+STEPS = {"optimizer": {"generator": SGD, "discriminator": SGD}, "every": UNSEEN, "guard": None,
          "stages": [{"resolution": 32, "images": 12, "batch_size": 4, "micro_batch": 1}]}
 RESNET = {"kind": "resnet", "width": 4, "blocks": 1}
 PATCHGAN = {"kind": "patchgan", "width": 4, "layers": 1}

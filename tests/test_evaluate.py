@@ -71,7 +71,7 @@ def evaluations(run: Path) -> list[dict[str, Any]]:
 def spoilt_recipe(data: Path, **changes: Any) -> Recipe:
     """A run that learns something in its first stage and loses it in the second, where the learning rate is absurd."""
     document = least_recipe(data).dump()
-    document["optimizer"]["generator"] = {"kind": "adam", "lr": 2e-3}
+    document["optimizer"]["generator"] = {"kind": "adam", "lr": 1e-3}
     document["data"]["resize"] = SHOWN
     document["stages"] = [{"resolution": 16, "images": 12, "batch_size": 2},
                           {"resolution": 16, "images": 40, "batch_size": 2, "lr": {"kind": "constant", "factor": 1000}}]

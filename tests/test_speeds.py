@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from tests.commands import call
 from tests.covering import one_in
-from tests.runs import cyclegan_recipe, least_recipe, pix2pix_recipe
+from tests.runs import Silent, cyclegan_recipe, least_recipe, pix2pix_recipe, unseen_recipe
 from tests.test_workers import machine
 from translate import cores
 from translate.data import stream as streams
@@ -35,9 +35,10 @@ from translate.places import shipped_recipes
 from translate.recipe import Stage, load_recipe
 from translate.schema import validate
 from translate.sizes import format_duration
-from translate.training import hours, speeds
+from translate.training import hours, memory_plans, speeds
 from translate.training.gpus import GPUS, gpu_named, like_one_of, size_and_gpu
 from translate.training.hours import Loading, Pace, end_in_words, loading_of
+from translate.training.loop import train
 from translate.training.plan import PLAIN_GAIN, budget_of, choose, predict
 from translate.training.recipe_plan import plan_for_gpu
 from translate.training.speeds import assumed, measured, published
@@ -103,8 +104,8 @@ class TestWork:
         assert gpu.flops == cpu.flops and gpu.moved_bytes < cpu.moved_bytes and gpu.kernels < cpu.kernels
 
 
-# Of each kind of translator one, and each GPU and size.
-QUICK = {("facades", "H200", "8GB"), ("digits", "RTX 3060", "16GB"), ("earth_cut", "H200", "16GB")}
+# One of pairs; of the other kinds of translators, small ones for each GPU: test_plan.py, at every size of memory.
+QUICK = {("facades", "H200", "8GB")}
 
 
 @pytest.mark.parametrize(("name", "gpu", "size"), [
@@ -152,8 +153,17 @@ def test_nor_with_layers_of_one_operation() -> None:
     """As `translate plan` counts them for 2000 px and 8 GB, where blocks fit."""
     recipe = load_recipe(RECIPES["monet2photo_2000"])
     for gpu in ("H200", "V100"):
-        found = choose(recipe, recipe.stages[-1], budget_of("8GB"), "fp16", speed=published(gpu_named(gpu), "fp16"))
-        assert found is not None and found.plan.name == "blocks"
+        blocks, strips = (predict(recipe, recipe.stages[-1], memory.PLANS[plan], "fp16",
+                                  speed=published(gpu_named(gpu), "fp16")) for plan in ("blocks", "strips"))
+        assert blocks.fits(budget_of("8GB")) and blocks.seconds < strips.seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpu", ["H200", "V100"])
+def test_of_all_plans_it_is_blocks(gpu: str) -> None:
+    recipe = load_recipe(RECIPES["monet2photo_2000"])
+    found = choose(recipe, recipe.stages[-1], budget_of("8GB"), "fp16", speed=published(gpu_named(gpu), "fp16"))
+    assert found is not None and found.plan.name == "blocks"
 
 
 @pytest.mark.parametrize("plan", one_in(3, list(MEASURED_AT_1024)))
@@ -342,6 +352,20 @@ class TestHours:
         recipe = recipe.model_copy(update={"workers": 0})
         assert loading_of(samples, recipe, recipe.stages[0]).seconds == pytest.approx(0.25)
 
+    def test_it_is_tried_once_for_each_stage_of_a_training(self, shared_pairs: Path, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+        """At the start of each stage the images of all that follow were decoded again, only to be told of."""
+        stages = [{"resolution": size, "images": 2, "batch_size": 2} for size in (16, 24, 32)]
+        recipe, tried = unseen_recipe(shared_pairs, stages=stages), []
+
+        def tell(samples: Any, recipe: Any, stage: Stage, *where: Any) -> Loading:
+            tried.append(stage.size)
+            return loading_of(samples, recipe, stage, *where)
+
+        monkeypatch.setattr(memory_plans, "loading_of", tell)
+        train(recipe, tmp_path / "run", Silent())
+        assert tried == [(16, 16), (24, 24), (32, 32)]
+
     @pytest.mark.parametrize(("paired", "room", "seconds"), [(True, 1.0, 0.0), (True, 0.9, 1.0), (False, 1.0, 1.0)])
     def test_pairs_that_stay_in_memory_are_foretold_without_their_decoding(
             self, paired: bool, room: float, seconds: float, shared_pairs: Path, monkeypatch: pytest.MonkeyPatch
@@ -480,7 +504,7 @@ class TestHours:
     def test_a_plan_tells_the_hours_of_a_named_gpu(self, shared_pairs: Path, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
         recipe = least_recipe(shared_pairs, memory={"plan": "split"},
-                              stages=[{"resolution": size, "images": 8} for size in (16, 24)])
+                              stages=[{"resolution": 16, "images": num} for num in (8, 16)])
         file = tmp_path / "r.yaml"
         file.write_text(recipe.dump_yaml())
         assert call(monkeypatch, "plan", file, "--gpu", "rtx 4090", "--json") == 0

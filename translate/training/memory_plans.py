@@ -18,7 +18,7 @@ from translate.precision import Format
 from translate.recipe import Recipe
 from translate.runs.folder import RunFolder
 from translate.training import plan as planner
-from translate.training.hours import Pace, loading_of
+from translate.training.hours import Loading, Pace, loading_of
 from translate.training.machine import resident_bytes
 from translate.training.update import Update
 from translate.translators import Translator
@@ -40,6 +40,7 @@ class MemoryPlans:
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.precision, self.gpu_memory = precision, gpu_memory
         self.choices: dict[int, planner.Choice] = {}
+        self.loading: dict[int, Loading] = {}  # of each stage's images: measured once, not again when the next begins
         self.resident = resident_bytes()  # before there are networks
         self.current = memory.PLANS["split"]
         self.sets_what_is_kept = False  # of freed memory
@@ -88,9 +89,12 @@ class MemoryPlans:
                                       held_bytes=max(resident_bytes() - self.resident, 0))
 
     def _paces(self, number: int, samples: Samples) -> list[Pace]:
-        return [Pace(self.choices[later].seconds, loading_of(samples, self.recipe, stage,
-                                                             self.accelerator.num_processes, self.accelerator.device))
-                for later, stage in enumerate(self.recipe.stages[number:], number)]
+        for later, stage in enumerate(self.recipe.stages[number:], number):
+            if later not in self.loading:
+                self.loading[later] = loading_of(samples, self.recipe, stage, self.accelerator.num_processes,
+                                                 self.accelerator.device)
+        return [Pace(self.choices[later].seconds, self.loading[later])
+                for later in range(number, len(self.recipe.stages))]
 
     def _use(self, plan: memory.MemoryPlan, asked: dict[str, Any] | None, number: int, translator: Translator) -> None:
         """Give the networks a plan, and remember it in the run folder, with what it was chosen for if that is new."""

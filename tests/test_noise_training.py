@@ -116,11 +116,13 @@ def test_what_a_header_says_to_set_can_be_set(path: Path) -> None:
 
 
 def test_a_run_that_is_killed_while_a_level_fades_in_goes_on_bit_for_bit(bars: Path, tmp_path: Path) -> None:
-    """With classes and codes, in the middle of the second level's fade, and again a step before its end."""
-    recipe = recipe_of(bars)
+    """With classes and codes, in the middle of the first level's fade, and again a step before the second's end."""
+    first, second, third = recipe_of(bars).stages
+    recipe = recipe_of(bars, stages=[first.model_copy(update={"images": 4}), second.model_copy(update={"images": 8}),
+                                     third.model_copy(update={"images": 12})])
     train(recipe, tmp_path / "whole", Silent())
-    train_until(recipe, tmp_path / "killed", 16)
-    train_until(recipe, tmp_path / "killed", 36, resume=True)
+    train_until(recipe, tmp_path / "killed", 8)
+    train_until(recipe, tmp_path / "killed", 20, resume=True)
     train(recipe, tmp_path / "killed", Silent(), resume=True)
     assert final_state(tmp_path / "killed") == final_state(tmp_path / "whole")
 
@@ -214,7 +216,7 @@ def test_the_planner_foretells_the_peak_of_a_step_within_five_per_cent(name: str
             "pggan": {"generator": {"width": 64}, "discriminator": {"width": 64}},
             "biggan": {"generator": {"width": 8}, "discriminator": {"width": 8}},
             "mlp": {"generator": {"widths": [512, 1024]}, "discriminator": {"widths": [512, 1024]}}}[name]
-    config, side, samples = config_of(name, **wide), SIDES[name], 8
+    config, side, samples = config_of(name, **wide), SIDES[name], 4
     stage = Stage(resolution=side, images=samples, batch_size=samples)
     foretold = StepOnMeta(Networks(translator=config, optimizer=Optimizers()), (4, 1), stage).measure(
         PLANS[plan], precision, "cpu", 1)
@@ -241,11 +243,11 @@ def told_by_the_guard(run: Path) -> list[str]:
 
 def test_the_guard_sees_a_generator_that_draws_one_image_alone(bars: Path, tmp_path: Path,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    changes = {"guard": {"patience": 16, "rollbacks": 0}, "every": {"log": 4, "checkpoint": 8, "probe": 4,
+    changes = {"guard": {"patience": 8, "rollbacks": 0}, "every": {"log": 4, "checkpoint": 8, "probe": 4,
                                                                     "evaluate": None},
                "translator": {"kind": "noise", "generator": SMALL["mlp"]["generator"] | {"side": 16},
                               "discriminator": SMALL["mlp"]["discriminator"] | {"side": 16}},
-               "stages": [{"resolution": 16, "images": 120, "batch_size": 4}]}
+               "stages": [{"resolution": 16, "images": 64, "batch_size": 4}]}
     train(recipe_of(bars, **changes), tmp_path / "healthy", Silent())
     assert not told_by_the_guard(tmp_path / "healthy")
 

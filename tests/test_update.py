@@ -257,7 +257,7 @@ class TestOutOfMemory:
             assert torch.equal(update.losses[name], loss), name
 
     def test_when_even_the_leanest_fails_it_says_so(self) -> None:
-        one_image = 3 * SHORT_SIZE[0] * SHORT_SIZE[1] * 8  # bytes; under the leanest plan a step needs some twenty of its size at once
+        one_image = 3 * SHORT_SIZE[0] * SHORT_SIZE[1] * 8  # bytes; the leanest step needs some twenty at once
         with pytest.raises(DoesNotFit, match="generator phase runs out of memory under strips_blocks"):
             step_within(SHORT_CONFIG, "strips", SHORT_SIZE, 12 * one_image)
 

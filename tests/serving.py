@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from translate.host.signals import StopRequest
 from translate.serve.limits import Limits
 from translate.serve.models import Models, Offer
 from translate.serve.server import Place, serve
 from translate.serve.workplace import LOCK, START
-from translate.signals import StopRequest
 
 BOUNDARY = "b0undary"
 

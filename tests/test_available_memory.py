@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.memory_cgroup import memory_cgroup
-from translate.available_memory import (
+from translate.host.available_memory import (
     Available,
     available_bytes,
     cgroup_limits,
@@ -195,7 +195,7 @@ def test_the_limit_that_the_kernel_sets_is_the_one_that_is_read() -> None:
         if group is None:
             pytest.skip("this machine lets no memory cgroup be made")
         code = ("import sys; from pathlib import Path; from tests.memory_cgroup import enter; enter(Path(sys.argv[1]));"
-                "from translate.available_memory import available_bytes; found = available_bytes();"
+                "from translate.host.available_memory import available_bytes; found = available_bytes();"
                 "taken = bytearray(100_000_000); later = available_bytes();"
                 "print(found.bytes, later.bytes, found.limit_from)")
         printed = subprocess.run([sys.executable, "-c", code, str(group)], capture_output=True, text=True, check=True,

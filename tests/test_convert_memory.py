@@ -23,8 +23,7 @@ from tests.covering import each_value
 from tests.live_bytes import LiveBytes
 from tests.memory_cgroup import enter, memory_cgroup
 from tests.networks import members
-from translate import available_memory, tiling
-from translate.available_memory import Available
+from translate import tiling
 from translate.convert import convert
 from translate.convert.converter import Converter
 from translate.convert.jobs import Job
@@ -35,6 +34,8 @@ from translate.convert.translating import Translating
 from translate.data.label_planes import label_planes
 from translate.data.labels import Labelling
 from translate.errors import DoesNotFit, ImageError, TooLarge
+from translate.host import available_memory
+from translate.host.available_memory import Available
 from translate.images.decoder_process import DecoderProcess, Request, head_of, read_file
 from translate.images.decoding import decode, inspect
 from translate.images.decoding_memory import at_most, decoding_bytes

@@ -24,8 +24,8 @@ from translate.data.samples import Stored
 from translate.data.stream import Stream, permutation
 from translate.data.transforms import RandomTransform, resized
 from translate.errors import DataError, TranslateError, UsageError
+from translate.host.signals import StopAsked, minding_signals
 from translate.images.resampling import target_shape
-from translate.signals import StopAsked, minding_signals
 
 HEIGHT, WIDTH = 40, 50
 

@@ -17,8 +17,8 @@ from accelerate import Accelerator
 from tests.conftest import write_pairs
 from tests.memory_cgroup import enter, memory_cgroup
 from tests.runs import cyclegan_recipe
-from translate.available_memory import Available
 from translate.errors import DoesNotFit
+from translate.host.available_memory import Available
 from translate.networks import memory
 from translate.recipe import Recipe
 from translate.report.run_contents import read_run

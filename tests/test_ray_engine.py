@@ -11,7 +11,7 @@ import pytest
 from tests.conversions import fill, tiny_release, tree
 from translate.cluster.ray_engine import RayEngine
 from translate.convert import convert
-from translate.signals import minding_signals
+from translate.host.signals import minding_signals
 
 pytest.importorskip("ray", reason="needs ray: pip install 'diptych[ray]'")
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ import pytest
 from translate.convert.jobs import Shard
 from translate.convert.sharding import choose_shard, shard_of
 from translate.errors import UsageError
-from translate.launcher import NAMES, num_processes_here
+from translate.host.launcher import NAMES, num_processes_here
 from translate.precision import choose_device
 from translate.recipe import Recipe
 from translate.training.processes import make_accelerator

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.runs import Silent, cyclegan_recipe
-from translate import signals
 from translate.errors import Stopped
-from translate.signals import ending_once_stopped, minding_signals
+from translate.host import signals
+from translate.host.signals import ending_once_stopped, minding_signals
 from translate.training.loop import train
 
 

@@ -25,9 +25,9 @@ from tests.commands import call
 from tests.covering import one_in
 from tests.runs import Silent, cyclegan_recipe, least_recipe, pix2pix_recipe, unseen_recipe
 from tests.test_workers import machine
-from translate import cores
 from translate.data import stream as streams
 from translate.errors import UsageError
+from translate.host import cores
 from translate.networks import memory
 from translate.networks.live_bytes import LiveBytes, Work
 from translate.networks.normalised import computed_by, paths

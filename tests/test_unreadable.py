@@ -26,12 +26,12 @@ from tests.bombs import BOMBS, black_square, endless_colours, endless_strip, fal
 from tests.conversions import noise
 from tests.covering import one_in
 from tests.runs import Silent, final_state, pix2pix_recipe
-from translate.available_memory import Available
 from translate.data import PairedConfig, UnpairedConfig, batches
 from translate.data.labels import Labelling
 from translate.data.samples import Samples
 from translate.errors import DataError, ImageError, Stopped, TranslateError
 from translate.foreign import read_lines
+from translate.host.available_memory import Available
 from translate.images import decoding_memory
 from translate.images.reading import ImageConfig, read_image
 from translate.recipe import Recipe

@@ -12,12 +12,13 @@ from tests.covering import each_value
 from tests.live_bytes import LiveBytes
 from tests.networks import GENERATORS, SMALL, randomise
 from tests.runs import Silent, cyclegan_recipe, least_recipe
-from translate import available_memory, tiling
-from translate.available_memory import SHARE, Available
+from translate import tiling
 from translate.data import Sample
 from translate.errors import DoesNotFit
 from translate.evaluation.heldout import translate_whole
 from translate.foreign import read_lines
+from translate.host import available_memory
+from translate.host.available_memory import SHARE, Available
 from translate.networks import memory
 from translate.networks.eval_mode import evaluating
 from translate.runs.records import sample_grid

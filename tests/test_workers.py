@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from tests.conversions import Identity, fill, noise, release_of, tiny_release, tree
-from translate import available_memory, cores
-from translate.available_memory import Available
 from translate.cli.converting import number_or_auto
 from translate.convert import convert, saving
 from translate.convert.memory_share import MemoryShare
 from translate.convert.workers import MOST_WORKERS, workers_by_cores
 from translate.data import loading
 from translate.errors import UsageError
+from translate.host import available_memory, cores
+from translate.host.available_memory import Available
 from translate.images.decoding import decode
 from translate.images.writing import write_image
 

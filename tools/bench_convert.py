@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from translate.convert import convert
-from translate.cores import num_cores
+from translate.host.cores import num_cores
 from translate.images.decoder_process import Request, read_file
 from translate.images.reading import ImageConfig
 from translate.images.tensors import to_file, to_tensor

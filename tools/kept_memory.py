@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from equal_time import Part, machine, trained
 
-from translate.available_memory import keep_what_is_freed
+from translate.host.available_memory import keep_what_is_freed
 from translate.recipe import find_recipe, load_recipe
 
 TURNS = 2

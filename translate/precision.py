@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from translate.errors import UsageError
-from translate.launcher import launched
+from translate.host.launcher import launched
 
 Format = Literal["fp32", "bf16", "fp16"]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from translate.errors import Stopped
-from translate.signals import StopRequest, minding_signals
+from translate.host.signals import StopRequest, minding_signals
 from translate.training.loop import Reporter
 
 

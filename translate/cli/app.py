@@ -30,8 +30,8 @@ from translate.cli import (
 )
 from translate.cli.existence import refuse_missing
 from translate.errors import Stopped, TranslateError, UsageError
-from translate.launcher import launched
-from translate.signals import ending_once_stopped
+from translate.host.launcher import launched
+from translate.host.signals import ending_once_stopped
 
 # Before torch is imported, and by the program alone: who imports the package keeps the environment that it has.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads would spin on the cores the loaders need

@@ -15,8 +15,8 @@ from translate.convert.jobs import Job, Naming, plan_jobs
 from translate.convert.ledger import Entry, Ledger
 from translate.convert.saving import Options
 from translate.convert.translating import Precision, Translating
-from translate.cores import num_cores
 from translate.errors import DataError
+from translate.host.cores import num_cores
 from translate.images.decoder_process import read_file
 from translate.images.pictures import MAX_PIXELS
 from translate.runs.release import Release

@@ -20,7 +20,6 @@ import numpy as np
 from torch import Tensor
 
 from translate import files
-from translate.available_memory import give_back_freed
 from translate.convert.jobs import Job
 from translate.convert.label_rows import LabelRows
 from translate.convert.ledger import CHANGED_SINCE, MADE_BEFORE, OTHERWISE_MADE, Entry, Ledger
@@ -32,6 +31,7 @@ from translate.convert.translating import Translating, Way
 from translate.convert.workers import that_fit
 from translate.data.scale import AS_TRAINED
 from translate.errors import DiskError, DoesNotFit, ImageError, TooLarge, TranslateError, visible
+from translate.host.available_memory import give_back_freed
 from translate.images import decoder_process, row_readers
 from translate.images.decoder_process import Answer, NoDecoder, Request
 from translate.images.pages import OpenFile, Page, open_pages

@@ -22,10 +22,10 @@ from translate.convert.summary import Summary
 from translate.convert.translating import Precision, Translating
 from translate.convert.workers import workers_by_cores
 from translate.errors import ImageError, MissingExtra, UsageError, visible
+from translate.host.signals import minding_signals
 from translate.images.decoding import inspect
 from translate.images.pictures import MAX_PIXELS
 from translate.runs.release import Release
-from translate.signals import minding_signals
 
 NUM_HEADS = 100  # of files that are looked at to see whether outputs are of another size
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from translate.available_memory import Available, usable_memory
+from translate.host.available_memory import Available, usable_memory
 from translate.images.pictures import DTYPES
 from translate.images.reading import ImageConfig
 

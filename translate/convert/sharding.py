@@ -17,7 +17,7 @@ from torch import distributed
 from translate.convert.jobs import Shard
 from translate.convert.summary import Summary
 from translate.errors import UsageError
-from translate.launcher import launched
+from translate.host.launcher import launched
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from translate import tiling
-from translate.available_memory import Available, usable_memory
 from translate.convert.copies import Copies
 from translate.convert.label_rows import LabelRows
 from translate.convert.scaling import Scaling
 from translate.data.label_planes import label_planes
 from translate.errors import DoesNotFit, ImageError
+from translate.host.available_memory import Available, usable_memory
 from translate.images.pages import Page
 from translate.images.pictures import Picture
 from translate.images.reading import fit

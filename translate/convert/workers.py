@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from translate.convert.jobs import Job
 from translate.convert.memory_share import MemoryShare
 from translate.convert.pools import Decoders
-from translate.cores import cores_for_each
 from translate.errors import ImageError, visible
+from translate.host.cores import cores_for_each
 from translate.images.decoder_process import Request, SizeRequest
 from translate.sizes import format_bytes
 

@@ -27,9 +27,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from translate.cores import cores_for_each
 from translate.data.transforms import use_one_thread
 from translate.errors import RECIPE_PLACEHOLDER, DataError, ImageError, TranslateError
+from translate.host.cores import cores_for_each
 
 FOR_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
 TIMEOUT_SECONDS = 600.0

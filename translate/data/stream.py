@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from translate.available_memory import available_bytes
 from translate.data.hashing import stable_hash
 from translate.data.layout import LayoutConfig
 from translate.data.layouts import SidesConfig
@@ -30,6 +29,7 @@ from translate.data.samples import Sample, Samples
 from translate.data.scale import Fitting
 from translate.data.transforms import RandomTransform, middle
 from translate.errors import DataError, ImageError, TranslateError, UsageError, visible
+from translate.host.available_memory import available_bytes
 from translate.images.tensors import unknown_pixels
 
 # Bytes of images that each process which loads keeps, at most, and what share of the memory that is left when it begins

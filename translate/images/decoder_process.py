@@ -26,8 +26,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from translate.available_memory import Available
 from translate.errors import ImageError, TranslateError
+from translate.host.available_memory import Available
 from translate.images import row_readers
 from translate.images.decoding import Picture, decode, inspect, read_content
 from translate.images.decoding_memory import decoding_bytes

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from translate.available_memory import Available, available_bytes
 from translate.errors import ImageError, TooLarge
+from translate.host.available_memory import Available, available_bytes
 from translate.images.pictures import ImageInfo
 from translate.sizes import format_bytes
 

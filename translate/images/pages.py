@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from translate.available_memory import Available
+from translate.host.available_memory import Available
 from translate.images.pictures import MAX_PIXELS, Picture
 from translate.images.reading import ImageConfig, fit, shown_on
 from translate.images.row_readers import FilePage, open_file

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import tifffile
 
-from translate.available_memory import Available
+from translate.host.available_memory import Available
 from translate.images.decoding import decode, decode_page, inspect, pillow_reads, read_content
 from translate.images.decoding_memory import COPIES, at_most, check_memory
 from translate.images.pictures import SIDEWAYS_ORIENTATIONS, Picture, as_image_errors, check_size, open_image

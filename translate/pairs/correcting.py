@@ -23,6 +23,7 @@ from translate import files
 from translate.data.recognising import Kind, read_as
 from translate.errors import DataError, DiskError, ImageError, TranslateError, UsageError
 from translate.foreign import Shape, read_lines
+from translate.host.signals import minding_signals
 from translate.images.georeference import PLACE_TAGS, geo_from, place_of
 from translate.images.pictures import Picture, bits_of
 from translate.images.values import NoData
@@ -30,7 +31,6 @@ from translate.images.writing import holds, write_image
 from translate.metrics.alignment import Alignment, align, align_pixels
 from translate.pairs.moving import Model, Part, cropped, moved, sources, valid_part
 from translate.pairs.pair_files import Pair, as_measured, pairs_of
-from translate.signals import minding_signals
 
 LEDGER = ".translate-align.jsonl"
 QUALITY = 98  # of JPEG and lossy WebP

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import uvicorn
 
 from translate.errors import UsageError
+from translate.host.signals import StopRequest, minding_signals
 from translate.serve.admission import Admission, is_local
 from translate.serve.app import Service
 from translate.serve.connections import impatient
 from translate.serve.limits import Limits
 from translate.serve.models import Models
 from translate.serve.workplace import workplace
-from translate.signals import StopRequest, minding_signals
 
 TOKEN_BYTES = 24
 LEAST_TOKEN_LETTERS = 16

@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from translate.available_memory import lies_in_memory
 from translate.errors import DoesNotFit
+from translate.host.available_memory import lies_in_memory
 from translate.networks.rows import RowRange
 from translate.networks.statistics import Moments
 from translate.tiling.bands import Place, Settings, WaitingBytes, band

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from translate import tiling
-from translate.available_memory import Available, give_back_freed, usable_memory
 from translate.errors import DoesNotFit
+from translate.host.available_memory import Available, give_back_freed, usable_memory
 from translate.sizes import format_bytes
 
 # No generator takes more bytes for a pixel of an image at once (ResNet-9 of the published width takes 900): where even

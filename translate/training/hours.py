@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 
 import torch
 
-from translate.cores import num_cores
 from translate.data.loading import workers_for
 from translate.data.samples import Samples
 from translate.data.stream import Stream
 from translate.errors import TranslateError
 from translate.evaluation.heldout import HeldOut
 from translate.evaluation.schedule import Schedule
+from translate.host.cores import num_cores
 from translate.metrics.features import find_mobilenet
 from translate.places import data_root
 from translate.recipe import Recipe, Stage

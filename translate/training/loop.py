@@ -16,6 +16,7 @@ from translate.agreement import by_main_process, in_any_process
 from translate.data import Batch
 from translate.data.scale import Shapes
 from translate.errors import CheckpointError, Collapsed, Stopped, TranslateError
+from translate.host.signals import minding_signals
 from translate.places import RECIPE_FILE, data_root
 from translate.precision import choose_precision
 from translate.recipe import Recipe, Stage
@@ -34,7 +35,6 @@ from translate.runs.checkpoint import (
 from translate.runs.folder import RunFolder, as_written, continued, refuse_changes, resume_command
 from translate.runs.manifest import verify
 from translate.runs.release import write_release
-from translate.signals import minding_signals
 from translate.training.built import Built
 from translate.training.guard import Guard, Trouble
 from translate.training.late import JudgedUpdate, LateStep, judges_late

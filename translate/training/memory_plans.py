@@ -10,9 +10,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from translate.agreement import by_main_process
-from translate.available_memory import give_back_what_will_be_freed, keep_as_glibc_does, keep_what_is_freed
 from translate.data.samples import Samples
 from translate.errors import DoesNotFit
+from translate.host.available_memory import give_back_what_will_be_freed, keep_as_glibc_does, keep_what_is_freed
 from translate.networks import memory
 from translate.precision import Format
 from translate.recipe import Recipe

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from translate.available_memory import available_bytes
 from translate.data.loading import workers_for
 from translate.errors import DoesNotFit
-from translate.launcher import num_processes_here
+from translate.host.available_memory import available_bytes
+from translate.host.launcher import num_processes_here
 from translate.networks.memory import LADDER, MORE_WORK, PLANS, MemoryConfig, MemoryPlan, PlanName
 from translate.networks.statistics import has_batch_norm
 from translate.networks.task_networks import save_shapes

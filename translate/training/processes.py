@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from translate.errors import UsageError
-from translate.launcher import check_launcher
+from translate.host.launcher import check_launcher
 from translate.networks.statistics import has_batch_norm
 from translate.precision import choose_precision
 from translate.recipe import Recipe

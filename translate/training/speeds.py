@@ -23,9 +23,9 @@ from pydantic import Field
 from torch import nn
 
 from translate import files
-from translate.cores import CoreClock
 from translate.errors import TranslateError
 from translate.foreign import Shape, read_json
+from translate.host.cores import CoreClock
 from translate.networks.live_bytes import LiveBytes, Work
 from translate.networks.normalised import FUSED_FROM, path_of
 from translate.places import cache_folder

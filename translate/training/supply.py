@@ -19,9 +19,9 @@ from translate.data import Batch, batches
 from translate.data.loading import check_share, workers_for
 from translate.data.samples import Samples
 from translate.errors import Stopped, TranslateError
+from translate.host.signals import StopAsked, StopRequest
 from translate.recipe import Stage
 from translate.runs.folder import resume_command
-from translate.signals import StopAsked, StopRequest
 
 FLOAT_BYTES = 4
 

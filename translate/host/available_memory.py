@@ -29,7 +29,7 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
-from translate.launcher import num_processes_here
+from translate.host.launcher import num_processes_here
 from translate.sizes import format_bytes
 
 SHARE = 0.7  # of what is left; the rest is for other programs, and for what no forecast knows of

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from translate.available_memory import cgroup_folders
-from translate.launcher import num_processes_here
+from translate.host.available_memory import cgroup_folders
+from translate.host.launcher import num_processes_here
 
 
 def num_cores(root: Path = Path("/")) -> int:

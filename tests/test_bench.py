@@ -18,6 +18,7 @@ MEASURED = "## 2026-11-28, NVIDIA H200, commit 02c068d\n\n| plan | ms |\n|---|--
 ON_A_CPU = "## 2026-11-30, a CPU (AVX2), commit 71af654\n\n| step | `plain` |\n|---|---|\n| cycle_gan | 0.98 |\n"
 
 
+@pytest.mark.slow
 def test_without_a_gpu_floors_are_written_and_nothing_that_was_measured_is_lost(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "benchmarks.md"

@@ -107,6 +107,7 @@ def test_the_dirac_gan_ends_where_theory_says(case: str) -> None:
         assert late.max() > 0.1
 
 
+@pytest.mark.slow
 def test_wgan_gp_goes_on_overshooting_the_equilibrium() -> None:
     """Its penalty asks for a slope of one everywhere; at the equilibrium the slope would have to be none."""
     late = play(Wasserstein(clip=None), WassersteinGP(weight=0.25))[-NUM_STEPS // 2:]

@@ -298,7 +298,7 @@ def test_spectral_norm_advances_once_a_pass_under_every_plan(plan: str) -> None:
 
 
 def step_in(precision: str, plan: str, name: str) -> dict[str, Tensor]:
-    translator, batch = build(CONFIGS[name], torch.float32), make_batch((64, 64), dtype=torch.float32)
+    translator, batch = build(CONFIGS[name], torch.float32), make_batch((40, 40), dtype=torch.float32)
     optimizers = {phase: SGD(lr=1e-30).build(parameter for network in networks.values()
                                              for parameter in network.parameters())
                   for phase, networks in translator.phases.items()}

@@ -327,7 +327,7 @@ def eager_step(name: str, size: tuple[int, int] = (33, 40)) -> tuple[dict[str, T
     return expected, RoundingBound(expected, lambda: step_by("eager", name, "split", size))
 
 
-@each_value(share=8, name=list(STEPS), plan=list(memory.PLANS))
+@each_value(share=24, name=list(STEPS), plan=list(memory.PLANS))
 def test_every_memory_plan_has_the_gradients_of_the_eager_step(name: str, plan: str) -> None:
     expected, bound = eager_step(name)
     assert worst_error(step_by("plain", name, plan), expected) <= bound

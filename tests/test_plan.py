@@ -249,7 +249,8 @@ class TestWhatThisProjectIsFor:
         assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
 
 
-@pytest.mark.parametrize("config", [SMALL_CYCLEGAN, SMALL_CUT], ids=["cyclegan", "cut"])
+@pytest.mark.parametrize("config", [pytest.param(SMALL_CYCLEGAN, id="cyclegan"),
+                                    pytest.param(SMALL_CUT, id="cut", marks=pytest.mark.slow)])
 def test_auto_takes_the_least_predicted_time_that_fits(config: dict[str, Any]) -> None:
     """Of the two plans that compute nothing twice it is `split`, unless `plain` gains enough for its memory.
 

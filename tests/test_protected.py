@@ -93,7 +93,7 @@ def stepped(name: str, plan: str, micro_batch: int | None = None) -> tuple[dict[
     return gradients(translator), update.losses["protected"]
 
 
-@each_value(share=12, name=list(TRANSLATORS), plan=["split", "preact", "replay", "blocks", "strips", "strips_blocks"])
+@each_value(share=24, name=list(TRANSLATORS), plan=["split", "preact", "replay", "blocks", "strips", "strips_blocks"])
 def test_every_plan_and_micro_batch_has_the_same_gradients(name: str, plan: str) -> None:
     (expected, loss), (found, other) = stepped(name, "plain"), stepped(name, plan, 2)
     assert worst_error(found, expected) < 1e-7

@@ -255,7 +255,7 @@ def test_every_shipped_recipe_validates_and_opens_with_its_use(path: Path) -> No
 TRANSLATING = [path for path in shipped_recipes() if "kind: images" not in path.read_text()]
 
 
-@pytest.mark.parametrize("path", one_in(9, TRANSLATING), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", one_in(14, TRANSLATING), ids=lambda path: path.stem)
 def test_every_shipped_recipe_trains_two_steps(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On toy images in its own layout, with its own networks made narrow. Those from noise: tests/test_noise.py."""
     recipe = load_recipe(path)

@@ -84,7 +84,7 @@ def textbook(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return of
 
 
-@each_value(share=8, name=list(NETWORKS), plan=list(memory.PLANS))
+@each_value(share=24, name=list(NETWORKS), plan=list(memory.PLANS))
 def test_every_plan_gives_the_gradients_of_the_textbook_consistency(name: str, plan: str, textbook: Any) -> None:
     """In micro-batches besides, and with both directions weighted differently.
 

@@ -309,6 +309,7 @@ class TestOutOfMemory:
             assert failed.pools[name].random.getstate() == pool.random.getstate()
             assert len(failed.pools[name].images) == len(pool.images)
 
+    @pytest.mark.slow
     def test_weights_after_a_later_redo_are_those_of_a_run_that_began_with_that_plan(self) -> None:
         translator, batch = build(SHORT_CONFIG), make_batch(SHORT_SIZE, 1)
         reference, _ = step_within(SHORT_CONFIG, "strips", SHORT_SIZE, float("inf"))

@@ -108,8 +108,7 @@ def test_a_run_that_gets_worse_keeps_its_best_and_stops_with_a_reason(spoilt: tu
     assert released["images"] == best["images"] and "best l1" in released["chosen"]
 
 
-@pytest.mark.parametrize("at", [6, 18, 22])
-@pytest.mark.slow
+@pytest.mark.parametrize("at", [pytest.param(6, marks=pytest.mark.slow), 18, pytest.param(22, marks=pytest.mark.slow)])
 def test_the_best_and_the_patience_survive_a_kill(at: int, spoilt: tuple[Path, Silent], shared_pairs: Path,
                                                   tmp_path: Path) -> None:
     """The resumed run is the uninterrupted one, bit for bit: state, best checkpoint and scores."""

@@ -169,7 +169,7 @@ def test_a_report_survives_any_change_of_a_field(run: Path) -> None:
             write_report(run)
         (run / name).write_text(json.dumps(sound))
 
-    # Lines last: each of the pages above would have shown all of these
+    # Lines last: with them, every page above would take longer to write
     for name in ("metrics.jsonl", "events.jsonl"):
         lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
         kinds = {line.get("kind", line.get("what")): line for line in lines}

@@ -125,7 +125,9 @@ def test_a_file_of_thousands_of_fields_is_refused_in_a_second(tmp_path: Path) ->
     assert time.process_time() - start < 4
 
 
-@pytest.mark.parametrize("name", ["/dev/zero", "large.yaml", "a folder.yaml", "nested.yaml", "no text.yaml"])
+@pytest.mark.parametrize("name", [
+    "/dev/zero", "large.yaml", "a folder.yaml", "nested.yaml", "no text.yaml",
+    pytest.param("nested on one line.yaml", marks=pytest.mark.slow)])
 def test_a_file_that_is_no_recipe_is_refused_whatever_it_holds(name: str, tmp_path: Path) -> None:
     """A recipe that has no end was read until memory was."""
     from translate.errors import RecipeError
@@ -134,7 +136,8 @@ def test_a_file_that_is_no_recipe_is_refused_whatever_it_holds(name: str, tmp_pa
     if name == "a folder.yaml":
         file.mkdir()
     elif name != "/dev/zero":
-        contents = {"large.yaml": b"#" * 300_000, "nested.yaml": b"[\n" * 20_000, "no text.yaml": b"\xff\x00"}
+        contents = {"large.yaml": b"#" * 300_000, "nested.yaml": b"[\n" * 20_000, "no text.yaml": b"\xff\x00",
+                    "nested on one line.yaml": b"[" * 20_000}
         file.write_bytes(contents[name])
     with pytest.raises(RecipeError) as caught:
         load_recipe(file)

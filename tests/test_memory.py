@@ -338,8 +338,8 @@ EVERY_STEP: list[Step] = [*((name, "", plan, 4) for name in ("resnet", "cut-resn
 # What processes could do otherwise: compare samples, draw chance, keep numbers or vectors, differentiate twice.
 COUPLED_GAMES = ["relativistic", "noise", "augmented", "began", "dropout", "spectral", "two sizes, flipped",
                  "registered", "orthogonal generator"]
-# One sample a process and two; a plan that keeps all, one that plays back, one that recomputes in pieces; and each of
-# these games of the quickest translator that can play it.
+# With one sample a process, and with two (cut-resnet). A plan that keeps all, one that plays back, one that recomputes
+# in pieces; and each of these games of the quickest translator that can play it.
 EACH_ONCE: list[Step] = [
     ("discriminator-first", "", "split", 2), ("cut-resnet", "", "replay", 4),
     ("discriminator-first", "", "strips_blocks", 2),

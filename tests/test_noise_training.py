@@ -205,7 +205,7 @@ def test_two_processes_give_the_gradients_of_the_whole_batch(tmp_path: Path) -> 
             assert worst_error({key: found[key] for key in own}, own) <= RoundingBound(expected, whole)
 
 
-@pytest.mark.parametrize(("name", "plan", "precision"), [*one_in(9, [
+@pytest.mark.parametrize(("name", "plan", "precision"), [*one_in(4, [
     (name, plan, "fp32") for plan in ("split", "preact", "blocks") for name in ("dcgan", "pggan", "biggan")]),
     ("mlp", "split", "bf16")])
 def test_the_planner_foretells_the_peak_of_a_step_within_five_per_cent(name: str, plan: str, precision: Format) -> None:

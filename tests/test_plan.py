@@ -60,6 +60,7 @@ BATCH_RESIZE = {"kind": "pix2pix", "discriminator": {"kind": "patchgan", "width"
 
 
 SIDE = 64  # px, of the real steps
+CLOSE = 1e-4  # of a peak: two plans of one network lie hardly further apart at this size
 SHORT = [{"resolution": 16, "images": 4, "batch_size": 2}, {"resolution": 24, "images": 4, "batch_size": 2}]
 
 
@@ -108,7 +109,7 @@ class TestAgainstRealSteps:
             ("preact", "bf16"), ("replay", "bf16"), ("strips", "bf16"), ("strips_blocks", "fp32")))])
     def test_cyclegan_within_one_percent(self, plan: str, precision: str) -> None:
         found = self.measured(SMALL_CYCLEGAN, SIDE, memory.PLANS[plan], precision)
-        assert prediction(SMALL_CYCLEGAN, SIDE, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)
+        assert prediction(SMALL_CYCLEGAN, SIDE, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=CLOSE)
 
     @pytest.mark.parametrize(("plan", "precision"), [
         ("blocks", "fp32"),
@@ -118,14 +119,14 @@ class TestAgainstRealSteps:
     def test_cut_within_one_percent(self, plan: str, precision: str) -> None:
         """Its encoder is looked into at places that the host draws, also where tensors hold no data."""
         found = self.measured(SMALL_CUT, SIDE, memory.PLANS[plan], precision)
-        assert prediction(SMALL_CUT, SIDE, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)
+        assert prediction(SMALL_CUT, SIDE, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=CLOSE)
 
     @each_value(config={"unet": SMALL_PIX2PIX, "resnet": BATCH_RESIZE},
                 plan_and_precision=[("plain", "fp32"), ("blocks", "bf16"), ("preact", "fp32")])
     def test_pix2pix_within_one_percent(self, config: dict[str, Any], plan_and_precision: tuple[str, str]) -> None:
         plan, precision = plan_and_precision
         found = self.measured(config, SIDE, memory.PLANS[plan], precision)
-        assert prediction(config, SIDE, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=0.01)
+        assert prediction(config, SIDE, plan, precision, "cpu").peak_bytes == pytest.approx(found, rel=CLOSE)
 
     @each_value(share=4, kind=["r1", "wgan_gp"], plan=["split", "preact"], precision=["fp32", "bf16"])
     def test_with_a_penalty_within_one_percent(self, kind: str, plan: str, precision: str) -> None:
@@ -136,7 +137,7 @@ class TestAgainstRealSteps:
         config |= {"penalty": {"kind": kind, "every": 16}}
         found = self.measured(config, SIDE, memory.PLANS[plan], precision)
         predicted = prediction(config, SIDE, plan, precision, "cpu").peak_bytes
-        assert predicted == pytest.approx(found, rel=0.01)
+        assert predicted == pytest.approx(found, rel=CLOSE)
         assert predicted > 1.05 * without
 
     @pytest.mark.slow

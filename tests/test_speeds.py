@@ -104,7 +104,7 @@ class TestWork:
         assert gpu.flops == cpu.flops and gpu.moved_bytes < cpu.moved_bytes and gpu.kernels < cpu.kernels
 
 
-# One of pairs; of the other kinds of translators, small ones for each GPU: test_plan.py, at every size of memory.
+# One of pairs; of a CycleGAN a small one for each GPU, at every size of memory: test_plan.py.
 QUICK = {("facades", "H200", "8GB")}
 
 
@@ -127,7 +127,7 @@ def test_auto_takes_the_least_predicted_time_of_what_fits(name: str, gpu: str, s
         assert all(every[less].compute <= every[more].compute + 1e-9 for more in those)
 
 
-@pytest.mark.slow  # the next one is quick
+@pytest.mark.slow  # the next one is quick, of predictions alone
 def test_strips_are_no_longer_taken_where_blocks_fit_and_are_faster() -> None:
     """`auto` ranked plans by multiplications: strips, 2.24 times the textbook step on an H200, before blocks, 1.45.
 
@@ -149,7 +149,7 @@ def test_strips_are_no_longer_taken_where_blocks_fit_and_are_faster() -> None:
         assert MEASURED_AT_1024[found.plan.name] <= 1.05 * min(MEASURED_AT_1024[other] for other in fitting)
 
 
-def test_nor_with_layers_of_one_operation() -> None:
+def test_nor_are_strips_predicted_faster_with_layers_of_one_operation() -> None:
     """As `translate plan` counts them for 2000 px and 8 GB, where blocks fit."""
     recipe = load_recipe(RECIPES["monet2photo_2000"])
     for gpu in ("H200", "V100"):
@@ -160,7 +160,7 @@ def test_nor_with_layers_of_one_operation() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gpu", ["H200", "V100"])
-def test_of_all_plans_it_is_blocks(gpu: str) -> None:
+def test_auto_takes_blocks_at_2000_px_in_8_gb(gpu: str) -> None:
     recipe = load_recipe(RECIPES["monet2photo_2000"])
     found = choose(recipe, recipe.stages[-1], budget_of("8GB"), "fp16", speed=published(gpu_named(gpu), "fp16"))
     assert found is not None and found.plan.name == "blocks"

@@ -423,8 +423,7 @@ class TestProcesses:
             first = recipe.stages[0].model_copy(update={"batch_size": 4})
             check_shares(recipe.model_copy(update={"stages": (first, recipe.stages[1])}), 4)
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("launched", [in_forks, under_torchrun])
+    @pytest.mark.parametrize("launched", [in_forks, pytest.param(under_torchrun, marks=pytest.mark.slow)])
     def test_a_recipe_trains_in_two_processes_and_resumes_in_one(self, launched: Callable[[Recipe, Path], None],
                                                                  shared_pairs: Path, tmp_path: Path) -> None:
         recipe = cyclegan_recipe(shared_pairs, every={"log": 2, "sample": 4, "checkpoint": 4}, stages=[

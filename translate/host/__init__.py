@@ -1,1 +1,1 @@
-"""What the computer gives a process, and asks of it: cores, memory, a place among others, and an end."""
+"""What a process has of its machine: cores, memory, its place under a launcher, and signals to stop."""

@@ -173,7 +173,7 @@ def _registered(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float, tuple[
     matrix = np.array([[1, 0, right], [0, 1, down]], np.float32)
     correlation = 0.0
     for sigma in EDGE_SCALES:
-        correlation, matrix = _by_ecc(*edges[sigma], matrix, blur=5)
+        correlation, matrix = _by_ecc(*edges.pop(sigma), matrix, blur=5)
 
     # Then by colours, where those of b can be told from those of a
     better, by_edges, colours = matrix, correlation, _colours(a)

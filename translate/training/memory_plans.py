@@ -40,7 +40,7 @@ class MemoryPlans:
         self.recipe, self.home, self.accelerator = recipe, home, accelerator
         self.precision, self.gpu_memory = precision, gpu_memory
         self.choices: dict[int, planner.Choice] = {}
-        self.loading: dict[int, Loading] = {}  # of each stage's images: measured once, not again when the next begins
+        self.loading: dict[int, Loading] = {}  # of each stage's images, as it was when the training began
         self.resident = resident_bytes()  # before there are networks
         self.current = memory.PLANS["split"]
         self.sets_what_is_kept = False  # of freed memory
@@ -90,7 +90,7 @@ class MemoryPlans:
 
     def _paces(self, number: int, samples: Samples) -> list[Pace]:
         for later, stage in enumerate(self.recipe.stages[number:], number):
-            if later not in self.loading:
+            if later not in self.loading or self.loading[later].seconds is None:
                 self.loading[later] = loading_of(samples, self.recipe, stage, self.accelerator.num_processes,
                                                  self.accelerator.device)
         return [Pace(self.choices[later].seconds, self.loading[later])

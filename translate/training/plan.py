@@ -291,8 +291,8 @@ def advise(recipe: Recipe, stage: Stage, number: int, budget: int, precision: Fo
     field, leanest = f"stages.{number}", PLANS[LADDER[-1]]
 
     def peak(each: Stage) -> int:
-        step, is_here = _step_of(recipe, each, num_processes), assumed(device, precision).is_measured
-        return step.measure(leanest, precision, device, num_processes, is_here).peak_bytes
+        step = _step_of(recipe, each, num_processes)
+        return step.measure(leanest, precision, device, num_processes, is_here=False).peak_bytes
 
     # One image at a time, where that is enough.
     if (stage.micro_batch or stage.batch_size // num_processes) > 1 >= recipe.translator.least_samples:

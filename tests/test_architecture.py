@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import gc
 import inspect
 import re
 import subprocess
@@ -19,6 +18,7 @@ from translate.data import DataConfig
 from translate.losses import Objective, Penalty
 from translate.losses.objectives import Verdict
 from translate.networks import DiscriminatorConfig, GeneratorConfig
+from translate.training.step_on_meta import without_collections
 from translate.translators import TranslatorConfig
 
 ROOT = Path(__file__).parent.parent
@@ -65,11 +65,8 @@ def nodes(path: Path) -> list[ast.AST]:
 
     Without garbage collection parsing takes a third of the time: it would go through all trees again and again.
     """
-    gc.disable()
-    try:
+    with without_collections():
         return [node for node in ast.walk(ast.parse(path.read_text())) if node._fields]
-    finally:
-        gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)
